@@ -1,0 +1,1 @@
+"""medldm: restore MRI and CT scans with measurement-aware latent diffusion."""

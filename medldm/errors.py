@@ -1,0 +1,54 @@
+"""What can go wrong, in sentences, each kind with the exit code that the command line gives it."""
+
+from __future__ import annotations
+
+
+class MedldmError(Exception):
+    """A problem the user can act on; its text says what was found, where, and what to do next."""
+
+    exit_code = 1
+
+
+class UsageError(MedldmError):
+    """An option or a combination of options that cannot be meant."""
+
+    exit_code = 2
+
+
+class OutputError(UsageError):
+    """The place for the result cannot be used: it is the input, exists already, or cannot be written."""
+
+
+class InputError(MedldmError):
+    """A file that cannot be read, or that holds nothing that can be restored."""
+
+    exit_code = 3
+
+
+class GeometryError(InputError):
+    """Voxels whose place in space is unknown, contradictory, or unfit for what was asked."""
+
+
+class NotRestorable(InputError):
+    """A readable image that medldm leaves alone on purpose: a mask, a parameter map, 4D, RGB.
+
+    Inside a tree such a case is ``skipped``; named alone it is refused.
+    """
+
+
+class ModelError(MedldmError):
+    """A model that is unknown, damaged, or not made for this scan."""
+
+    exit_code = 4
+
+
+class ResourceError(MedldmError):
+    """The machine ran out of something: memory, disk."""
+
+    exit_code = 8
+
+
+class Cancelled(MedldmError):
+    """The user stopped the run; nothing was written."""
+
+    exit_code = 130

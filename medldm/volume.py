@@ -1,0 +1,181 @@
+"""Volume: voxels that never travel without their geometry and their history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Voxels = npt.NDArray[Any]
+Affine = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that was done to a volume.
+
+    Parameters
+    ----------
+    task : verb, as on the command line (``"denoise"``)
+    settings : the options of the verb, JSON-ready
+    facts : what came of it, JSON-ready (model, SHA-256, seed, seconds, invented slices, residual)
+    """
+
+    task: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the file kept the volume, so that the result can be written the same way.
+
+    Parameters
+    ----------
+    axes : for each axis of the stored array, the axis of ``Volume.voxels`` it became
+    flips : for each axis of the stored array, True where it runs against ``Volume.voxels``
+    dtype : voxel type in the file; results go back to it (integers rounded and clipped)
+    container : ``"nifti"``, ``"dicom"`` or ``"array"``
+    header : the file's own header: a nibabel header, or the list of source DICOM datasets' paths
+    thickness_mm : slice thickness along the stored third axis, mm; None where the file does not say
+    missing : slices along the stored third axis that were never measured, counted from 0
+    modality : ``"mr"``, ``"ct"`` or None where the file does not say
+    note : sentences worth telling the user (repairs, guesses)
+    """
+
+    axes: tuple[int, int, int] = (0, 1, 2)
+    flips: tuple[bool, bool, bool] = (False, False, False)
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
+    container: str = "array"
+    header: Any = None
+    thickness_mm: float | None = None
+    missing: tuple[int, ...] = ()
+    modality: str | None = None
+    note: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan: voxels, where they are, and what was done to them.
+
+    Parameters
+    ----------
+    voxels : (X, Y, Z) float32 or the stored integer type; axes point nearest to Right, Anterior, Superior.
+        NaN marks voxels that were never measured.
+    affine : (4, 4) float64, voxel index to millimetres in RAS+ world space
+    name : what to call it in messages (a file or series name, never a patient's)
+    history : what was done, oldest first
+    stored : how the file kept it
+    std : (X, Y, Z) float32 or None, standard deviation of each restored voxel, in the unit of ``voxels``
+
+    Raises
+    ------
+    ValueError
+        If ``voxels`` is not three-dimensional or ``affine`` is not a finite, invertible 4 x 4 matrix.
+    """
+
+    voxels: Voxels
+    affine: Affine
+    name: str = "volume"
+    history: tuple[Step, ...] = ()
+    stored: Stored = field(default_factory=Stored)
+    std: Voxels | None = None
+
+    def __post_init__(self) -> None:
+        voxels, affine = np.asarray(self.voxels), np.array(self.affine, dtype=np.float64)
+        if voxels.ndim != 3:
+            raise ValueError(f"a Volume has three axes, these voxels have {voxels.ndim}: {voxels.shape}")
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise ValueError(f"an affine is a finite, invertible 4 x 4 matrix, this is\n{affine}")
+        if self.std is not None and self.std.shape != voxels.shape:
+            raise ValueError(f"std has shape {self.std.shape}, the voxels have {voxels.shape}")
+        affine.flags.writeable = False
+        # A read-only view: the caller's own array stays writable, this Volume's does not change under us.
+        view = voxels.view()
+        view.flags.writeable = False
+        object.__setattr__(self, "voxels", view)
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along X, Y, Z."""
+        x, y, z = self.voxels.shape
+        return x, y, z
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along X, Y, Z, mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def slice_axis(self) -> int:
+        """Axis of ``voxels`` that the stored third array axis became."""
+        return self.stored.axes[2]
+
+    def with_voxels(
+        self,
+        voxels: Voxels,
+        affine: Affine | None = None,
+        *,
+        step: Step | None = None,
+        std: Voxels | None = None,
+        stored: Stored | None = None,
+    ) -> Volume:
+        """A new Volume with new voxels; geometry, name and history are carried along.
+
+        Parameters
+        ----------
+        voxels : (X', Y', Z') array
+        affine : (4, 4), only when the grid changed
+        step : what was done, appended to the history
+        std : (X', Y', Z') standard deviation of the new voxels
+        stored : only when the way of storing changed (missing slices filled, thickness)
+        """
+        if voxels.shape != self.voxels.shape and affine is None:
+            raise ValueError(f"new grid {voxels.shape} needs a new affine (old grid {self.voxels.shape})")
+        return replace(
+            self,
+            voxels=voxels,
+            affine=self.affine if affine is None else affine,
+            history=self.history + ((step,) if step else ()),
+            stored=stored or self.stored,
+            std=std,
+        )
+
+    def to_stored(self, array: Voxels) -> Voxels:
+        """An array on this grid, with its axes in the order and direction of the file.
+
+        Parameters
+        ----------
+        array : (X, Y, Z), axes as in ``voxels``
+
+        Returns
+        -------
+        view of ``array`` with axes as stored
+        """
+        moved = np.transpose(array, self.stored.axes)
+        return moved[tuple(slice(None, None, -1) if flip else slice(None) for flip in self.stored.flips)]
+
+    def from_stored(self, array: Voxels) -> Voxels:
+        """The way back of `to_stored`.
+
+        Parameters
+        ----------
+        array : three axes, in the order and direction of the file
+        """
+        unflipped = array[tuple(slice(None, None, -1) if flip else slice(None) for flip in self.stored.flips)]
+        return np.transpose(unflipped, np.argsort(self.stored.axes))
+
+    def stored_affine(self) -> Affine:
+        """(4, 4) stored voxel index to millimetres in RAS+ world space."""
+        index = np.zeros((4, 4))  # stored index -> index into voxels
+        index[3, 3] = 1
+        for stored_axis, (axis, flip) in enumerate(zip(self.stored.axes, self.stored.flips, strict=True)):
+            index[axis, stored_axis] = -1 if flip else 1
+            index[axis, 3] += self.voxels.shape[axis] - 1 if flip else 0
+        moved: Affine = self.affine @ index
+        return moved
