@@ -1,0 +1,69 @@
+"""Space-to-depth doors and small surgery on MONAI networks."""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.utils import pixelshuffle, pixelunshuffle
+from torch import Tensor, nn
+
+
+def conv(spatial_dims: int, channels_in: int, channels_out: int, size: int = 3) -> nn.Module:
+    """A plain convolution of 2 or 3 dimensions that keeps the grid."""
+    kind = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+    return kind(channels_in, channels_out, size, padding=size // 2)
+
+
+def dense_format(image: Tensor) -> Tensor:
+    """Channels last in memory: what oneDNN and cuDNN are fastest with."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return image.contiguous(memory_format=formats[image.ndim])
+
+
+def space_to_depth(image: Tensor, factor: int) -> Tensor:
+    """(B, C, ...) to (B, C * factor^d, .../factor); every grid axis must be a multiple of `factor`."""
+    return dense_format(pixelunshuffle(image, image.ndim - 2, factor)) if factor > 1 else dense_format(image)
+
+
+def depth_to_space(image: Tensor, factor: int) -> Tensor:
+    """The way back of `space_to_depth`."""
+    return dense_format(pixelshuffle(image, image.ndim - 2, factor)) if factor > 1 else image
+
+
+def without_norm(network: nn.Module) -> nn.Module:
+    """Take group normalisation and attention out of a MONAI network, in place.
+
+    Both let the content of a tile change every voxel of it; without them a tiled and a whole restoration are the
+    same wherever the receptive field is covered, and a CPU runs them faster. The residual blocks of MONAI start
+    as identities, which is what keeps such a network trainable.
+    """
+    for name, child in network.named_children():
+        if isinstance(child, nn.GroupNorm) or type(child).__name__ in {"SpatialAttentionBlock", "SABlock"}:
+            setattr(network, name, nn.Identity())
+        else:
+            without_norm(child)
+    return network
+
+
+def grow_inputs(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Weights of a narrower network for one whose convolutions read more channels; the new ones start at zero.
+
+    Parameters
+    ----------
+    weights : state dict of the narrower network
+    network : the wider one; channels it adds come last
+    """
+    grown = {}
+    for name, want in network.state_dict().items():
+        have = weights.get(name)
+        if have is None:
+            grown[name] = want
+            continue
+        have = have.to(want.dtype)
+        if have.shape != want.shape:
+            if have.ndim != want.ndim or have.shape[0] != want.shape[0] or have.shape[2:] != want.shape[2:]:
+                raise ValueError(f"{name}: {tuple(have.shape)} does not grow into {tuple(want.shape)}")
+            padded = torch.zeros_like(want)
+            padded[:, : have.shape[1]] = have
+            have = padded
+        grown[name] = have
+    return grown

@@ -1,0 +1,78 @@
+"""R, the network that writes voxels: a MONAI U-Net behind a space-to-depth door, with a full-resolution last layer.
+
+Without a latent it is the supervised rival; with one it is the fusion decoder, x = y + R(y, m, sigma, D(z), fidelity).
+"""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.nets import UNet
+from torch import Tensor, nn
+
+from medldm.models.blocks import conv, depth_to_space, space_to_depth
+from medldm.settings import Architecture
+
+HEAD = 16  # channels of the full-resolution last layer
+
+
+class Residual(nn.Module):
+    """Correction of a measurement at full resolution.
+
+    Parameters
+    ----------
+    shape : widths and dimensions
+    extra : channels beside the measurement (decoded latent, fidelity); 0 for the rival
+    """
+
+    def __init__(self, shape: Architecture, extra: int = 0) -> None:
+        super().__init__()
+        dims, entry = shape.spatial_dims, shape.entry
+        inputs = shape.measured_channels + extra
+        self.entry = entry
+        features = HEAD * entry**dims
+        self.unet = UNet(
+            spatial_dims=dims,
+            in_channels=inputs * entry**dims,
+            out_channels=features,
+            channels=shape.unet,
+            strides=shape.unet_strides,
+            num_res_units=shape.unet_units,
+            act="relu",
+            norm=None,
+        )
+        self.head = nn.Sequential(conv(dims, HEAD, HEAD), nn.ReLU(), conv(dims, HEAD, 1))
+        nn.init.zeros_(self.head[2].weight)
+        nn.init.zeros_(self.head[2].bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, channels, ...) measurement and extras to (B, 1, ...) correction; grid a multiple of `stride`."""
+        features = self.unet(space_to_depth(inputs, self.entry))
+        correction: Tensor = self.head(depth_to_space(features, self.entry))
+        return correction.float()
+
+
+def build_unet(shape: Architecture) -> Residual:
+    """The supervised rival: y + R(y, m, sigma)."""
+    return Residual(shape)
+
+
+def build_fusion(shape: Architecture) -> Residual:
+    """The fusion decoder: the decoded latent and the fidelity weight join the measurement."""
+    return Residual(shape, extra=2)
+
+
+def apply_fusion(fusion: nn.Module, inputs: Tensor, decoded: Tensor, fidelity: float | Tensor, centre: int) -> Tensor:
+    """x = y + R(y, m, sigma, D(z), fidelity).
+
+    Parameters
+    ----------
+    fusion : network of `build_fusion`
+    inputs : (B, C, ...) measured channels
+    decoded : (B, 1, ...) decoded latent
+    fidelity : one number, or (B,)
+    centre : channel of `inputs` that holds y of the plane itself
+    """
+    weight = torch.as_tensor(fidelity, dtype=inputs.dtype, device=inputs.device)
+    weight = weight.reshape([-1] + [1] * (inputs.ndim - 1)).expand_as(decoded)
+    y = inputs[:, centre : centre + 1]
+    return y + fusion(torch.cat([inputs, decoded - y, weight], 1))

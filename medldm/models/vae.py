@@ -1,0 +1,61 @@
+"""The autoencoder: MONAI's AutoencoderKL behind a space-to-depth door, without normalisation."""
+
+from __future__ import annotations
+
+from monai.networks.nets import AutoencoderKL
+from torch import Tensor, nn
+
+from medldm.models.blocks import depth_to_space, space_to_depth, without_norm
+from medldm.settings import Architecture
+
+
+class VAE(nn.Module):
+    """Image to latent and back.
+
+    Parameters
+    ----------
+    shape : architecture; each latent voxel stands for `latent_factor` voxels along every axis
+    """
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__()
+        self.entry = shape.entry
+        if shape.entry * 2 ** (len(shape.vae) - 1) != shape.latent_factor:
+            raise ValueError(f"entry {shape.entry} and {len(shape.vae)} levels do not give factor {shape.latent_factor}")
+        depth = shape.entry**shape.spatial_dims
+        network = AutoencoderKL(
+            spatial_dims=shape.spatial_dims,
+            in_channels=depth,
+            out_channels=depth,
+            num_res_blocks=(1,) * len(shape.vae),
+            channels=shape.vae,
+            attention_levels=(False,) * len(shape.vae),
+            latent_channels=shape.latent_channels,
+            norm_num_groups=8,
+            with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False,
+        )
+        self.network = without_norm(network)
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, ...) image to mean and standard deviation of the latent, (B, latent_channels, .../factor)."""
+        mean, sigma = self.network.encode(space_to_depth(image, self.entry))
+        return mean.float(), sigma.float()
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """(B, latent_channels, .../factor) to (B, 1, ...) image."""
+        image: Tensor = depth_to_space(self.network.decode(latent), self.entry)
+        return image.float()
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Activations of the encoder after each of its blocks: what our perceptual distance compares."""
+        found, x = [], space_to_depth(image, self.entry)
+        for block in self.network.encoder.blocks:
+            x = block(x)
+            found.append(x)
+        return found
+
+
+def build_vae(shape: Architecture) -> VAE:
+    """The autoencoder of an architecture."""
+    return VAE(shape)

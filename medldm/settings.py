@@ -1,0 +1,233 @@
+"""Every knob of every verb: default, unit, range and meaning in one place.
+
+Command-line flags, napari rows and run reports are made from these dataclasses, so a knob is declared once.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from medldm.errors import UsageError
+
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
+
+def knob(
+    default: Any,
+    meaning: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    metavar: str = "",
+) -> Any:
+    """A dataclass field that explains itself.
+
+    Parameters
+    ----------
+    default : value when the user says nothing
+    meaning : one line for help texts
+    unit : of the value
+    low, high : smallest and largest value that can be meant
+    choices : the words that are allowed
+    metavar : how help texts call the value
+    """
+    words = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "metavar": metavar}
+    return field(default=default, metadata=words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every restoring verb understands.
+
+    Raises
+    ------
+    UsageError
+        If a value lies outside its range.
+    """
+
+    model: str = knob("auto", "model card name, or path of a trained model", metavar="NAME|PATH")
+    device: str = knob("auto", f"where to compute: {DEVICES}")
+    modality: str = knob("auto", "what kind of scan this is", choices=("auto", "mr", "ct"))
+    fidelity: float = knob(1.0, "1 is closest to the measurement, 0 is sharpest", low=0, high=1)
+    samples: int = knob(1, "draw this many restorations; more than one gives mean and standard deviation", low=1, high=64)
+    steps: int = knob(1, "flow steps; 1 is the conditional mean, at least 4 when samples > 1", low=1, high=100)
+    seed: int = knob(0, "seed of everything random", low=0, high=2**31 - 1)
+    tile: int | None = knob(None, "edge of a tile; fitted to free memory when not given", unit="voxels", low=32, high=4096)
+    precision: str = knob("auto", "number format of the network", choices=("auto", "fp32", "bf16", "fp16"))
+    axis: int = knob(2, "stored array axis that slices are counted along", low=0, high=2)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            check(each.name, getattr(self, each.name), each.metadata)
+
+    @property
+    def flow_steps(self) -> int:
+        """Flow steps really taken: one step has no spread, so several samples take at least four."""
+        return max(self.steps, 4) if self.samples > 1 else self.steps
+
+    def asdict(self) -> dict[str, Any]:
+        """The settings as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoise(Settings):
+    """Remove noise: MRI (Rician, also of parallel imaging) and CT (low dose)."""
+
+    noise: float | None = knob(
+        None, "noise level; estimated when not given", unit="MRI: fraction of the 99.5th percentile; CT: HU", low=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperResolve(Settings):
+    """Turn thick slices into thin ones, at any ratio, and refine the planes."""
+
+    spacing: float | tuple[float, float, float] = knob(
+        1.0, "distance between the new voxels; one number, or SX,SY,SZ in stored axis order", unit="mm", low=0.05, high=20
+    )
+    slice_thickness: float | None = knob(
+        None, "slice thickness; the file's, else the slice spacing, when not given", unit="mm", low=0.05, high=100
+    )
+    slice_profile: str = knob("gaussian", "shape of a slice", choices=("gaussian", "rect"))
+    noise: float | None = knob(
+        None, "noise level; estimated when not given", unit="MRI: fraction of the 99.5th percentile; CT: HU", low=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillSlices(Settings):
+    """Fill slices that are missing or damaged; measured slices stay bit for bit."""
+
+    missing: str | tuple[int, ...] | None = knob(
+        None, "slices to fill, counted from 0, ranges inclusive; found in the scan when not given", metavar="12,13,40-44"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpaint(Settings):
+    """Fill a region from its surroundings; everything outside it stays bit for bit."""
+
+    mask: str | None = knob(None, "image that is non-zero where the scan is to be filled", metavar="MASK")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restore(Settings):
+    """Look at the scan, say a plan, and do what it needs."""
+
+    slice_profile: str = knob("gaussian", "shape of a slice", choices=("gaussian", "rect"))
+    thick_from: float = knob(1.5, "super-resolve when slices are farther apart than this", unit="mm", low=0.1, high=20)
+    thick_ratio: float = knob(1.5, "and than this many times the in-plane spacing", low=1, high=20)
+    finest: float = knob(1.0, "never ask for thinner slices than this", unit="mm", low=0.3, high=10)
+    noisy_from_mr: float = knob(0.02, "denoise MRI above this noise level", unit="fraction of p99.5", low=0, high=1)
+    noisy_from_ct: float = knob(15.0, "denoise CT above this noise level", unit="HU", low=0, high=500)
+
+
+VERBS: dict[str, type[Settings]] = {
+    "denoise": Denoise,
+    "super-resolve": SuperResolve,
+    "fill-slices": FillSlices,
+    "inpaint": Inpaint,
+    "restore": Restore,
+}
+
+Any_Settings = TypeVar("Any_Settings", bound=Settings)
+
+
+def make(kind: type[Any_Settings], options: Mapping[str, Any]) -> Any_Settings:
+    """Settings of a verb from named options.
+
+    Parameters
+    ----------
+    kind : one of the settings classes
+    options : field name to value
+
+    Raises
+    ------
+    UsageError
+        Unknown name or impossible value.
+    """
+    known = {each.name for each in fields(kind)}
+    for name in options:
+        if name not in known:
+            raise UsageError(f"{kind.__name__} has no option {name!r}; it has {', '.join(sorted(known))}")
+    hints = get_type_hints(kind)
+    return kind(**{name: convert(name, value, hints[name]) for name, value in options.items()})
+
+
+def convert(name: str, value: Any, hint: Any) -> Any:
+    """A number or word given as text (or JSON) as the type that a knob declares."""
+    if isinstance(value, list):
+        value = tuple(value)
+    if not isinstance(value, str):
+        return value
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    try:
+        if float in kinds and any(get_origin(kind) is tuple for kind in kinds) and "," in value:
+            return tuple(float(part) for part in value.split(","))
+        if str in kinds:
+            return value
+        return int(value) if int in kinds and float not in kinds else float(value)
+    except ValueError as problem:
+        raise UsageError(f"--{name.replace('_', '-')} is a number, not {value!r}") from problem
+
+
+def check(name: str, value: Any, words: Mapping[str, Any]) -> None:
+    """One value against the range its knob declares.
+
+    Raises
+    ------
+    UsageError
+    """
+    flag = "--" + name.replace("_", "-")
+    if words.get("choices") and value not in words["choices"]:
+        raise UsageError(f"{flag} is one of {', '.join(words['choices'])}, not {value!r}")
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        low, high = words.get("low"), words.get("high")
+        unit = f" {words['unit']}" if words.get("unit") else ""
+        if not abs(number) < float("inf") or (low is not None and number < low) or (high is not None and number > high):
+            limits = " and ".join(
+                part for part in (f"at least {low:g}" if low is not None else "", f"at most {high:g}" if high is not None else "") if part
+            )
+            raise UsageError(f"{flag} {number:g} makes no sense: {limits or 'a finite number'}{unit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Shape of the networks of one model set; stored with the weights.
+
+    Parameters
+    ----------
+    spatial_dims : 2 runs over planes with `context` neighbouring slices as channels, 3 over volumes
+    context : slices a plane network sees (odd); 1 in volumes
+    entry : space-to-depth factor at the door of every network
+    latent_channels : channels of the latent
+    latent_factor : voxels per latent voxel along each axis
+    unet, unet_strides, unet_units : channels, strides and residual units of the MONAI U-Net
+    vae : channels of the MONAI AutoencoderKL, behind the space-to-depth entry
+    flow : channels of the MONAI DiffusionModelUNet
+    """
+
+    spatial_dims: int = 2
+    context: int = 5
+    entry: int = 2
+    latent_channels: int = 16
+    latent_factor: int = 4
+    unet: tuple[int, ...] = (64, 96, 128, 192)
+    unet_strides: tuple[int, ...] = (1, 2, 2)
+    unet_units: int = 2
+    vae: tuple[int, ...] = (48, 96)
+    flow: tuple[int, ...] = (64, 128, 128)
+
+    @property
+    def measured_channels(self) -> int:
+        """Channels that carry the measurement: y and m with their neighbours, noise level, slice thickness."""
+        return 2 * self.context + 2

@@ -1,0 +1,264 @@
+"""Training examples: a packed cache of scans in memory, patches drawn and degraded on the fly."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+from medldm.errors import InputError
+from medldm.intensity import mri_scaling
+
+log = logging.getLogger(__name__)
+
+THICK = 1.6  # a scan whose spacing varies by more than this cannot show what thin slices look like
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One scan of the cache.
+
+    Parameters
+    ----------
+    voxels : (X, Y, Z) uint8 or uint16, cropped to its content
+    scale : scaled intensity per stored unit; 1 is the 99.5th percentile of the foreground
+    spacing : mm
+    slice_axis : axis of the coarsest spacing
+    isotropic : whether it can serve as a reference along every axis
+    weight : how often it is drawn
+    file, subject, modality, licence, source : where it comes from
+    """
+
+    voxels: np.ndarray[Any, Any]
+    scale: float
+    spacing: tuple[float, float, float]
+    slice_axis: int
+    isotropic: bool
+    weight: float
+    file: str
+    subject: str
+    modality: str = "MR"
+    licence: str = ""
+    source: str = ""
+
+    def scaled(self, where: tuple[slice, ...], generator: torch.Generator | None) -> Tensor:
+        """A block as float32 scaled intensity; 8-bit sources are dithered by half a level where there is signal."""
+        block = torch.from_numpy(self.voxels[where].astype(np.float32))
+        if self.voxels.dtype == np.uint8 and generator is not None:
+            block = torch.where(block > 0, block + torch.rand(block.shape, generator=generator) - 0.5, block)
+        return block * self.scale
+
+
+def read_split(data: Path) -> list[dict[str, str]]:
+    """Which file belongs to which split, from `manifest.csv` or `split.csv` beside or above the scans.
+
+    The table needs the columns ``split`` (train, val) and ``file``; ``subject``, ``modality``, ``weight``, ``licence``
+    and ``source`` are used where they stand. Without a table one subject in ten is set aside for validation, the
+    subject being the file name up to its first underscore.
+
+    Parameters
+    ----------
+    data : folder with NIfTI files, in any depth
+
+    Raises
+    ------
+    InputError
+        No scans, or a table that names files which are not there.
+    """
+    tables = [folder / name for folder in (data, data.parent) for name in ("split.csv", "manifest.csv")]
+    table = next((path for path in tables if path.is_file()), None)
+    found = sorted(path for path in data.rglob("*.nii*") if path.is_file())
+    if not found:
+        raise InputError(f"{data} holds no NIfTI file to train on.")
+    if table is None:
+        return [_own_split(path, data) for path in found]
+    by_name = {path.name: path for path in found}
+    rows = []
+    with table.open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            path = by_name.get(Path(row["file"]).name)
+            if path is not None and row["split"] in ("train", "val"):
+                rows.append({**row, "path": str(path)})
+    seen = {row["path"]: row for row in rows}  # a file listed twice is one file
+    if not any(row["split"] == "train" for row in seen.values()):
+        raise InputError(f"{table} assigns none of the scans in {data} to the split 'train'.")
+    return list(seen.values())
+
+
+def _own_split(path: Path, data: Path) -> dict[str, str]:
+    subject = path.name.split("_")[0].split(".")[0]
+    last = int(hashlib.sha256(subject.encode()).hexdigest(), 16) % 10
+    return {"path": str(path), "file": path.name, "subject": subject, "split": "val" if last == 0 else "train"}
+
+
+def pack(data: Path, cache: Path, modality: str = "MR") -> None:
+    """Scans as small integers in one folder, so that training reads memory and nothing else.
+
+    Parameters
+    ----------
+    data : folder of NIfTI files, see `read_split`
+    cache : folder to fill; reused when it was made of the same files
+    modality : scans of another modality are left out
+    """
+    rows = [row for row in read_split(data) if row.get("modality", modality).upper().startswith(modality)]
+    stamp = hashlib.sha256(json.dumps([[r["path"], Path(r["path"]).stat().st_size] for r in rows]).encode()).hexdigest()
+    index = cache / "index.json"
+    if index.is_file() and json.loads(index.read_text())["stamp"] == stamp:
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for number, row in enumerate(rows):
+        entry = _pack_one(Path(row["path"]), cache / f"{number:04d}.npy")
+        if entry is None:
+            log.warning("%s is left out: nothing but air, or not a 3D image", row["path"])
+            continue
+        known = {key: row.get(key, "") for key in ("file", "subject", "modality", "licence", "source", "split")}
+        entries.append({**entry, **known, "weight": float(row.get("weight") or 1), "name": f"{number:04d}.npy"})
+    index.write_text(json.dumps({"stamp": stamp, "scans": entries}, indent=1))
+
+
+def _pack_one(path: Path, target: Path) -> dict[str, Any] | None:
+    image: Any = nib.as_closest_canonical(nib.load(path))  # type: ignore[no-untyped-call, attr-defined]
+    if len(image.shape) != 3:
+        return None
+    raw = np.asanyarray(image.dataobj)
+    voxels = np.nan_to_num(raw.astype(np.float32))
+    if not voxels.any():
+        return None
+    scaling = mri_scaling(voxels)
+    content = np.argwhere(voxels > 0.02 * voxels.max())
+    low, high = np.maximum(content.min(0) - 4, 0), content.max(0) + 5
+    voxels = voxels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    top = float(voxels.max())
+    unit = float(scaling.invert(np.float32(1.0)) - scaling.invert(np.float32(0.0)))
+    if raw.dtype == np.uint8:
+        packed, step = voxels.astype(np.uint8), 1.0
+    else:
+        step = top / 65535
+        packed = np.clip(np.round(voxels / step), 0, 65535).astype(np.uint16)
+    np.save(target, packed)
+    spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
+    return {"scale": step / unit, "spacing": spacing}
+
+
+def load_cache(cache: Path, split: str) -> list[Packed]:
+    """The packed scans of one split, in memory."""
+    scans = []
+    for entry in json.loads((cache / "index.json").read_text())["scans"]:
+        if entry["split"] != split:
+            continue
+        spacing = tuple(entry["spacing"])
+        scans.append(
+            Packed(
+                voxels=np.load(cache / entry["name"]),
+                scale=entry["scale"],
+                spacing=spacing,
+                slice_axis=int(np.argmax(spacing)),
+                isotropic=max(spacing) <= THICK * min(spacing),
+                weight=entry["weight"],
+                file=entry["file"],
+                subject=entry["subject"],
+                modality=entry["modality"],
+                licence=entry["licence"],
+                source=entry["source"],
+            )
+        )
+    return scans
+
+
+class Block(NamedTuple):
+    """A piece of a scan with its axes in the order that training uses: damage along the first.
+
+    Parameters
+    ----------
+    clean : (H, W, D) scaled intensity
+    isotropic : whether slices along H may be thickened
+    """
+
+    clean: Tensor
+    isotropic: bool
+
+
+def draw_block(scan: Packed, size: tuple[int, int, int], generator: torch.Generator) -> Block:
+    """A random block around a voxel with signal, axes permuted and flipped at random.
+
+    Parameters
+    ----------
+    scan : where from
+    size : (H, W, D) voxels
+    generator : source of randomness
+
+    Returns
+    -------
+    block; a scan smaller than `size` is padded with air
+    """
+    order = torch.randperm(3, generator=generator).tolist()
+    if not scan.isotropic:  # thick slices are looked at in their own planes
+        planes = [axis for axis in order if axis != scan.slice_axis]
+        order = [*planes, scan.slice_axis]
+    lengths = [0, 0, 0]
+    for place, axis in enumerate(order):
+        lengths[axis] = size[place]
+    where, pads = [], []
+    centre = _voxel_with_signal(scan, generator)
+    for axis, length in enumerate(lengths):
+        total = scan.voxels.shape[axis]
+        if total >= length:
+            start = int(np.clip(centre[axis] - length // 2, 0, total - length))
+            where.append(slice(start, start + length))
+            pads.append((0, 0))
+        else:
+            before = int(torch.randint(length - total + 1, (1,), generator=generator))
+            where.append(slice(0, total))
+            pads.append((before, length - total - before))
+    block = scan.scaled(tuple(where), generator)
+    block = torch.nn.functional.pad(block, [n for pair in reversed(pads) for n in pair]).permute(order)
+    flips = [axis for axis in range(3) if torch.rand((), generator=generator) < 0.5]
+    return Block(block.flip(flips) if flips else block, scan.isotropic)
+
+
+def _voxel_with_signal(scan: Packed, generator: torch.Generator) -> list[int]:
+    for _ in range(12):
+        at = [int(torch.randint(size, (1,), generator=generator)) for size in scan.voxels.shape]
+        if scan.voxels[tuple(at)] * scan.scale > 0.1:
+            break
+    return at
+
+
+def pick(scans: list[Packed], generator: torch.Generator) -> Packed:
+    """One scan, drawn by weight."""
+    weights = torch.tensor([scan.weight for scan in scans])
+    return scans[int(torch.multinomial(weights, 1, generator=generator))]
+
+
+def balance(scans: list[Packed]) -> list[Packed]:
+    """Weigh sources against each other: each counts by the square root of its subjects, not by its files.
+
+    A corpus that is mostly one scanner would otherwise teach that scanner.
+    """
+    families: dict[str, list[Packed]] = {}
+    for scan in scans:
+        families.setdefault(f"{scan.source.split('@')[0]}|{scan.modality}|{scan.isotropic}", []).append(scan)
+    balanced = []
+    for members in families.values():
+        subjects = len({scan.subject for scan in members})
+        for scan in members:
+            balanced.append(Packed(**{**scan.__dict__, "weight": scan.weight * subjects**0.5 / len(members)}))
+    return balanced
+
+
+def forever(first: int) -> Iterator[int]:
+    """Step numbers from `first` on."""
+    while True:
+        yield first
+        first += 1

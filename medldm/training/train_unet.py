@@ -1,0 +1,77 @@
+"""The supervised rival: y + R(y, m, sigma), no latent. The number to beat, and the start of the fusion decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medldm.models.fusion import build_unet
+from medldm.models.inputs import centre_plane
+from medldm.settings import Architecture
+from medldm.training.examples import draw_example
+from medldm.training.patches import Packed
+from medldm.training.session import Plan, Session, autocast
+from medldm.training.validation import cubes, score
+
+
+def charbonnier(guess: Tensor, clean: Tensor, soft: float = 0.01) -> Tensor:
+    """sqrt(e^2 + soft^2): squares small errors, takes large ones as they are."""
+    return ((guess - clean) ** 2 + soft**2).sqrt().mean() - soft
+
+
+def draw_batch(
+    scans: list[Packed], shape: Architecture, plan: Plan
+) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
+    """A function that draws (inputs, clean), (B, C, ...) and (B, 1, ...)."""
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        examples = [draw_example(scans, shape, plan.patch, generator) for _ in range(plan.batch)]
+        return torch.stack([each.inputs for each in examples]), torch.stack([each.clean for each in examples])
+
+    return draw
+
+
+def train_unet(
+    train: list[Packed],
+    val: list[Packed],
+    shape: Architecture,
+    plan: Plan,
+    folder: Path,
+    *,
+    resume: bool = False,
+    init: dict[str, Tensor] | None = None,
+    device: str = "cpu",
+) -> dict[str, Tensor]:
+    """Train the rival.
+
+    Parameters
+    ----------
+    train, val : packed scans
+    shape, plan : architecture, and how long to train it
+    folder : checkpoint and curve
+    resume : go on from the checkpoint
+    init : weights to start from
+
+    Returns
+    -------
+    averaged weights
+    """
+    network = build_unet(shape)
+    if init is not None:
+        network.load_state_dict(init)
+    cases = cubes(val, shape)
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        with autocast(session.device):
+            return score(cases, lambda inputs: (centre_plane(inputs, shape) + network(inputs.to(device)).cpu()))
+
+    session = Session(network, plan, folder, validate, resume=resume, device=device)
+    for inputs, clean in session.batches(draw_batch(train, shape, plan)):
+        inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
+        with autocast(session.device):
+            guess = centre_plane(inputs, shape) + network(inputs)
+        session.step(charbonnier(guess, clean))
+    return session.finish()

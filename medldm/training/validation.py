@@ -1,0 +1,106 @@
+"""The same damaged cubes of validation subjects, again and again: what the curves show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medldm.degradations import InPlane, MissingSlices, Regions, Rician, ThickSlices
+from medldm.models.inputs import measured_channels
+from medldm.settings import Architecture
+from medldm.training.examples import Damage, measure
+from medldm.training.patches import Packed
+
+CUBE = 64  # edge of a validation cube, voxels
+EDGE = 4  # voxels at its border that are not scored
+
+
+class Cube(NamedTuple):
+    """One validation case.
+
+    Parameters
+    ----------
+    task : row of the curve
+    inputs : (N, C, ...) measured channels of every plane, or of the volume
+    clean : (H, W, D) scaled intensity
+    y : (H, W, D) the measurement, what doing nothing would give
+    """
+
+    task: str
+    inputs: Tensor
+    clean: Tensor
+    y: Tensor
+
+
+def _blob(shape: tuple[int, ...]) -> Tensor:
+    grid = torch.meshgrid(*[torch.arange(size) - size / 2 for size in shape], indexing="ij")
+    return sum((axis / 10) ** 2 for axis in grid) < 1  # type: ignore[return-value]
+
+
+def damages(shape: tuple[int, int, int]) -> dict[str, Damage]:
+    """The core rows of the protocol, one of each kind."""
+    kept = set(range(0, shape[0], 4))
+    return {
+        "noise3": Damage(None, Rician(0.03)),
+        "noise7": Damage(None, Rician(0.07)),
+        "thick4": Damage(ThickSlices(shape[0], 0, 4.0), None),
+        "gap4": Damage(MissingSlices(shape[0], [k for k in range(shape[0]) if k not in kept], axis=0), None),
+        "plane2": Damage(InPlane(shape, (0, 1), 2.0), None),
+        "region": Damage(Regions(_blob(shape)), None),
+    }
+
+
+def cubes(scans: Sequence[Packed], shape: Architecture, per_task: int = 3) -> list[Cube]:
+    """Fixed cubes of the first validation scans, damaged along their first axis.
+
+    Parameters
+    ----------
+    scans : validation scans
+    shape : architecture
+    per_task : scans a row; thin-sliced ones first
+    """
+    ordered = sorted(scans, key=lambda scan: (not scan.isotropic, scan.file))
+    chosen = [scan for scan in ordered if scan.isotropic][:per_task] or ordered[:per_task]
+    cases = []
+    for number, scan in enumerate(chosen):
+        generator = torch.Generator().manual_seed(1000 + number)
+        middle = [max(0, (size - CUBE) // 2) for size in scan.voxels.shape]
+        block = scan.scaled(tuple(slice(start, start + CUBE) for start in middle), generator)
+        order = [number % 3, (number + 1) % 3, (number + 2) % 3]
+        block = block.permute(order)
+        block = block[tuple(slice(0, size // 16 * 16) for size in block.shape)]
+        cases += [_case(task, block, damage, shape, generator) for task, damage in damages(tuple(block.shape)).items()]
+    return cases
+
+
+def _case(task: str, clean: Tensor, damage: Damage, shape: Architecture, generator: torch.Generator) -> Cube:
+    observation, sigma = measure(clean, damage, generator)
+    inputs = measured_channels(observation.y, observation.observed, sigma, observation.thickness, shape)
+    return Cube(task, inputs, clean, observation.y)
+
+
+def score(cases: Sequence[Cube], restore: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """PSNR of each row in dB, mean over its cubes, foreground only, range 1.
+
+    Parameters
+    ----------
+    cases : from `cubes`
+    restore : (N, C, ...) measured channels to (N, 1, ...) image
+    """
+    rows: dict[str, list[float]] = {}
+    for case in cases:
+        guess = restore(case.inputs)[:, 0]
+        guess = guess.permute(1, 2, 0) if guess.ndim == 3 else guess[0]
+        rows.setdefault(case.task, []).append(psnr(guess, case.clean))
+    return {task: sum(values) / len(values) for task, values in rows.items()}
+
+
+def psnr(guess: Tensor, clean: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB, range 1, over voxels brighter than 5 %, the border left out."""
+    inner = tuple(slice(EDGE, -EDGE) for _ in range(3))
+    guess, clean = guess[inner], clean[inner]
+    error = ((guess - clean) ** 2)[clean > 0.05].mean()
+    return float(-10 * torch.log10(error.clamp_min(1e-12)))
