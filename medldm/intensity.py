@@ -1,0 +1,197 @@
+"""HU windows and MRI percentiles: scaled intensity for the networks, stored intensity for the files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+
+FOREGROUND_PERCENTILE = 99.5
+CT_WINDOW = (-1000.0, 1000.0)  # HU
+AIR_IN_CT = -500.0  # HU; half way between air and water, as in every lung segmentation
+SAMPLE = 2_000_000  # voxels that a histogram needs at most
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A straight line between stored and scaled intensity; nothing is clipped, so the way back is exact.
+
+    Parameters
+    ----------
+    black, white : stored values that become 0 and 1
+    """
+
+    black: float
+    white: float
+
+    def __post_init__(self) -> None:
+        if not np.isfinite([self.black, self.white]).all() or self.white <= self.black:
+            raise ValueError(f"white must lie above black, these are {self.white} and {self.black}")
+
+    @property
+    def width(self) -> float:
+        """Stored units per scaled unit: multiply a scaled standard deviation by it to get a stored one."""
+        return self.white - self.black
+
+    def apply(self, stored: Array) -> Array:
+        """Stored values as scaled intensity.
+
+        Parameters
+        ----------
+        stored : any shape, stored units
+
+        Returns
+        -------
+        same shape, float32 (float64 stays), scaled intensity; 0 is black, 1 is white, NaN stays NaN
+        """
+        scaled: Array = (_as_float(stored) - self.black) / self.width
+        return scaled
+
+    def invert(self, scaled: Array) -> Array:
+        """Scaled intensity as stored values, the way back of `apply`.
+
+        Parameters
+        ----------
+        scaled : any shape, scaled intensity
+
+        Returns
+        -------
+        same shape, float32 (float64 stays), stored units
+        """
+        stored: Array = _as_float(scaled) * self.width + self.black
+        return stored
+
+
+def ct_scaling() -> Scaling:
+    """HU from air to dense bone, -1000 to 1000, as 0 to 1."""
+    return Scaling(*CT_WINDOW)
+
+
+def mri_scaling(voxels: Array) -> Scaling:
+    """Zero to the 99.5th percentile of the foreground, as 0 to 1.
+
+    Scans that were standardised to zero mean hold many negative voxels; their black is the 0.5th percentile.
+
+    Parameters
+    ----------
+    voxels : (X, Y, Z) stored units; NaN and exact zeros are left out
+
+    Returns
+    -------
+    scaling; an image without any signal maps 1 to 1
+    """
+    foreground = voxels[foreground_mask(voxels)]
+    if foreground.size == 0:
+        return Scaling(0.0, 1.0)
+    white = float(np.percentile(foreground, FOREGROUND_PERCENTILE))
+    black = _black(foreground, white)
+    return Scaling(black, white) if white > black else Scaling(black, black + max(abs(black), 1.0))
+
+
+def scaling_for(voxels: Array, modality: str | None) -> Scaling:
+    """The scaling of a modality: a fixed window for ``"ct"``, percentiles for everything else.
+
+    Parameters
+    ----------
+    voxels : (X, Y, Z) stored units
+    modality : ``"ct"``, ``"mr"`` or None
+    """
+    return ct_scaling() if modality == "ct" else mri_scaling(voxels)
+
+
+def foreground_mask(voxels: Array, modality: str | None = "mr") -> Mask:
+    """Where the patient is.
+
+    MRI: exact zeros and NaN are never foreground. In the histogram of what is left, air shows as a narrow heap of dark
+    voxels (averaged over 2 x 2 x 2, so that noise does not smear it); everything brighter than twice its mode is
+    foreground, dark cavities included. A skull-stripped scan has no such heap and keeps all its non-zero voxels.
+
+    CT: everything denser than -500 HU, and the air inside it (lungs, bowel), found by flooding from the X and Y faces.
+
+    Parameters
+    ----------
+    voxels : (X, Y, Z) stored units
+    modality : ``"ct"`` for HU, else MRI
+
+    Returns
+    -------
+    (X, Y, Z) bool
+    """
+    if modality == "ct":
+        body = _without_cavities(voxels > AIR_IN_CT, faces=(0, 1))
+        return np.logical_and(body, np.isfinite(voxels))
+    signal = voxels != 0
+    if voxels.dtype.kind == "f":
+        signal &= np.isfinite(voxels)
+    threshold = _air_threshold(voxels, signal)
+    if threshold is None:
+        return signal
+    coarse, step = _averaged(voxels, signal)
+    head = _without_cavities(ndimage.binary_opening(coarse > threshold), faces=(0, 1, 2))
+    fine = head
+    for axis in range(3):
+        fine = np.repeat(fine, step[axis], axis=axis)
+    mask: Mask = signal & fine[tuple(slice(0, size) for size in voxels.shape)]
+    # Pure noise, or a heap that was the patient after all: better everything than nothing.
+    return mask if mask.sum() > 0.005 * signal.sum() else signal
+
+
+def _as_float(values: Array) -> Array:
+    values = np.asarray(values)
+    return values if values.dtype == np.float64 else values.astype(np.float32, copy=False)
+
+
+def _black(foreground: Array, white: float) -> float:
+    low = float(np.percentile(foreground, 0.5))
+    return low if low < -0.1 * max(white, 0.0) else 0.0
+
+
+def _air_threshold(voxels: Array, signal: Mask) -> float | None:
+    """Value between air and patient, stored units; None where there is no air but zeros."""
+    coarse, _ = _averaged(voxels, signal)
+    values = coarse[coarse > 0]
+    if values.size < 64:
+        return None
+    values = values[:: max(1, values.size // SAMPLE)]
+    top = float(np.percentile(values, FOREGROUND_PERCENTILE))
+    counts, edges = np.histogram(values, bins=200, range=(0.0, top))
+    # Rayleigh noise of 15 % of white has its mean at 19 %; tissue of a skull-stripped scan has its mode above that.
+    dark = int(np.argmax(counts[:40]))
+    mode = float(edges[dark] + edges[dark + 1]) / 2
+    heap = counts[: 2 * dark + 2].sum() / values.size
+    valley = counts[dark] > 2 * counts[min(2 * dark + 2, 199)]
+    return max(2.0 * mode, 0.02 * top) if heap > 0.15 and valley else None
+
+
+def _averaged(voxels: Array, signal: Mask) -> tuple[Array, tuple[int, ...]]:
+    """Mean over 2 x 2 x 2 blocks (1 along short axes), float32, zeros where nothing was measured; and the steps."""
+    step = tuple(2 if size >= 32 else 1 for size in voxels.shape)
+    filled = np.where(signal, voxels, np.float32(0)).astype(np.float32, copy=False)
+    for axis, (size, by) in enumerate(zip(voxels.shape, step, strict=True)):
+        if by == 1:
+            continue
+        if size % 2:
+            filled = np.concatenate([filled, np.take(filled, [-1], axis=axis)], axis=axis)
+        even, odd = (filled[(slice(None),) * axis + (slice(start, None, 2),)] for start in (0, 1))
+        filled = (even + odd) * np.float32(0.5)
+    return filled, step
+
+
+def _without_cavities(mask: Mask, faces: tuple[int, ...]) -> Mask:
+    """The mask and everything that flooding from the named pairs of faces does not reach."""
+    labels, count = ndimage.label(~mask)
+    if count == 0:
+        return mask
+    outside = np.zeros(count + 1, dtype=bool)
+    for axis in faces:
+        for end in (0, -1):
+            outside[np.unique(np.take(labels, end, axis=axis))] = True
+    outside[0] = False
+    filled: Mask = np.logical_not(outside[labels])
+    return filled
