@@ -54,10 +54,14 @@ class Settings:
     device: str = knob("auto", f"where to compute: {DEVICES}")
     modality: str = knob("auto", "what kind of scan this is", choices=("auto", "mr", "ct"))
     fidelity: float = knob(1.0, "1 is closest to the measurement, 0 is sharpest", low=0, high=1)
-    samples: int = knob(1, "draw this many restorations; more than one gives mean and standard deviation", low=1, high=64)
+    samples: int = knob(
+        1, "draw this many restorations; more than one gives mean and standard deviation", low=1, high=64
+    )
     steps: int = knob(1, "flow steps; 1 is the conditional mean, at least 4 when samples > 1", low=1, high=100)
     seed: int = knob(0, "seed of everything random", low=0, high=2**31 - 1)
-    tile: int | None = knob(None, "edge of a tile; fitted to free memory when not given", unit="voxels", low=32, high=4096)
+    tile: int | None = knob(
+        None, "edge of a tile; fitted to free memory when not given", unit="voxels", low=32, high=4096
+    )
     precision: str = knob("auto", "number format of the network", choices=("auto", "fp32", "bf16", "fp16"))
     axis: int = knob(2, "stored array axis that slices are counted along", low=0, high=2)
 
@@ -89,7 +93,11 @@ class SuperResolve(Settings):
     """Turn thick slices into thin ones, at any ratio, and refine the planes."""
 
     spacing: float | tuple[float, float, float] = knob(
-        1.0, "distance between the new voxels; one number, or SX,SY,SZ in stored axis order", unit="mm", low=0.05, high=20
+        1.0,
+        "distance between the new voxels; one number, or SX,SY,SZ in stored axis order",
+        unit="mm",
+        low=0.05,
+        high=20,
     )
     slice_thickness: float | None = knob(
         None, "slice thickness; the file's, else the slice spacing, when not given", unit="mm", low=0.05, high=100
@@ -105,7 +113,9 @@ class FillSlices(Settings):
     """Fill slices that are missing or damaged; measured slices stay bit for bit."""
 
     missing: str | tuple[int, ...] | None = knob(
-        None, "slices to fill, counted from 0, ranges inclusive; found in the scan when not given", metavar="12,13,40-44"
+        None,
+        "slices to fill, counted from 0, ranges inclusive; found in the scan when not given",
+        metavar="12,13,40-44",
     )
 
 
@@ -195,7 +205,12 @@ def check(name: str, value: Any, words: Mapping[str, Any]) -> None:
         unit = f" {words['unit']}" if words.get("unit") else ""
         if not abs(number) < float("inf") or (low is not None and number < low) or (high is not None and number > high):
             limits = " and ".join(
-                part for part in (f"at least {low:g}" if low is not None else "", f"at most {high:g}" if high is not None else "") if part
+                part
+                for part in (
+                    f"at least {low:g}" if low is not None else "",
+                    f"at most {high:g}" if high is not None else "",
+                )
+                if part
             )
             raise UsageError(f"{flag} {number:g} makes no sense: {limits or 'a finite number'}{unit}")
 
@@ -208,7 +223,8 @@ class Architecture:
     ----------
     spatial_dims : 2 runs over planes with `context` neighbouring slices as channels, 3 over volumes
     context : slices a plane network sees (odd); 1 in volumes
-    entry : space-to-depth factor at the door of every network
+    unet_entry : space-to-depth factor at the door of the U-Net; 1 keeps its first and last layer at full resolution
+    vae_entry : space-to-depth factor at the door of the autoencoder
     latent_channels : channels of the latent
     latent_factor : voxels per latent voxel along each axis
     unet, unet_strides, unet_units : channels, strides and residual units of the MONAI U-Net
@@ -218,10 +234,11 @@ class Architecture:
 
     spatial_dims: int = 2
     context: int = 5
-    entry: int = 2
+    unet_entry: int = 1
+    vae_entry: int = 2
     latent_channels: int = 16
     latent_factor: int = 4
-    unet: tuple[int, ...] = (64, 96, 128, 192)
+    unet: tuple[int, ...] = (24, 48, 96, 192)
     unet_strides: tuple[int, ...] = (1, 2, 2)
     unet_units: int = 2
     vae: tuple[int, ...] = (48, 96)

@@ -42,7 +42,8 @@ class InPlane(Degradation):
         noise_level: float = 0.0,
     ) -> None:
         factors = factor if isinstance(factor, tuple) else (factor,) * len(axes)
-        self.matrices, self._up, self._weights, self._back = {}, {}, {}, {}
+        self.matrices, self._up, self._weights = {}, {}, {}
+        self.noise_level = noise_level
         for axis, ratio in zip(axes, factors, strict=True):
             centres = slice_centres(shape[axis], ratio)
             matrix = profile_matrix(centres, shape[axis], ratio, profile)
@@ -50,7 +51,6 @@ class InPlane(Degradation):
             # Zero filling for Fourier data, linear interpolation otherwise.
             self._up[axis] = matrix.T * ratio if profile == "kspace" else interpolation_matrix(centres, shape[axis])
             self._weights[axis] = observation_weights(centres, shape[axis])
-            self._back[axis] = pseudo_inverse(matrix, noise_level)
 
     def degrade(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Fewer voxels along the axes."""
@@ -71,4 +71,5 @@ class InPlane(Degradation):
 
     def reconcile(self, guess: Tensor, measured: Tensor) -> Tensor:
         """Separable projection: measured again, the result gives the low-resolution image back."""
-        return guess + along_axes(self._back, measured - self.degrade(guess))
+        back = {axis: pseudo_inverse(matrix, self.noise_level) for axis, matrix in self.matrices.items()}
+        return guess + along_axes(back, measured - self.degrade(guess))

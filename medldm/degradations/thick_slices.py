@@ -58,7 +58,7 @@ class ThickSlices(Degradation):
         self.matrix = profile_matrix(centres, voxels, self.thickness, profile)
         self._interpolate = interpolation_matrix(centres, voxels)
         self._weights = observation_weights(centres, voxels)
-        self._back = pseudo_inverse(self.matrix, noise_level)
+        self.noise_level = noise_level
 
     def degrade(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Average over each slice's profile; (X, Y, Z) to as many slices along `axis` as were acquired."""
@@ -79,5 +79,5 @@ class ThickSlices(Degradation):
         return Observation(y, observed, self.thickness)
 
     def reconcile(self, guess: Tensor, measured: Tensor) -> Tensor:
-        """x + A^T (A A^T + lambda I)^-1 (y0 - A x): measured again, the result gives the slices back."""
-        return guess + along(self._back, measured - self.degrade(guess), self.axis)
+        """X + A^T (A A^T + lambda I)^-1 (y0 - A x): measured again, the result gives the slices back."""
+        return guess + along(pseudo_inverse(self.matrix, self.noise_level), measured - self.degrade(guess), self.axis)

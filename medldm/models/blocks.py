@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
@@ -41,6 +43,28 @@ def without_norm(network: nn.Module) -> nn.Module:
             setattr(network, name, nn.Identity())
         else:
             without_norm(child)
+    return network
+
+
+def keep_variance(network: nn.Module) -> nn.Module:
+    """Start every convolution so that signals keep their size (He et al., 2015), in place.
+
+    PyTorch's default shrinks them by a third a layer; normalisation would hide that, and we have none.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            # A strided transposed convolution reaches each output voxel with only part of its kernel.
+            reached = math.prod(module.stride) if module.transposed else 1
+            fan = module.in_channels * math.prod(module.kernel_size) / reached
+            nn.init.normal_(module.weight, std=(2 / fan) ** 0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in network.modules():
+        # Two branches of full size would double the variance in every residual block.
+        branch = {"ResidualUnit": "conv", "AEKLResBlock": "conv2"}.get(type(module).__name__)
+        if branch:
+            last = [each for each in getattr(module, branch).modules() if isinstance(each, nn.Conv2d | nn.Conv3d)][-1]
+            last.weight.data.mul_(0.3)
     return network
 
 

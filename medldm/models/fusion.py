@@ -1,4 +1,4 @@
-"""R, the network that writes voxels: a MONAI U-Net behind a space-to-depth door, with a full-resolution last layer.
+"""R, the network that writes voxels: a MONAI U-Net with a full-resolution first and last layer.
 
 Without a latent it is the supervised rival; with one it is the fusion decoder, x = y + R(y, m, sigma, D(z), fidelity).
 """
@@ -9,10 +9,8 @@ import torch
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 
-from medldm.models.blocks import conv, depth_to_space, space_to_depth
+from medldm.models.blocks import conv, depth_to_space, keep_variance, space_to_depth
 from medldm.settings import Architecture
-
-HEAD = 16  # channels of the full-resolution last layer
 
 
 class Residual(nn.Module):
@@ -26,28 +24,29 @@ class Residual(nn.Module):
 
     def __init__(self, shape: Architecture, extra: int = 0) -> None:
         super().__init__()
-        dims, entry = shape.spatial_dims, shape.entry
-        inputs = shape.measured_channels + extra
-        self.entry = entry
-        features = HEAD * entry**dims
+        dims, self.entry = shape.spatial_dims, shape.unet_entry
         self.unet = UNet(
             spatial_dims=dims,
-            in_channels=inputs * entry**dims,
-            out_channels=features,
+            in_channels=(shape.measured_channels + extra) * self.entry**dims,
+            out_channels=shape.unet[0],
             channels=shape.unet,
             strides=shape.unet_strides,
             num_res_units=shape.unet_units,
             act="relu",
             norm=None,
         )
-        self.head = nn.Sequential(conv(dims, HEAD, HEAD), nn.ReLU(), conv(dims, HEAD, 1))
-        nn.init.zeros_(self.head[2].weight)
-        nn.init.zeros_(self.head[2].bias)
+        self.head = conv(dims, shape.unet[0], self.entry**dims)
+        keep_variance(self)
+        # The first guess is the measurement itself.
+        nn.init.zeros_(self.head.weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(B, channels, ...) measurement and extras to (B, 1, ...) correction; grid a multiple of `stride`."""
+        """(B, channels, ...) measurement and extras to (B, 1, ...) correction.
+
+        Every grid axis must be a multiple of the product of `unet_entry` and `unet_strides`.
+        """
         features = self.unet(space_to_depth(inputs, self.entry))
-        correction: Tensor = self.head(depth_to_space(features, self.entry))
+        correction: Tensor = depth_to_space(self.head(features), self.entry)
         return correction.float()
 
 
@@ -62,7 +61,7 @@ def build_fusion(shape: Architecture) -> Residual:
 
 
 def apply_fusion(fusion: nn.Module, inputs: Tensor, decoded: Tensor, fidelity: float | Tensor, centre: int) -> Tensor:
-    """x = y + R(y, m, sigma, D(z), fidelity).
+    """X = y + R(y, m, sigma, D(z), fidelity).
 
     Parameters
     ----------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 
-from medldm.models.blocks import depth_to_space, space_to_depth, without_norm
+from medldm.models.blocks import depth_to_space, keep_variance, space_to_depth, without_norm
 from medldm.settings import Architecture
 
 
@@ -19,10 +19,12 @@ class VAE(nn.Module):
 
     def __init__(self, shape: Architecture) -> None:
         super().__init__()
-        self.entry = shape.entry
-        if shape.entry * 2 ** (len(shape.vae) - 1) != shape.latent_factor:
-            raise ValueError(f"entry {shape.entry} and {len(shape.vae)} levels do not give factor {shape.latent_factor}")
-        depth = shape.entry**shape.spatial_dims
+        self.entry = shape.vae_entry
+        if shape.vae_entry * 2 ** (len(shape.vae) - 1) != shape.latent_factor:
+            raise ValueError(
+                f"vae_entry {shape.vae_entry} and {len(shape.vae)} levels do not give factor {shape.latent_factor}"
+            )
+        depth = shape.vae_entry**shape.spatial_dims
         network = AutoencoderKL(
             spatial_dims=shape.spatial_dims,
             in_channels=depth,
@@ -35,7 +37,11 @@ class VAE(nn.Module):
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
         )
-        self.network = without_norm(network)
+        self.network = keep_variance(without_norm(network))
+        # Latents start almost without noise: first learn to copy, then how much shaking that bears.
+        log_sigma = self.network.quant_conv_log_sigma.conv
+        nn.init.zeros_(log_sigma.weight)
+        nn.init.constant_(log_sigma.bias, -6.0)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1, ...) image to mean and standard deviation of the latent, (B, latent_channels, .../factor)."""

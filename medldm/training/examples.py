@@ -61,9 +61,7 @@ class Damage(NamedTuple):
     noise: Rician | None
 
 
-def draw_example(
-    scans: Sequence[Packed], shape: Architecture, size: int, generator: torch.Generator
-) -> Example:
+def draw_example(scans: Sequence[Packed], shape: Architecture, size: int, generator: torch.Generator) -> Example:
     """A patch of a random scan, augmented and damaged at random.
 
     Parameters
@@ -135,7 +133,9 @@ def _noise(low: float, high: float, generator: torch.Generator) -> Rician:
     level = _uniform(low, high, generator)
     if _uniform(0, 1, generator) < 0.35:
         focus = (_uniform(-0.5, 1.5, generator), _uniform(-0.5, 1.5, generator), 0.5)
-        return VaryingRician(level * 0.6, gain=_uniform(1, 3.5, generator), focus=focus, width=_uniform(0.4, 1.2, generator))
+        return VaryingRician(
+            level * 0.6, gain=_uniform(1, 3.5, generator), focus=focus, width=_uniform(0.4, 1.2, generator)
+        )
     return Rician(level)
 
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
+from medldm.intensity import mri_scaling
 from torch import Tensor
 
 from medldm.errors import InputError
-from medldm.intensity import mri_scaling
 
 log = logging.getLogger(__name__)
 

@@ -80,7 +80,9 @@ class Session:
         self.plan, self.folder, self.score, self.device = plan, folder, score, torch.device(device)
         self.network = network.to(self.device)
         self.averaged = {name: value.detach().clone().float() for name, value in network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+        )
         self.step_number, self.skipped, self.before_s = 0, 0, 0.0
         self.recent: deque[float] = deque(maxlen=200)
         self.rows: list[dict[str, float]] = []
@@ -174,12 +176,22 @@ class Session:
             self.network.load_state_dict(current)
             self.network.train()
         loss = sum(self.recent) / max(1, len(self.recent))
-        row = {"minutes": self.seconds / 60, "step": float(self.step_number), "loss": loss, "skipped": float(self.skipped)}
+        row = {
+            "minutes": self.seconds / 60,
+            "step": float(self.step_number),
+            "loss": loss,
+            "skipped": float(self.skipped),
+        }
         self.rows.append({**row, **scores})
         write_curve(self.folder / "curve.csv", self.rows)
         words = "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
         log.info(
-            "%5.1f min  step %6d  loss %.5f  skipped %d  |  %s", row["minutes"], self.step_number, loss, self.skipped, words
+            "%5.1f min  step %6d  loss %.5f  skipped %d  |  %s",
+            row["minutes"],
+            self.step_number,
+            loss,
+            self.skipped,
+            words,
         )
         self.last_validated = time.monotonic()
         return scores
@@ -233,7 +245,7 @@ def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """safetensors under a temporary name, then renamed: a killed run leaves the last file whole."""
+    """Safetensors under a temporary name, then renamed: a killed run leaves the last file whole."""
     temporary = path.with_suffix(".partial")
     save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
     with temporary.open("rb") as file:

@@ -12,14 +12,10 @@ from medldm.models.fusion import build_unet
 from medldm.models.inputs import centre_plane
 from medldm.settings import Architecture
 from medldm.training.examples import draw_example
+from medldm.training.losses import charbonnier
 from medldm.training.patches import Packed
 from medldm.training.session import Plan, Session, autocast
 from medldm.training.validation import cubes, score
-
-
-def charbonnier(guess: Tensor, clean: Tensor, soft: float = 0.01) -> Tensor:
-    """sqrt(e^2 + soft^2): squares small errors, takes large ones as they are."""
-    return ((guess - clean) ** 2 + soft**2).sqrt().mean() - soft
 
 
 def draw_batch(
@@ -66,7 +62,7 @@ def train_unet(
 
     def validate(network: nn.Module) -> dict[str, float]:
         with autocast(session.device):
-            return score(cases, lambda inputs: (centre_plane(inputs, shape) + network(inputs.to(device)).cpu()))
+            return score(cases, lambda inputs: centre_plane(inputs, shape) + network(inputs.to(device)).cpu())
 
     session = Session(network, plan, folder, validate, resume=resume, device=device)
     for inputs, clean in session.batches(draw_batch(train, shape, plan)):
