@@ -1,1 +1,68 @@
-"""medldm: restore MRI and CT scans with measurement-aware latent diffusion."""
+"""medldm: restore MRI and CT scans with measurement-aware latent diffusion.
+
+>>> import medldm
+>>> scan = medldm.read("scan.nii.gz")            # doctest: +SKIP
+>>> medldm.write(medldm.restore(scan), "out.nii.gz")  # doctest: +SKIP
+
+Importing this package loads neither torch nor MONAI; the first verb does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medldm import benchmark, training
+    from medldm.inspection import inspect
+    from medldm.io import read, write
+    from medldm.tasks import denoise, fill_slices, inpaint, restore, super_resolve
+    from medldm.volume import Volume
+    from medldm.zoo import cards as models
+
+_HOMES = {
+    "read": "medldm.io",
+    "write": "medldm.io",
+    "inspect": "medldm.inspection",
+    "denoise": "medldm.tasks",
+    "super_resolve": "medldm.tasks",
+    "fill_slices": "medldm.tasks",
+    "inpaint": "medldm.tasks",
+    "restore": "medldm.tasks",
+    "Volume": "medldm.volume",
+}
+_ROOMS = ("training", "benchmark", "settings", "errors")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "models":
+        return importlib.import_module("medldm.zoo").cards
+    if name in _ROOMS:
+        return importlib.import_module(f"medldm.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("medldm")
+    raise AttributeError(f"module 'medldm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, *_ROOMS, "models", "__version__"])
+
+
+__all__ = [
+    "Volume",
+    "benchmark",
+    "denoise",
+    "fill_slices",
+    "inpaint",
+    "inspect",
+    "models",
+    "read",
+    "restore",
+    "super_resolve",
+    "training",
+    "write",
+]

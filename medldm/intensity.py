@@ -35,7 +35,7 @@ class Scaling:
             raise ValueError(f"white must lie above black, these are {self.white} and {self.black}")
 
     @property
-    def width(self) -> float:
+    def unit(self) -> float:
         """Stored units per scaled unit: multiply a scaled standard deviation by it to get a stored one."""
         return self.white - self.black
 
@@ -50,7 +50,7 @@ class Scaling:
         -------
         same shape, float32 (float64 stays), scaled intensity; 0 is black, 1 is white, NaN stays NaN
         """
-        scaled: Array = (_as_float(stored) - self.black) / self.width
+        scaled: Array = (_as_float(stored) - self.black) / self.unit
         return scaled
 
     def invert(self, scaled: Array) -> Array:
@@ -64,7 +64,7 @@ class Scaling:
         -------
         same shape, float32 (float64 stays), stored units
         """
-        stored: Array = _as_float(scaled) * self.width + self.black
+        stored: Array = _as_float(scaled) * self.unit + self.black
         return stored
 
 
@@ -124,8 +124,8 @@ def foreground_mask(voxels: Array, modality: str | None = "mr") -> Mask:
     (X, Y, Z) bool
     """
     if modality == "ct":
-        body = _without_cavities(voxels > AIR_IN_CT, faces=(0, 1))
-        return np.logical_and(body, np.isfinite(voxels))
+        body: Mask = _without_cavities(voxels > AIR_IN_CT, faces=(0, 1)) & np.isfinite(voxels)
+        return body
     signal = voxels != 0
     if voxels.dtype.kind == "f":
         signal &= np.isfinite(voxels)
@@ -193,5 +193,5 @@ def _without_cavities(mask: Mask, faces: tuple[int, ...]) -> Mask:
         for end in (0, -1):
             outside[np.unique(np.take(labels, end, axis=axis))] = True
     outside[0] = False
-    filled: Mask = np.logical_not(outside[labels])
+    filled: Mask = (~outside)[labels]
     return filled

@@ -11,6 +11,7 @@ import torch
 
 from medldm.degradations.degradation import Degradation, Observation
 from medldm.degradations.in_plane import InPlane
+from medldm.degradations.joined import Joined
 from medldm.degradations.missing_slices import MissingSlices
 from medldm.degradations.noise import Rician, VaryingRician, smooth_field
 from medldm.degradations.regions import Regions, fill_smoothly
@@ -24,6 +25,7 @@ DEGRADATIONS: dict[str, Callable[[tuple[int, int, int]], Degradation]] = {
     "thick-slices-gap": lambda shape: ThickSlices(shape[2], spacing=3.3, thickness=2.5, profile="rect"),
     "missing-slices": lambda shape: MissingSlices(shape[2], missing=range(3, shape[2] - 3, 4)),
     "in-plane": lambda shape: InPlane(shape, axes=(0, 1), factor=2.0),
+    "joined": lambda shape: Joined(ThickSlices(shape[2], spacing=4.0), InPlane(shape, axes=(0, 1), factor=1.5)),
     "regions": lambda shape: Regions(_corner(shape)),
 }
 
@@ -38,6 +40,7 @@ __all__ = [
     "DEGRADATIONS",
     "Degradation",
     "InPlane",
+    "Joined",
     "MissingSlices",
     "Observation",
     "Regions",

@@ -69,7 +69,11 @@ class InPlane(Degradation):
         y = self.to_grid(measured)
         return Observation(y, outer(self._weights, y.shape).to(y.device))
 
+    def spread(self, lacking: Tensor) -> Tensor:
+        """A^T (A A^T + lambda I)^-1 of what the image lacks, on the output grid."""
+        back = {axis: pseudo_inverse(matrix, self.noise_level) for axis, matrix in self.matrices.items()}
+        return along_axes(back, lacking)
+
     def reconcile(self, guess: Tensor, measured: Tensor) -> Tensor:
         """Separable projection: measured again, the result gives the low-resolution image back."""
-        back = {axis: pseudo_inverse(matrix, self.noise_level) for axis, matrix in self.matrices.items()}
-        return guess + along_axes(back, measured - self.degrade(guess))
+        return guess + self.spread(measured - self.degrade(guess))

@@ -78,6 +78,10 @@ class ThickSlices(Degradation):
         observed = outer({self.axis: self._weights}, y.shape).to(y.device)
         return Observation(y, observed, self.thickness)
 
+    def spread(self, lacking: Tensor) -> Tensor:
+        """A^T (A A^T + lambda I)^-1 of what the slices lack, on the output grid."""
+        return along(pseudo_inverse(self.matrix, self.noise_level), lacking, self.axis)
+
     def reconcile(self, guess: Tensor, measured: Tensor) -> Tensor:
-        """X + A^T (A A^T + lambda I)^-1 (y0 - A x): measured again, the result gives the slices back."""
-        return guess + along(pseudo_inverse(self.matrix, self.noise_level), measured - self.degrade(guess), self.axis)
+        """x + A^T (A A^T + lambda I)^-1 (y0 - A x): measured again, the result gives the slices back."""
+        return guess + self.spread(measured - self.degrade(guess))

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and sentences for what a disk can refuse."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from medldm.errors import OutputError, ResourceError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -17,11 +19,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Parameters
     ----------
-    path : where the file is wanted
+    path : where the file is wanted; missing folders are made, an existing file is replaced at the last moment
 
     Yields
     ------
-    temporary path in the same folder, with the same suffixes
+    hidden temporary path in the same folder, with the same suffixes
 
     Raises
     ------
@@ -45,7 +47,23 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def sentence(problem: OSError, path: Path) -> OutputError | ResourceError:
-    """An OSError of writing, in words."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(f"The disk is full: {path} was not written. Free some space, then run the same command again.")
-    return OutputError(f"{path} cannot be written: {problem.strerror or problem}. Choose another place for the result.")
+    """An OSError of writing, in words.
+
+    Parameters
+    ----------
+    problem : what the operating system said
+    path : what should have been written
+    """
+    if problem.errno in FULL:
+        return ResourceError(
+            f"The disk is full: {path} was not written. Free some space, then run the same command again."
+        )
+    if isinstance(problem, PermissionError) or problem.errno == errno.EROFS:
+        reason = f"{path.parent} is not writable"
+    elif isinstance(problem, FileExistsError | NotADirectoryError):
+        reason = f"{path.parent} is no folder"
+    elif isinstance(problem, IsADirectoryError):
+        reason = "it is a folder"
+    else:
+        reason = problem.strerror or str(problem)
+    return OutputError(f"{path} cannot be written: {reason}. Choose another place for the result.")

@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 import gzip
-import logging
+import io
 import math
-import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
-from medldm.errors import GeometryError, InputError, NotRestorable
+from medldm.errors import GeometryError, InputError, NotRestorable, OutputError, ResourceError
+from medldm.io import nifti_header as headers
 from medldm.io.atomic import whole_file
 from medldm.volume import Affine, Stored, Volume, Voxels
 
-log = logging.getLogger(__name__)
-
 SUFFIXES = (".nii", ".nii.gz")
-UNREADABLE = (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
+GZIP_MAGIC = b"\x1f\x8b"
+GZIP_AT_MOST = 1100  # deflate packs a block of zeros 1032 times
+PIECE = 2**24  # bytes written or checked at once
+LARGEST_NIFTI1 = 32767  # voxels along an axis
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the header of a NIfTI file says; no voxel was read.
+
+    Parameters
+    ----------
+    path : the file
+    header : nibabel header
+    shape : stored shape, trailing ones included
+    dtype : stored voxel type
+    """
+
+    path: Path
+    header: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
 def is_nifti(path: Path) -> bool:
@@ -35,137 +57,125 @@ def stem(path: Path) -> str:
     return next((path.name[: -len(end)] for end in (".nii.gz", ".nii") if lower.endswith(end)), path.stem)
 
 
-def load_image(path: Path) -> Any:
-    """A nibabel image whose header has been checked against the file, voxels not read yet.
+def probe_nifti(path: Path) -> Probe:
+    """The header of a NIfTI file, checked against the size of the file; voxels stay where they are.
 
     Raises
     ------
     InputError
-        Not NIfTI, truncated, empty, or a header that promises more than there is.
+        Missing, empty, not NIfTI, or a header that promises more voxels than the file can hold.
+    NotRestorable
+        Colours or complex numbers.
     """
-    try:
-        size = path.stat().st_size
-    except OSError as problem:
-        raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
-    if size == 0:
-        raise InputError(f"{path} is an empty file. Copy it again from its source.")
-    try:
-        image: Any = nib.load(path)  # type: ignore[attr-defined]
-    except UNREADABLE as problem:
-        raise InputError(f"{path} is not a NIfTI image ({_first_line(problem)}). Check that the file is what its name says.") from problem
-    if not isinstance(image, nib.Nifti1Pair):
-        raise InputError(f"{path} is a {type(image).__name__}, not NIfTI. Convert it to .nii.gz first.")
-    if any(count <= 0 for count in image.shape):
-        raise InputError(f"{path} has no voxels: its header says {_times(image.shape)}.")
-    needed = math.prod(image.shape) * image.get_data_dtype().itemsize
-    # gzip packs a thousandfold at the very most; a header that needs more is damaged or hostile.
-    if needed > (size * 1100 if path.name.lower().endswith(".gz") else size):
-        raise InputError(f"{path} is truncated or damaged: its header promises {needed:,} bytes of voxels, the file has {size:,}.")
-    return image
+    path = Path(path)
+    _must_be_file(path)
+    with _opened(path) as stream:
+        return _probe(stream, path)
 
 
-def read_nifti(path: Path, *, volume_index: int | None = None) -> Volume:
+def read_nifti(path: Path, *, volume_index: int | None = None, fix: bool = False) -> Volume:
     """One 3D volume of a NIfTI file.
+
+    Integers stay integers unless the header scales them; then the voxels are float32 and `write_nifti` puts them back
+    into the same integers with the same slope. Infinite voxels count as missing (NaN).
 
     Parameters
     ----------
-    path : .nii or .nii.gz
-    volume_index : which volume of a 4D file
+    path : .nii or .nii.gz, packed or not whatever its name says
+    volume_index : which volume of a 4D file, counted from 0
+    fix : trust the sform of a file whose sform and qform contradict each other
 
     Returns
     -------
-    volume, axes nearest to RAS; integers stay integers unless the header scales them
+    volume, axes nearest to RAS, mm; ``stored.note`` holds sentences worth telling the user
 
     Raises
     ------
-    InputError, GeometryError, NotRestorable
+    InputError, GeometryError, NotRestorable, UsageError, ResourceError
     """
     path = Path(path)
-    image = load_image(path)
-    notes = _check_kind(image, path)
-    affine = _checked_affine(image, path)
-    array = _voxels(image, path, volume_index)
-    array = array.reshape(array.shape + (1,) * (3 - array.ndim)) if array.ndim < 3 else array
-    ornt = orientations.io_orientation(affine)
-    axes = tuple(int(axis) for axis in ornt[:, 0])
-    flips = tuple(bool(flip < 0) for flip in ornt[:, 1])
-    voxels = orientations.apply_orientation(array, ornt)
-    inside = affine @ orientations.inv_ornt_aff(ornt, array.shape)
+    _must_be_file(path)
+    with _opened(path) as stream:
+        found = _probe(stream, path)
+        grid, index = headers.volume_grid(found.shape, volume_index, str(path), int(found.header["intent_code"]))
+        place = headers.place_of(found.header, grid, str(path), fix=fix)
+        array = _read_voxels(stream, found, grid, index)
+    voxels, note = _scanner_values(array, found)
+    integer = found.dtype.kind in "iu"
     stored = Stored(
-        axes=(axes[0], axes[1], axes[2]),
-        flips=(flips[0], flips[1], flips[2]),
-        dtype=array.dtype if np.issubdtype(array.dtype, np.integer) else np.dtype(np.float32),
+        dtype=found.dtype.newbyteorder("=") if integer else np.dtype(np.float32),
         container="nifti",
-        header=image.header.copy(),
-        note=tuple(notes),
+        header=found.header,
+        note=(*place.note, *note),
     )
-    return Volume(voxels, inside, name=stem(path), stored=stored)
+    return nearest_ras(voxels, place.affine, stem(path), stored)
 
 
-def _check_kind(image: Any, path: Path) -> list[str]:
-    dtype = image.get_data_dtype()
-    if dtype.fields is not None:
-        raise NotRestorable(f"{path} is a colour image (RGB). medldm restores grey-scale scans; leave it out.")
-    if np.issubdtype(dtype, np.complexfloating):
-        raise NotRestorable(f"{path} holds complex voxels. Save its magnitude as a NIfTI of its own first.")
-    notes = []
-    space, _ = image.header.get_xyzt_units()
-    if space in ("unknown",):
-        notes.append("the header does not say its unit of length; read as millimetres")
-    return notes
-
-
-def _checked_affine(image: Any, path: Path) -> Affine:
-    header = image.header
-    scale = {"meter": 1000.0, "micron": 0.001}.get(header.get_xyzt_units()[0], 1.0)
-    affine = np.array(image.affine, dtype=np.float64)
-    zooms = np.array(header["pixdim"][1:4], dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise GeometryError(
-            f"{path} has no usable geometry: its affine is singular or not finite. "
-            "Repair the header (sform/qform) before restoring; medldm will not guess where the voxels are."
-        )
-    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0 and not (zooms > 0).all():
-        raise GeometryError(f"{path} says no voxel size: neither sform nor qform is set and pixdim is {zooms}.")
-    affine[:3] *= scale
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if (spacing < 1e-3).any() or (spacing > 100).any():
-        raise GeometryError(f"{path} has voxels of {' x '.join(f'{s:.3g}' for s in spacing)} mm, which no scanner makes. Repair its header.")
-    cosines = affine[:3, :3] / spacing
-    if np.abs(cosines.T @ cosines - np.eye(3)).max() > 0.02:
-        raise GeometryError(f"{path} has a sheared grid (tilted gantry?). Resample it to a rectangular grid before restoring.")
-    return affine
-
-
-def _voxels(image: Any, path: Path, volume_index: int | None) -> Voxels:
-    shape = image.shape
-    extra = tuple(count for count in shape[3:] if count > 1)
-    picked: tuple[Any, ...] = ()
-    if extra:
-        if volume_index is None:
-            raise NotRestorable(
-                f"{path} is a series of volumes ({_times(shape)}). Pick one with --volume N, counted from 0, or leave it out."
-            )
-        if len(extra) > 1 or not 0 <= volume_index < extra[0]:
-            raise InputError(f"{path} has no volume {volume_index}: its shape is {_times(shape)}.")
-        at = next(axis for axis in range(3, len(shape)) if shape[axis] > 1)
-        picked = tuple(volume_index if axis == at else 0 for axis in range(3, len(shape)))
-    elif len(shape) > 3:
-        picked = (0,) * (len(shape) - 3)
-    try:
-        array = np.asanyarray(image.dataobj[(..., *picked)] if picked else image.dataobj)
-    except (*UNREADABLE, zlib.error) as problem:
-        raise InputError(f"{path} is truncated or damaged ({_first_line(problem)}). Copy it again from its source.") from problem
-    return array if np.issubdtype(array.dtype, np.integer) else array.astype(np.float32)
-
-
-def write_nifti(volume: Volume, path: Path) -> int:
-    """A volume as NIfTI, in the orientation, voxel type and units that it was read with.
+def from_array(voxels: Voxels, affine: Affine, name: str = "volume", modality: str | None = None) -> Volume:
+    """A NumPy array with an affine as a Volume, axes turned nearest to RAS.
 
     Parameters
     ----------
-    volume : integers come out as the same integers, rounded and clipped, unless NaN says that voxels are missing;
-        everything else as float32
+    voxels : (X, Y, Z) real numbers
+    affine : (4, 4) index to mm in RAS+ world space
+    name : what to call it
+    modality : ``"mr"``, ``"ct"`` or None
+    """
+    dtype = np.dtype(voxels.dtype) if voxels.dtype.kind in "iu" else np.dtype(np.float32)
+    if voxels.dtype.kind not in "iu":
+        voxels = voxels.astype(np.float32)
+    return nearest_ras(voxels, np.asarray(affine, dtype=np.float64), name, Stored(dtype=dtype, modality=modality))
+
+
+def from_nibabel(image: Any, name: str = "volume") -> Volume:
+    """A three-dimensional nibabel image as a Volume; a NIfTI header is kept for writing."""
+    affine = np.asarray(image.affine, dtype=np.float64)
+    volume = from_array(np.asanyarray(image.dataobj), affine, name)
+    if isinstance(image, nib.Nifti1Pair):
+        stored = Stored(volume.stored.axes, volume.stored.flips, volume.stored.dtype, "nifti", image.header.copy())
+        volume = volume.with_voxels(volume.voxels, stored=stored)
+    return volume
+
+
+def nearest_ras(voxels: Voxels, affine: Affine, name: str, stored: Stored) -> Volume:
+    """Turn stored voxels so that their axes point nearest to Right, Anterior, Superior.
+
+    Parameters
+    ----------
+    voxels : three axes, as stored
+    affine : (4, 4), stored index to mm
+    name : for messages
+    stored : everything known about the storage; axes and flips are filled in here
+    """
+    ornt = orientations.io_orientation(affine)
+    axes, flips = ornt[:, 0].astype(int), ornt[:, 1] < 0
+    inside = affine @ orientations.inv_ornt_aff(ornt, voxels.shape)
+    stored = Stored(
+        axes=(int(axes[0]), int(axes[1]), int(axes[2])),
+        flips=(bool(flips[0]), bool(flips[1]), bool(flips[2])),
+        dtype=stored.dtype,
+        container=stored.container,
+        header=stored.header,
+        thickness_mm=stored.thickness_mm,
+        missing=stored.missing,
+        modality=stored.modality,
+        note=stored.note,
+    )
+    turned = np.ascontiguousarray(orientations.apply_orientation(voxels, ornt))
+    return Volume(turned, inside, name=name, stored=stored)
+
+
+def write_nifti(volume: Volume, path: Path) -> int:
+    """A volume as NIfTI, in the orientation, voxel type, units and codes that it was read with.
+
+    Integers come out as the same integers, rounded and clipped (through the file's own slope, where it had one), unless
+    NaN says that voxels are missing; everything else comes out as float32. On the grid of its source the header's
+    geometry is kept byte for byte; on a new grid sform and qform both get the new affine. NIfTI extensions are dropped:
+    they describe the original voxels and may hold what identifies a patient.
+
+    Parameters
+    ----------
+    volume : scan
     path : .nii or .nii.gz; written under a temporary name, then renamed; equal volumes give equal bytes
 
     Returns
@@ -176,58 +186,200 @@ def write_nifti(volume: Volume, path: Path) -> int:
     ------
     OutputError, ResourceError
     """
-    array, clipped = to_dtype(volume.to_stored(volume.voxels), volume.stored.dtype)
-    image: Any = nib.Nifti1Image(array, volume.stored_affine(), dtype=array.dtype)  # type: ignore[no-untyped-call]
-    source = volume.stored.header if isinstance(volume.stored.header, nib.Nifti1Header) else None
-    _describe(image, source, volume.stored_affine())
-    payload = image.to_bytes()
-    with whole_file(Path(path)) as temporary, temporary.open("wb") as raw:
+    path = Path(path)
+    if not is_nifti(path):
+        raise OutputError(f"{path} does not end in .nii or .nii.gz. Choose such a name for a NIfTI result.")
+    array, header, clipped = _as_stored(volume)
+    with whole_file(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".gz"):
             # No name and no time in the gzip header: equal runs give equal bytes.
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as packed:
-                packed.write(payload)
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=5, mtime=0) as packed:
+                _pour(header, array, packed)
         else:
-            raw.write(payload)
+            _pour(header, array, raw)
     return clipped
 
 
-def to_dtype(array: Voxels, dtype: np.dtype[Any]) -> tuple[Voxels, int]:
+def to_dtype(array: Voxels, dtype: np.dtype[Any], slope: float = 1.0, intercept: float = 0.0) -> tuple[Voxels, int]:
     """Voxels in the type of the file: integers rounded and clipped, missing voxels forcing float32.
 
     Parameters
     ----------
-    array : any shape
+    array : any shape, scanner values
     dtype : type of the file
+    slope, intercept : scanner value = slope x stored integer + intercept
 
     Returns
     -------
     array in that type, and how many voxels were clipped
     """
-    if array.dtype == dtype:
+    scaled = (slope, intercept) != (1.0, 0.0)
+    if array.dtype == dtype and not (scaled and dtype.kind in "iu"):
         return array, 0
-    if not np.issubdtype(dtype, np.integer) or np.isnan(array).any():
+    if dtype.kind not in "iu" or (array.dtype.kind == "f" and np.isnan(array).any()):
         return array.astype(np.float32), 0
+    if scaled:
+        array = (array.astype(np.float64) - intercept) / slope
+    rounded = np.rint(array) if array.dtype.kind == "f" else array
     limits = np.iinfo(dtype)
-    rounded = np.rint(array)
     clipped = int(((rounded < limits.min) | (rounded > limits.max)).sum())
-    return np.clip(rounded, limits.min, limits.max).astype(dtype), clipped
+    if rounded.dtype.kind == "f" and dtype.itemsize >= 4:
+        rounded = rounded.astype(np.float64)  # float32 cannot hold the largest int32
+    fitting: Voxels = np.clip(rounded, limits.min, limits.max).astype(dtype)
+    return fitting, clipped
 
 
-def _describe(image: Any, source: Any, affine: Affine) -> None:
-    header = image.header
-    header.set_xyzt_units("mm", source.get_xyzt_units()[1] if source is not None else "unknown")
-    sform = int(source["sform_code"]) if source is not None else 1
-    qform = int(source["qform_code"]) if source is not None else 1
-    # At least one of the two must carry the geometry.
-    image.set_sform(affine, code=sform if sform or qform else 1)
-    image.set_qform(affine, code=qform)
-    header["descrip"] = b"medldm"
-    header["cal_max"] = header["cal_min"] = 0
+def _must_be_file(path: Path) -> None:
+    try:
+        if not path.exists():
+            raise InputError(f"{path} does not exist. Check the path.")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, not a NIfTI file.")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is an empty file. Copy it again from its source.")
+    except OSError as problem:
+        raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
 
 
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(count) for count in shape)
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The unpacked content of a file, its troubles put into words."""
+    try:
+        with path.open("rb") as raw:
+            if raw.read(2) == GZIP_MAGIC:
+                raw.seek(0)
+                with gzip.GzipFile(fileobj=raw) as unpacked, io.BufferedReader(unpacked) as stream:
+                    yield stream
+            else:
+                raw.seek(0)
+                yield raw
+    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
+        raise InputError(f"{path} is truncated or damaged ({problem}). Copy it again from its source.") from problem
+    except PermissionError as problem:
+        raise InputError(f"{path} cannot be read: {problem.strerror}. Check its permissions.") from problem
+    except OSError as problem:
+        raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
+    except MemoryError as problem:
+        raise ResourceError(f"{path} does not fit into memory. Use a machine with more, or crop the scan.") from problem
 
 
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).splitlines() or [type(problem).__name__])[0].replace(os.sep, "/")[:160]
+def _probe(stream: BinaryIO, path: Path) -> Probe:
+    header = headers.read_header(stream, str(path))
+    shape, dtype = headers.stored_shape(header, str(path)), headers.stored_dtype(header, str(path))
+    promised = math.prod(shape) * dtype.itemsize
+    there = path.stat().st_size * (GZIP_AT_MOST if isinstance(stream, io.BufferedReader) and _packed(stream) else 1)
+    if promised > there:
+        raise InputError(
+            f"{path} is truncated or damaged: its header promises {promised:,} bytes of voxels, "
+            f"the file has {path.stat().st_size:,}. Copy it again from its source."
+        )
+    return Probe(path, header, shape, dtype)
+
+
+def _packed(stream: io.BufferedReader) -> bool:
+    return isinstance(stream.raw, gzip.GzipFile)
+
+
+def _read_voxels(stream: BinaryIO, found: Probe, grid: tuple[int, int, int], index: int) -> Voxels:
+    size = math.prod(grid) * found.dtype.itemsize
+    _must_fit(size, found.path)
+    start = int(found.header["vox_offset"]) or (352 if found.header.sizeof_hdr == 348 else 544)
+    stream.seek(start + index * size)
+    data = stream.read(size)
+    if len(data) < size:
+        raise InputError(
+            f"{found.path} is truncated: {len(data):,} of {size:,} bytes of voxels are there. "
+            "Copy it again from its source."
+        )
+    if math.prod(found.shape) == math.prod(grid):
+        while stream.read(PIECE):  # gzip compares its checksum only at the end of the file
+            pass
+    array = np.frombuffer(data, dtype=found.dtype).reshape(grid, order="F")
+    return array.astype(found.dtype.newbyteorder("="), copy=False)
+
+
+def _must_fit(size: int, path: Path) -> None:
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if 2 * size > free:
+        raise ResourceError(
+            f"{path} holds {size / 2**30:.1f} GiB of voxels, {free / 2**30:.1f} GiB of memory are free. "
+            "Use a machine with more memory, or crop the scan."
+        )
+
+
+def _scanner_values(array: Voxels, found: Probe) -> tuple[Voxels, list[str]]:
+    """Stored voxels with the header's slope applied, and sentences about what was odd."""
+    slope, intercept = headers.scaling_of(found.header)
+    scaled = (slope, intercept) != (1.0, 0.0)
+    if array.dtype.kind in "iu" and not scaled:
+        return array, []
+    values: Voxels = array.astype(np.float64) * slope + intercept if scaled else array
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is told
+        values = values.astype(np.float32)
+    infinite = np.isinf(values)
+    if not infinite.any():
+        return values, []
+    values[infinite] = np.nan
+    return values, [f"{found.path} holds {int(infinite.sum())} infinite voxels; they count as missing."]
+
+
+def _as_stored(volume: Volume) -> tuple[Voxels, Any, int]:
+    """Voxels and header as they will lie in the file, and how many voxels were clipped."""
+    source = volume.stored.header if isinstance(volume.stored.header, nib.Nifti1Header) else None
+    slope, intercept = headers.scaling_of(source) if source is not None else (1.0, 0.0)
+    dtype = volume.stored.dtype if volume.stored.dtype.kind in "iu" else np.dtype(np.float32)
+    array, clipped = to_dtype(volume.to_stored(volume.voxels), dtype, slope, intercept)
+    header = _template(source, max(array.shape))
+    header.set_data_dtype(array.dtype)
+    if array.dtype.kind == "f":
+        header["scl_slope"], header["scl_inter"] = 1, 0
+    _put_in_place(header, source, array.shape, volume)
+    header["magic"] = b"n+2" if header.sizeof_hdr == 540 else b"n+1"
+    header["vox_offset"] = 544 if header.sizeof_hdr == 540 else 352
+    return array, header, clipped
+
+
+def _template(source: Any, longest: int) -> Any:
+    """A little-endian single-file header: a copy of the source's, or a new one in millimetres."""
+    if source is None:
+        header: Any = nib.Nifti1Header() if longest <= LARGEST_NIFTI1 else nib.Nifti2Header()
+        header.set_xyzt_units("mm")
+        return header
+    kind = nib.Nifti2Header if source.sizeof_hdr == 540 or longest > LARGEST_NIFTI1 else nib.Nifti1Header
+    source = source.as_byteswapped("<") if source.endianness != "<" else source
+    same = source.sizeof_hdr == (540 if kind is nib.Nifti2Header else 348)
+    return kind(source.binaryblock, check=False) if same else kind.from_header(source, check=False)
+
+
+def _put_in_place(header: Any, source: Any, shape: tuple[int, ...], volume: Volume) -> None:
+    """The grid of the volume; nothing is touched where the source's own header already says it."""
+    affine, place = volume.stored_affine(), None
+    if source is not None:
+        try:
+            stored = headers.stored_shape(source, volume.name)
+            grid, _ = headers.volume_grid(stored, 0, volume.name)
+            place = headers.place_of(source, grid, volume.name)
+        except (InputError, NotRestorable, GeometryError):
+            place = None  # a header that had to be repaired is not handed on
+        else:
+            same = grid == shape and np.allclose(place.affine, affine, rtol=1e-6, atol=1e-5)
+            if same and math.prod(stored) == math.prod(shape) and headers.is_sound(source):
+                return
+            if grid != shape:
+                header["slice_start"], header["slice_end"], header["slice_code"] = 0, 0, 0
+    header.set_data_shape(shape)
+    code = place.code if place is not None and place.code > 0 else (1 if volume.stored.container == "dicom" else 2)
+    unit_mm = place.unit_mm if place is not None else 1.0
+    if unit_mm == 1.0:
+        header.set_xyzt_units("mm", header.get_xyzt_units()[1] if source is not None else None)
+    headers.set_affine(header, np.diag([1 / unit_mm] * 3 + [1.0]) @ affine, code)
+
+
+def _pour(header: Any, array: Voxels, stream: Any) -> None:
+    stream.write(header.binaryblock)
+    stream.write(b"\0" * 4)  # no extensions
+    flat = memoryview(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F"))
+    for start in range(0, len(flat), PIECE):
+        stream.write(flat[start : start + PIECE])

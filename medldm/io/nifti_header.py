@@ -1,0 +1,333 @@
+"""What a NIfTI header says about size, numbers and place, and what to make of it when it is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+from medldm.errors import GeometryError, InputError, NotRestorable, UsageError
+from medldm.volume import Affine
+
+MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
+PLAUSIBLE_MM = (0.02, 50.0)  # voxel edges of a patient's scan
+MADE_MM = (0.001, 100.0)  # voxel edges of anything that a scanner makes
+AGREE = 0.01  # relative difference of voxel sizes that rounding explains
+PARAMETERS = range(2, 25)  # NIfTI intent codes of statistics
+LABELS = (1002, 1003)
+VECTORS = {1004: "matrices", 1005: "matrices", 1006: "displacements", 1007: "vectors"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the stored voxels are.
+
+    Parameters
+    ----------
+    affine : (4, 4) float64, stored voxel index to mm in RAS+ world space
+    unit_mm : mm per unit of the header
+    code : NIfTI code of the space, 0 when the header names none
+    note : sentences worth telling
+    """
+
+    affine: Affine
+    unit_mm: float
+    code: int
+    note: tuple[str, ...] = ()
+
+
+def read_header(stream: BinaryIO, name: str) -> Any:
+    """The NIfTI-1 or NIfTI-2 header at the start of a stream, in either byte order.
+
+    Parameters
+    ----------
+    stream : uncompressed bytes
+    name : of the file, for messages
+
+    Raises
+    ------
+    InputError
+        The bytes are no NIfTI header.
+    """
+    start = stream.read(544)
+    for kind, size in ((nib.Nifti1Header, 348), (nib.Nifti2Header, 540)):
+        if len(start) < size:
+            continue
+        for order in "<>":
+            if int(np.frombuffer(start[:4], dtype=f"{order}i4")[0]) == size:
+                header: Any = kind(start[:size], endianness=order, check=False)
+                return _with_magic(header, name)
+    raise InputError(
+        f"{name} is no NIfTI file: its content does not start with a NIfTI header. Check what it really is."
+    )
+
+
+def _with_magic(header: Any, name: str) -> Any:
+    magic = bytes(header["magic"].tobytes())[:3]
+    if magic in (b"n+1", b"n+2"):
+        return header
+    if magic in (b"ni1", b"ni2"):
+        raise InputError(f"{name} is half of a .hdr/.img pair. Convert the pair to one .nii.gz file first.")
+    raise InputError(f"{name} is an Analyze file, which does not say left from right. Convert it to NIfTI first.")
+
+
+def stored_shape(header: Any, name: str) -> tuple[int, ...]:
+    """Voxels along each stored axis, trailing ones included.
+
+    Raises
+    ------
+    InputError
+        Dimensions that no image has.
+    """
+    dim = [int(size) for size in header["dim"]]
+    if not 1 <= dim[0] <= 7:
+        raise InputError(f"{name} claims to have {dim[0]} dimensions; its header is damaged. Export it again.")
+    shape = tuple(dim[1 : dim[0] + 1])
+    if min(shape) < 1:
+        raise InputError(f"{name} claims a size of {_times(shape)} voxels; its header is damaged or it holds no image.")
+    return shape
+
+
+def stored_dtype(header: Any, name: str) -> np.dtype[Any]:
+    """The voxel type, if it is one that can be restored.
+
+    Raises
+    ------
+    InputError
+        Unknown type.
+    NotRestorable
+        Colours or complex numbers.
+    """
+    code = int(header["datatype"])
+    if code in (128, 2304):
+        raise NotRestorable(f"{name} is a colour image (RGB); medldm restores scans with one value per voxel.")
+    try:
+        dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
+    except HeaderDataError:
+        dtype = np.dtype(np.void)
+    if dtype.kind == "c":
+        raise NotRestorable(f"{name} holds complex numbers; compute the magnitude image and restore that.")
+    if dtype.kind not in "iuf":
+        raise InputError(f"{name} has voxels of a type that NIfTI does not define (code {code}); export it again.")
+    return dtype
+
+
+def scaling_of(header: Any) -> tuple[float, float]:
+    """Slope and intercept from stored to scanner values; (1, 0) where the header gives none.
+
+    A slope of 0 means none (NIfTI-1); so does one that is not a number.
+    """
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite(slope) or slope == 0:
+        return 1.0, 0.0
+    return slope, intercept if np.isfinite(intercept) else 0.0
+
+
+def volume_grid(
+    shape: tuple[int, ...], volume_index: int | None, name: str, intent: int = 0
+) -> tuple[tuple[int, int, int], int]:
+    """The 3D grid inside a stored shape, and which of its volumes to take.
+
+    Parameters
+    ----------
+    shape : stored shape; a 2D image is one slice, trailing ones do not count
+    volume_index : ``--volume``, counted from 0
+    name : of the file, for messages
+    intent : NIfTI intent code
+
+    Raises
+    ------
+    NotRestorable
+        Several volumes and none chosen, or a single line of voxels.
+    UsageError
+        A volume that is not there.
+    """
+    padded = shape + (1,) * (3 - len(shape))
+    if sum(size > 1 for size in shape) < 2:
+        raise NotRestorable(f"{name} is no image: {_times(shape)} voxels. medldm restores planes and volumes.")
+    count = int(np.prod(padded[3:], dtype=np.int64))
+    if volume_index is None:
+        if count > 1:
+            what = (
+                f"{count} {VECTORS[intent]} images" if intent in VECTORS else f"{count} volumes (4D: {_times(shape)})"
+            )
+            raise NotRestorable(f"{name} holds {what}. Choose one with `--volume N`, counted from 0.")
+        volume_index = 0
+    if not 0 <= volume_index < count:
+        raise UsageError(f"{name} has no volume {volume_index}: it holds {count}, counted from 0.")
+    x, y, z = padded[:3]
+    return (x, y, z), volume_index
+
+
+def intent_reason(header: Any) -> str | None:
+    """Why the declared intent of an image speaks against restoring it, or None."""
+    intent = int(header["intent_code"])
+    if intent in LABELS:
+        return "its header says that it is a label map"
+    if intent in PARAMETERS:
+        return "its header says that it is a statistical map"
+    return None
+
+
+def place_of(header: Any, shape: tuple[int, int, int], name: str, *, fix: bool = False) -> Place:
+    """Where the voxels are: sform if it can be used, else qform, else the voxel sizes alone.
+
+    Parameters
+    ----------
+    header : nibabel NIfTI header
+    shape : stored 3D grid
+    name : of the file, for messages
+    fix : trust the sform where sform and qform contradict each other
+
+    Raises
+    ------
+    GeometryError
+        Nothing usable, or sform and qform that contradict each other.
+    """
+    note: list[str] = []
+    sform, qform = _sform(header), _qform(header, shape)
+    s_code, q_code = int(header["sform_code"]), int(header["qform_code"])
+    for word, code, matrix in (("sform", s_code, sform), ("qform", q_code, qform)):
+        if code > 0 and matrix is None:
+            note.append(f"{name} has an unusable {word} (not finite, or without volume); it is ignored.")
+    if s_code > 0 and sform is not None:
+        if q_code > 0 and qform is not None:
+            note += _contradictions(sform, qform, s_code == q_code, name, fix)
+        affine, code = sform, s_code
+    elif q_code > 0 and qform is not None:
+        affine, code = qform, q_code
+    elif s_code > 0 or q_code > 0:
+        raise GeometryError(f"{name} has neither a usable sform nor a usable qform. Export it again from the scanner.")
+    else:
+        affine, code = _sizes_alone(header, shape, name), 0
+        note.append(f"{name} does not say how the patient lay (sform and qform are unset): left and right are a guess.")
+    unit_mm, unit_note = _unit(header, affine, shape, name)
+    affine = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ affine
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if any(count > 1 and not MADE_MM[0] <= size <= MADE_MM[1] for count, size in zip(shape, sizes, strict=True)):
+        edges = " x ".join(f"{size:.3g}" for size in sizes)
+        raise GeometryError(
+            f"{name} has voxels of {edges} mm, which no scanner makes. Correct its voxel size or units."
+        )
+    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.99:
+        note.append(f"{name} has axes that are not at right angles; they are kept as they are.")
+    return Place(affine, unit_mm, code, (*note, *unit_note))
+
+
+def is_sound(header: Any) -> bool:
+    """Whether what the header says about place can be handed on as it is."""
+    sizes = np.array([float(size) for size in header["pixdim"][:4]])
+    forms = [_sform(header) is not None or int(header["sform_code"]) <= 0]
+    forms += [not int(header["qform_code"]) > 0 or _qform(header, (2, 2, 2)) is not None]
+    return bool(np.isfinite(sizes).all() and (sizes[1:] > 0).all() and abs(sizes[0]) == 1 and all(forms))
+
+
+def set_affine(header: Any, affine: Affine, code: int) -> None:
+    """Write one affine into sform and qform; a sheared one into the sform alone, since a qform cannot hold it.
+
+    Parameters
+    ----------
+    header : changed in place
+    affine : (4, 4), stored index to RAS+ in the unit of the header
+    code : NIfTI code of the space
+    """
+    header.set_sform(affine, code=code)
+    header.set_qform(affine, code=code, strip_shears=True)
+    if not np.allclose(header.get_qform(), affine, rtol=1e-3, atol=1e-3 * float(np.abs(affine).max())):
+        header["qform_code"] = 0
+
+
+def _usable(affine: Affine) -> bool:
+    if not np.isfinite(affine).all():
+        return False
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool((sizes > 0).all() and abs(np.linalg.det(affine[:3, :3] / sizes)) > 1e-3)
+
+
+def _sform(header: Any) -> Affine | None:
+    affine = np.eye(4)
+    affine[:3] = [np.asarray(header[f"srow_{row}"], dtype=np.float64) for row in "xyz"]
+    return affine if _usable(affine) else None
+
+
+def _qform(header: Any, shape: tuple[int, int, int]) -> Affine | None:
+    """The qform with voxel sizes and handedness (qfac) that scanners forgot or negated taken as the standard says."""
+    plain = header.copy()
+    sizes = _sizes(header, shape)
+    quaternion = np.array([float(header[f"quatern_{each}"]) for each in "bcd"])
+    if sizes is None or not np.isfinite(quaternion).all() or (quaternion**2).sum() > 1.0001:
+        return None
+    plain["pixdim"][1:4] = sizes
+    plain["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
+    for each, value in zip("bcd", quaternion / max(1.0, np.sqrt((quaternion**2).sum())), strict=True):
+        plain[f"quatern_{each}"] = value
+    try:
+        affine: Affine = np.asarray(plain.get_qform(), dtype=np.float64)
+    except (HeaderDataError, ValueError):
+        return None
+    return affine if _usable(affine) else None
+
+
+def _sizes(header: Any, shape: tuple[int, int, int]) -> list[float] | None:
+    """Voxel sizes, positive; an axis with one voxel may lack one. None when they are nonsense."""
+    sizes = [abs(float(size)) for size in header["pixdim"][1:4]]
+    for axis, size in enumerate(sizes):
+        if shape[axis] == 1 and not (np.isfinite(size) and size > 0):
+            sizes[axis] = 1.0
+    return sizes if all(np.isfinite(size) and size > 0 for size in sizes) else None
+
+
+def _sizes_alone(header: Any, shape: tuple[int, int, int], name: str) -> Affine:
+    """Radiological axes around the middle of the grid, as nibabel and most viewers assume (NIfTI method 1)."""
+    sizes = _sizes(header, shape)
+    if sizes is None:
+        found = ", ".join(f"{float(size):g}" for size in header["pixdim"][1:4])
+        raise GeometryError(f"{name} has no usable voxel size ({found}) and no orientation. Export it again.")
+    affine = np.diag([-sizes[0], sizes[1], sizes[2], 1.0])
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return affine
+
+
+def _contradictions(sform: Affine, qform: Affine, same_space: bool, name: str, fix: bool) -> list[str]:
+    """Sentences about sform and qform that disagree; an error where that could swap or stretch a patient."""
+    s_sizes, q_sizes = (np.linalg.norm(each[:3, :3], axis=0) for each in (sform, qform))
+    found = ""
+    if np.sign(np.linalg.det(sform[:3, :3])) != np.sign(np.linalg.det(qform[:3, :3])):
+        found = "disagree about left and right"
+    elif same_space and not np.allclose(s_sizes, q_sizes, rtol=AGREE):
+        sizes = " and ".join(" x ".join(f"{size:.4g}" for size in each) for each in (s_sizes, q_sizes))
+        found = f"give different voxel sizes ({sizes})"
+    if found and not fix:
+        raise GeometryError(
+            f"{name} contradicts itself: its sform and qform {found}. "
+            "Correct the header, or trust the sform with `--fix`."
+        )
+    if found:
+        return [f"{name}: sform and qform {found}; the sform was trusted."]
+    apart = np.abs(sform - qform)[:3].max() > 0.5 * s_sizes.min()
+    return [f"{name}: sform and qform describe different places; the sform is used."] if same_space and apart else []
+
+
+def _unit(header: Any, affine: Affine, shape: tuple[int, int, int], name: str) -> tuple[float, tuple[str, ...]]:
+    """Millimetres per unit of the header, not believing units that make voxels of a metre."""
+    code = int(header["xyzt_units"]) & 7
+    word = {1: "meter", 2: "mm", 3: "micron"}.get(code, "unknown")
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    sizes = sizes[[axis for axis in range(3) if shape[axis] > 1]]
+
+    def plausible(unit_mm: float) -> bool:
+        return bool((sizes * unit_mm >= PLAUSIBLE_MM[0]).all() and (sizes * unit_mm <= PLAUSIBLE_MM[1]).all())
+
+    if word == "unknown":
+        note = f"{name} does not say its unit of length; millimetres are assumed."
+        return 1.0, (note,)
+    if word != "mm" and not plausible(MILLIMETRES[word]) and plausible(1.0):
+        return 1.0, (f"{name} says that its unit is {word}, which would make impossible voxels; read as millimetres.",)
+    return MILLIMETRES[word], ()
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(size) for size in shape)

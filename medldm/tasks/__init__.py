@@ -1,0 +1,206 @@
+"""The verbs. Each takes a volume and gives a volume; all doors call `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from medldm.errors import UsageError
+from medldm.settings import VERBS, Denoise, FillSlices, Inpaint, Restore, Settings, SuperResolve, make
+from medldm.tasks import denoise as _denoise
+from medldm.tasks import fill_slices as _fill_slices
+from medldm.tasks import inpaint as _inpaint
+from medldm.tasks import restore as _restore
+from medldm.tasks import super_resolve as _super_resolve
+from medldm.tasks.pipeline import silent
+from medldm.tasks.planes import Progress
+from medldm.volume import Affine, Stored, Volume, Voxels
+
+TASKS: dict[str, Callable[..., Volume]] = {
+    "denoise": _denoise.denoise,
+    "super-resolve": _super_resolve.super_resolve,
+    "fill-slices": _fill_slices.fill_slices,
+    "inpaint": _inpaint.inpaint,
+    "restore": _restore.restore,
+}
+
+
+def run(
+    verb: str, volume: Volume, settings: Settings, *, mask: Volume | Voxels | None = None, progress: Progress = silent
+) -> Volume:
+    """One verb on one volume.
+
+    Parameters
+    ----------
+    verb : name in `TASKS`
+    volume : scan
+    settings : of the verb
+    mask : of `inpaint`, on the grid of the scan
+    progress : called with (done, total, what); may raise to stop
+
+    Returns
+    -------
+    restored volume; the volume itself when there was nothing to do
+
+    Raises
+    ------
+    MedldmError
+    """
+    if verb == "inpaint":
+        if mask is None:
+            raise UsageError("inpaint needs a mask that says where to fill.")
+        return TASKS[verb](volume, mask, settings, progress)
+    return TASKS[verb](volume, settings, progress)
+
+
+def as_volume(scan: Any, affine: Affine | None = None) -> Volume:
+    """A Volume of what callers hold: a Volume, a nibabel image, or an array and its affine.
+
+    Parameters
+    ----------
+    scan : Volume, nibabel image, or (X, Y, Z) array
+    affine : (4, 4) RAS mm, with an array
+
+    Raises
+    ------
+    UsageError
+    """
+    if isinstance(scan, Volume):
+        return scan
+    if hasattr(scan, "get_fdata") and hasattr(scan, "affine"):
+        array, affine = np.asanyarray(scan.dataobj), np.asarray(scan.affine, dtype=np.float64)
+    elif isinstance(scan, np.ndarray) and affine is not None:
+        array = scan
+    else:
+        raise UsageError("A scan is a medldm.Volume, a nibabel image, or a NumPy array together with affine=.")
+    from nibabel import orientations
+
+    if array.ndim != 3:
+        raise UsageError(f"A scan has three axes, this one has {array.ndim}.")
+    ornt = orientations.io_orientation(affine)
+    axes, flips = [int(a) for a in ornt[:, 0]], [bool(f < 0) for f in ornt[:, 1]]
+    stored = Stored(
+        axes=(axes[0], axes[1], axes[2]),
+        flips=(flips[0], flips[1], flips[2]),
+        dtype=array.dtype if np.issubdtype(array.dtype, np.integer) else np.dtype(np.float32),
+    )
+    inside = affine @ orientations.inv_ornt_aff(ornt, array.shape)
+    return Volume(orientations.apply_orientation(array, ornt), inside, stored=stored)
+
+
+def denoise(volume: Any, noise: float | None = None, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
+    """Remove noise from an MR (Rician, also of parallel imaging) or CT scan.
+
+    Parameters
+    ----------
+    volume : Volume, nibabel image, or (X, Y, Z) array with `affine`
+    noise : MRI a fraction of the 99.5th percentile of the foreground, CT HU; estimated when not given
+    affine : (4, 4) RAS mm, with an array
+    progress : called with (done, total, what)
+    **options : fields of `medldm.settings.Denoise`
+
+    Returns
+    -------
+    Volume on the same grid; ``std`` is filled when ``samples`` > 1; no voxel moves more than 4 sigma
+
+    Raises
+    ------
+    MedldmError
+    """
+    return run("denoise", as_volume(volume, affine), make(Denoise, {"noise": noise, **options}), progress=progress)
+
+
+def super_resolve(volume: Any, spacing: Any = 1.0, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
+    """Thin slices from thick ones, at any ratio; finer planes where asked.
+
+    Parameters
+    ----------
+    volume : Volume, nibabel image, or (X, Y, Z) array with `affine`
+    spacing : mm; one number for every coarser axis, or one for each stored axis
+    affine, progress : see `denoise`
+    **options : fields of `medldm.settings.SuperResolve` (``slice_thickness``, ``slice_profile``, ...)
+
+    Returns
+    -------
+    Volume over the same field of view; measured again with its slice profile it gives the scan back
+
+    Raises
+    ------
+    MedldmError
+    """
+    options = {"spacing": spacing, **options}
+    return run("super-resolve", as_volume(volume, affine), make(SuperResolve, options), progress=progress)
+
+
+def fill_slices(volume: Any, missing: Any = None, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
+    """Fill missing or damaged slices; measured slices come out bit for bit.
+
+    Parameters
+    ----------
+    volume : Volume, nibabel image, or (X, Y, Z) array with `affine`
+    missing : slice numbers along the stored third axis, from 0, or text like ``"12,13,40-44"``; found when not given
+    affine, progress : see `denoise`
+    **options : fields of `medldm.settings.FillSlices`
+
+    Returns
+    -------
+    Volume on the same grid
+
+    Raises
+    ------
+    MedldmError
+    """
+    options = {"missing": missing if isinstance(missing, str | None) else tuple(missing), **options}
+    return run("fill-slices", as_volume(volume, affine), make(FillSlices, options), progress=progress)
+
+
+def inpaint(volume: Any, mask: Any, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
+    """Fill a region from its surroundings; what lies outside comes out bit for bit.
+
+    Parameters
+    ----------
+    volume : Volume, nibabel image, or (X, Y, Z) array with `affine`
+    mask : Volume or nibabel image on the grid of the scan, or an array laid out like the scan that was given
+    affine, progress : see `denoise`
+    **options : fields of `medldm.settings.Inpaint`
+
+    Returns
+    -------
+    Volume on the same grid
+
+    Raises
+    ------
+    MedldmError
+    """
+    scan = as_volume(volume, affine)
+    if not isinstance(mask, Volume):
+        if hasattr(mask, "get_fdata"):
+            mask = as_volume(mask)
+        elif not isinstance(volume, Volume):
+            mask = scan.from_stored(np.asarray(mask))
+    return run("inpaint", scan, make(Inpaint, options), mask=mask, progress=progress)
+
+
+def restore(volume: Any, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
+    """Look at the scan, make a plan, and do what it needs: fill, super-resolve, denoise.
+
+    Parameters
+    ----------
+    volume : Volume, nibabel image, or (X, Y, Z) array with `affine`
+    affine, progress : see `denoise`
+    **options : fields of `medldm.settings.Restore`
+
+    Returns
+    -------
+    Volume; the one that was given when it needs nothing. The plan stands in ``history[-1].facts["plan"]``
+
+    Raises
+    ------
+    MedldmError
+    """
+    return run("restore", as_volume(volume, affine), make(Restore, options), progress=progress)
+
+
+__all__ = ["TASKS", "VERBS", "as_volume", "denoise", "fill_slices", "inpaint", "restore", "run", "super_resolve"]

@@ -1,0 +1,45 @@
+"""Denoise: keep the anatomy, lose the noise, move no voxel farther than the noise can have moved it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from medldm.degradations import Rician
+from medldm.degradations.noise import BOUND
+from medldm.settings import Denoise
+from medldm.tasks.pipeline import Job, observe_known
+from medldm.tasks.planes import Progress, looks
+from medldm.volume import Volume
+
+
+def denoise(volume: Volume, settings: Denoise, told: Progress) -> Volume:
+    """See `medldm.denoise`."""
+    job = Job(volume, settings, "denoise", told)
+    measured, known = job.scaled()
+    sigma, estimate = job.noise(settings.noise)
+    observation, _ = observe_known(measured, known, volume.slice_axis)
+    restored, spread = job.run(observation, sigma, looks((), (), volume.shape, volume.spacing))
+    bounded = bound(restored, observation.y, sigma, job.modality)
+    result = torch.where(known, bounded, torch.nan)
+    typical = float(sigma.median()) * (1 if job.modality == "mr" else job.scaling.unit)
+    return job.finish(
+        result,
+        spread,
+        noise_level=round(typical, 5),
+        noise_estimated=estimate is not None,
+        consistency_residual=round(float(np.nanstd((result - measured).numpy()[known.numpy()])), 5),
+        invented_slices=[],
+    )
+
+
+def bound(restored: torch.Tensor, measured: torch.Tensor, sigma: torch.Tensor, modality: str) -> torch.Tensor:
+    """No voxel moves more than four standard deviations; MRI counts from the bias-corrected magnitude."""
+    if modality == "ct":
+        return torch.minimum(torch.maximum(restored, measured - BOUND * sigma), measured + BOUND * sigma)
+
+    class Level(Rician):
+        def level(self, like: torch.Tensor) -> torch.Tensor:
+            return sigma.expand_as(like)
+
+    return Level().reconcile(restored, measured)

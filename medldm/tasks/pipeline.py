@@ -1,0 +1,286 @@
+"""The path that all verbs share: choose a model, scale, run, project, unscale, say what was done."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medldm.degradations import Degradation, MissingSlices, Observation, Rician, fill_smoothly
+from medldm.errors import ModelError, NotRestorable, ResourceError
+from medldm.intensity import Scaling, ct_scaling, mri_scaling
+from medldm.io import check_content, guess_modality, looks_like_labels
+from medldm.models.chain import Chain
+from medldm.models.checkpoint import load_chain
+from medldm.noise_level import NoiseEstimate, estimate_noise, noise_map
+from medldm.settings import Settings
+from medldm.tasks.planes import Drawing, Look, Progress, run_chain
+from medldm.tasks.uncertainty import mean_and_spread
+from medldm.volume import Step, Stored, Volume, Voxels
+from medldm.zoo import Card, best, card
+
+log = logging.getLogger(__name__)
+
+VARIES = 1.5  # a noise map whose 90th percentile is this many times its 10th is used as a map
+QUIET = 0.01  # scaled noise below this is not told to networks that fill or sharpen
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass
+class Job:
+    """One scan on its way through a verb.
+
+    Parameters
+    ----------
+    volume : as read
+    settings : of the verb
+    task : verb
+    told : progress
+    """
+
+    volume: Volume
+    settings: Settings
+    task: str
+    told: Progress = silent
+    notes: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        check_content(self.volume)
+        if looks_like_labels(self.volume.voxels):
+            raise NotRestorable(f"{self.volume.name} looks like a mask or label map (few distinct values); medldm restores scans only.")
+        said = self.settings.modality
+        guessed, note = guess_modality(self.volume)
+        self.modality = guessed if said == "auto" else said
+        if said == "auto" and note:
+            self.notes.append(note)
+            log.warning(note)
+        self.notes += self.volume.stored.note
+        self.device = pick_device(self.settings.device)
+        self.card = pick_card(self.settings.model, self.modality, self.volume)
+        self.scaling = ct_scaling() if self.modality == "ct" else mri_scaling(self.volume.voxels)
+
+    @property
+    def chain(self) -> Chain:
+        """The networks."""
+        return load_chain(self.card, self.device)
+
+    def scaled(self) -> tuple[Tensor, Tensor]:
+        """(X, Y, Z) scaled intensity with NaN set to 0, and where there was none, (X, Y, Z) bool."""
+        voxels = self.scaling.apply(self.volume.voxels)
+        known = np.isfinite(voxels)
+        return torch.from_numpy(np.where(known, voxels, np.float32(0))), torch.from_numpy(known)
+
+    def noise(self, given: float | None) -> tuple[Tensor, NoiseEstimate | None]:
+        """Noise level in scaled intensity, (1, 1, 1) or a map, and the estimate when nobody gave a level."""
+        per_level = 1.0 if self.modality == "mr" else 1 / self.scaling.unit
+        if given is not None:
+            return torch.full((1, 1, 1), float(given) * per_level), None
+        estimate = estimate_noise(self.volume.voxels, self.volume.spacing, self.modality)
+        if not estimate.reliable:
+            self.notes.append(f"noise level {estimate}")
+        level = torch.full((1, 1, 1), estimate.level * per_level)
+        if min(self.volume.shape) >= 16:
+            levels = noise_map(self.volume.voxels, self.volume.spacing, self.modality) / self.scaling.unit
+            low, high = np.percentile(levels[self.volume.voxels > 0.25 * self.scaling.unit], [10, 90]) if self.modality == "mr" else (1, 1)
+            if high > VARIES * low and estimate.level > 0.015:
+                level = torch.from_numpy(levels)
+                self.notes.append("the noise varies over the scan; a noise map was used")
+        return level, estimate
+
+    def quiet_noise(self, given: float | None = None) -> Tensor:
+        """(1, 1, 1) noise level for verbs that fill or sharpen; nothing below 1 %, where anatomy passes for noise."""
+        level, estimate = self.noise(given)
+        typical = float(level.median())
+        trusted = estimate is None or estimate.reliable or typical > 2 * QUIET
+        return torch.full((1, 1, 1), typical if typical > QUIET and trusted else 0.0)
+
+    def run(self, observation: Observation, sigma: Tensor, ways: Sequence[Look]) -> tuple[Tensor, Tensor | None]:
+        """Draw as many restorations as asked; their mean, and their standard deviation when there are several."""
+        settings = self.settings
+        drawings = []
+        for number in range(settings.samples):
+            seed = settings.seed * 1000 + number if settings.flow_steps > 1 else None
+            drawings.append(
+                Drawing(
+                    steps=settings.flow_steps,
+                    fidelity=settings.fidelity,
+                    seed=seed,
+                    tile=settings.tile or 384,
+                    precision=pick_precision(settings.precision, self.device),
+                    device=self.device,
+                )
+            )
+        share = len(drawings)
+
+        def draw(number: int) -> Tensor:
+            def told(done: int, total: int, what: str) -> None:
+                self.told(number * total + done, share * total, what)
+
+            return run_chain(self.chain, observation, sigma, ways, drawings[number], told)
+
+        try:
+            return mean_and_spread(draw, len(drawings))
+        except (RuntimeError, MemoryError) as problem:
+            if isinstance(problem, MemoryError) or "out of memory" in str(problem).lower() or "alloc" in str(problem).lower():
+                raise ResourceError(
+                    f"{self.volume.name} needs more memory than is free. Try --tile 192, another --device, or close other programs."
+                ) from problem
+            raise
+
+    def finish(
+        self, restored: Tensor, spread: Tensor | None, *, affine: Any = None, stored: Stored | None = None, **facts: Any
+    ) -> Volume:
+        """The restored volume in stored units, with what was done in its history.
+
+        Parameters
+        ----------
+        restored : (X, Y, Z) scaled intensity
+        spread : (X, Y, Z) scaled standard deviation, or None
+        affine : (4, 4) when the grid changed
+        stored : when the way of storing changed
+        facts : what came of it, for the record
+        """
+        voxels = self.scaling.invert(restored.numpy())
+        if self.modality == "mr" and not (np.nan_to_num(self.volume.voxels) < 0).any():
+            voxels = np.maximum(voxels, 0)  # magnitudes are not negative
+        return self.record(voxels, None if spread is None else spread.numpy() * np.float32(self.scaling.unit), affine, stored, facts)
+
+    def record(self, voxels: Voxels, std: Voxels | None, affine: Any, stored: Stored | None, facts: dict[str, Any]) -> Volume:
+        """A new volume with this run in its history."""
+        told = {
+            "model": self.card.name,
+            "sha256": self.card.sha256,
+            "device": self.device,
+            "seed": self.settings.seed,
+            "steps": self.settings.flow_steps,
+            "medldm": our_version(),
+            "seconds": round(time.monotonic() - self.started, 2),
+            "peak_memory_mb": peak_memory_mb(),
+            "notes": list(dict.fromkeys(self.notes)),
+            **facts,
+        }
+        step = Step(self.task, self.settings.asdict(), told)
+        log.info("%s: %s in %.1f s on %s", self.volume.name, self.task, told["seconds"], self.device)
+        return self.volume.with_voxels(voxels, affine, step=step, std=std, stored=stored)
+
+
+def observe_known(measured: Tensor, known: Tensor, axis: int) -> tuple[Observation, Degradation | None]:
+    """Every voxel measured but for those that are NaN: whole slices interpolated, single voxels filled smoothly.
+
+    Parameters
+    ----------
+    measured : (X, Y, Z)
+    known : (X, Y, Z) bool
+    axis : slice axis
+    """
+    if bool(known.all()):
+        return Rician(0).observe(measured), None
+    others = tuple(a for a in range(3) if a != axis)
+    empty = ~known.any(others[1]).any(others[0])
+    y = measured
+    if bool(empty.any()):
+        slices = MissingSlices(len(empty), torch.nonzero(empty).flatten().tolist(), axis)
+        y = slices.observe(measured).y
+    holes = ~known & ~empty.reshape([-1 if a == axis else 1 for a in range(3)])
+    if bool(holes.any()):
+        y = fill_smoothly(y, ~holes)
+    return Observation(y, known.to(y)), None
+
+
+def residual(degradation: Degradation, restored: Tensor, measured: Tensor) -> float:
+    """Relative RMS of what the restored image, measured again, differs from the measurement."""
+    difference = degradation.degrade(restored) - measured
+    return float(difference.pow(2).mean().sqrt() / measured.pow(2).mean().sqrt().clamp_min(1e-12))
+
+
+def pick_device(wanted: str) -> str:
+    """A torch device for ``--device``.
+
+    Raises
+    ------
+    ModelError
+        A device this machine does not have.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        raise ModelError(f"There is no device {wanted!r} on this machine. Use --device cpu or auto.") from problem
+    return wanted
+
+
+def pick_precision(wanted: str, device: str) -> torch.dtype:
+    """Number format of the network: bf16 where the machine computes in it, else fp32."""
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if wanted != "auto":
+        return named[wanted]
+    if device.startswith("cuda"):
+        return torch.bfloat16
+    return torch.bfloat16 if device == "cpu" and torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def pick_card(name: str, modality: str, volume: Volume) -> Card:
+    """The card that was asked for, or the best for the scan.
+
+    Raises
+    ------
+    ModelError
+    """
+    found = best(modality, flat=min(volume.shape) == 1) if name == "auto" else card(name)
+    if found.modality != modality:
+        raise ModelError(f"{found.name} restores {found.modality.upper()}, and {volume.name} is taken for {modality.upper()}. Choose another --model, or say --modality.")
+    if found.spatial_dims == 3 and min(volume.shape) == 1:
+        raise ModelError(f"{found.name} works in volumes, and {volume.name} is a single slice. Choose a 2D model.")
+    return found
+
+
+def our_version() -> str:
+    """Installed version of medldm."""
+    try:
+        return version("medldm")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def peak_memory_mb() -> int:
+    """Largest resident memory of this process so far, MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1024 if sys.platform != "darwin" else peak / 1024**2)
+
+
+def inside_slices(volume: Volume, stored_slices: Sequence[int], axis: int) -> tuple[int, list[int]]:
+    """Stored slice numbers as positions along an axis of ``voxels``.
+
+    Parameters
+    ----------
+    volume : scan
+    stored_slices : counted along stored array axis `axis`
+
+    Returns
+    -------
+    axis of ``voxels``, and positions along it
+    """
+    inside = volume.stored.axes[axis]
+    count = volume.shape[inside]
+    flip = volume.stored.flips[axis]
+    return inside, [count - 1 - each if flip else each for each in stored_slices]
+
+
+__all__ = ["Job", "Scaling", "inside_slices", "observe_known", "residual"]
