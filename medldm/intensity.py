@@ -126,7 +126,7 @@ def foreground_mask(voxels: Array, modality: str | None = "mr") -> Mask:
     if modality == "ct":
         body: Mask = _without_cavities(voxels > AIR_IN_CT, faces=(0, 1)) & np.isfinite(voxels)
         return body
-    signal = voxels != 0
+    signal: Mask = voxels != 0
     if voxels.dtype.kind == "f":
         signal &= np.isfinite(voxels)
     threshold = _air_threshold(voxels, signal)

@@ -8,7 +8,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -132,7 +132,7 @@ def from_nibabel(image: Any, name: str = "volume") -> Volume:
     affine = np.asarray(image.affine, dtype=np.float64)
     volume = from_array(np.asanyarray(image.dataobj), affine, name)
     if isinstance(image, nib.Nifti1Pair):
-        stored = Stored(volume.stored.axes, volume.stored.flips, volume.stored.dtype, "nifti", image.header.copy())
+        stored = replace(volume.stored, container="nifti", header=image.header.copy())
         volume = volume.with_voxels(volume.voxels, stored=stored)
     return volume
 
@@ -150,16 +150,10 @@ def nearest_ras(voxels: Voxels, affine: Affine, name: str, stored: Stored) -> Vo
     ornt = orientations.io_orientation(affine)
     axes, flips = ornt[:, 0].astype(int), ornt[:, 1] < 0
     inside = affine @ orientations.inv_ornt_aff(ornt, voxels.shape)
-    stored = Stored(
+    stored = replace(
+        stored,
         axes=(int(axes[0]), int(axes[1]), int(axes[2])),
         flips=(bool(flips[0]), bool(flips[1]), bool(flips[2])),
-        dtype=stored.dtype,
-        container=stored.container,
-        header=stored.header,
-        thickness_mm=stored.thickness_mm,
-        missing=stored.missing,
-        modality=stored.modality,
-        note=stored.note,
     )
     turned = np.ascontiguousarray(orientations.apply_orientation(voxels, ornt))
     return Volume(turned, inside, name=name, stored=stored)

@@ -106,7 +106,7 @@ def stored_dtype(header: Any, name: str) -> np.dtype[Any]:
         raise NotRestorable(f"{name} is a colour image (RGB); medldm restores scans with one value per voxel.")
     try:
         dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):
         dtype = np.dtype(np.void)
     if dtype.kind == "c":
         raise NotRestorable(f"{name} holds complex numbers; compute the magnitude image and restore that.")
