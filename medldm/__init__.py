@@ -13,12 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medldm import benchmark, training
+    from medldm import benchmark, models, training
     from medldm.inspection import inspect
     from medldm.io import read, write
     from medldm.tasks import denoise, fill_slices, inpaint, restore, super_resolve
     from medldm.volume import Volume
-    from medldm.zoo import cards as models
 
 _HOMES = {
     "read": "medldm.io",
@@ -38,7 +37,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     if name == "models":
-        return importlib.import_module("medldm.zoo").cards
+        return importlib.import_module("medldm.models")
     if name in _ROOMS:
         return importlib.import_module(f"medldm.{name}")
     if name == "__version__":

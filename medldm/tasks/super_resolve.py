@@ -12,7 +12,7 @@ from torch import Tensor
 from medldm.degradations import Degradation, InPlane, Joined, ThickSlices, fill_smoothly
 from medldm.errors import GeometryError
 from medldm.io import find_missing_slices
-from medldm.resample import field_of_view_affine, shape_for_spacing
+from medldm.resample import field_of_view_affine, new_shape_for_spacing
 from medldm.settings import SuperResolve
 from medldm.tasks.pipeline import Job, inside_slices, residual
 from medldm.tasks.planes import Progress, looks
@@ -90,7 +90,7 @@ def wanted_grid(volume: Volume, settings: SuperResolve) -> Grid:
     target = [0.0, 0.0, 0.0]
     for stored_axis, mm in enumerate(per_stored):
         target[volume.stored.axes[stored_axis]] = mm
-    shape = shape_for_spacing(volume.shape, volume.spacing, target)
+    shape = new_shape_for_spacing(volume.shape, volume.spacing, target)
     axis = volume.stored.axes[settings.axis]
     planes = tuple(a for a in range(3) if a != axis and shape[a] != volume.shape[a])
     return Grid((shape[0], shape[1], shape[2]), axis, shape[axis] != volume.shape[axis], planes)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
-from medldm.intensity import mri_scaling
 from torch import Tensor
 
 from medldm.errors import InputError
@@ -128,6 +127,9 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
 
 
 def _pack_one(path: Path, target: Path) -> dict[str, Any] | None:
+    # Only here: packing happens where the scans are, and training may run where SciPy is not installed.
+    from medldm.intensity import mri_scaling
+
     image: Any = nib.as_closest_canonical(nib.load(path))  # type: ignore[no-untyped-call, attr-defined]
     if len(image.shape) != 3:
         return None

@@ -1,0 +1,212 @@
+"""`medldm train`: pack the data, train what was asked for, write a model that ``--model PATH`` takes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from medldm.errors import ModelError, UsageError
+from medldm.models.checkpoint import architecture, save_model
+from medldm.models.flow import build_flow
+from medldm.models.latent import LatentSpace
+from medldm.models.vae import build_vae
+from medldm.settings import Architecture
+from medldm.training.patches import Packed, balance, load_cache, pack
+from medldm.training.session import Plan, part, read_metadata, save_atomically
+from medldm.training.train_flow import train_flow
+from medldm.training.train_fusion import train_fusion
+from medldm.training.train_unet import train_unet
+from medldm.training.train_vae import train_vae
+from medldm.zoo import card
+
+log = logging.getLogger(__name__)
+
+ORDER = ("unet", "vae", "flow", "fusion")
+# Where `all` spends its minutes: the rival starts the fusion decoder, the flow has the most to learn.
+SHARES = {"unet": 0.35, "vae": 0.17, "flow": 0.26, "fusion": 0.22}
+RATES = {"unet": 1.5e-3, "vae": 1e-3, "flow": 8e-4, "fusion": 8e-4}
+PATCH = {2: (8, 96), 3: (2, 48)}  # batch and patch edge by spatial_dims
+
+
+def train(
+    kind: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    minutes: float,
+    resume: bool = False,
+    init: str | None = None,
+    spatial_dims: int = 2,
+    modality: str = "MR",
+    name: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    shape: Architecture | None = None,
+    validate_s: float = 240.0,
+) -> Path:
+    """Train one network or the whole chain on a folder of scans.
+
+    Parameters
+    ----------
+    kind : ``unet``, ``vae``, ``flow``, ``fusion`` or ``all``; each stage reads what the ones before it left in `out`
+    data : folder of NIfTI files with a split table, see `medldm.training.patches.read_split`
+    out : checkpoints, curves, cache and the finished model
+    minutes : of wall clock for `kind`, resumed runs counted in; ``all`` divides them over its stages
+    resume : go on from the checkpoints in `out`
+    init : model to start from, a shipped name or a path
+    spatial_dims : 2 (planes) or 3 (volumes)
+    modality : scans of another one are left out, where the split table tells
+    name : of the finished model; the folder's name when not given
+    seed : of patches and damage
+    device : ``auto``, ``cpu``, ``cuda``
+    shape : architecture; the default one for `spatial_dims` when not given
+    validate_s : seconds between validations
+
+    Returns
+    -------
+    path of the model card, or of the stage's folder while the chain is not complete
+
+    Raises
+    ------
+    UsageError, InputError, ModelError
+    """
+    if kind not in (*ORDER, "all"):
+        raise UsageError(f"There is nothing called {kind!r} to train; choose {', '.join(ORDER)} or all.")
+    if minutes <= 0:
+        raise UsageError(f"--minutes {minutes:g} leaves no time to train.")
+    data, out = Path(data), Path(out)
+    if not data.is_dir():
+        raise UsageError(f"{data} is not a folder of scans.")
+    started = card(init) if init else None
+    shape = shape or (architecture(started) if started else default_shape(spatial_dims))
+    pack(data, out / "cache", modality)
+    scans, val = balance(load_cache(out / "cache", "train")), load_cache(out / "cache", "val")
+    if not scans or not val:
+        raise UsageError(f"{data} gives {len(scans)} scans for training and {len(val)} for validation; both are needed.")
+    log.info("%d scans for training, %d for validation", len(scans), len(val))
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    weights = load_file(started.path) if started else {}
+    for stage in ORDER if kind == "all" else (kind,):
+        share = SHARES[stage] if kind == "all" else 1.0
+        batch, patch = PATCH[shape.spatial_dims]
+        plan = Plan(minutes=minutes * share, batch=batch, patch=patch, learning_rate=RATES[stage], seed=seed, validate_s=validate_s)
+        first = {key: value.float() for key, value in part(weights, f"{stage}.").items()} or None
+        # A chain without a rival of its own can still start from the fusion decoder it is given.
+        finished = stage_of(stage, scans, val, shape, plan, out, resume=resume, init=first, device=device)
+        save_atomically(finished, out / stage / "weights.safetensors", {"architecture": json.dumps(asdict(shape))})
+    return publish(out, name or out.resolve().name, shape, modality, device)
+
+
+def default_shape(spatial_dims: int) -> Architecture:
+    """The architecture that each dimensionality begins with."""
+    if spatial_dims == 2:
+        return Architecture()
+    return replace(Architecture(), spatial_dims=3, context=1, unet=(16, 32, 64, 128))
+
+
+def stage_of(
+    stage: str, scans: list[Packed], val: list[Packed], shape: Architecture, plan: Plan, out: Path, **options: Any
+) -> dict[str, Tensor]:
+    """Train one stage; the frozen ones before it are read from `out`."""
+    folder = out / stage
+    log.info("training %s for %.0f minutes", stage, plan.minutes)
+    simple: dict[str, Callable[..., dict[str, Tensor]]] = {"unet": train_unet, "vae": train_vae}
+    if stage in simple:
+        init = options.pop("init")
+        if init:
+            init.pop("scale", None)
+        return simple[stage](scans, val, shape, plan, folder, init=init, **options)
+    latent = frozen_latent(out, shape)
+    if stage == "flow":
+        return train_flow(scans, val, shape, plan, folder, latent, **options)
+    flow = build_flow(shape)
+    flow.load_state_dict(finished_weights(out, "flow"))
+    rival = finished_weights(out, "unet") if (out / "unet" / "weights.safetensors").is_file() else None
+    return train_fusion(scans, val, shape, plan, folder, latent, flow.eval(), rival=rival, **options)
+
+
+def frozen_latent(out: Path, shape: Architecture) -> LatentSpace:
+    """The trained autoencoder of a run."""
+    weights = finished_weights(out, "vae")
+    scale = weights.pop("scale")
+    vae = build_vae(shape)
+    vae.load_state_dict(weights)
+    return LatentSpace(vae.eval(), scale)
+
+
+def finished_weights(out: Path, stage: str) -> dict[str, Tensor]:
+    """Weights that a finished stage left.
+
+    Raises
+    ------
+    ModelError
+    """
+    path = out / stage / "weights.safetensors"
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: train {stage} first, or `medldm train all`.")
+    return load_file(path)
+
+
+def publish(out: Path, name: str, shape: Architecture, modality: str, device: str) -> Path:
+    """Write the finished sets of a run as models with cards: the chain, and the rival for benchmarks."""
+    done = [stage for stage in ORDER if (out / stage / "weights.safetensors").is_file()]
+    written = out / done[-1]
+    common = {"modality": modality.lower(), "spatial_dims": shape.spatial_dims, "architecture": asdict(shape), "licence": "as you choose"}
+    if "unet" in done:
+        told = common | {
+            "name": f"{name}-unet",
+            "title": f"Supervised U-Net ({shape.spatial_dims}D), the rival of {name}",
+            "role": "rival",
+            "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
+            "training": training_facts(out, ("unet",), device),
+            "validation": curve_end(out / "unet"),
+        }
+        written = save_model({"unet": finished_weights(out, "unet")}, told, out)
+    if {"vae", "flow", "fusion"} <= set(done):
+        told = common | {
+            "name": name,
+            "title": f"Latent diffusion with a measurement-aware decoder ({shape.spatial_dims}D)",
+            "role": "restorer",
+            "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
+            "training": training_facts(out, tuple(done), device),
+            "validation": {stage: curve_end(out / stage) for stage in done},
+        }
+        parts = {stage: finished_weights(out, stage) for stage in ("vae", "flow", "fusion")}
+        written = save_model(parts, told, out)
+    log.info("wrote %s", written)
+    return written
+
+
+def training_facts(out: Path, stages: tuple[str, ...], device: str) -> dict[str, Any]:
+    """Subjects per contrast and source, licences, minutes, steps and hardware of a run."""
+    scans = load_cache(out / "cache", "train")
+    subjects: dict[str, set[str]] = {}
+    for scan in scans:
+        subjects.setdefault(f"{scan.modality} | {scan.source.split('@')[0] or 'own data'}", set()).add(scan.subject)
+    states = {stage: json.loads(read_metadata(out / stage / "checkpoint.safetensors")["state"]) for stage in stages}
+    return {
+        "subjects": {key: len(names) for key, names in sorted(subjects.items())},
+        "licences": dict(sorted(Counter(scan.licence for scan in scans if scan.licence).items())),
+        "minutes": {stage: round(state["seconds"] / 60, 1) for stage, state in states.items()},
+        "steps": {stage: state["step"] for stage, state in states.items()},
+        "skipped_steps": {stage: state["skipped"] for stage, state in states.items()},
+        "hardware": f"{device}, {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
+    }
+
+
+def curve_end(folder: Path) -> dict[str, float]:
+    """Last row of a validation curve, dB."""
+    rows = json.loads(read_metadata(folder / "checkpoint.safetensors")["state"])["rows"]
+    not_scores = ("minutes", "step", "loss", "skipped")
+    return {key: round(value, 2) for key, value in rows[-1].items() if key not in not_scores} if rows else {}
