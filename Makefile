@@ -1,0 +1,58 @@
+# make demo   restore the shipped sample scan, from nothing but Python
+# make test   all tests (installs what they need)
+# make check  lint, types, import contracts and the quick tests, in about a minute
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: setup demo test slow gui check lint fix types contracts wheel clean notebooks
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+$(STAMP): $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(DEV_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev
+	touch $@
+
+setup: $(DEV_STAMP)
+
+demo: $(STAMP)
+	$(BIN)/medldm demo demo_result --overwrite
+
+test: $(DEV_STAMP)
+	./.ci/display
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python .ci/run_tests.py
+
+check: $(DEV_STAMP) lint types contracts
+	$(BIN)/python -m pytest -q -m "not slow and not gui and not gpu"
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell medldm napari_plugin tests docs *.md
+
+fix: $(DEV_STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(DEV_STAMP)
+	$(BIN)/mypy
+
+contracts: $(DEV_STAMP)
+	$(BIN)/lint-imports
+	$(BIN)/npe2 validate napari_plugin/napari_medldm/napari.yaml
+
+wheel: $(DEV_STAMP)
+	$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo_result
