@@ -39,8 +39,8 @@ def profile_matrix(centres: Tensor, voxels: int, thickness: float, profile: str 
     centres : (slices,), output voxel coordinates
     voxels : number of output voxels
     thickness : FWHM of a Gaussian profile, width of a rectangular one, output voxels;
-        for ``"kspace"`` the width of the resolved cell (the band limit is 1 / thickness)
-    profile : ``"gaussian"``, ``"rect"`` or ``"kspace"`` (periodic, as a Fourier acquisition is)
+        for ``"kspace"`` the width of the resolved cell (the highest frequency kept is half its inverse)
+    profile : ``"gaussian"``, ``"rect"`` or ``"kspace"`` (truncated spectrum)
 
     Returns
     -------
@@ -57,10 +57,12 @@ def profile_matrix(centres: Tensor, voxels: int, thickness: float, profile: str 
         half = thickness / 2
         weights = (torch.clamp(distance + 0.5, -half, half) - torch.clamp(distance - 0.5, -half, half)).clamp_min(0)
     elif profile == "kspace":
-        kept = (round(voxels / thickness) - 1) // 2
-        order = torch.arange(1, kept + 1, dtype=torch.float64)
-        waves = torch.cos(2 * math.pi * order[:, None, None] * distance / voxels)
-        return (1 + 2 * waves.sum(0)) / voxels
+        # Cosines, not a plain Fourier series: the image is mirrored at its ends, so that a cropped scan does not ring
+        # from one end into the other. In air, where scans really end, both are the same.
+        order = torch.arange(1, max(1, round(voxels / thickness)), dtype=torch.float64)[:, None]
+        at_voxels = torch.cos(math.pi * order * (torch.arange(voxels, dtype=torch.float64) + 0.5) / voxels)
+        at_samples = torch.cos(math.pi * order * (centres.to(torch.float64) + 0.5) / voxels)
+        return (1 + 2 * at_samples.T @ at_voxels) / voxels
     else:
         raise ValueError(f"slice profile {profile!r} is none of {', '.join(PROFILES)}")
     # A slice whose centre lies off the grid still sees its nearest voxel.
