@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medldm.errors import InputError, NotRestorable
-from medldm.io.content import check_content, find_missing_slices, guess_modality, looks_like_labels, not_a_scan
-from medldm.io.nifti import is_nifti, read_nifti, write_nifti
+from medldm.errors import InputError, NotRestorable, UsageError
+from medldm.io.content import (
+    check_content,
+    find_missing_slices,
+    guess_modality,
+    looks_like_labels,
+    modality_by_name,
+    not_a_scan,
+    what_it_is,
+)
+from medldm.io.nifti import from_array, from_nibabel, is_nifti, read_nifti, write_nifti
 from medldm.volume import Volume
 
 
-def read(path: str | Path, *, volume: int | None = None) -> Volume:
-    """A scan from a NIfTI file, a DICOM file, or a folder that holds one DICOM series.
+def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False) -> Volume:
+    """A scan from a NIfTI file, a DICOM file, or a folder or zip that holds one scan.
 
     Parameters
     ----------
     path : file or folder
-    volume : which volume of a 4D NIfTI file, counted from 0
+    volume_index : which volume of a 4D NIfTI file, counted from 0
+    fix : repair what can be repaired (duplicate, irregular, tilted DICOM; contradictory NIfTI forms)
 
     Returns
     -------
@@ -28,33 +37,29 @@ def read(path: str | Path, *, volume: int | None = None) -> Volume:
         With a sentence that names the file and the remedy.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist.")
-    if path.is_file() and is_nifti(path):
-        return read_nifti(path, volume_index=volume)
-    from medldm.io.dicom import find_series, is_dicom, read_series
+    if is_nifti(path) and not path.is_dir():
+        return read_nifti(path, volume_index=volume_index, fix=fix)
+    from medldm.io.scans import find_cases
 
-    if path.is_file() and not is_dicom(path):
-        raise InputError(f"{path} is neither NIfTI nor DICOM.")
-    found = find_series(path)
-    good = [series for series in found if series.restorable]
-    if not found:
-        raise InputError(f"{path} holds no DICOM image and is no NIfTI file.")
+    cases = find_cases(path)
+    good = [case for case in cases if not case.skip]
     if len(good) > 1:
-        names = ", ".join(series.name for series in good)
-        raise InputError(f"{path} holds {len(good)} series ({names}). Name the files of one, or run the command line on the folder.")
+        names = ", ".join(case.place.as_posix() for case in good[:5]) + (", ..." if len(good) > 5 else "")
+        raise InputError(f"{path} holds {len(good)} scans ({names}). Name one of them, or run the command line on all.")
     if not good:
-        raise NotRestorable(f"{path} holds no series that can be restored: " + "; ".join(f"{s.name}: {s.reason}" for s in found))
-    return read_series(good[0])
+        reasons = "; ".join(f"{case.place.as_posix()}: {case.skip}" for case in cases[:5])
+        raise NotRestorable(f"{path} holds no scan that can be restored ({reasons})")
+    return good[0].read(volume_index, fix=fix)
 
 
-def write(volume: Volume, path: str | Path) -> int:
+def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     """A volume to a NIfTI file, or to a folder as a derived DICOM series.
 
     Parameters
     ----------
     volume : to be written as it was stored
     path : ``.nii`` or ``.nii.gz``; any other name is a folder for DICOM, if the volume came from DICOM
+    form : ``"nifti"`` or ``"dicom"``; by the name and the origin when not given
 
     Returns
     -------
@@ -62,10 +67,13 @@ def write(volume: Volume, path: str | Path) -> int:
 
     Raises
     ------
-    OutputError, ResourceError, InputError
+    UsageError, OutputError, ResourceError
     """
     path = Path(path)
-    if is_nifti(path):
+    dicom = volume.stored.container == "dicom"
+    if form == "nifti" or is_nifti(path) or not dicom:
+        if form == "dicom":
+            raise UsageError(f"{path}: a DICOM series needs a folder, and a volume that was read from DICOM.")
         return write_nifti(volume, path)
     from medldm.io.dicom import write_series
 
@@ -79,12 +87,16 @@ def write(volume: Volume, path: str | Path) -> int:
 __all__ = [
     "check_content",
     "find_missing_slices",
+    "from_array",
+    "from_nibabel",
     "guess_modality",
     "is_nifti",
     "looks_like_labels",
+    "modality_by_name",
     "not_a_scan",
     "read",
     "read_nifti",
+    "what_it_is",
     "write",
     "write_nifti",
 ]

@@ -10,35 +10,93 @@ import numpy as np
 from medldm.errors import InputError
 from medldm.volume import Volume, Voxels
 
-# BIDS suffixes (and the habits of other tools) of images that are no scans.
+# BIDS suffixes, and the habits of other tools, in lower case.
 NOT_SCANS = {
-    "mask": "a mask", "dseg": "a label map", "seg": "a label map", "label": "a label map", "labels": "a label map",
-    "probseg": "a probability map", "phase": "a phase image", "part-phase": "a phase image", "T1map": "a parameter map",
-    "T2map": "a parameter map", "T2starmap": "a parameter map", "R1map": "a parameter map", "ADC": "a parameter map",
-    "FA": "a parameter map", "MD": "a parameter map", "fieldmap": "a field map", "phasediff": "a phase image",
-    "bold": "a functional series", "dwi": "a diffusion series",
-}  # fmt: skip
-FEW_VALUES = 12  # a scan has hundreds of grey values, a label map a dozen
-MR_NAMES = re.compile(r"(^|_)(T1w|T2w|FLAIR|PDw|T2starw|T1|T2|inplaneT1|inplaneT2|UNIT1|T1Gd|T1POST)($|_|\.)")
+    "a mask": "mask brainmask",
+    "a label map": "dseg seg segm segmentation label labels labelmap aseg aparc parc atlas",
+    "a probability map": "probseg pve",
+    "a phase image": "phase phase1 phase2 phasediff part-phase",
+    "part of a complex image": "part-real part-imag",
+    "a field map": "fieldmap b0map tb1map rb1map",
+    "a displacement field": "warp xfm warpfield",
+    "a parameter map": "t1map t2map t2starmap r1map r2map r2starmap pdmap mtrmap mtsat mtvmap mwfmap irt1 chimap "
+    "s0map m0map adc fa md cbf mtt",
+    "a PET image": "pet",
+    "a statistical map": "statmap zmap tmap zstat tstat",
+}
+REASONS = {word: reason for reason, words in NOT_SCANS.items() for word in words.split()}
+MR_WORDS = (
+    "t1w t2w flair pdw pdt2 t2star t2starw inplanet1 inplanet2 unit1 angio swi minip mp2rage megre mese vfa mprage t1 "
+    "t2 pd t1gd t1ce t1c t1post dwi bold cbv sbref asl m0scan epi magnitude magnitude1 magnitude2 tof"
+)
+MR_FOLDERS = ("anat", "func", "dwi", "perf", "fmap")
+FEW_VALUES = 12  # a scan has hundreds of grey values, a mask two, most label maps a dozen
+MANY_LABELS = 400  # the finest parcellations
+ALIKE = 0.9  # share of neighbours inside a label map that are equal; in scans every tenth pair is
+SAMPLE = 200_000  # voxels that tell
 
 
 def not_a_scan(path: Path) -> str:
     """Reason, by its name, why a file is no scan; empty when it may be one."""
-    name = path.name.split(".")[0]
-    if "part-phase" in name:
-        return "a phase image, by its name"
-    last = name.rsplit("_", 1)[-1]
-    if last in ("bold", "dwi"):  # 4D is said by the header; a single volume of them can be restored
+    name = path.name.split(".")[0].lower()
+    words = name.split("_")
+    if len(words) < 2:
         return ""
-    return f"{NOT_SCANS[last]}, by its name" if last in NOT_SCANS and "_" in name else ""
+    named = [part for part in words if part in ("part-phase", "part-real", "part-imag")]
+    for word in (*named, words[-1]):
+        if word in REASONS:
+            return f"{REASONS[word]}, by its name"
+    return ""
+
+
+def modality_by_name(path: Path) -> str | None:
+    """``"mr"`` or ``"ct"`` when a BIDS suffix or folder says so, else None."""
+    words = re.split(r"[_\-. ]", path.name.split(".")[0].lower())
+    if words[-1] == "ct" or path.parent.name.lower() == "ct":
+        return "ct"
+    if path.parent.name in MR_FOLDERS or words[-1] in MR_WORDS.split():
+        return "mr"
+    return None
 
 
 def looks_like_labels(voxels: Voxels) -> bool:
-    """Whether an image has so few distinct whole values that it is a mask or a label map."""
-    some = voxels[::2, ::2] if min(voxels.shape[:2]) > 64 else voxels
-    finite = some[np.isfinite(some)] if np.issubdtype(some.dtype, np.floating) else some
-    values = np.unique(finite[:: max(1, finite.size // 200_000)] if finite.ndim == 1 else finite)
-    return len(values) <= FEW_VALUES and bool(np.all(values == np.rint(values)))
+    """Whether an image is a mask or a label map: whole numbers, few of them, or equal to their neighbours.
+
+    Parameters
+    ----------
+    voxels : (X, Y, Z)
+    """
+    flat = voxels.reshape(-1)
+    some = flat[:: max(1, flat.size // SAMPLE)]
+    some = some[np.isfinite(some)]
+    if not _whole(some):
+        return False
+    count = np.unique(some).size
+    if count > MANY_LABELS:
+        return False
+    if count > FEW_VALUES:
+        return _piecewise_constant(voxels)
+    whole = flat[np.isfinite(flat)] if voxels.dtype.kind == "f" else flat
+    return _whole(whole) and np.unique(whole).size <= FEW_VALUES
+
+
+def what_it_is(volume: Volume, path: Path | None = None) -> str | None:
+    """Why an image is better left alone, or None for a scan.
+
+    Parameters
+    ----------
+    volume : read from `path`
+    path : its name counts too
+    """
+    if path is not None and not_a_scan(path):
+        return not_a_scan(path)
+    if looks_like_labels(volume.voxels):
+        return "a mask or label map, by its few distinct values"
+    finite = volume.voxels[np.isfinite(volume.voxels)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if volume.voxels.dtype.kind == "f" and -3.15 < low < -3.1 and 3.1 < high < 3.15:
+        return "a phase image, by its range from -pi to pi"
+    return None
 
 
 def check_content(volume: Volume) -> None:
@@ -51,11 +109,12 @@ def check_content(volume: Volume) -> None:
     """
     finite = volume.voxels[np.isfinite(volume.voxels)] if volume.voxels.dtype.kind == "f" else volume.voxels
     if finite.size == 0:
-        raise InputError(f"{volume.name} holds only NaN; there is nothing to restore from.")
+        raise InputError(f"{volume.name} holds only NaN; there is nothing to restore from. Check the export.")
     if not finite.any():
-        raise InputError(f"{volume.name} is zero everywhere; there is nothing to restore from.")
+        raise InputError(f"{volume.name} is zero everywhere; there is nothing to restore from. Check the export.")
     if finite.min() == finite.max():
-        raise InputError(f"{volume.name} has the value {finite.flat[0]:g} everywhere; there is nothing to restore from.")
+        value = f"{finite.flat[0]:g}"
+        raise InputError(f"{volume.name} has the value {value} everywhere; there is nothing to restore from.")
 
 
 def find_missing_slices(volume: Volume, axis: int = 2) -> tuple[int, ...]:
@@ -75,9 +134,10 @@ def find_missing_slices(volume: Volume, axis: int = 2) -> tuple[int, ...]:
     stored = volume.to_stored(volume.voxels)
     other = tuple(a for a in range(3) if a != axis)
     nothing = np.isnan(stored).all(other) if stored.dtype.kind == "f" else np.zeros(stored.shape[axis], dtype=bool)
-    empty = nothing | ~np.nan_to_num(stored).any(other)
+    empty = ~((stored != 0) & ~np.isnan(stored)).any(other)
     full = np.flatnonzero(~empty)
-    inside = empty & (np.arange(len(empty)) > full.min()) & (np.arange(len(empty)) < full.max()) if len(full) else empty
+    places = np.arange(len(empty))
+    inside = empty & (places > full.min()) & (places < full.max()) if len(full) else empty
     found = set(np.flatnonzero(nothing | inside).tolist())
     return tuple(sorted(found | (set(volume.stored.missing) if axis == 2 else set())))
 
@@ -91,15 +151,29 @@ def guess_modality(volume: Volume) -> tuple[str, str]:
 
     Returns
     -------
-    modality, and a sentence; empty when the file says it
+    modality, and a sentence; empty when the file or its name says it
     """
-    if volume.stored.modality in ("mr", "ct"):
-        return volume.stored.modality, ""
-    if MR_NAMES.search(volume.name):
-        return "mr", ""
-    if volume.name.lower().endswith("_ct") or "_ct_" in volume.name.lower():
-        return "ct", ""
-    low, high = float(np.nanmin(volume.voxels)), float(np.nanmax(volume.voxels))
+    said = volume.stored.modality if volume.stored.modality in ("mr", "ct") else modality_by_name(Path(volume.name))
+    if said:
+        return said, ""
+    with np.errstate(invalid="ignore"):
+        low, high = float(np.nanmin(volume.voxels)), float(np.nanmax(volume.voxels))
     if low <= -500 and 200 < high < 40000:
-        return "ct", f"{volume.name} is taken for CT, since its values reach from {low:.0f} to {high:.0f} as HU do; say --modality mr otherwise."
+        return "ct", (
+            f"{volume.name} is taken for CT, since its values reach from {low:.0f} to {high:.0f} as HU do; "
+            "say --modality mr otherwise."
+        )
     return "mr", f"{volume.name} is taken for MR, since its values are not HU; say --modality ct otherwise."
+
+
+def _whole(values: Voxels) -> bool:
+    return values.dtype.kind in "iub" or bool((values == np.rint(values)).all())
+
+
+def _piecewise_constant(voxels: Voxels) -> bool:
+    """Whether neighbours inside the image nearly always have the same value."""
+    axis = int(np.argmax(voxels.shape))
+    here = np.take(voxels, range(voxels.shape[axis] - 1), axis=axis).reshape(-1)
+    there = np.take(voxels, range(1, voxels.shape[axis]), axis=axis).reshape(-1)
+    inside = (here != 0) & (here > np.nanmin(voxels))
+    return bool(inside.sum() > 100 and (here[inside] == there[inside]).mean() > ALIKE)

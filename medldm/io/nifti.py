@@ -19,6 +19,7 @@ from nibabel import orientations
 from medldm.errors import GeometryError, InputError, NotRestorable, OutputError, ResourceError
 from medldm.io import nifti_header as headers
 from medldm.io.atomic import whole_file
+from medldm.io.content import modality_by_name
 from medldm.volume import Affine, Stored, Volume, Voxels
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -106,6 +107,7 @@ def read_nifti(path: Path, *, volume_index: int | None = None, fix: bool = False
         dtype=found.dtype.newbyteorder("=") if integer else np.dtype(np.float32),
         container="nifti",
         header=found.header,
+        modality=modality_by_name(path),
         note=(*place.note, *note),
     )
     return nearest_ras(voxels, place.affine, stem(path), stored)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import csv
 import fnmatch
-import shutil
-import tempfile
-import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from medldm.errors import InputError
+from medldm.errors import InputError, NotRestorable, UsageError
+from medldm.io import nifti_header as headers
+from medldm.io.archive import Unpacked, is_zip
+from medldm.io.archive import unpack as unpack  # the batch runner opens archives through this room
 from medldm.io.content import not_a_scan
 from medldm.io.dicom import Series, find_series, is_dicom, read_series
-from medldm.io.nifti import is_nifti, read_nifti, stem
+from medldm.io.nifti import is_nifti, probe_nifti, read_nifti, stem
 from medldm.volume import Volume
 
-OURS = ("_medldm.json", "_std.nii.gz", "_preview.png")
-LARGEST_ZIP = 64 * 2**30  # bytes after unpacking
 LIST_SUFFIXES = (".txt", ".csv")
+COLUMNS = ("path", "file", "filename", "image", "scan", "nifti", "source")
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,38 @@ class Case:
     place : where its result goes below OUT, without suffix
     series : the DICOM series, None for NIfTI
     skip : reason to leave it alone; empty when it is to be restored
+    alone : whether it is the only scan that was found
+    keep : whatever must live as long as the case (the folder that a zip was unpacked to)
     """
 
     source: Path
     place: Path
     series: Series | None = None
     skip: str = ""
+    alone: bool = False
+    keep: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def kind(self) -> str:
+        """``"nifti"`` or ``"dicom"``."""
+        return "dicom" if self.series else "nifti"
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that the scan is read from."""
         return self.series.files if self.series else (self.source,)
 
-    def read(self, volume: int | None = None) -> Volume:
-        """The scan itself."""
-        return read_series(self.series) if self.series else read_nifti(self.source, volume_index=volume)
+    def read(self, volume: int | None = None, *, fix: bool = False) -> Volume:
+        """The scan itself.
+
+        Parameters
+        ----------
+        volume : which one of a 4D file, counted from 0
+        fix : repair what can be repaired (duplicate, irregular, tilted DICOM; contradictory NIfTI forms)
+        """
+        if self.series is None:
+            return read_nifti(self.source, volume_index=volume, fix=fix)
+        return read_series(self.series, fix=True) if fix else read_series(self.series)
 
     def target(self, out: Path, form: str | None = None) -> Path:
         """Result of this case below a folder: a NIfTI file, or a folder for a derived series."""
@@ -57,116 +75,234 @@ class Case:
 
 
 def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Case]:
-    """All scans below a path, in a stable order; headers of DICOM files are read, voxels are not.
+    """All scans below a path, in a stable order; headers are read, voxels are not.
+
+    A 4D file is no reason to skip yet: whether one of its volumes was asked for is known when it is read.
 
     Parameters
     ----------
-    source : NIfTI file, DICOM file or folder, a tree of both, or a .txt/.csv list of paths
+    source : NIfTI file, DICOM file or folder, zip, a tree of all of them, or a .txt/.csv list of paths
     include, exclude : glob patterns on the path below `source`; a file must match one of the first, if there are
         any, and none of the second
 
     Raises
     ------
     InputError
-        The path does not exist or holds no scan at all.
+        The path does not exist, cannot be read, or holds no scan at all.
     """
+    source = Path(source)
     if not source.exists():
-        raise InputError(f"{source} does not exist.")
+        raise InputError(f"{source} does not exist. Check the path.")
     if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
-        cases = [case for path in read_list(source) for case in find_cases(path, include, exclude)]
-        return _distinct(cases)
-    root = source if source.is_dir() else source.parent
-    files = sorted(_walk(source)) if source.is_dir() else [source]
+        cases = _listed(read_list(source), include, exclude)
+    else:
+        cases = _found(source, source if source.is_dir() else source.parent, include, exclude)
+    if not cases:
+        raise InputError(_nothing(source, bool(include or exclude)))
+    cases = _distinct(sorted(cases, key=lambda case: str(case.place)))
+    return [replace(case, alone=len(cases) == 1) for case in cases]
+
+
+def output_path(case: Case, out: Path, form: str | None = None) -> Path:
+    """Where the result of a case goes: OUT itself when it names an image and there is one scan, else a place below it.
+
+    Parameters
+    ----------
+    case : from `find_cases`
+    out : as given on the command line
+    form : ``"nifti"``, ``"dicom"`` or None for the format of the input
+
+    Raises
+    ------
+    UsageError
+        A file for several scans, or a format that the place or the scan cannot have.
+    """
+    if form == "dicom" and case.series is None:
+        raise UsageError(
+            f"{case.source} is NIfTI: there is no patient or study to derive a DICOM series from. Leave --format out."
+        )
+    if not is_nifti(out):
+        return case.target(out, form)
+    if not case.alone:
+        raise UsageError(f"{out} is one file, but there are several scans. Name a folder as OUT.")
+    if form == "dicom":
+        raise UsageError(f"{out} is a NIfTI file, but --format says dicom. Name a folder as OUT.")
+    return out
+
+
+def read_list(path: Path) -> list[Path]:
+    """Paths of a .txt list (one a line, # for remarks) or of a .csv (the column `path`, `file`, ..., else the first).
+
+    Relative paths are looked for beside the list, then in the current folder.
+
+    Raises
+    ------
+    InputError
+        Not text, or empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"{path} cannot be read as a list of paths: {problem}.") from problem
+    words = _column(text) if path.suffix.lower() == ".csv" else [line.strip() for line in text.splitlines()]
+    words = [word for word in words if word and not word.startswith("#")]
+    if not words:
+        raise InputError(f"{path} lists no scan. Write one path a line.")
+    beside = [path.parent / Path(word).expanduser() for word in words]
+    places = [
+        at if at.exists() or not Path(word).exists() else Path(word) for at, word in zip(beside, words, strict=True)
+    ]
+    if not any(place.exists() for place in places):
+        raise InputError(f"{path} lists {len(words)} paths and none of them exists, the first being {words[0]}.")
+    return list(dict.fromkeys(places))
+
+
+def _column(text: str) -> list[str]:
+    lines = text.splitlines()
+    first = lines[0] if lines else ""
+    rows = list(csv.reader(lines, delimiter=max(",;\t", key=first.count)))
+    names = [word.strip().lower() for word in rows[0]] if rows else []
+    named = next((names.index(word) for word in COLUMNS if word in names), None)
+    return [row[named or 0].strip() for row in rows[named is not None :] if len(row) > (named or 0)]
+
+
+def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
+    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    cases: list[Case] = []
+    for path in paths:
+        path = path.absolute()
+        if path.exists() and (found := _found(path, root, include, exclude)):
+            cases += found
+        elif _wanted(path.relative_to(root), include, exclude):
+            # It fails when it is read, with a sentence, and the others go on.
+            cases.append(Case(path, path.relative_to(root).with_name(stem(path))))
+    return cases
+
+
+def _found(source: Path, root: Path, include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
+    """Cases below one path, places relative to a root."""
+    files = list(_walk(source)) if source.is_dir() else [source]
     files = [path for path in files if _wanted(path.relative_to(root), include, exclude)]
     cases = [_nifti_case(path, root) for path in files if is_nifti(path)]
-    folders: dict[Path, list[Path]] = {}
-    for path in files:
-        if not is_nifti(path) and is_dicom(path):
-            folders.setdefault(path.parent, []).append(path)
-    for folder, members in folders.items():
-        found = find_series(members)
-        alone = len(found) == 1 and folder != root and source.is_dir()
-        for series in found:
-            below = folder.relative_to(root)
-            place = below if alone else below / series.name
-            skip = "" if series.verdict != "not a volume" else series.reason
-            cases.append(Case(folder, place, series, skip))
-    if not cases:
-        raise InputError(f"{source} holds no NIfTI or DICOM scan. Look at it with `medldm inspect {source}`." if source.is_dir() else f"{source} is neither NIfTI nor DICOM.")
-    return _distinct(sorted(cases, key=lambda case: str(case.place)))
+    others = [path for path in files if not is_nifti(path)]
+    cases += _dicom_cases([path for path in others if is_dicom(path)], root)
+    for path in others:
+        if is_zip(path):
+            cases += _zipped(path, source == path, root, include, exclude)
+    return cases
+
+
+def _zipped(path: Path, named: bool, root: Path, include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
+    try:
+        unpacked = Unpacked(unpack(path))
+    except InputError as problem:
+        if named:
+            raise
+        return [Case(path, path.relative_to(root).with_suffix(""), skip=str(problem))]
+    below = Path() if named else path.relative_to(root).with_suffix("")
+    inside = _found(unpacked.folder, unpacked.folder, include, exclude)
+    return [replace(case, place=below / case.place, keep=unpacked) for case in inside]
 
 
 def _nifti_case(path: Path, root: Path) -> Case:
     place = path.relative_to(root)
-    return Case(path, place.with_name(stem(path)), skip=not_a_scan(path))
+    return Case(path, place.with_name(stem(path)), skip=not_a_scan(path) or _header_speaks_against(path))
+
+
+def _header_speaks_against(path: Path) -> str:
+    """Why a readable NIfTI file is left alone; what cannot be read fails later, with its own sentence."""
+    try:
+        return headers.intent_reason(probe_nifti(path).header) or ""
+    except NotRestorable as reason:
+        return str(reason)
+    except InputError:
+        return ""
+
+
+def _dicom_cases(files: list[Path], root: Path) -> list[Case]:
+    """Series of all files; a place is the series' folder, and its name where that folder holds anything else."""
+    placed = [(_folder(series), series) for series in _all_series(files)]
+    folders = [folder for folder, _ in placed]
+    cases, seen = [], dict[tuple[Path, str], int]()
+    for folder, series in placed:
+        number = series.number
+        base = f"series-{number:03d}" if number is not None and number >= 0 else "series"
+        seen[folder, base] = seen.get((folder, base), 0) + 1
+        name = base if seen[folder, base] == 1 else f"{base}-{seen[folder, base]}"
+        below = folder.relative_to(root)
+        shared = sum(folder == other or folder in other.parents for other in folders) > 1
+        place = below / name if shared or folder == root else below
+        skip = series.reason if series.verdict == "not a volume" else ""
+        cases.append(Case(folder, place, replace(series, name=name), skip))
+    return cases
+
+
+def _all_series(files: list[Path]) -> list[Series]:
+    """Series may be spread over folders; but a folder that was copied is a second scan, not twice the slices."""
+    series: list[Series] = []
+    for found in find_series(files):
+        folders = sorted({path.parent for path in found.files})
+        if found.verdict == "duplicate" and len(folders) > 1:
+            for folder in folders:
+                series += find_series([path for path in found.files if path.parent == folder])
+        else:
+            series.append(found)
+    return series
+
+
+def _folder(series: Series) -> Path:
+    return Path(os.path.commonpath([path.parent for path in series.files]))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and not path.name.endswith(OURS) and path.is_file():
-            yield path
+    """Files below a folder, sorted, links followed once; what is hidden or made by us is left out."""
+    been: set[str] = set()
+    for at, below, names in os.walk(folder, followlinks=True):
+        true = os.path.realpath(at)
+        if true in been:
+            below.clear()
+            continue
+        been.add(true)
+        below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
+        present = set(names)
+        yield from (Path(at, name) for name in sorted(names) if not name.startswith(".") and not _ours(name, present))
 
 
-def _wanted(path: Path, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    def matches(patterns: Sequence[str]) -> bool:
-        return any(fnmatch.fnmatch(str(path), pattern) or fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
+def _ours(name: str, present: set[str]) -> bool:
+    """Companions of a result: report, picture, and the spread beside a result that has a report."""
+    if name.endswith(("_medldm.json", "_preview.png")):
+        return True
+    spread = next((name[: -len(end)] for end in ("_std.nii.gz", "_std.nii") if name.endswith(end)), None)
+    return spread is not None and f"{spread}_medldm.json" in present
+
+
+def _wanted(path: Path, include: Iterable[str], exclude: Iterable[str]) -> bool:
+    def matches(patterns: Iterable[str]) -> bool:
+        words = (path.as_posix(), path.name)
+        return any(fnmatch.fnmatch(word, pattern) for pattern in patterns for word in words)
 
     return (not include or matches(include)) and not matches(exclude)
 
 
 def _distinct(cases: list[Case]) -> list[Case]:
     """Two cases never share a place: the second gets -2, as two scans with one stem in one folder do."""
-    seen: dict[Path, int] = {}
+    taken: set[Path] = set()
     distinct = []
     for case in cases:
-        seen[case.place] = seen.get(case.place, 0) + 1
-        count = seen[case.place]
-        place = case.place if count == 1 else case.place.with_name(f"{case.place.name}-{count}")
-        distinct.append(Case(case.source, place, case.series, case.skip))
+        place, count = case.place, 1
+        while place in taken:
+            count += 1
+            place = case.place.with_name(f"{case.place.name}-{count}")
+        taken.add(place)
+        distinct.append(replace(case, place=place))
     return distinct
 
 
-def read_list(path: Path) -> list[Path]:
-    """Paths of a .txt list (one a line, # for remarks) or of the first column of a .csv (a column `path` if named)."""
-    with path.open(newline="", errors="replace") as lines:
-        if path.suffix.lower() == ".csv":
-            rows = list(csv.reader(lines))
-            column = rows[0].index("path") if rows and "path" in rows[0] else 0
-            words = [row[column] for row in rows if len(row) > column]
-            words = words[1:] if rows and "path" in rows[0] else words
-        else:
-            words = [line.strip() for line in lines]
-    words = [word for word in words if word and not word.startswith("#")]
-    if not words:
-        raise InputError(f"{path} lists no scan.")
-    return [(path.parent / word) for word in words]
-
-
-def unpack(archive: Path) -> Path:
-    """A zip archive in a temporary folder that the caller removes; nothing lands outside it.
-
-    Raises
-    ------
-    InputError
-        Damaged, too large, or with names that lead out of the folder.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="medldm-zip-"))
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            if sum(info.file_size for info in packed.infolist()) > LARGEST_ZIP:
-                raise InputError(f"{archive} unpacks to more than {LARGEST_ZIP / 2**30:.0f} GiB; unpack it yourself and give the folder.")
-            for info in packed.infolist():
-                parts = PurePosixPath(info.filename.replace("\\", "/")).parts
-                if info.is_dir():
-                    continue
-                if ".." in parts or PurePosixPath(info.filename).is_absolute() or (info.external_attr >> 28) == 0xA:
-                    raise InputError(f"{archive} holds {info.filename!r}, which leads out of the archive.")
-                packed.extract(info, folder)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as problem:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(f"{archive} cannot be unpacked: {problem}") from problem
-    except InputError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return folder
+def _nothing(source: Path, filtered: bool) -> str:
+    if filtered:
+        return f"{source} holds no scan that --include and --exclude let through."
+    if not source.is_dir():
+        return f"{source} is neither NIfTI nor DICOM, nor a zip or a list of paths. Check what the file really is."
+    if not any(source.iterdir()):
+        return f"{source} is an empty folder. Check the path."
+    return f"{source} holds no NIfTI or DICOM scan. Check the path."

@@ -1,0 +1,54 @@
+"""What became of every case: a table for people, a file for programs, an exit code for pipelines."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from medldm.io.atomic import whole_file
+
+STATUSES = ("done", "unchanged", "skipped", "failed", "refused")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case.
+
+    Parameters
+    ----------
+    case : its place below OUT
+    status : one of `STATUSES`
+    seconds : wall clock
+    message : a sentence
+    result : path of the result, empty without one
+    """
+
+    case: str
+    status: str
+    seconds: float = 0.0
+    message: str = ""
+    result: str = ""
+
+
+def exit_code(rows: list[Row]) -> int:
+    """0 when nothing failed and nothing was refused, else 8."""
+    return 8 if any(row.status in ("failed", "refused") for row in rows) else 0
+
+
+def words(rows: list[Row]) -> str:
+    """``3 done, 1 skipped``."""
+    counts = Counter(row.status for row in rows)
+    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+
+
+def write_summary(rows: list[Row], folder: Path) -> None:
+    """``summary.csv`` and ``summary.json`` in a folder."""
+    with whole_file(folder / "summary.csv") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [each.name for each in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    with whole_file(folder / "summary.json") as temporary:
+        temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

@@ -1,0 +1,191 @@
+"""The command line: one verb a task, the same names and defaults as in Python and napari.
+
+stdout carries results, stderr everything else. Only this room speaks and exits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from medldm.cli.flags import add_settings, explain
+from medldm.errors import Cancelled, MedldmError, UsageError
+from medldm.settings import VERBS
+
+HELP = {
+    "restore": "look at the scan, say a plan, and do what it needs",
+    "denoise": "remove noise (MRI, CT)",
+    "super-resolve": "thick slices to thin ones, finer planes",
+    "fill-slices": "fill missing or damaged slices; measured ones stay bit for bit",
+    "inpaint": "fill a region; everything outside stays bit for bit",
+}
+BUG = "This is a bug in medldm, not your fault. Please report it with the command line and what -v prints."
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Wrong usage: a sentence, and where to read on."""
+        raise UsageError(f"{message[:1].upper()}{message[1:]}. See `{self.prog} --help`.")
+
+
+def build_parser() -> Parser:
+    """All verbs and their options; loads neither torch nor NumPy."""
+    parser = Parser(prog="medldm", description="Restore MRI and CT scans. Research use only: restored voxels are estimates.")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+    for name, kind in VERBS.items():
+        verb = verbs.add_parser(name, help=HELP[name], description=kind.__doc__, allow_abbrev=False)
+        verb.add_argument("source", metavar="IN", help="NIfTI file, DICOM file, folder or zip, a tree of them, or a .txt/.csv list")
+        verb.add_argument("out", metavar="OUT", help="file, or folder that mirrors the tree of IN")
+        add_settings(verb, kind)
+        _add_files(verb)
+        _add_talk(verb)
+    _add_others(verbs)
+    return parser
+
+
+def _add_files(verb: Any) -> None:
+    group = verb.add_argument_group("files")
+    group.add_argument("--include", action="append", default=[], metavar="GLOB", help="only files that match; may be repeated")
+    group.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave out files that match; may be repeated")
+    group.add_argument("--format", choices=("nifti", "dicom"), help="format of the results (default: as the input)")
+    group.add_argument("--volume", type=int, metavar="N", help="which volume of a 4D file, counted from 0")
+    group.add_argument("--uncertainty", action="store_true", help="write the standard deviation too (needs --samples 2 or more)")
+    group.add_argument("--preview", action="store_true", help="write a PNG, before and after")
+    group.add_argument("--report", action="store_true", help="write one HTML page for the batch")
+    group.add_argument("--fix", action="store_true", help="repair duplicate, irregular or tilted DICOM")
+    group.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    group.add_argument("--fail-fast", action="store_true", help="stop at the first case that fails")
+    group.add_argument("--dry-run", action="store_true", help="say what would be done")
+    group.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the cases")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="processes (1 for now)")
+    group.add_argument("--scheduler", metavar="ADDRESS", help="an existing Dask scheduler (not yet)")
+
+
+def _add_talk(verb: Any) -> None:
+    group = verb.add_argument_group("talk")
+    group.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    group.add_argument("-v", "--verbose", action="store_true", help="say more; tracebacks of errors")
+    group.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def _add_others(verbs: Any) -> None:
+    from medldm.settings import Restore
+
+    inspect = verbs.add_parser("inspect", help="what is there, and what medldm would do about it")
+    inspect.add_argument("source", metavar="IN")
+    inspect.add_argument("--json", action="store_true", help="for programs")
+    models = verbs.add_parser("models", help="the model cards")
+    models.add_argument("name", nargs="?", metavar="NAME")
+    models.add_argument("--json", action="store_true", help="for programs")
+    train = verbs.add_parser("train", help="train your own models on a folder of scans")
+    train.add_argument("kind", choices=("unet", "vae", "flow", "fusion", "all"))
+    train.add_argument("data", metavar="DATA", help="folder of NIfTI files, with split.csv or manifest.csv")
+    train.add_argument("out", metavar="OUT", help="checkpoints, curves and the finished model")
+    train.add_argument("--minutes", type=float, required=True, help="wall-clock minutes, resumed runs counted in")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoints in OUT")
+    train.add_argument("--init", metavar="NAME|PATH", help="model to start from")
+    train.add_argument("--spatial-dims", type=int, choices=(2, 3), default=2, help="planes or volumes (default 2)")
+    train.add_argument("--devices", type=int, default=1, metavar="N", help="devices to train on")
+    train.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    train.add_argument("--seed", type=int, default=0)
+    benchmark = verbs.add_parser("benchmark", help="degrade, restore with us and with the rivals, score")
+    benchmark.add_argument("data", metavar="DATA")
+    benchmark.add_argument("--quick", action="store_true", help="few scans and rows, about five minutes")
+    benchmark.add_argument("--out", metavar="DIR", default="benchmark_result")
+    benchmark.add_argument("--tasks", metavar="ROW,...", help="only these rows")
+    benchmark.add_argument("--methods", metavar="NAME,...", help="only these methods")
+    benchmark.add_argument("--split", default="test", help="split of the manifest (default test)")
+    demo = verbs.add_parser("demo", help="the main job on the sample scan that ships with medldm")
+    demo.add_argument("out", nargs="?", default="demo_result", metavar="OUT")
+    demo.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
+    rerun = verbs.add_parser("rerun", help="repeat a run from its record")
+    rerun.add_argument("sidecar", metavar="SIDECAR")
+    rerun.add_argument("out", nargs="?", metavar="OUT", help="where to (default: the same result, with --overwrite)")
+    rerun.add_argument("--overwrite", action="store_true", help="replace the result")
+    for verb in (inspect, models, train, benchmark, demo, rerun):
+        _add_talk(verb)
+    inspect.epilog = "Thresholds of the plan: " + "; ".join(
+        explain(knob) for knob in Restore.__dataclass_fields__.values() if knob.name.startswith(("thick", "noisy", "finest"))
+    ).replace("%", "%%")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code is the contract of interfaces.md.
+
+    Parameters
+    ----------
+    argv : arguments without the program; the process's own when not given
+
+    Returns
+    -------
+    exit code
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    verbose = "-v" in words or "--verbose" in words
+    _stop_on_sigterm()
+    try:
+        parser = build_parser()
+        arguments = parser.parse_args(words)
+        if arguments.version:
+            from importlib.metadata import version
+
+            print(f"medldm {version('medldm')}")
+            return 0
+        if not arguments.verb:
+            parser.print_help(sys.stderr)
+            return 2
+        _listen(arguments)
+        from medldm.cli import verbs
+
+        return verbs.run(arguments)
+    except SystemExit as wish:  # --help
+        return int(wish.code or 0)
+    except (KeyboardInterrupt, Cancelled):
+        _say("medldm: interrupted. What was finished is whole; run the same command again to go on.")
+        return 130
+    except BrokenPipeError:
+        # Somebody closed our stdout (`| head`); nothing is wrong, and Python must not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MedldmError as problem:
+        _say(f"medldm: {problem}")
+        if verbose:
+            logging.getLogger("medldm").exception("details")
+        return problem.exit_code
+    except MemoryError:
+        _say("medldm: this needs more memory than is free. Close other programs, try --tile 192, or use a larger machine.")
+        return 8
+    except Exception as problem:
+        _say(f"medldm: {type(problem).__name__}: {problem}\n{BUG}")
+        if verbose:
+            logging.getLogger("medldm").exception("details")
+        return 1
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _stop_on_sigterm() -> None:
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        signal.signal(signal.SIGTERM, stop)
+    except ValueError:
+        return  # not the main thread: whoever embeds us handles signals
+
+
+def _listen(arguments: argparse.Namespace) -> None:
+    level = logging.ERROR if arguments.quiet else logging.DEBUG if arguments.verbose else logging.WARNING
+    level = logging.INFO if arguments.verb == "train" and not arguments.quiet else level
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("medldm").setLevel(level)

@@ -1,0 +1,98 @@
+"""The demo: damage the shipped scan as a hurried clinic would, restore it, and show both."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medldm.batch import Options, Record, Watch
+from medldm.batch.runner import one_case
+from medldm.errors import OutputError
+from medldm.io import read, write
+from medldm.io.scans import find_cases
+from medldm.samples import sample_path
+from medldm.settings import Restore
+from medldm.volume import Volume
+
+SPACING_MM = 4.0
+NOISE = 0.03
+LOST = (12, 21)  # thick slices
+
+
+def demonstrate(out: Path, *, overwrite: bool, watch: Watch) -> int:
+    """Write input, result, record and picture of the demo into a folder.
+
+    Parameters
+    ----------
+    out : folder
+    overwrite : replace an earlier demo
+    watch : who is told
+
+    Raises
+    ------
+    OutputError
+        The folder holds something else.
+    """
+    if out.exists() and any(out.iterdir()) and not overwrite:
+        raise OutputError(f"{out} is not empty. Say --overwrite, or name another folder.")
+    reference = read(sample_path("mr"))
+    source, restored = out / "input.nii.gz", out / "restored.nii.gz"
+    write(clinical(reference), source)
+    watch.say(f"input: the shipped scan with {SPACING_MM:g} mm slices, {100 * NOISE:g} % noise and {len(LOST)} slices lost: {source}")
+    options = Options(overwrite=True)
+    one_case("restore", find_cases(source)[0], restored, Restore(), options, watch)
+    record = Record(restored)
+    from medldm.report import write_preview
+
+    picture = record.companion("_preview.png")
+    result = read(restored)
+    write_preview(read(source), replace(result, history=()), picture, reference=reference, record=record.read())
+    scores = compare(reference, read(source), result)
+    print(json.dumps({"result": str(restored), "record": str(record.path), "preview": str(picture), "input": str(source), **scores}, indent=1))
+    watch.say(f"result:  {restored}\nrecord:  {record.path}\npreview: {picture}")
+    watch.say("One scan is an example, not evidence; the evidence is `medldm benchmark`. Research use only.")
+    return 0
+
+
+def clinical(reference: Volume) -> Volume:
+    """The reference as thick, noisy slices, two of them lost (all zero), 16 bit."""
+    import torch
+
+    from medldm.degradations import Rician, ThickSlices
+    from medldm.intensity import mri_scaling
+    from medldm.resample import field_of_view_affine
+
+    axis = reference.slice_axis
+    scaling = mri_scaling(reference.voxels)
+    clean = torch.from_numpy(scaling.apply(reference.voxels))
+    thick = ThickSlices(clean.shape[axis], axis, SPACING_MM / reference.spacing[axis])
+    measured = Rician(NOISE).degrade(thick.degrade(clean), torch.Generator().manual_seed(0))
+    measured.index_fill_(axis, torch.tensor(LOST), 0.0)
+    voxels = np.rint(scaling.invert(measured.numpy())).astype(np.int16)
+    return replace(reference, voxels=voxels, affine=field_of_view_affine(reference.affine, reference.shape, voxels.shape), name="input")
+
+
+def compare(reference: Volume, source: Volume, result: Volume) -> dict[str, float | None]:
+    """PSNR against the scan before it was damaged, in the foreground, of linear interpolation and of the result, dB."""
+    from medldm.intensity import foreground_mask, mri_scaling
+    from medldm.resample import resample_to
+
+    scaling = mri_scaling(reference.voxels)
+    inside = foreground_mask(reference.voxels)
+    clean = scaling.apply(reference.voxels)
+
+    def psnr(volume: Volume) -> float | None:
+        same = volume.shape == reference.shape
+        voxels = volume.voxels if same else resample_to(volume, reference.affine, reference.shape, "linear")
+        error = float(np.square(scaling.apply(voxels) - clean)[inside].mean())
+        return round(-10 * math.log10(error), 2) if error > 0 else None
+
+    axis = source.slice_axis
+    holes = np.asarray(source.voxels, dtype=np.float32).copy()
+    empty = ~holes.any(axis=tuple(a for a in range(3) if a != axis))
+    holes[tuple(empty if a == axis else slice(None) for a in range(3))] = np.nan
+    return {"psnr_interpolated_db": psnr(source.with_voxels(holes)), "psnr_restored_db": psnr(result)}

@@ -1,0 +1,64 @@
+"""Settings to flags and back: every knob of a settings dataclass becomes one option, with its unit and range."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+from medldm.settings import Settings, make
+
+Kind = TypeVar("Kind", bound=Settings)
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type[Settings]) -> None:
+    """One flag for each knob; what the user leaves out stays out, so that defaults live in one place.
+
+    Parameters
+    ----------
+    parser : of the verb
+    kind : its settings
+    """
+    own = parser.add_argument_group("what to do")
+    shared = parser.add_argument_group("how to do it")
+    common = {each.name for each in fields(Settings)}
+    for each in fields(kind):
+        group = shared if each.name in common else own
+        words = each.metadata
+        metavar = words.get("metavar") or (None if words.get("choices") else each.name.upper())
+        group.add_argument(
+            flag(each.name),
+            default=argparse.SUPPRESS,
+            metavar=metavar or "{" + ",".join(words["choices"]) + "}",
+            help=explain(each).replace("%", "%%"),
+        )
+
+
+def flag(name: str) -> str:
+    """``slice_thickness`` as ``--slice-thickness``."""
+    return "--" + name.replace("_", "-")
+
+
+def explain(knob: Any) -> str:
+    """Meaning, unit, range and default of a knob, in one line."""
+    words = knob.metadata
+    parts = [words["meaning"]]
+    if words.get("unit"):
+        parts.append(f"[{words['unit']}]")
+    low, high = words.get("low"), words.get("high")
+    if low is not None and high is not None and high < 2**30:
+        parts.append(f"({low:g} to {high:g})")
+    if knob.default is not MISSING and knob.default not in (None, ""):
+        parts.append(f"(default {knob.default})")
+    return " ".join(parts)
+
+
+def settings_from(arguments: argparse.Namespace, kind: type[Kind]) -> Kind:
+    """The settings that the flags of a command line ask for.
+
+    Raises
+    ------
+    UsageError
+    """
+    given = vars(arguments)
+    return make(kind, {each.name: given[each.name] for each in fields(kind) if each.name in given})

@@ -1,0 +1,45 @@
+"""Progress on stderr: one bar a scan, with what is counted and the time that is left."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from medldm.batch import Watch
+
+
+@contextmanager
+def watching(arguments: argparse.Namespace) -> Iterator[Watch]:
+    """A `Watch` that talks as the options ask: a bar on a terminal, lines elsewhere, nothing with -q.
+
+    Parameters
+    ----------
+    arguments : parsed command line with quiet and no_progress
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+    def say(line: str) -> None:
+        if not arguments.quiet:
+            console.print(line, markup=False)
+
+    if arguments.quiet or arguments.no_progress or not sys.stderr.isatty():
+        yield Watch(say=say)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        scan = bars.add_task("loading", total=None)
+        cases = bars.add_task("scans", total=None, visible=False)
+
+        def case(number: int, total: int, name: str) -> None:
+            bars.update(cases, completed=number - 1, total=total, visible=total > 1, description="scans")
+            bars.reset(scan, description=name[-40:], total=None)
+
+        def progress(done: int, total: int, what: str) -> None:
+            bars.update(scan, completed=done, total=total, description=what)
+
+        yield Watch(case=case, progress=progress, say=say)

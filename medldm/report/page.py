@@ -1,0 +1,44 @@
+"""One HTML page for a batch, readable offline."""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+
+from medldm.batch.record import Record
+from medldm.batch.summary import Row, words
+from medldm.io.atomic import whole_file
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:70rem;color:#1c2024}
+table{border-collapse:collapse;width:100%}td,th{padding:.4rem .7rem;border-bottom:1px solid #dde;text-align:left;vertical-align:top}
+.failed,.refused{color:#b3261e}.skipped{color:#777}img{max-width:22rem;border-radius:4px}"""
+
+
+def write_page(rows: list[Row], folder: Path) -> Path:
+    """``report.html`` with a row for each case, pictures inside.
+
+    Parameters
+    ----------
+    rows : of the batch
+    folder : of the results
+    """
+    body = "".join(_row(row) for row in rows)
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>medldm: {len(rows)} cases</title><style>{STYLE}</style>"
+        f"<h1>{len(rows)} cases: {html.escape(words(rows))}</h1><p>Restored voxels are estimates. Research use only.</p>"
+        f"<table><tr><th>case<th>status<th>seconds<th>message<th>before and after</tr>{body}</table></html>"
+    )
+    target = folder / "report.html"
+    with whole_file(target) as temporary:
+        temporary.write_text(page)
+    return target
+
+
+def _row(row: Row) -> str:
+    picture = Record(Path(row.result)).companion("_preview.png") if row.result else None
+    shown = ""
+    if picture is not None and picture.is_file():
+        shown = f"<img alt='before and after' src='data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}'>"
+    cells = (html.escape(row.case), row.status, f"{row.seconds:.1f}", html.escape(row.message), shown)
+    return f"<tr class={row.status}>" + "".join(f"<td>{cell}" for cell in cells) + "</tr>"

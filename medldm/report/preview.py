@@ -1,0 +1,99 @@
+"""Before and after in one picture: three planes, one grey window, invented slices marked at the margin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from medldm.io.atomic import whole_file
+from medldm.volume import Volume, Voxels
+
+TILE = 300  # height of a picture, pixels
+EDGE = 10
+INK, PAPER, INVENTED = (235, 235, 235), (18, 20, 24), (255, 150, 40)
+PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
+
+
+def write_preview(
+    before: Volume, after: Volume, path: Path, *, reference: Volume | None = None, record: Mapping[str, Any] | None = None
+) -> None:
+    """Write the picture.
+
+    Parameters
+    ----------
+    before, after : scan and result
+    path : PNG
+    reference : the scan before it was damaged, where one is known
+    record : facts of the run when ``after`` does not carry them
+    """
+    facts = record or (after.history[-1].facts if after.history else {})
+    rows = [("before", before, ()), ("restored", after, tuple(facts.get("invented_slices", ())))]
+    if reference is not None:
+        rows.append(("reference", reference, ()))
+    window = grey_window(before)
+    pictures = [[plane(volume, axis, window) for _, axis in PLANES] for _, volume, _ in rows]
+    widths = [max(row[column].width for row in pictures) for column in range(3)]
+    heights = [max(picture.height for picture in row) for row in pictures]
+    margin, head = 90, 34
+    sheet = Image.new("RGB", (margin + sum(widths) + EDGE * 4, head + sum(heights) + EDGE * (len(rows) + 1) + 26), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(15)
+    x = margin + EDGE
+    for (name, _), width in zip(PLANES, widths, strict=True):
+        draw.text((x + width // 2, 10), name, fill=INK, font=font, anchor="ma")
+        x += width + EDGE
+    y = head
+    for (label, volume, invented), row, height in zip(rows, pictures, heights, strict=True):
+        draw.text((EDGE, y + height // 2), label, fill=INK, font=font, anchor="lm")
+        x = margin + EDGE
+        for (_, axis), picture, width in zip(PLANES, row, widths, strict=True):
+            sheet.paste(picture, (x + (width - picture.width) // 2, y))
+            if axis != volume.slice_axis and invented:
+                _mark(draw, volume, axis, invented, (x + (width - picture.width) // 2, y), picture.size)
+            x += width + EDGE
+        y += height + EDGE
+    note = "orange: slices with voxels that nobody measured. " if any(invented for _, _, invented in rows) else ""
+    draw.text((EDGE, sheet.height - 24), note + "Restored voxels are estimates. Research use only.", fill=(150, 150, 150), font=font)
+    with whole_file(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def grey_window(volume: Volume) -> tuple[float, float]:
+    """Grey levels from the scan before it was restored, so that both pictures share them."""
+    values = volume.voxels[np.isfinite(volume.voxels)] if volume.voxels.dtype.kind == "f" else volume.voxels.ravel()
+    if values.min() < -500:
+        return -160.0, 240.0  # CT soft tissue, HU
+    bright = values[values > 0]
+    return 0.0, float(np.percentile(bright, 99.7)) if bright.size else 1.0
+
+
+def plane(volume: Volume, axis: int, window: tuple[float, float]) -> Image.Image:
+    """The middle plane across an axis, in millimetres, front or top up."""
+    middle = volume.shape[axis] // 2
+    image: Voxels = np.nan_to_num(np.take(volume.voxels, middle, axis=axis).astype(np.float32), nan=window[0])
+    low, high = window
+    grey = (np.clip((image - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
+    size = [count * mm for a, (count, mm) in enumerate(zip(volume.shape, volume.spacing, strict=True)) if a != axis]
+    scale = TILE / max(size[1], 1e-6)
+    shown = Image.fromarray(grey.T[::-1])
+    # Nearest: a preview that interpolates would restore too.
+    return shown.resize((max(1, round(size[0] * scale)), TILE), Image.Resampling.NEAREST).convert("RGB")
+
+
+def _mark(draw: Any, volume: Volume, axis: int, invented: tuple[int, ...], corner: tuple[int, int], size: tuple[int, int]) -> None:
+    across = volume.slice_axis
+    count = volume.shape[across]
+    shown = [a for a in range(3) if a != axis]
+    flip = volume.stored.flips[volume.stored.axes.index(across)]
+    for stored in invented:
+        place = count - 1 - stored if flip else stored
+        if shown.index(across) == 1:
+            top = corner[1] + size[1] * (count - 1 - place) / count
+            draw.rectangle([corner[0] - 5, top, corner[0] - 2, top + size[1] / count], fill=INVENTED)
+        else:
+            left = corner[0] + size[0] * place / count
+            draw.rectangle([left, corner[1] - 5, left + size[0] / count, corner[1] - 2], fill=INVENTED)
