@@ -32,7 +32,7 @@ MR_WORDS = (
 MR_FOLDERS = ("anat", "func", "dwi", "perf", "fmap")
 FEW_VALUES = 12  # a scan has hundreds of grey values, a mask two, most label maps a dozen
 MANY_LABELS = 400  # the finest parcellations
-ALIKE = 0.9  # share of neighbours inside a label map that are equal; in scans every tenth pair is
+ALIKE = 0.7  # share of neighbours inside a label map that are equal; in scans every tenth pair is
 SAMPLE = 200_000  # voxels that tell
 
 

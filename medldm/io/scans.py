@@ -182,7 +182,8 @@ def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -
 def _found(source: Path, root: Path, include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
     """Cases below one path, places relative to a root."""
     files = list(_walk(source)) if source.is_dir() else [source]
-    files = [path for path in files if _wanted(path.relative_to(root), include, exclude)]
+    # Patterns are about scans: an archive is opened to see what is inside.
+    files = [path for path in files if _wanted(path.relative_to(root), () if is_zip(path) else include, exclude)]
     cases = [_nifti_case(path, root) for path in files if is_nifti(path)]
     others = [path for path in files if not is_nifti(path)]
     cases += _dicom_cases([path for path in others if is_dicom(path)], root)
