@@ -57,11 +57,14 @@ class Watch:
     case : called with (number, total, name) when a case begins
     progress : called with (done, total, what) within a case
     say : one line for the user
+    preview, report : draw a picture of one case, a page of them all; a room beside this one does that
     """
 
     case: Callable[[int, int, str], None] = lambda number, total, name: None
     progress: Progress = lambda done, total, what: None
     say: Callable[[str], None] = lambda line: None
+    preview: Callable[[Volume, Volume, Path], None] = lambda before, after, path: None
+    report: Callable[[list[Row], Path], None] = lambda rows, folder: None
 
 
 def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: Options, watch: Watch) -> int:
@@ -106,9 +109,7 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
         if not options.dry_run:
             write_summary(rows, out)
             if options.report:
-                from medldm.report import write_page
-
-                write_page(rows, out)
+                watch.report(rows, out)
         watch.say(f"{len(rows)} cases: {words(rows)}")
         return exit_code(rows)
 
@@ -187,7 +188,7 @@ def one_case(verb: str, case: Case, target: Path, settings: Settings, options: O
     started = time.monotonic()
     name = case.place.as_posix()
     if case.skip:
-        raise NotRestorable(f"{name}: {case.skip}")
+        raise NotRestorable(case.skip[:1].upper() + case.skip[1:])
     check_memory(case)
     volume = case.read(options.volume)
     mask_path = getattr(settings, "mask", None)
@@ -214,9 +215,7 @@ def one_case(verb: str, case: Case, target: Path, settings: Settings, options: O
               "volume": options.volume, "format": options.format, "root": str(case.source)}  # fmt: skip
     write_record(record, key, verb, settings, source, result, clipped)
     if options.preview:
-        from medldm.report import write_preview
-
-        write_preview(volume, result, record.companion("_preview.png"))
+        watch.preview(volume, result, record.companion("_preview.png"))
     status = "unchanged" if result is volume else "done"
     message = "nothing to do, the input was copied" if result is volume else ""
     return Row(name, status, round(time.monotonic() - started, 2), message, str(target))

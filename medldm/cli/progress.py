@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from medldm.batch import Watch
+from medldm.report import write_page, write_preview
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def watching(arguments: argparse.Namespace) -> Iterator[Watch]:
             console.print(line, markup=False)
 
     if arguments.quiet or arguments.no_progress or not sys.stderr.isatty():
-        yield Watch(say=say)
+        yield Watch(say=say, preview=write_preview, report=write_page)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bars:
@@ -42,4 +43,4 @@ def watching(arguments: argparse.Namespace) -> Iterator[Watch]:
         def progress(done: int, total: int, what: str) -> None:
             bars.update(scan, completed=done, total=total, description=what)
 
-        yield Watch(case=case, progress=progress, say=say)
+        yield Watch(case=case, progress=progress, say=say, preview=write_preview, report=write_page)

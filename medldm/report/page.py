@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-from medldm.batch.record import Record
-from medldm.batch.summary import Row, words
 from medldm.io.atomic import whole_file
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:70rem;color:#1c2024}
@@ -15,7 +16,17 @@ table{border-collapse:collapse;width:100%}td,th{padding:.4rem .7rem;border-botto
 .failed,.refused{color:#b3261e}.skipped{color:#777}img{max-width:22rem;border-radius:4px}"""
 
 
-def write_page(rows: list[Row], folder: Path) -> Path:
+class Row(Protocol):
+    """What the page needs of a case."""
+
+    case: str
+    status: str
+    seconds: float
+    message: str
+    result: str
+
+
+def write_page(rows: Sequence[Row], folder: Path) -> Path:
     """``report.html`` with a row for each case, pictures inside.
 
     Parameters
@@ -24,9 +35,10 @@ def write_page(rows: list[Row], folder: Path) -> Path:
     folder : of the results
     """
     body = "".join(_row(row) for row in rows)
+    counts = ", ".join(f"{count} {status}" for status, count in Counter(row.status for row in rows).items())
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>medldm: {len(rows)} cases</title><style>{STYLE}</style>"
-        f"<h1>{len(rows)} cases: {html.escape(words(rows))}</h1><p>Restored voxels are estimates. Research use only.</p>"
+        f"<h1>{len(rows)} cases: {html.escape(counts)}</h1><p>Restored voxels are estimates. Research use only.</p>"
         f"<table><tr><th>case<th>status<th>seconds<th>message<th>before and after</tr>{body}</table></html>"
     )
     target = folder / "report.html"
@@ -36,7 +48,8 @@ def write_page(rows: list[Row], folder: Path) -> Path:
 
 
 def _row(row: Row) -> str:
-    picture = Record(Path(row.result)).companion("_preview.png") if row.result else None
+    stem = row.result.removesuffix(".gz").removesuffix(".nii")
+    picture = Path(f"{stem}_preview.png") if row.result else None
     shown = ""
     if picture is not None and picture.is_file():
         shown = f"<img alt='before and after' src='data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}'>"

@@ -22,7 +22,7 @@ from medldm.volume import Volume
 
 PREFIX = "2.25."  # UIDs made of a 128-bit number need no registered root (PS3.5 B.2)
 DROPPED = (
-    "PixelData", "FloatPixelData", "IconImageSequence", "OverlayData", "SmallestImagePixelValue",
+    "PixelData", "FloatPixelData", "IconImageSequence", "SmallestImagePixelValue",
     "LargestImagePixelValue", "PixelPaddingValue", "PixelPaddingRangeLimit", "ReferencedImageSequence",
     "LossyImageCompressionRatio", "SliceLocation", "AcquisitionNumber", "GantryDetectorTilt",
     "ReferencedPresentationStateSequence", "PresentationLUTSequence", "ReferencedPerformedProcedureStepSequence",
