@@ -69,7 +69,9 @@ def make_plan(volume: Volume, settings: Restore) -> Plan:
     missing = find_missing_slices(volume, settings.axis)
     steps = []
     if missing:
-        steps.append(Planned("fill-slices", {"missing": missing}, f"{len(missing)} slices are missing ({_ranges(missing)})."))
+        steps.append(
+            Planned("fill-slices", {"missing": missing}, f"{len(missing)} slices are missing ({_ranges(missing)}).")
+        )
     axis = volume.stored.axes[settings.axis]
     across = volume.spacing[axis]
     in_plane = max(mm for a, mm in enumerate(volume.spacing) if a != axis)
@@ -80,7 +82,8 @@ def make_plan(volume: Volume, settings: Restore) -> Plan:
             per_stored[stored_axis] = target if inside == axis else volume.spacing[inside]
         steps.append(
             Planned("super-resolve", {"spacing": tuple(per_stored)},
-                    f"slices are {across:.2f} mm apart, voxels {in_plane:.2f} mm in the planes; wanted: {target:.2f} mm.")
+                    f"slices are {across:.2f} mm apart, voxels {in_plane:.2f} mm in the planes; wanted: "
+                        f"{target:.2f} mm.")
         )  # fmt: skip
     threshold = settings.noisy_from_ct if modality == "ct" else settings.noisy_from_mr
     if noise.level > threshold:

@@ -133,7 +133,9 @@ def foreground_mask(voxels: Array, modality: str | None = "mr") -> Mask:
     if threshold is None:
         return signal
     coarse, step = _averaged(voxels, signal)
-    head = _without_cavities(ndimage.binary_opening(coarse > threshold), faces=(0, 1, 2))
+    # Specks go; along short axes there is nothing to open, and a single slice would vanish.
+    cross = np.ones([3 if size > 4 else 1 for size in coarse.shape], dtype=bool)
+    head = _without_cavities(ndimage.binary_opening(coarse > threshold, cross), faces=(0, 1, 2))
     fine = head
     for axis in range(3):
         fine = np.repeat(fine, step[axis], axis=axis)

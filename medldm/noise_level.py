@@ -35,7 +35,7 @@ FEWEST = 200  # voxels that a median needs
 FLAT = 0.35  # share of the tissue, flattest first, that noise is measured in
 ANATOMY = 1.4  # differences of second neighbours that are so much larger are not white noise
 AGREE = 1.5  # two opinions within this factor agree
-WINDOW = 7  # voxels along the edge of a local standard deviation in CT
+WINDOW = 9  # voxels along the edge of a local standard deviation in CT, about 6 mm
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def estimate_noise(
 
 
 def noise_map(
-    voxels: Voxels, spacing: tuple[float, float, float] = (1, 1, 1), modality: str = "mr", reach_mm: float = 12.0
+    voxels: Voxels, spacing: tuple[float, float, float] = (1, 1, 1), modality: str = "mr", reach_mm: float = 8.0
 ) -> Voxels:
     """Noise level at each voxel, smooth, for parallel imaging (Aja-Fernandez et al., Magn Reson Imaging 33, 2015).
 
@@ -101,14 +101,14 @@ def noise_map(
 
     Returns
     -------
-    (X, Y, Z) float32, standard deviation in stored units; its median in tissue is that of `estimate_noise`
+    (X, Y, Z) float32, standard deviation in stored units; its median in flat tissue is that of `estimate_noise`
     """
     image, tissue = _filled(voxels, modality), _tissue(voxels, modality)
     overall = estimate_noise(voxels, spacing, modality).sigma
     if tissue.sum() < FEWEST or overall == 0:
         return np.full(image.shape, overall, dtype=np.float32)
     axes = fine_axes(image.shape, spacing)
-    flat = flat_tissue(image, _inner(tissue), axes, share=0.6)
+    flat = flat_tissue(image, _inner(tissue), axes)
     difference = np.abs(second_difference(image, axes))
     grid = Coarse(
         image.shape,
@@ -177,8 +177,8 @@ def rician_correction(signal: float, measured: float) -> float:
     signal : typical magnitude of the tissue
     measured : standard deviation of its magnitudes
     """
-    if measured <= 0:
-        return 0.0
+    if signal > 50 * measured:
+        return max(measured, 0.0)  # as good as Gaussian, and Bessel functions of thousands cancel to nothing
     sigma = measured
     for _ in range(20):
         ratio = max(signal**2 / sigma**2 - 2, 0.0) ** 0.5

@@ -100,7 +100,9 @@ def package_version(name: str) -> str:
         return "not installed"
 
 
-def write_record(record: Record, key: str, verb: str, settings: Settings, source: dict[str, Any], result: Volume, clipped: int) -> None:
+def write_record(
+    record: Record, key: str, verb: str, settings: Settings, source: dict[str, Any], result: Volume, clipped: int
+) -> None:
     """Write the record of a finished run.
 
     Parameters

@@ -1,4 +1,4 @@
-"""One case after another: a bad one is reported, the others go on; nothing is half-written, nothing overwritten unasked."""
+"""One case after another: a bad one is reported, the others go on; nothing is half-written or overwritten unasked."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,7 @@ class Options:
     overwrite: bool = False
     fail_fast: bool = False
     dry_run: bool = False
+    fix: bool = False
     shard: tuple[int, int] = (1, 1)
 
 
@@ -64,7 +66,7 @@ class Watch:
     progress: Progress = lambda done, total, what: None
     say: Callable[[str], None] = lambda line: None
     preview: Callable[[Volume, Volume, Path], None] = lambda before, after, path: None
-    report: Callable[[list[Row], Path], None] = lambda rows, folder: None
+    report: Callable[[list[Row], Path], Any] = lambda rows, folder: None
 
 
 def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: Options, watch: Watch) -> int:
@@ -174,7 +176,10 @@ def guarded(verb: str, case: Case, target: Path, settings: Settings, options: Op
         status, message = "failed", "it needs more memory than is free"
     except Exception as problem:
         log.exception("a bug in medldm at %s", case.place)
-        status, message = "failed", f"a bug in medldm ({type(problem).__name__}: {problem}); please report it, run with -v for details"
+        status, message = (
+            "failed",
+            f"a bug in medldm ({type(problem).__name__}: {problem}); please report it, run with -v for details",
+        )
     return Row(case.place.as_posix(), status, round(time.monotonic() - started, 2), message)
 
 
@@ -190,18 +195,22 @@ def one_case(verb: str, case: Case, target: Path, settings: Settings, options: O
     if case.skip:
         raise NotRestorable(case.skip[:1].upper() + case.skip[1:])
     check_memory(case)
-    volume = case.read(options.volume)
+    volume = case.read(options.volume, fix=options.fix)
     mask_path = getattr(settings, "mask", None)
     if verb == "inpaint" and not mask_path:
         raise UsageError("inpaint needs --mask MASK, an image that is non-zero where the scan is to be filled.")
     files = [*case.files, *([Path(mask_path)] if mask_path else [])]
     digest = hash_files(files)
-    key = run_key(verb, settings, digest, weights_for(volume, settings), {"volume": options.volume, "format": options.format})
+    key = run_key(
+        verb, settings, digest, weights_for(volume, settings), {"volume": options.volume, "format": options.format}
+    )
     record = Record(target)
     if record.knows(key) and not options.overwrite:
         return Row(name, "done", 0.0, "already done with the same input, settings and weights", str(target))
     if target.exists() and not options.overwrite:
-        raise OutputError(f"{target} exists already and is not the result of this run. Say --overwrite, or choose another OUT.")
+        raise OutputError(
+            f"{target} exists already and is not the result of this run. Say --overwrite, or choose another OUT."
+        )
     if options.dry_run:
         return Row(name, "done", 0.0, f"would write {target}; {plan_words(verb, volume, settings)}")
     from medldm import tasks
@@ -211,8 +220,15 @@ def one_case(verb: str, case: Case, target: Path, settings: Settings, options: O
         watch.say(f"plan for {name}: {plan_words(verb, volume, settings)}")
     result = tasks.run(verb, volume, settings, mask=mask, progress=watch.progress)
     clipped = publish(case, volume, result, target, options)
-    source = {"files": [str(path) for path in case.files][:1], "count": len(case.files), "sha256": digest, "mask": mask_path,
-              "volume": options.volume, "format": options.format, "root": str(case.source)}  # fmt: skip
+    source = {
+        "files": [str(path) for path in case.files][:1],
+        "count": len(case.files),
+        "sha256": digest,
+        "mask": mask_path,
+        "volume": options.volume,
+        "format": options.format,
+        "root": str(case.source),
+    }
     write_record(record, key, verb, settings, source, result, clipped)
     if options.preview:
         watch.preview(volume, result, record.companion("_preview.png"))
@@ -237,7 +253,12 @@ def publish(case: Case, volume: Volume, result: Volume, target: Path, options: O
     if options.uncertainty and result.std is not None:
         from dataclasses import replace
 
-        spread = replace(result, voxels=result.std, std=None, stored=replace(result.stored, dtype=np.dtype(np.float32), container="nifti"))
+        spread = replace(
+            result,
+            voxels=result.std,
+            std=None,
+            stored=replace(result.stored, dtype=np.dtype(np.float32), container="nifti"),
+        )
         write(spread, Record(target).companion("_std.nii.gz"))
     return clipped
 

@@ -37,12 +37,16 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """All verbs and their options; loads neither torch nor NumPy."""
-    parser = Parser(prog="medldm", description="Restore MRI and CT scans. Research use only: restored voxels are estimates.")
+    parser = Parser(
+        prog="medldm", description="Restore MRI and CT scans. Research use only: restored voxels are estimates."
+    )
     parser.add_argument("--version", action="store_true", help="print the version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     for name, kind in VERBS.items():
         verb = verbs.add_parser(name, help=HELP[name], description=kind.__doc__, allow_abbrev=False)
-        verb.add_argument("source", metavar="IN", help="NIfTI file, DICOM file, folder or zip, a tree of them, or a .txt/.csv list")
+        verb.add_argument(
+            "source", metavar="IN", help="NIfTI file, DICOM file, folder or zip, a tree of them, or a .txt/.csv list"
+        )
         verb.add_argument("out", metavar="OUT", help="file, or folder that mirrors the tree of IN")
         add_settings(verb, kind)
         _add_files(verb)
@@ -53,11 +57,17 @@ def build_parser() -> Parser:
 
 def _add_files(verb: Any) -> None:
     group = verb.add_argument_group("files")
-    group.add_argument("--include", action="append", default=[], metavar="GLOB", help="only files that match; may be repeated")
-    group.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave out files that match; may be repeated")
+    group.add_argument(
+        "--include", action="append", default=[], metavar="GLOB", help="only files that match; may be repeated"
+    )
+    group.add_argument(
+        "--exclude", action="append", default=[], metavar="GLOB", help="leave out files that match; may be repeated"
+    )
     group.add_argument("--format", choices=("nifti", "dicom"), help="format of the results (default: as the input)")
     group.add_argument("--volume", type=int, metavar="N", help="which volume of a 4D file, counted from 0")
-    group.add_argument("--uncertainty", action="store_true", help="write the standard deviation too (needs --samples 2 or more)")
+    group.add_argument(
+        "--uncertainty", action="store_true", help="write the standard deviation too (needs --samples 2 or more)"
+    )
     group.add_argument("--preview", action="store_true", help="write a PNG, before and after")
     group.add_argument("--report", action="store_true", help="write one HTML page for the batch")
     group.add_argument("--fix", action="store_true", help="repair duplicate, irregular or tilted DICOM")
@@ -113,7 +123,9 @@ def _add_others(verbs: Any) -> None:
     for verb in (inspect, models, train, benchmark, demo, rerun):
         _add_talk(verb)
     inspect.epilog = "Thresholds of the plan: " + "; ".join(
-        explain(knob) for knob in Restore.__dataclass_fields__.values() if knob.name.startswith(("thick", "noisy", "finest"))
+        explain(knob)
+        for knob in Restore.__dataclass_fields__.values()
+        if knob.name.startswith(("thick", "noisy", "finest"))
     ).replace("%", "%%")
 
 
@@ -161,7 +173,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.getLogger("medldm").exception("details")
         return problem.exit_code
     except MemoryError:
-        _say("medldm: this needs more memory than is free. Close other programs, try --tile 192, or use a larger machine.")
+        _say(
+            "medldm: this needs more memory than is free. Close other programs, try --tile 192, or use a larger "
+            "machine."
+        )
         return 8
     except Exception as problem:
         _say(f"medldm: {type(problem).__name__}: {problem}\n{BUG}")

@@ -42,7 +42,10 @@ def demonstrate(out: Path, *, overwrite: bool, watch: Watch) -> int:
     reference = read(sample_path("mr"))
     source, restored = out / "input.nii.gz", out / "restored.nii.gz"
     write(clinical(reference), source)
-    watch.say(f"input: the shipped scan with {SPACING_MM:g} mm slices, {100 * NOISE:g} % noise and {len(LOST)} slices lost: {source}")
+    watch.say(
+        f"input: the shipped scan with {SPACING_MM:g} mm slices, {100 * NOISE:g} % noise and {len(LOST)} slices "
+        f"lost: {source}"
+    )
     options = Options(overwrite=True)
     one_case("restore", find_cases(source)[0], restored, Restore(), options, watch)
     record = Record(restored)
@@ -52,7 +55,18 @@ def demonstrate(out: Path, *, overwrite: bool, watch: Watch) -> int:
     result = read(restored)
     write_preview(read(source), replace(result, history=()), picture, reference=reference, record=record.read())
     scores = compare(reference, read(source), result)
-    print(json.dumps({"result": str(restored), "record": str(record.path), "preview": str(picture), "input": str(source), **scores}, indent=1))
+    print(
+        json.dumps(
+            {
+                "result": str(restored),
+                "record": str(record.path),
+                "preview": str(picture),
+                "input": str(source),
+                **scores,
+            },
+            indent=1,
+        )
+    )
     watch.say(f"result:  {restored}\nrecord:  {record.path}\npreview: {picture}")
     watch.say("One scan is an example, not evidence; the evidence is `medldm benchmark`. Research use only.")
     return 0
@@ -73,7 +87,12 @@ def clinical(reference: Volume) -> Volume:
     measured = Rician(NOISE).degrade(thick.degrade(clean), torch.Generator().manual_seed(0))
     measured.index_fill_(axis, torch.tensor(LOST), 0.0)
     voxels = np.rint(scaling.invert(measured.numpy())).astype(np.int16)
-    return replace(reference, voxels=voxels, affine=field_of_view_affine(reference.affine, reference.shape, voxels.shape), name="input")
+    return replace(
+        reference,
+        voxels=voxels,
+        affine=field_of_view_affine(reference.affine, reference.shape, voxels.shape),
+        name="input",
+    )
 
 
 def compare(reference: Volume, source: Volume, result: Volume) -> dict[str, float | None]:

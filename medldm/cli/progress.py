@@ -20,7 +20,14 @@ def watching(arguments: argparse.Namespace) -> Iterator[Watch]:
     arguments : parsed command line with quiet and no_progress
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -31,7 +38,13 @@ def watching(arguments: argparse.Namespace) -> Iterator[Watch]:
     if arguments.quiet or arguments.no_progress or not sys.stderr.isatty():
         yield Watch(say=say, preview=write_preview, report=write_page)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bars:
         scan = bars.add_task("loading", total=None)
         cases = bars.add_task("scans", total=None, visible=False)

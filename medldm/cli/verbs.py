@@ -31,7 +31,9 @@ def restore(arguments: argparse.Namespace) -> int:
     """All restoring verbs."""
     settings = settings_from(arguments, VERBS[arguments.verb])
     if arguments.workers != 1 or arguments.scheduler:
-        raise UsageError("Several workers come with a later version; use --shard I/N on several machines or shells until then.")
+        raise UsageError(
+            "Several workers come with a later version; use --shard I/N on several machines or shells until then."
+        )
     if arguments.uncertainty and settings.samples < 2:
         raise UsageError("--uncertainty needs several restorations to compare: say --samples 4, for instance.")
     from medldm.batch import Options, run_batch
@@ -48,10 +50,9 @@ def restore(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         fail_fast=arguments.fail_fast,
         dry_run=arguments.dry_run,
+        fix=arguments.fix,
         shard=shard(arguments.shard),
     )
-    if arguments.fix:
-        raise UsageError("--fix is not there yet: repair this series with dcm2niix, or leave it out.")
     with watching(arguments) as watch:
         return run_batch(arguments.verb, Path(arguments.source), Path(arguments.out), settings, options, watch)
 
@@ -88,8 +89,14 @@ def inspect(arguments: argparse.Namespace) -> int:
             print(f"{finding.name}: {finding.status}")
             facts = finding.facts
             if "shape" in facts:
-                shape, spacing = " x ".join(map(str, facts["shape"])), " x ".join(f"{mm:g}" for mm in facts["spacing_mm"])
-                print(f"  {facts.get('modality', '').upper()} {shape} voxels of {spacing} mm, {facts['orientation']}, {facts['voxel_type']}")
+                shape, spacing = (
+                    " x ".join(map(str, facts["shape"])),
+                    " x ".join(f"{mm:g}" for mm in facts["spacing_mm"]),
+                )
+                print(
+                    f"  {facts.get('modality', '').upper()} {shape} voxels of {spacing} mm, "
+                    f"{facts['orientation']}, {facts['voxel_type']}"
+                )
             if "noise" in facts:
                 print(f"  noise {facts['noise']['words']}")
             print(f"  {'plan: ' if finding.status == 'restorable' else ''}{finding.reason}")
@@ -117,9 +124,16 @@ def models(arguments: argparse.Namespace) -> int:
 
 def describe(card: Any) -> str:
     """A model card as text."""
-    lines = [f"{card.name}: {card.title}", f"verbs: {', '.join(card.verbs)}", f"weights: {card.licence}, SHA-256 {card.sha256[:16]}"]
+    lines = [
+        f"{card.name}: {card.title}",
+        f"verbs: {', '.join(card.verbs)}",
+        f"weights: {card.licence}, SHA-256 {card.sha256[:16]}",
+    ]
     training = card.training
-    for label, values in (("trained on (subjects)", training.get("subjects", {})), ("licences of the data (scans)", training.get("licences", {}))):
+    for label, values in (
+        ("trained on (subjects)", training.get("subjects", {})),
+        ("licences of the data (scans)", training.get("licences", {})),
+    ):
         lines += [f"{label}:", *(f"  {count:4d}  {name}" for name, count in values.items())]
     lines.append(f"minutes: {training.get('minutes')}, steps: {training.get('steps')}, on {training.get('hardware')}")
     for stage, rows in card.validation.items():
@@ -154,17 +168,20 @@ def benchmark(arguments: argparse.Namespace) -> int:
     """Score us and the rivals."""
     from medldm.benchmark import run as score
 
-    split = lambda words: tuple(words.split(",")) if words else None  # noqa: E731
     written = score(
         Path(arguments.data),
         Path(arguments.out),
         quick=arguments.quick,
-        tasks=split(arguments.tasks),
-        methods=split(arguments.methods),
+        tasks=_listed(arguments.tasks),
+        methods=_listed(arguments.methods),
         split=arguments.split,
     )
     print(written)
     return 0
+
+
+def _listed(words: str | None) -> tuple[str, ...] | None:
+    return tuple(words.split(",")) if words else None
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -194,15 +211,22 @@ def rerun(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise InputError(f"{path} is not the record of a medldm run ({problem}).") from problem
     settings = make(VERBS[verb], options)
-    if told.get("model") and card(told["model"] if settings.model == "auto" else settings.model).sha256 != told.get("sha256"):
-        raise ModelError(f"{path} was made with weights {str(told.get('sha256'))[:16]} of {told['model']}; this installation has others.")
+    if told.get("model") and card(told["model"] if settings.model == "auto" else settings.model).sha256 != told.get(
+        "sha256"
+    ):
+        raise ModelError(
+            f"{path} was made with weights {str(told.get('sha256'))[:16]} of {told['model']}; this installation "
+            "has others."
+        )
     origin = Path(source["root"])
     cases = [case for case in find_cases(origin) if str(case.files[0]) == source["files"][0]]
     if not cases:
         raise InputError(f"{source['files'][0]}, the input of this run, is not there any more.")
     mask = [Path(source["mask"])] if source.get("mask") else []
     if hash_files([*cases[0].files, *mask]) != source["sha256"]:
-        raise InputError(f"{source['files'][0]} has changed since this run; repeating it would not give the same image.")
+        raise InputError(
+            f"{source['files'][0]} has changed since this run; repeating it would not give the same image."
+        )
     out = Path(arguments.out) if arguments.out else image
     if out.exists() and out.is_dir() and arguments.out:
         out = out / image.name

@@ -62,7 +62,8 @@ def profile_matrix(centres: Tensor, voxels: int, thickness: float, profile: str 
         order = torch.arange(1, max(1, round(voxels / thickness)), dtype=torch.float64)[:, None]
         at_voxels = torch.cos(math.pi * order * (torch.arange(voxels, dtype=torch.float64) + 0.5) / voxels)
         at_samples = torch.cos(math.pi * order * (centres.to(torch.float64) + 0.5) / voxels)
-        return (1 + 2 * at_samples.T @ at_voxels) / voxels
+        truncated: Tensor = (1 + 2 * at_samples.T @ at_voxels) / voxels
+        return truncated
     else:
         raise ValueError(f"slice profile {profile!r} is none of {', '.join(PROFILES)}")
     # A slice whose centre lies off the grid still sees its nearest voxel.
@@ -129,7 +130,8 @@ def pseudo_inverse(matrix: Tensor, noise: float = 0.0) -> Tensor:
     scale = gram.diagonal().mean()
     # A guess is wrong by about 2 % of the range where it matters: the prior that lambda weighs the noise against.
     ridge = (1e-8 + (noise / 0.02) ** 2) * scale
-    return torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), matrix).T
+    weighted: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), matrix)
+    return weighted.T
 
 
 def along(matrix: Tensor, image: Tensor, axis: int) -> Tensor:

@@ -83,5 +83,5 @@ class ThickSlices(Degradation):
         return along(pseudo_inverse(self.matrix, self.noise_level), lacking, self.axis)
 
     def reconcile(self, guess: Tensor, measured: Tensor) -> Tensor:
-        """x + A^T (A A^T + lambda I)^-1 (y0 - A x): measured again, the result gives the slices back."""
+        """X + A^T (A A^T + lambda I)^-1 (y0 - A x): measured again, the result gives the slices back."""
         return guess + self.spread(measured - self.degrade(guess))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -31,7 +32,7 @@ def sample_flow(
     scheduler.set_timesteps(steps, device=noise.device, input_img_size_numel=noise[0, 0].numel())
     times = [float(time) / scheduler.num_train_timesteps for time in scheduler.timesteps] + [0.0]
     z = noise
-    for step, (now, after) in enumerate(zip(times, times[1:], strict=False)):
+    for step, (now, after) in enumerate(itertools.pairwise(times)):
         clean = denoise(z, torch.full((len(z),), now, dtype=z.dtype, device=z.device))
         # The last step lands on the guess itself; dividing by a small time would only amplify rounding.
         z = clean if after == 0 else z + (clean - z) * ((now - after) / max(now, SMALLEST_TIME))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -41,7 +39,8 @@ class Chain:
         noise : (B, latent_channels, .../factor) where the walk starts; zeros give the conditional mean in one step
         steps : flow steps
         """
-        assert self.latent is not None and self.flow is not None
+        assert self.latent is not None
+        assert self.flow is not None
         flow = self.flow
         encoded = self.latent.encode(centre_plane(inputs, self.shape))
         return sample_flow(lambda z, t: flow(z, t, encoded, inputs), noise, steps)
@@ -57,7 +56,8 @@ class Chain:
         fidelity : 1 is closest to the measurement, 0 is sharpest
         """
         if self.flow is None or self.latent is None:
-            return centre_plane(inputs, self.shape) + self.fusion(inputs)
+            corrected: Tensor = centre_plane(inputs, self.shape) + self.fusion(inputs)
+            return corrected
         noise = latent_noise(inputs if white is None else white, self.shape)
         proposed = self.propose(inputs, torch.zeros_like(noise) if white is None else noise, steps)
         decoded = self.latent.decode(proposed)
@@ -81,6 +81,3 @@ def latent_noise(white: Tensor, shape: Architecture) -> Tensor:
     (B, latent_channels, .../factor), standard normal
     """
     return space_to_depth(white[:, :1], shape.latent_factor)[:, : shape.latent_channels].float()
-
-
-Restore = Callable[[Tensor], Tensor]

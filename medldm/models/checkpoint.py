@@ -37,7 +37,9 @@ def save_model(parts: dict[str, dict[str, Tensor]], card: dict[str, Any], folder
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = card["name"]
-    tensors = {f"{part}.{key}": value.half().contiguous() for part, weights in parts.items() for key, value in weights.items()}
+    tensors = {
+        f"{part}.{key}": value.half().contiguous() for part, weights in parts.items() for key, value in weights.items()
+    }
     path = folder / f"{name}.safetensors"
     save_file(tensors, path, {"card": json.dumps(card)})
     told = {**card, "weights": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -53,10 +55,13 @@ def architecture(card: Card) -> Architecture:
     ------
     ModelError
     """
+    widths: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in card.architecture.items()}
     try:
-        return Architecture(**{key: tuple(v) if isinstance(v, list) else v for key, v in card.architecture.items()})
+        return Architecture(**widths)
     except TypeError as problem:
-        raise ModelError(f"The card of {card.name} describes networks this version does not know: {problem}") from problem
+        raise ModelError(
+            f"The card of {card.name} describes networks this version does not know: {problem}"
+        ) from problem
 
 
 _loaded: dict[tuple[str, str, str], Chain] = {}
@@ -115,5 +120,5 @@ def _filled(network: Any, weights: dict[str, Tensor], device: str) -> Any:
     network.to(device).eval().requires_grad_(False)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     return network

@@ -5,6 +5,8 @@ Without a latent it is the supervised rival; with one it is the fusion decoder, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from monai.networks.nets import UNet
 from torch import Tensor, nn
@@ -35,10 +37,11 @@ class Residual(nn.Module):
             act="relu",
             norm=None,
         )
-        self.head = conv(dims, shape.unet[0], self.entry**dims)
+        head: Any = conv(dims, shape.unet[0], self.entry**dims)
+        self.head = head
         keep_variance(self)
         # The first guess is the measurement itself.
-        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(head.weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, channels, ...) measurement and extras to (B, 1, ...) correction.
@@ -74,4 +77,5 @@ def apply_fusion(fusion: nn.Module, inputs: Tensor, decoded: Tensor, fidelity: f
     weight = torch.as_tensor(fidelity, dtype=inputs.dtype, device=inputs.device)
     weight = weight.reshape([-1] + [1] * (inputs.ndim - 1)).expand_as(decoded)
     y = inputs[:, centre : centre + 1]
-    return y + fusion(torch.cat([inputs, decoded - y, weight], 1))
+    corrected: Tensor = y + fusion(torch.cat([inputs, decoded - y, weight], 1))
+    return corrected

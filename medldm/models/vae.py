@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 
@@ -17,6 +19,8 @@ class VAE(nn.Module):
     shape : architecture; each latent voxel stands for `latent_factor` voxels along every axis
     """
 
+    network: Any
+
     def __init__(self, shape: Architecture) -> None:
         super().__init__()
         self.entry = shape.vae_entry
@@ -25,7 +29,7 @@ class VAE(nn.Module):
                 f"vae_entry {shape.vae_entry} and {len(shape.vae)} levels do not give factor {shape.latent_factor}"
             )
         depth = shape.vae_entry**shape.spatial_dims
-        network = AutoencoderKL(
+        network: Any = AutoencoderKL(
             spatial_dims=shape.spatial_dims,
             in_channels=depth,
             out_channels=depth,
@@ -37,11 +41,12 @@ class VAE(nn.Module):
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
         )
-        self.network = keep_variance(without_norm(network))
+        keep_variance(without_norm(network))
         # Latents start almost without noise: first learn to copy, then how much shaking that bears.
-        log_sigma = self.network.quant_conv_log_sigma.conv
+        log_sigma = network.quant_conv_log_sigma.conv
         nn.init.zeros_(log_sigma.weight)
         nn.init.constant_(log_sigma.bias, -6.0)
+        self.network = network
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1, ...) image to mean and standard deviation of the latent, (B, latent_channels, .../factor)."""

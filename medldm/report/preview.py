@@ -19,7 +19,12 @@ PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 
 
 def write_preview(
-    before: Volume, after: Volume, path: Path, *, reference: Volume | None = None, record: Mapping[str, Any] | None = None
+    before: Volume,
+    after: Volume,
+    path: Path,
+    *,
+    reference: Volume | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the picture.
 
@@ -39,7 +44,9 @@ def write_preview(
     widths = [max(row[column].width for row in pictures) for column in range(3)]
     heights = [max(picture.height for picture in row) for row in pictures]
     margin, head = 90, 34
-    sheet = Image.new("RGB", (margin + sum(widths) + EDGE * 4, head + sum(heights) + EDGE * (len(rows) + 1) + 26), PAPER)
+    sheet = Image.new(
+        "RGB", (margin + sum(widths) + EDGE * 4, head + sum(heights) + EDGE * (len(rows) + 1) + 26), PAPER
+    )
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(15)
     x = margin + EDGE
@@ -57,7 +64,12 @@ def write_preview(
             x += width + EDGE
         y += height + EDGE
     note = "orange: slices with voxels that nobody measured. " if any(invented for _, _, invented in rows) else ""
-    draw.text((EDGE, sheet.height - 24), note + "Restored voxels are estimates. Research use only.", fill=(150, 150, 150), font=font)
+    draw.text(
+        (EDGE, sheet.height - 24),
+        note + "Restored voxels are estimates. Research use only.",
+        fill=(150, 150, 150),
+        font=font,
+    )
     with whole_file(path) as temporary:
         sheet.save(temporary, format="PNG")
 
@@ -84,7 +96,9 @@ def plane(volume: Volume, axis: int, window: tuple[float, float]) -> Image.Image
     return shown.resize((max(1, round(size[0] * scale)), TILE), Image.Resampling.NEAREST).convert("RGB")
 
 
-def _mark(draw: Any, volume: Volume, axis: int, invented: tuple[int, ...], corner: tuple[int, int], size: tuple[int, int]) -> None:
+def _mark(
+    draw: Any, volume: Volume, axis: int, invented: tuple[int, ...], corner: tuple[int, int], size: tuple[int, int]
+) -> None:
     across = volume.slice_axis
     count = volume.shape[across]
     shown = [a for a in range(3) if a != axis]

@@ -90,7 +90,14 @@ def as_volume(scan: Any, affine: Affine | None = None) -> Volume:
     return Volume(orientations.apply_orientation(array, ornt), inside, stored=stored)
 
 
-def denoise(volume: Any, noise: float | None = None, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
+def denoise(
+    volume: Any,
+    noise: float | None = None,
+    *,
+    affine: Affine | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Volume:
     """Remove noise from an MR (Rician, also of parallel imaging) or CT scan.
 
     Parameters
@@ -112,7 +119,9 @@ def denoise(volume: Any, noise: float | None = None, *, affine: Affine | None = 
     return run("denoise", as_volume(volume, affine), make(Denoise, {"noise": noise, **options}), progress=progress)
 
 
-def super_resolve(volume: Any, spacing: Any = 1.0, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
+def super_resolve(
+    volume: Any, spacing: Any = 1.0, *, affine: Affine | None = None, progress: Progress = silent, **options: Any
+) -> Volume:
     """Thin slices from thick ones, at any ratio; finer planes where asked.
 
     Parameters
@@ -134,7 +143,9 @@ def super_resolve(volume: Any, spacing: Any = 1.0, *, affine: Affine | None = No
     return run("super-resolve", as_volume(volume, affine), make(SuperResolve, options), progress=progress)
 
 
-def fill_slices(volume: Any, missing: Any = None, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
+def fill_slices(
+    volume: Any, missing: Any = None, *, affine: Affine | None = None, progress: Progress = silent, **options: Any
+) -> Volume:
     """Fill missing or damaged slices; measured slices come out bit for bit.
 
     Parameters
@@ -156,7 +167,9 @@ def fill_slices(volume: Any, missing: Any = None, *, affine: Affine | None = Non
     return run("fill-slices", as_volume(volume, affine), make(FillSlices, options), progress=progress)
 
 
-def inpaint(volume: Any, mask: Any, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
+def inpaint(
+    volume: Any, mask: Any, *, affine: Affine | None = None, progress: Progress = silent, **options: Any
+) -> Volume:
     """Fill a region from its surroundings; what lies outside comes out bit for bit.
 
     Parameters

@@ -21,15 +21,24 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
     """See `medldm.fill_slices`."""
     count = volume.shape[volume.stored.axes[settings.axis]]
     if count < 3:
-        raise GeometryError(f"{volume.name} has {count} slice{'s' * (count > 1)}; there is nothing between slices to fill.")
-    named = parse_slices(settings.missing, count) if settings.missing is not None else find_missing_slices(volume, settings.axis)
+        raise GeometryError(
+            f"{volume.name} has {count} slice{'s' * (count > 1)}; there is nothing between slices to fill."
+        )
+    named = (
+        parse_slices(settings.missing, count)
+        if settings.missing is not None
+        else find_missing_slices(volume, settings.axis)
+    )
     if not named:
         return volume
     if len(named) >= count - 1:
-        raise UsageError(f"{len(named)} of the {count} slices of {volume.name} are missing; that leaves too little to fill them from.")
+        raise UsageError(
+            f"{len(named)} of the {count} slices of {volume.name} are missing; that leaves too little to fill "
+            "them from."
+        )
     job = Job(volume, settings, "fill-slices", told)
     axis, places = inside_slices(volume, named, settings.axis)
-    measured, known = job.scaled()
+    measured, _ = job.scaled()
     slices = MissingSlices(count, places, axis)
     observation = slices.observe(measured)
     restored, spread = job.run(observation, job.quiet_noise(), looks((axis,), (), volume.shape, volume.spacing))
@@ -49,7 +58,9 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
         voxels = np.where(mask, filled, volume.voxels).astype(volume.voxels.dtype)
     elif np.issubdtype(dtype, np.integer) and np.isfinite(voxels).all():
         voxels = voxels.astype(dtype)
-    std = None if spread is None else np.where(mask, spread.numpy() * np.float32(job.scaling.unit), 0).astype(np.float32)
+    std = (
+        None if spread is None else np.where(mask, spread.numpy() * np.float32(job.scaling.unit), 0).astype(np.float32)
+    )
     facts = {"invented_slices": [int(k) for k in named], "measured_slices_bit_exact": True, "consistency_residual": 0.0}
     return job.record(voxels, std, None, replace(volume.stored, missing=()), facts)
 

@@ -33,10 +33,19 @@ def inpaint(volume: Volume, mask: Volume | Voxels, settings: Inpaint, told: Prog
         limits = np.iinfo(dtype)
         filled = np.clip(np.rint(filled), limits.min, limits.max)
     voxels = np.where(region, filled.astype(dtype), volume.voxels)
-    std = None if spread is None else np.where(region, spread.numpy() * np.float32(job.scaling.unit), 0).astype(np.float32)
+    std = (
+        None
+        if spread is None
+        else np.where(region, spread.numpy() * np.float32(job.scaling.unit), 0).astype(np.float32)
+    )
     axis = volume.slice_axis
     touched = np.flatnonzero(volume.to_stored(region).any(axis=(0, 1))).tolist()
-    facts = {"invented_voxels": int(region.sum()), "invented_slices": touched, "slice_axis": axis, "consistency_residual": 0.0}
+    facts = {
+        "invented_voxels": int(region.sum()),
+        "invented_slices": touched,
+        "slice_axis": axis,
+        "consistency_residual": 0.0,
+    }
     return job.record(voxels, std, None, None, facts)
 
 
@@ -56,7 +65,8 @@ def mask_on(volume: Volume, mask: Volume | Voxels) -> np.ndarray[tuple[int, ...]
     if isinstance(mask, Volume):
         if mask.shape != volume.shape or not np.allclose(mask.affine, volume.affine, atol=0.01 * min(volume.spacing)):
             raise GeometryError(
-                f"The mask {mask.name} ({mask.shape}, {np.round(mask.spacing, 3)} mm) does not lie on the grid of {volume.name} "
+                f"The mask {mask.name} ({mask.shape}, {np.round(mask.spacing, 3)} mm) does not lie on the grid of "
+                f"{volume.name} "
                 f"({volume.shape}, {np.round(volume.spacing, 3)} mm). Resample it to the scan first."
             )
         mask = mask.voxels

@@ -60,7 +60,9 @@ class Job:
     def __post_init__(self) -> None:
         check_content(self.volume)
         if looks_like_labels(self.volume.voxels):
-            raise NotRestorable(f"{self.volume.name} looks like a mask or label map (few distinct values); medldm restores scans only.")
+            raise NotRestorable(
+                f"{self.volume.name} looks like a mask or label map (few distinct values); medldm restores scans only."
+            )
         said = self.settings.modality
         guessed, note = guess_modality(self.volume)
         self.modality = guessed if said == "auto" else said
@@ -94,7 +96,11 @@ class Job:
         level = torch.full((1, 1, 1), estimate.level * per_level)
         if min(self.volume.shape) >= 16:
             levels = noise_map(self.volume.voxels, self.volume.spacing, self.modality) / self.scaling.unit
-            low, high = np.percentile(levels[self.volume.voxels > 0.25 * self.scaling.unit], [10, 90]) if self.modality == "mr" else (1, 1)
+            low, high = (
+                np.percentile(levels[self.volume.voxels > 0.25 * self.scaling.unit], [10, 90])
+                if self.modality == "mr"
+                else (1, 1)
+            )
             if high > VARIES * low and estimate.level > 0.015:
                 level = torch.from_numpy(levels)
                 self.notes.append("the noise varies over the scan; a noise map was used")
@@ -134,9 +140,14 @@ class Job:
         try:
             return mean_and_spread(draw, len(drawings))
         except (RuntimeError, MemoryError) as problem:
-            if isinstance(problem, MemoryError) or "out of memory" in str(problem).lower() or "alloc" in str(problem).lower():
+            if (
+                isinstance(problem, MemoryError)
+                or "out of memory" in str(problem).lower()
+                or "alloc" in str(problem).lower()
+            ):
                 raise ResourceError(
-                    f"{self.volume.name} needs more memory than is free. Try --tile 192, another --device, or close other programs."
+                    f"{self.volume.name} needs more memory than is free. Try --tile 192, another --device, or "
+                    "close other programs."
                 ) from problem
             raise
 
@@ -156,9 +167,13 @@ class Job:
         voxels = self.scaling.invert(restored.numpy())
         if self.modality == "mr" and not (np.nan_to_num(self.volume.voxels) < 0).any():
             voxels = np.maximum(voxels, 0)  # magnitudes are not negative
-        return self.record(voxels, None if spread is None else spread.numpy() * np.float32(self.scaling.unit), affine, stored, facts)
+        return self.record(
+            voxels, None if spread is None else spread.numpy() * np.float32(self.scaling.unit), affine, stored, facts
+        )
 
-    def record(self, voxels: Voxels, std: Voxels | None, affine: Any, stored: Stored | None, facts: dict[str, Any]) -> Volume:
+    def record(
+        self, voxels: Voxels, std: Voxels | None, affine: Any, stored: Stored | None, facts: dict[str, Any]
+    ) -> Volume:
         """A new volume with this run in its history."""
         told = {
             "model": self.card.name,
@@ -245,7 +260,10 @@ def pick_card(name: str, modality: str, volume: Volume) -> Card:
     """
     found = best(modality, flat=min(volume.shape) == 1) if name == "auto" else card(name)
     if found.modality != modality:
-        raise ModelError(f"{found.name} restores {found.modality.upper()}, and {volume.name} is taken for {modality.upper()}. Choose another --model, or say --modality.")
+        raise ModelError(
+            f"{found.name} restores {found.modality.upper()}, and {volume.name} is taken for {modality.upper()}. "
+            "Choose another --model, or say --modality."
+        )
     if found.spatial_dims == 3 and min(volume.shape) == 1:
         raise ModelError(f"{found.name} works in volumes, and {volume.name} is a single slice. Choose a 2D model.")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from monai.inferers import SlidingWindowInferer
@@ -52,7 +52,9 @@ class Drawing(NamedTuple):
     device: str = "cpu"
 
 
-def looks(damaged: Sequence[int], in_plane: Sequence[int], shape: Sequence[int], spacing: Sequence[float]) -> list[Look]:
+def looks(
+    damaged: Sequence[int], in_plane: Sequence[int], shape: Sequence[int], spacing: Sequence[float]
+) -> list[Look]:
     """The planes in which the damage shows.
 
     Parameters
@@ -133,7 +135,12 @@ def run_chain(
 
 
 def _one_way(
-    chain: Chain, stack: list[Tensor], thickness: float, noise: Tensor | None, drawing: Drawing, count: Callable[[int], None]
+    chain: Chain,
+    stack: list[Tensor],
+    thickness: float,
+    noise: Tensor | None,
+    drawing: Drawing,
+    count: Callable[[int], None],
 ) -> Tensor:
     """(H, W, D) restored plane by plane, or as one volume."""
     y, observed, sigma = stack
@@ -181,7 +188,10 @@ def infer(chain: Chain, inputs: Tensor, white: Tensor | None, drawing: Drawing) 
         return chain.restore(tile[:, :channels], drawn, drawing.steps, drawing.fidelity)
 
     kind = torch.device(drawing.device).type
-    with torch.inference_mode(), torch.autocast(kind, dtype=drawing.precision, enabled=drawing.precision != torch.float32):
+    with (
+        torch.inference_mode(),
+        torch.autocast(kind, dtype=drawing.precision, enabled=drawing.precision != torch.float32),
+    ):
         tile = max(MULTIPLE, drawing.tile // MULTIPLE * MULTIPLE)
         if all(size <= tile for size in stack.shape[2:]):
             guess = predict(stack)
@@ -191,7 +201,8 @@ def infer(chain: Chain, inputs: Tensor, white: Tensor | None, drawing: Drawing) 
             inferer = SlidingWindowInferer(roi, sw_batch_size=4, overlap=0.25, mode="gaussian")
             guess = inferer(stack, predict)
     assert isinstance(guess, Tensor)
-    return guess[(..., *(slice(0, size) for size in grid))].float().cpu()
+    inside: tuple[Any, ...] = (..., *(slice(0, size) for size in grid))
+    return guess[inside].float().cpu()
 
 
 def content_box(y: Tensor) -> tuple[slice, slice, slice]:
@@ -222,9 +233,12 @@ def smooth_along_stack(white: Tensor) -> Tensor:
     -------
     (H, W, D), standard normal in every voxel, correlated along D
     """
+    if white.shape[-1] < 5:
+        return white
     weights = torch.tensor([0.25, 0.7, 1.0, 0.7, 0.25])
     weights = weights / weights.pow(2).sum().sqrt()
-    padded = torch.cat([white[..., -2:], white, white[..., :2]], -1) if white.shape[-1] > 1 else white.repeat(1, 1, 5)
-    if white.shape[-1] == 1:
-        return white
-    return sum(w * padded[..., k : k + white.shape[-1]] for k, w in enumerate(weights))  # type: ignore[return-value]
+    padded = torch.cat([white[..., -2:], white, white[..., :2]], -1)
+    shared = torch.zeros_like(white)
+    for offset, weight in enumerate(weights):
+        shared += weight * padded[..., offset : offset + white.shape[-1]]
+    return shared

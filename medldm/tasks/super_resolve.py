@@ -42,7 +42,9 @@ def super_resolve(volume: Volume, settings: SuperResolve, told: Progress) -> Vol
     if not grid.thick and not grid.planes:
         return volume
     if grid.thick and volume.shape[grid.slice_axis] == 1:
-        raise GeometryError(f"{volume.name} is a single slice; there is nothing to super-resolve across. Name in-plane spacings only.")
+        raise GeometryError(
+            f"{volume.name} is a single slice; there is nothing to super-resolve across. Name in-plane spacings only."
+        )
     job = Job(volume, settings, "super-resolve", told)
     sigma = job.quiet_noise(settings.noise)
     return resolve(job, grid, settings.slice_thickness, settings.slice_profile, sigma)
@@ -70,7 +72,11 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
     affine = field_of_view_affine(volume.affine, volume.shape, grid.shape)
     slices = grid.shape[axis]
     stored_axis = volume.stored.axes.index(axis)
-    stored = replace(volume.stored, missing=(), thickness_mm=spacing[axis]) if stored_axis == 2 and grid.thick else volume.stored
+    stored = (
+        replace(volume.stored, missing=(), thickness_mm=spacing[axis])
+        if stored_axis == 2 and grid.thick
+        else volume.stored
+    )
     facts = {
         "old_spacing_mm": [round(mm, 5) for mm in volume.spacing],
         "new_spacing_mm": [round(mm, 5) for mm in spacing],
@@ -97,7 +103,13 @@ def wanted_grid(volume: Volume, settings: SuperResolve) -> Grid:
 
 
 def damage(
-    volume: Volume, grid: Grid, thickness_mm: float | None, profile: str, noise: float, missing: tuple[int, ...], modality: str
+    volume: Volume,
+    grid: Grid,
+    thickness_mm: float | None,
+    profile: str,
+    noise: float,
+    missing: tuple[int, ...],
+    modality: str,
 ) -> Degradation:
     """The measurement as a degradation of the wanted scan."""
     axis = grid.slice_axis
@@ -106,7 +118,9 @@ def damage(
         ratio = grid.shape[axis] / volume.shape[axis]
         spacing_mm = volume.spacing[axis]
         thickness = (thickness_mm or volume.stored.thickness_mm or spacing_mm) / spacing_mm * ratio
-        thick = ThickSlices(grid.shape[axis], axis, ratio, float(np.clip(thickness, 0.05, 8 * ratio)), profile, noise, missing)
+        thick = ThickSlices(
+            grid.shape[axis], axis, ratio, float(np.clip(thickness, 0.05, 8 * ratio)), profile, noise, missing
+        )
         if not grid.planes:
             return thick
     factors = tuple(grid.shape[a] / volume.shape[a] for a in grid.planes)

@@ -130,7 +130,7 @@ def _pack_one(path: Path, target: Path) -> dict[str, Any] | None:
     # Only here: packing happens where the scans are, and training may run where SciPy is not installed.
     from medldm.intensity import mri_scaling
 
-    image: Any = nib.as_closest_canonical(nib.load(path))  # type: ignore[no-untyped-call, attr-defined]
+    image: Any = nib.as_closest_canonical(nib.load(path))
     if len(image.shape) != 3:
         return None
     raw = np.asanyarray(image.dataobj)
@@ -142,7 +142,7 @@ def _pack_one(path: Path, target: Path) -> dict[str, Any] | None:
     low, high = np.maximum(content.min(0) - 4, 0), content.max(0) + 5
     voxels = voxels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     top = float(voxels.max())
-    unit = float(scaling.invert(np.float32(1.0)) - scaling.invert(np.float32(0.0)))
+    unit = scaling.unit
     if raw.dtype == np.uint8:
         packed, step = voxels.astype(np.uint8), 1.0
     else:

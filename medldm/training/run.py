@@ -93,14 +93,23 @@ def train(
     pack(data, out / "cache", modality)
     scans, val = balance(load_cache(out / "cache", "train")), load_cache(out / "cache", "val")
     if not scans or not val:
-        raise UsageError(f"{data} gives {len(scans)} scans for training and {len(val)} for validation; both are needed.")
+        raise UsageError(
+            f"{data} gives {len(scans)} scans for training and {len(val)} for validation; both are needed."
+        )
     log.info("%d scans for training, %d for validation", len(scans), len(val))
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     weights = load_file(started.path) if started else {}
     for stage in ORDER if kind == "all" else (kind,):
         share = SHARES[stage] if kind == "all" else 1.0
         batch, patch = PATCH[shape.spatial_dims]
-        plan = Plan(minutes=minutes * share, batch=batch, patch=patch, learning_rate=RATES[stage], seed=seed, validate_s=validate_s)
+        plan = Plan(
+            minutes=minutes * share,
+            batch=batch,
+            patch=patch,
+            learning_rate=RATES[stage],
+            seed=seed,
+            validate_s=validate_s,
+        )
         first = {key: value.float() for key, value in part(weights, f"{stage}.").items()} or None
         # A chain without a rival of its own can still start from the fusion decoder it is given.
         finished = stage_of(stage, scans, val, shape, plan, out, resume=resume, init=first, device=device)
@@ -155,14 +164,20 @@ def finished_weights(out: Path, stage: str) -> dict[str, Tensor]:
     path = out / stage / "weights.safetensors"
     if not path.is_file():
         raise ModelError(f"{path} is missing: train {stage} first, or `medldm train all`.")
-    return load_file(path)
+    found: dict[str, Tensor] = load_file(path)
+    return found
 
 
 def publish(out: Path, name: str, shape: Architecture, modality: str, device: str) -> Path:
     """Write the finished sets of a run as models with cards: the chain, and the rival for benchmarks."""
     done = [stage for stage in ORDER if (out / stage / "weights.safetensors").is_file()]
     written = out / done[-1]
-    common = {"modality": modality.lower(), "spatial_dims": shape.spatial_dims, "architecture": asdict(shape), "licence": "as you choose"}
+    common = {
+        "modality": modality.lower(),
+        "spatial_dims": shape.spatial_dims,
+        "architecture": asdict(shape),
+        "licence": "as you choose",
+    }
     if "unet" in done:
         told = common | {
             "name": f"{name}-unet",

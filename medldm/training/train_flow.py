@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,8 +75,13 @@ def train_flow(
             # Half of the one-step cases start from zeros: that is how the conditional mean is asked for in use.
             silent = (times == 1) & (torch.rand(len(times), generator=generator) < 0.5)
             noise[silent] = 0
-            loss = flow_loss(
-                lambda z, t, e=encoded, i=inputs: network(z, t, e, i), wanted, noise.to(device), times.to(device)
-            )
+            denoise = partial(clean_latent, network, encoded, inputs)
+            loss = flow_loss(denoise, wanted, noise.to(device), times.to(device))
         session.step(loss)
     return session.finish()
+
+
+def clean_latent(network: nn.Module, encoded: Tensor, inputs: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
+    """The flow as a function of the noisy latent and time alone, its conditions bound."""
+    guess: Tensor = network(noisy, time, encoded, inputs)
+    return guess

@@ -69,10 +69,13 @@ def cubes(scans: Sequence[Packed], shape: Architecture, per_task: int = 3) -> li
         generator = torch.Generator().manual_seed(1000 + number)
         middle = [max(0, (size - CUBE) // 2) for size in scan.voxels.shape]
         block = scan.scaled(tuple(slice(start, start + CUBE) for start in middle), generator)
-        order = [number % 3, (number + 1) % 3, (number + 2) % 3]
+        order = [number % 3, (number + 1) % 3, (number + 2) % 3]  # another slice axis for each scan
         block = block.permute(order)
         block = block[tuple(slice(0, size // 16 * 16) for size in block.shape)]
-        cases += [_case(task, block, damage, shape, generator) for task, damage in damages(tuple(block.shape)).items()]
+        cases += [
+            _case(task, block, damage, shape, generator)
+            for task, damage in damages((block.shape[0], block.shape[1], block.shape[2])).items()
+        ]
     return cases
 
 

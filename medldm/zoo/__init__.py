@@ -69,10 +69,11 @@ def read_card(path: Path) -> Card:
     ModelError
     """
     try:
-        words = json.loads(path.read_text())
+        words: dict[str, Any] = json.loads(path.read_text())
         known = {each.name for each in fields(Card)}
         lists = {"verbs", "spacing_mm", "limits"}
-        return Card(**{k: tuple(v) if k in lists else v for k, v in words.items() if k in known}, folder=str(path.parent))
+        told: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in words.items() if k in known}
+        return Card(**told, folder=str(path.parent))
     except (OSError, ValueError, TypeError) as problem:
         raise ModelError(f"{path} is not a model card: {problem}") from problem
 
@@ -122,7 +123,10 @@ def best(modality: str, *, flat: bool = False) -> Card:
     fit = [each for each in cards() if each.modality == modality and each.role == "restorer"]
     fit = [each for each in fit if each.spatial_dims == 2] if flat else fit
     if not fit:
-        raise ModelError(f"No shipped model restores {modality.upper()} yet. Give one of your own with --model PATH, or train it with `medldm train`.")
+        raise ModelError(
+            f"No shipped model restores {modality.upper()} yet. Give one of your own with --model PATH, or train "
+            "it with `medldm train`."
+        )
     return fit[0]
 
 
@@ -138,4 +142,7 @@ def check_weights(found: Card) -> None:
         raise ModelError(f"The weights of {found.name} are missing: {found.path} does not exist. Install medldm again.")
     digest = hashlib.sha256(found.path.read_bytes()).hexdigest()
     if digest != found.sha256:
-        raise ModelError(f"The weights of {found.name} are damaged: {found.path} has SHA-256 {digest[:16]}, its card says {found.sha256[:16]}. Install medldm again.")
+        raise ModelError(
+            f"The weights of {found.name} are damaged: {found.path} has SHA-256 {digest[:16]}, its card says "
+            f"{found.sha256[:16]}. Install medldm again."
+        )

@@ -52,7 +52,10 @@ def layer_data(volume: Volume, **more: Any) -> tuple[np.ndarray[Any, Any], dict[
 def contrast(volume: Volume) -> tuple[float, float]:
     """Grey window: up to the 99.5th percentile of what is there."""
     values = volume.voxels[np.isfinite(volume.voxels)] if volume.voxels.dtype.kind == "f" else volume.voxels
-    low, high = (float(v) for v in np.percentile(values[:: max(1, values.size // 500_000)] if values.ndim == 1 else values, [0.5, 99.8]))
+    low, high = (
+        float(v)
+        for v in np.percentile(values[:: max(1, values.size // 500_000)] if values.ndim == 1 else values, [0.5, 99.8])
+    )
     return (low, high) if high > low else (low, low + 1)
 
 
@@ -80,7 +83,11 @@ def volume_of(layer: Any) -> Volume:
     affine = SWAP @ to_world @ SWAP
     known = layer.metadata.get("medldm")
     volume = from_array(array.transpose(2, 1, 0), affine, name=layer.name)
-    if isinstance(known, Volume) and known.shape == volume.shape and np.allclose(known.affine, volume.affine, atol=1e-4):
+    if (
+        isinstance(known, Volume)
+        and known.shape == volume.shape
+        and np.allclose(known.affine, volume.affine, atol=1e-4)
+    ):
         # Unmoved: what the file said about orientation, voxel type and slices still holds.
         return known.with_voxels(volume.voxels, step=None)
     return volume

@@ -29,13 +29,25 @@ class DenoiseWidget(Container):  # type: ignore[type-arg]
         self.worker: Any = None
         self.layer = ComboBox(label="scan", choices=self._images)
         self.estimate = CheckBox(label="estimate noise", value=True, text="estimate the noise level")
-        self.noise = FloatSpinBox(label="noise", value=0.05, min=0, max=1, step=0.005, enabled=False, tooltip="fraction of the 99.5th percentile")
-        self.samples = SpinBox(label="samples", value=1, min=1, max=16, tooltip="more than one gives the uncertainty as well")
+        self.noise = FloatSpinBox(
+            label="noise",
+            value=0.05,
+            min=0,
+            max=1,
+            step=0.005,
+            enabled=False,
+            tooltip="fraction of the 99.5th percentile",
+        )
+        self.samples = SpinBox(
+            label="samples", value=1, min=1, max=16, tooltip="more than one gives the uncertainty as well"
+        )
         self.button = PushButton(text="Denoise")
         self.cancel = PushButton(text="Cancel", enabled=False)
         self.bar = ProgressBar(label="", value=0, min=0, max=100)
         self.status = Label(value="")
-        self.extend([self.layer, self.estimate, self.noise, self.samples, self.button, self.cancel, self.bar, self.status])
+        self.extend(
+            [self.layer, self.estimate, self.noise, self.samples, self.button, self.cancel, self.bar, self.status]
+        )
         self.estimate.changed.connect(lambda on: setattr(self.noise, "enabled", not on))
         self.button.clicked.connect(self.run)
         self.cancel.clicked.connect(self.stop)

@@ -26,8 +26,15 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     from medldm.io import write
     from napari_medldm.layers import volume_of
 
-    known = {key: attributes[key] for key in ("name", "scale", "translate", "affine", "rotate", "shear", "metadata") if key in attributes}
+    known = {
+        key: attributes[key]
+        for key in ("name", "scale", "translate", "affine", "rotate", "shear", "metadata")
+        if key in attributes
+    }
     layer = Image(np.asarray(data), rgb=attributes.get("rgb", False), **known)
     target = Path(path)
-    write(volume_of(layer), target if target.name.endswith((".nii", ".nii.gz")) else target.with_name(target.name + ".nii.gz"))
+    write(
+        volume_of(layer),
+        target if target.name.endswith((".nii", ".nii.gz")) else target.with_name(target.name + ".nii.gz"),
+    )
     return [path]

@@ -57,7 +57,10 @@ def write_series(
     """
     sources = volume.stored.header
     if volume.stored.container != "dicom" or not sources:
-        raise InputError(f"{volume.name} was not read from DICOM, so there is no patient and study to derive a series from. Write NIfTI instead.")
+        raise InputError(
+            f"{volume.name} was not read from DICOM, so there is no patient and study to derive a series from. "
+            "Write NIfTI instead."
+        )
     templates = [None if path is None else load(path) for path in sources]
     voxels = volume.to_stored(volume.voxels)
     uids = _uids(templates, voxels, task, facts)
@@ -169,7 +172,13 @@ def _place(dataset: Dataset, volume: Volume, place: int) -> None:
 
 
 def _declare(
-    dataset: Dataset, sources: list[Any], uids: list[str], place: int, task: str, facts: Mapping[str, Any], invented: bool
+    dataset: Dataset,
+    sources: list[Any],
+    uids: list[str],
+    place: int,
+    task: str,
+    facts: Mapping[str, Any],
+    invented: bool,
 ) -> None:
     first = sources[0]
     dataset.SeriesInstanceUID, dataset.SOPInstanceUID = uids[0], uids[1 + place]

@@ -10,17 +10,18 @@ import pydicom
 from nibabel import orientations
 from pydicom.errors import InvalidDicomError
 
-from medldm.errors import GeometryError, InputError, NotRestorable
+from medldm.errors import GeometryError, InputError, NotRestorable, UsageError
 from medldm.io.dicom.series import Series
 from medldm.volume import Stored, Volume, Voxels
 
 
-def read_series(series: Series) -> Volume:
+def read_series(series: Series, *, fix: bool = False) -> Volume:
     """One volume of a series.
 
     Parameters
     ----------
     series : from `find_series`
+    fix : repair what can be repaired; not there yet, so it is refused
 
     Returns
     -------
@@ -31,17 +32,21 @@ def read_series(series: Series) -> Volume:
     ------
     GeometryError, NotRestorable, InputError
     """
+    if fix and not series.restorable:
+        raise UsageError(f"--fix cannot repair {series.name} yet: {series.reason}")
     if series.affine is None or not series.restorable:
-        kind = NotRestorable if series.verdict == "not a volume" else GeometryError
-        raise kind(f"{series.name} cannot be restored as it is: {series.reason}")
+        refusal = NotRestorable if series.verdict == "not a volume" else GeometryError
+        raise refusal(f"{series.name} cannot be restored as it is: {series.reason}")
     if series.shape[0] * series.shape[1] > 2**28:
-        raise InputError(f"{series.name} claims {series.shape[0]} x {series.shape[1]} pixels a slice, more than any scanner makes.")
+        raise InputError(
+            f"{series.name} claims {series.shape[0]} x {series.shape[1]} pixels a slice, more than any scanner makes."
+        )
     slices = [None if path is None else read_slice(path, series.shape[1::-1]) for path in series.paths]
     measured = [each for each in slices if each is not None]
     whole = all(np.issubdtype(each.dtype, np.integer) for each in measured)
     dtype = np.result_type(*measured) if whole else np.dtype(np.float32)
-    kind = dtype if whole and not series.missing else np.dtype(np.float32)
-    stack = np.full(series.shape, 0 if np.issubdtype(kind, np.integer) else np.nan, dtype=kind)
+    inner = dtype if whole and not series.missing else np.dtype(np.float32)
+    stack = np.full(series.shape, 0 if np.issubdtype(inner, np.integer) else np.nan, dtype=inner)
     for place, each in enumerate(slices):
         if each is not None:
             stack[:, :, place] = each.T
@@ -90,8 +95,10 @@ def read_slice(path: Path, shape: tuple[int, ...]) -> Voxels:
     if slope == round(slope) and intercept == round(intercept):
         wide = stored.astype(np.int32) * int(slope) + int(intercept)
         fits = next(kind for kind in (np.int16, np.uint16, np.int32) if _fits(wide, kind))
-        return wide.astype(fits)
-    return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+        whole: Voxels = wide.astype(fits)
+        return whole
+    scaled: Voxels = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+    return scaled
 
 
 def rescale(dataset: Any) -> tuple[float, float]:

@@ -179,7 +179,9 @@ def judge(members: list[tuple[Path, Any]]) -> Series:
         return Series(**base, verdict="not a volume", reason=refusal)
     spacing = [float(value) for value in first.PixelSpacing]
     if any(list(map(float, header.get("PixelSpacing", ()))) != spacing for _, header in members):
-        return Series(**base, verdict="mixed", reason="its images differ in pixel spacing; export them as separate series.")
+        return Series(
+            **base, verdict="mixed", reason="its images differ in pixel spacing; export them as separate series."
+        )
     across, down = np.array(first.ImageOrientationPatient, dtype=float).reshape(2, 3)
     if abs(across @ down) > 0.01 or not 0.99 < np.linalg.norm(across) < 1.01 or not 0.99 < np.linalg.norm(down) < 1.01:
         return Series(**base, verdict="mixed", reason="its ImageOrientationPatient is not a pair of unit vectors.")
@@ -191,7 +193,7 @@ def judge(members: list[tuple[Path, Any]]) -> Series:
 
 
 def _judge_positions(base: dict[str, Any], places: Any, axes: tuple[Any, Any, Any], spacing: list[float]) -> Series:
-    across, down, normal = axes
+    normal = axes[2]
     along = places @ normal
     count = len(along)
     if count == 1:
@@ -203,24 +205,51 @@ def _judge_positions(base: dict[str, Any], places: Any, axes: tuple[Any, Any, An
         return Series(**base, verdict="not a volume", reason=f"its {count} images lie at one position.")
     if (gaps < TOLERANCE_MM).any():
         twice = int((gaps < TOLERANCE_MM).sum())
-        return Series(**base, verdict="duplicate", reason=f"{twice} of its positions hold more than one image; remove the copies, or a second acquisition, first.")
+        return Series(
+            **base,
+            verdict="duplicate",
+            reason=(
+                f"{twice} of its positions hold more than one image; remove the copies, or a second acquisition, first."
+            ),
+        )
     # Medians lie between two spacings when half the slices are missing: the smallest gap is the spacing then.
     step = float(np.mean(gaps[gaps < 1.5 * gaps.min()]))
     tolerance = max(TOLERANCE_MM, 0.01 * step)
     shift = places - places[0] - np.outer(along - along[0], normal)
     if np.abs(shift).max() > max(0.1, 2 * tolerance):
         angle = float(np.degrees(np.arctan2(np.linalg.norm(shift[-1]), along[-1] - along[0])))
-        return Series(**base, verdict="tilted", reason=f"its slices are sheared by {angle:.1f} degrees (gantry tilt); straighten it (for instance with dcm2niix) first.")
+        return Series(
+            **base,
+            verdict="tilted",
+            reason=(
+                f"its slices are sheared by {angle:.1f} degrees (gantry tilt); straighten it (for instance "
+                "with dcm2niix) first."
+            ),
+        )
     index = np.rint((along - along[0]) / step).astype(int)
     # The spacing once more over the whole stack: a mean of gaps adds up its rounding errors.
     step = float((along[-1] - along[0]) / index[-1])
     index = np.rint((along - along[0]) / step).astype(int)
     off = np.abs(along - along[0] - index * step).max()
     if off > tolerance or len(set(index.tolist())) != count:
-        return Series(**base, verdict="irregular", reason=f"its slice spacing varies ({gaps.min():.2f} to {gaps.max():.2f} mm) and no regular grid holds all slices.")
+        return Series(
+            **base,
+            verdict="irregular",
+            reason=(
+                f"its slice spacing varies ({gaps.min():.2f} to {gaps.max():.2f} mm) and no regular grid holds "
+                "all slices."
+            ),
+        )
     total = int(index[-1]) + 1
     if int(np.diff(index).max()) - 1 > LONGEST_GAP or count < FEWEST_MEASURED * total:
-        return Series(**base, verdict="irregular", reason=f"it has a hole of {np.diff(index).max() - 1} slices ({gaps.max():.1f} mm at {step:.2f} mm spacing): a stray slice, or too much to fill.")
+        return Series(
+            **base,
+            verdict="irregular",
+            reason=(
+                f"it has a hole of {np.diff(index).max() - 1} slices ({gaps.max():.1f} mm at {step:.2f} mm "
+                "spacing): a stray slice, or too much to fill."
+            ),
+        )
     missing = tuple(sorted(set(range(total)) - set(index.tolist())))
     paths: list[Path | None] = [None] * total
     for place, path in zip(index, base["paths"], strict=True):
@@ -229,7 +258,9 @@ def _judge_positions(base: dict[str, Any], places: Any, axes: tuple[Any, Any, An
     return Series(**placed, verdict="missing" if missing else "regular", missing=missing)
 
 
-def _placed(base: dict[str, Any], origin: Any, axes: tuple[Any, Any, Any], spacing: list[float], step: float, total: int) -> dict[str, Any]:
+def _placed(
+    base: dict[str, Any], origin: Any, axes: tuple[Any, Any, Any], spacing: list[float], step: float, total: int
+) -> dict[str, Any]:
     across, down, normal = axes
     lps = np.eye(4)
     # PixelSpacing is (between rows, between columns); the first array index runs along a row.
