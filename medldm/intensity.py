@@ -134,7 +134,7 @@ def foreground_mask(voxels: Array, modality: str | None = "mr") -> Mask:
         return signal
     coarse, step = _averaged(voxels, signal)
     # Specks go; along short axes there is nothing to open, and a single slice would vanish.
-    cross = np.ones([3 if size > 4 else 1 for size in coarse.shape], dtype=bool)
+    cross = ndimage.generate_binary_structure(3, 1)[tuple(slice(None) if n > 4 else slice(1, 2) for n in coarse.shape)]
     head = _without_cavities(ndimage.binary_opening(coarse > threshold, cross), faces=(0, 1, 2))
     fine = head
     for axis in range(3):

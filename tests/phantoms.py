@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import nibabel as nib
@@ -91,3 +92,45 @@ def patch(path: Path, **fields):
         header[name] = value
     path.write_bytes(header.binaryblock + content[348:])
     return path
+
+
+def tiny_model(folder: Path, spatial_dims: int = 2) -> Path:
+    """A chain of four channels everywhere, weights drawn from a fixed seed, as `medldm train` would leave it."""
+    import torch
+
+    from medldm.models.checkpoint import save_model
+    from medldm.models.flow import build_flow
+    from medldm.models.fusion import build_fusion
+    from medldm.models.vae import build_vae
+    from medldm.settings import Architecture
+
+    shape = Architecture(
+        spatial_dims=spatial_dims,
+        context=5 if spatial_dims == 2 else 1,
+        latent_channels=4,
+        unet=(8, 8, 8, 8),
+        unet_units=1,
+        vae=(8, 8),
+        flow=(8, 8, 8),
+    )
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        vae, flow, fusion = build_vae(shape), build_flow(shape), build_fusion(shape)
+        # A decoder that starts from zero would change nothing, and a test of tiles or samples would see nothing.
+        torch.nn.init.normal_(fusion.head.weight, std=0.02)
+    parts = {
+        "vae": {**vae.state_dict(), "scale": torch.ones(shape.latent_channels)},
+        "flow": flow.state_dict(),
+        "fusion": fusion.state_dict(),
+    }
+    card = {
+        "name": f"tiny-{spatial_dims}d",
+        "title": "a tiny chain for tests",
+        "modality": "mr",
+        "spatial_dims": spatial_dims,
+        "role": "restorer",
+        "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
+        "architecture": asdict(shape),
+        "licence": "none",
+    }
+    return save_model(parts, card, folder)

@@ -116,7 +116,7 @@ def test_ct_noise_is_found_whatever_the_kernel(kernel):
 
 def test_a_map_follows_noise_that_grows():
     at = phantoms.coordinates(BRAIN.shape)
-    sigma = 30 * (1 + 2 * np.exp(-((at - [0.5, 0, 0]) ** 2).sum(-1) / 0.5))
+    sigma = 30 * (1 + 2 * np.exp(-((at - [0.5, 0, 0]) ** 2).sum(-1) / 1.5))
     noisy = phantoms.rician(BRAIN, sigma)
     brain = BRAIN > 0
     ratio = noise_map(noisy)[brain] / sigma[brain]
