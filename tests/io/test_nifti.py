@@ -13,6 +13,7 @@ import pytest
 
 from medldm.errors import GeometryError, InputError, MedldmError, NotRestorable, OutputError, ResourceError, UsageError
 from medldm.io import nifti
+from medldm.io.atomic import sentence
 from medldm.io.nifti import from_array, from_nibabel, probe_nifti, read_nifti, write_nifti
 from medldm.resample import field_of_view_affine
 
@@ -339,6 +340,22 @@ def test_a_folder_without_permission_is_named(tmp_path, phantom):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     with pytest.raises(OutputError, match="not writable"):
         write_nifti(phantom, tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("problem", "word"),
+    [
+        (PermissionError(13, "Permission denied"), "not writable"),
+        (OSError(30, "Read-only file system"), "not writable"),
+        (OSError(122, "Disk quota exceeded"), "disk is full"),
+        (IsADirectoryError(21, "Is a directory"), "it is a folder"),
+        (OSError(36, "File name too long"), "File name too long"),
+    ],
+)
+def test_what_the_system_refuses_becomes_a_sentence(problem, word, tmp_path):
+    told = sentence(problem, tmp_path / "a.nii.gz")
+    assert word in str(told)
+    assert isinstance(told, ResourceError if "full" in word else OutputError)
 
 
 def test_every_error_of_this_room_has_an_exit_code():
