@@ -118,6 +118,9 @@ def tiny_model(folder: Path, spatial_dims: int = 2) -> Path:
         vae, flow, fusion = build_vae(shape), build_flow(shape), build_fusion(shape)
         # A decoder that starts from zero would change nothing, and a test of tiles or samples would see nothing.
         torch.nn.init.normal_(fusion.head.weight, std=0.02)
+        for weights in flow.parameters():
+            if weights.ndim > 1 and not weights.any():
+                torch.nn.init.normal_(weights, std=0.05)
     parts = {
         "vae": {**vae.state_dict(), "scale": torch.ones(shape.latent_channels)},
         "flow": flow.state_dict(),

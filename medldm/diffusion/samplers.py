@@ -9,7 +9,7 @@ import torch
 from monai.networks.schedulers import RFlowScheduler
 from torch import Tensor
 
-from medldm.diffusion.objective import SMALLEST_TIME, Denoiser
+from medldm.diffusion.objective import Denoiser
 
 
 def sample_flow(
@@ -34,7 +34,7 @@ def sample_flow(
     z = noise
     for step, (now, after) in enumerate(itertools.pairwise(times)):
         clean = denoise(z, torch.full((len(z),), now, dtype=z.dtype, device=z.device))
-        # The last step lands on the guess itself; dividing by a small time would only amplify rounding.
-        z = clean if after == 0 else z + (clean - z) * ((now - after) / max(now, SMALLEST_TIME))
+        # The last step lands on the guess itself.
+        z = clean if after == 0 else z + (clean - z) * ((now - after) / now)
         told(step + 1, steps)
     return z

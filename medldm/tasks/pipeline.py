@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medldm.chain import Chain, load_chain
 from medldm.degradations import Degradation, MissingSlices, Observation, Rician, fill_smoothly
 from medldm.errors import ModelError, NotRestorable, ResourceError
 from medldm.intensity import Scaling, ct_scaling, mri_scaling
 from medldm.io import check_content, guess_modality, looks_like_labels
-from medldm.models.chain import Chain
-from medldm.models.checkpoint import load_chain
 from medldm.noise_level import NoiseEstimate, estimate_noise, noise_map
 from medldm.settings import Settings
 from medldm.tasks.planes import Drawing, Look, Progress, run_chain

@@ -10,8 +10,8 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor
 from torch.nn import functional as F
 
+from medldm.chain import Chain
 from medldm.degradations import Observation
-from medldm.models.chain import Chain
 from medldm.models.inputs import measured_channels
 
 Progress = Callable[[int, int, str], None]

@@ -18,6 +18,8 @@ from medldm.tasks.pipeline import Job, inside_slices, residual
 from medldm.tasks.planes import Progress, looks
 from medldm.volume import Volume
 
+ROUNDS = 12  # of alternating projections; a trained network needs one or two
+
 
 class Grid(NamedTuple):
     """The wanted grid.
@@ -67,7 +69,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
     spacing = [mm * old / new for mm, old, new in zip(volume.spacing, volume.shape, grid.shape, strict=True)]
     ways = looks((axis,) if grid.thick else (), grid.planes, grid.shape, spacing)
     restored, spread = job.run(observation, sigma, ways)
-    restored = degradation.reconcile(restored, measured)
+    restored = reconcile(degradation, restored, measured, positive=job.modality == "mr" and bool((measured >= 0).all()))
     left = residual(degradation, restored, measured)
     affine = field_of_view_affine(volume.affine, volume.shape, grid.shape)
     slices = grid.shape[axis]
@@ -87,6 +89,26 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
         "noise_level": round(noise, 5),
     }
     return job.finish(restored, spread, affine=affine, stored=stored, **facts)
+
+
+def reconcile(degradation: Degradation, guess: Tensor, measured: Tensor, *, positive: bool) -> Tensor:
+    """The guess projected onto what was measured; magnitudes also onto what is not negative.
+
+    Two projections, one after the other, until they agree (POCS; Youla and Webb, IEEE Trans Med Imaging 1, 1982).
+
+    Parameters
+    ----------
+    degradation : how the scan was measured
+    guess : (X', Y', Z') restored, scaled intensity
+    measured : (X, Y, Z) scaled intensity
+    positive : whether negative voxels are impossible
+    """
+    restored = degradation.reconcile(guess, measured)
+    for _ in range(ROUNDS if positive else 0):
+        if not bool((restored < -0.002).any()):
+            break
+        restored = degradation.reconcile(restored.clamp_min(0), measured)
+    return restored.clamp_min(0) if positive else restored
 
 
 def wanted_grid(volume: Volume, settings: SuperResolve) -> Grid:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from medldm.chain import Chain, latent_noise
 from medldm.models.blocks import grow_inputs
-from medldm.models.chain import Chain, latent_noise
 from medldm.models.flow import Flow
 from medldm.models.fusion import Residual, apply_fusion, build_fusion
 from medldm.models.inputs import centre_channel

@@ -1,17 +1,28 @@
-"""The whole chain for one batch: encode the measurement, let the flow propose, let the fusion decoder write."""
+"""The whole chain: encode the measurement, let the flow propose, let the fusion decoder write.
+
+Networks and the mathematics of the flow are strangers to each other; this is where they meet.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from medldm.diffusion import sample_flow
+from medldm.errors import ModelError
 from medldm.models.blocks import space_to_depth
-from medldm.models.flow import Flow
-from medldm.models.fusion import Residual, apply_fusion
+from medldm.models.checkpoint import architecture
+from medldm.models.flow import Flow, build_flow
+from medldm.models.fusion import Residual, apply_fusion, build_fusion, build_unet
 from medldm.models.inputs import centre_channel, centre_plane
 from medldm.models.latent import LatentSpace
+from medldm.models.vae import build_vae
 from medldm.settings import Architecture
+from medldm.zoo import Card, check_weights
 
 
 class Chain:
@@ -81,3 +92,63 @@ def latent_noise(white: Tensor, shape: Architecture) -> Tensor:
     (B, latent_channels, .../factor), standard normal
     """
     return space_to_depth(white[:, :1], shape.latent_factor)[:, : shape.latent_channels].float()
+
+
+_loaded: dict[tuple[str, str, str], Chain] = {}
+
+
+def load_chain(card: Card, device: str = "cpu") -> Chain:
+    """The networks of a card on a device, checked against the card's SHA-256; the last one loaded is kept.
+
+    Parameters
+    ----------
+    card : from `medldm.zoo`
+    device : torch device
+
+    Raises
+    ------
+    ModelError
+    """
+    key = (str(card.path), card.sha256, device)
+    if key not in _loaded:
+        check_weights(card)
+        unload()
+        _loaded[key] = _build(card, device)
+    return _loaded[key]
+
+
+def unload() -> None:
+    """Forget the loaded model, so that its memory is free."""
+    _loaded.clear()
+
+
+def _build(card: Card, device: str) -> Chain:
+    shape = architecture(card)
+    try:
+        tensors = load_file(card.path)
+    except (SafetensorError, OSError) as problem:
+        raise ModelError(f"The weights of {card.name} cannot be read: {problem}") from problem
+    try:
+        if card.role == "rival":
+            return Chain(shape, _filled(build_unet(shape), _part(tensors, "unet"), device))
+        vae_weights = _part(tensors, "vae")
+        scale = vae_weights.pop("scale")
+        latent = LatentSpace(_filled(build_vae(shape), vae_weights, device), scale.to(device))
+        flow = _filled(build_flow(shape), _part(tensors, "flow"), device)
+        fusion = _filled(build_fusion(shape), _part(tensors, "fusion"), device)
+    except (RuntimeError, KeyError) as problem:
+        raise ModelError(f"The weights of {card.name} do not fit its card: {str(problem).splitlines()[0]}") from problem
+    return Chain(shape, fusion, latent, flow)
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value.float() for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _filled(network: Any, weights: dict[str, Tensor], device: str) -> Any:
+    network.load_state_dict(weights)
+    network.to(device).eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+    return network

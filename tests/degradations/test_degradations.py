@@ -1,0 +1,108 @@
+"""Each degradation makes its damage, shows it to a network and keeps a guess true to it; new ones join by being listed."""
+
+import pytest
+import torch
+
+from medldm.degradations import DEGRADATIONS, MissingSlices, Regions, Rician, ThickSlices, VaryingRician
+from medldm.degradations.sampling import profile_matrix, slice_centres
+
+SHAPE = (24, 20, 26)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def clean(generator):
+    return torch.rand(SHAPE, generator=generator)
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_what_a_network_sees_lies_on_the_grid_of_the_clean_image(name, clean, generator):
+    degradation = DEGRADATIONS[name](SHAPE)
+    seen = degradation.observe(degradation.degrade(clean, generator))
+    assert seen.y.shape == seen.observed.shape == clean.shape
+    assert float(seen.observed.min()) >= 0
+    assert float(seen.observed.max()) <= 1
+
+
+LINEAR = [name for name in DEGRADATIONS if DEGRADATIONS[name](SHAPE).linear]
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_adjoint_is_the_adjoint(name, clean, generator):
+    degradation = DEGRADATIONS[name](SHAPE)
+    measured = degradation.degrade(clean)
+    other = torch.randn(measured.shape, generator=generator)
+    assert torch.allclose((measured * other).sum(), (clean * degradation.adjoint(other)).sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_reconciled_guess_measures_as_the_scan_did(name, clean):
+    degradation = DEGRADATIONS[name](SHAPE)
+    measured = degradation.degrade(clean)
+    repaired = degradation.reconcile(torch.zeros_like(clean), measured)
+    assert torch.allclose(degradation.degrade(repaired), measured, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_truth_is_left_as_it_is(name, clean):
+    degradation = DEGRADATIONS[name](SHAPE)
+    assert torch.allclose(degradation.reconcile(clean, degradation.degrade(clean)), clean, atol=1e-5)
+
+
+def test_rician_noise_has_the_second_moment_it_should():
+    signal, sigma = 0.5, 0.1
+    noisy = Rician(sigma).degrade(torch.full((60, 60, 60), signal), torch.Generator().manual_seed(1))
+    assert float((noisy**2).mean()) == pytest.approx(signal**2 + 2 * sigma**2, rel=0.01)
+
+
+def test_equal_seeds_give_equal_noise(clean):
+    once, again = (Rician(0.05).degrade(clean, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(once, again)
+
+
+def test_parallel_imaging_noise_grows_to_its_gain():
+    level = VaryingRician(0.02, gain=3.0).level(torch.zeros(41, 41, 41))
+    assert float(level[20, 20, 20]) == pytest.approx(0.06, rel=0.01)
+    assert float(level.min()) >= 0.02
+
+
+def test_a_denoised_voxel_moves_at_most_four_sigma(clean, generator):
+    noise = Rician(0.05)
+    measured = noise.degrade(clean, generator)
+    kept = noise.reconcile(torch.full_like(measured, 9.0), measured)
+    assert float((kept - measured).max()) <= 4 * 0.05 + 1e-6
+
+
+def test_measured_slices_and_regions_are_copied_bit_for_bit(clean):
+    slices = MissingSlices(SHAPE[2], [4, 5, 11])
+    kept = slices.reconcile(torch.zeros_like(clean), slices.degrade(clean))
+    rest = [k for k in range(SHAPE[2]) if k not in (4, 5, 11)]
+    assert torch.equal(kept[..., rest], clean[..., rest])
+    mask = torch.zeros(SHAPE, dtype=torch.bool)
+    mask[3:9, 3:9, 3:9] = True
+    region = Regions(mask)
+    assert torch.equal(region.reconcile(torch.zeros_like(clean), region.degrade(clean))[~mask], clean[~mask])
+
+
+@pytest.mark.parametrize("profile", ["gaussian", "rect", "kspace"])
+@pytest.mark.parametrize("ratio", [1.5, 2.0, 3.7])
+def test_slices_of_a_constant_are_that_constant(profile, ratio):
+    matrix = profile_matrix(slice_centres(48, ratio), 48, ratio, profile)
+    assert torch.allclose(matrix.sum(1), torch.ones(len(matrix), dtype=torch.float64))
+
+
+def test_slices_that_were_never_acquired_are_asked_of_nobody(clean):
+    thick = ThickSlices(SHAPE[2], spacing=4.0, missing=(2,))
+    assert thick.degrade(clean).shape[2] == thick.slices - 1 == 5
+    assert float(thick.observe(thick.degrade(clean)).observed[0, 0, 8:12].max()) == 0
+
+
+def test_with_noise_the_projection_does_not_copy_it(clean, generator):
+    thick = ThickSlices(SHAPE[2], spacing=4.0, noise_level=0.1)
+    measured = thick.degrade(clean) + 0.1 * torch.randn(thick.degrade(clean).shape, generator=generator)
+    left = (thick.degrade(thick.reconcile(clean, measured)) - measured).std()
+    assert float(left) > 0.05

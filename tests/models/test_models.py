@@ -1,0 +1,89 @@
+"""Networks from one code path for planes and volumes, without anything that makes a tile feel its neighbours' content."""
+
+import dataclasses
+
+import phantoms
+import pytest
+import torch
+
+from medldm.chain import load_chain
+from medldm.errors import ModelError
+from medldm.models.blocks import depth_to_space, grow_inputs, space_to_depth
+from medldm.models.fusion import build_fusion, build_unet
+from medldm.models.inputs import centre_channel, measured_channels, neighbours
+from medldm.models.latent import LatentSpace, latent_scale
+from medldm.models.vae import build_vae
+from medldm.settings import Architecture
+from medldm.zoo import card
+
+SMALL = {"latent_channels": 4, "unet": (8, 8, 8, 8), "unet_units": 1, "vae": (8, 8), "flow": (8, 8, 8)}
+SHAPES = {2: Architecture(**SMALL), 3: Architecture(spatial_dims=3, context=1, **SMALL)}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_chain_gives_an_image_on_the_grid_it_was_shown(dims, tmp_path):
+    chain = load_chain(card(str(phantoms.tiny_model(tmp_path, dims))))
+    inputs = torch.rand(2, chain.shape.measured_channels, *(32,) * dims)
+    white = torch.randn(2, 1, *(32,) * dims)
+    for answer in (chain.restore(inputs), chain.restore(inputs, white, steps=2, fidelity=0.0)):
+        assert answer.shape == (2, 1, *(32,) * dims)
+        assert torch.isfinite(answer).all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_space_to_depth_and_back(dims):
+    image = torch.rand(1, 3, *(8,) * dims)
+    folded = space_to_depth(image, 2)
+    assert folded.shape == (1, 3 * 2**dims, *(4,) * dims)
+    assert torch.equal(depth_to_space(folded, 2), image)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_lies_far_away_changes_nothing(dims):
+    """No normalisation, no attention: beyond the receptive field a voxel does not know what another holds."""
+    size = 128 if dims == 2 else 96
+    unet = build_unet(SHAPES[dims])
+    torch.nn.init.normal_(unet.head.weight)
+    inputs = torch.rand(1, SHAPES[dims].measured_channels, *(size,) * dims)
+    other = inputs.clone()
+    other[..., -8:] += 5
+    with torch.inference_mode():
+        near = (unet(inputs) - unet(other)).abs()
+    assert float(near[..., :16].max()) < 1e-4
+    assert float(near[..., -8:].max()) > 1e-2
+
+
+def test_the_fusion_decoder_starts_as_the_rival():
+    shape = SHAPES[2]
+    rival, fusion = build_unet(shape), build_fusion(shape)
+    torch.nn.init.normal_(rival.head.weight)
+    fusion.load_state_dict(grow_inputs(rival.state_dict(), fusion))
+    inputs, extra = torch.rand(1, shape.measured_channels, 32, 32), torch.rand(1, 2, 32, 32)
+    assert torch.allclose(fusion(torch.cat([inputs, extra], 1)), rival(inputs), atol=1e-5)
+
+
+def test_latents_have_unit_variance():
+    vae = build_vae(SHAPES[2])
+    images = torch.rand(8, 1, 32, 32)
+    latent = LatentSpace(vae, latent_scale(vae, images)).encode(images)
+    assert torch.allclose(latent.transpose(0, 1).flatten(1).std(1), torch.ones(4), atol=0.01)
+
+
+def test_neighbouring_planes_become_channels():
+    stack = torch.arange(4.0).expand(2, 2, 4)
+    seen = neighbours(stack, 3)[:, :, 0, 0]
+    assert seen.tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
+    shape = dataclasses.replace(SHAPES[2], context=3)
+    channels = measured_channels(stack, torch.ones_like(stack), torch.full((1, 1, 1), 0.05), 4.0, shape)
+    assert channels.shape == (4, 8, 2, 2)
+    assert channels[2, centre_channel(shape), 0, 0] == 2
+    assert channels[0, 6, 0, 0] == pytest.approx(0.5)
+
+
+def test_damaged_and_unknown_weights_are_refused_in_words(tmp_path):
+    found = card(str(phantoms.tiny_model(tmp_path)))
+    found.path.write_bytes(found.path.read_bytes()[:-10] + b"0123456789")
+    with pytest.raises(ModelError, match="damaged"):
+        load_chain(found)
+    with pytest.raises(ModelError, match="no model 'nope'"):
+        card("nope")

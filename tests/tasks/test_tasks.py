@@ -1,0 +1,264 @@
+"""The verbs on phantoms: what they promise holds whatever the network says."""
+
+from dataclasses import replace
+
+import numpy as np
+import phantoms
+import pytest
+import torch
+
+import medldm
+from medldm.chain import load_chain
+from medldm.degradations import Observation, ThickSlices
+from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotRestorable, UsageError
+from medldm.resample import field_of_view_affine
+from medldm.settings import Denoise
+from medldm.tasks import TASKS
+from medldm.tasks.fill_slices import parse_slices
+from medldm.tasks.planes import Drawing, infer, looks, run_chain, smooth_along_stack
+from medldm.zoo import card
+
+
+@pytest.fixture
+def model(tiny_model):
+    return {"model": str(tiny_model)}
+
+
+def thick(volume, spacing):
+    """Slices of a volume, its affine over the same field of view."""
+    degradation = ThickSlices(volume.shape[2], 2, spacing)
+    voxels = degradation.degrade(torch.from_numpy(np.array(volume.voxels, dtype=np.float32))).numpy()
+    return volume.with_voxels(voxels, field_of_view_affine(volume.affine, volume.shape, voxels.shape))
+
+
+def test_filling_leaves_measured_slices_bit_exact_and_says_which_it_invented(phantom, model):
+    whole = phantom.with_voxels(phantom.voxels.astype(np.int16), stored=replace(phantom.stored, dtype=np.dtype(np.int16)))
+    damaged = phantoms.with_missing_slices(whole, [17, 18])
+    filled = medldm.fill_slices(damaged, **model)
+    rest = [k for k in range(whole.shape[2]) if k not in (17, 18)]
+    assert np.array_equal(filled.voxels[..., rest], whole.voxels[..., rest])
+    assert filled.voxels.dtype == np.int16
+    assert filled.voxels[..., 17].any()
+    assert filled.history[-1].facts["invented_slices"] == [17, 18]
+
+
+def test_slices_are_counted_as_the_file_counts_them(phantom, model, tmp_path):
+    """A file whose third axis runs downwards: slice 3 of the file is slice 3, whatever happens inside."""
+    path = phantoms.save(tmp_path / "down.nii.gz", phantom.voxels, np.diag([1, 1, -1, 1.0]), dtype=np.int16)
+    filled = medldm.fill_slices(medldm.read(path), missing="3,5-6", **model)
+    medldm.write(filled, tmp_path / "out.nii.gz")
+    import nibabel
+
+    before, after = (np.asarray(nibabel.load(p).dataobj) for p in (path, tmp_path / "out.nii.gz"))
+    changed = [k for k in range(before.shape[2]) if not np.array_equal(before[..., k], after[..., k])]
+    assert set(changed) <= {3, 5, 6}
+    assert filled.history[-1].facts["invented_slices"] == [3, 5, 6]
+
+
+@pytest.mark.parametrize("spacing", [2.0, 3.0, 4.0, 2.5])
+def test_super_resolved_measured_again_gives_the_scan_back(phantom, model, spacing):
+    measured = thick(phantom, spacing)
+    thin = medldm.super_resolve(measured, 1.0, **model)
+    assert thin.shape == phantom.shape
+    again = ThickSlices(thin.shape[2], 2, thin.shape[2] / measured.shape[2])
+    difference = again.degrade(torch.from_numpy(np.array(thin.voxels))).numpy() - measured.voxels
+    assert np.sqrt((difference**2).mean() / (measured.voxels**2).mean()) < 0.01
+
+
+def test_the_field_of_view_stays(oblique_phantom, model):
+    thin = medldm.super_resolve(oblique_phantom, 1.0, **model)
+    for corner in ((-0.5, -0.5, -0.5), (1, 1, 1)):
+        old = np.array(corner) if corner[0] < 0 else np.array(oblique_phantom.shape) - 0.5
+        new = np.array(corner) if corner[0] < 0 else np.array(thin.shape) - 0.5
+        world = [volume.affine @ [*at, 1] for volume, at in ((oblique_phantom, old), (thin, new))]
+        assert np.allclose(*world, atol=1e-6)
+
+
+def test_inpainting_touches_nothing_outside(phantom, model):
+    mask = np.zeros(phantom.shape, dtype=bool)
+    mask[20:28, 20:28, 15:22] = True
+    painted = medldm.inpaint(phantom, mask, **model)
+    assert np.array_equal(painted.voxels[~mask], phantom.voxels[~mask])
+    assert painted.history[-1].facts["invented_voxels"] == mask.sum()
+
+
+def test_a_mask_from_another_grid_is_refused(phantom, model):
+    shifted = phantom.with_voxels((phantom.voxels > 0).astype(np.uint8), np.diag([1, 1, 1.2, 1]))
+    with pytest.raises(GeometryError, match="grid"):
+        medldm.inpaint(phantom, shifted, **model)
+
+
+def test_a_denoised_voxel_stays_within_the_noise(phantom, model):
+    sigma = 0.05 * 900
+    noisy = phantom.with_voxels(phantoms.rician(phantom.voxels, sigma).astype(np.float32))
+    clean = medldm.denoise(noisy, noise=0.05, **model)
+    facts = clean.history[-1].facts
+    assert clean.voxels.shape == noisy.voxels.shape
+    assert np.abs(clean.voxels - noisy.voxels).max() < 6 * sigma
+    assert facts["noise_level"] == pytest.approx(0.05)
+    assert facts["noise_estimated"] is False
+
+
+def test_the_noise_level_is_found_when_not_given(phantom, model):
+    noisy = phantom.with_voxels(phantoms.rician(phantom.voxels, 40).astype(np.float32))
+    found = medldm.denoise(noisy, **model).history[-1].facts
+    assert found["noise_estimated"] is True
+    assert found["noise_level"] == pytest.approx(40 / 900, rel=0.25)
+
+
+def test_what_was_not_measured_stays_unmeasured(phantom, model):
+    voxels = np.array(phantom.voxels)
+    voxels[10:14, 10:14, 10:14] = np.nan
+    clean = medldm.denoise(phantom.with_voxels(voxels), noise=0.05, **model)
+    assert np.array_equal(np.isnan(clean.voxels), np.isnan(voxels))
+
+
+def test_several_samples_give_a_spread_and_equal_seeds_equal_images(phantom, model):
+    damaged = phantoms.with_missing_slices(phantom, [10, 11, 12])
+    once, again = (medldm.fill_slices(damaged, samples=3, seed=5, **model) for _ in range(2))
+    assert np.array_equal(once.voxels, again.voxels)
+    assert once.std is not None
+    assert float(once.std[..., 11].max()) > 0
+    assert float(once.std[..., 20].max()) == 0
+    assert medldm.fill_slices(damaged, **model).std is None
+
+
+def test_nothing_to_do_gives_the_scan_itself(phantom, model):
+    assert medldm.super_resolve(phantom, 3.0, **model) is phantom
+    assert medldm.fill_slices(phantom, **model) is phantom
+    assert medldm.inpaint(phantom, np.zeros(phantom.shape), **model) is phantom
+    assert medldm.restore(phantom, **model) is phantom
+
+
+def test_restore_makes_a_plan_and_keeps_to_it(phantom, model):
+    slices = thick(phantom, 4.0)
+    noisy = slices.with_voxels(phantoms.rician(slices.voxels, 40).astype(np.float32))
+    damaged = phantoms.with_missing_slices(noisy, [4])
+    restored = medldm.restore(damaged, **model)
+    assert restored.shape == phantom.shape
+    assert [step["verb"] for step in restored.history[-1].facts["plan"]] == ["fill-slices", "super-resolve", "denoise"]
+    assert restored.history[-1].task == "restore"
+    assert len(restored.history) == 1
+
+
+def test_single_slices_can_be_denoised_and_nothing_across(model):
+    single = phantoms.one_slice()
+    assert medldm.denoise(single, noise=0.03, **model).shape == single.shape
+    with pytest.raises(GeometryError, match="slice"):
+        medldm.super_resolve(single, 1.0, **model)
+    with pytest.raises(GeometryError, match="slice"):
+        medldm.fill_slices(single, **model)
+
+
+def test_a_slab_thinner_than_the_network_comes_back_whole(model):
+    slab = phantoms.phantom((40, 44, 5))
+    assert medldm.denoise(slab, noise=0.03, **model).shape == slab.shape
+    assert medldm.fill_slices(slab, missing=[2], **model).shape == slab.shape
+
+
+@pytest.mark.parametrize("voxels", [np.zeros((8, 8, 8)), np.full((8, 8, 8), np.nan), np.full((8, 8, 8), 3.0)])
+def test_empty_volumes_are_refused(voxels, model):
+    with pytest.raises(InputError, match="nothing to restore"):
+        medldm.denoise(medldm.Volume(voxels.astype(np.float32), np.eye(4)), **model)
+
+
+def test_label_maps_are_refused(phantom, model):
+    labels = phantom.with_voxels((phantom.voxels // 250).astype(np.int16))
+    with pytest.raises(NotRestorable, match="label"):
+        medldm.denoise(labels, **model)
+
+
+def test_ct_given_to_an_mri_model_is_refused(model):
+    with pytest.raises(ModelError, match="CT"):
+        medldm.denoise(phantoms.ct(), **model)
+
+
+def test_progress_counts_to_its_end_and_can_stop_the_run(phantom, model):
+    heard = []
+    medldm.denoise(phantom, noise=0.03, progress=lambda *news: heard.append(news), **model)
+    assert heard[-1][0] == heard[-1][1]
+
+    def stop(done, total, what):
+        raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        medldm.denoise(phantom, noise=0.03, progress=stop, **model)
+
+
+def test_arrays_and_nibabel_images_are_scans_too(phantom, model):
+    import nibabel
+
+    array = np.array(phantom.voxels)
+    image = nibabel.Nifti1Image(array, phantom.affine)
+    by_array = medldm.denoise(array, 0.03, affine=phantom.affine, **model)
+    assert np.array_equal(by_array.voxels, medldm.denoise(image, 0.03, **model).voxels)
+    with pytest.raises(UsageError, match="affine"):
+        medldm.denoise(array, 0.03, **model)
+
+
+def test_tiles_join_without_a_seam(tiny_model):
+    """A slab restored in tiles and whole: the same but for what reaches across the overlap of 24 voxels."""
+    chain = load_chain(card(str(tiny_model)))
+    inputs = torch.rand(2, chain.shape.measured_channels, 160, 192, generator=torch.Generator().manual_seed(0))
+    whole = infer(chain, inputs, None, Drawing(tile=256, precision=torch.float32))
+    tiled = infer(chain, inputs, None, Drawing(tile=96, precision=torch.float32))
+    difference = (whole - tiled).abs()
+    change = (whole - inputs[:, 2:3]).abs().mean()
+    assert float(difference.mean() / change) < 0.05
+    seam = difference[..., 70:74].mean()
+    assert float(seam) < 3 * float(difference.mean()) + 1e-6
+
+
+def test_tiles_agree_on_the_noise_they_draw(tiny_model):
+    chain = load_chain(card(str(tiny_model)))
+    inputs = torch.rand(1, chain.shape.measured_channels, 128, 128, generator=torch.Generator().manual_seed(0))
+    white = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(1))
+    drawings = [Drawing(steps=4, seed=0, tile=tile, precision=torch.float32) for tile in (128, 96)]
+    whole, tiled = (infer(chain, inputs, white, drawing) for drawing in drawings)
+    assert float((whole - tiled).abs().mean()) < 0.1 * float((whole - inputs[:, 2:3]).abs().mean())
+
+
+def test_chunks_of_planes_give_what_the_whole_stack_gives(tiny_model, monkeypatch):
+    chain = load_chain(card(str(tiny_model)))
+    y = torch.rand(32, 32, 24, generator=torch.Generator().manual_seed(0))
+    seen = Observation(y, torch.ones_like(y))
+    drawing = Drawing(precision=torch.float32)
+    ways = looks((), (), y.shape, (1, 1, 1))
+    whole = run_chain(chain, seen, torch.full((1, 1, 1), 0.05), ways, drawing, lambda *news: None)
+    monkeypatch.setattr("medldm.tasks.planes.PIXELS_AT_ONCE", 32 * 32 * 5)
+    parts = run_chain(chain, seen, torch.full((1, 1, 1), 0.05), ways, drawing, lambda *news: None)
+    assert torch.allclose(whole, parts, atol=1e-5)
+
+
+def test_noise_shared_along_the_stack_stays_standard_normal():
+    white = smooth_along_stack(torch.randn(64, 64, 32, generator=torch.Generator().manual_seed(0)))
+    assert float(white.std()) == pytest.approx(1, abs=0.02)
+    assert float((white[..., 1:] * white[..., :-1]).mean()) > 0.5
+
+
+def test_planes_are_chosen_where_the_damage_shows():
+    assert len(looks((), (), (64, 64, 64), (1, 1, 1))) == 3
+    assert looks((), (), (64, 64, 20), (0.7, 0.7, 5))[0].order == (0, 1, 2)
+    assert {way.order[0] for way in looks((2,), (), (64, 64, 64), (1, 1, 1))} == {2}
+    assert looks((), (0, 1), (64, 64, 64), (1, 1, 1))[0].order == (0, 1, 2)
+
+
+@pytest.mark.parametrize(("words", "slices"), [("3", (3,)), ("1, 4-6", (1, 4, 5, 6)), ((2, 2, 0), (0, 2))])
+def test_missing_slices_in_words(words, slices):
+    assert parse_slices(words, 10) == slices
+
+
+@pytest.mark.parametrize("words", ["x", "1-", "11", "-1"])
+def test_missing_slices_that_are_none(words):
+    if words == "1-":
+        assert parse_slices(words, 10) == (1,)
+        return
+    with pytest.raises(UsageError, match="--missing"):
+        parse_slices(words, 10)
+
+
+def test_every_verb_has_settings_and_a_task():
+    from medldm.settings import VERBS
+
+    assert set(TASKS) == set(VERBS)
+    assert Denoise in VERBS.values()

@@ -1,0 +1,52 @@
+"""A knob is declared once and explains itself."""
+
+import argparse
+from dataclasses import fields
+
+import pytest
+
+from medldm.cli.flags import add_settings, flag, settings_from
+from medldm.errors import UsageError
+from medldm.settings import VERBS, Denoise, Settings, SuperResolve, make
+
+
+@pytest.mark.parametrize("kind", VERBS.values())
+def test_every_knob_says_what_it_means_and_becomes_a_flag(kind):
+    parser = argparse.ArgumentParser()
+    add_settings(parser, kind)
+    text = parser.format_help()
+    for knob in fields(kind):
+        assert knob.metadata["meaning"], knob.name
+        assert flag(knob.name) in text
+
+
+def test_flags_give_the_settings_they_name():
+    parser = argparse.ArgumentParser()
+    add_settings(parser, SuperResolve)
+    words = ["--spacing", "0.9,0.9,1.5", "--slice-profile", "rect", "--samples", "3"]
+    settings = settings_from(parser.parse_args(words), SuperResolve)
+    assert settings.spacing == (0.9, 0.9, 1.5)
+    assert settings.slice_profile == "rect"
+    assert settings == SuperResolve(spacing=(0.9, 0.9, 1.5), slice_profile="rect", samples=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"fidelity": 2}, "--fidelity"),
+        ({"noise": "loud"}, "--noise"),
+        ({"noise": float("nan")}, "--noise"),
+        ({"modality": "pet"}, "--modality"),
+        ({"colour": 1}, "colour"),
+        ({"samples": 0}, "--samples"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(options, word):
+    with pytest.raises(UsageError, match=word):
+        make(Denoise, options)
+
+
+def test_several_samples_take_at_least_four_steps():
+    assert Settings(samples=5).flow_steps == 4
+    assert Settings(samples=5, steps=8).flow_steps == 8
+    assert Settings().flow_steps == 1
