@@ -1,0 +1,290 @@
+"""The command line as people and pipelines meet it: exit codes, sentences, no half-written file."""
+
+import gzip
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import phantoms
+import pytest
+
+from medldm.cli import main
+
+
+@pytest.fixture
+def restore(tiny_model, capsys):
+    """Run a verb with the tiny model; gives the exit code and what was said on stderr."""
+
+    def run(*words):
+        code = main([*map(str, words), "--model", str(tiny_model)])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def text_as_nifti(folder):
+    (folder / "bad.nii.gz").write_text("these are words")
+    return folder / "bad.nii.gz"
+
+
+def truncated(folder):
+    path = phantoms.save(folder / "cut.nii.gz", phantoms.brain(), dtype=np.int16)
+    path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+def four_dimensional(folder):
+    return phantoms.save(folder / "func.nii.gz", np.random.default_rng(0).random((8, 8, 8, 5)).astype(np.float32))
+
+
+def zeros(folder):
+    return phantoms.save(folder / "zeros.nii.gz", np.zeros((8, 8, 8), np.float32))
+
+
+def nans(folder):
+    return phantoms.save(folder / "nans.nii.gz", np.full((8, 8, 8), np.nan, np.float32))
+
+
+def labels(folder):
+    return phantoms.save(folder / "brain.nii.gz", (phantoms.brain() // 300), dtype=np.int16)
+
+
+def empty_folder(folder):
+    (folder / "nothing").mkdir()
+    return folder / "nothing"
+
+
+def missing(folder):
+    return folder / "not_there.nii.gz"
+
+
+@pytest.mark.parametrize("make", [text_as_nifti, truncated, four_dimensional, zeros, nans, labels, empty_folder, missing])
+def test_what_cannot_be_restored_gets_a_sentence_and_code_3(make, tmp_path, restore):
+    source = make(tmp_path)
+    code, said = restore("denoise", source, tmp_path / "out" / "x.nii.gz")
+    assert code == 3
+    assert source.name.split(".")[0] in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*.nii*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["denoise", "IN", "OUT", "--loud"],
+        ["denoise", "IN", "OUT", "--noise", "lots"],
+        ["denoise", "IN", "OUT", "--fidelity", "3"],
+        ["denoise", "IN", "IN"],
+        ["denoise", "IN"],
+        ["fill-slices", "IN", "OUT", "--missing", "99"],
+        ["denoise", "IN", "OUT", "--shard", "3/2"],
+        ["denoise", "IN", "OUT", "--uncertainty"],
+        ["inpaint", "IN", "OUT"],
+        ["sing"],
+        [],
+    ],
+)
+def test_wrong_usage_is_code_2(words, scan_file, tmp_path, tiny_model, capsys):
+    places = {"IN": str(scan_file), "OUT": str(tmp_path / "out.nii.gz")}
+    verb = [places.get(word, word) for word in words]
+    model = ["--model", str(tiny_model)] if words[:1] not in (["sing"], []) else []
+    assert main([*verb, *model]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "out.nii.gz").exists()
+
+
+def test_an_unknown_or_damaged_model_is_code_4(scan_file, tmp_path, tiny_model, capsys):
+    assert main(["denoise", str(scan_file), str(tmp_path / "o.nii.gz"), "--model", "nope"]) == 4
+    assert "nope" in capsys.readouterr().err
+    shutil.copy(tiny_model, tmp_path / "tiny-2d.json")
+    (tmp_path / "tiny-2d.safetensors").write_bytes(b"not weights")
+    assert main(["denoise", str(scan_file), str(tmp_path / "o.nii.gz"), "--model", str(tmp_path / "tiny-2d.json")]) == 4
+    assert "damaged" in capsys.readouterr().err
+    assert not (tmp_path / "o.nii.gz").exists()
+
+
+def test_a_scan_is_denoised_with_a_record_beside_it(scan_file, tmp_path, restore):
+    out = tmp_path / "res" / "clean.nii.gz"
+    code, _ = restore("denoise", scan_file, out, "--noise", "0.05", "--preview")
+    assert code == 0
+    before, after = nib.load(scan_file), nib.load(out)
+    assert after.get_data_dtype() == before.get_data_dtype()
+    assert np.allclose(after.affine, before.affine)
+    told = json.loads((tmp_path / "res" / "clean_medldm.json").read_text())
+    for key in ("task", "settings", "seed", "model", "sha256", "versions", "device", "timings", "invented_slices",
+                "clipped_voxels", "consistency_residual"):  # fmt: skip
+        assert key in told, key
+    assert (tmp_path / "res" / "clean_preview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_coarser_than_the_scan_is_unchanged_and_a_copy(scan_file, tmp_path, restore):
+    code, said = restore("super-resolve", scan_file, tmp_path / "same.nii.gz", "--spacing", 3)
+    assert code == 0
+    assert "unchanged" in said
+    assert (tmp_path / "same.nii.gz").read_bytes() == scan_file.read_bytes()
+
+
+def test_the_same_run_again_is_done_already_and_another_is_refused(scan_file, tmp_path, restore):
+    out = tmp_path / "o.nii.gz"
+    assert restore("denoise", scan_file, out, "--noise", "0.05")[0] == 0
+    stamp = out.stat().st_mtime_ns
+    code, said = restore("denoise", scan_file, out, "--noise", "0.05")
+    assert code == 0
+    assert "already done" in said
+    assert out.stat().st_mtime_ns == stamp
+    assert restore("denoise", scan_file, out, "--noise", "0.08")[0] == 2
+    assert restore("denoise", scan_file, out, "--noise", "0.08", "--overwrite")[0] == 0
+
+
+def test_a_record_repeats_its_run_to_the_byte(scan_file, tmp_path, restore, capsys):
+    out = tmp_path / "o.nii.gz"
+    assert restore("denoise", scan_file, out, "--noise", "0.05")[0] == 0
+    assert main(["rerun", str(tmp_path / "o_medldm.json"), str(tmp_path / "again.nii.gz")]) == 0
+    assert (tmp_path / "again.nii.gz").read_bytes() == out.read_bytes()
+    assert main(["rerun", str(tmp_path / "o_medldm.json")]) == 2
+    phantoms.save(scan_file, phantoms.brain() + 1, dtype=np.int16)
+    assert main(["rerun", str(tmp_path / "o_medldm.json"), str(tmp_path / "third.nii.gz")]) == 3
+
+
+def test_a_tree_goes_on_after_a_bad_case(tmp_path, restore):
+    tree = tmp_path / "in"
+    (tree / "a").mkdir(parents=True)
+    phantoms.save(tree / "a" / "good.nii.gz", phantoms.brain(), dtype=np.int16)
+    phantoms.save(tree / "a" / "good_mask.nii.gz", phantoms.brain() > 0, dtype=np.uint8)
+    text_as_nifti(tree)
+    four_dimensional(tree)
+    code, said = restore("denoise", tree, tmp_path / "out", "--noise", "0.05", "--report")
+    assert code == 8
+    rows = {row["case"]: row["status"] for row in json.loads((tmp_path / "out" / "summary.json").read_text())}
+    assert rows == {"a/good": "done", "a/good_mask": "skipped", "bad": "failed", "func": "skipped"}
+    assert (tmp_path / "out" / "a" / "good.nii.gz").exists()
+    assert "1 done, 2 skipped, 1 failed" in said
+    assert "a/good" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_skipped_cases_do_not_spoil_a_good_night(tmp_path, restore):
+    tree = tmp_path / "in"
+    tree.mkdir()
+    phantoms.save(tree / "good.nii.gz", phantoms.brain(), dtype=np.int16)
+    labels(tree)
+    code, _ = restore("denoise", tree, tmp_path / "out", "--noise", "0.05", "--exclude", "nothing*")
+    assert code == 0
+
+
+def test_a_dry_run_writes_nothing(scan_file, tmp_path, restore):
+    code, said = restore("restore", scan_file, tmp_path / "out.nii.gz", "--dry-run")
+    assert code == 0
+    assert "would write" in said
+    assert not (tmp_path / "out.nii.gz").exists()
+
+
+def test_a_slice_of_a_4d_file_can_be_asked_for(tmp_path, restore):
+    stack = np.stack([phantoms.brain((24, 24, 12))] * 2, -1).astype(np.int16)
+    path = phantoms.save(tmp_path / "func.nii.gz", stack)
+    assert restore("denoise", path, tmp_path / "o.nii.gz", "--volume", "1", "--noise", "0.05")[0] == 0
+    assert nib.load(tmp_path / "o.nii.gz").shape == (24, 24, 12)
+
+
+def test_uncertainty_is_written_beside_the_result(tmp_path, restore):
+    damaged = phantoms.with_missing_slices(phantoms.phantom((32, 32, 24)), [10, 11])
+    path = phantoms.save(tmp_path / "gap.nii.gz", damaged.voxels, damaged.affine, dtype=np.int16)
+    assert restore("fill-slices", path, tmp_path / "o.nii.gz", "--samples", "3", "--uncertainty")[0] == 0
+    spread = np.asarray(nib.load(tmp_path / "o_std.nii.gz").dataobj)
+    assert spread[..., 10:12].max() > 0
+    assert spread[..., 20].max() == 0
+
+
+def test_inspect_and_models_speak_json_on_stdout(scan_file, capsys):
+    assert main(["inspect", str(scan_file), "--json"]) == 0
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert finding["facts"]["shape"] == [48, 56, 40]
+    assert finding["facts"]["noise"]["unit"]
+    assert main(["models", "--json"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out), list)
+
+
+def test_a_read_only_place_is_code_2(scan_file, tmp_path, restore):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o500)
+    if os.access(folder, os.W_OK):
+        pytest.skip("root may write anywhere")
+    assert restore("denoise", scan_file, folder / "o.nii.gz", "--noise", "0.05")[0] == 2
+
+
+def test_a_full_disk_is_code_8_and_leaves_nothing_behind(scan_file, tmp_path, restore, monkeypatch):
+    import errno
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, said = restore("denoise", scan_file, tmp_path / "out" / "o.nii.gz", "--noise", "0.05")
+    assert code == 8
+    assert "disk is full" in said
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
+
+
+def test_a_volume_larger_than_memory_is_refused_before_it_is_read(tmp_path, tiny_model):
+    header = nib.Nifti1Header()
+    header.set_data_shape((600, 600, 600))
+    header.set_data_dtype(np.int16)
+    header.set_zooms((1, 1, 1))
+    header["sform_code"] = 1
+    header.set_sform(np.eye(4), 1)
+    path = tmp_path / "huge.nii.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(header.binaryblock + b"\0" * 4)
+        for _ in range(7):
+            file.write(bytes(64_000_000))
+    limit = 4 * 2**30
+    done = subprocess.run(
+        [sys.executable, "-m", "medldm", "denoise", str(path), str(tmp_path / "o.nii.gz"), "--model", str(tiny_model)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert done.returncode in (3, 8), done.stderr
+    assert "memory" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "o.nii.gz").exists()
+
+
+def test_an_interrupted_run_is_code_130_and_leaves_no_result(scan_file, tmp_path, restore, monkeypatch):
+    import medldm.tasks
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(medldm.tasks, "run", interrupted)
+    assert restore("denoise", scan_file, tmp_path / "o.nii.gz")[0] == 130
+    assert not (tmp_path / "o.nii.gz").exists()
+
+
+def test_a_bug_of_ours_is_code_1_and_asks_for_a_report(scan_file, tmp_path, restore, monkeypatch):
+    import medldm.tasks
+
+    def broken(*_, **__):
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(medldm.tasks, "run", broken)
+    code, said = restore("denoise", scan_file, tmp_path / "o.nii.gz")
+    assert code == 1
+    assert "report" in said
+    assert "Traceback" not in said
+
+
+def test_a_list_and_a_zip_are_scans_too(scan_file, tmp_path, restore):
+    listed = tmp_path / "scans.txt"
+    listed.write_text(f"# my scans\n{scan_file.name}\n")
+    assert restore("denoise", listed, tmp_path / "out", "--noise", "0.05")[0] == 0
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, scan_file.name)
+    assert restore("denoise", tmp_path / "packed.zip", tmp_path / "out2", "--noise", "0.05")[0] == 0
+    assert [path.name for path in Path(tmp_path / "out2").rglob("*.nii.gz")] == [scan_file.name]

@@ -1,0 +1,144 @@
+"""Training on phantoms for seconds: it packs, learns, stops, resumes, and leaves a model that the verbs take."""
+
+import json
+
+import numpy as np
+import phantoms
+import pytest
+import torch
+
+import medldm
+from medldm.errors import InputError, UsageError
+from medldm.settings import Architecture
+from medldm.training import train
+from medldm.training.augment import piecewise_linear
+from medldm.training.examples import DRAW, draw_example, measure
+from medldm.training.patches import balance, load_cache, pack, read_split
+from medldm.training.session import Plan, Session, read_metadata
+
+SMALL = Architecture(latent_channels=4, unet=(8, 8, 8, 8), unet_units=1, vae=(8, 8), flow=(8, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four subjects, one of them for validation."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = ["split,file,subject,modality,licence,source"]
+    for number in range(4):
+        voxels = np.roll(phantoms.brain((72, 76, 70)), number, axis=0) * (1 + number / 10)
+        phantoms.save(folder / f"s{number}_T1w.nii.gz", voxels, dtype=np.int16)
+        rows.append(f"{'val' if number == 3 else 'train'},s{number}_T1w.nii.gz,s{number},MR T1w,CC0,drawn")
+    rows.append("test,s9_T1w.nii.gz,s9,MR T1w,CC0,drawn")
+    (folder / "split.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scans(data, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    pack(data, cache)
+    return load_cache(cache, "train")
+
+
+def test_the_split_table_decides_and_the_test_split_is_never_touched(data):
+    splits = {row["file"]: row["split"] for row in read_split(data)}
+    assert splits == {"s0_T1w.nii.gz": "train", "s1_T1w.nii.gz": "train", "s2_T1w.nii.gz": "train", "s3_T1w.nii.gz": "val"}
+
+
+def test_without_a_table_subjects_are_kept_together(tmp_path):
+    for name in ("a_T1w", "a_T2w", "b_T1w"):
+        phantoms.save(tmp_path / f"{name}.nii.gz", phantoms.brain((16, 16, 16)))
+    splits = {}
+    for row in read_split(tmp_path):
+        splits.setdefault(row["subject"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in splits.values())
+    with pytest.raises(InputError, match="no NIfTI"):
+        read_split(tmp_path / "nothing")
+
+
+def test_packed_scans_are_scaled_to_their_foreground(scans):
+    values = scans[0].scaled((slice(None),) * 3, None)
+    assert 0.9 < float(values.max()) < 1.3
+    assert scans[0].isotropic
+
+
+def test_sources_are_weighed_by_their_subjects(scans):
+    weighed = balance(scans)
+    assert sum(scan.weight for scan in weighed) == pytest.approx(3**0.5)
+
+
+@pytest.mark.parametrize("task", DRAW)
+def test_every_family_of_damage_can_be_learned_from(task, monkeypatch, scans):
+    monkeypatch.setattr("medldm.training.examples.draw_task", lambda *_: task)
+    for seed in range(3):
+        for shape in (SMALL, Architecture(spatial_dims=3, context=1)):
+            size = 32
+            example = draw_example(scans, shape, size, torch.Generator().manual_seed(seed))
+            assert example.inputs.shape == (shape.measured_channels, *(size,) * shape.spatial_dims)
+            assert example.clean.shape == (1, *(size,) * shape.spatial_dims)
+            assert torch.isfinite(example.inputs).all()
+
+
+@pytest.mark.parametrize("task", DRAW)
+def test_damage_is_seen_on_the_grid_of_the_clean_block(task):
+    clean = torch.rand(40, 32, 5)
+    generator = torch.Generator().manual_seed(0)
+    observation, sigma = measure(clean, DRAW[task](tuple(clean.shape), generator), generator)
+    assert observation.y.shape == clean.shape
+    assert sigma.expand_as(clean).shape == clean.shape
+
+
+def test_contrast_curves_go_through_their_knots():
+    knots, values = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.0, 0.8, 0.4])
+    assert torch.allclose(piecewise_linear(torch.tensor([0.0, 0.25, 0.75, 1.5]), knots, values), torch.tensor([0, 0.4, 0.6, 0.0]))
+
+
+def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
+    out = tmp_path / "mine"
+    path = train("all", data, out, minutes=0.12, shape=SMALL, name="mine", validate_s=600)
+    told = json.loads(path.read_text())
+    assert told["training"]["subjects"] == {"MR T1w | drawn": 3}
+    assert set(told["validation"]) == {"unet", "vae", "flow", "fusion"}
+    assert (out / "unet" / "curve.csv").read_text().startswith("minutes,step,loss,skipped,noise3")
+    restored = medldm.denoise(phantoms.phantom(), noise=0.05, model=str(path))
+    assert restored.history[-1].facts["model"] == "mine"
+    with pytest.raises(UsageError, match="--resume"):
+        train("unet", data, out, minutes=0.1, shape=SMALL)
+    steps = json.loads(read_metadata(out / "unet" / "checkpoint.safetensors")["state"])["step"]
+    train("unet", data, out, minutes=0.14, shape=SMALL, resume=True, validate_s=600)
+    assert json.loads(read_metadata(out / "unet" / "checkpoint.safetensors")["state"])["step"] > steps
+
+
+def make_session(folder, **plan):
+    network = torch.nn.Linear(1, 1)
+    return Session(network, Plan(minutes=10, warm_up=1, **plan), folder, lambda network: {"row": 1.0})
+
+
+def test_a_step_that_explodes_is_skipped_and_counted(tmp_path):
+    session = make_session(tmp_path)
+    for _ in range(30):
+        session.step((session.network(torch.ones(1, 1)) ** 2).mean() + 1)
+    before = [weights.clone() for weights in session.network.parameters()]
+    session.step((session.network(torch.ones(1, 1)) ** 2).mean() * 1e3 + 1e3)
+    session.step(session.network(torch.ones(1, 1)).mean() * float("nan"))
+    assert session.skipped == 2
+    assert all(torch.equal(*pair) for pair in zip(before, session.network.parameters(), strict=True))
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
+    session = make_session(tmp_path)
+    for _ in range(5):
+        session.step((session.network(torch.ones(1, 1)) ** 2).mean())
+    session.save()
+    (tmp_path / "checkpoint.partial").write_bytes(b"a kill in the middle of the next save")
+    network = torch.nn.Linear(1, 1)
+    again = Session(network, session.plan, tmp_path, session.score, resume=True)
+    assert again.step_number == 5
+    assert all(torch.equal(*pair) for pair in zip(network.parameters(), session.network.parameters(), strict=True))
+    assert again.optimizer.state_dict()["state"][0]["exp_avg"].abs().sum() > 0
+
+
+@pytest.mark.parametrize(("kind", "minutes"), [("song", 1), ("unet", 0)])
+def test_what_cannot_be_trained_is_refused(kind, minutes, data, tmp_path):
+    with pytest.raises(UsageError):
+        train(kind, data, tmp_path / "x", minutes=minutes)
