@@ -173,7 +173,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
         Path(arguments.out),
         quick=arguments.quick,
         tasks=_listed(arguments.tasks),
-        methods=_listed(arguments.methods),
+        methods_wanted=_listed(arguments.methods),
         split=arguments.split,
     )
     print(written)

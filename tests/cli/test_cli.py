@@ -64,7 +64,9 @@ def missing(folder):
     return folder / "not_there.nii.gz"
 
 
-@pytest.mark.parametrize("make", [text_as_nifti, truncated, four_dimensional, zeros, nans, labels, empty_folder, missing])
+@pytest.mark.parametrize(
+    "make", [text_as_nifti, truncated, four_dimensional, zeros, nans, labels, empty_folder, missing]
+)
 def test_what_cannot_be_restored_gets_a_sentence_and_code_3(make, tmp_path, restore):
     source = make(tmp_path)
     code, said = restore("denoise", source, tmp_path / "out" / "x.nii.gz")

@@ -1,4 +1,4 @@
-"""Each degradation makes its damage, shows it to a network and keeps a guess true to it; new ones join by being listed."""
+"""Each degradation makes its damage, shows it to a network and keeps a guess true to it; new ones join when listed."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Networks from one code path for planes and volumes, without anything that makes a tile feel its neighbours' content."""
+"""Networks from one code path for planes and volumes; nothing in them makes a tile feel what lies far away."""
 
 import dataclasses
 

@@ -61,7 +61,9 @@ def test_the_reader_takes_scans_by_content_and_leaves_the_rest(scan_file, tmp_pa
 def test_denoising_in_the_viewer(make_napari_viewer, qtbot, tiny_model, monkeypatch):
     from napari_medldm.widgets import DenoiseWidget
 
-    monkeypatch.setattr("medldm.tasks.pipeline.best", lambda *_, **__: __import__("medldm.zoo").zoo.card(str(tiny_model)))
+    monkeypatch.setattr(
+        "medldm.tasks.pipeline.best", lambda *_, **__: __import__("medldm.zoo").zoo.card(str(tiny_model))
+    )
     viewer = make_napari_viewer()
     viewer.add_layer(as_layer(phantoms.phantom()))
     widget = DenoiseWidget(viewer)
@@ -78,7 +80,9 @@ def test_denoising_in_the_viewer(make_napari_viewer, qtbot, tiny_model, monkeypa
 def test_cancel_leaves_the_viewer_as_it_was(make_napari_viewer, qtbot, tiny_model, monkeypatch):
     from napari_medldm.widgets import DenoiseWidget
 
-    monkeypatch.setattr("medldm.tasks.pipeline.best", lambda *_, **__: __import__("medldm.zoo").zoo.card(str(tiny_model)))
+    monkeypatch.setattr(
+        "medldm.tasks.pipeline.best", lambda *_, **__: __import__("medldm.zoo").zoo.card(str(tiny_model))
+    )
     viewer = make_napari_viewer()
     viewer.add_layer(as_layer(phantoms.phantom((96, 96, 96))))
     widget = DenoiseWidget(viewer)

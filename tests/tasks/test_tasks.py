@@ -32,7 +32,9 @@ def thick(volume, spacing):
 
 
 def test_filling_leaves_measured_slices_bit_exact_and_says_which_it_invented(phantom, model):
-    whole = phantom.with_voxels(phantom.voxels.astype(np.int16), stored=replace(phantom.stored, dtype=np.dtype(np.int16)))
+    whole = phantom.with_voxels(
+        phantom.voxels.astype(np.int16), stored=replace(phantom.stored, dtype=np.dtype(np.int16))
+    )
     damaged = phantoms.with_missing_slices(whole, [17, 18])
     filled = medldm.fill_slices(damaged, **model)
     rest = [k for k in range(whole.shape[2]) if k not in (17, 18)]

@@ -42,7 +42,12 @@ def scans(data, tmp_path_factory):
 
 def test_the_split_table_decides_and_the_test_split_is_never_touched(data):
     splits = {row["file"]: row["split"] for row in read_split(data)}
-    assert splits == {"s0_T1w.nii.gz": "train", "s1_T1w.nii.gz": "train", "s2_T1w.nii.gz": "train", "s3_T1w.nii.gz": "val"}
+    assert splits == {
+        "s0_T1w.nii.gz": "train",
+        "s1_T1w.nii.gz": "train",
+        "s2_T1w.nii.gz": "train",
+        "s3_T1w.nii.gz": "val",
+    }
 
 
 def test_without_a_table_subjects_are_kept_together(tmp_path):
@@ -90,7 +95,9 @@ def test_damage_is_seen_on_the_grid_of_the_clean_block(task):
 
 def test_contrast_curves_go_through_their_knots():
     knots, values = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.0, 0.8, 0.4])
-    assert torch.allclose(piecewise_linear(torch.tensor([0.0, 0.25, 0.75, 1.5]), knots, values), torch.tensor([0, 0.4, 0.6, 0.0]))
+    assert torch.allclose(
+        piecewise_linear(torch.tensor([0.0, 0.25, 0.75, 1.5]), knots, values), torch.tensor([0, 0.4, 0.6, 0.0])
+    )
 
 
 def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
