@@ -19,6 +19,7 @@ from medldm.batch.record import Record, hash_files, run_key, write_record
 from medldm.batch.summary import Row, exit_code, words, write_summary
 from medldm.errors import Cancelled, InputError, MedldmError, NotRestorable, OutputError, ResourceError, UsageError
 from medldm.io import is_nifti, read, write
+from medldm.io.atomic import sentence, whole_file
 from medldm.io.content import guess_modality
 from medldm.io.scans import Case, find_cases, unpack
 from medldm.settings import Restore, Settings
@@ -91,7 +92,13 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
         Before anything was done, or for a single scan named alone.
     """
     with opened(source) as root:
-        cases = find_cases(root, options.include, options.exclude)
+        # Results of an earlier run may lie inside the tree (`medldm restore . out`); they are no input.
+        inside = out.resolve()
+        cases = [
+            case
+            for case in find_cases(root, options.include, options.exclude)
+            if not (root.is_dir() and case.source.resolve().is_relative_to(inside) and inside != root.resolve())
+        ]
         alone = len(cases) == 1 and (root.is_file() or (cases[0].series is not None and cases[0].source == root))
         check_places(source, out, cases, alone, options)
         part, parts = options.shard
@@ -237,13 +244,30 @@ def one_case(verb: str, case: Case, target: Path, settings: Settings, options: O
     return Row(name, status, round(time.monotonic() - started, 2), message, str(target))
 
 
+def copy_series(case: Case, target: Path) -> None:
+    """The files of a series as they are, all or nothing."""
+    temporary = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for number, path in enumerate(case.files):
+            shutil.copyfile(path, temporary / f"{number:04d}.dcm")
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.replace(target)
+    except OSError as problem:
+        raise sentence(problem, target) from problem
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def publish(case: Case, volume: Volume, result: Volume, target: Path, options: Options) -> int:
     """Write the result (a copy of the input when nothing was done) and, if asked, its uncertainty."""
     if result is volume and case.series is None and target.name.lower().endswith(case.source.name.lower()[-4:]):
-        from medldm.io.atomic import whole_file
-
         with whole_file(target) as temporary:
             shutil.copyfile(case.source, temporary)
+        return 0
+    if result is volume and case.series is not None and not is_nifti(target):
+        copy_series(case, target)
         return 0
     if target.is_dir() and options.overwrite and is_nifti(target):
         raise OutputError(f"{target} is a folder.")

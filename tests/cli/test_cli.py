@@ -290,3 +290,24 @@ def test_a_list_and_a_zip_are_scans_too(scan_file, tmp_path, restore):
     shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, scan_file.name)
     assert restore("denoise", tmp_path / "packed.zip", tmp_path / "out2", "--noise", "0.05")[0] == 0
     assert [path.name for path in Path(tmp_path / "out2").rglob("*.nii.gz")] == [scan_file.name]
+
+
+def test_results_inside_the_tree_are_no_input(tmp_path, restore):
+    phantoms.save(tmp_path / "scan.nii.gz", phantoms.brain(), dtype=np.int16)
+    for _ in range(2):
+        assert restore("denoise", tmp_path, tmp_path / "out", "--noise", "0.05")[0] == 0
+    assert len(json.loads((tmp_path / "out" / "summary.json").read_text())) == 1
+
+
+def test_a_dicom_series_that_needs_nothing_is_copied(tmp_path, restore):
+    import phantoms_dicom
+
+    from medldm.io.dicom import find_series
+
+    voxels = phantoms.brain((24, 24, 16)).astype(np.int16)
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, spacing=(1.0, 1.0, 1.0))
+    code, said = restore("super-resolve", source, tmp_path / "out", "--spacing", "2")
+    assert code == 0
+    assert "unchanged" in said
+    (before,), (after,) = find_series(source), find_series(tmp_path / "out")
+    assert [p.read_bytes() for p in after.files] == [p.read_bytes() for p in before.files]
