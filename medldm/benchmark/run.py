@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from medldm import metrics
+from medldm.benchmark.noise_table import noise_errors, noise_markdown
 from medldm.benchmark.protocol import CORE, QUICK, Row, Trial, scans, trials
 from medldm.benchmark.rivals import Method, methods
 from medldm.benchmark.tables import append_score, figure, markdown, read_scores
@@ -76,7 +77,7 @@ def run(
     ]
     command = "medldm " + " ".join(sys.argv[1:]) if sys.argv[0].endswith("medldm") else f"medldm benchmark {data}"
     table = out / "table.md"
-    table.write_text(markdown(scores, absent, command))
+    table.write_text(markdown(scores, absent, command) + "\n" + noise_markdown(noise_errors(found)))
     try:
         figure(scores, out / "figure.png")
     except ImportError:
