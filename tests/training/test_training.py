@@ -149,3 +149,12 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
 def test_what_cannot_be_trained_is_refused(kind, minutes, data, tmp_path):
     with pytest.raises(UsageError):
         train(kind, data, tmp_path / "x", minutes=minutes)
+
+
+def test_the_command_line_trains_too(data, tmp_path, capsys):
+    from medldm.cli import main
+
+    assert main(["train", "unet", str(data), str(tmp_path / "run"), "--minutes", "0.05", "-q"]) == 0
+    assert capsys.readouterr().out.strip().endswith("run-unet.json")
+    assert main(["train", "unet", str(data), str(tmp_path / "run"), "--minutes", "0.05", "-q"]) == 2
+    assert main(["train", "unet", str(tmp_path / "nowhere"), str(tmp_path / "x"), "--minutes", "1", "-q"]) == 2
