@@ -27,6 +27,7 @@ class DenoiseWidget(Container):  # type: ignore[type-arg]
         super().__init__()
         self.viewer = napari_viewer
         self.worker: Any = None
+        self.more: dict[str, Any] = {}  # further settings, for scripts
         self.layer = ComboBox(label="scan", choices=self._images)
         self.estimate = CheckBox(label="estimate noise", value=True, text="estimate the noise level")
         self.noise = FloatSpinBox(
@@ -70,7 +71,10 @@ class DenoiseWidget(Container):  # type: ignore[type-arg]
         except ValueError as problem:
             show_error(str(problem))
             return
-        options = {"noise": None if self.estimate.value else self.noise.value, "samples": self.samples.value}
+        options = self.more | {
+            "noise": None if self.estimate.value else self.noise.value,
+            "samples": self.samples.value,
+        }
         self.button.enabled, self.cancel.enabled, self.status.value = False, True, "loading the model"
         self.worker = start("denoise", volume, options, told=self._told, done=self._done, failed=self._failed)
 
