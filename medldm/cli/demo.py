@@ -16,7 +16,7 @@ from medldm.io import read, write
 from medldm.io.scans import find_cases
 from medldm.samples import sample_path
 from medldm.settings import Restore
-from medldm.volume import Volume
+from medldm.volume import Volume, Voxels
 
 SPACING_MM = 4.0
 NOISE = 0.03
@@ -104,14 +104,20 @@ def compare(reference: Volume, source: Volume, result: Volume) -> dict[str, floa
     inside = foreground_mask(reference.voxels)
     clean = scaling.apply(reference.voxels)
 
-    def psnr(volume: Volume) -> float | None:
+    def on_grid(volume: Volume) -> Voxels:
         same = volume.shape == reference.shape
-        voxels = volume.voxels if same else resample_to(volume, reference.affine, reference.shape, "linear")
-        error = float(np.square(scaling.apply(voxels) - clean)[inside].mean())
-        return round(-10 * math.log10(error), 2) if error > 0 else None
+        return volume.voxels if same else resample_to(volume, reference.affine, reference.shape, "linear")
 
     axis = source.slice_axis
     holes = np.asarray(source.voxels, dtype=np.float32).copy()
     empty = ~holes.any(axis=tuple(a for a in range(3) if a != axis))
     holes[tuple(empty if a == axis else slice(None) for a in range(3))] = np.nan
-    return {"psnr_interpolated_db": psnr(source.with_voxels(holes)), "psnr_restored_db": psnr(result)}
+    interpolated, restored = on_grid(source.with_voxels(holes)), on_grid(result)
+    # Half a slice at either end lies beyond the outermost slice centres, where interpolation has no answer.
+    inside = inside & np.isfinite(interpolated)
+
+    def psnr(voxels: Voxels) -> float | None:
+        error = float(np.square(scaling.apply(voxels) - clean)[inside].mean())
+        return round(-10 * math.log10(error), 2) if error > 0 else None
+
+    return {"psnr_interpolated_db": psnr(interpolated), "psnr_restored_db": psnr(restored)}

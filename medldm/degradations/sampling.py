@@ -128,8 +128,8 @@ def pseudo_inverse(matrix: Tensor, noise: float = 0.0) -> Tensor:
     """
     gram = matrix @ matrix.T
     scale = gram.diagonal().mean()
-    # A guess is wrong by about 2 % of the range where it matters: the prior that lambda weighs the noise against.
-    ridge = (1e-8 + (noise / 0.02) ** 2) * scale
+    # A voxel of the guess is wrong by about 2 % of the range: the prior that lambda weighs the noise against.
+    ridge = 1e-8 * scale + (noise / 0.02) ** 2
     weighted: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), matrix)
     return weighted.T
 

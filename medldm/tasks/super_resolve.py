@@ -69,7 +69,9 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
     spacing = [mm * old / new for mm, old, new in zip(volume.spacing, volume.shape, grid.shape, strict=True)]
     ways = looks((axis,) if grid.thick else (), grid.planes, grid.shape, spacing)
     restored, spread = job.run(observation, sigma, ways)
-    restored = reconcile(degradation, restored, measured, positive=job.modality == "mr" and bool((measured >= 0).all()))
+    restored = reconcile(
+        degradation, restored, measured, positive=job.modality == "mr" and bool((measured >= 0).all()), exact=noise == 0
+    )
     left = residual(degradation, restored, measured)
     affine = field_of_view_affine(volume.affine, volume.shape, grid.shape)
     slices = grid.shape[axis]
@@ -91,7 +93,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
     return job.finish(restored, spread, affine=affine, stored=stored, **facts)
 
 
-def reconcile(degradation: Degradation, guess: Tensor, measured: Tensor, *, positive: bool) -> Tensor:
+def reconcile(degradation: Degradation, guess: Tensor, measured: Tensor, *, positive: bool, exact: bool) -> Tensor:
     """The guess projected onto what was measured; magnitudes also onto what is not negative.
 
     Two projections, one after the other, until they agree (POCS; Youla and Webb, IEEE Trans Med Imaging 1, 1982).
@@ -102,9 +104,10 @@ def reconcile(degradation: Degradation, guess: Tensor, measured: Tensor, *, posi
     guess : (X', Y', Z') restored, scaled intensity
     measured : (X, Y, Z) scaled intensity
     positive : whether negative voxels are impossible
+    exact : whether the measurement is free of noise; with noise one projection is enough, more would copy it
     """
     restored = degradation.reconcile(guess, measured)
-    for _ in range(ROUNDS if positive else 0):
+    for _ in range(ROUNDS if positive and exact else 0):
         if not bool((restored < -0.002).any()):
             break
         restored = degradation.reconcile(restored.clamp_min(0), measured)
