@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medldm.errors import MedldmError
-from medldm.io import check_content, find_missing_slices, guess_modality, looks_like_labels
+from medldm.errors import MedldmError, NotRestorable
+from medldm.io import check_content, find_missing_slices, guess_modality, what_it_is
 from medldm.io.scans import Case, find_cases
 from medldm.noise_level import NoiseEstimate, estimate_noise
 from medldm.settings import Restore
@@ -42,18 +42,20 @@ class Plan:
     missing : slices to fill, counted from 0 along the stored axis
     noise : estimate
     modality : ``"mr"`` or ``"ct"``
+    notes : sentences about what the plan does not do
     """
 
     steps: tuple[Planned, ...]
     missing: tuple[int, ...]
     noise: NoiseEstimate
     modality: str
+    notes: tuple[str, ...] = ()
 
     def words(self) -> str:
         """The plan as sentences."""
-        if not self.steps:
-            return "Nothing to do: no slice is missing, slices are thin enough, noise is low."
-        return " ".join(f"{number}. {step.verb}: {step.reason}" for number, step in enumerate(self.steps, 1))
+        nothing = ["Nothing to do: no slice is missing, slices are thin enough, noise is low."]
+        steps = [f"{number}. {step.verb}: {step.reason}" for number, step in enumerate(self.steps, 1)]
+        return " ".join([*(steps or nothing), *self.notes])
 
 
 def make_plan(volume: Volume, settings: Restore) -> Plan:
@@ -69,27 +71,50 @@ def make_plan(volume: Volume, settings: Restore) -> Plan:
     missing = find_missing_slices(volume, settings.axis)
     steps = []
     if missing:
+        many = "slice is" if len(missing) == 1 else "slices are"
         steps.append(
-            Planned("fill-slices", {"missing": missing}, f"{len(missing)} slices are missing ({_ranges(missing)}).")
+            Planned("fill-slices", {"missing": missing}, f"{len(missing)} {many} missing ({_ranges(missing)}).")
         )
-    axis = volume.stored.axes[settings.axis]
-    across = volume.spacing[axis]
-    in_plane = max(mm for a, mm in enumerate(volume.spacing) if a != axis)
-    if volume.shape[axis] > 1 and across > settings.thick_from * 1.001 and across > settings.thick_ratio * in_plane:
-        target = max(in_plane, settings.finest)
-        per_stored = [0.0, 0.0, 0.0]
-        for stored_axis, inside in enumerate(volume.stored.axes):
-            per_stored[stored_axis] = target if inside == axis else volume.spacing[inside]
-        steps.append(
-            Planned("super-resolve", {"spacing": tuple(per_stored)},
-                    f"slices are {across:.2f} mm apart, voxels {in_plane:.2f} mm in the planes; wanted: "
-                        f"{target:.2f} mm.")
-        )  # fmt: skip
+    if thin := _thinner(volume, settings):
+        steps.append(thin)
     threshold = settings.noisy_from_ct if modality == "ct" else settings.noisy_from_mr
     if noise.level > threshold:
         limit = f"{threshold:.0f} HU" if modality == "ct" else f"{100 * threshold:.1f} %"
         steps.append(Planned("denoise", {"noise": noise.level}, f"noise is {noise}, above {limit}."))
-    return Plan(tuple(steps), missing, noise, modality)
+    return Plan(tuple(steps), missing, noise, modality, _other_axis(volume, settings))
+
+
+def _thick(volume: Volume, axis: int, settings: Restore) -> bool:
+    """Whether the voxels are thick along an axis of ``voxels``."""
+    across = volume.spacing[axis]
+    in_plane = max(mm for a, mm in enumerate(volume.spacing) if a != axis)
+    # A header's 1.5 mm may be stored as 1.5000001.
+    return volume.shape[axis] > 1 and across > settings.thick_from * 1.001 and across > settings.thick_ratio * in_plane
+
+
+def _thinner(volume: Volume, settings: Restore) -> Planned | None:
+    axis = volume.stored.axes[settings.axis]
+    across = volume.spacing[axis]
+    in_plane = max(mm for a, mm in enumerate(volume.spacing) if a != axis)
+    target = max(in_plane, settings.finest)
+    if not _thick(volume, axis, settings) or across <= target * 1.01:
+        return None
+    spacing = [target if inside == axis else volume.spacing[inside] for inside in volume.stored.axes]
+    return Planned(
+        "super-resolve",
+        {"spacing": tuple(spacing)},
+        f"slices are {across:.2f} mm apart, voxels {in_plane:.2f} mm in the planes; wanted: {target:.2f} mm.",
+    )
+
+
+def _other_axis(volume: Volume, settings: Restore) -> tuple[str, ...]:
+    """A word about scans that were turned after they were taken: their slices lie along another axis."""
+    return tuple(
+        f"Voxels are {volume.spacing[inside]:.2f} mm along stored axis {number}: if that is how the slices were taken, "
+        f"say --axis {number}."
+        for number, inside in enumerate(volume.stored.axes)
+        if number != settings.axis and _thick(volume, inside, settings)
+    )
 
 
 @dataclass(frozen=True)
@@ -112,6 +137,16 @@ class Finding:
     def asdict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        told = [f"{self.name}: {self.status}"]
+        if "shape" in self.facts:
+            told.append("  " + _geometry_in_words(self.facts))
+        if "noise" in self.facts:
+            told.append(f"  noise {self.facts['noise']['words']}")
+        told.append(f"  {'plan: ' if self.status == 'restorable' else ''}{self.reason}")
+        return told + [f"  note: {note}" for note in self.facts.get("notes", ())]
 
 
 def inspect(path: str | Path, settings: Restore | None = None) -> list[Finding]:
@@ -138,11 +173,15 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
     try:
         volume = case.read()
         check_content(volume)
-        if looks_like_labels(volume.voxels):
-            return Finding(name, "skipped", "it looks like a mask or label map (few distinct values)", geometry(volume))
+        if reason := what_it_is(volume):
+            return Finding(name, "skipped", f"it looks like {reason}", geometry(volume))
         plan = make_plan(volume, settings)
+    except NotRestorable as reason:
+        return Finding(name, "skipped", str(reason))
     except MedldmError as problem:
         return Finding(name, "refused", str(problem))
+    except MemoryError:
+        return Finding(name, "refused", "it needs more memory than is free")
     facts = geometry(volume) | {
         "modality": plan.modality,
         "missing_slices": list(plan.missing),
@@ -168,6 +207,17 @@ def geometry(volume: Volume) -> dict[str, Any]:
         "voxel_type": str(stored.dtype),
         "container": stored.container,
     }
+
+
+def _geometry_in_words(facts: dict[str, Any]) -> str:
+    shape = " x ".join(map(str, facts["shape"]))
+    spacing = " x ".join(f"{mm:g}" for mm in facts["spacing_mm"])
+    words = [f"{facts.get('modality', '').upper()} {shape} voxels of {spacing} mm".strip(), facts["orientation"]]
+    if facts["oblique_degrees"] >= 1:
+        words.append(f"oblique by {facts['oblique_degrees']:.0f} degrees")
+    if facts["slice_thickness_mm"]:
+        words.append(f"slices {facts['slice_thickness_mm']:g} mm thick")
+    return ", ".join([*words, facts["voxel_type"]])
 
 
 def _oblique(volume: Volume) -> float:

@@ -1,7 +1,10 @@
 """Many scans, one after another."""
 
-from medldm.batch.record import Record
-from medldm.batch.runner import Options, Watch, run_batch
+from medldm.batch.cases import one_case
+from medldm.batch.options import Options, Run, Watch
+from medldm.batch.places import Protected
+from medldm.batch.record import Record, hash_files
+from medldm.batch.runner import run_batch
 from medldm.batch.summary import Row
 
-__all__ = ["Options", "Record", "Row", "Watch", "run_batch"]
+__all__ = ["Options", "Protected", "Record", "Row", "Run", "Watch", "hash_files", "one_case", "run_batch"]

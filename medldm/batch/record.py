@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import sys
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from medldm.batch.options import Run
 from medldm.errors import InputError
 from medldm.io.atomic import whole_file
 from medldm.settings import Settings
@@ -50,8 +51,15 @@ class Record:
         return found if isinstance(found, dict) else {}
 
     def knows(self, key: str) -> bool:
-        """Whether the result that lies there is the one this run would give."""
-        return self.image.exists() and self.read().get("key") == key
+        """Whether the result that lies there is the one this run would give, untouched since."""
+        if not self.image.exists():
+            return False
+        told = self.read()
+        return told.get("key") == key and told.get("result_sha256") == self.hash()
+
+    def hash(self) -> str:
+        """SHA-256 of the result as it lies there."""
+        return hash_files(sorted(self.image.glob("*.dcm")) if self.image.is_dir() else [self.image])
 
 
 def result_stem(image: Path) -> str:
@@ -101,35 +109,61 @@ def package_version(name: str) -> str:
 
 
 def write_record(
-    record: Record, key: str, verb: str, settings: Settings, source: dict[str, Any], result: Volume, clipped: int
+    record: Record, key: str, run: Run, source: dict[str, Any], result: Volume, outcome: dict[str, Any]
 ) -> None:
     """Write the record of a finished run.
 
     Parameters
     ----------
-    record : of the result
+    record : of the result, which lies there already
     key : from `run_key`
-    verb, settings : what was asked
+    run : what was asked
     source : paths and hash of the input
     result : restored volume, with its history
-    clipped : voxels clipped to the stored integer range
+    outcome : status, plan, clipped voxels
     """
     facts = dict(result.history[-1].facts) if result.history else {}
     words = {
-        "task": verb,
+        "task": run.verb,
         "medldm": package_version("medldm"),
         "restored_voxels_are_estimates": "research use only",
-        "settings": settings.asdict(),
+        "settings": run.settings.asdict(),
         **{name: value for name, value in facts.items() if name not in ("medldm", *TIMINGS)},
-        "clipped_voxels": clipped,
+        **outcome,
         "input": source,
         "result": record.image.name,
+        "result_sha256": record.hash(),
         "history": [{"task": step.task} for step in result.history],
         "versions": {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "machine": f"{platform.system()} {platform.machine()}",
-        "command": ["medldm", *sys.argv[1:]],
+        "command": command(run),
         "key": key,
         "timings": {name: facts[name] for name in TIMINGS if name in facts},
     }
     with whole_file(record.path) as temporary:
-        temporary.write_text(json.dumps(words, indent=1, default=str) + "\n")
+        temporary.write_text(compact(json.dumps(words, indent=1, default=str)) + "\n")
+
+
+def command(run: Run) -> list[str]:
+    """The command line that does the same, whichever door the run came through; OUT is left open.
+
+    Parameters
+    ----------
+    run : what was asked
+    """
+    words = ["medldm", run.verb, str(run.root or "IN"), "OUT"]
+    for knob in fields(run.settings):
+        value = getattr(run.settings, knob.name)
+        if value != knob.default:
+            told = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += ["--" + knob.name.replace("_", "-"), told]
+    options = run.options
+    for name in ("volume", "format"):
+        if getattr(options, name) is not None:
+            words += [f"--{name}", str(getattr(options, name))]
+    return words + [f"--{name}" for name in ("fix", "uncertainty", "preview") if getattr(options, name)]
+
+
+def compact(text: str) -> str:
+    """JSON with each list of numbers on one line."""
+    return re.sub(r"\[\s+([-\d.,eE\s]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)

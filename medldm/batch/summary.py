@@ -44,11 +44,36 @@ def words(rows: list[Row]) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
 
 
-def write_summary(rows: list[Row], folder: Path) -> None:
-    """``summary.csv`` and ``summary.json`` in a folder."""
-    with whole_file(folder / "summary.csv") as temporary, temporary.open("w", newline="") as file:
+def write_summary(rows: list[Row], folder: Path, shard: tuple[int, int] = (1, 1)) -> None:
+    """``summary.csv`` and ``summary.json`` in a folder.
+
+    Shards write a table each, ``summary-2-of-5.json``, and what is there of all of them as the summary.
+
+    Parameters
+    ----------
+    rows : cases of this run
+    folder : of the results
+    shard : (part, parts)
+    """
+    part, parts = shard
+    if parts > 1:
+        _write(rows, folder / f"summary-{part}-of-{parts}")
+        others = [_read(path) for path in sorted(folder.glob(f"summary-*-of-{parts}.json"))]
+        rows = sorted((row for other in others for row in other), key=lambda row: row.case)
+    _write(rows, folder / "summary")
+
+
+def _write(rows: list[Row], stem: Path) -> None:
+    with whole_file(stem.with_name(stem.name + ".csv")) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, [each.name for each in fields(Row)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    with whole_file(folder / "summary.json") as temporary:
+    with whole_file(stem.with_name(stem.name + ".json")) as temporary:
         temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def _read(path: Path) -> list[Row]:
+    try:
+        return [Row(**row) for row in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return []  # another shard is being written by an older medldm, or by hand

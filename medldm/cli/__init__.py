@@ -10,7 +10,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from medldm.cli.flags import add_settings, explain
@@ -81,6 +83,7 @@ def _add_files(verb: Any) -> None:
 
 def _add_talk(verb: Any) -> None:
     group = verb.add_argument_group("talk")
+    group.add_argument("--version", action="store_true", help="print the version")
     group.add_argument("-q", "--quiet", action="store_true", help="errors only")
     group.add_argument("-v", "--verbose", action="store_true", help="say more; tracebacks of errors")
     group.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -95,6 +98,9 @@ def _add_others(verbs: Any) -> None:
     models = verbs.add_parser("models", help="the model cards")
     models.add_argument("name", nargs="?", metavar="NAME")
     models.add_argument("--json", action="store_true", help="for programs")
+    export = verbs.add_parser("export-model", help="a model as a MONAI bundle")
+    export.add_argument("name", metavar="NAME", help="model card name, or path of a trained model")
+    export.add_argument("out", metavar="OUT", help="new folder")
     train = verbs.add_parser("train", help="train your own models on a folder of scans")
     train.add_argument("kind", choices=("unet", "vae", "flow", "fusion", "all"))
     train.add_argument("data", metavar="DATA", help="folder of NIfTI files, with split.csv or manifest.csv")
@@ -120,7 +126,7 @@ def _add_others(verbs: Any) -> None:
     rerun.add_argument("sidecar", metavar="SIDECAR")
     rerun.add_argument("out", nargs="?", metavar="OUT", help="where to (default: the same result, with --overwrite)")
     rerun.add_argument("--overwrite", action="store_true", help="replace the result")
-    for verb in (inspect, models, train, benchmark, demo, rerun):
+    for verb in (inspect, models, export, train, benchmark, demo, rerun):
         _add_talk(verb)
     inspect.epilog = "Thresholds of the plan: " + "; ".join(
         explain(knob)
@@ -142,15 +148,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in words or "--verbose" in words
-    _stop_on_sigterm()
+    with _stopping_on_sigterm():
+        return _guarded(words, verbose)
+
+
+def _guarded(words: list[str], verbose: bool) -> int:
     try:
-        parser = build_parser()
-        arguments = parser.parse_args(words)
-        if arguments.version:
+        if "--version" in words:
             from importlib.metadata import version
 
             print(f"medldm {version('medldm')}")
             return 0
+        parser = build_parser()
+        arguments = parser.parse_args(words)
         if not arguments.verb:
             parser.print_help(sys.stderr)
             return 2
@@ -173,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.getLogger("medldm").exception("details")
         return problem.exit_code
     except MemoryError:
+        # The allocator's own words add nothing.
         _say(
             "medldm: this needs more memory than is free. Close other programs, try --tile 192, or use a larger "
             "machine."
@@ -189,18 +200,28 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _stop_on_sigterm() -> None:
+@contextmanager
+def _stopping_on_sigterm() -> Iterator[None]:
+    """A polite kill is an interruption: half-written files are removed, the summary says how far it came."""
+
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
     try:
-        signal.signal(signal.SIGTERM, stop)
+        before = signal.signal(signal.SIGTERM, stop)
     except ValueError:
-        return  # not the main thread: whoever embeds us handles signals
+        yield  # not the main thread: whoever embeds us handles signals
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _listen(arguments: argparse.Namespace) -> None:
     level = logging.ERROR if arguments.quiet else logging.DEBUG if arguments.verbose else logging.WARNING
     level = logging.INFO if arguments.verb == "train" and not arguments.quiet else level
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    if not arguments.verbose:
+        warnings.simplefilter("ignore")  # of libraries, about themselves; -v shows them
     logging.getLogger("medldm").setLevel(level)

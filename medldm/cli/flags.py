@@ -48,6 +48,8 @@ def explain(knob: Any) -> str:
     low, high = words.get("low"), words.get("high")
     if low is not None and high is not None and high < 2**30:
         parts.append(f"({low:g} to {high:g})")
+    elif low is not None:
+        parts.append(f"(at least {low:g})")
     if knob.default is not MISSING and knob.default not in (None, ""):
         parts.append(f"(default {knob.default})")
     return " ".join(parts)

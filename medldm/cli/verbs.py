@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from medldm.cli.flags import settings_from
-from medldm.errors import InputError, ModelError, UsageError
+from medldm.errors import InputError, UsageError
 from medldm.settings import VERBS
 
 
@@ -19,10 +19,11 @@ def run(arguments: argparse.Namespace) -> int:
     others: dict[str, Callable[[argparse.Namespace], int]] = {
         "inspect": inspect,
         "models": models,
+        "export-model": export_model,
         "train": train,
         "benchmark": benchmark,
         "demo": demo,
-        "rerun": rerun,
+        "rerun": lambda given: importlib.import_module("medldm.cli.rerun").rerun(given),
     }
     return others.get(arguments.verb, restore)(arguments)
 
@@ -77,31 +78,14 @@ def shard(words: str | None) -> tuple[int, int]:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Print what is there."""
-    from medldm.batch.runner import opened
     from medldm.inspection import inspect as look
 
-    with opened(Path(arguments.source)) as root:
-        findings = look(root)
+    findings = look(Path(arguments.source))
     if arguments.json:
         print(json.dumps([finding.asdict() for finding in findings], indent=1))
     else:
-        for finding in findings:
-            print(f"{finding.name}: {finding.status}")
-            facts = finding.facts
-            if "shape" in facts:
-                shape, spacing = (
-                    " x ".join(map(str, facts["shape"])),
-                    " x ".join(f"{mm:g}" for mm in facts["spacing_mm"]),
-                )
-                print(
-                    f"  {facts.get('modality', '').upper()} {shape} voxels of {spacing} mm, "
-                    f"{facts['orientation']}, {facts['voxel_type']}"
-                )
-            if "noise" in facts:
-                print(f"  noise {facts['noise']['words']}")
-            print(f"  {'plan: ' if finding.status == 'restorable' else ''}{finding.reason}")
-    alone = len(findings) == 1 and findings[0].status != "restorable"
-    if alone:
+        print("\n".join(line for finding in findings for line in finding.lines()))
+    if len(findings) == 1 and findings[0].status != "restorable":
         raise InputError(f"{arguments.source}: {findings[0].reason}")
     return 0
 
@@ -141,6 +125,22 @@ def describe(card: Any) -> str:
         lines.append(f"validation {stage} (PSNR, dB): {told}")
     lines += [f"limit: {limit}" for limit in card.limits]
     return "\n".join(lines)
+
+
+def export_model(arguments: argparse.Namespace) -> int:
+    """A model as a MONAI bundle."""
+    from medldm.zoo import card, check_weights
+
+    found = card(arguments.name)
+    check_weights(found)
+    try:
+        bundle = importlib.import_module("medldm.models.bundle")
+    except ModuleNotFoundError as problem:
+        raise UsageError(
+            f"This version of medldm cannot export bundles yet. The weights of {found.name} lie in {found.path}."
+        ) from problem
+    print(bundle.export(found, Path(arguments.out)))
+    return 0
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -191,49 +191,3 @@ def demo(arguments: argparse.Namespace) -> int:
 
     with watching(arguments) as watch:
         return demonstrate(Path(arguments.out), overwrite=arguments.overwrite, watch=watch)
-
-
-def rerun(arguments: argparse.Namespace) -> int:
-    """Repeat a run from its record."""
-    from medldm.batch import Options
-    from medldm.batch.record import hash_files
-    from medldm.batch.runner import one_case
-    from medldm.cli.progress import watching
-    from medldm.io.scans import find_cases
-    from medldm.settings import make
-    from medldm.zoo import card
-
-    path = Path(arguments.sidecar)
-    try:
-        told = json.loads(path.read_text())
-        verb, options, source = told["task"], told["settings"], told["input"]
-        image = path.parent / told["result"]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"{path} is not the record of a medldm run ({problem}).") from problem
-    settings = make(VERBS[verb], options)
-    if told.get("model") and card(told["model"] if settings.model == "auto" else settings.model).sha256 != told.get(
-        "sha256"
-    ):
-        raise ModelError(
-            f"{path} was made with weights {str(told.get('sha256'))[:16]} of {told['model']}; this installation "
-            "has others."
-        )
-    origin = Path(source["root"])
-    cases = [case for case in find_cases(origin) if str(case.files[0]) == source["files"][0]]
-    if not cases:
-        raise InputError(f"{source['files'][0]}, the input of this run, is not there any more.")
-    mask = [Path(source["mask"])] if source.get("mask") else []
-    if hash_files([*cases[0].files, *mask]) != source["sha256"]:
-        raise InputError(
-            f"{source['files'][0]} has changed since this run; repeating it would not give the same image."
-        )
-    out = Path(arguments.out) if arguments.out else image
-    if out.exists() and out.is_dir() and arguments.out:
-        out = out / image.name
-    if out == image and not arguments.overwrite:
-        raise UsageError(f"{image} would be replaced: say --overwrite, or name another OUT.")
-    files = Options(overwrite=arguments.overwrite, volume=source.get("volume"), format=source.get("format"))
-    with watching(arguments) as watch:
-        row = one_case(verb, cases[0], out, settings, files, watch)
-    print(row.result, file=sys.stdout)
-    return 0

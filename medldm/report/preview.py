@@ -36,11 +36,15 @@ def write_preview(
     record : facts of the run when ``after`` does not carry them
     """
     facts = record or (after.history[-1].facts if after.history else {})
-    rows = [("before", before, ()), ("restored", after, tuple(facts.get("invented_slices", ())))]
+    invented = tuple(facts.get("invented_slices", ()))
+    lost = tuple(facts.get("filled_slices", ())) or (invented if before.shape == after.shape else ())
+    rows = [("before", before, lost), ("restored", after, invented)]
     if reference is not None:
         rows.append(("reference", reference, ()))
+    # A scan that was only filled is cut where it was; one that was thinned too shows its slices in the middle.
+    at = focus(before, lost if before.shape == after.shape else ())
     window = grey_window(before)
-    pictures = [[plane(volume, axis, window) for _, axis in PLANES] for _, volume, _ in rows]
+    pictures = [[plane(volume, axis, window, at[axis]) for _, axis in PLANES] for _, volume, _ in rows]
     widths = [max(row[column].width for row in pictures) for column in range(3)]
     heights = [max(picture.height for picture in row) for row in pictures]
     margin, head = 90, 34
@@ -54,16 +58,16 @@ def write_preview(
         draw.text((x + width // 2, 10), name, fill=INK, font=font, anchor="ma")
         x += width + EDGE
     y = head
-    for (label, volume, invented), row, height in zip(rows, pictures, heights, strict=True):
+    for (label, volume, marked), row, height in zip(rows, pictures, heights, strict=True):
         draw.text((EDGE, y + height // 2), label, fill=INK, font=font, anchor="lm")
         x = margin + EDGE
         for (_, axis), picture, width in zip(PLANES, row, widths, strict=True):
             sheet.paste(picture, (x + (width - picture.width) // 2, y))
-            if axis != volume.slice_axis and invented:
-                _mark(draw, volume, axis, invented, (x + (width - picture.width) // 2, y), picture.size)
+            if axis != volume.slice_axis and marked:
+                _mark(draw, volume, axis, marked, (x + (width - picture.width) // 2, y), picture.size)
             x += width + EDGE
         y += height + EDGE
-    note = "orange: slices with voxels that nobody measured. " if any(invented for _, _, invented in rows) else ""
+    note = "orange: slices lost (before), slices with voxels that nobody measured (restored). " if invented else ""
     draw.text(
         (EDGE, sheet.height - 24),
         note + "Restored voxels are estimates. Research use only.",
@@ -83,9 +87,27 @@ def grey_window(volume: Volume) -> tuple[float, float]:
     return 0.0, float(np.percentile(bright, 99.7)) if bright.size else 1.0
 
 
-def plane(volume: Volume, axis: int, window: tuple[float, float]) -> Image.Image:
-    """The middle plane across an axis, in millimetres, front or top up."""
-    middle = volume.shape[axis] // 2
+def focus(before: Volume, lost: tuple[int, ...]) -> tuple[float, float, float]:
+    """Where to cut, as a share of each axis: the middle, but through a lost slice where there is one.
+
+    Parameters
+    ----------
+    before : scan
+    lost : slices counted along the stored third axis
+    """
+    at = [0.5, 0.5, 0.5]
+    if lost:
+        axis = before.slice_axis
+        count = before.shape[axis]
+        chosen = min(lost, key=lambda place: abs(place - count / 2))
+        place = count - 1 - chosen if before.stored.flips[before.stored.axes.index(axis)] else chosen
+        at[axis] = (place + 0.5) / count
+    return at[0], at[1], at[2]
+
+
+def plane(volume: Volume, axis: int, window: tuple[float, float], at: float = 0.5) -> Image.Image:
+    """One plane across an axis, in millimetres, front or top up; `at` is its place as a share of the axis."""
+    middle = min(int(volume.shape[axis] * at), volume.shape[axis] - 1)
     image: Voxels = np.nan_to_num(np.take(volume.voxels, middle, axis=axis).astype(np.float32), nan=window[0])
     low, high = window
     grey = (np.clip((image - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)

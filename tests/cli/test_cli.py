@@ -311,3 +311,62 @@ def test_a_dicom_series_that_needs_nothing_is_copied(tmp_path, restore):
     assert "unchanged" in said
     (before,), (after,) = find_series(source), find_series(tmp_path / "out")
     assert [p.read_bytes() for p in after.files] == [p.read_bytes() for p in before.files]
+
+
+def test_a_record_of_an_archive_is_repeated_from_anywhere(scan_file, tmp_path, restore, monkeypatch, capsys):
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, scan_file.name)
+    monkeypatch.chdir(tmp_path)
+    assert restore("denoise", "packed.zip", "o.nii.gz", "--noise", "0.05")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["rerun", "../o_medldm.json", "../again.nii.gz"]) == 0
+    assert "byte for byte" in capsys.readouterr().err
+    assert (tmp_path / "again.nii.gz").read_bytes() == (tmp_path / "o.nii.gz").read_bytes()
+
+
+def test_what_is_no_record_is_not_rerun(tmp_path, capsys):
+    (tmp_path / "x_medldm.json").write_text('{"task": "denoise"}')
+    assert main(["rerun", str(tmp_path / "x_medldm.json")]) == 3
+    assert "not the record" in capsys.readouterr().err
+
+
+def test_the_version_is_told_wherever_it_is_asked_for(capsys):
+    for words in (["--version"], ["denoise", "--version"]):
+        assert main(words) == 0
+        assert capsys.readouterr().out.startswith("medldm ")
+
+
+def test_the_callers_signal_handler_comes_back():
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    main(["--version"])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_polite_kill_is_code_130_and_leaves_nothing_half_written(scan_file, tmp_path):
+    import signal
+    import time
+
+    code = (
+        "import sys, time, medldm.tasks\n"
+        "def slow(*a, **k):\n    print('begun', flush=True); time.sleep(60)\n"
+        "medldm.tasks.run = slow\n"
+        "from medldm.batch import cases; cases.weights_for = lambda *a: ''\n"
+        "from medldm.cli import main; sys.exit(main(sys.argv[1:]))\n"
+    )
+    words = [sys.executable, "-c", code, "denoise", str(scan_file), str(tmp_path / "o.nii.gz")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline() == "begun\n"
+        time.sleep(0.2)
+        running.send_signal(signal.SIGTERM)
+        said = running.communicate(timeout=20)[1]
+    assert running.returncode == 130
+    assert "interrupted" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.nii.gz"]
+
+
+def test_a_bundle_that_cannot_be_made_yet_is_a_sentence(tiny_model, tmp_path, capsys):
+    code = main(["export-model", str(tiny_model), str(tmp_path / "bundle")])
+    assert code in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err

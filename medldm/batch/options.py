@@ -1,0 +1,72 @@
+"""What a batch is told, and whom it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medldm.batch.places import Protected
+from medldm.batch.summary import Row
+from medldm.settings import Settings
+from medldm.volume import Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What concerns files rather than voxels; named as on the command line."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    format: str | None = None
+    volume: int | None = None
+    uncertainty: bool = False
+    preview: bool = False
+    report: bool = False
+    overwrite: bool = False
+    fail_fast: bool = False
+    dry_run: bool = False
+    fix: bool = False
+    shard: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told what.
+
+    Parameters
+    ----------
+    case : called with (number, total, name) when a case begins
+    progress : called with (done, total, what) within a case
+    say : one line for the user
+    preview, report : draw a picture of one case, a page of them all; a room beside this one does that
+    """
+
+    case: Callable[[int, int, str], None] = lambda number, total, name: None
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None
+    say: Callable[[str], None] = lambda line: None
+    preview: Callable[[Volume, Volume, Path], None] = lambda before, after, path: None
+    report: Callable[[list[Row], Path], Any] = lambda rows, folder: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is the same for every case of one command.
+
+    Parameters
+    ----------
+    verb : task
+    settings : of the verb
+    options : about files
+    watch : who is told
+    root : IN as the user gave it
+    protected : files that no result may replace
+    """
+
+    verb: str
+    settings: Settings
+    options: Options = field(default_factory=Options)
+    watch: Watch = field(default_factory=Watch)
+    root: Path | None = None
+    protected: Protected = field(default_factory=Protected)

@@ -1,0 +1,97 @@
+"""Where results may lie: never where a scan lies, never where nobody can write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from medldm.errors import InputError, OutputError, UsageError
+from medldm.io import is_nifti
+from medldm.io.scans import Case
+
+
+def check_out(source: Path, out: Path) -> None:
+    """Refuse an OUT that cannot be meant, before anything is searched.
+
+    Raises
+    ------
+    OutputError
+    """
+    if out.resolve() == source.resolve():
+        raise OutputError(f"OUT is IN ({out}); results never replace the scan they come from. Choose another OUT.")
+    if not is_nifti(out) and out.is_file():
+        raise OutputError(f"OUT ({out}) is a file that is not an image. Give a folder, or a name that ends in .nii.gz.")
+    folder = out.parent if is_nifti(out) else out
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(f"{out} cannot be written: {folder} is no folder. Choose another OUT.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{out} cannot be written: {folder} is read-only. Choose another OUT.")
+
+
+def inputs_only(cases: list[Case], source: Path, out: Path) -> list[Case]:
+    """The cases without results of an earlier run inside the tree (`medldm restore . out`).
+
+    Raises
+    ------
+    InputError
+        Nothing else is there.
+    """
+    inside, root = out.resolve(), source.resolve()
+    if not source.is_dir() or is_nifti(out) or not inside.is_relative_to(root):
+        return cases
+    left = [case for case in cases if not case.source.resolve().is_relative_to(inside)]
+    if not left:
+        raise InputError(f"{source} holds nothing but results in {out}. Check IN.")
+    return left
+
+
+def named_alone(cases: list[Case], source: Path, out: Path) -> bool:
+    """Whether IN is one scan rather than a tree.
+
+    Raises
+    ------
+    UsageError
+        One file as OUT for several scans.
+    """
+    if is_nifti(out) and len(cases) > 1:
+        raise UsageError(
+            f"OUT ({out.name}) is a file, but {source} holds {len(cases)} images. Give a folder, or choose one with "
+            "--include."
+        )
+    (case, *others) = cases
+    whole_folder = case.series is not None and case.source.resolve() == source.resolve()
+    return not others and (source.is_file() or is_nifti(out) or whole_folder)
+
+
+class Protected:
+    """Files that no result may replace.
+
+    Parameters
+    ----------
+    files : scans of the batch, masks
+    """
+
+    def __init__(self, files: Iterable[Path] = ()) -> None:
+        folders: dict[Path, Path] = {}  # a series has hundreds of files in one folder
+        self.files = set()
+        for path in files:
+            real = folders.get(path.parent) or folders.setdefault(path.parent, path.parent.resolve())
+            self.files.add(real / path.name)
+        self.folders = set(folders.values())
+
+    def check(self, target: Path) -> None:
+        """Refuse a result that would replace one of them.
+
+        Raises
+        ------
+        OutputError
+        """
+        real = target.parent.resolve() / target.name
+        hit = real in self.files or (not is_nifti(target) and any(each.is_relative_to(real) for each in self.folders))
+        if hit:
+            raise OutputError(
+                f"{target} would replace a scan that is read from there; results never do. Choose another OUT."
+            )

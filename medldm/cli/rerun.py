@@ -1,0 +1,130 @@
+"""Repeat a run from the record beside its result, and say whether the same image came out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from medldm.batch import Options, Record, Run, hash_files, one_case
+from medldm.batch.record import package_version
+from medldm.cli.progress import watching
+from medldm.errors import InputError, MedldmError, ModelError, UsageError
+from medldm.io.scans import Case, find_cases
+from medldm.settings import VERBS, Settings, make
+from medldm.zoo import best, card
+
+log = logging.getLogger(__name__)
+
+
+def rerun(arguments: argparse.Namespace) -> int:
+    """The verb."""
+    path = Path(arguments.sidecar)
+    told = read_record(path)
+    image = path.parent / told["result"]
+    out = Path(arguments.out) if arguments.out else image
+    if arguments.out and out.is_dir() and not (image.is_dir() and out == image):
+        out = out / image.name
+    if out.resolve() == image.resolve() and not arguments.overwrite:
+        raise UsageError(f"{image} would be replaced: say --overwrite, or name another OUT.")
+    case = find_input(told["input"])
+    settings = settings_of(told, path)
+    source = told["input"]
+    masks = [Path(source["mask"])] if source.get("mask") else []
+    if hash_files([*case.files, *masks]) != source["sha256"]:
+        raise InputError(f"{case.source} has changed since this run; repeating it would not give the same image.")
+    options = Options(
+        overwrite=arguments.overwrite,
+        volume=source.get("volume"),
+        format=source.get("format"),
+        fix=bool(source.get("fix")),
+        uncertainty=settings.samples > 1 and (path.parent / f"{stem_of(path)}_std.nii.gz").exists(),
+        preview=(path.parent / f"{stem_of(path)}_preview.png").exists(),
+    )
+    for name in changed(told):
+        log.warning(name)
+    with watching(arguments) as watch:
+        run = Run(verb=told["task"], settings=settings, options=options, watch=watch, root=Path(source["root"]))
+        row = one_case(run, case, out)
+        same = Record(out).hash() == told.get("result_sha256")
+        watch.say("the same image, byte for byte" if same else "the image differs from the one of the record")
+    print(row.result)
+    return 0
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a run.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        told: dict[str, Any] = json.loads(path.read_text())
+        complete = {"task", "settings", "input", "result"} <= set(told) and {"root", "sha256"} <= set(told["input"])
+        if complete and told["task"] in VERBS:
+            return told
+        problem: object = "parts are missing"
+    except (OSError, ValueError, TypeError) as reason:
+        problem = reason
+    raise InputError(f"{path} is not the record of a medldm run ({problem}). Name a ..._medldm.json.")
+
+
+def stem_of(sidecar: Path) -> str:
+    """Name of the result without suffix."""
+    return sidecar.name.removesuffix("_medldm.json")
+
+
+def find_input(source: dict[str, Any]) -> Case:
+    """The scan that a record was made from.
+
+    Raises
+    ------
+    InputError
+        It is gone.
+    """
+    files = [str(name) for name in source.get("files", ())]
+    try:
+        cases = find_cases(Path(source["root"]))
+    except InputError as problem:
+        raise InputError(f"The input of this run is not there any more: {problem}") from problem
+    for case in cases:
+        if str(case.files[0].absolute()) in files or (not files and case.place.as_posix() == source.get("place")):
+            return case
+    raise InputError(f"{(files or [source['root']])[0]}, the input of this run, is not there any more.")
+
+
+def settings_of(told: dict[str, Any], path: Path) -> Settings:
+    """The settings of a run, with the weights that it used.
+
+    Raises
+    ------
+    ModelError
+        This installation has other weights.
+    """
+    settings = make(VERBS[told["task"]], told["settings"])
+    if not told.get("model"):
+        return settings  # there was nothing to do
+    name = told["model"] if settings.model == "auto" else settings.model
+    found = card(name)
+    if found.sha256 != told.get("sha256"):
+        raise ModelError(
+            f"{path} was made with weights {str(told.get('sha256'))[:16]} of {told['model']}; this installation "
+            f"has {found.sha256[:16]}. Install medldm {told.get('medldm')}."
+        )
+    try:
+        chosen = best(found.modality).name if settings.model == "auto" else name
+    except MedldmError:
+        chosen = ""
+    # A newer set may have become the best one; the record's own is asked for by name then.
+    return settings if chosen == name else make(VERBS[told["task"]], {**told["settings"], "model": name})
+
+
+def changed(told: dict[str, Any]) -> list[str]:
+    """Sentences about what may make another image of the same run."""
+    before = told.get("versions", {})
+    now = {name: package_version(name) for name in before if name != "python"}
+    moved = [f"{name} {before[name]} -> {now[name]}" for name in now if before[name] != now[name]]
+    return [f"Other versions than at the time, so the image may differ: {', '.join(moved)}."] if moved else []

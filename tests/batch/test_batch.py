@@ -1,0 +1,209 @@
+"""Many scans, one after another: no scan is replaced, every outcome is told, every record can be trusted."""
+
+import errno
+import json
+
+import numpy as np
+import phantoms
+import pytest
+
+import medldm.tasks
+from medldm.batch import Options, Record, Run, Watch
+from medldm.batch.memory import result_voxels
+from medldm.batch.places import Protected
+from medldm.batch.record import command, compact
+from medldm.batch.summary import Row, write_summary
+from medldm.cli import main
+from medldm.errors import OutputError
+from medldm.settings import Denoise, SuperResolve
+from medldm.volume import Step
+
+
+@pytest.fixture
+def verb(tiny_model, capsys, monkeypatch):
+    """Run a verb whose network is a stub that adds one to every voxel."""
+
+    def stub(task, volume, settings, *, mask=None, progress=None):
+        facts = {"model": "stub", "sha256": "0", "seed": 0, "invented_slices": [], "seconds": 1.0}
+        return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
+
+    monkeypatch.setattr(medldm.tasks, "run", stub)
+
+    def run(*words):
+        code = main([*map(str, words), "--model", str(tiny_model)])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Three scans in a folder."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "abc":
+        phantoms.save(folder / f"{name}.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16)
+    return folder
+
+
+def rows(out, name="summary.json"):
+    return {row["case"]: row["status"] for row in json.loads((out / name).read_text())}
+
+
+def test_no_result_replaces_its_own_scan(tree, verb):
+    before = (tree / "a.nii.gz").read_bytes()
+    code, said = verb("denoise", tree / "a.nii.gz", tree, "--overwrite")
+    assert code == 2
+    assert "would replace a scan" in said
+    assert (tree / "a.nii.gz").read_bytes() == before
+
+
+def test_no_result_replaces_another_scan_or_its_mask(tmp_path):
+    guard = Protected([tmp_path / "s" / "1.dcm", tmp_path / "mask.nii.gz"])
+    for target in (tmp_path / "mask.nii.gz", tmp_path / "s", tmp_path):
+        with pytest.raises(OutputError):
+            guard.check(target)
+    guard.check(tmp_path / "out.nii.gz")
+
+
+@pytest.mark.parametrize("words", [["super-resolve", "--spacing", "3"], ["restore"], ["fill-slices"]])
+def test_an_empty_scan_is_refused_even_when_nothing_would_be_done(words, tmp_path, verb):
+    path = phantoms.save(tmp_path / "zeros.nii.gz", np.zeros((8, 8, 8), np.int16))
+    code, said = verb(words[0], path, tmp_path / "o.nii.gz", *words[1:])
+    assert code == 3
+    assert "zero everywhere" in said
+    assert not (tmp_path / "o.nii.gz").exists()
+
+
+def test_one_volume_of_a_4d_file_that_needs_nothing_is_one_volume(tmp_path, tiny_model):
+    import nibabel as nib
+
+    path = phantoms.save(tmp_path / "f.nii.gz", np.stack([phantoms.brain()] * 2, -1), dtype=np.int16)
+    out = tmp_path / "o.nii.gz"
+    words = ["super-resolve", str(path), str(out), "--volume", "1", "--spacing", "3", "--model", str(tiny_model)]
+    assert main(words) == 0
+    assert nib.load(out).shape == (48, 56, 40)
+
+
+def test_an_unknown_model_is_code_4_in_a_tree_too(tree, tmp_path):
+    assert main(["denoise", str(tree), str(tmp_path / "out"), "--model", "nope"]) == 4
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_outside_the_shard_is_nobodys_bug(tree, tmp_path, verb):
+    assert verb("denoise", tree / "a.nii.gz", tmp_path / "o.nii.gz", "--shard", "2/2")[0] == 0
+    assert not (tmp_path / "o.nii.gz").exists()
+
+
+def test_shards_add_up_to_one_summary(tree, tmp_path, verb):
+    out = tmp_path / "out"
+    for part in (1, 2):
+        assert verb("denoise", tree, out, "--shard", f"{part}/2")[0] == 0
+    assert rows(out, "summary-1-of-2.json") == {"a": "done", "c": "done"}
+    assert rows(out) == {"a": "done", "b": "done", "c": "done"}
+
+
+def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tree, tmp_path, verb, monkeypatch):
+    from medldm.batch import cases
+    from medldm.io.atomic import sentence
+
+    wrote = cases.write
+
+    def full(volume, path, **words):
+        if path.name.startswith("b"):
+            problem = OSError(errno.ENOSPC, "No space left on device")
+            raise sentence(problem, path) from problem
+        return wrote(volume, path, **words)
+
+    monkeypatch.setattr(cases, "write", full)
+    code, said = verb("denoise", tree, tmp_path / "out")
+    assert code == 8
+    assert "disk is full" in said
+    assert rows(tmp_path / "out") == {"a": "done", "b": "failed"}
+
+
+def test_an_interrupted_batch_says_how_far_it_came(tree, tmp_path, verb, monkeypatch):
+    stub = medldm.tasks.run
+
+    def stopped(task, volume, settings, **words):
+        if volume.name.startswith("b"):
+            raise KeyboardInterrupt
+        return stub(task, volume, settings, **words)
+
+    monkeypatch.setattr(medldm.tasks, "run", stopped)
+    assert verb("denoise", tree, tmp_path / "out")[0] == 130
+    assert rows(tmp_path / "out") == {"a": "done"}
+
+
+def test_a_result_without_its_record_is_taken_back(tree, tmp_path, verb, monkeypatch):
+    from medldm.batch import cases
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cases, "write_record", broken)
+    assert verb("denoise", tree / "a.nii.gz", tmp_path / "o.nii.gz")[0] == 130
+    assert not (tmp_path / "o.nii.gz").exists()
+
+
+def test_a_result_that_somebody_changed_is_not_taken_for_done(tree, tmp_path, verb):
+    out = tmp_path / "o.nii.gz"
+    assert verb("denoise", tree / "a.nii.gz", out)[0] == 0
+    phantoms.save(out, phantoms.brain((24, 24, 12)) * 2, dtype=np.int16)
+    assert verb("denoise", tree / "a.nii.gz", out)[0] == 2
+
+
+def test_a_preview_asked_for_later_is_drawn_without_overwrite(tree, tmp_path, verb):
+    out = tmp_path / "o.nii.gz"
+    assert verb("denoise", tree / "a.nii.gz", out)[0] == 0
+    assert verb("denoise", tree / "a.nii.gz", out, "--preview")[0] == 0
+    assert (tmp_path / "o_preview.png").exists()
+
+
+def test_a_bug_in_a_tree_shows_no_traceback_unless_asked(tree, tmp_path, verb, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(medldm.tasks, "run", broken)
+    code, said = verb("denoise", tree, tmp_path / "out")
+    assert code == 8
+    assert "Traceback" not in said
+    assert "Traceback" in verb("denoise", tree, tmp_path / "out", "-v")[1]
+
+
+def test_dicom_is_not_made_from_nifti(tree, tmp_path, verb):
+    assert verb("denoise", tree / "a.nii.gz", tmp_path / "out", "--format", "dicom")[0] == 2
+
+
+def test_a_mask_that_is_not_there_is_wrong_usage(tree, tmp_path, verb):
+    code, said = verb("inpaint", tree, tmp_path / "out", "--mask", tmp_path / "gone.nii.gz")
+    assert code == 2
+    assert "gone.nii.gz" in said
+
+
+def test_memory_is_counted_on_the_grid_of_the_result():
+    scan = phantoms.phantom((20, 20, 10), (1.0, 1.0, 5.0))
+    assert result_voxels(scan, SuperResolve(spacing=1.0), None) == 20 * 20 * 50
+    assert result_voxels(scan, Denoise(), None) == 20 * 20 * 10
+
+
+def test_the_recorded_command_names_what_differs_from_the_defaults(tmp_path):
+    run = Run(verb="denoise", settings=Denoise(noise=0.05), options=Options(fix=True), root=tmp_path)
+    assert command(run) == ["medldm", "denoise", str(tmp_path), "OUT", "--noise", "0.05", "--fix"]
+
+
+def test_numbers_of_a_record_stand_on_one_line():
+    text = json.dumps({"a": [1, 2.5, -3], "b": ["x", "y"]}, indent=1)
+    assert '"a": [1, 2.5, -3]' in compact(text)
+    assert json.loads(compact(text)) == json.loads(text)
+
+
+def test_a_summary_is_a_table_and_a_list(tmp_path):
+    write_summary([Row("a", "done", 1.5, "", "a.nii.gz"), Row("b", "failed", 0.1, "with, a comma")], tmp_path)
+    assert (tmp_path / "summary.csv").read_text().splitlines()[0] == "case,status,seconds,message,result"
+    assert rows(tmp_path) == {"a": "done", "b": "failed"}
+
+
+def test_a_silent_watch_needs_nobody():
+    Watch().say("nobody hears this")
+    assert Record(phantoms.Path("x/scan.nii.gz")).path.name == "scan_medldm.json"
