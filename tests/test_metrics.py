@@ -58,3 +58,46 @@ def test_feature_distance_of_known_vectors():
     choose = lambda image: same(image) if image.sum() > 0 else turned(image)  # noqa: E731
     assert metrics.feature_distance(choose, np.ones((2, 2, 2)), np.ones((2, 2, 2))) == 0
     assert metrics.feature_distance(choose, np.ones((2, 2, 2)), -np.ones((2, 2, 2))) == pytest.approx(2, rel=1e-4)
+
+
+def test_mae_forgets_the_sign():
+    alternating = np.where(np.indices(REFERENCE.shape).sum(0) % 2, 0.1, -0.1)
+    assert metrics.mae(REFERENCE + alternating, REFERENCE, EVERYWHERE) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_mutual_information_of_the_same_of_a_remapped_and_of_an_unrelated_image():
+    draw = np.random.default_rng(0)
+    image, other = draw.random((2, 60, 60, 60))
+    everywhere = np.ones(image.shape, dtype=bool)
+    assert metrics.nmi(image, image, everywhere) == pytest.approx(2)
+    assert metrics.nmi(1 - image, image, everywhere) == pytest.approx(2, abs=0.1)  # contrast does not matter
+    assert metrics.nmi(other, image, everywhere) == pytest.approx(1, abs=0.01)
+
+
+def test_detail_is_what_a_gaussian_of_one_voxel_removes():
+    # A Gaussian of sigma 1 leaves exp(-2 (pi f)^2) of a wave of f cycles a voxel.
+    wave = np.cos(2 * np.pi * np.arange(64) / 4)[:, None, None] * np.ones((1, 8, 8))
+    kept = 1 - np.exp(-2 * (np.pi / 4) ** 2)
+    assert np.allclose(metrics.fine_detail(wave)[8:-8], kept * wave[8:-8], atol=2e-3)
+    assert np.allclose(metrics.fine_detail(wave, axes=(1, 2)), 0, atol=1e-6)
+
+
+def test_energy_and_correlation_of_halved_and_of_shifted_detail():
+    wave = (0.5 + 0.1 * np.cos(2 * np.pi * np.arange(64) / 4))[:, None, None] * np.ones((1, 16, 16))
+    inner = np.zeros(wave.shape, dtype=bool)
+    inner[8:-8] = True
+    assert metrics.detail_energy_ratio(0.5 + (wave - 0.5) / 2, wave, inner) == pytest.approx(0.25, rel=1e-3)
+    quarter = np.roll(wave, 1, axis=0)  # a quarter of a period: as much detail, in the wrong place
+    assert metrics.detail_energy_ratio(quarter, wave, inner) == pytest.approx(1, rel=1e-3)
+    assert metrics.detail_correlation(quarter, wave, inner) == pytest.approx(0, abs=1e-3)
+
+
+def test_ssim_takes_scans_thinner_than_its_window():
+    thin = REFERENCE[:, :, 18:23]
+    assert metrics.ssim(thin, thin, np.ones(thin.shape, dtype=bool)) == pytest.approx(1)
+
+
+def test_ssim_of_a_darker_constant_is_the_luminance_term():
+    one, half = np.ones((16, 16, 16)), np.full((16, 16, 16), 0.5)
+    expected = (2 * 0.5 + 0.01**2) / (1 + 0.25 + 0.01**2)  # Wang et al., K1 = 0.01
+    assert metrics.ssim(half, one, one.astype(bool)) == pytest.approx(expected, rel=1e-4)
