@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,20 +24,22 @@ def noise_errors(found: Sequence[dict[str, str]]) -> dict[float, list[tuple[str,
 
     Parameters
     ----------
-    found : rows of the manifest with ``path`` and ``subject``
+    found : rows of `medldm.benchmark.scans.scans`
 
     Returns
     -------
     level to (subject, estimate / truth - 1, whether the estimate called itself reliable)
     """
     errors: dict[float, list[tuple[str, float, bool]]] = {level: [] for level in LEVELS}
-    for number, row in enumerate(found):
+    for row in found:
+        # By name, so that a scan has the same noise whatever else is in the list.
+        seed = int(hashlib.sha256(row["file"].encode()).hexdigest()[:8], 16)
         volume = slab(read_nifti(Path(row["path"])), across=False)
         clean = np.asarray(volume.voxels, dtype=np.float32)
         white = mri_scaling(clean).unit
         own = estimate_noise(clean, volume.spacing).sigma
         for level in LEVELS:
-            draw = np.random.default_rng([number, round(1000 * level)])
+            draw = np.random.default_rng([seed, round(1000 * level)])
             real, imaginary = draw.normal(0, level * white, (2, *clean.shape))
             noisy = np.hypot(clean + real, imaginary).astype(np.float32)
             estimate = estimate_noise(noisy, volume.spacing)

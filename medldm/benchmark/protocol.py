@@ -1,13 +1,15 @@
 """What is measured: degradations of test scans with fixed seeds, the same for every method.
 
 Each row damages a slab of 48 slices cut from the middle of a scan. Noise, planes and regions use 48 of the scan's own
-slices. Thick and missing slices need the slice axis whole, so there the slab is 48 voxels wide along another axis.
-Rows that need thin slices leave out scans that were acquired thick.
+slices. Thick and missing slices need the slice axis whole (48 slices would leave eight of 6 mm, ends included), so
+there the slab is 48 voxels wide along the first other axis. Rows that need thin slices leave out scans acquired thick.
+
+Parallel-imaging noise has a level at every voxel and the verbs take one number, so that row is given to nobody:
+each method estimates.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy import ndimage
 
+from medldm.benchmark.scans import is_thin
 from medldm.degradations import (
     Degradation,
     InPlane,
@@ -27,14 +32,15 @@ from medldm.degradations import (
     VaryingRician,
     smooth_field,
 )
-from medldm.errors import InputError
 from medldm.intensity import foreground_mask, mri_scaling
 from medldm.io import read_nifti
 from medldm.resample import field_of_view_affine
 from medldm.volume import Stored, Volume, Voxels
 
+Mask = npt.NDArray[np.bool_]
+
 SLAB = 48  # voxels
-THIN = 1.6  # spacing ratio up to which a scan counts as isotropic
+RIM = 3  # voxels; the cut edge of a skull-stripped head is no detail anybody has to restore
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ CORE = (
     Row("gap-of-3", "fill-slices", missing="gap of 3"),
     Row("region-20mm", "inpaint", region_mm=20.0),
 )
-QUICK = ("noise-3", "noise-7-blind", "thick-4mm", "every-4th-kept", "region-20mm")
+QUICK = ("noise-3", "thick-4mm", "every-4th-kept", "region-20mm")
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,12 @@ class Trial:
     subject, file, contrast, source : of the scan
     measured : the damaged scan, scaled intensity
     reference : (X, Y, Z) scaled intensity, on the grid of the wanted scan
-    scored : (X, Y, Z) bool, where scores are taken
+    inside : (X, Y, Z) bool, foreground of the reference
+    scored : (X, Y, Z) bool, where scores are taken: the foreground, of missing slices and regions alone
+    detailed : (X, Y, Z) bool, where fine detail is compared: scored, away from the rim of the foreground
+    detail_axes : along which it is compared: the damaged one, or all
     degradation : for consistency; None for noise
+    untouched : (X, Y, Z) bool, voxels that must come out bit for bit; None where there are none
     facts : options that a method is told (noise, missing slices, mask, spacing)
     """
 
@@ -111,55 +121,39 @@ class Trial:
     source: str
     measured: Volume
     reference: Voxels
-    scored: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    inside: Mask
+    scored: Mask
+    detailed: Mask
+    detail_axes: tuple[int, ...]
     degradation: Degradation | None
+    untouched: Mask | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def scans(data: Path, split: str) -> list[dict[str, str]]:
-    """MR scans of one split: rows of the manifest beside or above `data`, or every NIfTI file of a plain folder.
-
-    Raises
-    ------
-    InputError
-    """
-    for table in (data / "manifest.csv", data.parent / "manifest.csv"):
-        if table.is_file():
-            with table.open(newline="") as lines:
-                rows = [
-                    row for row in csv.DictReader(lines) if row["split"] == split and row["modality"].startswith("MR")
-                ]
-            found = [{**row, "path": str(table.parent / split / row["file"])} for row in rows]
-            found = [row for row in found if Path(row["path"]).is_file()]
-            if found:
-                return found
-    paths = sorted(path for path in data.rglob("*.nii*") if path.is_file())
-    if not paths:
-        raise InputError(f"{data} holds no scan for a benchmark.")
-    return [
-        {"path": str(path), "file": path.name, "subject": path.name.split("_")[0], "modality": "MR", "source": ""}
-        for path in paths
-    ]
-
-
 def trials(row: Row, scan: dict[str, str]) -> Iterator[Trial]:
-    """The trial of a row on a scan, if the scan is fit for it."""
+    """The trial of a row on a scan, if the scan is fit for it.
+
+    Parameters
+    ----------
+    row : what to do
+    scan : row of `medldm.benchmark.scans.scans`
+    """
     volume = read_nifti(Path(scan["path"]))
-    if row.needs_thin and max(volume.spacing) > THIN * min(volume.spacing):
+    if row.needs_thin and not is_thin(volume.spacing):
         return
     volume = slab(volume, across=row.needs_thin)
-    scaling = mri_scaling(volume.voxels)
-    clean = scaling.apply(volume.voxels)
+    clean = mri_scaling(volume.voxels).apply(volume.voxels)
     inside = foreground_mask(volume.voxels)
-    # The same seed for all methods and for every rerun, another for each row and scan.
-    seed = int(hashlib.sha256(f"{row.name}|{scan['file']}".encode()).hexdigest()[:8], 16)
+    # The same seed for all methods, for every rerun, and whether or not the level is told; another for each scan.
+    seed = int(hashlib.sha256(f"{row.name.removesuffix('-blind')}|{scan['file']}".encode()).hexdigest()[:8], 16)
     generator = torch.Generator().manual_seed(seed)
     told = {key: scan.get(key, "") for key in ("subject", "file", "source")} | {"contrast": scan.get("modality", "")}
     told["source"] = told["source"].split("@")[0]
-    base = Volume(
-        clean.astype(np.float32), volume.affine, name=scan["file"].split(".")[0], stored=Stored(modality="mr")
-    )
-    yield damage(row, base, inside, generator, told)
+    name = scan["file"].split(".")[0]
+    base = Volume(clean.astype(np.float32), volume.affine, name=name, stored=Stored(modality="mr"))
+    trial = damage(row, base, inside, generator, told)
+    if trial.scored.any():
+        yield trial
 
 
 def slab(volume: Volume, *, across: bool) -> Volume:
@@ -174,7 +168,7 @@ def slab(volume: Volume, *, across: bool) -> Volume:
     return Volume(volume.voxels[where], affine, name=volume.name, stored=Stored(modality="mr"))
 
 
-def damage(row: Row, base: Volume, inside: Any, generator: torch.Generator, told: dict[str, str]) -> Trial:
+def damage(row: Row, base: Volume, inside: Mask, generator: torch.Generator, told: dict[str, str]) -> Trial:
     """Degrade a scaled scan as a row says; slices lie along its coarsest axis."""
     axis = int(np.argmax(np.round(base.spacing, 2) + np.array([0, 0, 1e-6])))
     ratios = [1.0, 1.0, 1.0]
@@ -185,50 +179,60 @@ def damage(row: Row, base: Volume, inside: Any, generator: torch.Generator, told
             ratios[a] = row.in_plane
     base, inside, ratios = fitted(base, inside, ratios)
     shape, clean = base.shape, torch.from_numpy(np.array(base.voxels))
-    facts: dict[str, Any] = {"axis": axis}
-    degradation: Degradation | None = None
-    affine, scored = base.affine, inside
-    if row.spacing:
-        degradation = ThickSlices(shape[axis], axis, ratios[axis])
-        facts["spacing"] = base.spacing
-    elif row.in_plane > 1:
-        planes = tuple(a for a in range(3) if a != axis)
-        degradation = InPlane(shape, planes, tuple(ratios[a] for a in planes))
-        facts["spacing"] = base.spacing
-    elif row.missing:
-        facts["missing"] = missing_slices(row.missing, shape[axis], generator)
-        degradation = MissingSlices(shape[axis], facts["missing"], axis)
-        gone = np.isin(np.arange(shape[axis]), facts["missing"]).reshape([-1 if a == axis else 1 for a in range(3)])
-        scored = inside & gone
-    elif row.region_mm:
-        mask = blobs(base, inside, row.region_mm, generator)
-        facts["mask"] = mask
-        degradation = Regions(torch.from_numpy(mask))
-        scored = inside & mask
+    degradation, facts = flaw(row, base, inside, axis, ratios, generator)
+    lost = None
+    if "missing" in facts:
+        lost = np.zeros(shape, dtype=bool)
+        np.moveaxis(lost, axis, 0)[facts["missing"]] = True
+    elif "mask" in facts:
+        lost = facts["mask"]
+    scored = inside if lost is None else inside & lost
     measured = clean if degradation is None else degradation.degrade(clean)
     if row.level:
         noise = VaryingRician(row.level, gain=row.gain) if row.gain > 1 else Rician(row.level)
         measured = noise.degrade(measured, generator)
         facts["noise"] = row.level if row.given else None
+    affine = base.affine
     if measured.shape != clean.shape:
         affine = field_of_view_affine(base.affine, shape, tuple(measured.shape))
-    stored = Stored(modality="mr")
-    scan = Volume(measured.numpy(), affine, name=base.name, stored=stored)
+    scan = Volume(measured.numpy(), affine, name=base.name, stored=Stored(modality="mr"))
+    core = scored & ndimage.binary_erosion(inside, iterations=RIM)
     return Trial(
-        row,
-        told["subject"],
-        told["file"],
-        told["contrast"],
-        told["source"],
-        scan,
-        np.asarray(base.voxels),
-        scored,
-        degradation,
-        facts,
+        row=row,
+        **told,
+        measured=scan,
+        reference=np.asarray(base.voxels),
+        inside=inside,
+        scored=scored,
+        detailed=core if core.any() else scored,
+        detail_axes=(axis,) if row.needs_thin else (0, 1, 2),
+        degradation=degradation,
+        untouched=None if lost is None else ~lost,
+        facts=facts,
     )
 
 
-def fitted(base: Volume, inside: Any, ratios: list[float]) -> tuple[Volume, Any, list[float]]:
+def flaw(
+    row: Row, base: Volume, inside: Mask, axis: int, ratios: list[float], generator: torch.Generator
+) -> tuple[Degradation | None, dict[str, Any]]:
+    """What a row loses of a scan (None: only quiet), and what methods are told about it."""
+    facts: dict[str, Any] = {"axis": axis}
+    shape = base.shape
+    if row.spacing:
+        return ThickSlices(shape[axis], axis, ratios[axis]), facts | {"spacing": base.spacing}
+    if row.in_plane > 1:
+        planes = tuple(a for a in range(3) if a != axis)
+        return InPlane(shape, planes, tuple(ratios[a] for a in planes)), facts | {"spacing": base.spacing}
+    if row.missing:
+        missing = missing_slices(row.missing, shape[axis], generator)
+        return MissingSlices(shape[axis], missing, axis), facts | {"missing": missing}
+    if row.region_mm:
+        mask = blobs(base, inside, row.region_mm, generator)
+        return Regions(torch.from_numpy(mask)), facts | {"mask": mask}
+    return None, facts
+
+
+def fitted(base: Volume, inside: Mask, ratios: list[float]) -> tuple[Volume, Mask, list[float]]:
     """The scan cut so that a whole number of coarse voxels covers it, and the ratios that then hold exactly."""
     sizes = [round(int(count / ratio) * ratio) for count, ratio in zip(base.shape, ratios, strict=True)]
     exact = [size / int(count / ratio) for size, count, ratio in zip(sizes, base.shape, ratios, strict=True)]
@@ -245,7 +249,7 @@ def missing_slices(kind: str, count: int, generator: torch.Generator) -> list[in
     return [start + shift + k for start in starts for k in range(3)]
 
 
-def blobs(base: Volume, inside: Any, diameter_mm: float, generator: torch.Generator) -> Any:
+def blobs(base: Volume, inside: Mask, diameter_mm: float, generator: torch.Generator) -> Mask:
     """Three wobbly blobs around voxels of the foreground, (X, Y, Z) bool."""
     at = np.argwhere(inside)
     mask = np.zeros(base.shape, dtype=bool)

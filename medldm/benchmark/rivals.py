@@ -1,105 +1,152 @@
-"""Who competes: doing nothing, interpolation, NLM, TV, the supervised U-Net, and we; all on the same arrays."""
+"""Who competes: doing nothing, interpolation, NLM, TV, the supervised U-Net, and we; all on the same arrays.
+
+The knobs of NLM and TV were chosen on validation scans, by PSNR at 3 and 7 % noise. Where the level is not told they
+take `medldm.noise_level`, as we do: scikit-image's own estimator needs a wavelet package, and is misled by zeroed air.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
+from scipy.interpolate import CubicSpline
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from medldm.benchmark.protocol import Trial
-from medldm.errors import ModelError
+from medldm.errors import ModelError, UsageError
+from medldm.intensity import mri_scaling
 from medldm.noise_level import estimate_noise
-from medldm.resample import resample_to
+from medldm.resample import field_of_view_affine, resample_to
 from medldm.volume import Voxels
+from medldm.zoo import Card, best, card, cards
 
-Method = Callable[[Trial], "Voxels | None"]
+NLM_PATCH, NLM_REACH, NLM_STRENGTH = 5, 4, 0.8  # voxels, voxels, noise standard deviations
+TV_WEIGHT = 0.5  # noise standard deviations
+
+
+@dataclass(frozen=True)
+class Method:
+    """One competitor.
+
+    Parameters
+    ----------
+    restore : trial to (X, Y, Z) on the grid of the reference; None where the method does not apply
+    weights : name and SHA-256 of the networks; empty for none
+    """
+
+    restore: Callable[[Trial], Voxels | None]
+    weights: str = ""
 
 
 def nothing(trial: Trial) -> Voxels | None:
-    """The measurement as it is; on a coarser grid nearest neighbour, holes stay as the mean of their surroundings."""
-    if trial.measured.shape != trial.reference.shape:
-        return resample_to(trial.measured, reference_affine(trial), trial.reference.shape, "nearest")
-    return linear(trial) if trial.row.verb in ("fill-slices", "inpaint") else np.asarray(trial.measured.voxels)
+    """The measurement as it is; voxels that were not measured show the nearest one that was."""
+    measured = np.asarray(trial.measured.voxels)
+    if trial.untouched is not None:
+        return _nearest(measured, trial.untouched)
+    if measured.shape != trial.reference.shape:
+        return _on_grid(trial, "nearest")
+    return measured
 
 
 def linear(trial: Trial) -> Voxels | None:
-    """Linear interpolation; for regions the smooth fill of the pyramid."""
-    if trial.row.verb == "denoise":
+    """Linear interpolation between slices or voxels."""
+    if trial.row.verb in ("denoise", "inpaint"):
         return None
-    if trial.row.verb in ("fill-slices", "inpaint"):
-        import torch
-
-        assert trial.degradation is not None
-        seen: Voxels = trial.degradation.observe(torch.from_numpy(np.array(trial.measured.voxels))).y.numpy()
-        return seen
-    return _filled(resample_to(trial.measured, reference_affine(trial), trial.reference.shape, "linear"))
+    return _seen(trial) if trial.row.verb == "fill-slices" else _on_grid(trial, "linear")
 
 
 def cubic(trial: Trial) -> Voxels | None:
-    """Cubic B-spline interpolation."""
+    """Cubic B-spline interpolation; a magnitude is never negative."""
     if trial.row.verb in ("denoise", "inpaint"):
         return None
-    if trial.row.verb == "fill-slices":
-        from scipy.interpolate import CubicSpline
+    if trial.row.verb != "fill-slices":
+        return _on_grid(trial, "bspline").clip(min=0)
+    axis, missing = trial.facts["axis"], set(trial.facts["missing"])
+    measured, untouched = np.asarray(trial.measured.voxels), trial.untouched
+    assert untouched is not None
+    kept = [k for k in range(measured.shape[axis]) if k not in missing]
+    if len(kept) < 4:
+        return None
+    at = np.clip(np.arange(measured.shape[axis]), kept[0], kept[-1])
+    spline = CubicSpline(kept, np.take(measured, kept, axis=axis), axis=axis)(at).astype(np.float32).clip(min=0)
+    # A spline passes through its knots but for rounding; measured slices are to be exact.
+    filled: Voxels = np.where(untouched, measured, spline)
+    return filled
 
-        axis, missing = trial.facts["axis"], set(trial.facts["missing"])
-        kept = [k for k in range(trial.measured.shape[axis]) if k not in missing]
-        at = np.clip(np.arange(trial.measured.shape[axis]), kept[0], kept[-1])
-        filled: Voxels = CubicSpline(kept, np.take(trial.measured.voxels, kept, axis=axis), axis=axis)(at).astype(
-            np.float32
-        )
-        return filled
-    return _filled(resample_to(trial.measured, reference_affine(trial), trial.reference.shape, "bspline"))
+
+def zero_filling(trial: Trial) -> Voxels | None:
+    """Zero filling of k-space, what a scanner does with a small matrix; for coarse planes only."""
+    return _seen(trial) if trial.row.in_plane > 1 else None
+
+
+def smooth_fill(trial: Trial) -> Voxels | None:
+    """A region filled smoothly from its rim (pull-push pyramid); for inpainting only."""
+    return _seen(trial) if trial.row.verb == "inpaint" else None
 
 
 def nlm(trial: Trial) -> Voxels | None:
-    """Non-local means (Buades et al., CVPR 2005) of scikit-image, h = 0.8 sigma as its documentation advises."""
+    """Non-local means (Buades et al., CVPR 2005) of scikit-image."""
     if trial.row.verb != "denoise":
         return None
     sigma = level_of(trial)
-    image = np.asarray(trial.measured.voxels)
-    found: Voxels = denoise_nl_means(image, patch_size=3, patch_distance=4, h=0.8 * sigma, sigma=sigma, fast_mode=True)
+    found: Voxels = denoise_nl_means(
+        np.asarray(trial.measured.voxels), patch_size=NLM_PATCH, patch_distance=NLM_REACH,
+        h=NLM_STRENGTH * sigma, sigma=sigma, fast_mode=True,
+    )  # fmt: skip
     return found.astype(np.float32)
 
 
 def tv(trial: Trial) -> Voxels | None:
-    """Total variation (Chambolle 2004) of scikit-image, its weight proportional to the noise."""
+    """Total variation (Chambolle, J Math Imaging Vis 20, 2004) of scikit-image."""
     if trial.row.verb != "denoise":
         return None
-    found: Voxels = denoise_tv_chambolle(
-        np.asarray(trial.measured.voxels), weight=0.9 * level_of(trial), max_num_iter=60
-    )
+    weight = TV_WEIGHT * level_of(trial)
+    found: Voxels = denoise_tv_chambolle(np.asarray(trial.measured.voxels), weight=weight, max_num_iter=200)
     return found.astype(np.float32)
 
 
-def model(name: str, **options: Any) -> Method:
+def model(which: Card, named: str | None = None, **options: Any) -> Method:
     """A model of ours through the public verbs.
 
     Parameters
     ----------
-    name : model card, or ``"auto"``
+    which : its card
+    named : as ``--model`` takes it, when it is not shipped
     **options : fidelity and other settings
     """
 
     def restore(trial: Trial) -> Voxels:
         from medldm import tasks
 
-        settings = {"model": name, **options}
-        scan, facts = trial.measured, trial.facts
+        settings: dict[str, Any] = {"model": named or which.name, **options}
+        scan, facts, told = trial.measured, trial.facts, told_level(trial)
         if trial.row.verb == "denoise":
-            done = tasks.denoise(scan, facts.get("noise"), **settings)
+            done = tasks.denoise(scan, told, **settings)
         elif trial.row.verb == "super-resolve":
-            done = tasks.super_resolve(scan, facts["spacing"], noise=facts.get("noise"), axis=facts["axis"], **settings)
+            done = tasks.super_resolve(scan, facts["spacing"], noise=told, axis=facts["axis"], **settings)
         elif trial.row.verb == "fill-slices":
             done = tasks.fill_slices(scan, facts["missing"], axis=facts["axis"], **settings)
         else:
             done = tasks.inpaint(scan, facts["mask"], **settings)
         return np.asarray(done.voxels, dtype=np.float32)
 
-    return restore
+    return Method(restore, f"{which.name}@{which.sha256[:8]}")
+
+
+CLASSICS: dict[str, Callable[[Trial], Voxels | None]] = {
+    "nothing": nothing,
+    "linear": linear,
+    "cubic": cubic,
+    "zero-filling": zero_filling,
+    "smooth-fill": smooth_fill,
+    "nlm": nlm,
+    "tv": tv,
+}
 
 
 def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], dict[str, str]]:
@@ -107,38 +154,61 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
 
     Parameters
     ----------
-    names : only these
+    names : only these; the path of a model card is a method too (and ``-sharp`` beside it, if it has a fidelity), so
+        that weights are compared before they ship
 
     Raises
     ------
-    ModelError
+    UsageError
         A name that is no method.
     """
-    from medldm.zoo import best, cards
+    every = {name: Method(restore) for name, restore in CLASSICS.items()}
+    ours, absent = shipped()
+    every |= ours
+    chosen: dict[str, Method] = {}
+    for name in names or (*every, *absent):
+        if name in every:
+            chosen[name] = every[name]
+        elif name in absent:
+            continue
+        elif Path(name).exists():
+            chosen |= own(name)
+        else:
+            known = ", ".join([*every, *absent])
+            raise UsageError(f"There is no method {name!r}; there are {known}, or the path of a model card.")
+    return chosen, {name: reason for name, reason in absent.items() if names is None or name in names}
 
-    every: dict[str, Method] = {
-        "nothing": nothing,
-        "linear": linear,
-        "cubic": cubic,
-        "nlm": nlm,
-        "tv": tv,
-    }
+
+def shipped() -> tuple[dict[str, Method], dict[str, str]]:
+    """The rival U-Net and our chain from the zoo; those that are not there, with the reason."""
+    found: dict[str, Method] = {}
     absent: dict[str, str] = {}
     rivals = [each for each in cards() if each.role == "rival" and each.modality == "mr"]
     if rivals:
-        every["unet"] = model(rivals[0].name)
+        found["unet"] = model(rivals[0])
     else:
         absent["unet"] = "no rival is shipped"
     try:
-        ours = best("mr").name
-        every |= {"medldm": model(ours), "medldm-sharp": model(ours, fidelity=0.0)}
+        ours = best("mr")
+        found |= {"medldm": model(ours), "medldm-sharp": model(ours, fidelity=0.0)}
     except ModelError as problem:
         absent |= {"medldm": str(problem), "medldm-sharp": str(problem)}
-    for name in names or ():
-        if name not in every and name not in absent:
-            raise ModelError(f"There is no method {name!r}; there are {', '.join([*every, *absent])}.")
-    chosen = {name: method for name, method in every.items() if names is None or name in names}
-    return chosen, absent
+    return found, absent
+
+
+def own(path: str) -> dict[str, Method]:
+    """Methods of a model that is not shipped, from the path of its card, weights or folder."""
+    which = card(path)
+    found = {which.name: model(which, path)}
+    if which.role == "restorer":
+        found[f"{which.name}-sharp"] = model(which, path, fidelity=0.0)
+    return found
+
+
+def told_level(trial: Trial) -> float | None:
+    """Noise level as ``--noise`` takes it: a fraction of the p99.5 of the *measured* foreground; None when not told."""
+    level = trial.facts.get("noise")
+    return None if level is None else float(level) / mri_scaling(trial.measured.voxels).unit
 
 
 def level_of(trial: Trial) -> float:
@@ -147,17 +217,25 @@ def level_of(trial: Trial) -> float:
     return float(given) if given else max(estimate_noise(trial.measured.voxels, trial.measured.spacing).sigma, 1e-4)
 
 
-def reference_affine(trial: Trial) -> Any:
-    """(4, 4) of the grid of the reference."""
-    from medldm.resample import field_of_view_affine
+def _seen(trial: Trial) -> Voxels:
+    """The measurement on the grid of the reference, as the networks get it."""
+    assert trial.degradation is not None
+    seen: Voxels = trial.degradation.observe(torch.from_numpy(np.array(trial.measured.voxels))).y.numpy()
+    return seen
 
-    return field_of_view_affine(trial.measured.affine, trial.measured.shape, trial.reference.shape)
+
+def _on_grid(trial: Trial, order: str) -> Voxels:
+    """Plain interpolation; voxels beyond the outermost slice centres repeat the nearest, as every viewer shows them."""
+    shape = trial.reference.shape
+    affine = field_of_view_affine(trial.measured.affine, trial.measured.shape, shape)
+    image = resample_to(trial.measured, affine, shape, order)
+    return _nearest(image, ~np.isnan(image))
 
 
-def _filled(image: Voxels) -> Voxels:
-    """Voxels outside the slice centres' span repeat the nearest one, as every viewer shows them."""
-    if not np.isnan(image).any():
+def _nearest(image: Voxels, known: np.ndarray[Any, Any]) -> Voxels:
+    """Unknown voxels take the value of the nearest known one."""
+    if known.all():
         return image
-    nearest = ndimage.distance_transform_edt(np.isnan(image), return_distances=False, return_indices=True)
-    repeated: Voxels = image[tuple(nearest)]
-    return repeated
+    at = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    filled: Voxels = image[tuple(at)]
+    return filled

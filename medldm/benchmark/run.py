@@ -9,39 +9,42 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from medldm import metrics
+from medldm.benchmark.ledger import append_score, read_scores
 from medldm.benchmark.noise_table import noise_errors, noise_markdown
-from medldm.benchmark.protocol import CORE, QUICK, Row, Trial, scans, trials
+from medldm.benchmark.protocol import CORE, QUICK, Row, Trial, trials
 from medldm.benchmark.rivals import Method, methods
-from medldm.benchmark.tables import append_score, figure, markdown, read_scores
+from medldm.benchmark.scans import few, scans
+from medldm.benchmark.scoring import Backbone, encoder_backbone, scores_of
+from medldm.benchmark.tables import figure, markdown
 from medldm.errors import MedldmError, UsageError
-from medldm.volume import Voxels
 
 log = logging.getLogger(__name__)
 
+Progress = Callable[[int, int, str], None]
+QUICK_SCANS = 2
+
 
 def run(
-    data: Path,
-    out: Path,
+    data: str | Path,
+    out: str | Path | None = None,
     *,
     quick: bool = False,
     tasks: Sequence[str] | None = None,
     methods_wanted: Sequence[str] | None = None,
     split: str = "test",
+    progress: Progress | None = None,
 ) -> Path:
     """Run the benchmark.
 
     Parameters
     ----------
     data : folder with a manifest (columns split, file, subject, modality, source), or a plain folder of MR scans
-    out : scores.csv, table.md and figure.png; scores that are there are not computed again
-    quick : three scans and five rows
+    out : scores.csv, table.md and figure.png; scores that are there are not computed again, unless weights changed
+    quick : two scans and four rows
     tasks : only these rows
-    methods_wanted : only these methods
+    methods_wanted : only these methods; the path of a model card is one too
     split : of the manifest
+    progress : called with (done, total, what); a log line for each score when not given
 
     Returns
     -------
@@ -51,33 +54,23 @@ def run(
     ------
     UsageError, InputError
     """
-    known = {row.name: row for row in CORE}
-    for name in tasks or ():
-        if name not in known:
-            raise UsageError(f"There is no row {name!r}; there are {', '.join(known)}.")
-    rows = [known[name] for name in tasks] if tasks else [row for row in CORE if not quick or row.name in QUICK]
+    rows = chosen_rows(tasks, quick)
     found = scans(Path(data), split)
     if quick:
-        found = found[:: max(1, len(found) // 3)][:3]
+        found = few(found, QUICK_SCANS)
     competing, absent = methods(tuple(methods_wanted) if methods_wanted else None)
+    out = Path("benchmark_result" if out is None else out)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "scores.csv"
-    done = {(score["row"], score["file"], score["method"]) for score in read_scores(path)}
-    features = encoder_features()
-    for row in rows:
-        for scan in found:
-            if all((row.name, scan["file"], name) in done for name in competing):
-                continue
-            for trial in trials(row, scan):
-                score_trial(trial, competing, done, path, features)
-    scores = [
-        score
-        for score in read_scores(path)
-        if score["row"] in {row.name for row in rows} and score["method"] in competing
-    ]
-    command = "medldm " + " ".join(sys.argv[1:]) if sys.argv[0].endswith("medldm") else f"medldm benchmark {data}"
+    ledger, backbone = out / "scores.csv", encoder_backbone()
+    score_all(rows, found, competing, backbone, ledger, progress or _log)
+    names, files = [row.name for row in rows], {scan["file"] for scan in found}
+    scores = [each for each in current(ledger, competing, backbone) if each["row"] in names and each["file"] in files]
+    scores.sort(key=lambda each: (names.index(each["row"]), list(competing).index(each["method"])))
+    text = markdown(scores, absent, command(data))
+    if tasks is None:
+        text += "\n" + noise_markdown(noise_errors(found))
     table = out / "table.md"
-    table.write_text(markdown(scores, absent, command) + "\n" + noise_markdown(noise_errors(found)))
+    table.write_text(text)
     try:
         figure(scores, out / "figure.png")
     except ImportError:
@@ -85,73 +78,89 @@ def run(
     return table
 
 
-def score_trial(
-    trial: Trial, competing: dict[str, Method], done: set[tuple[str, str, str]], path: Path, features: Features | None
+def chosen_rows(tasks: Sequence[str] | None, quick: bool) -> list[Row]:
+    """The rows that are asked for.
+
+    Raises
+    ------
+    UsageError
+    """
+    known = {row.name: row for row in CORE}
+    for name in tasks or ():
+        if name not in known:
+            raise UsageError(f"There is no row {name!r}; there are {', '.join(known)}.")
+    return [known[name] for name in tasks] if tasks else [row for row in CORE if not quick or row.name in QUICK]
+
+
+def score_all(
+    rows: Sequence[Row],
+    found: Sequence[dict[str, str]],
+    competing: dict[str, Method],
+    backbone: Backbone,
+    ledger: Path,
+    progress: Progress,
 ) -> None:
-    """All methods on one trial; what a method cannot do is left out, what it fails at is written down."""
-    for name, method in competing.items():
-        if (trial.row.name, trial.file, name) in done:
-            continue
-        started = time.perf_counter()
-        note = ""
-        try:
-            guess = method(trial)
-        except MedldmError as problem:
-            guess, note = None, str(problem)
-        seconds = time.perf_counter() - started
-        if guess is None and not note:
-            continue
-        told = {"row": trial.row.name, "subject": trial.subject, "file": trial.file, "contrast": trial.contrast,
-                "source": trial.source, "method": name, "seconds": seconds, "note": note}  # fmt: skip
-        append_score(path, told | (scores_of(trial, guess, features) if guess is not None else {}))
-        log.warning("%-18s %-44s %-13s %5.1f s", trial.row.name, trial.file, name, seconds)
+    """Score what the ledger does not know yet, one line at a time."""
+    done = {(score["row"], score["file"], score["method"]) for score in current(ledger, competing, backbone)}
+    total, count = len(rows) * len(found), 0
+    for row in rows:
+        for scan in found:
+            open_ = [name for name in competing if (row.name, scan["file"], name) not in done]
+            for trial in trials(row, scan) if open_ else ():
+                for name in open_:
+                    score_one(trial, name, competing[name], backbone, ledger)
+            count += 1
+            progress(count, total, f"{row.name} {scan['file']}")
 
 
-def scores_of(trial: Trial, guess: Voxels, features: Features | None) -> dict[str, Any]:
-    """Every score of one restoration."""
-    reference, mask = trial.reference, trial.scored
-    consistency = ""
-    if trial.degradation is not None:
-        again = trial.degradation.degrade(torch.from_numpy(np.ascontiguousarray(guess, dtype=np.float32)))
-        before = torch.from_numpy(np.array(trial.measured.voxels))
-        consistency = float((again - before).pow(2).mean().sqrt() / before.pow(2).mean().sqrt())  # type: ignore[assignment]
-    error = (guess - reference)[mask]
-    return {
-        "psnr": metrics.psnr(guess, reference, mask),
-        "ssim": metrics.ssim(guess, reference, mask),
-        "detail_energy": metrics.detail_energy_ratio(guess, reference, mask),
-        "detail_correlation": metrics.detail_correlation(guess, reference, mask),
-        "perceptual": metrics.feature_distance(features, guess, reference) if features else "",
-        "bias": float(error.mean()),
-        "consistency": consistency,
-    }
-
-
-Features = Callable[[Voxels], list[Voxels]]
-
-
-def encoder_features() -> Features | None:
-    """Features of the shipped autoencoder's encoder over the planes that lie across the second axis."""
-    from medldm.chain import load_chain
-    from medldm.errors import ModelError
-    from medldm.zoo import best
-
+def score_one(trial: Trial, name: str, method: Method, backbone: Backbone, ledger: Path) -> None:
+    """One method on one trial; what it cannot do is left out, what it fails at is written down and tried again."""
+    started = time.perf_counter()
+    note, guess = "", None
     try:
-        latent = load_chain(best("mr")).latent
-    except ModelError:
-        return None
-    assert latent is not None
-    vae = latent.vae
+        guess = method.restore(trial)
+    except MedldmError as problem:
+        note = str(problem)
+    seconds = time.perf_counter() - started
+    if guess is None and not note:
+        return
+    told = {
+        "row": trial.row.name,
+        "subject": trial.subject,
+        "file": trial.file,
+        "contrast": trial.contrast,
+        "source": trial.source,
+        "method": name,
+        "weights": method.weights,
+        "backbone": backbone.name,
+        "seconds": seconds,
+        "note": note,
+    }
+    scores = {} if guess is None else scores_of(trial, guess, backbone)
+    append_score(ledger, told | scores)
+    log.info("%s %s %s %.1f s %s", trial.row.name, trial.file, name, seconds, note)
 
-    def features(image: Voxels) -> list[Voxels]:
-        middle = np.linspace(0.3, 0.7, 5) * image.shape[1]
-        planes = np.stack([image[:, int(at), :] for at in middle]).astype(np.float32)
-        cut = planes[:, : planes.shape[1] // 8 * 8, : planes.shape[2] // 8 * 8]
-        with torch.inference_mode():
-            found = vae.features(torch.from_numpy(cut)[:, None])
-        return [each.transpose(0, 1).float().numpy() for each in found]
 
-    return features
+def current(ledger: Path, competing: dict[str, Method], backbone: Backbone) -> list[dict[str, Any]]:
+    """Scores of the methods as they are now: with these weights, and this network behind the perceptual distance."""
+    return [
+        score
+        for score in read_scores(ledger)
+        if score["method"] in competing
+        and score["weights"] == competing[score["method"]].weights
+        and score["backbone"] == backbone.name
+    ]
 
 
-__all__ = ["Row", "run"]
+def command(data: str | Path) -> str:
+    """The command line that made the table."""
+    if Path(sys.argv[0]).name == "medldm":
+        return "medldm " + " ".join(sys.argv[1:])
+    return f"medldm benchmark {data}"
+
+
+def _log(done: int, total: int, what: str) -> None:
+    log.warning("%d of %d: %s", done, total, what)
+
+
+__all__ = ["Progress", "Row", "run"]

@@ -2,50 +2,90 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import wilcoxon
 
-FIELDS = (
-    *("row", "subject", "file", "contrast", "source", "method"),
-    *("psnr", "ssim", "detail_energy", "detail_correlation", "perceptual", "bias", "consistency", "seconds"),
-    "note",
-)
-SHOWN = {"psnr": "PSNR, dB", "ssim": "SSIM", "detail_energy": "detail energy (1 is right)",
-         "detail_correlation": "detail correlation", "perceptual": (
-             "perceptual distance (features of our own "
-             "encoder)"
-         )}  # fmt: skip
+Scores = Sequence[dict[str, Any]]
 
 
-def read_scores(path: Path) -> list[dict[str, Any]]:
-    """Scores that an earlier run left; numbers as floats."""
-    if not path.is_file():
+class Column(NamedTuple):
+    """How a score is shown.
+
+    Parameters
+    ----------
+    title : heading of its table
+    digits : after the point
+    target : the best possible value; the nearest to it is printed bold, None for none
+    """
+
+    title: str
+    digits: int
+    target: float | None
+
+
+SHOWN = {
+    "psnr": Column("PSNR, dB (higher is better)", 2, math.inf),
+    "ssim": Column("SSIM (higher is better)", 4, 1.0),
+    "detail_energy": Column("Fine detail: energy over the reference's (1 is right)", 3, 1.0),
+    "detail_correlation": Column("Fine detail: correlation with the reference's (higher is better)", 3, 1.0),
+    "perceptual": Column("Perceptual distance, features of {backbone} (lower is better)", 4, 0.0),
+    "consistency": Column("Measured again: relative residual (noise rows: near the noise; others: near 0)", 4, None),
+    "untouched": Column("Share of scans whose measured voxels came out bit for bit", 2, None),
+    "bias_1": Column("Bias of the darkest fifth of the range (0 is right; Rician noise lifts it)", 4, 0.0),
+    "seconds": Column("Seconds a slab (48 slices; loading included)", 1, None),
+}
+FAITHFUL, SHARP = "medldm", "medldm-sharp"
+COMPARED = {FAITHFUL: ("psnr", "ssim"), SHARP: ("perceptual", "detail_energy", "detail_correlation")}
+
+
+def markdown(scores: Scores, absent: dict[str, str], command: str) -> str:
+    """All tables as Markdown.
+
+    Parameters
+    ----------
+    scores : as `medldm.benchmark.ledger.read_scores` gives them
+    absent : methods that did not run, with the reason
+    command : that made the scores
+    """
+    weights = sorted({score["weights"] for score in scores} - {""})
+    backbone = next((score["backbone"] for score in scores if score["backbone"]), "")
+    lines = [f"Command: `{command}`  ", f"Commit: {commit()}  ", f"{sources(scores)}  "]
+    lines += [f"Weights: {', '.join(weights)}  "] if weights else []
+    lines += [f"- `{name}`: not run ({reason})" for name, reason in absent.items()] + [""]
+    for field, column in SHOWN.items():
+        lines += table(scores, field, column._replace(title=column.title.format(backbone=backbone)))
+    for ours, fields in COMPARED.items():
+        for field in fields:
+            lines += against(scores, ours, field)
+    return "\n".join(lines) + "\n"
+
+
+def table(scores: Scores, field: str, column: Column) -> list[str]:
+    """One score, rows by methods, mean over subjects; nothing when nobody has it."""
+    names = _in_order(score["method"] for score in scores if not math.isnan(score[field]))
+    if not names:
         return []
-    numbers = set(FIELDS[6:14])
-    with path.open(newline="") as file:
-        return [
-            {k: (float(v) if v else math.nan) if k in numbers else v for k, v in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    lines = [f"### {column.title}", "", f"| row | subjects | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    for row in _in_order(score["row"] for score in scores):
+        found = {name: by_subject(scores, row, name, field) for name in names}
+        means = {name: float(np.mean(list(each.values()))) for name, each in found.items() if each}
+        if not means:
+            continue
+        target = column.target
+        best = None if target is None else min(means, key=lambda name: -_merit(field, means[name]))
+        cells = [f"{means[name]:.{column.digits}f}" if name in means else "" for name in names]
+        cells = [f"**{cell}**" if name == best else cell for name, cell in zip(names, cells, strict=True)]
+        lines.append(f"| {row} | {max(map(len, found.values()))} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
-def append_score(path: Path, score: dict[str, Any]) -> None:
-    """One more line; the file is whole after each, so that a killed run resumes."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerow({key: f"{value:.5g}" if isinstance(value, float) else value for key, value in score.items()})
-
-
-def by_subject(scores: Sequence[dict[str, Any]], row: str, method: str, field: str) -> dict[str, float]:
+def by_subject(scores: Scores, row: str, method: str, field: str) -> dict[str, float]:
     """Mean of a score over the scans of each subject."""
     values: dict[str, list[float]] = {}
     for score in scores:
@@ -54,7 +94,48 @@ def by_subject(scores: Sequence[dict[str, Any]], row: str, method: str, field: s
     return {subject: float(np.mean(each)) for subject, each in values.items()}
 
 
-def difference(ours: dict[str, float], theirs: dict[str, float], draws: int = 2000) -> tuple[float, float, float]:
+def against(scores: Scores, ours: str, field: str) -> list[str]:
+    """One of our settings against the best rival of each row, positive where we are better.
+
+    Parameters
+    ----------
+    scores : all
+    ours : method
+    field : score
+
+    Returns
+    -------
+    lines of a table: difference of the merit with its bootstrap 95 % interval, then Wilcoxon's signed-rank test,
+    Holm-corrected over the rows
+    """
+    found = []
+    for row in _in_order(score["row"] for score in scores):
+        mine = _merits(by_subject(scores, row, ours, field), field)
+        names = _in_order(score["method"] for score in scores if not score["method"].startswith(FAITHFUL))
+        rivals = {name: _merits(by_subject(scores, row, name, field), field) for name in names}
+        # Only over the subjects that both restored: a rival is not better for having skipped a hard one.
+        rivals = {name: each for name, each in rivals.items() if each.keys() >= mine.keys()}
+        if mine and rivals:
+            best = max(rivals, key=lambda name: float(np.mean([rivals[name][subject] for subject in mine])))
+            found.append((row, best, len(mine), difference(mine, rivals[best]), signed_rank(mine, rivals[best])))
+    if not found:
+        return []
+    unit = "energy's distance from 1" if field == "detail_energy" else SHOWN[field].title.split(" (")[0]
+    unit = unit.split(", features")[0]
+    lines = [
+        f"### {ours} against the best rival: {unit}, positive is better",
+        "",
+        "| row | best rival | subjects | difference [95 %] | p (Holm) |",
+        "|---|---|---|---|---|",
+    ]
+    digits = SHOWN[field].digits
+    for (row, best, count, (mean, low, high), _), p in zip(found, holm([each[4] for each in found]), strict=True):
+        interval = f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        lines.append(f"| {row} | {best} | {count} | {interval} | {p:.2g} |")
+    return [*lines, ""]
+
+
+def difference(ours: dict[str, float], theirs: dict[str, float], draws: int = 5000) -> tuple[float, float, float]:
     """Mean difference over common subjects and its bootstrap 95 % interval.
 
     Parameters
@@ -62,7 +143,7 @@ def difference(ours: dict[str, float], theirs: dict[str, float], draws: int = 20
     ours, theirs : subject to score
     draws : bootstrap samples
     """
-    pairs = np.array([ours[subject] - theirs[subject] for subject in ours if subject in theirs])
+    pairs = _pairs(ours, theirs)
     if len(pairs) == 0:
         return math.nan, math.nan, math.nan
     draw = np.random.default_rng(0).choice(pairs, (draws, len(pairs)))
@@ -70,92 +151,84 @@ def difference(ours: dict[str, float], theirs: dict[str, float], draws: int = 20
     return float(pairs.mean()), float(low), float(high)
 
 
-def markdown(scores: Sequence[dict[str, Any]], absent: dict[str, str], command: str) -> str:
-    """All tables as Markdown."""
-    rows = list(dict.fromkeys(score["row"] for score in scores))
-    names = list(dict.fromkeys(score["method"] for score in scores))
-    subjects = {score["subject"] for score in scores}
-    lines = [f"Command: `{command}`  ", f"Commit: {commit()}  ", f"Subjects: {len(subjects)}; {sources(scores)}", ""]
-    for field, title in SHOWN.items():
-        lines += [f"### {title}", "", f"| row | n | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
-        for row in rows:
-            cells = []
-            count = 0
-            for name in names:
-                found = by_subject(scores, row, name, field)
-                count = max(count, len(found))
-                cells.append(f"{np.mean(list(found.values())):.{2 if field == 'psnr' else 3}f}" if found else "")
-            lines.append(f"| {row} | {count} | {' | '.join(cells)} |")
-        lines.append("")
-    lines += against(scores, rows, names)
-    for name, reason in absent.items():
-        lines.append(f"- `{name}`: not run ({reason})")
-    return "\n".join(lines) + "\n"
+def signed_rank(ours: dict[str, float], theirs: dict[str, float]) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test over common subjects; 1 where there is no difference at all."""
+    pairs = _pairs(ours, theirs)
+    return float(wilcoxon(pairs).pvalue) if np.any(pairs) else 1.0
 
 
-def against(scores: Sequence[dict[str, Any]], rows: list[str], names: list[str]) -> list[str]:
-    """Our PSNR against the best other method of each row, with its interval."""
-    if "medldm" not in names:
-        return []
-    lines = [
-        "### medldm against the best other method of each row, PSNR, dB",
-        "",
-        "| row | best other | difference [95 %] |",
-        "|---|---|---|",
-    ]
-    for row in rows:
-        ours = by_subject(scores, row, "medldm", "psnr")
-        others = {name: by_subject(scores, row, name, "psnr") for name in names if not name.startswith("medldm")}
-        others = {name: found for name, found in others.items() if found}
-        if not ours or not others:
-            continue
-        rival = max(others, key=lambda name: float(np.mean(list(others[name].values()))))
-        mean, low, high = difference(ours, others[rival])
-        lines.append(f"| {row} | {rival} | {mean:+.2f} [{low:+.2f}, {high:+.2f}] |")
-    return [*lines, ""]
+def holm(pvalues: Sequence[float]) -> list[float]:
+    """P values corrected for as many tests (Holm, Scand J Stat 6, 1979), in the same order."""
+    corrected = [1.0] * len(pvalues)
+    highest = 0.0
+    for rank, index in enumerate(np.argsort(pvalues)):
+        highest = max(highest, min(1.0, (len(pvalues) - rank) * pvalues[index]))
+        corrected[index] = highest
+    return corrected
 
 
-def sources(scores: Sequence[dict[str, Any]]) -> str:
+def sources(scores: Scores) -> str:
     """Subjects per contrast and source, in words."""
     groups: dict[str, set[str]] = {}
     for score in scores:
         groups.setdefault(f"{score['contrast']} of {score['source'] or 'own data'}", set()).add(score["subject"])
-    return ", ".join(f"{len(found)} {name}" for name, found in sorted(groups.items()))
+    count = len({score["subject"] for score in scores})
+    return f"Subjects: {count}; " + ", ".join(f"{len(found)} {name}" for name, found in sorted(groups.items()))
 
 
 def commit() -> str:
-    """Short hash of the checkout, where there is one."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parent,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()
+    """Short hash of the checkout, where there is one, and whether it was changed since."""
+    told = []
+    for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            found = subprocess.run(
+                ["git", *words], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+        told.append(found.stdout.strip())
+    return told[0] + (" with uncommitted changes" if told[1] else "")
 
 
-def figure(scores: Sequence[dict[str, Any]], path: Path) -> None:
-    """PSNR gained over linear interpolation (or over doing nothing), a group of bars for each row."""
+def figure(scores: Scores, path: Path) -> None:
+    """PSNR gained over doing nothing, a group of bars for each row, with bootstrap intervals over subjects."""
     from matplotlib.figure import Figure
 
-    rows = list(dict.fromkeys(score["row"] for score in scores))
-    names = [name for name in dict.fromkeys(score["method"] for score in scores) if name != "nothing"]
+    rows = _in_order(score["row"] for score in scores)
+    names = [name for name in _in_order(score["method"] for score in scores) if name != "nothing"]
     picture = Figure(figsize=(max(8, 1.1 * len(rows)), 4.5), layout="constrained")
     axes = picture.subplots()
     width = 0.8 / max(1, len(names))
     for place, name in enumerate(names):
-        heights = []
+        gains = []
         for row in rows:
-            start = by_subject(scores, row, "nothing", "psnr")
             found = by_subject(scores, row, name, "psnr")
-            heights.append(difference(found, start)[0] if found else math.nan)
-        axes.bar([index + place * width for index in range(len(rows))], heights, width, label=name)
+            gains.append(difference(found, by_subject(scores, row, "nothing", "psnr")))
+        mean, low, high = np.array(gains).T
+        at = [index + place * width for index in range(len(rows))]
+        axes.bar(at, mean, width, yerr=[mean - low, high - mean], label=name, error_kw={"elinewidth": 0.7})
     axes.set_xticks([index + 0.4 for index in range(len(rows))], rows, rotation=35, ha="right")
     axes.set_ylabel("PSNR gained over doing nothing, dB")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.legend(fontsize="small", ncols=3)
     picture.savefig(path, dpi=130)
+
+
+def _merit(field: str, value: float) -> float:
+    """A score as a number that is higher for the better."""
+    target = SHOWN[field].target
+    if target is None:
+        return math.nan
+    return value if math.isinf(target) else -abs(value - target)
+
+
+def _merits(found: dict[str, float], field: str) -> dict[str, float]:
+    return {subject: _merit(field, value) for subject, value in found.items()}
+
+
+def _pairs(ours: dict[str, float], theirs: dict[str, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([ours[subject] - theirs[subject] for subject in ours if subject in theirs], dtype=np.float64)
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

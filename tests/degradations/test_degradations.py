@@ -59,9 +59,54 @@ def test_rician_noise_has_the_second_moment_it_should():
     assert float((noisy**2).mean()) == pytest.approx(signal**2 + 2 * sigma**2, rel=0.01)
 
 
-def test_equal_seeds_give_equal_noise(clean):
-    once, again = (Rician(0.05).degrade(clean, torch.Generator().manual_seed(7)) for _ in range(2))
+def test_rician_noise_without_signal_is_rayleigh():
+    sigma = 0.1
+    air = Rician(sigma).degrade(torch.zeros(60, 60, 60), torch.Generator().manual_seed(1))
+    assert float(air.mean()) == pytest.approx(sigma * (torch.pi / 2) ** 0.5, rel=0.01)
+    assert float(air.var()) == pytest.approx((2 - torch.pi / 2) * sigma**2, rel=0.02)
+
+
+NOISY = [name for name in DEGRADATIONS if name not in LINEAR]
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_equal_seeds_give_equal_noise_and_others_another(name, clean):
+    noise = DEGRADATIONS[name](SHAPE)
+    once, again, other = (noise.degrade(clean, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8))
     assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_the_callers_image_and_random_state_stay_as_they_were(name, clean, generator):
+    degradation, before, state = DEGRADATIONS[name](SHAPE), clean.clone(), torch.random.get_rng_state()
+    measured = degradation.degrade(clean, generator)
+    kept = measured.clone()
+    degradation.reconcile(torch.zeros_like(clean), measured)
+    assert torch.equal(clean, before)
+    assert torch.equal(measured, kept)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_what_is_linear_is_linear(name, clean, generator):
+    degradation, other = DEGRADATIONS[name](SHAPE), torch.randn(SHAPE, generator=generator)
+    together = degradation.degrade(2 * clean - 3 * other)
+    assert torch.allclose(together, 2 * degradation.degrade(clean) - 3 * degradation.degrade(other), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_noise_has_no_adjoint(name, clean):
+    with pytest.raises(TypeError, match="not linear"):
+        DEGRADATIONS[name](SHAPE).adjoint(clean)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_projecting_twice_changes_nothing_more(name, clean, generator):
+    degradation = DEGRADATIONS[name](SHAPE)
+    measured, guess = degradation.degrade(clean), torch.rand(SHAPE, generator=generator)
+    once = degradation.reconcile(guess, measured)
+    assert torch.allclose(degradation.reconcile(once, measured), once, atol=1e-4)
 
 
 def test_parallel_imaging_noise_grows_to_its_gain():

@@ -1,0 +1,81 @@
+"""One line for each score, written as soon as it is there: a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+# Bump it when rows or scores change meaning: older lines are then computed again.
+PROTOCOL = 2
+KEY = ("row", "file", "method")
+WORDS = ("row", "subject", "file", "contrast", "source", "method", "weights", "backbone", "protocol", "note")
+NUMBERS = (
+    *("psnr", "ssim", "detail_energy", "detail_correlation", "perceptual", "mae", "nmi"),
+    *("bias_1", "bias_2", "bias_3", "bias_4", "bias_5", "consistency", "untouched", "seconds"),
+)
+FIELDS = (*WORDS[:-1], *NUMBERS, WORDS[-1])
+
+
+def read_scores(path: Path) -> list[dict[str, Any]]:
+    """Scores that earlier runs left; of equal keys the last one, failures and torn lines not at all.
+
+    Parameters
+    ----------
+    path : CSV, need not exist
+
+    Returns
+    -------
+    one dictionary for each (row, file, method); numbers as floats, NaN where a score does not apply
+    """
+    if not path.is_file():
+        return []
+    scores = {}
+    with path.open(newline="") as file:
+        for line in csv.DictReader(file):
+            score = _score(line)
+            if score is not None and score["protocol"] == str(PROTOCOL):
+                scores[tuple(score[name] for name in KEY)] = score
+    return list(scores.values())
+
+
+def append_score(path: Path, score: dict[str, Any]) -> None:
+    """One more line; a line that a kill tore is cut off first.
+
+    Parameters
+    ----------
+    path : CSV, begun when it does not exist
+    score : fields of `FIELDS`; what is left out stays empty
+    """
+    new = _mend(path)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if new:
+            writer.writeheader()
+        told = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in score.items()}
+        writer.writerow({**told, "protocol": PROTOCOL})
+
+
+def _mend(path: Path) -> bool:
+    """Whether the file has to be begun; cuts what lies behind the last whole line."""
+    content = path.read_bytes() if path.is_file() else b""
+    whole = content.rfind(b"\n") + 1
+    header = content[:whole].split(b"\n", 1)[0].decode().strip()
+    if whole and header != ",".join(FIELDS):
+        # Columns of another version: kept beside, since somebody may have paid hours for them.
+        path.replace(path.with_suffix(".old.csv"))
+        return True
+    if whole < len(content):
+        path.write_bytes(content[:whole])
+    return whole == 0
+
+
+def _score(line: dict[str, Any]) -> dict[str, Any] | None:
+    if None in line or any(line.get(name) is None for name in FIELDS) or line["note"]:
+        return None
+    try:
+        numbers = {name: float(line[name]) if line[name] else math.nan for name in NUMBERS}
+    except ValueError:
+        return None
+    return {**{name: line[name] for name in WORDS}, **numbers}

@@ -1,0 +1,89 @@
+"""Which scans a benchmark runs on: one split of a manifest, or a plain folder."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from medldm.errors import InputError
+
+log = logging.getLogger(__name__)
+
+THIN = 1.6  # spacing ratio up to which a scan counts as isotropic
+
+
+def scans(data: Path, split: str) -> list[dict[str, str]]:
+    """MR scans of one split, or every NIfTI file of a folder that no manifest speaks of.
+
+    A manifest is `manifest.csv` in the folder or beside it (columns split, file, and where known subject, modality,
+    source). Only files inside `data` count, so that naming the folder of one split never scores another.
+
+    Parameters
+    ----------
+    data : folder
+    split : of the manifest
+
+    Returns
+    -------
+    rows with ``path``, ``file``, ``subject``, ``modality`` and ``source``
+
+    Raises
+    ------
+    InputError
+        No scan, or none of that split.
+    """
+    paths = {path.name: path for path in sorted(data.rglob("*.nii*")) if path.is_file()}
+    if not paths:
+        raise InputError(f"{data} holds no NIfTI file for a benchmark.")
+    for table in (data / "manifest.csv", data.parent / "manifest.csv"):
+        rows = _rows(table, paths)
+        if not rows:
+            continue
+        found = [row for row in rows if row["split"] == split and row["modality"].upper().startswith("MR")]
+        if not found:
+            there = ", ".join(sorted({row["split"] for row in rows}))
+            raise InputError(f"{table} lists no MR scan of split {split!r} in {data}; there is {there}. Use --split.")
+        return found
+    return [_plain(path) for path in paths.values()]
+
+
+def is_thin(spacing: Sequence[float]) -> bool:
+    """Whether a scan with this spacing, mm, can be a reference along all its axes."""
+    return max(spacing) <= THIN * min(spacing)
+
+
+def few(found: list[dict[str, str]], count: int) -> list[dict[str, str]]:
+    """Scans for a quick look: spread over the list, of different subjects, thin ones (every row takes them)."""
+    thin = [row for row in found if is_thin(spacing_of(Path(row["path"])))] or found
+    one_each = list({row["subject"]: row for row in reversed(thin)}.values())[::-1]
+    places = np.linspace(0, len(one_each) - 1, min(count, len(one_each))).round().astype(int)
+    return [one_each[place] for place in places]
+
+
+def spacing_of(path: Path) -> tuple[float, ...]:
+    """Voxel size of a file, mm, from its header alone."""
+    header = nib.load(path).header
+    return tuple(float(mm) for mm in header.get_zooms()[:3])
+
+
+def _rows(table: Path, paths: dict[str, Path]) -> list[dict[str, str]]:
+    """Lines of a manifest whose files are there, each file once."""
+    if not table.is_file():
+        return []
+    rows = {}
+    with table.open(newline="") as lines:
+        for line in csv.DictReader(lines):
+            name = Path(line.get("file") or "").name
+            if name in paths and line.get("split"):
+                rows[name] = {**_plain(paths[name]), **{key: word for key, word in line.items() if word}, "file": name}
+    return list(rows.values())
+
+
+def _plain(path: Path) -> dict[str, str]:
+    subject = path.name.split("_")[0].split(".")[0]
+    return {"path": str(path), "file": path.name, "subject": subject, "modality": "MR", "source": ""}
