@@ -25,8 +25,8 @@ from medldm.resample import field_of_view_affine, resample_to
 from medldm.volume import Voxels
 from medldm.zoo import Card, best, card, cards
 
-NLM_PATCH, NLM_REACH, NLM_STRENGTH = 5, 4, 0.8  # voxels, voxels, noise standard deviations
-TV_WEIGHT = 0.5  # noise standard deviations
+NLM_PATCH, NLM_REACH, NLM_STRENGTH = 5, 4, 0.7  # voxels, voxels, noise standard deviations
+TV_WEIGHT = 0.4  # noise standard deviations
 
 
 @dataclass(frozen=True)
