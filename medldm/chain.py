@@ -18,7 +18,7 @@ from medldm.models.blocks import space_to_depth
 from medldm.models.checkpoint import architecture
 from medldm.models.flow import Flow, build_flow
 from medldm.models.fusion import Residual, apply_fusion, build_fusion, build_unet
-from medldm.models.inputs import centre_channel, centre_plane
+from medldm.models.inputs import centre_plane
 from medldm.models.latent import LatentSpace
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
@@ -34,27 +34,51 @@ class Chain:
     fusion : fusion decoder, or the rival when there is no flow
     latent : trained latent space, None for the rival
     flow : trained flow, None for the rival
+    unet : supervised U-Net of the first estimate, where the architecture is staged
     """
 
     def __init__(
-        self, shape: Architecture, fusion: Residual, latent: LatentSpace | None = None, flow: Flow | None = None
+        self,
+        shape: Architecture,
+        fusion: Residual,
+        latent: LatentSpace | None = None,
+        flow: Flow | None = None,
+        unet: Residual | None = None,
     ) -> None:
-        self.shape, self.fusion, self.latent, self.flow = shape, fusion, latent, flow
+        self.shape, self.fusion, self.latent, self.flow, self.unet = shape, fusion, latent, flow, unet
 
-    def propose(self, inputs: Tensor, noise: Tensor, steps: int) -> Tensor:
+    def begin(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The first estimate, from which flow and decoder start.
+
+        Parameters
+        ----------
+        inputs : (B, C, ...) measured channels
+
+        Returns
+        -------
+        b = y + R(y, m, sigma), (B, 1, ...), or y itself; and b - y, with no channel where b is y
+        """
+        y = centre_plane(inputs, self.shape)
+        if self.unet is None:
+            return y, y[:, :0]
+        correction = self.unet(inputs)
+        return y + correction, correction
+
+    def propose(self, inputs: Tensor, told: Tensor, first: Tensor, noise: Tensor, steps: int) -> Tensor:
         """The flow's latent.
 
         Parameters
         ----------
         inputs : (B, C, ...) measured channels
+        told, first : from `begin`, b - y and b
         noise : (B, latent_channels, .../factor) where the walk starts; zeros give the conditional mean in one step
         steps : flow steps
         """
         assert self.latent is not None
         assert self.flow is not None
-        flow = self.flow
-        encoded = self.latent.encode(centre_plane(inputs, self.shape))
-        return sample_flow(lambda z, t: flow(z, t, encoded, inputs), noise, steps)
+        flow, conditions = self.flow, torch.cat([inputs, told], 1)
+        encoded = self.latent.encode(first)
+        return sample_flow(lambda z, t: flow(z, t, encoded, conditions), noise, steps)
 
     def restore(self, inputs: Tensor, white: Tensor | None = None, steps: int = 1, fidelity: float = 1.0) -> Tensor:
         """(B, C, ...) measured channels to (B, 1, ...) image.
@@ -69,14 +93,14 @@ class Chain:
         if self.flow is None or self.latent is None:
             corrected: Tensor = centre_plane(inputs, self.shape) + self.fusion(inputs)
             return corrected
+        first, told = self.begin(inputs)
         noise = latent_noise(inputs if white is None else white, self.shape)
-        proposed = self.propose(inputs, torch.zeros_like(noise) if white is None else noise, steps)
-        decoded = self.latent.decode(proposed)
-        return apply_fusion(self.fusion, inputs, decoded, fidelity, centre_channel(self.shape))
+        proposed = self.propose(inputs, told, first, torch.zeros_like(noise) if white is None else noise, steps)
+        return apply_fusion(self.fusion, inputs, told, first, self.latent.decode(proposed), fidelity)
 
     def networks(self) -> list[torch.nn.Module]:
         """All networks, to move or count them."""
-        parts = [self.fusion, self.flow, self.latent.vae if self.latent else None]
+        parts = [self.unet, self.fusion, self.flow, self.latent.vae if self.latent else None]
         return [part for part in parts if part is not None]
 
 
@@ -136,9 +160,10 @@ def _build(card: Card, device: str) -> Chain:
         latent = LatentSpace(_filled(build_vae(shape), vae_weights, device), scale.to(device))
         flow = _filled(build_flow(shape), _part(tensors, "flow"), device)
         fusion = _filled(build_fusion(shape), _part(tensors, "fusion"), device)
+        unet = _filled(build_unet(shape), _part(tensors, "unet"), device) if shape.staged else None
     except (RuntimeError, KeyError) as problem:
         raise ModelError(f"The weights of {card.name} do not fit its card: {str(problem).splitlines()[0]}") from problem
-    return Chain(shape, fusion, latent, flow)
+    return Chain(shape, fusion, latent, flow, unet)
 
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -230,6 +230,7 @@ class Architecture:
     unet, unet_strides, unet_units : channels, strides and residual units of the MONAI U-Net
     vae : channels of the MONAI AutoencoderKL, behind the space-to-depth entry
     flow : channels of the MONAI DiffusionModelUNet
+    staged : flow and decoder start from the supervised estimate y + R(y, m, sigma), not from y
     """
 
     spatial_dims: int = 2
@@ -243,6 +244,7 @@ class Architecture:
     unet_units: int = 2
     vae: tuple[int, ...] = (48, 96)
     flow: tuple[int, ...] = (64, 128, 128)
+    staged: bool = True
 
     @property
     def measured_channels(self) -> int:

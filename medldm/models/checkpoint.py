@@ -48,7 +48,9 @@ def architecture(card: Card) -> Architecture:
     ------
     ModelError
     """
-    widths: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in card.architecture.items()}
+    # Sets of the first campaign knew no first estimate.
+    described = {"staged": False, **card.architecture}
+    widths: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in described.items()}
     try:
         return Architecture(**widths)
     except TypeError as problem:

@@ -13,7 +13,7 @@ TIME_GAIN = 1000.0  # MONAI's time embedding was made for step numbers up to 100
 
 
 class Flow(nn.Module):
-    """Clean latent from (noisy latent, E(y), the raw measurement folded into depth, time).
+    """Clean latent from (noisy latent, E(b), the raw measurement and b - y folded into depth, time).
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class Flow(nn.Module):
     def __init__(self, shape: Architecture) -> None:
         super().__init__()
         self.factor = shape.latent_factor
-        folded = shape.measured_channels * shape.latent_factor**shape.spatial_dims
+        folded = (shape.measured_channels + shape.staged) * shape.latent_factor**shape.spatial_dims
         # The folded measurement is wide (12 channels become 192); one 1x1 layer narrows it for the U-Net.
         kind = nn.Conv2d if shape.spatial_dims == 2 else nn.Conv3d
         self.door = kind(folded, shape.flow[0], 1)
@@ -40,14 +40,14 @@ class Flow(nn.Module):
         self.network = without_norm(network)
 
     def forward(self, noisy: Tensor, time: Tensor, encoded: Tensor, inputs: Tensor) -> Tensor:
-        """The clean latent, as a correction of E(y).
+        """The clean latent, as a correction of E(b).
 
         Parameters
         ----------
         noisy : (B, latent_channels, ...) z_t = (1 - t) z + t noise
         time : (B,) in [0, 1], 1 is pure noise
-        encoded : (B, latent_channels, ...) E(y)
-        inputs : (B, C, ...) measured channels at full resolution
+        encoded : (B, latent_channels, ...) of the first estimate b; without one, of y
+        inputs : (B, C, ...) measured channels and b - y at full resolution
         """
         told = self.door(space_to_depth(inputs, self.factor))
         stack = dense_format(torch.cat([noisy, encoded, told], 1))

@@ -59,23 +59,25 @@ def build_unet(shape: Architecture) -> Residual:
 
 
 def build_fusion(shape: Architecture) -> Residual:
-    """The fusion decoder: the decoded latent and the fidelity weight join the measurement."""
-    return Residual(shape, extra=2)
+    """The fusion decoder: the first estimate, the decoded latent and the fidelity weight join the measurement."""
+    return Residual(shape, extra=3 if shape.staged else 2)
 
 
-def apply_fusion(fusion: nn.Module, inputs: Tensor, decoded: Tensor, fidelity: float | Tensor, centre: int) -> Tensor:
-    """X = y + R(y, m, sigma, D(z), fidelity).
+def apply_fusion(
+    fusion: nn.Module, inputs: Tensor, told: Tensor, first: Tensor, decoded: Tensor, fidelity: float | Tensor
+) -> Tensor:
+    """X = b + R(y, m, sigma, b, D(z), fidelity), b the first estimate.
 
     Parameters
     ----------
     fusion : network of `build_fusion`
     inputs : (B, C, ...) measured channels
+    told : (B, 0 or 1, ...) b - y
+    first : (B, 1, ...) b
     decoded : (B, 1, ...) decoded latent
     fidelity : one number, or (B,)
-    centre : channel of `inputs` that holds y of the plane itself
     """
     weight = torch.as_tensor(fidelity, dtype=inputs.dtype, device=inputs.device)
     weight = weight.reshape([-1] + [1] * (inputs.ndim - 1)).expand_as(decoded)
-    y = inputs[:, centre : centre + 1]
-    corrected: Tensor = y + fusion(torch.cat([inputs, decoded - y, weight], 1))
+    corrected: Tensor = first + fusion(torch.cat([inputs, told, decoded - first, weight], 1))
     return corrected

@@ -35,7 +35,7 @@ def gradient_loss(guess: Tensor, clean: Tensor) -> Tensor:
 
 
 def feature_loss(features: Features, guess: Tensor, clean: Tensor) -> Tensor:
-    """Distance of the encoder's features, each block scaled by its own energy (Zhang et al., LPIPS, 2018, in spirit).
+    """Squared difference of unit-length feature vectors (Zhang et al., LPIPS, 2018, without its learned weights).
 
     Parameters
     ----------
@@ -46,27 +46,54 @@ def feature_loss(features: Features, guess: Tensor, clean: Tensor) -> Tensor:
         wanted = features(clean)
     total = torch.zeros((), device=guess.device)
     for have, want in zip(features(guess), wanted, strict=True):
-        energy = want.float().pow(2).mean().sqrt().clamp_min(1e-4)
-        total = total + (have.float() - want.float()).abs().mean() / energy
+        total = total + (_unit(have) - _unit(want)).pow(2).sum(1).mean()
     return total / len(wanted)
 
 
-def detail_energy_loss(guess: Tensor, clean: Tensor, window: int = 9) -> Tensor:
-    """Local energy of fine detail: how much there is, not where each bit of it lies.
+def _unit(activations: Tensor) -> Tensor:
+    activations = activations.float()
+    return activations / (activations.pow(2).sum(1, keepdim=True) + 1e-4).sqrt()
 
-    A conditional mean is blurred: its detail is right in place and too weak. This term asks for as much local
-    high-frequency energy as the clean image has, while the pixel terms hold it in place.
+
+def detail_loss(guess: Tensor, clean: Tensor, where: Tensor) -> Tensor:
+    """Fine detail must lie where it should, and be as strong: 1 - correlation + |log energy ratio| / 10.
+
+    A conditional mean is blurred: its detail is right in place and too weak. Correlation does not see strength, so
+    this term asks for strength without giving up place. Detail is looked for along the first grid axis, along which
+    slices are thick or missing, and along all of them.
 
     Parameters
     ----------
     guess, clean : (B, 1, ...)
-    window : edge of the neighbourhood that energy is averaged over, voxels
+    where : (B, 1, ...) in [0, 1], how much each voxel counts
     """
-    return (detail_energy(guess, window) - detail_energy(clean, window)).abs().mean()
+    axes = tuple(range(2, guess.ndim))
+    total = torch.zeros((), device=guess.device)
+    for along in ((2,), axes):
+        have, want = fine_detail(guess.float(), along), fine_detail(clean, along)
+        means = [(each * where).sum(axes) / (where.sum(axes) + 1) for each in (have**2, want**2, have * want)]
+        # Patches of air have no detail to speak of: the small number leaves them out of both terms.
+        energy, true, common = (each + 1e-5 for each in means)
+        place = 1 - common / (energy * true).sqrt()
+        total = total + place.mean() + 0.1 * (energy / true).log().abs().mean()
+    return total / 2
 
 
-def detail_energy(image: Tensor, window: int) -> Tensor:
-    """Root of the locally averaged squared high-pass (image minus its 3-voxel mean)."""
-    pool = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
-    fine = image - pool(image, 3, stride=1, padding=1)
-    return (pool(fine**2, window, stride=window // 2) + 1e-6).sqrt()
+def fine_detail(image: Tensor, axes: Sequence[int], sigma: float = 1.0) -> Tensor:
+    """The image minus its Gaussian average along some axes, as `medldm.metrics.fine_detail` measures it.
+
+    Parameters
+    ----------
+    image : (B, 1, ...)
+    axes : of the tensor
+    sigma : voxels
+    """
+    reach = torch.arange(-4, 5, device=image.device, dtype=image.dtype)
+    kernel = torch.exp(-(reach**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    smooth = image
+    for axis in axes:
+        last = smooth.movedim(axis, -1)
+        rows = F.pad(last.reshape(-1, 1, last.shape[-1]), (4, 4), mode="replicate")
+        smooth = F.conv1d(rows, kernel.reshape(1, 1, -1)).reshape(last.shape).movedim(-1, axis)
+    return image - smooth

@@ -19,6 +19,7 @@ from torch import Tensor
 from medldm.errors import ModelError, UsageError
 from medldm.models.checkpoint import architecture, save_model
 from medldm.models.flow import build_flow
+from medldm.models.fusion import build_unet
 from medldm.models.latent import LatentSpace
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
@@ -137,12 +138,13 @@ def stage_of(
             init.pop("scale", None)
         return simple[stage](scans, val, shape, plan, folder, init=init, **options)
     latent = frozen_latent(out, shape)
+    unet = build_unet(shape)
+    unet.load_state_dict(finished_weights(out, "unet"))
     if stage == "flow":
-        return train_flow(scans, val, shape, plan, folder, latent, **options)
+        return train_flow(scans, val, shape, plan, folder, latent, unet.eval(), **options)
     flow = build_flow(shape)
     flow.load_state_dict(finished_weights(out, "flow"))
-    rival = finished_weights(out, "unet") if (out / "unet" / "weights.safetensors").is_file() else None
-    return train_fusion(scans, val, shape, plan, folder, latent, flow.eval(), rival=rival, **options)
+    return train_fusion(scans, val, shape, plan, folder, latent, flow.eval(), unet.eval(), **options)
 
 
 def frozen_latent(out: Path, shape: Architecture) -> LatentSpace:
@@ -188,7 +190,7 @@ def publish(out: Path, name: str, shape: Architecture, modality: str, device: st
             "validation": curve_end(out / "unet"),
         }
         written = save_model({"unet": finished_weights(out, "unet")}, told, out)
-    if {"vae", "flow", "fusion"} <= set(done):
+    if set(done) == set(ORDER):
         told = common | {
             "name": name,
             "title": f"Latent diffusion with a measurement-aware decoder ({shape.spatial_dims}D)",
@@ -197,7 +199,7 @@ def publish(out: Path, name: str, shape: Architecture, modality: str, device: st
             "training": training_facts(out, tuple(done), device),
             "validation": {stage: curve_end(out / stage) for stage in done},
         }
-        parts = {stage: finished_weights(out, stage) for stage in ("vae", "flow", "fusion")}
+        parts = {stage: finished_weights(out, stage) for stage in ORDER}
         written = save_model(parts, told, out)
     log.info("wrote %s", written)
     return written

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medldm.diffusion import draw_times, flow_loss, sample_flow
+from medldm.chain import Chain, latent_noise
+from medldm.diffusion import draw_times, flow_loss
+from medldm.models.blocks import grow_inputs
 from medldm.models.flow import Flow, build_flow
+from medldm.models.fusion import Residual
 from medldm.models.inputs import centre_plane
 from medldm.models.latent import LatentSpace
 from medldm.settings import Architecture
@@ -26,6 +30,7 @@ def train_flow(
     plan: Plan,
     folder: Path,
     latent: LatentSpace,
+    unet: Residual,
     *,
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
@@ -36,6 +41,7 @@ def train_flow(
     Parameters
     ----------
     latent : trained latent space, frozen
+    unet : trained rival, frozen; the flow starts from its estimate
 
     Returns
     -------
@@ -43,24 +49,36 @@ def train_flow(
     """
     network = build_flow(shape)
     if init is not None:
-        network.load_state_dict(init)
+        network.load_state_dict(grow_inputs(init, network))
+    if init is None or init["door.weight"].shape != network.door.weight.shape:
+        start_from_estimate(network)
     cases = cubes(val, shape)
     latent.vae.to(device).requires_grad_(False)
+    chain = Chain(shape, unet.to(device).requires_grad_(False), latent, network, unet)
+
+    gates: dict[str, float] = {}
 
     def validate(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, Flow)
 
         def one_step(inputs: Tensor) -> Tensor:
-            encoded = latent.encode(centre_plane(inputs.to(device), shape))
-            z = sample_flow(lambda z, t: network(z, t, encoded, inputs.to(device)), torch.zeros_like(encoded), 1)
-            return latent.decode(z).cpu()
+            first, told = chain.begin(inputs.to(device))
+            start = torch.zeros_like(latent_noise(first, shape))
+            return latent.decode(chain.propose(inputs.to(device), told, first, start, 1)).cpu()
 
         def plain(inputs: Tensor) -> Tensor:
             return latent.decode(latent.encode(centre_plane(inputs.to(device), shape))).cpu()
 
+        def estimate(inputs: Tensor) -> Tensor:
+            return latent.decode(latent.encode(chain.begin(inputs.to(device))[0])).cpu()
+
         with autocast(session.device):
             rows = score(cases, one_step)
-            return rows | {f"E(y) {name}": value for name, value in score(cases, plain).items()}  # the gate
+            if not gates:
+                # The gates, which stay the same: decoding what was measured, and what the rival makes of it.
+                gates.update({f"E(y) {name}": value for name, value in score(cases, plain).items()})
+                gates.update({f"E(b) {name}": value for name, value in score(cases, estimate).items()})
+            return rows | gates
 
     session = Session(network, plan, folder, validate, resume=resume, device=device)
     for inputs, clean in session.batches(draw_batch(train, shape, plan)):
@@ -69,16 +87,24 @@ def train_flow(
         with autocast(session.device):
             with torch.no_grad():
                 wanted = latent.encode(clean)  # (B, latent_channels, .../factor)
-                encoded = latent.encode(centre_plane(inputs, shape))
+                first, told = chain.begin(inputs)
+                encoded, conditions = latent.encode(first), torch.cat([inputs, told], 1)
             times = draw_times(len(clean), generator)
             noise = torch.randn(wanted.shape, generator=generator)
             # Half of the one-step cases start from zeros: that is how the conditional mean is asked for in use.
             silent = (times == 1) & (torch.rand(len(times), generator=generator) < 0.5)
             noise[silent] = 0
-            denoise = partial(clean_latent, network, encoded, inputs)
+            denoise = partial(clean_latent, network, encoded, conditions)
             loss = flow_loss(denoise, wanted, noise.to(device), times.to(device))
         session.step(loss)
     return session.finish()
+
+
+def start_from_estimate(network: Flow) -> None:
+    """The flow's first answer is the latent of the first estimate itself, in place."""
+    network_out: Any = network.network.out
+    nn.init.zeros_(network_out[-1].conv.weight)
+    nn.init.zeros_(network_out[-1].conv.bias)
 
 
 def clean_latent(network: nn.Module, encoded: Tensor, inputs: Tensor, noisy: Tensor, time: Tensor) -> Tensor:

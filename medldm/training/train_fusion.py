@@ -14,13 +14,13 @@ from medldm.models.fusion import Residual, apply_fusion, build_fusion
 from medldm.models.inputs import centre_channel
 from medldm.models.latent import LatentSpace
 from medldm.settings import Architecture
-from medldm.training.losses import charbonnier, detail_energy_loss, feature_loss
+from medldm.training.losses import charbonnier, detail_loss, feature_loss
 from medldm.training.patches import Packed
 from medldm.training.session import Plan, Session, autocast
 from medldm.training.train_unet import draw_batch
 from medldm.training.validation import cubes, score
 
-SHARP = 0.4  # share of a batch that is asked for sharpness (fidelity 0)
+SHARP = 0.35  # share of a batch that is asked for sharpness (fidelity 0)
 SAMPLED = 0.35  # share of steps whose latents are drawn in several flow steps
 
 
@@ -32,8 +32,8 @@ def train_fusion(
     folder: Path,
     latent: LatentSpace,
     flow: Flow,
+    unet: Residual,
     *,
-    rival: dict[str, Tensor] | None = None,
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
@@ -43,7 +43,7 @@ def train_fusion(
     Parameters
     ----------
     latent, flow : trained, frozen
-    rival : weights of the supervised U-Net, from which the decoder starts
+    unet : trained rival, frozen; the decoder starts from its estimate, and from a copy of its weights
 
     Returns
     -------
@@ -52,15 +52,18 @@ def train_fusion(
     network = build_fusion(shape)
     if init is not None:
         network.load_state_dict(init)
-    elif rival is not None:
-        network.load_state_dict(grow_inputs(rival, network))
+    else:
+        network.load_state_dict(grow_inputs(unet.state_dict(), network))
+        nn.init.zeros_(network.head.weight)  # the rival's correction is in the estimate already
+        nn.init.zeros_(network.head.bias)
     cases = cubes(val, shape)
     latent.vae.to(device).requires_grad_(False)
     flow.to(device).requires_grad_(False)
+    unet.to(device).requires_grad_(False)
 
     def validate(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, Residual)
-        chain = Chain(shape, network, latent, flow)
+        chain = Chain(shape, network, latent, flow, unet)
         with autocast(session.device):
             rows = score(cases, lambda inputs: chain.restore(inputs.to(device)).cpu())
             sharp = score(cases, lambda inputs: chain.restore(inputs.to(device), fidelity=0).cpu())
@@ -77,13 +80,23 @@ def train_fusion(
                 start, steps = latent_noise(noise, shape), 4
                 if float(torch.rand((), generator=generator)) > SAMPLED:
                     start, steps = torch.zeros_like(start), 1
-                proposed = Chain(shape, network, latent, flow).propose(inputs, start, steps)
-                decoded = latent.decode(proposed)
-            guess = apply_fusion(network, inputs, decoded, (~sharp).float(), centre_channel(shape))
+                chain = Chain(shape, network, latent, flow, unet)
+                first, told = chain.begin(inputs)
+                decoded = latent.decode(chain.propose(inputs, told, first, start, steps))
+            guess = apply_fusion(network, inputs, told, first, decoded, (~sharp).float())
             loss = charbonnier(guess, clean)
-            if sharp.any():
-                some, true = guess[sharp], clean[sharp]
-                texture = detail_energy_loss(some, true) + 0.02 * feature_loss(latent.vae.features, some, true)
-                loss = loss + float(sharp.float().mean()) * texture
+        if sharp.any():
+            some, true = guess[sharp], clean[sharp]
+            texture = 0.05 * detail_loss(some, true, unmeasured(inputs[sharp], shape))
+            texture = texture + 0.15 * feature_loss(latent.vae.features, some, true)
+            loss = loss + float(sharp.float().mean()) * texture
         session.step(loss)
     return session.finish()
+
+
+def unmeasured(inputs: Tensor, shape: Architecture) -> Tensor:
+    """(B, 1, ...) how little of each voxel was measured; ones for a patch that was measured everywhere."""
+    at = shape.context + centre_channel(shape) if shape.spatial_dims == 2 else 1
+    lost = 1 - inputs[:, at : at + 1]
+    everywhere = lost.amax(tuple(range(1, lost.ndim)), keepdim=True) == 0
+    return torch.where(everywhere, torch.ones_like(lost), lost)
