@@ -100,7 +100,7 @@ def tiny_model(folder: Path, spatial_dims: int = 2) -> Path:
 
     from medldm.models.checkpoint import save_model
     from medldm.models.flow import build_flow
-    from medldm.models.fusion import build_fusion
+    from medldm.models.fusion import build_fusion, build_unet
     from medldm.models.vae import build_vae
     from medldm.settings import Architecture
 
@@ -115,7 +115,7 @@ def tiny_model(folder: Path, spatial_dims: int = 2) -> Path:
     )
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(0)
-        vae, flow, fusion = build_vae(shape), build_flow(shape), build_fusion(shape)
+        vae, flow, fusion, unet = build_vae(shape), build_flow(shape), build_fusion(shape), build_unet(shape)
         # A decoder that starts from zero would change nothing, and a test of tiles or samples would see nothing.
         torch.nn.init.normal_(fusion.head.weight, std=0.02)
         for weights in flow.parameters():
@@ -125,6 +125,7 @@ def tiny_model(folder: Path, spatial_dims: int = 2) -> Path:
         "vae": {**vae.state_dict(), "scale": torch.ones(shape.latent_channels)},
         "flow": flow.state_dict(),
         "fusion": fusion.state_dict(),
+        "unet": unet.state_dict(),
     }
     card = {
         "name": f"tiny-{spatial_dims}d",

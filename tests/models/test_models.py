@@ -6,11 +6,11 @@ import phantoms
 import pytest
 import torch
 
-from medldm.chain import load_chain
+from medldm.chain import Chain, load_chain
 from medldm.errors import ModelError
 from medldm.models.blocks import depth_to_space, grow_inputs, space_to_depth
 from medldm.models.fusion import build_fusion, build_unet
-from medldm.models.inputs import centre_channel, measured_channels, neighbours
+from medldm.models.inputs import centre_channel, centre_plane, measured_channels, neighbours
 from medldm.models.latent import LatentSpace, latent_scale
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
@@ -53,13 +53,26 @@ def test_what_lies_far_away_changes_nothing(dims):
     assert float(near[..., -8:].max()) > 1e-2
 
 
-def test_the_fusion_decoder_starts_as_the_rival():
+def test_weights_grow_into_a_network_that_reads_more():
     shape = SHAPES[2]
     rival, fusion = build_unet(shape), build_fusion(shape)
     torch.nn.init.normal_(rival.head.weight)
     fusion.load_state_dict(grow_inputs(rival.state_dict(), fusion))
-    inputs, extra = torch.rand(1, shape.measured_channels, 32, 32), torch.rand(1, 2, 32, 32)
+    inputs, extra = torch.rand(1, shape.measured_channels, 32, 32), torch.rand(1, 3, 32, 32)
     assert torch.allclose(fusion(torch.cat([inputs, extra], 1)), rival(inputs), atol=1e-5)
+
+
+def test_flow_and_decoder_start_from_the_supervised_estimate(tmp_path):
+    """A decoder that corrects nothing yet gives what the rival gives."""
+    chain = load_chain(card(str(phantoms.tiny_model(tmp_path))))
+    torch.nn.init.zeros_(chain.fusion.head.weight)
+    torch.nn.init.normal_(chain.unet.head.weight, std=0.1)
+    inputs = torch.rand(2, chain.shape.measured_channels, 32, 32)
+    rival = Chain(chain.shape, chain.unet)
+    assert torch.equal(chain.restore(inputs), rival.restore(inputs))
+    first, told = chain.begin(inputs)
+    assert torch.allclose(first - told, centre_plane(inputs, chain.shape), atol=1e-6)
+    assert float(told.abs().max()) > 0.01
 
 
 def test_latents_have_unit_variance():
