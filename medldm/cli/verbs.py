@@ -145,8 +145,6 @@ def export_model(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train."""
-    if arguments.devices != 1:
-        raise UsageError("Training on several devices comes with a later version; --devices 1 for now.")
     from medldm.training import train as begin
 
     written = begin(
@@ -158,6 +156,7 @@ def train(arguments: argparse.Namespace) -> int:
         init=arguments.init,
         spatial_dims=arguments.spatial_dims,
         device=arguments.device,
+        devices=arguments.devices,
         seed=arguments.seed,
     )
     print(written)

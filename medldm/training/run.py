@@ -25,6 +25,7 @@ from medldm.models.vae import build_vae
 from medldm.settings import Architecture
 from medldm.training.patches import Packed, balance, load_cache, pack
 from medldm.training.session import Plan, part, read_metadata, save_atomically
+from medldm.training.team import Team, with_team
 from medldm.training.train_flow import train_flow
 from medldm.training.train_fusion import train_fusion
 from medldm.training.train_unet import train_unet
@@ -53,6 +54,7 @@ def train(
     name: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    devices: int = 1,
     shape: Architecture | None = None,
     validate_s: float = 240.0,
 ) -> Path:
@@ -71,6 +73,7 @@ def train(
     name : of the finished model; the folder's name when not given
     seed : of patches and damage
     device : ``auto``, ``cpu``, ``cuda``
+    devices : processes that train together, one for each GPU (or sharing the CPU's cores), through Lightning Fabric
     shape : architecture; the default one for `spatial_dims` when not given
     validate_s : seconds between validations
 
@@ -84,6 +87,8 @@ def train(
     """
     if kind not in (*ORDER, "all"):
         raise UsageError(f"There is nothing called {kind!r} to train; choose {', '.join(ORDER)} or all.")
+    if devices < 1:
+        raise UsageError(f"--devices {devices} makes no sense: at least 1.")
     if minutes <= 0:
         raise UsageError(f"--minutes {minutes:g} leaves no time to train.")
     data, out = Path(data), Path(out)
@@ -92,30 +97,60 @@ def train(
     started = card(init) if init else None
     shape = shape or (architecture(started) if started else default_shape(spatial_dims))
     pack(data, out / "cache", modality)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    stages = {stage: minutes * SHARES[stage] for stage in ORDER} if kind == "all" else {kind: minutes}
+    batch, patch = PATCH[shape.spatial_dims]
+    plan = Plan(minutes=minutes, batch=batch, patch=patch, seed=seed, validate_s=validate_s)
+    start = started.path if started else None
+    with_team(train_stages, devices, device, stages=stages, out=out, shape=shape, plan=plan, resume=resume, start=start)
+    return publish(out, name or out.resolve().name, shape, modality, f"{devices} x {device}" if devices > 1 else device)
+
+
+def train_stages(
+    stages: dict[str, float],
+    out: Path,
+    shape: Architecture,
+    plan: Plan,
+    *,
+    resume: bool,
+    start: Path | None,
+    team: Team,
+    device: str,
+) -> None:
+    """One stage after another, in one process of a team.
+
+    Parameters
+    ----------
+    stages : name to minutes
+    out : folder of the run, its cache packed
+    shape, plan : architecture; batch, patch and seed
+    resume : go on from the checkpoints in `out`
+    start : weights to start from
+    team, device : the other processes, and where this one computes
+
+    Raises
+    ------
+    UsageError
+        Too few scans.
+    """
     scans, val = balance(load_cache(out / "cache", "train")), load_cache(out / "cache", "val")
     if not scans or not val:
-        raise UsageError(
-            f"{data} gives {len(scans)} scans for training and {len(val)} for validation; both are needed."
-        )
-    log.info("%d scans for training, %d for validation", len(scans), len(val))
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    weights = load_file(started.path) if started else {}
-    for stage in ORDER if kind == "all" else (kind,):
-        share = SHARES[stage] if kind == "all" else 1.0
-        batch, patch = PATCH[shape.spatial_dims]
-        plan = Plan(
-            minutes=minutes * share,
-            batch=batch,
-            patch=patch,
-            learning_rate=RATES[stage],
-            seed=seed,
-            validate_s=validate_s,
-        )
+        raise UsageError(f"There are {len(scans)} scans to train on and {len(val)} to validate; both are needed.")
+    weights = load_file(start) if start else {}
+    if team.rank == 0:
+        log.info("%d scans for training, %d for validation", len(scans), len(val))
+    for stage, minutes in stages.items():
+        planned = replace(plan, minutes=minutes, learning_rate=RATES[stage])
         first = {key: value.float() for key, value in part(weights, f"{stage}.").items()} or None
-        # A chain without a rival of its own can still start from the fusion decoder it is given.
-        finished = stage_of(stage, scans, val, shape, plan, out, resume=resume, init=first, device=device)
-        save_atomically(finished, out / stage / "weights.safetensors", {"architecture": json.dumps(asdict(shape))})
-    return publish(out, name or out.resolve().name, shape, modality, device)
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(plan.seed)  # all processes start from the same network
+            finished = stage_of(
+                stage, scans, val, shape, planned, out, resume=resume, init=first, device=device, team=team
+            )
+        if team.rank == 0:
+            told = {"architecture": json.dumps(asdict(shape))}
+            save_atomically({k: v.cpu() for k, v in finished.items()}, out / stage / "weights.safetensors", told)
+        team.wait()
 
 
 def default_shape(spatial_dims: int) -> Architecture:

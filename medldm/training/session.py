@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medldm.errors import ModelError, UsageError
+from medldm.training.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class Session:
     folder : where checkpoint, curve and weights go
     score : validation of a network, row name to dB
     resume : go on from the folder's checkpoint
+    device : of the network
+    team : the processes that train it; this one alone when not given
     """
 
     def __init__(
@@ -76,7 +79,9 @@ class Session:
         *,
         resume: bool = False,
         device: torch.device | str = "cpu",
+        team: Team | None = None,
     ) -> None:
+        self.team = team or Team()
         self.plan, self.folder, self.score, self.device = plan, folder, score, torch.device(device)
         self.network = network.to(self.device)
         self.averaged = {name: value.detach().clone().float() for name, value in network.state_dict().items()}
@@ -120,11 +125,12 @@ class Session:
         """
 
         def make(step: int) -> T:
-            return draw(torch.Generator().manual_seed(self.plan.seed * 1_000_003 + step))
+            number = step * self.team.size + self.team.rank
+            return draw(torch.Generator().manual_seed(self.plan.seed * 1_000_003 + number))
 
         with ThreadPoolExecutor(1) as ahead:
             waiting = ahead.submit(make, self.step_number)
-            while self.progress < 1:
+            while self.team.agree(self.progress < 1):
                 batch = waiting.result()
                 waiting = ahead.submit(make, self.step_number + 1)
                 yield batch
@@ -134,10 +140,11 @@ class Session:
         """Learn from one batch, unless its loss or gradient has exploded."""
         value = float(loss.detach())
         median = sorted(self.recent)[len(self.recent) // 2] if len(self.recent) > 20 else math.inf
-        learn = math.isfinite(value) and value <= EXPLOSION * median
+        learn = self.team.agree(math.isfinite(value) and value <= EXPLOSION * median)
         if learn:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            self.team.average(self.network.parameters())
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
             learn = bool(torch.isfinite(norm))
         if learn:
@@ -151,9 +158,9 @@ class Session:
             self.recent.append(value)
         self.step_number += 1
         now = time.monotonic()
-        if now - self.last_validated > self.plan.validate_s:
+        if self.team.rank == 0 and now - self.last_validated > self.plan.validate_s:
             self.validate()
-        if now - self.last_saved > CHECKPOINT_S:
+        if self.team.rank == 0 and now - self.last_saved > CHECKPOINT_S:
             self.save()
 
     def _average(self) -> None:
@@ -234,8 +241,10 @@ class Session:
 
     def finish(self) -> dict[str, Tensor]:
         """Last validation and checkpoint; the averaged weights."""
-        self.validate()
-        self.save()
+        if self.team.rank == 0:
+            self.validate()
+            self.save()
+        self.team.wait()
         return self.averaged
 
 

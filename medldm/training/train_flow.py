@@ -19,6 +19,7 @@ from medldm.models.latent import LatentSpace
 from medldm.settings import Architecture
 from medldm.training.patches import Packed
 from medldm.training.session import Plan, Session, autocast
+from medldm.training.team import Team
 from medldm.training.train_unet import draw_batch
 from medldm.training.validation import cubes, score
 
@@ -35,6 +36,7 @@ def train_flow(
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
+    team: Team | None = None,
 ) -> dict[str, Tensor]:
     """Train the flow on latents of a trained autoencoder; other parameters as in `train_unet`.
 
@@ -80,7 +82,7 @@ def train_flow(
                 gates.update({f"E(b) {name}": value for name, value in score(cases, estimate).items()})
             return rows | gates
 
-    session = Session(network, plan, folder, validate, resume=resume, device=device)
+    session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
     for inputs, clean in session.batches(draw_batch(train, shape, plan)):
         inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
         generator = torch.Generator().manual_seed(plan.seed + 7919 * session.step_number)

@@ -17,6 +17,7 @@ from medldm.settings import Architecture
 from medldm.training.losses import charbonnier, detail_loss, feature_loss
 from medldm.training.patches import Packed
 from medldm.training.session import Plan, Session, autocast
+from medldm.training.team import Team
 from medldm.training.train_unet import draw_batch
 from medldm.training.validation import cubes, score
 
@@ -37,6 +38,7 @@ def train_fusion(
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
+    team: Team | None = None,
 ) -> dict[str, Tensor]:
     """Train the fusion decoder; other parameters as in `train_unet`.
 
@@ -69,7 +71,7 @@ def train_fusion(
             sharp = score(cases, lambda inputs: chain.restore(inputs.to(device), fidelity=0).cpu())
         return rows | {f"sharp {name}": value for name, value in sharp.items()}
 
-    session = Session(network, plan, folder, validate, resume=resume, device=device)
+    session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
     for inputs, clean in session.batches(draw_batch(train, shape, plan)):
         inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
         generator = torch.Generator().manual_seed(plan.seed + 7919 * session.step_number)

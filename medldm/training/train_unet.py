@@ -15,6 +15,7 @@ from medldm.training.examples import draw_example
 from medldm.training.losses import charbonnier
 from medldm.training.patches import Packed
 from medldm.training.session import Plan, Session, autocast
+from medldm.training.team import Team
 from medldm.training.validation import cubes, score
 
 
@@ -40,6 +41,7 @@ def train_unet(
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
+    team: Team | None = None,
 ) -> dict[str, Tensor]:
     """Train the rival.
 
@@ -50,6 +52,7 @@ def train_unet(
     folder : checkpoint and curve
     resume : go on from the checkpoint
     init : weights to start from
+    device, team : where this process computes, and those it trains with
 
     Returns
     -------
@@ -64,7 +67,7 @@ def train_unet(
         with autocast(session.device):
             return score(cases, lambda inputs: centre_plane(inputs, shape) + network(inputs.to(device)).cpu())
 
-    session = Session(network, plan, folder, validate, resume=resume, device=device)
+    session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
     for inputs, clean in session.batches(draw_batch(train, shape, plan)):
         inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
         with autocast(session.device):

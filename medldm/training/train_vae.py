@@ -16,6 +16,7 @@ from medldm.training.examples import draw_example
 from medldm.training.losses import charbonnier, gradient_loss
 from medldm.training.patches import Packed
 from medldm.training.session import Plan, Session, autocast
+from medldm.training.team import Team
 from medldm.training.validation import cubes, psnr
 
 KL_WEIGHT = 1e-5  # tiny: keeps latents bounded, not normal
@@ -31,6 +32,7 @@ def train_vae(
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
+    team: Team | None = None,
 ) -> dict[str, Tensor]:
     """Train the autoencoder on clean and on damaged patches; parameters as in `train_unet`.
 
@@ -57,7 +59,7 @@ def train_vae(
                 "measured": mean(psnr(reconstruct(network, case.y, shape), case.y) for case in cases),
             }
 
-    session = Session(network, plan, folder, validate, resume=resume, device=device)
+    session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
     for images in session.batches(draw):
         images = images.to(device)  # (B, 1, ...), half clean, half measured
         with autocast(session.device):

@@ -173,3 +173,21 @@ def test_the_command_line_trains_too(data, tmp_path, capsys):
     assert capsys.readouterr().out.strip().endswith("run-unet.json")
     assert main(["train", "unet", str(data), str(tmp_path / "run"), "--minutes", "0.05", "-q"]) == 2
     assert main(["train", "unet", str(tmp_path / "nowhere"), str(tmp_path / "x"), "--minutes", "1", "-q"]) == 2
+
+
+def test_two_processes_train_one_network(data, tmp_path):
+    """Lightning Fabric starts them, gradients are averaged, one of them writes."""
+    pytest.importorskip("lightning_fabric", reason="needs medldm[train]")
+    out = tmp_path / "two"
+    path = train("unet", data, out, minutes=0.1, shape=SMALL, name="two", validate_s=600, device="cpu", devices=2)
+    told = json.loads(path.read_text())
+    assert told["training"]["hardware"].startswith("2 x cpu")
+    assert told["training"]["steps"]["unet"] > 0
+    steps = told["training"]["steps"]["unet"]
+    train("unet", data, out, minutes=0.15, shape=SMALL, name="two", resume=True, device="cpu", devices=2)
+    assert json.loads(path.read_text())["training"]["steps"]["unet"] > steps
+
+
+def test_more_devices_than_there_are_is_said(data, tmp_path):
+    with pytest.raises(UsageError, match="at least 1"):
+        train("unet", data, tmp_path, minutes=1, devices=0)

@@ -1,0 +1,104 @@
+"""Several processes that train one network: each draws its own patches, all take the same step."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medldm.errors import UsageError
+
+
+class Team:
+    """A process that trains alone; what several of them agree on, it decides by itself."""
+
+    rank, size = 0, 1
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Gradients become their mean over the team, in place."""
+
+    def agree(self, answer: bool) -> bool:
+        """Whether all say yes."""
+        return answer
+
+    def wait(self) -> None:
+        """Until everybody is here."""
+
+
+class FabricTeam(Team):
+    """Processes that Lightning Fabric started, one for each device.
+
+    Parameters
+    ----------
+    fabric : `lightning_fabric.Fabric`, launched
+    """
+
+    def __init__(self, fabric: Any) -> None:
+        self.fabric, self.rank, self.size = fabric, fabric.global_rank, fabric.world_size
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """One message for all gradients: many small ones would cost more than they carry."""
+        having = [each for each in parameters if each.grad is not None]
+        flat = torch.cat([each.grad.flatten() for each in having if each.grad is not None])
+        mean: Tensor = self.fabric.all_reduce(flat, reduce_op="mean")
+        parts = torch.split(mean, [each.numel() for each in having])
+        for each, part in zip(having, parts, strict=True):
+            each.grad = part.reshape(each.shape).clone()
+
+    def agree(self, answer: bool) -> bool:
+        """Whether all say yes."""
+        votes = torch.tensor(float(answer), device=self.fabric.device)
+        return float(self.fabric.all_reduce(votes, reduce_op="sum")) == self.size
+
+    def wait(self) -> None:
+        """Until everybody is here."""
+        self.fabric.barrier()
+
+
+def with_team(work: Callable[..., Any], devices: int, device: str, **options: Any) -> Any:
+    """Run a function in one process, or in several at once.
+
+    Parameters
+    ----------
+    work : takes ``team`` and ``device`` by name beside `options`; importable, so that new processes find it
+    devices : how many
+    device : ``cpu`` or ``cuda``
+
+    Returns
+    -------
+    what `work` returns, in the first process
+
+    Raises
+    ------
+    UsageError
+        Lightning Fabric or the devices are not there.
+    """
+    if devices == 1:
+        return work(team=Team(), device=device, **options)
+    try:
+        from lightning_fabric import Fabric
+    except ImportError as problem:
+        raise UsageError(
+            "Training on several devices needs Lightning Fabric: pip install 'medldm[train]', or say --devices 1."
+        ) from problem
+    kind = torch.device(device).type
+    if kind == "cuda" and torch.cuda.device_count() < devices:
+        raise UsageError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices.")
+    fabric = Fabric(accelerator=kind, devices=devices, strategy="ddp_spawn")
+    # Bound, not passed: Fabric walks through arguments and stumbles over frozen dataclasses.
+    level = logging.getLogger("medldm").getEffectiveLevel()
+    return fabric.launch(partial(_join, work, options, level))
+
+
+def _join(work: Callable[..., Any], options: dict[str, Any], level: int, fabric: Any) -> Any:
+    # A new process of ours: it has to be told again how loud and how wide to be.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("medldm").setLevel(level if fabric.global_rank == 0 else logging.ERROR)
+    if fabric.device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // fabric.world_size))  # noqa: TID251  this process is ours
+    return work(team=FabricTeam(fabric), device=str(fabric.device), **options)
