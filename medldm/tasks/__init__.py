@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medldm.errors import UsageError
+from medldm.errors import NotRestorable, UsageError
+from medldm.io import check_content, looks_like_labels
 from medldm.settings import VERBS, Denoise, FillSlices, Inpaint, Restore, Settings, SuperResolve, make
 from medldm.tasks import denoise as _denoise
 from medldm.tasks import fill_slices as _fill_slices
@@ -48,6 +49,12 @@ def run(
     ------
     MedldmError
     """
+    # Here and not later: a scan of nothing must not come back "unchanged" because nothing is to be done.
+    check_content(volume)
+    if looks_like_labels(volume.voxels):
+        raise NotRestorable(
+            f"{volume.name} looks like a mask or label map (few distinct values); medldm restores scans only."
+        )
     if verb == "inpaint":
         if mask is None:
             raise UsageError("inpaint needs a mask that says where to fill.")

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from medldm.chain import Chain, load_chain
 from medldm.degradations import Degradation, MissingSlices, Observation, Rician, fill_smoothly
-from medldm.errors import ModelError, NotRestorable, ResourceError
+from medldm.errors import ModelError, ResourceError
 from medldm.intensity import Scaling, ct_scaling, mri_scaling
-from medldm.io import check_content, guess_modality, looks_like_labels
+from medldm.io import guess_modality
 from medldm.noise_level import NoiseEstimate, estimate_noise, noise_map
 from medldm.settings import Settings
 from medldm.tasks.planes import Drawing, Look, Progress, run_chain
@@ -56,11 +56,6 @@ class Job:
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        check_content(self.volume)
-        if looks_like_labels(self.volume.voxels):
-            raise NotRestorable(
-                f"{self.volume.name} looks like a mask or label map (few distinct values); medldm restores scans only."
-            )
         said = self.settings.modality
         guessed, note = guess_modality(self.volume)
         self.modality = guessed if said == "auto" else said

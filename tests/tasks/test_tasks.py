@@ -264,3 +264,11 @@ def test_every_verb_has_settings_and_a_task():
 
     assert set(TASKS) == set(VERBS)
     assert Denoise in VERBS.values()
+
+
+@pytest.mark.parametrize("verb", [medldm.super_resolve, medldm.fill_slices, medldm.restore, medldm.denoise])
+@pytest.mark.parametrize("nothing", [0.0, np.nan])
+def test_a_scan_of_nothing_is_refused_by_every_verb(verb, nothing):
+    """Also where nothing would be to be done: it must not pass as restored."""
+    with pytest.raises(InputError, match=r"zero|NaN|number"):
+        verb(np.full((20, 20, 20), nothing, np.float32), affine=np.eye(4))
