@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ class Backbone(NamedTuple):
 
     Parameters
     ----------
-    name : card and SHA-256, as written beside the scores; empty for none
+    name : card, and SHA-256 of the encoder's own weights, as written beside the scores; empty for none
     features : (X, Y, Z) and (PLANES,) positions along Y to activations, channels first; None for none
     """
 
@@ -106,4 +107,8 @@ def encoder_backbone() -> Backbone:
             found = vae.features(torch.from_numpy(planes)[:, None])
         return [each.transpose(0, 1).float().numpy() for each in found]
 
-    return Backbone(f"{card.name}@{card.sha256[:8]}", features)
+    # Of the encoder alone: scores stay valid while flow and decoder are trained on.
+    digest = hashlib.sha256()
+    for weights in vae.network.encoder.state_dict().values():
+        digest.update(weights.contiguous().numpy().tobytes())
+    return Backbone(f"{card.name}@{digest.hexdigest()[:8]}", features)
