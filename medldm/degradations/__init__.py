@@ -12,6 +12,7 @@ import torch
 from medldm.degradations.degradation import Degradation, Observation
 from medldm.degradations.in_plane import InPlane
 from medldm.degradations.joined import Joined
+from medldm.degradations.low_dose import LowDose
 from medldm.degradations.missing_slices import MissingSlices
 from medldm.degradations.noise import Rician, VaryingRician, smooth_field
 from medldm.degradations.regions import Regions, fill_smoothly
@@ -20,6 +21,7 @@ from medldm.degradations.thick_slices import ThickSlices
 # name -> a typical member for an image of the given shape (contract tests, demos)
 DEGRADATIONS: dict[str, Callable[[tuple[int, int, int]], Degradation]] = {
     "rician": lambda shape: Rician(),
+    "low-dose": lambda shape: LowDose(pixel_mm=8.0, views=24),
     "varying-rician": lambda shape: VaryingRician(),
     "thick-slices": lambda shape: ThickSlices(shape[2], spacing=4.0),
     "thick-slices-gap": lambda shape: ThickSlices(shape[2], spacing=3.3, thickness=2.5, profile="rect"),
@@ -41,6 +43,7 @@ __all__ = [
     "Degradation",
     "InPlane",
     "Joined",
+    "LowDose",
     "MissingSlices",
     "Observation",
     "Regions",

@@ -1,9 +1,12 @@
 """Each degradation makes its damage, shows it to a network and keeps a guess true to it; new ones join when listed."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
-from medldm.degradations import DEGRADATIONS, MissingSlices, Regions, Rician, ThickSlices, VaryingRician
+from medldm.degradations import DEGRADATIONS, LowDose, MissingSlices, Regions, Rician, ThickSlices, VaryingRician
 from medldm.degradations.sampling import profile_matrix, slice_centres
 
 SHAPE = (24, 20, 26)
@@ -151,3 +154,37 @@ def test_with_noise_the_projection_does_not_copy_it(clean, generator):
     measured = thick.degrade(clean) + 0.1 * torch.randn(thick.degrade(clean).shape, generator=generator)
     left = (thick.degrade(thick.reconcile(clean, measured)) - measured).std()
     assert float(left) > 0.05
+
+
+def test_ct_noise_is_as_strong_as_filtered_back_projection_makes_it():
+    """Behind air all rays are equal: sigma = pi / sqrt(12 M) * sigma_p / a with M views and pixels of a mm
+    (Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, section 5.2, ramp filter). Linear
+    interpolation between detectors keeps 2/3 - 2/pi^2 of the variance, as neighbours of ramp-filtered noise are
+    correlated by -6/pi^2."""
+    scan = LowDose(dose=0.25, pixel_mm=0.8, photons=1e5, electronic=0, views=180, kernel="ramp")
+    noise = scan.noise(np.full((96, 96), -1000.0), torch.Generator().manual_seed(0))[24:72, 24:72]
+    sigma_p = math.sqrt((4 - 1) / 1e5)
+    expected = 1000 / 0.0192 * math.pi / math.sqrt(12 * 180) * sigma_p / 0.8
+    expected *= math.sqrt(2 / 3 - 2 / math.pi**2)
+    assert noise.std() == pytest.approx(expected, rel=0.05)
+    assert abs(noise.mean()) < 0.1 * expected
+
+
+def test_ct_noise_grows_behind_more_body_and_at_less_dose():
+    y, x = np.mgrid[:96, :96] - 48
+    body = np.where(x**2 + y**2 < 44**2, 0.0, -1000.0)
+
+    def strength(dose, rows):
+        return LowDose(dose, pixel_mm=3.0).noise(body, torch.Generator().manual_seed(1))[rows, 40:56].std()
+
+    middle, rim = slice(40, 56), slice(6, 14)
+    assert strength(0.25, middle) > 1.2 * strength(0.25, rim)
+    assert strength(0.1, middle) > 1.5 * strength(0.25, middle)
+
+
+def test_line_integrals_are_length_times_attenuation():
+    water = np.full((80, 80), -1000.0)
+    y, x = np.mgrid[:80, :80] - 39.5
+    water[x**2 + y**2 < 30**2] = 0
+    integrals = LowDose(pixel_mm=2.0).line_integrals(water)
+    assert integrals.max() == pytest.approx(60 * 2.0 * 0.0192, rel=0.05)
