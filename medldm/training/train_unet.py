@@ -12,7 +12,7 @@ from medldm.models.fusion import build_unet
 from medldm.models.inputs import centre_plane
 from medldm.settings import Architecture
 from medldm.training.examples import draw_example
-from medldm.training.losses import charbonnier
+from medldm.training.losses import root_mean_square
 from medldm.training.patches import Packed
 from medldm.training.session import Plan, Session, autocast
 from medldm.training.team import Team
@@ -72,5 +72,5 @@ def train_unet(
         inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
         with autocast(session.device):
             guess = centre_plane(inputs, shape) + network(inputs)
-        session.step(charbonnier(guess, clean))
+        session.step(root_mean_square(guess, clean).mean())
     return session.finish()

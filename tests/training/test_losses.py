@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medldm import metrics
-from medldm.training.losses import detail_loss, feature_loss, fine_detail
+from medldm.training.losses import detail_loss, feature_loss, fine_detail, root_mean_square
 
 CLEAN = torch.rand((2, 1, 48, 48), generator=torch.Generator().manual_seed(0))
 EVERYWHERE = torch.ones_like(CLEAN)
@@ -56,3 +56,12 @@ def test_features_are_compared_by_direction():
     assert float(feature_loss(features, guess, CLEAN)) == pytest.approx(float(expected), abs=1e-3)
     assert float(feature_loss(features, CLEAN, CLEAN)) == 0
     assert math.isfinite(float(feature_loss(features, torch.full_like(CLEAN, -1), CLEAN)))
+
+
+def test_the_answer_to_doubt_is_the_mean_not_the_median():
+    """Three in four patches are dark, one is bright: squared errors are smallest at their mean."""
+    possible = torch.tensor([0.0, 0.0, 0.0, 1.0] * 16).reshape(1, 1, 8, 8)
+    tried = {level: float(root_mean_square(torch.full_like(possible, level), possible)) for level in (0.0, 0.25, 0.5)}
+    assert min(tried, key=tried.get) == 0.25
+    assert root_mean_square(CLEAN, CLEAN).shape == (2,)
+    assert float(root_mean_square(CLEAN, CLEAN).max()) == pytest.approx(0, abs=1e-6)
