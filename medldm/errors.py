@@ -29,6 +29,10 @@ class GeometryError(InputError):
     """Voxels whose place in space is unknown, contradictory, or unfit for what was asked."""
 
 
+class NothingThere(InputError):
+    """A scan that was read and holds nothing: all zero, all NaN, one value."""
+
+
 class NotRestorable(InputError):
     """A readable image that medldm leaves alone on purpose: a mask, a parameter map, 4D, RGB.
 

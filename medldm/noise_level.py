@@ -177,7 +177,7 @@ def rician_correction(signal: float, measured: float) -> float:
     signal : typical magnitude of the tissue
     measured : standard deviation of its magnitudes
     """
-    if signal > 50 * measured:
+    if measured <= 0 or signal > 50 * measured:
         return max(measured, 0.0)  # as good as Gaussian, and Bessel functions of thousands cancel to nothing
     sigma = measured
     for _ in range(20):

@@ -5,6 +5,7 @@ Command-line flags, napari rows and run reports are made from these dataclasses,
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -24,6 +25,8 @@ def knob(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     metavar: str = "",
+    pattern: str = "",
+    whole: bool = False,
 ) -> Any:
     """A dataclass field that explains itself.
 
@@ -35,9 +38,11 @@ def knob(
     low, high : smallest and largest value that can be meant
     choices : the words that are allowed
     metavar : how help texts call the value
+    pattern : regular expression of the words that can be meant
+    whole : whether only whole numbers can be meant
     """
     words = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "metavar": metavar}
-    return field(default=default, metadata=words)
+    return field(default=default, metadata={**words, "pattern": pattern, "whole": whole})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +56,21 @@ class Settings:
     """
 
     model: str = knob("auto", "model card name, or path of a trained model", metavar="NAME|PATH")
-    device: str = knob("auto", f"where to compute: {DEVICES}")
+    device: str = knob("auto", "where to compute", unit=DEVICES, pattern=r"auto|cpu|mps|cuda(:\d+)?")
     modality: str = knob("auto", "what kind of scan this is", choices=("auto", "mr", "ct"))
     fidelity: float = knob(1.0, "1 is closest to the measurement, 0 is sharpest", low=0, high=1)
     samples: int = knob(
-        1, "draw this many restorations; more than one gives mean and standard deviation", low=1, high=64
+        1, "draw this many restorations; more than one gives mean and standard deviation", low=1, high=64, whole=True
     )
-    steps: int = knob(1, "flow steps; 1 is the conditional mean, at least 4 when samples > 1", low=1, high=100)
-    seed: int = knob(0, "seed of everything random", low=0, high=2**31 - 1)
+    steps: int = knob(
+        1, "flow steps; 1 is the conditional mean, at least 4 when samples > 1", low=1, high=100, whole=True
+    )
+    seed: int = knob(0, "seed of everything random", low=0, high=2**31 - 1, whole=True)
     tile: int | None = knob(
-        None, "edge of a tile; fitted to free memory when not given", unit="voxels", low=32, high=4096
+        None, "edge of a tile; fitted to free memory when not given", unit="voxels", low=32, high=4096, whole=True
     )
     precision: str = knob("auto", "number format of the network", choices=("auto", "fp32", "bf16", "fp16"))
-    axis: int = knob(2, "stored array axis that slices are counted along", low=0, high=2)
+    axis: int = knob(2, "stored array axis that slices are counted along", low=0, high=2, whole=True)
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -195,6 +202,12 @@ def check(name: str, value: Any, words: Mapping[str, Any]) -> None:
     UsageError
     """
     flag = "--" + name.replace("_", "-")
+    if words.get("pattern") and not re.fullmatch(words["pattern"], str(value)):
+        raise UsageError(f"{flag} is {words['unit']}, not {value!r}")
+    if name == "spacing" and isinstance(value, tuple) and len(value) != 3:
+        raise UsageError(f"{flag} takes one number, or three in stored axis order, not {len(value)}")
+    if words.get("whole") and not isinstance(value, int | None):
+        raise UsageError(f"{flag} is a whole number, not {value!r}")
     if words.get("choices") and value not in words["choices"]:
         raise UsageError(f"{flag} is one of {', '.join(words['choices'])}, not {value!r}")
     numbers = value if isinstance(value, tuple) else (value,)

@@ -34,6 +34,8 @@ def test_flags_give_the_settings_they_name():
     ("options", "word"),
     [
         ({"fidelity": 2}, "--fidelity"),
+        ({"device": "foo"}, "--device"),
+        ({"samples": 2.5}, "--samples"),
         ({"noise": "loud"}, "--noise"),
         ({"noise": float("nan")}, "--noise"),
         ({"modality": "pet"}, "--modality"),
@@ -50,3 +52,14 @@ def test_several_samples_take_at_least_four_steps():
     assert Settings(samples=5).flow_steps == 4
     assert Settings(samples=5, steps=8).flow_steps == 8
     assert Settings().flow_steps == 1
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 1.0, 1.0, 1.0), "1,1"])
+def test_spacing_is_one_number_or_three(spacing):
+    with pytest.raises(UsageError, match="--spacing"):
+        make(SuperResolve, {"spacing": spacing})
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1", "mps"])
+def test_devices_that_can_be_meant(device):
+    assert make(Denoise, {"device": device}).device == device

@@ -94,7 +94,7 @@ def load(case: Case, options: Options) -> Volume:
         raise NotRestorable(f"{case.source} is left alone: {case.skip.rstrip('.')}. Name a scan that was measured.")
     check_memory(case.place.as_posix(), stored_voxels(case))
     volume = case.read(options.volume, fix=options.fix)
-    check_content(volume)
+    check_content(volume, case.source)
     if reason := what_it_is(volume):
         raise NotRestorable(f"{case.source} looks like {reason}; medldm restores scans only.")
     return volume

@@ -79,9 +79,11 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
 
     last = volume.history[-1] if volume.history else None
     facts = dict(last.facts) if last else {}
-    return write_series(
-        volume, path, task=last.task if last else "copy", facts=facts, invented=facts.get("invented_slices", ())
-    )
+    invented = facts.get("invented_slices", ())
+    if last and last.task != "inpaint" and invented and last.settings.get("axis", 2) != 2:
+        # Slices along another axis cross every slice of the series.
+        invented = range(volume.to_stored(volume.voxels).shape[2])
+    return write_series(volume, path, task=last.task if last else "copy", facts=facts, invented=invented)
 
 
 __all__ = [

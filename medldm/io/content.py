@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medldm.errors import InputError
+from medldm.errors import NothingThere
 from medldm.volume import Volume, Voxels
 
 # BIDS suffixes, and the habits of other tools, in lower case.
@@ -99,22 +99,30 @@ def what_it_is(volume: Volume, path: Path | None = None) -> str | None:
     return None
 
 
-def check_content(volume: Volume) -> None:
+def check_content(volume: Volume, called: str | Path = "") -> None:
     """Refuse a volume with nothing in it.
+
+    Parameters
+    ----------
+    volume : scan
+    called : its file, for the sentence; the volume's name when not given
 
     Raises
     ------
-    InputError
+    NothingThere
         All NaN, all zero, or one single value.
     """
     finite = volume.voxels[np.isfinite(volume.voxels)] if volume.voxels.dtype.kind == "f" else volume.voxels
+    name = called or volume.name
     if finite.size == 0:
-        raise InputError(f"{volume.name} holds only NaN; there is nothing to restore from. Check the export.")
+        raise NothingThere(f"{name} holds only NaN; there is nothing to restore from. Check the export.")
     if not finite.any():
-        raise InputError(f"{volume.name} is zero everywhere; there is nothing to restore from. Check the export.")
+        raise NothingThere(f"{name} is zero everywhere; there is nothing to restore from. Check the export.")
     if finite.min() == finite.max():
         value = f"{finite.flat[0]:g}"
-        raise InputError(f"{volume.name} has the value {value} everywhere; there is nothing to restore from.")
+        raise NothingThere(
+            f"{name} has the value {value} everywhere; there is nothing to restore from. Check the export."
+        )
 
 
 def find_missing_slices(volume: Volume, axis: int = 2) -> tuple[int, ...]:

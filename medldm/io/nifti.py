@@ -366,11 +366,13 @@ def _put_in_place(header: Any, source: Any, shape: tuple[int, ...], volume: Volu
             if grid != shape:
                 header["slice_start"], header["slice_end"], header["slice_code"] = 0, 0, 0
     header.set_data_shape(shape)
+    if place is not None and headers.move_forms(header, source, place, affine, grid):
+        return
     code = place.code if place is not None and place.code > 0 else (1 if volume.stored.container == "dicom" else 2)
     unit_mm = place.unit_mm if place is not None else 1.0
     if unit_mm == 1.0:
         header.set_xyzt_units("mm", header.get_xyzt_units()[1] if source is not None else None)
-    headers.set_affine(header, np.diag([1 / unit_mm] * 3 + [1.0]) @ affine, code)
+    headers.set_affine(header, np.diag([1 / unit_mm] * 3 + [1.0]) @ affine, (code, code))
 
 
 def _pour(header: Any, array: Voxels, stream: Any) -> None:

@@ -225,19 +225,55 @@ def is_sound(header: Any) -> bool:
     return bool(np.isfinite(sizes).all() and (sizes[1:] > 0).all() and abs(sizes[0]) == 1 and all(forms))
 
 
-def set_affine(header: Any, affine: Affine, code: int) -> None:
+def set_affine(header: Any, affine: Affine, codes: tuple[int, int]) -> None:
     """Write one affine into sform and qform; a sheared one into the sform alone, since a qform cannot hold it.
 
     Parameters
     ----------
     header : changed in place
     affine : (4, 4), stored index to RAS+ in the unit of the header
-    code : NIfTI code of the space
+    codes : NIfTI codes of the space, of sform and qform
     """
-    header.set_sform(affine, code=code)
-    header.set_qform(affine, code=code, strip_shears=True)
+    header.set_sform(affine, code=codes[0])
+    header.set_qform(affine, code=codes[1], strip_shears=True)
     if not np.allclose(header.get_qform(), affine, rtol=1e-3, atol=1e-3 * float(np.abs(affine).max())):
         header["qform_code"] = 0
+
+
+def move_forms(header: Any, source: Any, place: Place, affine: Affine, shape: tuple[int, int, int]) -> bool:
+    """Put a header on a new grid, each form and code staying what it was: aligned, of the scanner, or unset.
+
+    Parameters
+    ----------
+    header : changed in place, its shape is the new one
+    source : header of the old grid
+    place : of `source`
+    affine : (4, 4), new stored index to RAS+ mm
+    shape : of the old grid
+
+    Returns
+    -------
+    False when the old forms cannot say where the new grid is; nothing was changed then
+    """
+    codes = int(source["sform_code"]), int(source["qform_code"])
+    old = np.linalg.inv(place.affine) @ affine  # new index -> old index
+    unit = np.diag([1 / place.unit_mm] * 3 + [1.0])
+    if codes == (0, 0):
+        sizes = np.linalg.norm((unit @ affine)[:3, :3], axis=0)
+        trial = header.copy()
+        trial["pixdim"][1:4] = sizes
+        if not np.allclose(trial.get_base_affine(), unit @ affine, atol=1e-3 * sizes.max()):
+            return False
+        header["pixdim"][1:4] = sizes
+        return True
+    sform, qform = _sform(source), _qform(source, shape)
+    if (codes[0] > 0 and sform is None) or (codes[1] > 0 and qform is None):
+        return False
+    by_sform = sform @ old if codes[0] > 0 and sform is not None else unit @ affine
+    by_qform = qform @ old if codes[1] > 0 and qform is not None else unit @ affine
+    header.set_sform(by_sform, code=codes[0])
+    header.set_qform(by_qform, code=codes[1], strip_shears=True)
+    return bool(codes[1] == 0 or np.allclose(header.get_qform(), by_qform, rtol=1e-3, atol=1e-3 * np.abs(affine).max()))
 
 
 def _usable(affine: Affine) -> bool:

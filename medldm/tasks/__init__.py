@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from nibabel.orientations import OrientationError
 
-from medldm.errors import NotRestorable, UsageError
-from medldm.io import check_content, looks_like_labels
+from medldm.errors import GeometryError, NotRestorable, UsageError
+from medldm.io import check_content, from_array, from_nibabel, looks_like_labels
 from medldm.settings import VERBS, Denoise, FillSlices, Inpaint, Restore, Settings, SuperResolve, make
 from medldm.tasks import denoise as _denoise
 from medldm.tasks import fill_slices as _fill_slices
@@ -17,7 +19,9 @@ from medldm.tasks import restore as _restore
 from medldm.tasks import super_resolve as _super_resolve
 from medldm.tasks.pipeline import silent
 from medldm.tasks.planes import Progress
-from medldm.volume import Affine, Stored, Volume, Voxels
+from medldm.volume import Affine, Volume, Voxels
+
+log = logging.getLogger(__name__)
 
 TASKS: dict[str, Callable[..., Volume]] = {
     "denoise": _denoise.denoise,
@@ -55,6 +59,8 @@ def run(
         raise NotRestorable(
             f"{volume.name} looks like a mask or label map (few distinct values); medldm restores scans only."
         )
+    for note in volume.stored.note:
+        log.warning(note)
     if verb == "inpaint":
         if mask is None:
             raise UsageError("inpaint needs a mask that says where to fill.")
@@ -76,25 +82,20 @@ def as_volume(scan: Any, affine: Affine | None = None) -> Volume:
     """
     if isinstance(scan, Volume):
         return scan
-    if hasattr(scan, "get_fdata") and hasattr(scan, "affine"):
-        array, affine = np.asanyarray(scan.dataobj), np.asarray(scan.affine, dtype=np.float64)
-    elif isinstance(scan, np.ndarray) and affine is not None:
-        array = scan
-    else:
+    image = hasattr(scan, "get_fdata") and hasattr(scan, "affine")
+    if not image and not (isinstance(scan, np.ndarray) and affine is not None):
         raise UsageError("A scan is a medldm.Volume, a nibabel image, or a NumPy array together with affine=.")
-    from nibabel import orientations
-
-    if array.ndim != 3:
-        raise UsageError(f"A scan has three axes, this one has {array.ndim}.")
-    ornt = orientations.io_orientation(affine)
-    axes, flips = [int(a) for a in ornt[:, 0]], [bool(f < 0) for f in ornt[:, 1]]
-    stored = Stored(
-        axes=(axes[0], axes[1], axes[2]),
-        flips=(flips[0], flips[1], flips[2]),
-        dtype=array.dtype if np.issubdtype(array.dtype, np.integer) else np.dtype(np.float32),
-    )
-    inside = affine @ orientations.inv_ornt_aff(ornt, array.shape)
-    return Volume(orientations.apply_orientation(array, ornt), inside, stored=stored)
+    if not 2 <= len(scan.shape) <= 3:
+        raise UsageError(f"A scan has three axes, this one has {len(scan.shape)}.")
+    try:
+        if image and len(scan.shape) == 3:
+            return from_nibabel(scan)
+        array, affine = (np.asanyarray(scan.dataobj), scan.affine) if image else (scan, affine)
+        if array.dtype.kind not in "iufb":
+            raise UsageError(f"A scan has real numbers; these voxels are {array.dtype}.")
+        return from_array(array.reshape(*array.shape, *(1,) * (3 - array.ndim)), np.asarray(affine, dtype=np.float64))
+    except (ValueError, np.linalg.LinAlgError, OrientationError) as problem:
+        raise GeometryError(f"The affine of this scan cannot be used: {problem}") from problem
 
 
 def denoise(
@@ -170,7 +171,7 @@ def fill_slices(
     ------
     MedldmError
     """
-    options = {"missing": missing if isinstance(missing, str | None) else tuple(missing), **options}
+    options = {"missing": missing if isinstance(missing, str | int | None) else tuple(missing), **options}
     return run("fill-slices", as_volume(volume, affine), make(FillSlices, options), progress=progress)
 
 

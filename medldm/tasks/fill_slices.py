@@ -12,7 +12,7 @@ from medldm.degradations import MissingSlices
 from medldm.errors import GeometryError, UsageError
 from medldm.io import find_missing_slices
 from medldm.settings import FillSlices
-from medldm.tasks.pipeline import Job, inside_slices
+from medldm.tasks.pipeline import Job, inside_slices, without, written_into
 from medldm.tasks.planes import Progress, looks
 from medldm.volume import Volume
 
@@ -36,36 +36,33 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
             f"{len(named)} of the {count} slices of {volume.name} are missing; that leaves too little to fill "
             "them from."
         )
-    job = Job(volume, settings, "fill-slices", told)
     axis, places = inside_slices(volume, named, settings.axis)
+    gone = torch.zeros(count, dtype=torch.bool)
+    gone[places] = True
+    mask = gone.numpy().reshape([-1 if a == axis else 1 for a in range(3)])
+    job = Job(without(volume, mask), settings, "fill-slices", told)
     measured, _ = job.scaled()
     slices = MissingSlices(count, places, axis)
     observation = slices.observe(measured)
     restored, spread = job.run(observation, job.quiet_noise(), looks((axis,), (), volume.shape, volume.spacing))
     filled = job.scaling.invert(restored.numpy())
-    if job.modality == "mr":
+    if job.positive:
         filled = np.maximum(filled, 0)
-    gone = torch.zeros(count, dtype=torch.bool)
-    gone[places] = True
-    mask = gone.numpy().reshape([-1 if a == axis else 1 for a in range(3)])
-    # From the voxels as they were stored: whoever subtracts the two files finds exact zeros.
-    dtype = volume.stored.dtype
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        filled = np.clip(np.rint(filled), limits.min, limits.max)
-    voxels = np.where(mask, filled, volume.voxels.astype(np.float64)).astype(np.float32)
-    if np.issubdtype(volume.voxels.dtype, np.integer):
-        voxels = np.where(mask, filled, volume.voxels).astype(volume.voxels.dtype)
-    elif np.issubdtype(dtype, np.integer) and np.isfinite(voxels).all():
-        voxels = voxels.astype(dtype)
+    voxels = written_into(volume, filled, mask)
     std = (
         None if spread is None else np.where(mask, spread.numpy() * np.float32(job.scaling.unit), 0).astype(np.float32)
     )
-    facts = {"invented_slices": [int(k) for k in named], "measured_slices_bit_exact": True, "consistency_residual": 0.0}
+    kept = ~np.broadcast_to(mask, volume.shape)
+    exact = np.array_equal(voxels[kept], volume.voxels[kept], equal_nan=volume.voxels.dtype.kind == "f")
+    facts = {
+        "invented_slices": [int(k) for k in named],
+        "measured_slices_bit_exact": exact,
+        "consistency_residual": 0.0,
+    }
     return job.record(voxels, std, None, replace(volume.stored, missing=()), facts)
 
 
-def parse_slices(words: str | Iterable[int], count: int) -> tuple[int, ...]:
+def parse_slices(words: str | int | Iterable[int], count: int) -> tuple[int, ...]:
     """``"12,13,40-44"`` or numbers as slice numbers, ranges inclusive.
 
     Parameters
@@ -80,13 +77,20 @@ def parse_slices(words: str | Iterable[int], count: int) -> tuple[int, ...]:
     """
     numbers: set[int] = set()
     try:
-        if not isinstance(words, str):
+        if isinstance(words, int):
+            numbers = {words}
+        elif not isinstance(words, str):
             numbers = {int(word) for word in words}
         else:
             for word in filter(None, (part.strip() for part in words.split(","))):
                 first, _, last = word.partition("-")
-                numbers |= set(range(int(first), int(last or first) + 1))
-    except ValueError as problem:
+                several = range(int(first), int(last or first) + 1)
+                if not several:
+                    raise ValueError(word)
+                numbers |= set(several)
+            if not numbers:
+                raise ValueError(words)
+    except (TypeError, ValueError) as problem:
         raise UsageError(f"--missing takes slice numbers like 12,13,40-44, not {words!r}.") from problem
     beyond = sorted(number for number in numbers if not 0 <= number < count)
     if beyond:

@@ -8,7 +8,7 @@ import torch
 from medldm.degradations import Regions
 from medldm.errors import GeometryError, UsageError
 from medldm.settings import Inpaint
-from medldm.tasks.pipeline import Job
+from medldm.tasks.pipeline import Job, without, written_into
 from medldm.tasks.planes import Progress, looks
 from medldm.volume import Volume, Voxels
 
@@ -20,19 +20,15 @@ def inpaint(volume: Volume, mask: Volume | Voxels, settings: Inpaint, told: Prog
         return volume
     if region.all():
         raise UsageError(f"The mask covers all of {volume.name}; nothing is left to fill it from.")
-    job = Job(volume, settings, "inpaint", told)
+    job = Job(without(volume, region), settings, "inpaint", told)
     measured, known = job.scaled()
     regions = Regions(torch.from_numpy(region) | ~known)
     observation = regions.observe(measured)
     restored, spread = job.run(observation, job.quiet_noise(), looks((), (), volume.shape, volume.spacing))
     filled = job.scaling.invert(restored.numpy())
-    if job.modality == "mr":
+    if job.positive:
         filled = np.maximum(filled, 0)
-    dtype = volume.voxels.dtype
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        filled = np.clip(np.rint(filled), limits.min, limits.max)
-    voxels = np.where(region, filled.astype(dtype), volume.voxels)
+    voxels = written_into(volume, filled, region)
     std = (
         None
         if spread is None

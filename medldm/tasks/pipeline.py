@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medldm.chain import Chain, load_chain
 from medldm.degradations import Degradation, MissingSlices, Observation, Rician, fill_smoothly
-from medldm.errors import ModelError, ResourceError
+from medldm.errors import ModelError, ResourceError, UsageError
 from medldm.intensity import Scaling, ct_scaling, mri_scaling
 from medldm.io import guess_modality
 from medldm.noise_level import NoiseEstimate, estimate_noise, noise_map
@@ -29,6 +29,7 @@ from medldm.zoo import Card, best, card
 log = logging.getLogger(__name__)
 
 VARIES = 1.5  # a noise map whose 90th percentile is this many times its 10th is used as a map
+BYTES_PER_VOXEL = 2000  # of a tile inside the networks: some ten tensors of up to 64 channels are alive at once
 QUIET = 0.01  # scaled noise below this is not told to networks that fill or sharpen
 
 
@@ -66,6 +67,11 @@ class Job:
         self.device = pick_device(self.settings.device)
         self.card = pick_card(self.settings.model, self.modality, self.volume)
         self.scaling = ct_scaling() if self.modality == "ct" else mri_scaling(self.volume.voxels)
+
+    @property
+    def positive(self) -> bool:
+        """Whether negative voxels are impossible: magnitudes are not negative, unless somebody shifted them."""
+        return self.modality == "mr" and not bool((np.nan_to_num(self.volume.voxels) < 0).any())
 
     @property
     def chain(self) -> Chain:
@@ -117,10 +123,14 @@ class Job:
                     steps=settings.flow_steps,
                     fidelity=settings.fidelity,
                     seed=seed,
-                    tile=settings.tile or 384,
+                    tile=settings.tile or fitted_tile(self.device, self.chain.shape.spatial_dims),
                     precision=pick_precision(settings.precision, self.device),
                     device=self.device,
                 )
+            )
+        if len(drawings) > 1 and self.chain.flow is None:
+            raise UsageError(
+                f"{self.card.name} gives one answer, not samples; say --samples 1, or choose a model with a flow."
             )
         share = len(drawings)
 
@@ -158,8 +168,8 @@ class Job:
         facts : what came of it, for the record
         """
         voxels = self.scaling.invert(restored.numpy())
-        if self.modality == "mr" and not (np.nan_to_num(self.volume.voxels) < 0).any():
-            voxels = np.maximum(voxels, 0)  # magnitudes are not negative
+        if self.positive:
+            voxels = np.maximum(voxels, 0)
         return self.record(
             voxels, None if spread is None else spread.numpy() * np.float32(self.scaling.unit), affine, stored, facts
         )
@@ -183,6 +193,34 @@ class Job:
         step = Step(self.task, self.settings.asdict(), told)
         log.info("%s: %s in %.1f s on %s", self.volume.name, self.task, told["seconds"], self.device)
         return self.volume.with_voxels(voxels, affine, step=step, std=std, stored=stored)
+
+
+def without(volume: Volume, lost: Any) -> Volume:
+    """The scan as if some voxels had never been measured: what stands in them must not reach the result.
+
+    Parameters
+    ----------
+    volume : scan
+    lost : bool, (X, Y, Z) or broadcastable
+    """
+    return volume.with_voxels(np.where(lost, np.float32(np.nan), volume.voxels).astype(np.float32))
+
+
+def written_into(volume: Volume, filled: Voxels, where: Any) -> Voxels:
+    """The scan's own voxels, new ones where they were lost; integers stay integers.
+
+    Parameters
+    ----------
+    volume : scan
+    filled : (X, Y, Z) new voxels, unit of the scan
+    where : bool, (X, Y, Z) or broadcastable
+    """
+    dtype = volume.voxels.dtype
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        filled = np.clip(np.rint(filled), limits.min, limits.max)
+    joined: Voxels = np.where(where, filled.astype(dtype), volume.voxels)
+    return joined
 
 
 def observe_known(measured: Tensor, known: Tensor, axis: int) -> tuple[Observation, Degradation | None]:
@@ -232,6 +270,22 @@ def pick_device(wanted: str) -> str:
     except (RuntimeError, AssertionError) as problem:
         raise ModelError(f"There is no device {wanted!r} on this machine. Use --device cpu or auto.") from problem
     return wanted
+
+
+def fitted_tile(device: str, spatial_dims: int) -> int:
+    """Edge of a tile, voxels, so that a batch of four takes at most a quarter of the memory that is free.
+
+    Parameters
+    ----------
+    device : torch device
+    spatial_dims : of the networks
+    """
+    import psutil
+
+    cuda = device.startswith("cuda")
+    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    edge = int((free / 4 / BYTES_PER_VOXEL / 4) ** (1 / spatial_dims))
+    return int(np.clip(edge // 16 * 16, 64, 384))
 
 
 def pick_precision(wanted: str, device: str) -> torch.dtype:
@@ -300,4 +354,4 @@ def inside_slices(volume: Volume, stored_slices: Sequence[int], axis: int) -> tu
     return inside, [count - 1 - each if flip else each for each in stored_slices]
 
 
-__all__ = ["Job", "Scaling", "inside_slices", "observe_known", "residual"]
+__all__ = ["Job", "Scaling", "inside_slices", "observe_known", "residual", "without", "written_into"]

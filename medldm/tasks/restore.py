@@ -29,14 +29,14 @@ def restore(volume: Volume, settings: Restore, told: Progress) -> Volume:
         # Thick slices, lost slices and noise are one measurement; the network answers all of it at once.
         wanted = SuperResolve(**shared, spacing=verbs["super-resolve"].options["spacing"])
         job = Job(volume, wanted, "restore", told)
-        sigma = job.noise(plan.noise.level)[0] if "denoise" in verbs else torch.zeros(1, 1, 1)
+        sigma = job.noise(None)[0] if "denoise" in verbs else torch.zeros(1, 1, 1)
         result = resolve(job, wanted_grid(volume, wanted), None, settings.slice_profile, sigma)
     elif "fill-slices" in verbs:
         result = fill_slices(volume, FillSlices(**shared, missing=plan.missing), told)
         if "denoise" in verbs:
-            result = denoise(result, Denoise(**shared, noise=plan.noise.level), told)
+            result = denoise(result, Denoise(**shared), told)
     else:
-        result = denoise(volume, Denoise(**shared, noise=plan.noise.level), told)
+        result = denoise(volume, Denoise(**shared), told)
     return _recorded(volume, result, plan, settings)
 
 
@@ -46,5 +46,7 @@ def _recorded(volume: Volume, result: Volume, plan: Plan, settings: Restore) -> 
     for step in result.history[len(volume.history) :]:
         invented = {*facts.get("invented_slices", ()), *step.facts.get("invented_slices", ())}  # type: ignore[misc]
         facts = {**facts, **step.facts, "invented_slices": sorted(invented)}
+    if len(result.history) - len(volume.history) > 1:
+        facts.pop("measured_slices_bit_exact", None)  # true of the first step, not of what came after
     facts["plan"] = [{"verb": step.verb, "reason": step.reason} for step in plan.steps]
     return replace(result, history=(*volume.history, Step("restore", settings.asdict(), facts)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from medldm.degradations import Degradation, InPlane, Joined, ThickSlices, fill_smoothly
 from medldm.errors import GeometryError
@@ -47,6 +49,11 @@ def super_resolve(volume: Volume, settings: SuperResolve, told: Progress) -> Vol
         raise GeometryError(
             f"{volume.name} is a single slice; there is nothing to super-resolve across. Name in-plane spacings only."
         )
+    if any(volume.shape[axis] == 1 for axis in grid.planes):
+        raise GeometryError(
+            f"{volume.name} has one voxel along an axis that would be refined; nothing beside it says what lies there. "
+            "Name three spacings, and leave that axis as it is."
+        )
     job = Job(volume, settings, "super-resolve", told)
     sigma = job.quiet_noise(settings.noise)
     return resolve(job, grid, settings.slice_thickness, settings.slice_profile, sigma)
@@ -58,6 +65,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
     missing = find_missing_slices(volume, volume.stored.axes.index(axis))
     _, places = inside_slices(volume, missing, volume.stored.axes.index(axis))
     measured, known = job.scaled()
+    unseen = never_seen(known, axis, places, grid.shape)
     kept = [k for k in range(volume.shape[axis]) if k not in set(places)]
     noise = float(sigma.median())
     degradation = damage(volume, grid, thickness_mm, profile, noise, tuple(places), job.modality)
@@ -73,6 +81,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
         degradation, restored, measured, positive=job.modality == "mr" and bool((measured >= 0).all()), exact=noise == 0
     )
     left = residual(degradation, restored, measured)
+    restored = torch.where(unseen, torch.nan, restored)
     affine = field_of_view_affine(volume.affine, volume.shape, grid.shape)
     slices = grid.shape[axis]
     stored_axis = volume.stored.axes.index(axis)
@@ -91,6 +100,20 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
         "noise_level": round(noise, 5),
     }
     return job.finish(restored, spread, affine=affine, stored=stored, **facts)
+
+
+def never_seen(known: Tensor, axis: int, missing: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+    """(X', Y', Z') bool, voxels of the new grid that lie in NaN of the old one; lost slices are filled, not these.
+
+    Parameters
+    ----------
+    known : (X, Y, Z) bool
+    axis, missing : slices along it that are filled
+    shape : of the new grid, over the same field of view
+    """
+    known = known.clone()
+    known.movedim(axis, 0)[list(missing)] = True
+    return F.interpolate((~known).float()[None, None], size=shape, mode="nearest-exact")[0, 0] > 0
 
 
 def reconcile(degradation: Degradation, guess: Tensor, measured: Tensor, *, positive: bool, exact: bool) -> Tensor:

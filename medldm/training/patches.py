@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import logging
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
+from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 
 from medldm.errors import InputError
@@ -119,7 +121,7 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
     for number, row in enumerate(rows):
         entry = _pack_one(Path(row["path"]), cache / f"{number:04d}.npy")
         if entry is None:
-            log.warning("%s is left out: nothing but air, or not a 3D image", row["path"])
+            log.warning("%s is left out: unreadable, nothing but air, or not a 3D image", row["path"])
             continue
         known = {key: row.get(key, "") for key in ("file", "subject", "modality", "licence", "source", "split")}
         entries.append({**entry, **known, "weight": float(row.get("weight") or 1), "name": f"{number:04d}.npy"})
@@ -130,10 +132,14 @@ def _pack_one(path: Path, target: Path) -> dict[str, Any] | None:
     # Only here: packing happens where the scans are, and training may run where SciPy is not installed.
     from medldm.intensity import mri_scaling
 
-    image: Any = nib.as_closest_canonical(nib.load(path))
-    if len(image.shape) != 3:
+    try:
+        image: Any = nib.as_closest_canonical(nib.load(path))
+        raw = np.asanyarray(image.dataobj)
+    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as problem:
+        log.warning("%s cannot be read: %s", path, problem)
         return None
-    raw = np.asanyarray(image.dataobj)
+    if raw.ndim != 3 or raw.dtype.kind not in "iuf":
+        return None
     voxels = np.nan_to_num(raw.astype(np.float32))
     if not voxels.any():
         return None

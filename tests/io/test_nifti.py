@@ -371,3 +371,28 @@ def test_a_standard_deviation_is_written_as_float32(tmp_path):
     )
     write_nifti(std, tmp_path / "std.nii")
     assert np.allclose(nib.load(tmp_path / "std.nii").get_fdata(), 0.25)
+
+
+@pytest.mark.parametrize("codes", [(2, 1), (1, 0), (0, 1), (0, 0), (4, 2)])
+def test_on_a_new_grid_each_form_keeps_its_code(codes, tmp_path):
+    """Unknown stays unknown; aligned does not become the scanner's."""
+    voxels = np.arange(4 * 6 * 8, dtype=np.int16).reshape(4, 6, 8)
+    sizes = np.diag([2.0, 1.5, 3.0, 1.0])
+    image = nib.Nifti1Image(voxels, None)
+    image.header.set_zooms((2.0, 1.5, 3.0))
+    if codes != (0, 0):
+        image.header.set_sform(phantoms.OBLIQUE @ sizes if codes[0] else None, code=codes[0])
+        image.header.set_qform(sizes if codes[0] else phantoms.OBLIQUE @ sizes, code=codes[1])
+    nib.save(image, tmp_path / "a.nii.gz")
+    volume = read_nifti(tmp_path / "a.nii.gz")
+    finer = tuple(2 * size for size in volume.shape)
+    affine = field_of_view_affine(volume.affine, volume.shape, finer)
+    write_nifti(volume.with_voxels(np.zeros(finer, np.float32), affine), tmp_path / "b.nii.gz")
+    again = nib.load(tmp_path / "b.nii.gz")
+    assert (int(again.header["sform_code"]), int(again.header["qform_code"])) == codes
+    old, new = (nib.load(tmp_path / name) for name in ("a.nii.gz", "b.nii.gz"))
+    forms = ["get_base_affine", *(["get_sform"] if codes[0] else []), *(["get_qform"] if codes[1] else [])]
+    for form in forms if codes == (0, 0) else forms[1:]:
+        before, after = getattr(old.header, form)(), getattr(new.header, form)()
+        # The same corner of the field of view: half a voxel outside the first one.
+        assert np.allclose(before @ [-0.5, -0.5, -0.5, 1], after @ [-0.5, -0.5, -0.5, 1], atol=1e-3)

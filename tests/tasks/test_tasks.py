@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import phantoms
 import pytest
@@ -272,3 +273,100 @@ def test_a_scan_of_nothing_is_refused_by_every_verb(verb, nothing):
     """Also where nothing would be to be done: it must not pass as restored."""
     with pytest.raises(InputError, match=r"zero|NaN|number"):
         verb(np.full((20, 20, 20), nothing, np.float32), affine=np.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slope", "inter"), [("int16", 0.0123, 0.0), ("uint16", 1.0, -1000.0), ("int16", 1.0, 100.5)]
+)
+def test_measured_slices_of_a_scaled_file_come_out_as_they_were_stored(dtype, slope, inter, phantom, model, tmp_path):
+    """The file's integers are not its values; they must survive the way there and back."""
+    raw = np.clip(phantom.voxels * 2 + 1200, 0, 30000).astype(dtype)
+    path = phantoms.save(tmp_path / "scaled.nii", raw, scl_slope=slope, scl_inter=inter)
+    filled = medldm.fill_slices(medldm.read(path), [7], modality="mr", **model)
+    medldm.write(filled, tmp_path / "filled.nii.gz")
+    again = nib.load(tmp_path / "filled.nii.gz").dataobj.get_unscaled()
+    rest = [k for k in range(raw.shape[2]) if k != 7]
+    assert np.array_equal(again[..., rest], raw[..., rest])
+    assert filled.history[-1].facts["measured_slices_bit_exact"] is True
+
+
+@pytest.mark.parametrize("verb", ["fill_slices", "inpaint"])
+def test_what_is_replaced_does_not_leak_into_what_replaces_it(verb, phantom, model):
+    """A damaged slice may hold anything: brighter than the scan, or as negative as air in CT."""
+    results = []
+    for content in (0.0, 3e4, -5e3):
+        voxels = np.array(phantom.voxels, dtype=np.float32)
+        mask = np.zeros(voxels.shape, dtype=bool)
+        mask[..., 9] = True
+        voxels[mask] = content
+        scan = phantom.with_voxels(voxels)
+        done = medldm.fill_slices(scan, [9], **model) if verb == "fill_slices" else medldm.inpaint(scan, mask, **model)
+        results.append(np.array(done.voxels)[mask])
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
+def test_scans_that_were_shifted_below_zero_are_filled_below_zero(phantom, model):
+    shifted = (phantom.voxels - phantom.voxels.mean()) / phantom.voxels.std()
+    filled = medldm.fill_slices(shifted.astype(np.float32), [9], affine=phantom.affine, modality="mr", **model)
+    assert (filled.voxels[..., 9] < 0).any()
+
+
+@pytest.mark.parametrize("verb", [medldm.denoise, medldm.restore])
+def test_double_precision_is_single_inside(verb, phantom, model):
+    noisy = phantoms.rician(phantom.voxels, 0.05 * phantom.voxels.max()).astype(np.float64)
+    assert verb(noisy, affine=phantom.affine, **model).voxels.dtype == np.float32
+    assert verb(nib.Nifti1Image(noisy, phantom.affine), **model).voxels.dtype == np.float32
+
+
+def test_a_flat_array_is_one_slice(model):
+    flat = np.squeeze(phantoms.one_slice().voxels)
+    assert medldm.denoise(flat, 0.05, affine=np.eye(4), **model).shape == (*flat.shape, 1)
+    with pytest.raises(UsageError, match="real numbers"):
+        medldm.denoise(flat.astype(complex), affine=np.eye(4), **model)
+    with pytest.raises(GeometryError, match="affine"):
+        medldm.denoise(flat, 0.05, affine=np.zeros((4, 4)), **model)
+
+
+def test_what_was_never_seen_stays_so_on_a_finer_grid(phantom, model):
+    measured = thick(phantom, 4.0)
+    voxels = np.array(measured.voxels)
+    voxels[10:14, 10:14, 3] = np.nan
+    thin = medldm.super_resolve(measured.with_voxels(voxels), 1.0, **model)
+    unseen = np.zeros(thin.shape, dtype=bool)
+    unseen[10:14, 10:14, 12:16] = True
+    assert np.array_equal(np.isnan(thin.voxels), unseen)
+
+
+def test_one_sagittal_slice_is_not_made_into_several(model):
+    scan = np.random.default_rng(0).random((1, 32, 24)).astype(np.float32)
+    with pytest.raises(GeometryError, match="one voxel"):
+        medldm.super_resolve(scan, 1.0, affine=np.diag([5.0, 1, 1, 1]), **model)
+
+
+@pytest.mark.parametrize("words", ["7-5", "", "a", [None]])
+def test_slices_that_name_nothing_are_wrong_usage(words):
+    with pytest.raises(UsageError, match="--missing"):
+        parse_slices(words, 20)
+
+
+def test_filling_and_denoising_says_no_longer_that_nothing_else_changed(phantom, model):
+    noisy = phantom.with_voxels(phantoms.rician(phantom.voxels, 0.06 * phantom.voxels.max()).astype(np.float32))
+    damaged = phantoms.with_missing_slices(noisy, [17])
+    facts = medldm.restore(damaged, **model).history[-1].facts
+    assert {step["verb"] for step in facts["plan"]} == {"fill-slices", "denoise"}
+    assert "measured_slices_bit_exact" not in facts
+    assert facts["noise_estimated"]
+
+
+def test_a_model_without_a_flow_has_no_samples_to_draw(phantom, model, monkeypatch):
+    chain = load_chain(card(model["model"]))
+    monkeypatch.setattr(chain, "flow", None)
+    with pytest.raises(UsageError, match="--samples 1"):
+        medldm.denoise(phantom, 0.05, samples=3, **model)
+
+
+def test_doubts_about_the_header_are_said_aloud(model, tmp_path, caplog):
+    path = phantoms.save(tmp_path / "unknown.nii", phantoms.brain((24, 24, 24)), xyzt_units=0)
+    medldm.denoise(medldm.read(path), 0.05, **model)
+    assert "millimetres are assumed" in caplog.text

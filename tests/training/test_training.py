@@ -1,6 +1,7 @@
 """Training on phantoms for seconds: it packs, learns, stops, resumes, and leaves a model that the verbs take."""
 
 import json
+import shutil
 
 import numpy as np
 import phantoms
@@ -191,3 +192,14 @@ def test_two_processes_train_one_network(data, tmp_path):
 def test_more_devices_than_there_are_is_said(data, tmp_path):
     with pytest.raises(UsageError, match="at least 1"):
         train("unet", data, tmp_path, minutes=1, devices=0)
+
+
+def test_a_broken_scan_is_left_out_of_the_cache(data, tmp_path, caplog):
+    folder = tmp_path / "some"
+    shutil.copytree(data, folder)
+    (folder / "s8_T1w.nii.gz").write_bytes(b"")
+    with (folder / "split.csv").open("a") as table:
+        table.write("train,s8_T1w.nii.gz,s8,MR T1w,CC0,drawn\n")
+    pack(folder, tmp_path / "cache")
+    assert len(load_cache(tmp_path / "cache", "train")) == 3
+    assert "s8_T1w.nii.gz" in caplog.text
