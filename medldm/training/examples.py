@@ -31,7 +31,6 @@ MARGIN = 8  # voxels along the damaged axis that are cut off again: a block's en
 # How often each family is drawn. Thick-sliced scans can teach noise, planes and regions only.
 TASKS = {"noise": 0.32, "thick": 0.26, "gap": 0.18, "in-plane": 0.1, "region": 0.14}
 NEEDS_THIN = ("thick", "gap")
-TURNED = 0.35  # share of those whose planes lie across the slice axis: a lost slice seen with its neighbours
 
 
 class Example(NamedTuple):
@@ -73,28 +72,16 @@ def draw_example(scans: Sequence[Packed], shape: Architecture, size: int, genera
     generator : source of randomness
     """
     scan = pick(list(scans), generator)
-    task = draw_task(scan.isotropic, generator)
-    flat = shape.spatial_dims == 2
-    turned = flat and task in NEEDS_THIN and _uniform(0, 1, generator) < TURNED
-    depth = shape.context if flat else size
-    # Damage lies along the first axis: inside the planes, or across their stack.
-    extent = (depth + 2 * MARGIN, size, size) if turned else (size + 2 * MARGIN, size, depth)
-    clean = augment(draw_block(scan, extent, generator).clean, generator)
+    depth = shape.context if shape.spatial_dims == 2 else size
+    block = draw_block(scan, (size + 2 * MARGIN, size, depth), generator)
+    clean = augment(block.clean, generator)
+    task = draw_task(block.isotropic, generator)
     damage = DRAW[task](tuple(clean.shape), generator)
     # The noise level that a user or an estimator gives is never quite right.
     doubt = math.exp(0.15 * float(torch.randn((), generator=generator)))
     observation, sigma = measure(clean, damage, generator)
-    if turned:
-        lost = [k for k in range(MARGIN, MARGIN + depth) if not observation.observed[k].any()]
-        at = lost[int(_uniform(0, len(lost), generator))] if lost else MARGIN + depth // 2
-        near = slice(at - depth // 2, at + depth // 2 + 1)
-        y, observed, level = (
-            field.expand_as(clean).permute(1, 2, 0)[..., near] for field in (observation.y, observation.observed, sigma)
-        )
-        inputs = channels(observation._replace(y=y, observed=observed), level * doubt, shape)
-        return Example(inputs, clean[at][None], task)
     inputs = channels(observation, sigma * doubt, shape)
-    wanted = clean[..., depth // 2] if flat else clean
+    wanted = clean[..., depth // 2] if shape.spatial_dims == 2 else clean
     inner = slice(MARGIN, MARGIN + size)
     return Example(inputs[:, inner], wanted[None, inner], task)
 

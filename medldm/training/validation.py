@@ -76,21 +76,13 @@ def cubes(scans: Sequence[Packed], shape: Architecture, per_task: int = 3) -> li
             _case(task, block, damage, shape, generator)
             for task, damage in damages((block.shape[0], block.shape[1], block.shape[2])).items()
         ]
-        if shape.spatial_dims == 2:  # the same gaps, seen in the planes that are missing
-            gap = damages((block.shape[0], block.shape[1], block.shape[2]))["gap4"]
-            cases.append(_case("gap4across", block, gap, shape, generator, across=True))
     return cases
 
 
-def _case(
-    task: str, clean: Tensor, damage: Damage, shape: Architecture, generator: torch.Generator, across: bool = False
-) -> Cube:
+def _case(task: str, clean: Tensor, damage: Damage, shape: Architecture, generator: torch.Generator) -> Cube:
     observation, sigma = measure(clean, damage, generator)
-    y, observed, sigma = (field.expand_as(clean) for field in (observation.y, observation.observed, sigma))
-    if across:
-        y, observed, sigma, clean = (field.permute(1, 2, 0) for field in (y, observed, sigma, clean))
-    inputs = measured_channels(y, observed, sigma, observation.thickness, shape)
-    return Cube(task, inputs, clean, y)
+    inputs = measured_channels(observation.y, observation.observed, sigma, observation.thickness, shape)
+    return Cube(task, inputs, clean, observation.y)
 
 
 def score(cases: Sequence[Cube], restore: Callable[[Tensor], Tensor]) -> dict[str, float]:
