@@ -75,6 +75,14 @@ def test_an_empty_scan_is_refused_even_when_nothing_would_be_done(words, tmp_pat
     assert not (tmp_path / "o.nii.gz").exists()
 
 
+def test_an_empty_scan_in_a_tree_is_refused_by_its_path(tree, tmp_path, verb):
+    phantoms.save(tree / "deep.nii.gz", np.zeros((8, 8, 8), np.int16))
+    code, said = verb("denoise", tree, tmp_path / "out")
+    assert code == 8
+    assert "refused" in rows(tmp_path / "out").values()
+    assert str(tree / "deep.nii.gz") in said
+
+
 def test_one_volume_of_a_4d_file_that_needs_nothing_is_one_volume(tmp_path, tiny_model):
     import nibabel as nib
 
