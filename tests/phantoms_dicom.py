@@ -1,7 +1,8 @@
-"""Small DICOM series, drawn: any orientation, slices lost, shifted, doubled, sheared, mixed."""
+"""Small DICOM series, drawn: any orientation, slices lost, shifted, doubled, sheared, mixed, packed, damaged."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,45 +29,100 @@ def write_series(
     intercept=0.0,
     uid=None,
     stamp="",
+    along=None,
+    signed=True,
+    bits=16,
+    shuffled=True,
+    each: Callable[[FileDataset, int], None] | None = None,
     **tags,
 ):
-    """Write (columns, rows, slices) int16 voxels, one extensionless file a slice, in shuffled order.
+    """Write (columns, rows, slices) voxels, one extensionless file a slice, names in shuffled order.
 
     spacing: mm between columns, rows, slices. missing: slices left out. jitter: mm of noise on positions.
-    shear: mm that each slice is shifted along its rows. tags: further DICOM keywords.
+    shear: mm that each slice is shifted along its columns. slope, intercept: a number, or one for each slice.
+    along: mm along the normal of each slice, instead of even steps. signed, bits: of the stored values.
+    shuffled: whether InstanceNumber is drawn by lot, or counts slices. each: called with (image, slice) before
+    writing. tags: further DICOM keywords.
     """
     folder.mkdir(parents=True, exist_ok=True)
     across, down = np.array(orientation[:3], float), np.array(orientation[3:], float)
     normal = np.cross(across, down)
     draw = np.random.default_rng(0)
     series = uid or generate_uid(entropy_srcs=["series", str(number)])
-    for k in draw.permutation(voxels.shape[2]):
+    count = voxels.shape[2]
+    steps = np.arange(count) * spacing[2] if along is None else np.asarray(along, float)
+    slopes, intercepts = np.broadcast_to(slope, count), np.broadcast_to(intercept, count)
+    for k in draw.permutation(count):
+        instance, name, noise = int(draw.integers(1, 999)), draw.integers(10**9), draw.standard_normal()
         if k in missing:
             continue
-        place = np.array(origin) + k * spacing[2] * normal + k * shear * down + jitter * draw.standard_normal() * normal
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = MRImageStorage if modality == "MR" else CTImageStorage
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        image = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-        image.SOPClassUID, image.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-        image.PatientName, image.PatientID = "Doe^Jane", "SECRET-17"
+        place = np.array(origin) + (steps[k] + jitter * noise) * normal + k * shear * down
+        image = _image(modality)
         image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(entropy_srcs=["study"]), series
         image.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame"])
-        image.SeriesNumber, image.InstanceNumber, image.Modality = number, int(draw.integers(1, 999)), modality
-        image.ImageType = ["ORIGINAL", "PRIMARY", "M"]
-        image.ImageOrientationPatient, image.ImagePositionPatient = (
-            list(map(float, orientation)),
-            [f"{v:.6f}" for v in place],
-        )
+        image.SeriesNumber, image.InstanceNumber = number, instance if shuffled else int(k) + 1
+        image.ImageOrientationPatient = list(map(float, orientation))
+        image.ImagePositionPatient = [f"{v:.6f}" for v in place]
         image.PixelSpacing, image.SliceThickness = [spacing[1], spacing[0]], spacing[2]
-        image.Rows, image.Columns = voxels.shape[1], voxels.shape[0]
-        image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-        image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
-        if slope != 1 or intercept:
-            image.RescaleSlope, image.RescaleIntercept = slope, intercept
-        image.PixelData = np.ascontiguousarray(voxels[:, :, k].T.astype(np.int16)).tobytes()
-        for name, value in tags.items():
-            setattr(image, name, value)
-        pydicom.dcmwrite(folder / f"{stamp}IM{draw.integers(10**9)}", image, enforce_file_format=True)
+        _pixels(image, voxels[:, :, k], signed, bits)
+        if slopes[k] != 1 or intercepts[k]:
+            image.RescaleSlope, image.RescaleIntercept = float(slopes[k]), float(intercepts[k])
+        for tag, value in tags.items():
+            setattr(image, tag, value)
+        if each:
+            each(image, int(k))
+        pydicom.dcmwrite(folder / f"{stamp}IM{name}", image, enforce_file_format=True)
     return folder
+
+
+def _image(modality) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = MRImageStorage if modality == "MR" else CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    image.SOPClassUID, image.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    image.PatientName, image.PatientID, image.Modality = "Doe^Jane", "SECRET-17", modality
+    image.ImageType = ["ORIGINAL", "PRIMARY", "M" if modality == "MR" else "AXIAL"]
+    return image
+
+
+def _pixels(image, plane, signed, bits) -> None:
+    image.Rows, image.Columns = plane.shape[1], plane.shape[0]
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.BitsAllocated, image.BitsStored, image.HighBit = 16, bits, bits - 1
+    image.PixelRepresentation = int(signed)
+    kind = np.int16 if signed else np.uint16
+    image.add_new("PixelData", "OW", np.ascontiguousarray(plane.T.astype(kind)).tobytes())
+
+
+def by_position(folder: Path) -> list[Path]:
+    """Files of an upright series from the lowest slice to the highest."""
+    return sorted(folder.iterdir(), key=lambda path: float(pydicom.dcmread(path).ImagePositionPatient[2]))
+
+
+def edit(folder: Path, change: Callable[[FileDataset], None], which=None) -> Path:
+    """Change the headers of some slices (all when not said) of an upright series."""
+    for k, path in enumerate(by_position(folder)):
+        if which is None or k in which:
+            image = pydicom.dcmread(path)
+            change(image)
+            image.save_as(path)
+    return folder
+
+
+def without_preamble(folder: Path) -> Path:
+    """The same files as bare data sets: no preamble, no DICM, no meta header."""
+    for path in folder.iterdir():
+        image = pydicom.dcmread(path)
+        start = path.read_bytes().find(b"\x08\x00\x08\x00CS")  # ImageType, the first element of the data set
+        assert start > 0
+        path.write_bytes(path.read_bytes()[start:])
+        assert image.Rows
+    return folder
+
+
+def cut_short(path: Path, lost=900) -> Path:
+    """A copy interrupted: the last bytes are not there."""
+    path.write_bytes(path.read_bytes()[:-lost])
+    return path
