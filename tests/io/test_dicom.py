@@ -206,21 +206,6 @@ def test_dciodvfy_finds_no_error_that_the_source_did_not_have(filled):
 
 @pytest.mark.data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
-def test_the_real_series_end_in_the_right_volume_or_a_sentence():
-    verdicts = {
-        folder.name: [series.verdict for series in find_series(folder)]
-        for folder in SHARED.iterdir()
-        if folder.is_dir()
-    }
-    assert verdicts["siemens_trio_mprage_missing_slice_mixed"] == ["missing", "not a volume", "not a volume"]
-    assert set(verdicts["ge_hispeed_ct_head_tilt_variable"]) == {"tilted"}
-    assert verdicts["siemens_ct_gantry_tilt"] == ["tilted"]
-    assert verdicts["siemens_ct_not_a_volume"] == ["not a volume"]
-    assert verdicts["ge_ct_irregular_increment"] == ["missing"]
-
-
-@pytest.mark.data
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
 def test_the_missing_slice_of_the_trio_is_filled_and_the_rest_is_bit_exact(tmp_path, tiny_model):
     source = SHARED / "siemens_trio_mprage_missing_slice_mixed"
     assert main(["fill-slices", str(source), str(tmp_path), "--model", str(tiny_model)]) == 0

@@ -26,8 +26,8 @@ MOSAIC_SIZE = 0x0019100A  # Siemens: number of images in a mosaic
 GE_PART = 0x0043102F  # GE: 0 magnitude, 1 phase, 2 real, 3 imaginary
 OWN_B = {"GE": 0x00431039, "SIEMENS": 0x0019100C, "PHILIPS": 0x20011003}  # where each maker keeps the b-value
 HEADER_TAGS: list[Any] = [
-    "SpecificCharacterSet", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "SeriesNumber", "InstanceNumber",
-    "Modality", "Manufacturer", "FrameOfReferenceUID", "PhotometricInterpretation", "ImageType",
+    "SpecificCharacterSet", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID",
+    "SeriesNumber", "InstanceNumber", "Modality", "Manufacturer", "FrameOfReferenceUID", "PhotometricInterpretation", "ImageType",
     "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
     "SliceThickness", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "EchoTime", "EchoNumbers",
     "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation",
@@ -54,7 +54,8 @@ class Header:
     Parameters
     ----------
     source : the file, and the frame in it
-    series_uid, image_uid : SeriesInstanceUID; SOPInstanceUID and number of the frame
+    series_uid, study_uid : SeriesInstanceUID, StudyInstanceUID
+    image_uid : SOPInstanceUID and number of the frame
     frame_of_reference : FrameOfReferenceUID; positions are comparable inside one only
     number, instance : SeriesNumber, InstanceNumber; None where not said
     modality : in lower case
@@ -77,6 +78,7 @@ class Header:
 
     source: Frame
     series_uid: str
+    study_uid: str
     image_uid: str
     frame_of_reference: str
     number: int | None
@@ -148,6 +150,7 @@ def _parsed(source: Frame, dataset: Any) -> Header:
         source=source,
         # Without a series UID nothing but the folder tells what belongs together.
         series_uid=_word(dataset, "SeriesInstanceUID") or str(source.path.parent),
+        study_uid=_word(dataset, "StudyInstanceUID"),
         image_uid=f"{_word(dataset, 'SOPInstanceUID')} {source.number}",
         frame_of_reference=_word(dataset, "FrameOfReferenceUID"),
         number=_whole(dataset, "SeriesNumber"),

@@ -130,6 +130,7 @@ def regular(stack: Voxels, places: Places, name: str) -> tuple[Voxels, Affine, t
     else:
         filled, step, missing = _evenly(upright, along, name)
         done = f"its slices were resampled to {step:.2f} mm (linear interpolation)"
+    _fill_outside(filled, missing, float(np.nanmin(stack)))
     origin = places.corners[0] - sum(
         aside * mm * axis for aside, mm, axis in zip(places.aside[0], places.pixel_mm, places.axes[:2], strict=True)
     )
@@ -138,27 +139,30 @@ def regular(stack: Voxels, places: Places, name: str) -> tuple[Voxels, Affine, t
 
 
 def _above_each_other(stack: Voxels, places: Places, name: str) -> Voxels:
-    """(columns', rows', N) float32: every slice shifted to where it lies, on one grid that holds them all."""
+    """(columns', rows', N) float32: every slice shifted to where it lies, on one grid that holds all; NaN around it."""
     aside = places.aside
     reach = np.ceil(aside.max(axis=0) - WHOLE).astype(int)
     if (reach > MOST_ASIDE * np.array(stack.shape[:2])).any():
         raise GeometryError(f"{name} cannot be repaired: its slices lie further aside than they are wide.")
     shape = tuple(np.array(stack.shape[:2]) + reach)
-    outside = float(np.nanmin(stack))  # air, in CT and MR alike
-    moved = np.empty((*shape, stack.shape[2]), dtype=np.float32)
+    moved = np.full((*shape, stack.shape[2]), np.nan, dtype=np.float32)
     for place, shift in enumerate(aside):
         whole = np.rint(shift).astype(int)
         if np.abs(shift - whole).max() < WHOLE:
             # Nothing to interpolate: measured values stay as they are.
-            moved[:, :, place] = outside
             (left, top), (columns, rows) = whole, stack.shape[:2]
             moved[left : left + columns, top : top + rows, place] = stack[:, :, place]
             continue
-        image = ndimage.affine_transform(
+        moved[:, :, place] = ndimage.affine_transform(
             stack[:, :, place].astype(np.float32), [1.0, 1.0], -shift, shape, order=1, mode="constant", cval=np.nan
         )
-        moved[:, :, place] = np.where(np.isnan(image), outside, image)
     return moved
+
+
+def _fill_outside(filled: Voxels, missing: tuple[int, ...], value: float) -> None:
+    """What no slice reached becomes background, which the lowest value is in CT and MR alike; in place."""
+    there = np.setdiff1d(np.arange(filled.shape[2]), missing)
+    filled[:, :, there] = np.where(np.isnan(filled[:, :, there]), np.float32(value), filled[:, :, there])
 
 
 def _evenly(stack: Voxels, along: Array, name: str) -> tuple[Voxels, float, tuple[int, ...]]:
