@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 UPRIGHT = (1, 0, 0, 0, 1, 0)
 
@@ -94,6 +95,68 @@ def _pixels(image, plane, signed, bits) -> None:
     image.PixelRepresentation = int(signed)
     kind = np.int16 if signed else np.uint16
     image.add_new("PixelData", "OW", np.ascontiguousarray(plane.T.astype(kind)).tobytes())
+
+
+def write_enhanced(
+    folder: Path,
+    voxels,
+    *,
+    spacing=(0.9, 0.8, 2.0),
+    origin=(-20.0, -30.0, 5.0),
+    order=None,
+    slopes=None,
+    each: Callable[[Dataset, int], None] | None = None,
+    **tags,
+):
+    """Write (columns, rows, slices) voxels as one upright enhanced MR image.
+
+    order: slices in the order of the frames; drawn by lot when not said. slopes: one for each slice. each: called with
+    (functional groups of a frame, its slice). tags: further DICOM keywords, of the whole image.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    count = voxels.shape[2]
+    order = np.random.default_rng(0).permutation(count) if order is None else order
+    image = _image("MR")
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(), generate_uid()
+    image.FrameOfReferenceUID, image.SeriesNumber, image.InstanceNumber = generate_uid(), 3, 1
+    image.ImageType = ["ORIGINAL", "PRIMARY", "M", "NONE"]
+    pointer = Dataset()
+    pointer.DimensionIndexPointer, pointer.FunctionalGroupPointer = 0x00209057, 0x00209111
+    image.DimensionIndexSequence = [pointer]
+    measures = _item(PixelSpacing=[spacing[1], spacing[0]], SliceThickness=spacing[2])
+    upright = _item(ImageOrientationPatient=list(UPRIGHT))
+    image.SharedFunctionalGroupsSequence = [_item(PixelMeasuresSequence=[measures], PlaneOrientationSequence=[upright])]
+    groups = []
+    for k in map(int, order):
+        place = [origin[0], origin[1], origin[2] + k * spacing[2]]
+        groups.append(
+            _item(
+                PlanePositionSequence=[_item(ImagePositionPatient=place)],
+                FrameContentSequence=[_item(DimensionIndexValues=k + 1, StackID="1", InStackPositionNumber=k + 1)],
+                PixelValueTransformationSequence=[
+                    _item(RescaleSlope=1.0 if slopes is None else float(slopes[k]), RescaleIntercept=0.0)
+                ],
+                MRImageFrameTypeSequence=[_item(FrameType=image.ImageType, ComplexImageComponent="MAGNITUDE")],
+            )
+        )
+        if each:
+            each(groups[-1], k)
+    image.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    _pixels(image, voxels[:, :, 0], True, 16)
+    image.NumberOfFrames = count
+    image.PixelData = np.ascontiguousarray(voxels[:, :, order].T.astype(np.int16)).tobytes()
+    for tag, value in tags.items():
+        setattr(image, tag, value)
+    pydicom.dcmwrite(folder / "enhanced", image, enforce_file_format=True)
+    return folder
+
+
+def _item(**said) -> Dataset:
+    item = Dataset()
+    for tag, value in said.items():
+        setattr(item, tag, value)
+    return item
 
 
 def by_position(folder: Path) -> list[Path]:

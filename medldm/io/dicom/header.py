@@ -27,8 +27,8 @@ GE_PART = 0x0043102F  # GE: 0 magnitude, 1 phase, 2 real, 3 imaginary
 OWN_B = {"GE": 0x00431039, "SIEMENS": 0x0019100C, "PHILIPS": 0x20011003}  # where each maker keeps the b-value
 HEADER_TAGS: list[Any] = [
     "SpecificCharacterSet", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID",
-    "SeriesNumber", "InstanceNumber", "Modality", "Manufacturer", "FrameOfReferenceUID", "PhotometricInterpretation", "ImageType",
-    "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
+    "SeriesNumber", "InstanceNumber", "Modality", "Manufacturer", "FrameOfReferenceUID",
+    "PhotometricInterpretation", "ImageType", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
     "SliceThickness", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "EchoTime", "EchoNumbers",
     "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation",
     "ConvolutionKernel", "ComplexImageComponent", "ReceiveCoilName", "TemporalPositionIdentifier", "TriggerTime",
