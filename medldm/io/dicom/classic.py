@@ -7,6 +7,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
+from pydicom.valuerep import DSfloat
 
 from medldm.io.dicom.frames import is_enhanced
 
@@ -20,6 +21,7 @@ ENHANCED_ONLY = (
     "ResonantNucleus", "KSpaceFiltering", "ApplicableSafetyStandardAgency", "ApplicableSafetyStandardDescription",
     "RescaleType", "TemporalPositionIdentifier", "BurnedInAnnotation", "RecognizableVisualFeatures", "LUTExplanation",
 )  # fmt: skip
+EMPTY = ("StudyID", "PositionReferenceIndicator", "ReferringPhysicianName", "AccessionNumber")
 SEQUENCES = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}
 
 
@@ -42,7 +44,8 @@ def classic(dataset: Any, frame: Any) -> Any:
     for name in ENHANCED_ONLY:
         if name in header:
             del header[name]
-    for name in ("StudyID", "PositionReferenceIndicator", "ReferringPhysicianName", "AccessionNumber"):
+    # A side is asked for unless the body part is known to have none; enhanced images keep it in a group.
+    for name in EMPTY if header.get("BodyPartExamined") else (*EMPTY, "Laterality"):
         if name not in header:
             setattr(header, name, "")
     return header
@@ -50,15 +53,30 @@ def classic(dataset: Any, frame: Any) -> Any:
 
 def _mr_words(dataset: Any, header: Dataset) -> None:
     """What the MR Image module asks for, said with what enhanced images know."""
-    echo = str(dataset.get("EchoPulseSequence", "") or "")
-    planar = str(dataset.get("EchoPlanarPulseSequence", "NO")) == "YES"
-    header.ScanningSequence = [*SEQUENCES.get(echo, ["RM"]), *(["EP"] if planar else [])]
-    header.SequenceVariant = "NONE"
-    header.ScanOptions = ""
+    echo, inverted, planar = (
+        str(frame_or_all.get(name, "") or "")
+        for frame_or_all, name in (
+            (dataset, "EchoPulseSequence"),
+            (header, "InversionRecovery"),
+            (dataset, "EchoPlanarPulseSequence"),
+        )
+    )
+    header.ScanningSequence = [
+        *SEQUENCES.get(echo, ["RM"]),
+        *(["IR"] if inverted == "YES" else []),
+        *(["EP"] if planar == "YES" else []),
+    ]
+    header.SequenceVariant, header.ScanOptions = "NONE", ""
     for name in ("EchoTime", "RepetitionTime", "EchoTrainLength", "MRAcquisitionType"):
         if name not in header:
             setattr(header, name, None)
     if header.MRAcquisitionType not in ("2D", "3D"):
         header.MRAcquisitionType = None
+    if inverted != "YES" and "InversionTime" in header:
+        del header.InversionTime
+    for name in ("EchoTime", "InversionTime", "TriggerTime"):
+        # Enhanced images keep them in binary, with more digits than a decimal string holds.
+        if isinstance(value := header.get(name), float):
+            setattr(header, name, DSfloat(value, auto_format=True))
     words = [str(word) for word in header.get("ImageType") or ("ORIGINAL", "PRIMARY")]
     header.ImageType = [*words[:2], "OTHER"]

@@ -71,7 +71,13 @@ def strip(dataset: Dataset) -> None:
 
 
 def declare(
-    dataset: Dataset, sources: Sequence[Any], uids: tuple[str, str], task: str, facts: Mapping[str, Any], invented: bool
+    dataset: Dataset,
+    sources: Sequence[Any],
+    uids: tuple[str, str],
+    task: str,
+    facts: Mapping[str, Any],
+    invented: bool,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write identity and provenance into a slice.
 
@@ -82,6 +88,7 @@ def declare(
     uids : of the series, of the slice
     task, facts : what was done
     invented : whether it holds voxels nobody measured
+    notes : what else was done to the series, in sentences
     """
     first = sources[0]
     dataset.SeriesInstanceUID, dataset.SOPInstanceUID = uids
@@ -93,8 +100,8 @@ def declare(
     dataset.ImageType = _image_type(first)
     dataset.DerivationDescription = (
         f"medldm {facts.get('medldm', '')} {task}; model {facts.get('model', '')} {str(facts.get('sha256', ''))[:16]}; "
-        f"steps {facts.get('steps', 1)}; seed {facts.get('seed', 0)}; research use only"
-    )[:1024]
+        f"steps {facts.get('steps', 1)}; seed {facts.get('seed', 0)}; research use only. " + " ".join(notes)
+    ).strip()[:1024]
     dataset.DerivationCodeSequence = [_code(*DERIVATION.get(task, DERIVATION["super-resolve"]))]
     dataset.SourceImageSequence = [_reference(source) for source in sources]
     dataset.ContributingEquipmentSequence = _equipment(first, facts)

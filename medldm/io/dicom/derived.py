@@ -78,7 +78,9 @@ def write_series(
             clipped += _set_pixels(dataset, values, sources[near[0]], images[near[0]], files)
             _set_place(dataset, lps, place, volume.stored.thickness_mm)
             pair = uids[0], uids[1 + place]
-            declare(dataset, [sources[number] for number in near], pair, task, facts, place in invented)
+            declare(
+                dataset, [sources[number] for number in near], pair, task, facts, place in invented, volume.stored.note
+            )
             dataset.save_as(temporary / f"{place:04d}.dcm", enforce_file_format=True)
         _publish(temporary, folder)
     except OSError as problem:
