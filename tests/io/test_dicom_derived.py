@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,7 @@ import pytest
 
 from medldm.errors import InputError, OutputError
 from medldm.io import from_array, read, write
-from medldm.io.dicom import find_series, read_series, write_series
+from medldm.io.dicom import find_series, read_series, write_series, write_uncertainty
 from medldm.volume import Step
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "dicom"
@@ -219,3 +220,33 @@ def test_neither_the_source_nor_other_files_are_replaced(voxels, tmp_path):
             write(volume, folder, form="dicom")
     assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
     assert len(list((tmp_path / "in").iterdir())) == 8
+
+
+@pytest.mark.parametrize("kind", ["mr, oblique and sagittal", "ct", "enhanced"])
+def test_uncertainty_is_a_map_on_the_same_grid(kind, voxels, tmp_path):
+    if kind == "enhanced":
+        source = phantoms_dicom.write_enhanced(tmp_path / "in", voxels)
+    else:
+        source = phantoms_dicom.write_series(tmp_path / "in", voxels, **SOURCES[kind])
+    volume = restored(read(source))
+    spread = np.random.default_rng(0).random(volume.shape, dtype=np.float32)
+    write_uncertainty(replace(volume, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
+    found = pydicom.dcmread(tmp_path / "std.dcm")
+    stored = volume.to_stored(spread)
+    assert found.SOPClassUID == pydicom.uid.ParametricMapStorage
+    assert found.StudyInstanceUID == pydicom.dcmread(next(source.iterdir())).StudyInstanceUID
+    places = [item.PlanePositionSequence[0].ImagePositionPatient for item in found.PerFrameFunctionalGroupsSequence]
+    lps = np.diag([-1, -1, 1, 1]) @ volume.stored_affine()
+    along = [int(np.rint((np.linalg.inv(lps) @ [*place, 1])[2])) for place in places]
+    assert sorted(along) == list(range(8))
+    assert np.array_equal(found.pixel_array, stored[:, :, along].T)
+    mapping = found.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    unit = mapping.MeasurementUnitsCodeSequence[0].CodeValue
+    assert unit == ("[hnsf'U]" if kind == "ct" else "1")
+
+
+def test_a_result_without_uncertainty_makes_no_map(voxels, tmp_path):
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
+    with pytest.raises(InputError, match="--uncertainty"):
+        write_uncertainty(volume, tmp_path / "std.dcm", task="denoise", facts=FACTS)
+    assert not (tmp_path / "std.dcm").exists()
