@@ -83,6 +83,20 @@ def test_dcm2niix_makes_of_it_what_our_nifti_says(kind, voxels, tmp_path):
     assert_dcm2niix_agrees(volume, tmp_path / "out", tmp_path)
 
 
+@pytest.mark.parametrize("kind", SOURCES)
+def test_gdcm_reads_it_on_the_same_grid(kind, voxels, tmp_path):
+    import SimpleITK as sitk
+
+    volume, _ = derive(phantoms_dicom.write_series(tmp_path / "in", voxels, **SOURCES[kind]), tmp_path / "out")
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "out")))
+    found = sitk.GetArrayFromImage(image).T
+    ours = volume.to_stored(volume.voxels)
+    lps = np.diag([-1, -1, 1, 1]) @ volume.stored_affine()
+    assert image.GetSpacing() == pytest.approx((0.9, 0.8, 2.0))
+    assert np.allclose(image.TransformIndexToPhysicalPoint((3, 4, 5)), (lps @ [3, 4, 5, 1])[:3], atol=1e-4)
+    assert np.array_equal(found, ours)
+
+
 @needs_dciodvfy
 @pytest.mark.parametrize("kind", SOURCES)
 def test_dciodvfy_finds_no_error_that_the_source_did_not_have(kind, voxels, tmp_path):
@@ -240,9 +254,25 @@ def test_uncertainty_is_a_map_on_the_same_grid(kind, voxels, tmp_path):
     along = [int(np.rint((np.linalg.inv(lps) @ [*place, 1])[2])) for place in places]
     assert sorted(along) == list(range(8))
     assert np.array_equal(found.pixel_array, stored[:, :, along].T)
+    cited = found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert {(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for item in cited} == {
+        (image.SOPClassUID, image.SOPInstanceUID) for image in map(pydicom.dcmread, source.iterdir())
+    }
     mapping = found.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
     unit = mapping.MeasurementUnitsCodeSequence[0].CodeValue
     assert unit == ("[hnsf'U]" if kind == "ct" else "1")
+
+
+def test_a_map_of_an_anonymous_series_names_nobody(voxels, tmp_path, recwarn):
+    def anonymous(image, _):
+        del image.FrameOfReferenceUID, image.SliceThickness
+        image.PatientName = "Doe"
+
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels, each=anonymous))
+    spread = np.ones(volume.shape, np.float32)
+    write_uncertainty(replace(volume, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
+    assert pydicom.dcmread(tmp_path / "std.dcm").FrameOfReferenceUID
+    assert not [each for each in recwarn if "Doe" in str(each.message)]
 
 
 def test_a_result_without_uncertainty_makes_no_map(voxels, tmp_path):

@@ -1,5 +1,7 @@
 """What DICOM comes as: enhanced, compressed, signed or not, scaled slice by slice; and what is no scan at all."""
 
+import logging
+
 import numpy as np
 import phantoms
 import phantoms_dicom
@@ -204,3 +206,19 @@ def weighted(b_value):
         image.add_new(0x0019100C, "IS", b_value)
 
     return each
+
+
+def test_what_holds_no_image_is_named_in_the_log(voxels, tmp_path, caplog):
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels)
+    report = pydicom.dcmread(next(folder.iterdir()))
+    for name in ("Rows", "Columns", "PixelData"):
+        del report[name]
+    report.save_as(folder / "report")
+    (folder / "DICOMDIR").write_bytes(next(folder.glob("IM*")).read_bytes())
+    (folder / "readme.txt").write_text("words")
+    with caplog.at_level("INFO"):
+        (series,) = find_series(folder, log=logging.getLogger("tests"))
+    assert series.verdict == "regular"
+    told = [record.getMessage() for record in caplog.records]
+    assert [message.endswith("holds no image") for message in told] == [True, True]
+    assert "Doe" not in "".join(told)

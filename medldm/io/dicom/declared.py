@@ -103,7 +103,7 @@ def declare(
         f"steps {facts.get('steps', 1)}; seed {facts.get('seed', 0)}; research use only. " + " ".join(notes)
     ).strip()[:1024]
     dataset.DerivationCodeSequence = [_code(*DERIVATION.get(task, DERIVATION["super-resolve"]))]
-    dataset.SourceImageSequence = [_reference(source) for source in sources]
+    dataset.SourceImageSequence = [reference(source) for source in sources]
     dataset.ContributingEquipmentSequence = _equipment(first, facts)
     # What was invented once stays so, whatever is done to it later.
     before = any(str(source.get("SyntheticData", "")) == "YES" for source in sources)
@@ -117,7 +117,8 @@ def _image_type(source: Any) -> list[str]:
     return ["DERIVED", "SECONDARY", *(kept[2:] or ["OTHER"])]
 
 
-def _reference(source: Any) -> Dataset:
+def reference(source: Any) -> Dataset:
+    """A source as derived images cite it."""
     item = Dataset()
     item.ReferencedSOPClassUID = source.file_meta.get("MediaStorageSOPClassUID") or source.SOPClassUID
     item.ReferencedSOPInstanceUID = source.SOPInstanceUID

@@ -96,7 +96,7 @@ def _family(header: Header, alike: _Alike) -> tuple[object, ...]:
     if header.pixel_spacing is not None:
         spacing = alike.number((uid, "spacing"), header.pixel_spacing, 1e-3, 0.0)
     many = header.image_uid if header.frames > 1 else ""
-    return uid, facing, header.study_uid, header.rows, header.columns, header.samples, spacing, many
+    return uid, facing, header.study_uid, header.modality, header.rows, header.columns, header.samples, spacing, many
 
 
 def _kind(header: Header, alike: _Alike) -> dict[str, object]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.uid import generate_uid
 
 from medldm.errors import InputError
 from medldm.io.atomic import sentence
-from medldm.io.dicom.declared import make_uids
-from medldm.io.dicom.frames import Frame, is_enhanced
+from medldm.io.dicom.classic import classic
+from medldm.io.dicom.declared import make_uids, reference
+from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.pixels import Files
 from medldm.volume import Affine, Volume, Voxels
 
@@ -46,11 +49,12 @@ def write_uncertainty(volume: Volume, path: Path, *, task: str, facts: Mapping[s
     if volume.std is None:
         raise InputError(f"{volume.name} has no standard deviation. Ask for it with --samples 8 --uncertainty.")
     headers = Files(pixels=False)
-    datasets = [headers.frame(image)[0] for image in images]
-    # An enhanced image is one source, however many of its frames were used.
-    sources = [_complete(each) for each in (datasets[:1] if is_enhanced(datasets[0]) else datasets)]
+    sources = [_complete(classic(*headers.frame(image))) for image in images]
     spread = np.nan_to_num(volume.to_stored(volume.std).astype(np.float32))
-    dataset = _parametric_map(volume, spread, sources, task, facts)
+    with warnings.catch_warnings():
+        # highdicom warns of unusual names of patients by repeating them; they belong on no screen and in no log.
+        warnings.simplefilter("ignore")
+        dataset = _parametric_map(volume, spread, sources, task, facts)
     try:
         # Beside its place, then renamed: nobody finds half a file.
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial.", dir=path.parent)
@@ -68,6 +72,11 @@ def _complete(source: Any) -> Any:
     for name in EMPTY:
         if name not in whole:
             setattr(whole, name, None)
+    if "FrameOfReferenceUID" not in whole:
+        # The standard wants one here; the images of one series share theirs even where nobody wrote it down.
+        whole.FrameOfReferenceUID = generate_uid(entropy_srcs=[str(source.SeriesInstanceUID), "frame of reference"])
+    if "SliceThickness" not in whole:
+        whole.SliceThickness = 1.0  # only looked at: the map has the thickness of the result
     return whole
 
 
@@ -83,7 +92,8 @@ def _parametric_map(volume: Volume, spread: Voxels, sources: list[Any], task: st
     number = str(first.get("SeriesNumber", "") or "")
     measures, orientation, positions = _grid(lps, spread.shape[2], volume.stored.thickness_mm)
     dataset = hd.pm.ParametricMap(
-        source_images=sources,
+        # One stands for all: highdicom refuses sources whose orientations differ in the last digit.
+        source_images=sources[:1],
         pixel_array=np.ascontiguousarray(spread.T),  # (slices, rows, columns)
         series_instance_uid=uids[0],
         series_number=NUMBER + (int(number) if number.isdigit() else 0),
@@ -103,8 +113,23 @@ def _parametric_map(volume: Volume, spread: Voxels, sources: list[Any], task: st
         content_description=f"standard deviation of {task}, research use only",
         derived_pixel_contrast="STD_DEVIATION",
     )
+    _cite(dataset, sources)
+    if not dataset.get("BodyPartExamined"):
+        dataset.Laterality = None  # asked for unless the body part is known to have none
     dataset.SeriesDescription = f"medldm {task} standard deviation RUO"
     return dataset
+
+
+def _cite(dataset: Any, sources: list[Any]) -> None:
+    """Name every source, once, by the class it really has (enhanced images stand here as classic ones)."""
+    cited = {str(source.SOPInstanceUID): reference(source) for source in sources}
+    for item in cited.values():
+        del item.PurposeOfReferenceCodeSequence
+    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(cited.values())
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        for derivation in group.get("DerivationImageSequence") or ():
+            for item in derivation.SourceImageSequence:
+                item.ReferencedSOPClassUID = cited[str(item.ReferencedSOPInstanceUID)].ReferencedSOPClassUID
 
 
 def _grid(lps: Affine, count: int, thickness_mm: float | None) -> tuple[Any, Any, list[Any]]:

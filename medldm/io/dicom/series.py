@@ -103,9 +103,10 @@ def find_series(source: Path | Iterable[Path], *, log: logging.Logger | None = N
         source = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
     headers: list[Header] = []
     for path in source:
-        if path.name.upper() == "DICOMDIR" or not is_dicom(path):
+        if not is_dicom(path):
             continue
-        images = read_headers(path)
+        # A DICOMDIR lists what the other files hold.
+        images = [] if path.name.upper() == "DICOMDIR" else read_headers(path)
         headers += images
         if not images:
             told.info("%s holds no image", path)
@@ -192,7 +193,8 @@ def judge_members(series: Series, members: list[Header]) -> Series:
     stack = judge_positions(
         places,
         axes[2],
-        instances=[header.instance for header in members],
+        # Frames of one file share its InstanceNumber.
+        instances=[header.instance if header.stack_place is None else header.stack_place for header in members],
         thicknesses=[header.thickness_mm for header in members],
         thickness_mm=series.thickness_mm or 1.0,
     )
