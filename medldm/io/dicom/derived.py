@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,19 +16,16 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medldm.errors import InputError, OutputError
 from medldm.io.atomic import sentence
-from medldm.io.dicom.pixels import load, rescale
-from medldm.volume import Volume
+from medldm.io.dicom.classic import classic
+from medldm.io.dicom.declared import declare, make_uids, strip
+from medldm.io.dicom.frames import Frame
+from medldm.io.dicom.header import read_headers
+from medldm.io.dicom.pixels import Files, decode, read_slice, rescale
+from medldm.volume import Affine, Volume, Voxels
 
-PREFIX = "2.25."  # UIDs made of a 128-bit number need no registered root (PS3.5 B.2)
-DROPPED = (
-    "PixelData", "FloatPixelData", "IconImageSequence", "SmallestImagePixelValue",
-    "LargestImagePixelValue", "PixelPaddingValue", "PixelPaddingRangeLimit", "ReferencedImageSequence",
-    "LossyImageCompressionRatio", "SliceLocation", "AcquisitionNumber", "GantryDetectorTilt",
-    "ReferencedPresentationStateSequence", "PresentationLUTSequence", "ReferencedPerformedProcedureStepSequence",
-)  # fmt: skip
+log = logging.getLogger(__name__)
 
-# CID 7203 has no word for filling or inpainting; both are resampling of what lies around.
-DERIVATION = {"denoise": ("113087", "DCM", "Smoothing"), "super-resolve": ("113085", "DCM", "Spatial resampling")}
+SAME_PLACE_MM = 0.02  # a result slice this close to a source slice is that slice
 
 
 def write_series(
@@ -37,10 +33,12 @@ def write_series(
 ) -> int:
     """Write a derived series, one file a slice, all or nothing.
 
+    Slices that are still missing (all NaN) are not written.
+
     Parameters
     ----------
     volume : restored; its ``stored.header`` names the source files
-    folder : new folder, or an older result that is replaced
+    folder : new folder, or an older result of medldm, which is replaced
     task : verb
     facts : what was done (model, sha256, steps, seed)
     invented : slices, along the stored third axis, that hold voxels nobody measured
@@ -55,179 +53,156 @@ def write_series(
         The volume was not read from DICOM.
     OutputError, ResourceError
     """
-    sources = volume.stored.header
-    if volume.stored.container != "dicom" or not sources:
+    images: list[Frame] = [image for image in volume.stored.header or () if image is not None]
+    if volume.stored.container != "dicom" or not images:
         raise InputError(
             f"{volume.name} was not read from DICOM, so there is no patient and study to derive a series from. "
             "Write NIfTI instead."
         )
-    templates = [None if path is None else load(path) for path in sources]
+    _check_place(folder, [image.path for image in images])
+    headers, files = Files(pixels=False), Files()
+    sources = [classic(*headers.frame(image)) for image in images]
     voxels = volume.to_stored(volume.voxels)
-    uids = _uids(templates, voxels, task, facts)
-    files, clipped = [], 0
-    for place in range(voxels.shape[2]):
-        if np.isnan(voxels[:, :, place]).any():
-            continue  # a slice that is still missing is not written
-        near = _nearest(templates, place, voxels.shape[2])
-        dataset, lost = _slice(volume, voxels, place, near, templates, uids, task, facts, place in set(invented))
-        clipped += lost
-        files.append(dataset)
-    _publish(files, folder)
-    return clipped
-
-
-def _publish(files: list[Dataset], folder: Path) -> None:
+    uids = make_uids(sources, volume, voxels, task, facts)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
+    temporary = _temporary(folder)
+    clipped = 0
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial.", dir=folder.parent))
-    except OSError as problem:
-        raise sentence(problem, folder) from problem
-    try:
-        for number, dataset in enumerate(files):
-            dataset.save_as(temporary / f"{number:04d}.dcm", enforce_file_format=True)
-        if folder.exists():
-            if any(not each.name.endswith(".dcm") for each in folder.iterdir()):
-                raise OutputError(f"{folder} holds other files; choose another place for the derived series.")
-            shutil.rmtree(folder)
-        temporary.chmod(0o755)
-        temporary.replace(folder)
+        for place in range(voxels.shape[2]):
+            values = voxels[:, :, place].T
+            if values.dtype.kind == "f" and np.isnan(values).all():
+                continue
+            near = _nearest(sources, lps, place)
+            dataset = deepcopy(sources[near[0]])
+            strip(dataset)
+            clipped += _set_pixels(dataset, values, sources[near[0]], images[near[0]], files)
+            _set_place(dataset, lps, place, volume.stored.thickness_mm)
+            pair = uids[0], uids[1 + place]
+            declare(
+                dataset, [sources[number] for number in near], pair, task, facts, place in invented, volume.stored.note
+            )
+            dataset.save_as(temporary / f"{place:04d}.dcm", enforce_file_format=True)
+        _publish(temporary, folder)
     except OSError as problem:
         raise sentence(problem, folder) from problem
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    if clipped:
+        log.info("%d voxels of %s were clipped to the stored range", clipped, volume.name)
+    return clipped
 
 
-def _uids(templates: list[Any], voxels: Any, task: str, facts: Mapping[str, Any]) -> list[str]:
-    """A series UID and one for each slice; equal runs give equal UIDs, other pixels never share one."""
-    first = next(each for each in templates if each is not None)
-    digest = hashlib.sha256(np.ascontiguousarray(voxels).tobytes())
-    told = {key: facts.get(key) for key in ("model", "sha256", "seed", "steps", "medldm", "settings")}
-    digest.update(json.dumps([str(first.SeriesInstanceUID), task, told], sort_keys=True, default=str).encode())
-
-    def uid(what: str) -> str:
-        number = int.from_bytes(hashlib.sha256(digest.digest() + what.encode()).digest()[:16], "big")
-        return PREFIX + str(number)
-
-    return [uid("series"), *(uid(f"slice {place}") for place in range(voxels.shape[2]))]
-
-
-def _nearest(templates: list[Any], place: int, count: int) -> list[int]:
-    """Indices of the source slices that a result slice comes from: itself, or both neighbours."""
-    known = [index for index, each in enumerate(templates) if each is not None]
-    centre = (place + 0.5) * len(templates) / count - 0.5
-    exact = [index for index in known if abs(index - centre) < 1e-6]
-    if exact:
-        return exact
-    below = [index for index in known if index < centre]
-    above = [index for index in known if index > centre]
-    return below[-1:] + above[:1]
+def _check_place(folder: Path, sources: list[Path]) -> None:
+    """Only an older result of ours may be replaced: never the source, never anybody's files."""
+    if not folder.is_dir():
+        return
+    whole = folder.resolve()
+    if any(whole in path.resolve().parents for path in sources):
+        raise OutputError(f"{folder} holds the source of the series; choose another place for the derived series.")
+    for path in folder.iterdir():
+        headers = read_headers(path) if path.suffix == ".dcm" and path.is_file() else []
+        if not headers or not headers[0].by_medldm:
+            raise OutputError(f"{folder} holds other files; choose another place for the derived series.")
 
 
-def _slice(
-    volume: Volume, voxels: Any, place: int, near: list[int], templates: list[Any], uids: list[str], task: str,
-    facts: Mapping[str, Any], invented: bool,
-) -> tuple[Dataset, int]:  # fmt: skip
-    source = templates[near[0]]
-    dataset = deepcopy(source)
-    for name in DROPPED:
-        if name in dataset:
-            del dataset[name]
-    dataset.remove_private_tags()
-    for element in [each for each in dataset if 0x6000 <= each.tag.group < 0x6020]:
-        del dataset[element.tag]  # overlays
-    clipped = _pixels(dataset, source, voxels[:, :, place].T)
-    _place(dataset, volume, place)
-    _declare(dataset, [templates[index] for index in near], uids, place, task, facts, invented)
-    return dataset, clipped
+def _temporary(folder: Path) -> Path:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial.", dir=folder.parent))
+    except OSError as problem:
+        raise sentence(problem, folder) from problem
 
 
-def _pixels(dataset: Dataset, source: Any, values: Any) -> int:
-    slope, intercept = rescale(source)
-    bits, signed = int(source.BitsStored), bool(source.PixelRepresentation)
+def _publish(temporary: Path, folder: Path) -> None:
+    """The finished folder takes its name; an older result goes only when the new one stands."""
+    temporary.chmod(0o755)
+    if not folder.exists():
+        temporary.replace(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    folder.replace(old)
+    try:
+        temporary.replace(folder)
+    except OSError:
+        old.replace(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _nearest(sources: list[Any], lps: Affine, place: int) -> list[int]:
+    """Numbers of the source slices that a result slice comes from: itself, or both neighbours, nearest first."""
+    normal = np.cross(lps[:3, 0], lps[:3, 1])
+    normal /= np.linalg.norm(normal)
+    here = (lps @ [0, 0, place, 1])[:3] @ normal
+    away = np.array([[float(v) for v in source.ImagePositionPatient] for source in sources]) @ normal - here
+    closest = int(np.abs(away).argmin())
+    if abs(away[closest]) < SAME_PLACE_MM:
+        return [closest]
+    below, above = np.flatnonzero(away < 0), np.flatnonzero(away > 0)
+    near = [int(side[np.abs(away[side]).argmin()]) for side in (below, above) if len(side)]
+    return sorted(near, key=lambda number: float(abs(away[number])))
+
+
+def _set_pixels(dataset: Dataset, values: Voxels, source: Any, image: Frame, files: Files) -> int:
+    """Values in the source's own units and bits.
+
+    Parameters
+    ----------
+    dataset : gets the pixels
+    values : (rows, columns), HU or scanner units
+    source : header that says slope, intercept, bits
+    image : the source
+    files : where its pixels are read from
+
+    Returns
+    -------
+    number of voxels clipped to the range
+    """
+    slope, intercept = rescale(source, image.path)
+    bits, allocated, signed = int(source.BitsStored), int(source.BitsAllocated), bool(source.PixelRepresentation)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     raw = np.rint((values.astype(np.float64) - intercept) / slope)
+    raw[np.isnan(raw)] = _padding(source, low, high)
     clipped = int(((raw < low) | (raw > high)).sum())
-    kind = {8: np.int8 if signed else np.uint8, 16: np.int16 if signed else np.uint16}[int(source.BitsAllocated)]
+    kind = np.dtype(f"<{'i' if signed else 'u'}{max(1, allocated // 8)}")
     stored = np.clip(raw, low, high).astype(kind)
-    dataset.Rows, dataset.Columns = stored.shape
+    if not (float(slope).is_integer() and float(intercept).is_integer()):
+        _keep_measured(stored, values, image, files)
+    dataset.Rows, dataset.Columns, dataset.HighBit = *stored.shape, bits - 1
     payload = stored.tobytes()
-    dataset.PixelData = payload + b"\0" * (len(payload) % 2)
-    dataset["PixelData"].VR = "OW" if int(source.BitsAllocated) > 8 else "OB"
+    dataset.add_new("PixelData", "OW" if allocated > 8 else "OB", payload + b"\0" * (len(payload) % 2))
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return clipped
 
 
-def _place(dataset: Dataset, volume: Volume, place: int) -> None:
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
+def _padding(source: Any, low: int, high: int) -> int:
+    """Stored value for a voxel without a value: the source's padding, else the lowest."""
+    try:
+        value = int(source.PixelPaddingValue)
+    except (AttributeError, TypeError, ValueError):
+        return low
+    return value if low <= value <= high else low
+
+
+def _keep_measured(stored: Voxels, values: Voxels, image: Frame, files: Files) -> None:
+    """Where a voxel is what the source says, its stored value too: fractions lose bits on the way there and back."""
+    dataset, _ = files.frame(image)
+    if (int(dataset.Rows), int(dataset.Columns)) == values.shape:
+        same = read_slice(image, values.shape, files) == values
+        stored[same] = decode(dataset, image.path, image.number)[same]
+
+
+def _set_place(dataset: Dataset, lps: Affine, place: int, thickness_mm: float | None) -> None:
     steps = np.linalg.norm(lps[:3, :3], axis=0)
     cosines = lps[:3, :3] / steps
     dataset.ImagePositionPatient = [_decimal(v) for v in (lps @ [0, 0, place, 1])[:3]]
     dataset.ImageOrientationPatient = [_decimal(v) for v in (*cosines[:, 0], *cosines[:, 1])]
     dataset.PixelSpacing = [_decimal(steps[1]), _decimal(steps[0])]
-    dataset.SliceThickness = _decimal(volume.stored.thickness_mm or steps[2])
+    dataset.SliceThickness = _decimal(thickness_mm or steps[2])
     if dataset.get("Modality") == "MR" or "SpacingBetweenSlices" in dataset:
         dataset.SpacingBetweenSlices = _decimal(steps[2])
     dataset.InstanceNumber = place + 1
-
-
-def _declare(
-    dataset: Dataset,
-    sources: list[Any],
-    uids: list[str],
-    place: int,
-    task: str,
-    facts: Mapping[str, Any],
-    invented: bool,
-) -> None:
-    first = sources[0]
-    dataset.SeriesInstanceUID, dataset.SOPInstanceUID = uids[0], uids[1 + place]
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    number = int(first.SeriesNumber) if str(first.get("SeriesNumber", "")).isdigit() else 0
-    dataset.SeriesNumber = 7000 + number % 1000
-    dataset.SeriesDescription = f"{str(first.get('SeriesDescription', ''))[:40]} medldm {task} RUO".strip()[:64]
-    kept = [str(word) for word in first.get("ImageType", [])][2:]
-    dataset.ImageType = ["DERIVED", "SECONDARY", *kept] if kept else ["DERIVED", "SECONDARY", "OTHER"]
-    dataset.DerivationDescription = (
-        f"medldm {facts.get('medldm', '')} {task}; model {facts.get('model', '')} {str(facts.get('sha256', ''))[:16]}; "
-        f"steps {facts.get('steps', 1)}; seed {facts.get('seed', 0)}; research use only"
-    )[:1024]
-    dataset.DerivationCodeSequence = [_code(*DERIVATION.get(task, DERIVATION["super-resolve"]))]
-    dataset.SourceImageSequence = [_reference(each) for each in sources]
-    dataset.ContributingEquipmentSequence = [*first.get("ContributingEquipmentSequence", []), *_equipment(first, facts)]
-    dataset.SyntheticData = "YES" if invented else "NO"
-    dataset.ContentQualification = "RESEARCH"
-    if str(first.get("LossyImageCompression", "")) == "01":
-        dataset.LossyImageCompression = "01"
-
-
-def _reference(source: Any) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
-    item.PurposeOfReferenceCodeSequence = [_code("121322", "DCM", "Source image for image processing operation")]
-    return item
-
-
-def _equipment(source: Any, facts: Mapping[str, Any]) -> list[Dataset]:
-    scanner = Dataset()
-    scanner.PurposeOfReferenceCodeSequence = [_code("109101", "DCM", "Acquisition Equipment")]
-    for name in ("Manufacturer", "ManufacturerModelName", "StationName", "SoftwareVersions"):
-        if source.get(name):
-            setattr(scanner, name, source.get(name))
-    scanner.Manufacturer = scanner.get("Manufacturer", "unknown")
-    ours = Dataset()
-    ours.PurposeOfReferenceCodeSequence = [_code("109103", "DCM", "Modifying Equipment")]
-    ours.Manufacturer, ours.ManufacturerModelName = "medldm", "medldm"
-    ours.SoftwareVersions = str(facts.get("medldm", ""))
-    ours.ContributionDescription = "Restoration with a generative model, research use only"
-    return [scanner, ours]
-
-
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-    return item
 
 
 def _decimal(value: float) -> str:

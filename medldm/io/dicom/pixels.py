@@ -8,20 +8,61 @@ from typing import Any
 import numpy as np
 import pydicom
 from nibabel import orientations
-from pydicom.errors import InvalidDicomError
+from pydicom.pixels import pixel_array
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medldm.errors import GeometryError, InputError, NotRestorable, UsageError
+from medldm.errors import GeometryError, InputError, NotRestorable
+from medldm.io.dicom.frames import Frame, flat_frame, is_enhanced
+from medldm.io.dicom.header import UNREADABLE, is_dicom
+from medldm.io.dicom.repair import REPAIRABLE, places_of, regular, without_duplicates
 from medldm.io.dicom.series import Series
-from medldm.volume import Stored, Volume, Voxels
+from medldm.volume import Affine, Stored, Volume, Voxels
+
+MOST_PIXELS = 2**28  # in one slice; no scanner makes that many
+CODECS = {
+    "1.2.840.10008.1.2.4.50": "python-gdcm", "1.2.840.10008.1.2.4.51": "python-gdcm",
+    "1.2.840.10008.1.2.4.57": "python-gdcm", "1.2.840.10008.1.2.4.70": "python-gdcm",
+    "1.2.840.10008.1.2.4.80": "pyjpegls", "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg pylibjpeg-openjpeg", "1.2.840.10008.1.2.4.91": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",
+}  # fmt: skip
+
+
+class Files:
+    """Data sets by path; the last one is kept, since the frames of an enhanced image come from one file.
+
+    Parameters
+    ----------
+    pixels : whether the pixels are read too
+    """
+
+    def __init__(self, *, pixels: bool = True) -> None:
+        self._pixels = pixels
+        self._last: tuple[Path, Any] | None = None
+
+    def frame(self, image: Frame) -> tuple[Any, Any]:
+        """The data set that holds an image, and the image's own header, flat."""
+        if self._last is None or self._last[0] != image.path:
+            self._last = image.path, load(image.path, pixels=self._pixels)
+        dataset = self._last[1]
+        try:
+            return dataset, flat_frame(dataset, image.number)
+        except UNREADABLE as problem:
+            raise InputError(f"{image.path} has no frame {image.number + 1} that can be read: {problem}") from problem
 
 
 def read_series(series: Series, *, fix: bool = False) -> Volume:
     """One volume of a series.
 
+    Values are those of the modality (HU for CT), padding included: MONOCHROME1 and PixelPaddingValue are about display
+    and change nothing, as in dcm2niix.
+
     Parameters
     ----------
     series : from `find_series`
-    fix : repair what can be repaired; not there yet, so it is refused
+    fix : leave out duplicates, shear tilted slices back, resample irregular ones; refused where nothing of it helps
 
     Returns
     -------
@@ -32,96 +73,181 @@ def read_series(series: Series, *, fix: bool = False) -> Volume:
     ------
     GeometryError, NotRestorable, InputError
     """
-    if fix and not series.restorable:
-        raise UsageError(f"--fix cannot repair {series.name} yet: {series.reason}")
-    if series.affine is None or not series.restorable:
-        refusal = NotRestorable if series.verdict == "not a volume" else GeometryError
-        raise refusal(f"{series.name} cannot be restored as it is: {series.reason}")
-    if series.shape[0] * series.shape[1] > 2**28:
-        raise InputError(
-            f"{series.name} claims {series.shape[0]} x {series.shape[1]} pixels a slice, more than any scanner makes."
-        )
-    slices = [None if path is None else read_slice(path, series.shape[1::-1]) for path in series.paths]
-    measured = [each for each in slices if each is not None]
-    whole = all(np.issubdtype(each.dtype, np.integer) for each in measured)
-    dtype = np.result_type(*measured) if whole else np.dtype(np.float32)
-    inner = dtype if whole and not series.missing else np.dtype(np.float32)
-    stack = np.full(series.shape, 0 if np.issubdtype(inner, np.integer) else np.nan, dtype=inner)
-    for place, each in enumerate(slices):
-        if each is not None:
-            stack[:, :, place] = each.T
-    ornt = orientations.io_orientation(series.affine)
-    inside = series.affine @ orientations.inv_ornt_aff(ornt, stack.shape)
+    notes: tuple[str, ...] = ()
+    if fix and series.verdict == "duplicate":
+        series, note = without_duplicates(series)
+        notes = (note,)
+    _check(series, fix)
+    files = Files()
+    slices = [None if image is None else read_slice(image, series.shape[1::-1], files) for image in series.images]
+    stack, dtype = _stacked(slices, series.shape)
+    missing, affine = series.missing, series.affine
+    if affine is None:
+        stack, affine, missing, note = regular(stack, places_of(series), series.name)
+        stack = np.rint(stack).astype(dtype) if dtype.kind in "iu" and not missing else stack
+        notes = (*notes, note)
+    return _volume(series, stack, affine, missing, dtype, (*notes, *_notes(series)))
+
+
+def _volume(
+    series: Series,
+    stack: Voxels,
+    affine: Affine,
+    missing: tuple[int, ...],
+    dtype: np.dtype[Any],
+    notes: tuple[str, ...],
+) -> Volume:
+    ornt = orientations.io_orientation(affine)
+    inside = affine @ orientations.inv_ornt_aff(ornt, stack.shape)
     axes, flips = ornt[:, 0].astype(int), ornt[:, 1] < 0
     stored = Stored(
         axes=(int(axes[0]), int(axes[1]), int(axes[2])),
         flips=(bool(flips[0]), bool(flips[1]), bool(flips[2])),
         dtype=dtype,
         container="dicom",
-        header=series.paths,
+        header=series.images,
         thickness_mm=series.thickness_mm,
-        missing=series.missing,
+        missing=missing,
         modality=series.modality,
+        note=notes,
     )
     return Volume(orientations.apply_orientation(stack, ornt), inside, name=series.name, stored=stored)
 
 
-def read_slice(path: Path, shape: tuple[int, ...]) -> Voxels:
+def _check(series: Series, fix: bool) -> None:
+    if not series.restorable and not (fix and series.verdict in REPAIRABLE):
+        refusal = NotRestorable if series.verdict == "not a volume" else GeometryError
+        raise refusal(f"{series.name} cannot be restored as it is: {series.reason}")
+    columns, rows, _ = series.shape
+    if columns * rows > MOST_PIXELS:
+        raise InputError(f"{series.name} claims {columns} x {rows} pixels a slice, more than any scanner makes.")
+
+
+def _stacked(slices: list[Voxels | None], shape: tuple[int, int, int]) -> tuple[Voxels, np.dtype[Any]]:
+    """(columns, rows, slices) with NaN where a slice is missing, and the type that results go back to."""
+    types = {each.dtype for each in slices if each is not None}
+    whole = all(np.issubdtype(each, np.integer) for each in types)
+    dtype: np.dtype[Any] = np.result_type(*types) if whole else np.dtype(np.float32)
+    gaps = any(each is None for each in slices)
+    stack: Voxels = np.empty((*shape[:2], len(slices)), dtype=np.float32 if gaps else dtype)
+    for place, each in enumerate(slices):
+        stack[:, :, place] = np.nan if each is None else each.T
+        slices[place] = None  # one copy at a time
+    return stack, dtype
+
+
+def _notes(series: Series) -> tuple[str, ...]:
+    if not any(load(path, pixels=False).get("PhotometricInterpretation") == "MONOCHROME1" for path in series.files[:1]):
+        return ()
+    return (f"{series.name} is MONOCHROME1: low values are meant to look bright. Its values are kept as they are.",)
+
+
+def read_slice(image: Frame, shape: tuple[int, ...], files: Files) -> Voxels:
     """One image in its unit (HU for CT): integers when the rescale keeps them whole.
 
     Parameters
     ----------
-    path : DICOM file
+    image : which one
     shape : (rows, columns) that it must have
+    files : where it is read from
 
     Returns
     -------
     (rows, columns)
+
+    Raises
+    ------
+    InputError, NotRestorable
     """
-    dataset = load(path)
-    try:
-        stored = dataset.pixel_array
-    except Exception as problem:
-        # pydicom passes on whatever its codecs raise; any of it means that this file has no usable pixels.
-        syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-        name = syntax.name if syntax is not None else "unknown"
-        raise InputError(
-            f"{path} has no pixels that can be decoded (transfer syntax {name}): {str(problem).splitlines()[0][:200]} "
-            "If a codec is missing: pip install pylibjpeg pylibjpeg-openjpeg pyjpegls python-gdcm."
-        ) from problem
+    path = image.path
+    dataset, header = files.frame(image)
+    stored = decode(dataset, path, image.number)
     if stored.shape != tuple(shape):
         raise InputError(f"{path} has {stored.shape} pixels, its series has {tuple(shape)}.")
-    slope, intercept = rescale(dataset)
-    if slope == round(slope) and intercept == round(intercept):
-        wide = stored.astype(np.int32) * int(slope) + int(intercept)
-        fits = next(kind for kind in (np.int16, np.uint16, np.int32) if _fits(wide, kind))
-        whole: Voxels = wide.astype(fits)
-        return whole
+    slope, intercept = rescale(header, path)
+    if slope == round(slope) and intercept == round(intercept) and max(abs(slope), abs(intercept)) < 2**31:
+        wide = stored.astype(np.int64) * int(slope) + int(intercept)
+        for kind in (np.int16, np.uint16, np.int32):
+            if wide.min() >= np.iinfo(kind).min and wide.max() <= np.iinfo(kind).max:
+                whole: Voxels = wide.astype(kind)
+                return whole
     scaled: Voxels = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
     return scaled
 
 
-def rescale(dataset: Any) -> tuple[float, float]:
-    """RescaleSlope and RescaleIntercept of one image; 1 and 0 where it has none."""
-    slope, intercept = float(dataset.get("RescaleSlope", 1) or 1), float(dataset.get("RescaleIntercept", 0) or 0)
+def decode(dataset: Any, path: Path, number: int = 0) -> Voxels:
+    """Stored values of one image, decompressed.
+
+    Parameters
+    ----------
+    dataset : from `load`
+    path : for messages
+    number : of the frame, counted from 0
+
+    Returns
+    -------
+    (rows, columns) integers
+    """
+    if "PixelData" not in dataset:
+        raise InputError(f"{path} has no pixels (its PixelData is missing). Export the series again.")
+    try:
+        stored: Voxels = pixel_array(dataset, index=number if is_enhanced(dataset) else None)
+    except Exception as problem:
+        # pydicom passes on whatever its codecs raise; any of it means that this file has no usable pixels.
+        raise InputError(_undecoded(dataset, path, problem)) from problem
+    return stored
+
+
+def _undecoded(dataset: Any, path: Path, problem: Exception) -> str:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    package = CODECS.get(str(syntax))
+    remedy = f"If its codec is missing: pip install {package}." if package else "Export the series again."
+    # Codecs are made to speak one line; the file may be at fault as well as the machine.
+    words = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+    return f"{path} has no pixels that can be decoded (transfer syntax {syntax.name}): {words} {remedy}"
+
+
+def rescale(dataset: Any, path: Path) -> tuple[float, float]:
+    """RescaleSlope and RescaleIntercept of one image; 1 and 0 where it has none.
+
+    Raises
+    ------
+    InputError
+        They are no numbers.
+    NotRestorable
+        A table stands in their place.
+    """
+    if dataset.get("ModalityLUTSequence"):
+        raise NotRestorable(f"{path} maps its values through a table (Modality LUT), which has no way back.")
+    try:
+        slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+    except (TypeError, ValueError) as problem:
+        raise InputError(f"{path} has a RescaleSlope or RescaleIntercept that is no number.") from problem
     if not (np.isfinite(slope) and np.isfinite(intercept)):
-        raise InputError(f"{dataset.filename} has a rescale of {slope} and {intercept}.")
+        raise InputError(f"{path} has a rescale of {slope} and {intercept}.")
     return slope, intercept
 
 
-def load(path: Path) -> Any:
+def load(path: Path, *, pixels: bool = True) -> Any:
     """A whole data set.
+
+    Parameters
+    ----------
+    path : file, with or without preamble
+    pixels : whether to read them too
 
     Raises
     ------
     InputError
     """
     try:
-        return pydicom.dcmread(path)
-    except (InvalidDicomError, OSError, ValueError, AttributeError, EOFError, KeyError, TypeError) as problem:
-        raise InputError(f"{path} cannot be read as DICOM: {str(problem).splitlines()[0][:200]}") from problem
-
-
-def _fits(values: Voxels, kind: type) -> bool:
-    limits = np.iinfo(kind)
-    return bool(values.min() >= limits.min and values.max() <= limits.max)
+        if not is_dicom(path):
+            raise ValueError("it does not start as DICOM files do" if path.is_file() else "no such file")
+        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
+    except UNREADABLE as problem:
+        words = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+        raise InputError(f"{path} cannot be read as DICOM: {words}") from problem
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, _ = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return dataset

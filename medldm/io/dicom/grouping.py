@@ -1,0 +1,192 @@
+"""Which images belong together: one stack of one kind, never a localizer or a second echo inside a volume."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+
+from medldm.io.dicom.geometry import Array, same_place_mm, unit_axes
+from medldm.io.dicom.header import Header
+
+ALIKE = 0.01  # contrasts that differ by less are one; scanners round, and b-values wander
+TURNED = 0.005  # cosines that differ by less are one orientation (0.3 degrees)
+FEW = 6  # fewer images than that, in a series that looks in several directions, are a localizer
+MANY = 40  # more images than that are a scan, even when its series holds three planes
+
+
+@dataclass
+class Group:
+    """Images of one kind in one place.
+
+    Parameters
+    ----------
+    family : what images that could form one stack share: series, size, orientation, pixel spacing
+    kind : by name, what splits them further: contrasts and kinds
+    members : the images
+    """
+
+    family: tuple[object, ...]
+    kind: dict[str, object]
+    members: list[Header] = field(default_factory=list)
+
+    @property
+    def first(self) -> Header:
+        """The image that speaks for all where they agree."""
+        return self.members[0]
+
+
+class _Alike:
+    """Numbers and vectors that agree up to rounding, each known by the first that was seen."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[object, ...], list[Array]] = {}
+
+    def number(self, about: tuple[object, ...], values: Iterable[float], relative: float, absolute: float) -> int:
+        vector = np.array(list(values), dtype=np.float64)
+        seen = self.known.setdefault(about, [])
+        for number, other in enumerate(seen):
+            if np.allclose(vector, other, rtol=relative, atol=absolute):
+                return number
+        seen.append(vector)
+        return len(seen) - 1
+
+
+def group(headers: Iterable[Header]) -> list[Group]:
+    """Images by series, then by everything that makes two images different in kind.
+
+    Parameters
+    ----------
+    headers : images, in any order
+
+    Returns
+    -------
+    groups in order of their first image
+    """
+    alike = _Alike()
+    groups: dict[tuple[object, ...], Group] = {}
+    headers = list(headers)
+    careless = _careless(headers)
+    for header in headers:
+        family = _family(header, alike)
+        # Positions of two frames of reference cannot be compared. Some anonymizers give every image its own, though.
+        family = (*family, "" if header.series_uid in careless else header.frame_of_reference)
+        kind = _kind(header, alike)
+        key = (*family, *kind.values())
+        groups.setdefault(key, Group(family, kind)).members.append(header)
+    return [part for each in groups.values() for part in _by_coil(each)]
+
+
+def _careless(headers: list[Header]) -> set[str]:
+    """Series whose images each have a frame of reference of their own, by UID."""
+    images = Counter(header.series_uid for header in headers)
+    frames = Counter(uid for uid, _ in {(header.series_uid, header.frame_of_reference) for header in headers})
+    return {uid for uid, count in frames.items() if 2 * count > images[uid]}
+
+
+def _family(header: Header, alike: _Alike) -> tuple[object, ...]:
+    uid = header.series_uid
+    facing: object = None
+    if header.orientation is not None and header.position is not None:
+        facing = alike.number((uid, "orientation"), header.orientation, 0.0, TURNED)
+    spacing: object = None
+    if header.pixel_spacing is not None:
+        spacing = alike.number((uid, "spacing"), header.pixel_spacing, 1e-3, 0.0)
+    many = header.image_uid if header.frames > 1 else ""
+    return uid, facing, header.study_uid, header.modality, header.rows, header.columns, header.samples, spacing, many
+
+
+def _kind(header: Header, alike: _Alike) -> dict[str, object]:
+    kind: dict[str, object] = dict(header.kinds)
+    for name, value in header.contrasts.items():
+        about = (header.series_uid, name)
+        kind[name] = None if value is None else alike.number(about, (value,), ALIKE, 1e-3)
+    return kind
+
+
+def _by_coil(whole: Group) -> Iterator[Group]:
+    """One group for each coil, where coils repeat the positions; a coil that covers the other half is no reason."""
+    coils = {header.coil for header in whole.members}
+    if len(coils) < 2 or repetitions(whole.members) < 2:
+        yield whole
+        return
+    for coil in sorted(coils):
+        kind = {**whole.kind, "ReceiveCoilName": coil}
+        yield Group(whole.family, kind, [header for header in whole.members if header.coil == coil])
+
+
+def positions(members: list[Header]) -> Array | None:
+    """(N,) mm along the slice normal, in the order of the images; None when some have no place."""
+    if any(header.position is None or header.orientation is None for header in members):
+        return None
+    axes = unit_axes([header.orientation for header in members if header.orientation is not None])
+    if axes is None:
+        return None
+    along: Array = np.array([header.position for header in members]) @ axes[2]
+    return along
+
+
+def repetitions(members: list[Header]) -> int:
+    """How many images every position holds; 0 when positions hold different numbers of them."""
+    along = positions(members)
+    if along is None:
+        return 0
+    ordered = np.sort(along)
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(ordered) > same_place_mm(ordered)]))
+    counts = np.diff(np.concatenate([starts, [len(ordered)]]))
+    return int(counts[0]) if len(set(counts.tolist())) == 1 else 0
+
+
+def is_4d(members: list[Header]) -> int:
+    """Number of volumes when images repeat whole stacks in time or diffusion direction, else 0."""
+    times = repetitions(members)
+    if times < 2 or len(members) == times or len({header.image_uid for header in members}) < len(members):
+        return 0
+    moments = list(zip(*(header.moment for header in members), strict=True))
+    return times if any(len(set(values)) >= times for values in moments) else 0
+
+
+def directions(groups: list[Group]) -> dict[str, list[Array]]:
+    """Slice normals of each series, by its UID; one for each orientation."""
+    found: dict[str, dict[object, Array]] = {}
+    for each in groups:
+        facing = each.family[1]
+        if each.first.orientation is not None and facing is not None:
+            normal = np.cross(each.first.orientation[:3], each.first.orientation[3:])
+            found.setdefault(each.first.series_uid, {})[facing] = normal
+    return {uid: list(normals.values()) for uid, normals in found.items()}
+
+
+def looks_around(normals: list[Array], count: int) -> bool:
+    """Whether a stack is part of a localizer, by the directions its series looks in.
+
+    Parameters
+    ----------
+    normals : slice normals of its series
+    count : images of the stack
+    """
+    if len(normals) < 2 or count > MANY:
+        return False
+    square = sum(all(abs(a @ b) < 0.5 for a, b in combinations(three, 2)) for three in combinations(normals[:12], 3))
+    return square > 0 or count < FEW
+
+
+def between(inner: Group, outer: Group) -> bool:
+    """Whether images of one group lie between those of another, rather than at the same positions."""
+    here, there = positions(inner.members), positions(outer.members)
+    if inner.family != outer.family or here is None or there is None or len(there) < 2:
+        return False
+    close = same_place_mm(np.sort(there))
+    inside = here[(here > there.min() + close) & (here < there.max() - close)]
+    shared = sum(bool((np.abs(there - place) <= close).any()) for place in inside)
+    # A second echo shares the positions, also where one slice of the first was lost.
+    return len(inside) > 0 and shared < len(inside) / 2
+
+
+def differences(one: Group, other: Group) -> str:
+    """Names of what makes two groups different."""
+    names = {*one.kind, *other.kind}
+    return ", ".join(sorted(name for name in names if one.kind.get(name) != other.kind.get(name)))

@@ -1,0 +1,275 @@
+"""What a DICOM header says about one image, in plain values; what is malformed counts as not said."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from medldm.io.dicom.frames import PER_FRAME, SHARED, Frame, flat_frames, is_enhanced
+
+log = logging.getLogger(__name__)
+
+# Whatever pydicom and its value conversions raise on a damaged file.
+UNREADABLE = (
+    InvalidDicomError, OSError, ValueError, AttributeError, EOFError, KeyError, TypeError, NotImplementedError,
+    IndexError, OverflowError, RecursionError,
+)  # fmt: skip
+MOSAIC_SIZE = 0x0019100A  # Siemens: number of images in a mosaic
+GE_PART = 0x0043102F  # GE: 0 magnitude, 1 phase, 2 real, 3 imaginary
+OWN_B = {"GE": 0x00431039, "SIEMENS": 0x0019100C, "PHILIPS": 0x20011003}  # where each maker keeps the b-value
+HEADER_TAGS: list[Any] = [
+    "SpecificCharacterSet", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID",
+    "SeriesNumber", "InstanceNumber", "Modality", "Manufacturer", "FrameOfReferenceUID",
+    "PhotometricInterpretation", "ImageType", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
+    "SliceThickness", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "EchoTime", "EchoNumbers",
+    "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation",
+    "ConvolutionKernel", "ComplexImageComponent", "ReceiveCoilName", "TemporalPositionIdentifier", "TriggerTime",
+    "AcquisitionNumber", "AcquisitionTime", "ContentTime", "ContributingEquipmentSequence",
+    "DimensionIndexSequence", PER_FRAME, SHARED, MOSAIC_SIZE, GE_PART, *OWN_B.values(),
+]  # fmt: skip
+POSITION_POINTERS = (0x00209057, 0x00200032)  # InStackPositionNumber, ImagePositionPatient
+VALUE_TYPES = (
+    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
+)
+CONTRASTS = ("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle")
+MOMENTS = (
+    "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber", "AcquisitionTime", "ContentTime",
+    "DiffusionGradientOrientation", "FrameAcquisitionDateTime", "DimensionIndexValues",
+)  # fmt: skip
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """One image, by its header.
+
+    Parameters
+    ----------
+    source : the file, and the frame in it
+    series_uid, study_uid : SeriesInstanceUID, StudyInstanceUID
+    image_uid : SOPInstanceUID and number of the frame
+    frame_of_reference : FrameOfReferenceUID; positions are comparable inside one only
+    number, instance : SeriesNumber, InstanceNumber; None where not said
+    modality : in lower case
+    image_type : words in upper case
+    rows, columns, samples : of the pixels; samples are 3 for colour
+    frames : of an image that has several, but no functional groups that tell them apart; else 1
+    orientation : (6,) ImageOrientationPatient, LPS; None where not said
+    position : (3,) mm, LPS; None where not said
+    pixel_spacing : mm between rows, between columns; None where not said
+    thickness_mm : SliceThickness
+    contrasts : numbers that tell one contrast from another, by name (ms, degrees, s/mm2)
+    kinds : words that tell one kind of image from another, by name
+    coil : ReceiveCoilName
+    acquisition : AcquisitionNumber, as written
+    moment : what tells repetitions at one position apart
+    stack_place : where an enhanced image says that the frame lies in its stack; None where it does not
+    mosaic : slices in a Siemens mosaic; 0 for an ordinary image
+    by_medldm : whether medldm wrote it
+    """
+
+    source: Frame
+    series_uid: str
+    study_uid: str
+    image_uid: str
+    frame_of_reference: str
+    number: int | None
+    instance: int | None
+    modality: str
+    image_type: tuple[str, ...]
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    orientation: npt.NDArray[np.float64] | None
+    position: npt.NDArray[np.float64] | None
+    pixel_spacing: tuple[float, float] | None
+    thickness_mm: float | None
+    contrasts: dict[str, float | None]
+    kinds: dict[str, str]
+    coil: str
+    acquisition: str
+    moment: tuple[str, ...]
+    stack_place: int | None
+    mosaic: int
+    by_medldm: bool
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its content: DICM after the preamble, or a data set that starts at once."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(140)
+    except OSError:
+        return False
+    return head[128:132] == b"DICM" or _starts_at_once(head)
+
+
+def _starts_at_once(head: bytes) -> bool:
+    """Whether bytes begin with an element of group 0002 or 0008, little endian, as files without preamble do."""
+    if len(head) < 12 or head[:2] not in (b"\x02\x00", b"\x08\x00") or head[3] != 0:
+        return False
+    # Explicit: a known value type. Implicit: a four-byte length; nothing that comes first in a header is long.
+    length = int.from_bytes(head[4:8], "little")
+    return head[4:6] in VALUE_TYPES or (0 < length <= 512 and length % 2 == 0)
+
+
+def read_headers(path: Path) -> list[Header]:
+    """What grouping and geometry need of every image in a file, without the pixels; empty when it holds none."""
+    try:
+        # Forced, because is_dicom has looked already and pydicom wants a preamble otherwise.
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=HEADER_TAGS)
+        headers = _parsed_frames(path, dataset) if is_enhanced(dataset) else [_parsed(Frame(path), dataset)]
+    except UNREADABLE as problem:
+        log.debug("%s is not read as DICOM: %s", path, problem)
+        return []
+    return headers if headers and headers[0].rows > 0 and headers[0].columns > 0 else []
+
+
+def _parsed_frames(path: Path, dataset: Any) -> list[Header]:
+    promised = _whole(dataset, "NumberOfFrames") or 1
+    headers = [_parsed(Frame(path, number), flat) for number, flat in enumerate(flat_frames(dataset))]
+    if len(headers) == promised:
+        return headers
+    # Nobody knows which frame a group is about: the file as a whole is refused, as one without groups is.
+    return [replace(headers[0], frames=max(promised, 2))] if headers else []
+
+
+def _parsed(source: Frame, dataset: Any) -> Header:
+    spacing = _numbers(dataset, "PixelSpacing", 2)
+    positive = spacing is not None and (spacing > 0).all()
+    return Header(
+        source=source,
+        # Without a series UID nothing but the folder tells what belongs together.
+        series_uid=_word(dataset, "SeriesInstanceUID") or str(source.path.parent),
+        study_uid=_word(dataset, "StudyInstanceUID"),
+        image_uid=f"{_word(dataset, 'SOPInstanceUID')} {source.number}",
+        frame_of_reference=_word(dataset, "FrameOfReferenceUID"),
+        number=_whole(dataset, "SeriesNumber"),
+        instance=_whole(dataset, "InstanceNumber"),
+        modality=_word(dataset, "Modality").lower(),
+        image_type=tuple(word.strip().upper() for word in _word(dataset, "ImageType").split("\\") if word),
+        rows=_whole(dataset, "Rows") or 0,
+        columns=_whole(dataset, "Columns") or 0,
+        frames=_whole(dataset, "NumberOfFrames") or 1,
+        samples=3
+        if "PALETTE" in _word(dataset, "PhotometricInterpretation")
+        else _whole(dataset, "SamplesPerPixel") or 1,
+        orientation=_numbers(dataset, "ImageOrientationPatient", 6),
+        position=_numbers(dataset, "ImagePositionPatient", 3),
+        pixel_spacing=(float(spacing[0]), float(spacing[1])) if spacing is not None and positive else None,
+        thickness_mm=_thickness(dataset),
+        contrasts={**{name: _number(dataset, name) for name in CONTRASTS}, "DiffusionBValue": _b_value(dataset)},
+        kinds={
+            "ImageType": _word(dataset, "ImageType"),
+            "EchoNumbers": _word(dataset, "EchoNumbers"),
+            "ConvolutionKernel": _word(dataset, "ConvolutionKernel"),
+            "ComplexImageComponent": _complex_part(dataset),
+            "StackID": _word(dataset, "StackID"),
+        },
+        coil=_word(dataset, "ReceiveCoilName"),
+        acquisition=_word(dataset, "AcquisitionNumber"),
+        moment=tuple(_word(dataset, name) for name in MOMENTS),
+        stack_place=_stack_place(dataset),
+        mosaic=_whole(dataset, MOSAIC_SIZE) or 0,
+        by_medldm=_by_medldm(dataset),
+    )
+
+
+def _careful(get: Callable[[], Value], otherwise: Value) -> Value:
+    """A value that a damaged header may not hold."""
+    try:
+        return get()
+    except UNREADABLE:
+        return otherwise
+
+
+def _element(dataset: Any, name: Any) -> Any:
+    value = dataset[name].value if name in dataset else None
+    if isinstance(value, bytes):  # a private element of unknown type
+        value = value.decode("ascii", errors="ignore").strip("\0 ").split("\\")
+    return value
+
+
+def _word(dataset: Any, name: Any) -> str:
+    def get() -> str:
+        value = _element(dataset, name)
+        if value is None:
+            return ""
+        many = not isinstance(value, str) and hasattr(value, "__iter__")
+        return "\\".join(str(each) for each in value) if many else str(value)
+
+    return _careful(get, "")
+
+
+def _numbers(dataset: Any, name: str, count: int) -> npt.NDArray[np.float64] | None:
+    def get() -> npt.NDArray[np.float64] | None:
+        values = np.array([float(value) for value in _element(dataset, name) or ()], dtype=np.float64)
+        return values if values.shape == (count,) and np.isfinite(values).all() else None
+
+    return _careful(get, None)
+
+
+def _number(dataset: Any, name: Any) -> float | None:
+    def get() -> float | None:
+        value = float(_word(dataset, name).split("\\")[0])
+        return value if np.isfinite(value) else None
+
+    return _careful(get, None)
+
+
+def _whole(dataset: Any, name: Any) -> int | None:
+    value = _number(dataset, name)
+    return None if value is None or value != int(value) else int(value)
+
+
+def _thickness(dataset: Any) -> float | None:
+    value = _number(dataset, "SliceThickness")
+    return value if value is not None and value > 0 else None
+
+
+def _b_value(dataset: Any) -> float | None:
+    """Diffusion weighting, s/mm2; vendors kept it in places of their own before the standard had one."""
+    said = _number(dataset, "DiffusionBValue")
+    if said is not None:
+        return said
+    maker = _word(dataset, "Manufacturer").upper()
+    own = [tag for name, tag in OWN_B.items() if maker.startswith(name)]
+    value = _number(dataset, own[0]) if own else None
+    return None if value is None else value % 1e9  # GE adds 1e9 to some
+
+
+def _complex_part(dataset: Any) -> str:
+    part = _word(dataset, "ComplexImageComponent").upper()
+    if not part and _word(dataset, "Manufacturer").upper().startswith("GE"):
+        part = {1: "PHASE", 2: "REAL", 3: "IMAGINARY"}.get(_whole(dataset, GE_PART) or 0, "")
+    return part
+
+
+def _stack_place(dataset: Any) -> int | None:
+    """Place of a frame in its stack, by the dimension that orders positions, else by InStackPositionNumber."""
+
+    def get() -> int | None:
+        pointers = [int(item.DimensionIndexPointer) for item in dataset.get("DimensionIndexSequence") or ()]
+        values = dataset.get("DimensionIndexValues") or ()
+        values = [values] if isinstance(values, int) else list(values)
+        found = [pointers.index(tag) for tag in POSITION_POINTERS if tag in pointers]
+        return int(values[found[0]]) if found else _whole(dataset, "InStackPositionNumber")
+
+    return _careful(get, None)
+
+
+def _by_medldm(dataset: Any) -> bool:
+    def get() -> bool:
+        items = dataset.get("ContributingEquipmentSequence") or ()
+        return any(str(item.get("ManufacturerModelName", "")) == "medldm" for item in items)
+
+    return _careful(get, False)

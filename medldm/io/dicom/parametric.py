@@ -1,0 +1,166 @@
+"""The standard deviation of a result as a DICOM Parametric Map: one file of floats that viewers lay over the series."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.uid import generate_uid
+
+from medldm.errors import InputError
+from medldm.io.atomic import sentence
+from medldm.io.dicom.classic import classic
+from medldm.io.dicom.declared import make_uids, reference
+from medldm.io.dicom.frames import Frame
+from medldm.io.dicom.pixels import Files
+from medldm.volume import Affine, Volume, Voxels
+
+EMPTY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+NUMBER = 8000  # added to SeriesNumber; the restored series itself has 7000
+
+
+def write_uncertainty(volume: Volume, path: Path, *, task: str, facts: Mapping[str, Any]) -> None:
+    """Write ``volume.std`` as one Parametric Map, on the grid of the result and in the study of its source.
+
+    Parameters
+    ----------
+    volume : restored, with ``std``; read from DICOM
+    path : new file
+    task, facts : what was done (model, sha256, steps, seed, medldm)
+
+    Raises
+    ------
+    InputError
+        The volume has no ``std``, or was not read from DICOM.
+    OutputError, ResourceError
+    """
+    images: list[Frame] = [image for image in volume.stored.header or () if image is not None]
+    if volume.stored.container != "dicom" or not images:
+        raise InputError(f"{volume.name} was not read from DICOM, so there is no study to put a map into.")
+    if volume.std is None:
+        raise InputError(f"{volume.name} has no standard deviation. Ask for it with --samples 8 --uncertainty.")
+    headers = Files(pixels=False)
+    sources = [_complete(classic(*headers.frame(image))) for image in images]
+    spread = np.nan_to_num(volume.to_stored(volume.std).astype(np.float32))
+    with warnings.catch_warnings():
+        # highdicom warns of unusual names of patients by repeating them; they belong on no screen and in no log.
+        warnings.simplefilter("ignore")
+        dataset = _parametric_map(volume, spread, sources, task, facts)
+    try:
+        # Beside its place, then renamed: nobody finds half a file.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            dataset.save_as(file, enforce_file_format=True)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except OSError as problem:
+        raise sentence(problem, path) from problem
+
+
+def _complete(source: Any) -> Any:
+    """The header with what may be empty but must be there, which anonymizers like to remove altogether."""
+    whole = copy(source)
+    for name in EMPTY:
+        if name not in whole:
+            setattr(whole, name, None)
+    if "FrameOfReferenceUID" not in whole:
+        # The standard wants one here; the images of one series share theirs even where nobody wrote it down.
+        whole.FrameOfReferenceUID = generate_uid(entropy_srcs=[str(source.SeriesInstanceUID), "frame of reference"])
+    if "SliceThickness" not in whole:
+        whole.SliceThickness = 1.0  # only looked at: the map has the thickness of the result
+    return whole
+
+
+def _parametric_map(volume: Volume, spread: Voxels, sources: list[Any], task: str, facts: Mapping[str, Any]) -> Any:
+    # Imported here: it takes a second, and only those who ask for the map need it.
+    import highdicom as hd
+
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
+    uids = make_uids(sources, volume, spread, f"{task} std", facts)
+    first = sources[0]
+    version = str(facts.get("medldm", "")) or "unknown"
+    highest = max(float(spread.max()), 1e-6)
+    number = str(first.get("SeriesNumber", "") or "")
+    measures, orientation, positions = _grid(lps, spread.shape[2], volume.stored.thickness_mm)
+    dataset = hd.pm.ParametricMap(
+        # One stands for all: highdicom refuses sources whose orientations differ in the last digit.
+        source_images=sources[:1],
+        pixel_array=np.ascontiguousarray(spread.T),  # (slices, rows, columns)
+        series_instance_uid=uids[0],
+        series_number=NUMBER + (int(number) if number.isdigit() else 0),
+        sop_instance_uid=uids[1],
+        instance_number=1,
+        manufacturer="medldm",
+        manufacturer_model_name="medldm",
+        software_versions=version,
+        device_serial_number="0",
+        contains_recognizable_visual_features=True,
+        real_world_value_mappings=[_mapping(volume.stored.modality, highest)],
+        voi_lut_transformations=[hd.VOILUTTransformation(window_center=highest / 2, window_width=highest)],
+        pixel_measures=measures,
+        plane_orientation=orientation,
+        plane_positions=positions,
+        content_label="MEDLDM_STD",
+        content_description=f"standard deviation of {task}, research use only",
+        derived_pixel_contrast="STD_DEVIATION",
+    )
+    _cite(dataset, sources)
+    if not dataset.get("BodyPartExamined"):
+        dataset.Laterality = None  # asked for unless the body part is known to have none
+    dataset.SeriesDescription = f"medldm {task} standard deviation RUO"
+    return dataset
+
+
+def _cite(dataset: Any, sources: list[Any]) -> None:
+    """Name every source, once, by the class it really has (enhanced images stand here as classic ones)."""
+    cited = {str(source.SOPInstanceUID): reference(source) for source in sources}
+    for item in cited.values():
+        del item.PurposeOfReferenceCodeSequence
+    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(cited.values())
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        for derivation in group.get("DerivationImageSequence") or ():
+            for item in derivation.SourceImageSequence:
+                item.ReferencedSOPClassUID = cited[str(item.ReferencedSOPInstanceUID)].ReferencedSOPClassUID
+
+
+def _grid(lps: Affine, count: int, thickness_mm: float | None) -> tuple[Any, Any, list[Any]]:
+    """Pixel measures, orientation, and the position of every slice."""
+    import highdicom as hd
+
+    steps = np.linalg.norm(lps[:3, :3], axis=0)
+    cosines = lps[:3, :3] / steps
+    measures = hd.PixelMeasuresSequence(
+        pixel_spacing=(float(steps[1]), float(steps[0])),
+        slice_thickness=float(thickness_mm or steps[2]),
+        spacing_between_slices=float(steps[2]),
+    )
+    orientation = hd.PlaneOrientationSequence("PATIENT", [*map(float, cosines[:, 0]), *map(float, cosines[:, 1])])
+    positions = [
+        hd.PlanePositionSequence("PATIENT", [float(mm) for mm in (lps @ [0, 0, place, 1])[:3]])
+        for place in range(count)
+    ]
+    return measures, orientation, positions
+
+
+def _mapping(modality: str | None, highest: float) -> Any:
+    """What the numbers are: HU for CT, no unit for MR."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    return hd.pm.RealWorldValueMapping(
+        lut_label="STD",
+        lut_explanation="standard deviation of the restored voxels",
+        unit=codes.UCUM.HounsfieldUnit if modality == "ct" else codes.UCUM.NoUnits,
+        value_range=(0.0, highest),
+        slope=1.0,
+        intercept=0.0,
+    )

@@ -1,0 +1,282 @@
+"""Derived series: what goes out is what the NIfTI says, belongs to the patient's study, and says who made it."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import phantoms
+import phantoms_dicom
+import pydicom
+import pytest
+
+from medldm.errors import InputError, OutputError
+from medldm.io import from_array, read, write
+from medldm.io.dicom import find_series, read_series, write_series, write_uncertainty
+from medldm.volume import Step
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "dicom"
+FACTS = {"model": "tiny", "sha256": "ab" * 32, "seed": 7, "steps": 4, "medldm": "0.1.0"}
+# Debian's dciodvfy is older than the standard's Synthetic Data, which we declare on purpose.
+UNKNOWN_TO_DCIODVFY = "0x0008,0x001c"
+needs_dcm2niix = pytest.mark.skipif(not shutil.which("dcm2niix"), reason="dcm2niix is not installed")
+needs_dciodvfy = pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy (dicom3tools) is not installed")
+real = [pytest.mark.data, pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")]
+
+
+@pytest.fixture
+def voxels():
+    return phantoms.brain((32, 36, 8)).astype(np.int16)
+
+
+def restored(volume, invented=(), brighter=5.0):
+    """A result that differs from its source everywhere, gaps filled, as a network would leave it."""
+    filled = np.nan_to_num(np.asarray(volume.voxels, np.float32), nan=100.0) + np.float32(brighter)
+    facts = {**FACTS, "invented_slices": list(invented)}
+    return volume.with_voxels(filled, step=Step("denoise", {"noise": 0.1}, facts))
+
+
+def derive(source, out, **said):
+    """The only scan in a folder, restored and written; result and headers in order of slices."""
+    volume = restored(read(source), **said)
+    write(volume, out, form="dicom")
+    images = [pydicom.dcmread(path) for path in out.iterdir()]
+    return volume, sorted(images, key=lambda image: image.InstanceNumber)
+
+
+def errors(folder):
+    told = [
+        subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        for path in sorted(folder.iterdir())[:3]
+    ]
+    lines = {line for done in told for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")}
+    return {line for line in lines if UNKNOWN_TO_DCIODVFY not in line}
+
+
+def assert_dcm2niix_agrees(volume, folder, work):
+    """dcm2niix makes of the derived series what we write as NIfTI."""
+    write(volume, work / "ours.nii.gz")
+    (work / "theirs").mkdir()
+    command = ["dcm2niix", "-p", "n", "-o", work / "theirs", "-f", "x", folder]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = (work / "theirs").glob("*.nii")
+    ours, theirs = (nib.as_closest_canonical(nib.load(each)) for each in (work / "ours.nii.gz", path))
+    assert np.array_equal(ours.get_fdata(), theirs.get_fdata())
+    assert np.allclose(ours.affine, theirs.affine, atol=1e-4)
+
+
+SOURCES = {
+    "mr": {},
+    "mr, oblique and sagittal": {"orientation": (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)},
+    "mr, unsigned 12 bit": {"signed": False, "bits": 12},
+    "ct": {"modality": "CT", "intercept": -1024.0},
+}
+
+
+@needs_dcm2niix
+@pytest.mark.parametrize("kind", SOURCES)
+def test_dcm2niix_makes_of_it_what_our_nifti_says(kind, voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, **SOURCES[kind])
+    volume, _ = derive(source, tmp_path / "out")
+    assert_dcm2niix_agrees(volume, tmp_path / "out", tmp_path)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_gdcm_reads_it_on_the_same_grid(kind, voxels, tmp_path):
+    import SimpleITK as sitk
+
+    volume, _ = derive(phantoms_dicom.write_series(tmp_path / "in", voxels, **SOURCES[kind]), tmp_path / "out")
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "out")))
+    found = sitk.GetArrayFromImage(image).T
+    ours = volume.to_stored(volume.voxels)
+    lps = np.diag([-1, -1, 1, 1]) @ volume.stored_affine()
+    assert image.GetSpacing() == pytest.approx((0.9, 0.8, 2.0))
+    assert np.allclose(image.TransformIndexToPhysicalPoint((3, 4, 5)), (lps @ [3, 4, 5, 1])[:3], atol=1e-4)
+    assert np.array_equal(found, ours)
+
+
+@needs_dciodvfy
+@pytest.mark.parametrize("kind", SOURCES)
+def test_dciodvfy_finds_no_error_that_the_source_did_not_have(kind, voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, **SOURCES[kind])
+    derive(source, tmp_path / "out")
+    assert errors(tmp_path / "out") <= errors(source)
+
+
+REAL = {
+    "ge_ct_irregular_increment": "series-002",
+    "ge_hispeed_ct_head_tilt_variable": "series-002-2",
+    "ge_mr750_anat_dti": "series-004",
+    "hyperfine_lowfield_enhanced": "series-010",
+    "siemens_ct_gantry_tilt": "series-004",
+    "siemens_trio_mprage_missing_slice_mixed": "series-005",
+    "siemens_xa_enhanced": "series-005",
+    "trio_compressed_jpegls": "series-004",
+}
+
+
+@pytest.mark.parametrize("folder", [pytest.param(name, marks=real) for name in REAL])
+@needs_dcm2niix
+@needs_dciodvfy
+def test_real_series_come_out_as_whole_as_they_went_in(folder, tmp_path):
+    series = next(series for series in find_series(SHARED / folder) if series.name == REAL[folder])
+    volume = restored(read_series(series, fix=True))
+    write(volume, tmp_path / "out", form="dicom")
+    for number, path in enumerate(series.files[:3]):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        shutil.copyfile(path, tmp_path / "in" / str(number))
+    assert errors(tmp_path / "out") <= errors(tmp_path / "in")
+    assert_dcm2niix_agrees(volume, tmp_path / "out", tmp_path)
+
+
+def test_identity_is_new_and_the_study_is_kept(voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, SeriesDescription="t1 sag")
+    _, images = derive(source, tmp_path / "out")
+    before = [pydicom.dcmread(path) for path in source.iterdir()]
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName"):
+        assert {image[name].value for image in images} == {before[0][name].value}
+    for name in ("SeriesInstanceUID", "SOPInstanceUID", "SeriesNumber"):
+        assert not {image[name].value for image in images} & {image[name].value for image in before}
+    assert {image.SeriesDescription for image in images} == {"t1 sag medldm denoise RUO"}
+    assert {image.ContentQualification for image in images} == {"RESEARCH"}
+    assert "model tiny" in images[0].DerivationDescription
+    assert images[0].file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+
+
+def test_equal_results_share_their_uids_and_other_pixels_never_do(voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels)
+    first, again, other = (
+        {image.SOPInstanceUID for image in derive(source, tmp_path / name, brighter=value)[1]}
+        for name, value in (("a", 5), ("b", 5), ("c", 6))
+    )
+    assert first == again
+    assert not first & other
+
+
+def test_a_filled_slice_is_synthetic_and_cites_both_neighbours(voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, missing=(3,))
+    _, images = derive(source, tmp_path / "out", invented=(3,))
+    assert [image.SyntheticData for image in images] == ["YES" if place == 3 else "NO" for place in range(8)]
+    cited = [{item.ReferencedSOPInstanceUID for item in image.SourceImageSequence} for image in images]
+    assert cited[3] == cited[2] | cited[4]
+    assert [len(each) for each in cited] == [1, 1, 1, 2, 1, 1, 1, 1]
+
+
+def test_what_was_lost_stays_told_and_what_is_private_goes(voxels, tmp_path):
+    def burden(image, _):
+        image.LossyImageCompression, image.LossyImageCompressionRatio = "01", 10.0
+        image.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
+        image.add_new(0x60000010, "US", 16)
+        image.IconImageSequence = [pydicom.Dataset()]
+
+    _, images = derive(phantoms_dicom.write_series(tmp_path / "in", voxels, each=burden), tmp_path / "out")
+    assert {image.LossyImageCompression for image in images} == {"01"}
+    for tag in (0x00190010, 0x60000010, "IconImageSequence"):
+        assert not any(tag in image for image in images)
+
+
+def test_what_does_not_fit_twelve_bits_is_clipped_and_counted(tmp_path):
+    values = np.full((16, 16, 4), 100)
+    values[:4] = 4094
+    source = phantoms_dicom.write_series(tmp_path / "in", values, signed=False, bits=12)
+    assert write(restored(read(source)), tmp_path / "out", form="dicom") == 4 * 16 * 4
+    assert read(tmp_path / "out").voxels.max() == 4095
+
+
+def test_new_geometry_is_said_on_every_slice(voxels, tmp_path):
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
+    affine = volume.affine @ np.diag([1, 1, 0.5, 1])
+    thin = volume.with_voxels(np.repeat(volume.voxels, 2, axis=2), affine, step=Step("super-resolve", {}, FACTS))
+    write(thin, tmp_path / "out", form="dicom")
+    (series,) = find_series(tmp_path / "out")
+    assert (series.verdict, series.shape, series.spacing) == ("regular", (32, 36, 16), (0.9, 0.8, 1.0))
+    assert np.allclose(read_series(series).affine, affine)
+    images = [pydicom.dcmread(path) for path in (tmp_path / "out").iterdir()]
+    assert {float(image.SpacingBetweenSlices) for image in images} == {1.0}
+    assert sorted(image.InstanceNumber for image in images) == list(range(1, 17))
+
+
+def test_an_enhanced_image_comes_out_as_classic_slices(voxels, tmp_path):
+    source = phantoms_dicom.write_enhanced(tmp_path / "in", voxels)
+    volume, images = derive(source, tmp_path / "out")
+    assert {image.SOPClassUID for image in images} == {pydicom.uid.MRImageStorage}
+    assert not any("PerFrameFunctionalGroupsSequence" in image or "NumberOfFrames" in image for image in images)
+    cited = images[0].SourceImageSequence[0]
+    assert cited.ReferencedSOPClassUID == pydicom.uid.EnhancedMRImageStorage
+    back = read(tmp_path / "out")
+    assert np.array_equal(back.voxels, volume.voxels)
+    assert np.allclose(back.affine, volume.affine)
+
+
+def test_a_repair_is_told_in_the_derived_series(voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, shear=0.4)
+    write(restored(read(source, fix=True)), tmp_path / "out", form="dicom")
+    image = pydicom.dcmread(next((tmp_path / "out").iterdir()))
+    assert "was repaired: its slices were shifted" in image.DerivationDescription
+    (series,) = find_series(tmp_path / "out")
+    assert (series.verdict, series.spacing) == ("regular", pytest.approx((0.9, 0.8, 2.0)))
+
+
+def test_a_volume_without_a_patient_makes_no_series(phantom, tmp_path):
+    volume = from_array(np.asarray(phantom.voxels), phantom.affine)
+    with pytest.raises(InputError, match="Write NIfTI instead"):
+        write_series(volume, tmp_path / "out", task="denoise", facts=FACTS)
+
+
+def test_neither_the_source_nor_other_files_are_replaced(voxels, tmp_path):
+    volume = restored(read(phantoms_dicom.write_series(tmp_path / "in", voxels)))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    for folder in (tmp_path / "in", tmp_path / "other"):
+        with pytest.raises(OutputError, match="choose another place"):
+            write(volume, folder, form="dicom")
+    assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
+    assert len(list((tmp_path / "in").iterdir())) == 8
+
+
+@pytest.mark.parametrize("kind", ["mr, oblique and sagittal", "ct", "enhanced"])
+def test_uncertainty_is_a_map_on_the_same_grid(kind, voxels, tmp_path):
+    if kind == "enhanced":
+        source = phantoms_dicom.write_enhanced(tmp_path / "in", voxels)
+    else:
+        source = phantoms_dicom.write_series(tmp_path / "in", voxels, **SOURCES[kind])
+    volume = restored(read(source))
+    spread = np.random.default_rng(0).random(volume.shape, dtype=np.float32)
+    write_uncertainty(replace(volume, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
+    found = pydicom.dcmread(tmp_path / "std.dcm")
+    stored = volume.to_stored(spread)
+    assert found.SOPClassUID == pydicom.uid.ParametricMapStorage
+    assert found.StudyInstanceUID == pydicom.dcmread(next(source.iterdir())).StudyInstanceUID
+    places = [item.PlanePositionSequence[0].ImagePositionPatient for item in found.PerFrameFunctionalGroupsSequence]
+    lps = np.diag([-1, -1, 1, 1]) @ volume.stored_affine()
+    along = [int(np.rint((np.linalg.inv(lps) @ [*place, 1])[2])) for place in places]
+    assert sorted(along) == list(range(8))
+    assert np.array_equal(found.pixel_array, stored[:, :, along].T)
+    cited = found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert {(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for item in cited} == {
+        (image.SOPClassUID, image.SOPInstanceUID) for image in map(pydicom.dcmread, source.iterdir())
+    }
+    mapping = found.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    unit = mapping.MeasurementUnitsCodeSequence[0].CodeValue
+    assert unit == ("[hnsf'U]" if kind == "ct" else "1")
+
+
+def test_a_map_of_an_anonymous_series_names_nobody(voxels, tmp_path, recwarn):
+    def anonymous(image, _):
+        del image.FrameOfReferenceUID, image.SliceThickness
+        image.PatientName = "Doe"
+
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels, each=anonymous))
+    spread = np.ones(volume.shape, np.float32)
+    write_uncertainty(replace(volume, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
+    assert pydicom.dcmread(tmp_path / "std.dcm").FrameOfReferenceUID
+    assert not [each for each in recwarn if "Doe" in str(each.message)]
+
+
+def test_a_result_without_uncertainty_makes_no_map(voxels, tmp_path):
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
+    with pytest.raises(InputError, match="--uncertainty"):
+        write_uncertainty(volume, tmp_path / "std.dcm", task="denoise", facts=FACTS)
+    assert not (tmp_path / "std.dcm").exists()

@@ -1,0 +1,224 @@
+"""What DICOM comes as: enhanced, compressed, signed or not, scaled slice by slice; and what is no scan at all."""
+
+import logging
+
+import numpy as np
+import phantoms
+import phantoms_dicom
+import pydicom
+import pytest
+from pydicom.pixels.decoders import JPEGLSLosslessDecoder
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from medldm.errors import InputError, NotRestorable
+from medldm.io.dicom import find_series, read_series
+
+
+@pytest.fixture
+def voxels():
+    return phantoms.brain((32, 36, 12)).astype(np.int16)
+
+
+def only(folder):
+    (series,) = find_series(folder)
+    return series
+
+
+def stored(folder):
+    volume = read_series(only(folder))
+    return volume.to_stored(volume.voxels)
+
+
+def test_frames_of_an_enhanced_image_are_sorted_by_position(voxels, tmp_path):
+    series = only(phantoms_dicom.write_enhanced(tmp_path / "s", voxels))
+    assert (series.verdict, series.shape, series.spacing) == ("regular", (32, 36, 12), (0.9, 0.8, 2.0))
+    assert len(series.files) == 1
+    assert np.array_equal(stored(tmp_path / "s"), voxels)
+
+
+def test_frames_have_slopes_of_their_own(voxels, tmp_path):
+    slopes = np.linspace(1, 3, 12)
+    found = stored(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, slopes=slopes))
+    assert np.allclose(found, voxels * slopes, rtol=1e-6)
+
+
+def test_an_enhanced_image_says_which_frame_is_missing(voxels, tmp_path):
+    kept = [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    series = only(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, order=kept, NumberOfFrames=len(kept)))
+    assert (series.verdict, series.missing) == ("missing", (4,))
+
+
+def swapped(item, k):
+    content = item.FrameContentSequence[0]
+    if k in (3, 9):
+        content.DimensionIndexValues = content.InStackPositionNumber = 13 - k
+
+
+def test_indices_that_contradict_positions_are_refused(voxels, tmp_path):
+    series = only(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, each=swapped))
+    assert series.verdict == "mixed"
+    assert "DimensionIndexValues" in series.reason
+
+
+def timed(item, k):
+    item.FrameContentSequence[0].TemporalPositionIndex = 1 + k // 6
+    item.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k % 6)]
+
+
+def test_an_enhanced_image_of_several_times_is_4d(voxels, tmp_path):
+    series = only(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, each=timed))
+    assert series.verdict == "not a volume"
+    assert "it is 4D: 2 volumes" in series.reason
+
+
+def phases(item, k):
+    if k >= 6:
+        item.MRImageFrameTypeSequence[0].ComplexImageComponent = "PHASE"
+        item.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k - 6)]
+
+
+def test_the_phase_in_an_enhanced_image_stays_apart(voxels, tmp_path):
+    found = {
+        series.verdict: series for series in find_series(phantoms_dicom.write_enhanced(tmp_path, voxels, each=phases))
+    }
+    assert set(found) == {"regular", "not a volume"}
+    volume = read_series(found["regular"])
+    assert np.array_equal(volume.to_stored(volume.voxels), voxels[:, :, :6])
+
+
+def test_frames_that_do_not_match_their_groups_are_refused(voxels, tmp_path):
+    series = only(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, NumberOfFrames=7))
+    assert series.verdict == "not a volume"
+    assert "dcm2niix" in series.reason
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless], ids=lambda uid: uid.name)
+@pytest.mark.parametrize("signed", [True, False])
+def test_compressed_pixels_are_those_of_the_original(syntax, signed, voxels, tmp_path):
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, signed=signed)
+    phantoms_dicom.edit(folder, lambda image: image.compress(syntax, generate_instance_uid=False))
+    assert np.array_equal(stored(folder), voxels)
+
+
+def test_a_missing_codec_is_named_with_the_package_to_install(voxels, tmp_path, monkeypatch):
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels)
+    phantoms_dicom.edit(folder, lambda image: image.compress(JPEGLSLossless, generate_instance_uid=False))
+    monkeypatch.setattr(JPEGLSLosslessDecoder, "_available", {})
+    with pytest.raises(InputError, match=r"JPEG-LS Lossless.*pip install pyjpegls"):
+        read_series(only(folder))
+
+
+def test_slopes_that_change_from_slice_to_slice_are_applied_one_by_one(voxels, tmp_path):
+    slopes, intercepts = np.linspace(0.5, 2, 12), np.arange(12) * 10.0
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, modality="CT", slope=slopes, intercept=intercepts)
+    assert np.allclose(stored(folder), voxels * slopes + intercepts, rtol=1e-6)
+
+
+def test_twelve_bits_are_read_without_what_lies_above_them(tmp_path):
+    values = np.tile(np.arange(-2048, 2048, 4, dtype=np.int16).reshape(32, 32, 1), (1, 1, 4))
+
+    def dirty(image, _):
+        raw = np.frombuffer(image.PixelData, np.uint16)
+        image.add_new("PixelData", "OW", ((raw & 0x0FFF) | 0x5000).tobytes())
+
+    assert np.array_equal(stored(phantoms_dicom.write_series(tmp_path / "s", values, bits=12, each=dirty)), values)
+
+
+def test_unsigned_values_above_the_signed_range_survive(tmp_path):
+    values = np.linspace(0, 65535, 32 * 32 * 4).reshape(32, 32, 4).round()
+    found = stored(phantoms_dicom.write_series(tmp_path / "s", values, signed=False))
+    assert found.dtype == np.uint16
+    assert np.array_equal(found, values)
+
+
+def test_padding_and_monochrome1_change_no_value(voxels, tmp_path):
+    said = {"PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": 0}
+    volume = read_series(only(phantoms_dicom.write_series(tmp_path / "s", voxels, **said)))
+    assert np.array_equal(volume.to_stored(volume.voxels), voxels)
+    assert "MONOCHROME1" in volume.stored.note[0]
+
+
+def colour(image, _):
+    image.SamplesPerPixel, image.PhotometricInterpretation, image.PlanarConfiguration = 3, "RGB", 0
+    image.add_new("PixelData", "OW", image.PixelData * 3)
+
+
+def mosaic(image, _):
+    image.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
+    image.add_new(0x0019100A, "US", 36)
+
+
+def palette(image, _):
+    image.PhotometricInterpretation = "PALETTE COLOR"
+
+
+def many(image, _):
+    image.NumberOfFrames = 2
+    image.add_new("PixelData", "OW", image.PixelData * 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"each": colour}, "colour.*grey-valued series"),
+        ({"each": palette}, "colour"),
+        ({"each": mosaic}, "mosaic.*dcm2niix"),
+        ({"each": many}, "multi-frame.*dcm2niix"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "P"]}, "phase"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}, "parameter map"),
+        ({"modality": "CT", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer"),
+        ({"Modality": "PT"}, "PT, not MR or CT"),
+    ],
+)
+def test_what_is_no_scan_is_left_alone_with_a_hint(said, reason, voxels, tmp_path):
+    found = find_series(phantoms_dicom.write_series(tmp_path / "s", voxels, **said))
+    assert {series.verdict for series in found} == {"not a volume"}
+    with pytest.raises(NotRestorable, match=reason):
+        read_series(found[0], fix=True)
+
+
+def test_a_table_in_place_of_a_slope_is_refused(voxels, tmp_path):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData = [2, 0, 16], b"\0\0\1\0"
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, ModalityLUTSequence=[table])
+    with pytest.raises(NotRestorable, match="Modality LUT"):
+        read_series(only(folder))
+
+
+def test_times_at_the_same_positions_are_4d_and_coils_are_told_apart(voxels, tmp_path):
+    folder = phantoms_dicom.write_series(tmp_path / "t", voxels, uid="1.2.3", TemporalPositionIdentifier=1)
+    phantoms_dicom.write_series(folder, voxels, uid="1.2.3", TemporalPositionIdentifier=2, stamp="later")
+    assert "it is 4D: 2 volumes" in only(folder).reason
+    folder = phantoms_dicom.write_series(tmp_path / "c", voxels, uid="1.2.4", ReceiveCoilName="A")
+    phantoms_dicom.write_series(folder, voxels, uid="1.2.4", ReceiveCoilName="B", stamp="other")
+    assert [series.verdict for series in find_series(folder)] == ["regular", "regular"]
+
+
+def test_diffusion_weightings_of_every_maker_are_told_apart(voxels, tmp_path):
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, uid="1.2.3", Manufacturer="SIEMENS", each=weighted(0))
+    phantoms_dicom.write_series(folder, voxels, uid="1.2.3", Manufacturer="SIEMENS", each=weighted(1000), stamp="b")
+    assert [series.verdict for series in find_series(folder)] == ["regular", "regular"]
+
+
+def weighted(b_value):
+    def each(image, _):
+        image.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
+        image.add_new(0x0019100C, "IS", b_value)
+
+    return each
+
+
+def test_what_holds_no_image_is_named_in_the_log(voxels, tmp_path, caplog):
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels)
+    report = pydicom.dcmread(next(folder.iterdir()))
+    for name in ("Rows", "Columns", "PixelData"):
+        del report[name]
+    report.save_as(folder / "report")
+    (folder / "DICOMDIR").write_bytes(next(folder.glob("IM*")).read_bytes())
+    (folder / "readme.txt").write_text("words")
+    with caplog.at_level("INFO"):
+        (series,) = find_series(folder, log=logging.getLogger("tests"))
+    assert series.verdict == "regular"
+    told = [record.getMessage() for record in caplog.records]
+    assert [message.endswith("holds no image") for message in told] == [True, True]
+    assert "Doe" not in "".join(told)
