@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,8 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
     for case in mine:
         row = one_case(run, case, output_path(replace(case, alone=True), out, options.format))
         watch.say(f"{row.status}: {row.result or row.case}" + (f" ({row.message})" if row.message else ""))
+        if options.report and not options.dry_run:
+            watch.report([row], Path(row.result).parent)
     return 0
 
 
@@ -107,10 +110,10 @@ def guarded(run: Run, case: Case, out: Path) -> tuple[Row, bool]:
     except (Cancelled, KeyboardInterrupt):
         raise
     except NotRestorable as problem:
-        status, message = "skipped", str(problem)
+        status, message = "skipped", _sentence(problem, case)
     except MedldmError as problem:
         unfit = isinstance(problem, InputError | UsageError) and type(problem) is not InputError
-        status, message = "refused" if unfit else "failed", str(problem)
+        status, message = "refused" if unfit else "failed", _sentence(problem, case)
         full = isinstance(problem.__cause__, OSError) and problem.__cause__.errno in FULL
         _details(name)
     except MemoryError:
@@ -121,6 +124,11 @@ def guarded(run: Run, case: Case, out: Path) -> tuple[Row, bool]:
         message = f"a bug in medldm ({type(problem).__name__}: {problem}); please report it, run with -v for details"
         _details(name)
     return Row(name, status, round(time.monotonic() - started, 2), message), full
+
+
+def _sentence(problem: MedldmError, case: Case) -> str:
+    """What went wrong; files of an archive by their names in it, not by where they were unpacked to."""
+    return str(problem).replace(f"{case.keep.folder}{os.sep}", "") if case.keep is not None else str(problem)
 
 
 def _details(name: str) -> None:

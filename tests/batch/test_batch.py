@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 
 import numpy as np
 import phantoms
@@ -81,6 +82,20 @@ def test_an_empty_scan_in_a_tree_is_refused_by_its_path(tree, tmp_path, verb):
     assert code == 8
     assert "refused" in rows(tmp_path / "out").values()
     assert str(tree / "deep.nii.gz") in said
+
+
+def test_a_bad_file_of_an_archive_is_called_as_in_the_archive(tree, tmp_path, verb):
+    (tree / "broken.nii.gz").write_bytes(b"no image")
+    shutil.make_archive(str(tmp_path / "scans"), "zip", tree)
+    code, said = verb("denoise", tmp_path / "scans.zip", tmp_path / "out")
+    assert code == 8
+    assert "broken.nii.gz" in said
+    assert "medldm-zip" not in said
+
+
+def test_one_scan_has_a_report_too(tree, tmp_path, verb):
+    assert verb("denoise", tree / "a.nii.gz", tmp_path / "a.nii.gz", "--report")[0] == 0
+    assert "1 cases" in (tmp_path / "report.html").read_text()
 
 
 def test_one_volume_of_a_4d_file_that_needs_nothing_is_one_volume(tmp_path, tiny_model):
