@@ -27,10 +27,11 @@ def write_page(rows: Sequence[Any], folder: Path) -> Path:
     """
     body = "".join(_row(row) for row in rows)
     counts = ", ".join(f"{count} {status}" for status, count in Counter(row.status for row in rows).items())
+    total = f"{len(rows)} case{'s' * (len(rows) != 1)}"
     page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>medldm: {len(rows)} "
-        f"cases</title><style>{STYLE}</style>"
-        f"<h1>{len(rows)} cases: {html.escape(counts)}</h1><p>Restored voxels are estimates. Research use only.</p>"
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>medldm: {total}</title>"
+        f"<style>{STYLE}</style>"
+        f"<h1>{total}: {html.escape(counts)}</h1><p>Restored voxels are estimates. Research use only.</p>"
         f"<table><tr><th>case<th>status<th>seconds<th>message<th>before and after</tr>{body}</table></html>"
     )
     target = folder / "report.html"
