@@ -25,6 +25,7 @@ from medldm.volume import Affine, Volume, Voxels
 
 log = logging.getLogger(__name__)
 
+CITED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")  # a derived slice refers to them
 SAME_PLACE_MM = 0.02  # a result slice this close to a source slice is that slice
 
 
@@ -60,8 +61,7 @@ def write_series(
             "Write NIfTI instead."
         )
     _check_place(folder, [image.path for image in images])
-    headers = Files(pixels=False)
-    sources = [classic(*headers.frame(image)) for image in images]
+    sources = _sources(images)
     voxels = volume.to_stored(volume.voxels)
     temporary = _temporary(folder)
     try:
@@ -75,6 +75,21 @@ def write_series(
     if clipped:
         log.info("%d voxels of %s were clipped to the stored range", clipped, volume.name)
     return clipped
+
+
+def _sources(images: list[Frame]) -> list[Any]:
+    """Headers of the source slices, in classic terms."""
+    files = Files(pixels=False)
+    sources = []
+    for image in images:
+        source = classic(*files.frame(image))
+        for name in CITED:
+            if not source.get(name):
+                raise InputError(
+                    f"{image.path} has no {name}, so no series can be derived from it. Write NIfTI instead."
+                )
+        sources.append(source)
+    return sources
 
 
 def _write_slices(
