@@ -225,6 +225,18 @@ def test_a_volume_without_a_patient_makes_no_series(phantom, tmp_path):
         write_series(volume, tmp_path / "out", task="denoise", facts=FACTS)
 
 
+def without_study(image):
+    del image.StudyInstanceUID
+
+
+def test_a_source_that_cannot_be_cited_is_named(voxels, tmp_path):
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
+    phantoms_dicom.edit(tmp_path / "in", without_study)
+    with pytest.raises(InputError, match="no StudyInstanceUID"):
+        write(restored(volume), tmp_path / "out", form="dicom")
+    assert not (tmp_path / "out").exists()
+
+
 def test_neither_the_source_nor_other_files_are_replaced(voxels, tmp_path):
     volume = restored(read(phantoms_dicom.write_series(tmp_path / "in", voxels)))
     (tmp_path / "other").mkdir()

@@ -222,3 +222,25 @@ def test_what_holds_no_image_is_named_in_the_log(voxels, tmp_path, caplog):
     told = [record.getMessage() for record in caplog.records]
     assert [message.endswith("holds no image") for message in told] == [True, True]
     assert "Doe" not in "".join(told)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_bytes_changed_by_lot_end_in_a_volume_or_a_sentence(seed, tmp_path):
+    draw = np.random.default_rng(seed)
+    voxels = phantoms.brain((16, 18, 5)).astype(np.int16)
+    write = phantoms_dicom.write_enhanced if seed % 2 else phantoms_dicom.write_series
+    path = sorted(write(tmp_path / "s", voxels).iterdir())[0]
+    data = bytearray(path.read_bytes())
+    header = data.rfind(b"\xe0\x7f\x10\x00")  # where the pixels begin
+    for place in draw.integers(132, header, 4):
+        data[place : place + int(draw.integers(0, 4))] = draw.bytes(int(draw.integers(0, 4)))
+    path.write_bytes(data)
+    ends = [end_of(series) for series in find_series(tmp_path / "s")]
+    assert all(isinstance(end, str) or (np.isfinite(end.affine).all() and min(end.spacing) > 0) for end in ends)
+
+
+def end_of(series):
+    try:
+        return read_series(series, fix=True)
+    except InputError as problem:
+        return str(problem)

@@ -19,12 +19,13 @@ from medldm.io.atomic import sentence
 from medldm.io.dicom.classic import classic
 from medldm.io.dicom.declared import declare, make_uids, strip
 from medldm.io.dicom.frames import Frame
-from medldm.io.dicom.header import read_headers
+from medldm.io.dicom.header import no_values_on_screen, read_headers
 from medldm.io.dicom.pixels import Files, decode, read_slice, rescale
 from medldm.volume import Affine, Volume, Voxels
 
 log = logging.getLogger(__name__)
 
+CITED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")  # a derived slice refers to them
 SAME_PLACE_MM = 0.02  # a result slice this close to a source slice is that slice
 
 
@@ -60,28 +61,12 @@ def write_series(
             "Write NIfTI instead."
         )
     _check_place(folder, [image.path for image in images])
-    headers, files = Files(pixels=False), Files()
-    sources = [classic(*headers.frame(image)) for image in images]
+    sources = _sources(images)
     voxels = volume.to_stored(volume.voxels)
-    uids = make_uids(sources, volume, voxels, task, facts)
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
     temporary = _temporary(folder)
-    clipped = 0
     try:
-        for place in range(voxels.shape[2]):
-            values = voxels[:, :, place].T
-            if values.dtype.kind == "f" and np.isnan(values).all():
-                continue
-            near = _nearest(sources, lps, place)
-            dataset = deepcopy(sources[near[0]])
-            strip(dataset)
-            clipped += _set_pixels(dataset, values, sources[near[0]], images[near[0]], files)
-            _set_place(dataset, lps, place, volume.stored.thickness_mm)
-            pair = uids[0], uids[1 + place]
-            declare(
-                dataset, [sources[number] for number in near], pair, task, facts, place in invented, volume.stored.note
-            )
-            dataset.save_as(temporary / f"{place:04d}.dcm", enforce_file_format=True)
+        with no_values_on_screen():
+            clipped = _write_slices(volume, voxels, images, sources, temporary, task, facts, set(invented))
         _publish(temporary, folder)
     except OSError as problem:
         raise sentence(problem, folder) from problem
@@ -89,6 +74,50 @@ def write_series(
         shutil.rmtree(temporary, ignore_errors=True)
     if clipped:
         log.info("%d voxels of %s were clipped to the stored range", clipped, volume.name)
+    return clipped
+
+
+def _sources(images: list[Frame]) -> list[Any]:
+    """Headers of the source slices, in classic terms."""
+    files = Files(pixels=False)
+    sources = []
+    for image in images:
+        source = classic(*files.frame(image))
+        for name in CITED:
+            if not source.get(name):
+                raise InputError(
+                    f"{image.path} has no {name}, so no series can be derived from it. Write NIfTI instead."
+                )
+        sources.append(source)
+    return sources
+
+
+def _write_slices(
+    volume: Volume,
+    voxels: Voxels,
+    images: list[Frame],
+    sources: list[Any],
+    folder: Path,
+    task: str,
+    facts: Mapping[str, Any],
+    invented: set[int],
+) -> int:
+    """One file for each slice of (columns, rows, slices); number of clipped voxels."""
+    uids = make_uids(sources, volume, voxels, task, facts)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
+    files, clipped = Files(), 0
+    for place in range(voxels.shape[2]):
+        values = voxels[:, :, place].T
+        if values.dtype.kind == "f" and np.isnan(values).all():
+            continue
+        near = _nearest(sources, lps, place)
+        dataset = deepcopy(sources[near[0]])
+        strip(dataset)
+        clipped += _set_pixels(dataset, values, sources[near[0]], images[near[0]], files)
+        _set_place(dataset, lps, place, volume.stored.thickness_mm)
+        pair, cited = (uids[0], uids[1 + place]), [sources[number] for number in near]
+        declare(dataset, cited, pair, task, facts, place in invented, volume.stored.note)
+        dataset.save_as(folder / f"{place:04d}.dcm", enforce_file_format=True)
     return clipped
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from medldm.io.dicom.frames import PER_FRAME, SHARED, Frame, flat_frames, is_enhanced
 
@@ -20,7 +24,7 @@ log = logging.getLogger(__name__)
 # Whatever pydicom and its value conversions raise on a damaged file.
 UNREADABLE = (
     InvalidDicomError, OSError, ValueError, AttributeError, EOFError, KeyError, TypeError, NotImplementedError,
-    IndexError, OverflowError, RecursionError,
+    IndexError, OverflowError, RecursionError, BytesLengthException, struct.error, zlib.error,
 )  # fmt: skip
 MOSAIC_SIZE = 0x0019100A  # Siemens: number of images in a mosaic
 GE_PART = 0x0043102F  # GE: 0 magnitude, 1 phase, 2 real, 3 imaginary
@@ -101,6 +105,14 @@ class Header:
     stack_place: int | None
     mosaic: int
     by_medldm: bool
+
+
+@contextmanager
+def no_values_on_screen() -> Iterator[None]:
+    """Without warnings: those about odd values repeat them, and names of patients belong in no log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def is_dicom(path: Path) -> bool:

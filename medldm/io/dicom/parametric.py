@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
@@ -18,6 +17,7 @@ from medldm.io.atomic import sentence
 from medldm.io.dicom.classic import classic
 from medldm.io.dicom.declared import make_uids, reference
 from medldm.io.dicom.frames import Frame
+from medldm.io.dicom.header import no_values_on_screen
 from medldm.io.dicom.pixels import Files
 from medldm.volume import Affine, Volume, Voxels
 
@@ -51,9 +51,7 @@ def write_uncertainty(volume: Volume, path: Path, *, task: str, facts: Mapping[s
     headers = Files(pixels=False)
     sources = [_complete(classic(*headers.frame(image))) for image in images]
     spread = np.nan_to_num(volume.to_stored(volume.std).astype(np.float32))
-    with warnings.catch_warnings():
-        # highdicom warns of unusual names of patients by repeating them; they belong on no screen and in no log.
-        warnings.simplefilter("ignore")
+    with no_values_on_screen():
         dataset = _parametric_map(volume, spread, sources, task, facts)
     try:
         # Beside its place, then renamed: nobody finds half a file.
