@@ -48,9 +48,7 @@ def architecture(card: Card) -> Architecture:
     ------
     ModelError
     """
-    # Sets of the first campaign knew no first estimate.
-    described = {"staged": False, **card.architecture}
-    widths: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in described.items()}
+    widths: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in card.architecture.items()}
     try:
         return Architecture(**widths)
     except TypeError as problem:
