@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from medldm.errors import Cancelled, MedldmError, ResourceError
@@ -33,8 +33,8 @@ class Engine:
         self.turn = threading.Lock()
         atexit.register(self.unload)
 
-    def run(self, order: Order, stop: threading.Event) -> Iterator[News | Outcome]:
-        """Progress, and last of all the outcome.
+    def run(self, order: Order, stop: threading.Event) -> Generator[News, None, Outcome]:
+        """Yield progress, return the outcome; a generator that is closed early ends the process.
 
         Parameters
         ----------
@@ -58,7 +58,7 @@ class Engine:
             process = self._started()
             try:
                 send(process.stdin, loaded)  # type: ignore[arg-type]
-                yield from self._watch(process, stop)
+                return (yield from self._watch(process, stop))
             except OSError as problem:
                 raise self._died(process) from problem
             except GeneratorExit:
@@ -67,7 +67,7 @@ class Engine:
         finally:
             self.turn.release()
 
-    def _watch(self, process: subprocess.Popen[bytes], stop: threading.Event) -> Iterator[News | Outcome]:
+    def _watch(self, process: subprocess.Popen[bytes], stop: threading.Event) -> Generator[News, None, Outcome]:
         last: News = (0, 1, "starting")
         asked: float | None = None
         while True:
@@ -88,8 +88,8 @@ class Engine:
             elif kind == "result":
                 if asked is not None:
                     raise Cancelled("cancelled")
-                yield value
-                return
+                outcome: Outcome = value
+                return outcome
             elif kind == "error":
                 raise value
             elif kind == "stopped" or asked is not None:

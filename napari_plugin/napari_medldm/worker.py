@@ -56,12 +56,8 @@ def start(order: Order, *, told: Callable[[News], None], done: Callable[[End], N
 def work(order: Order, stop: threading.Event) -> Generator[News, None, End]:
     """Yield progress until the order is done."""
     try:
-        for news in ENGINE.run(order, stop):
-            if isinstance(news, Outcome):
-                return news
-            yield news
+        return (yield from ENGINE.run(order, stop))
     except Cancelled:
         return None
     except Exception as problem:  # whatever it is, the GUI thread shows it in words
         return sentence(problem)
-    return None

@@ -27,8 +27,12 @@ def scan(as_layer):
 
 
 def last(engine, order, stop=None):
-    *_, end = engine.run(order, stop or threading.Event())
-    return end
+    news = engine.run(order, stop or threading.Event())
+    while True:
+        try:
+            next(news)
+        except StopIteration as end:
+            return end.value
 
 
 def test_a_question_is_answered_and_the_process_stays(engine, scan):
