@@ -209,8 +209,8 @@ def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple
     afters = [after for _, after in pairs]
     title = f"{order.scan.name} {'preview' if order.where else PAST[order.verb]}"
     made = [_layer(afters, title)]
-    if all(after.std is not None for after in afters):
-        spreads = [replace(after, voxels=after.std, std=None) for after in afters]
+    spreads = [replace(after, voxels=after.std, std=None) for after in afters if after.std is not None]
+    if spreads:
         made.append(_layer(spreads, f"{title}, uncertainty", colormap="magma"))
     if order.difference:
         gaps = [_difference(before, after) for before, after in pairs]

@@ -27,7 +27,7 @@ SETTLED_MS = 400  # a plan is made when nothing was changed for this long
 SLICE, ALL, ONE = "current slice", "all volumes", "current volume"
 
 
-class Panel(Container):  # type: ignore[type-arg]
+class Panel(Container):  # type: ignore[misc]
     """Choose a scan and settings, see the plan, preview, run, compare.
 
     Parameters

@@ -45,7 +45,7 @@ def receive(pipe: BinaryIO) -> Any:
 
 def _exactly(pipe: BinaryIO, size: int) -> memoryview:
     # np.empty and not bytearray: nobody zeroes hundreds of megabytes while holding the interpreter.
-    there = memoryview(np.empty(size, np.uint8))
+    there: memoryview = np.empty(size, np.uint8).data
     done = 0
     while done < size:
         got = pipe.readinto(there[done : done + AT_ONCE])  # type: ignore[attr-defined]

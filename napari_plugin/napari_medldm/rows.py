@@ -19,7 +19,7 @@ LARGEST = 10_000.0  # for knobs without an upper limit
 LEFT_OUT = ("mask",)  # a layer says it, not a row
 
 
-class Automatic(Container):  # type: ignore[type-arg]
+class Automatic(Container):  # type: ignore[misc]
     """A number, or None for "found by medldm"."""
 
     def __init__(self, number: Any, label: str, tooltip: str) -> None:
