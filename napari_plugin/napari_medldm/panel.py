@@ -10,8 +10,8 @@ import numpy as np
 from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, Label, ProgressBar, PushButton
 from napari.layers import Image, Labels, Layer, Shapes
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QApplication, QComboBox, QSizePolicy
 
 from medldm.errors import MedldmError
 from medldm.settings import VERBS, make
@@ -86,6 +86,10 @@ class Panel(Container):  # type: ignore[misc]
         self.extend([self.bar, self.status, self.compare])
         self.append(_line(self.copy_command, self.copy_python))
         self.append(self.unload)
+        for widget in (self.scan, self.rows.widgets["model"], self.where):
+            # A long name or path must not push the picture off the screen.
+            widget.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            widget.native.setMinimumContentsLength(12)
 
     def _connect(self) -> None:
         self.button.clicked.connect(self.run)
@@ -357,6 +361,8 @@ def _text() -> Any:
     """A label that breaks its lines."""
     label = Label(value="")
     label.native.setWordWrap(True)
+    label.native.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
+    label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.MinimumExpanding)
     return label
 
 
