@@ -12,6 +12,7 @@ import napari
 from napari_medldm import samples
 from napari_medldm.engine import ENGINE
 from napari_medldm.widgets import DenoiseWidget, FillSlicesWidget, InpaintWidget, RestoreWidget, SuperResolveWidget
+from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
 PATIENCE_S = 540
@@ -32,7 +33,8 @@ def preview(out: Path, model: str) -> None:
     ((data, arguments, _),) = samples.noisy_sample()
     viewer.add_image(data, **arguments)
     widget = DenoiseWidget(viewer)
-    viewer.window.add_dock_widget(widget.native, name="Denoise (medldm)").setMinimumWidth(420)
+    viewer.window.add_dock_widget(widget.native, name="Denoise (medldm)")
+    viewer.window.resize(1500, 800)
     if model:
         widget.rows.choose_model(model)
     widget.rows.widgets["noise"].value = samples.NOISE
@@ -61,9 +63,10 @@ def verbs(out: Path) -> None:
     viewer.add_image(data, **arguments)
     kinds = (RestoreWidget, SuperResolveWidget, FillSlicesWidget, InpaintWidget)
     widgets = [kind(viewer) for kind in kinds]
-    for widget in widgets:
-        viewer.window.add_dock_widget(widget.native, name=widget.title).setMinimumWidth(270)
-    viewer.window._qt_window.resize(1580, 960)
+    docks = [viewer.window.add_dock_widget(widget.native, name=widget.title) for widget in widgets]
+    for left, right in (docks[:2], docks[2:]):
+        viewer.window._qt_window.splitDockWidget(left, right, Qt.Orientation.Horizontal)
+    viewer.window.resize(1580, 960)
     wait(lambda: "1." in widgets[0].plan.value or "Nothing" in widgets[0].plan.value)
     QTest.qWait(1500)
     viewer.screenshot(str(out), canvas_only=False, flash=False)

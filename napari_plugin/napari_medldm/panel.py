@@ -24,6 +24,7 @@ from napari_medldm.rows import Rows
 from napari_medldm.worker import End, Run, start
 
 SETTLED_MS = 400  # a plan is made when nothing was changed for this long
+WIDTH = 360  # pixels; below that rows are cut off
 SLICE, ALL, ONE = "current slice", "all volumes", "current volume"
 
 
@@ -71,6 +72,11 @@ class Panel(Container):  # type: ignore[misc]
         self._connect()
         self.describe()
 
+    @property
+    def native(self) -> Any:
+        """The Qt widget to dock: the scroll area, which magicgui calls root, and not what is inside of it."""
+        return self.root_native_widget
+
     def extras(self) -> list[Any]:
         """Rows that only one verb has; for subclasses."""
         return []
@@ -107,6 +113,7 @@ class Panel(Container):  # type: ignore[misc]
         layers = self.viewer.layers.events
         layers.inserted.connect(self._relist)
         layers.removed.connect(self._relist)
+        self.native.setMinimumWidth(WIDTH)
         # The widget dies with its window; what still runs must not talk to it afterwards.
         me = weakref.ref(self)
         self.native.destroyed.connect(lambda: _close(me))
