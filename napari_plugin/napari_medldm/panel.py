@@ -21,7 +21,7 @@ from napari_medldm.jobs import Order, Outcome
 from napari_medldm.layers import Snapshot, snapshot
 from napari_medldm.regions import Corners, around, current_slice, drawn
 from napari_medldm.rows import Rows
-from napari_medldm.worker import End, Run, start
+from napari_medldm.worker import End, Failure, Run, start
 
 SETTLED_MS = 400  # a plan is made when nothing was changed for this long
 WIDTH = 360  # pixels; below that rows are cut off
@@ -224,7 +224,7 @@ class Panel(Container):  # type: ignore[misc]
             if isinstance(end, Outcome):
                 answered(end)
             else:
-                into.value = str(end or "")
+                into.value = "" if end is None else end.words
 
         into.value = "looking at the scan..."
         start(Order(verb, self.snapshot(), options), told=lambda _: None, done=done)
@@ -305,9 +305,9 @@ class Panel(Container):  # type: ignore[misc]
         self._busy(False)
         if end is None:
             self.status.value = "cancelled"
-        elif isinstance(end, Exception):
-            self.status.value = str(end)
-            show_error(str(end))
+        elif isinstance(end, Failure):
+            self.status.value = end.words
+            show_error(end.words)
         else:
             self.status.value = end.words
             self._show(end, before())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from napari.qt.threading import create_worker
@@ -15,8 +16,18 @@ from napari_medldm.jobs import Outcome, sentence
 if TYPE_CHECKING:
     from napari_medldm.jobs import Order
 
-# What a run comes to: an outcome, None when it was cancelled, or a sentence about what went wrong.
-End = Outcome | Exception | None
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong, in a sentence.
+
+    It is not the exception itself: napari takes an exception that a worker returns for one that it raised.
+    """
+
+    words: str
+
+
+End = Outcome | Failure | None  # None when it was cancelled
 
 
 class Run:
@@ -60,4 +71,4 @@ def work(order: Order, stop: threading.Event) -> Generator[News, None, End]:
     except Cancelled:
         return None
     except Exception as problem:  # whatever it is, the GUI thread shows it in words
-        return sentence(problem)
+        return Failure(str(sentence(problem)))

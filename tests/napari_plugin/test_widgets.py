@@ -21,7 +21,7 @@ from qtpy.QtWidgets import QApplication
 
 # A timeout that strikes inside of a Qt slot aborts the interpreter; on a busy machine loading torch takes minutes.
 pytestmark = [pytest.mark.gui, pytest.mark.timeout(900)]
-LONG = 240_000  # ms; the machine may be busy, and the first run loads torch
+LONG = 200_000  # ms; the machine may be busy, and the first run loads torch
 ALL = [RestoreWidget, DenoiseWidget, SuperResolveWidget, FillSlicesWidget, InpaintWidget]
 SHAPE = (32, 40, 20)
 
