@@ -229,9 +229,10 @@ def test_runs_of_two_widgets_wait_for_each_other(show, qtbot, as_layer):
 
 
 def test_a_layer_deleted_or_edited_during_a_run_does_not_matter(show, qtbot, as_layer):
-    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
+    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom((64, 64, 40))))
+    widget.rows.widgets["samples"].value = 4
     click(qtbot, widget.button)
-    qtbot.waitUntil(lambda: ENGINE.busy and "copying" not in widget.status.value, timeout=LONG)
+    qtbot.waitUntil(lambda: "loading" in widget.status.value or "planes" in widget.status.value, timeout=LONG)
     viewer.layers[0].data[:] = 0
     viewer.layers.clear()
     finish(qtbot, widget)
