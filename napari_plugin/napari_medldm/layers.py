@@ -6,88 +6,239 @@ therefore (z, y, x) in RAS millimetres.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from medldm.io.nifti import from_array
-from medldm.volume import Volume
+from medldm.volume import Affine, Stored, Volume
 
 SWAP = np.eye(4)[[2, 1, 0, 3]]  # reverses the order of the three axes
+SAMPLED = 500_000  # voxels that tell a grey window
+
+LayerTuple = tuple[Any, dict[str, Any], str]
 
 
-def layer_data(volume: Volume, **more: Any) -> tuple[np.ndarray[Any, Any], dict[str, Any], str]:
-    """A volume as what napari makes an image layer of.
+def layer_data(volume: Volume, *, kind: str = "image", **more: Any) -> LayerTuple:
+    """A volume as what napari makes a layer of.
 
     Parameters
     ----------
     volume : scan
+    kind : ``"image"`` or ``"labels"``
     **more : further layer arguments
 
     Returns
     -------
-    array (Z, Y, X), layer arguments, ``"image"``
+    array (Z, Y, X), layer arguments, kind
     """
     array = np.ascontiguousarray(volume.voxels.transpose(2, 1, 0))
+    arguments: dict[str, Any] = {"name": volume.name, **placed(volume), "metadata": about(volume)}
+    if kind == "image":
+        arguments["contrast_limits"] = contrast(volume.voxels)
+    return array, arguments | more, kind
+
+
+def series_data(volumes: Sequence[Volume], **more: Any) -> LayerTuple:
+    """Volumes on one grid as one four-dimensional layer, the first axis counting them."""
+    first = volumes[0]
+    array = np.stack([volume.voxels.transpose(2, 1, 0) for volume in volumes])
+    place = placed(first)
+    turn = np.eye(5)
+    turn[1:, 1:] = place["affine"]
+    arguments = {
+        "name": first.name,
+        "scale": (1, *place["scale"]),
+        "translate": (0, *place["translate"]),
+        "affine": turn,
+        "units": ("pixel", "mm", "mm", "mm"),
+        "axis_labels": ("t", "z", "y", "x"),
+        "metadata": about(first),
+        "contrast_limits": contrast(array),
+    }
+    return array, arguments | more, "image"
+
+
+def placed(volume: Volume) -> dict[str, Any]:
+    """Layer arguments that say where a volume is."""
     world = SWAP @ volume.affine @ SWAP
     spacing = np.array(volume.spacing[::-1])
     # Scale and translate carry what they can, so that other plugins see millimetres; the rotation is the affine.
     turn = np.eye(4)
     turn[:3, :3] = world[:3, :3] / spacing
-    offset = np.linalg.solve(turn[:3, :3], world[:3, 3])
-    arguments = {
-        "name": volume.name,
+    return {
         "scale": spacing,
-        "translate": offset,
+        "translate": np.linalg.solve(turn[:3, :3], world[:3, 3]),
         "affine": turn,
         "units": ("mm", "mm", "mm"),
         "axis_labels": ("z", "y", "x"),
-        "metadata": {"medldm": volume},
-        "contrast_limits": contrast(volume),
-        **more,
     }
-    return array, arguments, "image"
 
 
-def contrast(volume: Volume) -> tuple[float, float]:
-    """Grey window: up to the 99.5th percentile of what is there."""
-    values = volume.voxels[np.isfinite(volume.voxels)] if volume.voxels.dtype.kind == "f" else volume.voxels
-    low, high = (
-        float(v)
-        for v in np.percentile(values[:: max(1, values.size // 500_000)] if values.ndim == 1 else values, [0.5, 99.8])
-    )
+def about(volume: Volume) -> dict[str, Any]:
+    """What a layer remembers of its volume: how it was stored, and what was done to it, JSON-ready."""
+    # One voxel stands for all of them: the layer holds the true ones, twice would be a waste of memory.
+    frame = replace(volume, voxels=np.broadcast_to(np.zeros(1, volume.voxels.dtype), volume.shape), std=None)
+    told = [{"task": step.task, "settings": dict(step.settings), **step.facts} for step in volume.history]
+    return {"medldm": frame, "provenance": told}
+
+
+def contrast(voxels: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Grey window: from the darkest to the brightest half percent of what is there."""
+    values = voxels.reshape(-1)[:: max(1, voxels.size // SAMPLED)]
+    values = values[np.isfinite(values)]
+    low, high = (float(v) for v in np.percentile(values, [0.5, 99.8])) if values.size else (0.0, 1.0)
     return (low, high) if high > low else (low, low + 1)
 
 
-def volume_of(layer: Any) -> Volume:
-    """The volume that an image layer shows, with the geometry that it has now.
+@dataclass(frozen=True)
+class Snapshot:
+    """A layer as it is at one moment; taken on the GUI thread, used on another, whatever happens to the layer.
 
     Parameters
     ----------
-    layer : napari image layer with three axes
+    name : of the layer
+    data : array-like, last three axes (Z, Y, X); maybe lazy, read by `load`
+    to_world : (4, 4) index (z, y, x) to world (z, y, x)
+    frame : the volume that the layer was made from, without its voxels; None for a foreign layer
+    current : index along each axis before the last three
+    path : file or folder that the layer was opened from; empty when there is none
+    """
+
+    name: str
+    data: Any
+    to_world: Affine
+    frame: Volume | None = None
+    current: tuple[int, ...] = ()
+    path: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along z, y, x."""
+        z, y, x = self.data.shape[-3:]
+        return int(z), int(y), int(x)
+
+    @property
+    def affine(self) -> Affine:
+        """(4, 4) index (x, y, z) to RAS mm."""
+        moved: Affine = SWAP @ self.to_world @ SWAP
+        return moved
+
+    @property
+    def empty(self) -> Volume:
+        """The volume with bytes of zero for voxels: for questions of geometry, without reading anything."""
+        return self._volume(np.zeros(self.shape, np.uint8))
+
+    def load(self, *, every: bool = False) -> Snapshot:
+        """The same with its voxels copied out of the layer (and out of disk or dask).
+
+        Parameters
+        ----------
+        every : all volumes of a series, else the current one
+        """
+        chosen = self.data if every else self.data[self.current]
+        return replace(self, data=np.array(chosen), current=() if every else (0,) * (chosen.ndim - 3))
+
+    def volumes(self) -> list[Volume]:
+        """Every volume of the data, in order."""
+        data = np.asarray(self.data)
+        return [self._volume(each) for each in data.reshape((-1, *data.shape[-3:]))]
+
+    def _volume(self, array: Any) -> Volume:
+        volume = from_array(array.transpose(2, 1, 0), self.affine, name=self.name)
+        if self.frame is None or volume.stored.axes != (0, 1, 2) or any(volume.stored.flips):
+            return volume
+        # The axes still run as they did when the file was read, so what it said about storage still holds.
+        same = self.frame.shape == volume.shape and np.allclose(self.frame.affine, volume.affine, atol=1e-4)
+        stored = self.frame.stored if same else moved_storage(self.frame, volume)
+        return replace(volume, stored=stored, history=self.frame.history)
+
+
+def moved_storage(frame: Volume, now: Volume) -> Stored:
+    """How to store a volume that was moved or cropped since it was read.
+
+    Parameters
+    ----------
+    frame : as it was read
+    now : as it is
+    """
+    stored = frame.stored
+    if stored.container != "dicom" or frame.spacing[frame.slice_axis] == 0:
+        return replace(stored, missing=())
+    # Result slices refer to source slices by their share of the stack: keep only the sources that the crop covers.
+    axis, count = frame.slice_axis, frame.shape[frame.slice_axis]
+    edge = np.zeros((4, 2))
+    edge[3] = 1
+    edge[axis] = [-0.5, now.shape[axis] - 0.5]
+    low, high = np.sort((np.linalg.inv(frame.affine) @ now.affine @ edge)[axis] + 0.5).round().astype(int)
+    if stored.flips[2]:
+        low, high = count - high, count - low
+    kept = list(stored.header)[max(0, low) : max(0, high)]
+    return replace(stored, missing=(), header=kept if any(path is not None for path in kept) else stored.header)
+
+
+def snapshot(layer: Any, point: Sequence[float] | None = None) -> Snapshot:
+    """Everything about an image or labels layer that a run needs; cheap, voxels are not touched.
+
+    Parameters
+    ----------
+    layer : napari image or labels layer
+    point : world coordinates of the current slice, for layers with more than three axes
 
     Raises
     ------
     ValueError
-        Not a grey-scale image with three axes.
+        Colours, complex numbers, or an empty layer.
     """
-    if getattr(layer, "rgb", False) or layer.ndim != 3 or getattr(layer, "multiscale", False):
-        raise ValueError(f"{layer.name} is not a single grey-scale volume with three axes.")
-    array = np.asarray(layer.data)
-    to_world = np.eye(4)
-    origin = np.array(layer.data_to_world((0, 0, 0)))
-    for axis in range(3):
-        unit = np.eye(3)[axis]
-        to_world[:3, axis] = np.array(layer.data_to_world(unit)) - origin
-    to_world[:3, 3] = origin
-    affine = SWAP @ to_world @ SWAP
-    known = layer.metadata.get("medldm")
-    volume = from_array(array.transpose(2, 1, 0), affine, name=layer.name)
-    if (
-        isinstance(known, Volume)
-        and known.shape == volume.shape
-        and np.allclose(known.affine, volume.affine, atol=1e-4)
-    ):
-        # Unmoved: what the file said about orientation, voxel type and slices still holds.
-        return known.with_voxels(volume.voxels, step=None)
-    return volume
+    data = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+    if getattr(layer, "rgb", False):
+        raise ValueError(f"{layer.name} is a colour image; medldm restores grey-scale MRI and CT. Split its channels.")
+    if np.dtype(data.dtype).kind not in "iufb":
+        raise ValueError(f"{layer.name} holds {data.dtype} values; medldm restores real numbers. Take the magnitude.")
+    if 0 in data.shape or data.ndim < 2:
+        raise ValueError(f"{layer.name} has the shape {tuple(data.shape)}; there is nothing in it to restore.")
+    to_world = _transform(layer)
+    current: tuple[int, ...] = ()
+    if data.ndim == 2:
+        data = data[None]
+    elif data.ndim > 3:
+        where = [0.0] * layer.ndim if point is None else layer.world_to_data(tuple(point)[-layer.ndim :])
+        limits = data.shape[:-3]
+        current = tuple(int(np.clip(round(float(v)), 0, n - 1)) for v, n in zip(where, limits, strict=False))
+    frame = layer.metadata.get("medldm")
+    path = getattr(layer.source, "path", None)
+    return Snapshot(
+        str(layer.name), data, to_world, frame if isinstance(frame, Volume) else None, current, str(path or "")
+    )
+
+
+def _transform(layer: Any) -> Affine:
+    """(4, 4) index (z, y, x) to world of the last three axes; a flat image lies at z = 0, 1 mm thick."""
+    ndim = layer.ndim
+    origin = np.array(layer.data_to_world((0.0,) * ndim))
+    matrix = np.eye(4)
+    size = min(3, ndim)
+    for axis in range(size):
+        unit = np.zeros(ndim)
+        unit[ndim - size + axis] = 1
+        column = np.array(layer.data_to_world(tuple(unit))) - origin
+        matrix[3 - size : 3, 3 - size + axis] = column[-size:]
+    matrix[3 - size : 3, 3] = origin[-size:]
+    return matrix
+
+
+def volume_of(layer: Any) -> Volume:
+    """The volume that a layer shows now, with the geometry that it has now.
+
+    Parameters
+    ----------
+    layer : napari image layer
+
+    Raises
+    ------
+    ValueError
+        Not a grey-scale image.
+    """
+    return snapshot(layer).load().volumes()[0]

@@ -1,117 +1,149 @@
-"""Dock widgets. They hold choices and show progress; the work happens in a thread, the science in medldm."""
+"""One dock widget a verb; what they share is the panel."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from magicgui.widgets import CheckBox, ComboBox, Container, FloatSpinBox, Label, ProgressBar, PushButton, SpinBox
-from napari.layers import Image
-from napari.utils.notifications import show_error, show_info
+import numpy as np
+from magicgui.widgets import CheckBox, ComboBox, PushButton, SpinBox
+from napari.layers import Labels, Shapes
 
-from napari_medldm.layers import layer_data, volume_of
-from napari_medldm.worker import start
+from medldm.errors import MedldmError
+from napari_medldm import slices
+from napari_medldm.jobs import Outcome
+from napari_medldm.layers import snapshot
+from napari_medldm.panel import Panel
+from napari_medldm.regions import drawn
 
-if TYPE_CHECKING:
-    from medldm.volume import Volume
+
+class RestoreWidget(Panel):
+    """Look at the scan, say a plan, and do what it needs."""
+
+    verb, title = "restore", "Restore"
+
+    def _say_plan(self, options: dict[str, Any]) -> None:
+        # It needs the noise level, so the computing process makes it.
+        self.ask("plan", options, lambda end: setattr(self.plan, "value", end.words), self.plan)
 
 
-class DenoiseWidget(Container):  # type: ignore[type-arg]
-    """Remove noise from the chosen image layer.
+class DenoiseWidget(Panel):
+    """Remove noise."""
 
-    Parameters
-    ----------
-    napari_viewer : given by napari
-    """
+    verb, title = "denoise", "Denoise"
 
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__()
-        self.viewer = napari_viewer
-        self.worker: Any = None
-        self.more: dict[str, Any] = {}  # further settings, for scripts
-        self.layer = ComboBox(label="scan", choices=self._images)
-        self.estimate = CheckBox(label="estimate noise", value=True, text="estimate the noise level")
-        self.noise = FloatSpinBox(
-            label="noise",
-            value=0.05,
-            min=0,
-            max=1,
-            step=0.005,
-            enabled=False,
-            tooltip="fraction of the 99.5th percentile",
-        )
-        self.samples = SpinBox(
-            label="samples", value=1, min=1, max=16, tooltip="more than one gives the uncertainty as well"
-        )
-        self.button = PushButton(text="Denoise")
-        self.cancel = PushButton(text="Cancel", enabled=False)
-        self.bar = ProgressBar(label="", value=0, min=0, max=100)
-        self.status = Label(value="")
-        self.extend(
-            [self.layer, self.estimate, self.noise, self.samples, self.button, self.cancel, self.bar, self.status]
-        )
-        self.estimate.changed.connect(lambda on: setattr(self.noise, "enabled", not on))
-        self.button.clicked.connect(self.run)
-        self.cancel.clicked.connect(self.stop)
-        for event in (napari_viewer.layers.events.inserted, napari_viewer.layers.events.removed):
-            event.connect(lambda _: self.layer.reset_choices())
+    def extras(self) -> list[Any]:
+        """A button that measures the noise."""
+        self.estimate = PushButton(text="Estimate noise")
+        self.estimate.clicked.connect(self.measure)
+        return [self.estimate]
 
-    def _images(self, _: Any) -> list[Any]:
-        return [layer for layer in self.viewer.layers if isinstance(layer, Image)]
+    def measure(self) -> None:
+        """Measure the noise, and fill in the row."""
 
-    def run(self) -> None:
-        """Start, unless something runs already."""
-        if self.worker is not None:
-            show_info("A restoration is running already.")
-            return
-        if self.layer.value is None:
-            show_error("Open or choose a scan first.")
-            return
+        def answered(end: Outcome) -> None:
+            self.rows.widgets["noise"].value = end.value
+            self.status.value = end.words
+
+        self._ask_simply("noise", {"modality": self.rows.widgets["modality"].value}, answered)
+
+
+class SuperResolveWidget(Panel):
+    """Thin slices from thick ones."""
+
+    verb, title = "super-resolve", "Super-resolve"
+
+
+class FillSlicesWidget(Panel):
+    """Fill missing or damaged slices."""
+
+    verb, title = "fill-slices", "Fill slices"
+
+    def extras(self) -> list[Any]:
+        """Ways to name slices: find them, mark the current one, click on them."""
+        self.find = PushButton(text="Find missing slices")
+        self.mark = PushButton(text="Mark or unmark current slice")
+        self.click = CheckBox(text="click on slices to mark them", value=False)
+        self.find.clicked.connect(self.look)
+        self.mark.clicked.connect(lambda: self.toggle(self.point))
+        self.click.changed.connect(self._listen)
+        return [self.find, self.mark, self.click]
+
+    def look(self) -> None:
+        """Name the slices that the file or its emptiness says are missing."""
+
+        def answered(end: Outcome) -> None:
+            self.rows.widgets["missing"].value = end.words
+            self.status.value = f"missing: {end.words}" if end.words else "no slice is missing"
+
+        self._ask_simply("missing", {"axis": self.rows.widgets["axis"].value}, answered)
+
+    def toggle(self, point: Any) -> None:
+        """Name the slice at a world point, or take its name away.
+
+        Parameters
+        ----------
+        point : world (z, y, x)
+        """
         try:
-            volume = volume_of(self.layer.value)
-        except ValueError as problem:
-            show_error(str(problem))
+            scan = self.snapshot().empty
+            axis = scan.stored.axes[self.rows.widgets["axis"].value]
+            count = scan.shape[axis]
+            named = set(slices.parse(self.rows.widgets["missing"].value or "", count))
+        except (MedldmError, ValueError) as problem:
+            self.status.value = str(problem)
             return
-        options = self.more | {
-            "noise": None if self.estimate.value else self.noise.value,
-            "samples": self.samples.value,
-        }
-        self.button.enabled, self.cancel.enabled, self.status.value = False, True, "loading the model"
-        self.worker = start("denoise", volume, options, told=self._told, done=self._done, failed=self._failed)
+        place = _index(scan, (0.0, *point))[axis]
+        if 0 <= place < count:
+            flipped = scan.stored.flips[self.rows.widgets["axis"].value]
+            named ^= {count - 1 - place if flipped else place}
+            self.rows.widgets["missing"].value = slices.spell(named)
 
-    def stop(self) -> None:
-        """Ask the run to stop; it does so before its next tile."""
-        if self.worker is not None:
-            self.worker.quit()
-            self.status.value = "cancelling"
+    def _listen(self, on: bool) -> None:
+        calls = self.viewer.mouse_drag_callbacks
+        if on and self._clicked not in calls:
+            calls.append(self._clicked)
+        elif not on and self._clicked in calls:
+            calls.remove(self._clicked)
 
-    def _told(self, step: tuple[int, int, str]) -> None:
-        done, total, what = step
-        self.bar.value = round(100 * done / max(1, total))
-        self.status.value = f"{done} of {total} {what}"
-
-    def _done(self, restored: Volume | None) -> None:
-        self._idle()
-        if restored is None:
-            self.status.value = "cancelled"
-            return
-        facts = restored.history[-1].facts if restored.history else {}
-        self.viewer.add_layer(_image(restored, name=f"{restored.name} denoised"))
-        if restored.std is not None:
-            spread = restored.with_voxels(restored.std)
-            self.viewer.add_layer(_image(spread, name=f"{restored.name} uncertainty", colormap="magma"))
-        self.status.value = f"{facts.get('device')}, {facts.get('seconds')} s, {facts.get('peak_memory_mb')} MB"
-
-    def _failed(self, problem: Exception) -> None:
-        self._idle()
-        self.status.value = "failed"
-        show_error(str(problem))
-
-    def _idle(self) -> None:
-        self.worker = None
-        self.button.enabled, self.cancel.enabled, self.bar.value = True, False, 0
+    def _clicked(self, _: Any, event: Any) -> None:
+        if not self.closed:
+            self.toggle(event.position)
 
 
-def _image(volume: Volume, **more: Any) -> Any:
-    """An image layer of a volume."""
-    data, arguments, _ = layer_data(volume, **more)
-    return Image(data, **arguments)
+class InpaintWidget(Panel):
+    """Fill a region."""
+
+    verb, title = "inpaint", "Inpaint"
+
+    def extras(self) -> list[Any]:
+        """The layer that says where."""
+        self.region_layer = ComboBox(
+            label="region",
+            choices=lambda _: [layer for layer in self.viewer.layers if isinstance(layer, Labels | Shapes)],
+            tooltip="labels: wherever a label is painted; shapes: inside the outlines",
+        )
+        self.deeper = SpinBox(label="slices deep", min=0, max=1000, value=0, tooltip="on either side of a shape")
+        return [self.region_layer, self.deeper]
+
+    def _relist(self, _: Any = None) -> None:
+        super()._relist()
+        if not self.closed:
+            self.region_layer.reset_choices()
+
+    def mask(self) -> Any:
+        """The region: painted labels, or outlines."""
+        layer = self.region_layer.value
+        if layer is None:
+            raise ValueError("Paint a labels layer or draw in a shapes layer, then choose it as the region.")
+        if isinstance(layer, Shapes):
+            shapes = drawn(layer, (0.0, *self.point), self.deeper.value)
+            if not shapes.outlines:
+                raise ValueError(f"Draw the region in {layer.name} first.")
+            return shapes
+        return snapshot(layer, self.point)
+
+
+def _index(scan: Any, point: Any) -> Any:
+    """Voxel (x, y, z) of a volume at a world point (z, y, x)."""
+    world = [*tuple(point)[-3:][::-1], 1.0]
+    return np.rint(np.linalg.solve(scan.affine, world)[:3]).astype(int)

@@ -1,4 +1,4 @@
-"""Save a layer as NIfTI, with the geometry that the layer has now."""
+"""Save a layer as NIfTI or as a derived DICOM series, with the geometry that the layer has now."""
 
 from __future__ import annotations
 
@@ -7,34 +7,81 @@ from typing import Any
 
 import numpy as np
 
+from medldm.errors import UsageError
 
-def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
-    """Write one image layer.
+PLACE = ("name", "scale", "translate", "affine", "rotate", "shear", "metadata")
+
+
+def write_nifti(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Write one image or labels layer as NIfTI; a four-dimensional layer as one four-dimensional file.
 
     Parameters
     ----------
     path : .nii or .nii.gz
-    data : (Z, Y, X) array
+    data : (..., Z, Y, X) array
     attributes : of the layer
 
     Returns
     -------
     the paths written
     """
+    from medldm.io import write
+
+    target = Path(path)
+    if not target.name.lower().endswith((".nii", ".nii.gz")):
+        target = target.with_name(target.name + ".nii.gz")
+    volumes = _volumes(data, attributes)
+    if len(volumes) == 1:
+        write(volumes[0], target, form="nifti")
+    else:
+        import nibabel as nib
+
+        array = np.stack([volume.to_stored(volume.voxels) for volume in volumes], axis=-1)
+        image = nib.Nifti1Image(array, volumes[0].stored_affine())
+        image.header.set_xyzt_units("mm")
+        nib.save(image, target)
+    return [str(target)]
+
+
+def write_dicom(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Write one image layer as a derived DICOM series: a folder called like the path, without ``.dcm``.
+
+    Parameters
+    ----------
+    path : name of the folder, maybe ending in .dcm
+    data : (Z, Y, X) array
+    attributes : of the layer
+
+    Returns
+    -------
+    the folder
+
+    Raises
+    ------
+    UsageError
+        The layer does not come from DICOM, so there is no patient and study to derive a series from.
+    """
+    from medldm.io import write
+
+    volumes = _volumes(data, attributes)
+    volume = volumes[0]
+    if volume.stored.container != "dicom" or not volume.stored.header:
+        raise UsageError(
+            f"{volume.name} was not opened from DICOM, so there is no patient and study to derive a series from. "
+            "Save it as NIfTI."
+        )
+    folder = Path(path).with_suffix("") if path.lower().endswith(".dcm") else Path(path)
+    write(volume, folder, form="dicom")
+    return [str(folder)]
+
+
+def _volumes(data: Any, attributes: dict[str, Any]) -> list[Any]:
     from napari.layers import Image
 
-    from medldm.io import write
-    from napari_medldm.layers import volume_of
+    from napari_medldm.layers import snapshot
 
-    known = {
-        key: attributes[key]
-        for key in ("name", "scale", "translate", "affine", "rotate", "shear", "metadata")
-        if key in attributes
-    }
-    layer = Image(np.asarray(data), rgb=attributes.get("rgb", False), **known)
-    target = Path(path)
-    write(
-        volume_of(layer),
-        target if target.name.endswith((".nii", ".nii.gz")) else target.with_name(target.name + ".nii.gz"),
-    )
-    return [path]
+    known = {key: attributes[key] for key in PLACE if attributes.get(key) is not None}
+    # A lazy layer is read here, a multiscale one at its finest level.
+    finest = data[0] if attributes.get("multiscale") or isinstance(data, list | tuple) else data
+    layer = Image(np.asarray(finest), rgb=attributes.get("rgb", False), multiscale=False, **known)
+    return snapshot(layer).load(every=True).volumes()

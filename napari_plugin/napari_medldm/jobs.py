@@ -1,0 +1,248 @@
+"""What is asked for and how it is done: no window, no process; runs where torch may be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from medldm.errors import InputError, MedldmError, ResourceError
+from medldm.inspection import make_plan
+from medldm.intensity import mri_scaling
+from medldm.io import find_missing_slices, guess_modality
+from medldm.noise_level import NoiseEstimate, estimate_noise
+from medldm.resample import resample_to
+from medldm.settings import VERBS, make
+from medldm.volume import Volume
+from napari_medldm import slices
+from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
+from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, shifted, widened
+
+Told = Callable[[int, int, str], None]
+
+TILES = (256, 128, 64)  # tried in turn when memory runs out
+AROUND = 16  # voxels of context around a drawn box
+ASKED = ("plan", "noise", "missing")  # questions about a scan, answered without torch
+NEAR = 2  # slices of context around one slice: what a plane network sees
+FAR = 8  # slices of context for verbs that work across slices
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run.
+
+    Parameters
+    ----------
+    verb : as on the command line, or one of `ASKED`
+    scan : the layer
+    options : of the verb, those that differ from the defaults
+    mask : of `inpaint`: a labels layer, or outlines
+    where : of a preview; None runs the whole volume
+    every : all volumes of a series, else the current one
+    difference : whether the difference is a layer too
+    """
+
+    verb: str
+    scan: Snapshot
+    options: dict[str, Any] = field(default_factory=dict)
+    mask: Snapshot | Drawn | None = None
+    where: Corners | None = None
+    every: bool = False
+    difference: bool = False
+
+    def loaded(self) -> Order:
+        """The same with all voxels copied out of the layers."""
+        mask = self.mask.load() if isinstance(self.mask, Snapshot) else self.mask
+        return replace(self, scan=self.scan.load(every=self.every), mask=mask)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it.
+
+    Parameters
+    ----------
+    layers : to be added, result first; empty when nothing was to be done
+    facts : of the run (device, seconds, memory)
+    words : for the status line
+    value : of a ``"noise"`` order, the level
+    """
+
+    layers: tuple[LayerTuple, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    words: str = ""
+    value: float | None = None
+
+
+def carry_out(order: Order, told: Told) -> Outcome:
+    """Do what is asked.
+
+    Parameters
+    ----------
+    order : loaded
+    told : called with (done, total, what); may raise to stop
+
+    Raises
+    ------
+    MedldmError
+    """
+    volumes = order.scan.volumes()
+    if order.verb == "plan":
+        plan = make_plan(volumes[0], make(VERBS["restore"], order.options))  # type: ignore[arg-type]
+        return Outcome(words=plan.words())
+    if order.verb == "missing":
+        named = slices.spell(find_missing_slices(volumes[0], order.options.get("axis", 2)))
+        return Outcome(words=named)
+    if order.verb == "noise":
+        estimate = _noise(volumes[0], order.options.get("modality", "auto"))
+        return Outcome(words=f"noise {estimate}", value=estimate.level)
+    pairs = []
+    for number, volume in enumerate(volumes):
+
+        def share(done: int, total: int, what: str, number: int = number) -> None:
+            told(number * total + done, len(volumes) * total, what)
+
+        pairs.append(_preview(order, volume, share) if order.where else _whole(order, volume, share))
+    if all(before is after for before, after in pairs):
+        return Outcome(words="Nothing to do: the scan stays as it is.")
+    facts = dict(pairs[0][1].history[-1].facts) if pairs[0][1].history else {}
+    return Outcome(tuple(_layers(order, pairs)), facts, status(facts))
+
+
+def status(facts: dict[str, Any]) -> str:
+    """Device, seconds and memory, and what the user should know."""
+    words = f"{facts.get('device', '?')}, {facts.get('seconds', '?')} s, {facts.get('peak_memory_mb', '?')} MB"
+    return " · ".join([words, *(str(note) for note in facts.get("notes", ()))])
+
+
+def _noise(volume: Volume, modality: str) -> NoiseEstimate:
+    kind = guess_modality(volume)[0] if modality == "auto" else modality
+    return estimate_noise(volume.voxels, volume.spacing, kind)
+
+
+def _whole(order: Order, volume: Volume, told: Told) -> tuple[Volume, Volume]:
+    return volume, _run(order.verb, volume, order.options, _mask(order, volume), told)
+
+
+def _mask(order: Order, volume: Volume) -> Volume | None:
+    if order.mask is None:
+        return None
+    mask = filled(order.mask, order.scan) if isinstance(order.mask, Drawn) else order.mask
+    return mask_on(volume, mask.volumes()[0])
+
+
+def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None, told: Told) -> Volume:
+    """The verb; with smaller and smaller tiles while memory runs out."""
+    from medldm import tasks
+
+    edges = [tile for tile in TILES if tile < options.get("tile", 384)]
+    for smaller in [None, *edges]:
+        try:
+            settings = make(VERBS[verb], options | ({"tile": smaller} if smaller else {}))
+            result = tasks.run(verb, volume, settings, mask=mask, progress=told)
+        except ResourceError:
+            told(0, 1, f"out of memory, trying smaller tiles than {smaller or options.get('tile', 384)}")
+            _free()
+            continue
+        return result
+    raise ResourceError(
+        f"{volume.name} needs more memory than is free, even in tiles of {TILES[-1]} voxels. Close other programs, "
+        "choose another device, or restore a box of it."
+    )
+
+
+def _free() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _preview(order: Order, volume: Volume, told: Told) -> tuple[Volume, Volume]:
+    """The verb on a box and what lies around it, then the box alone."""
+    assert order.where is not None
+    box = box_of(order.where, volume)
+    across = order.verb in ("super-resolve", "fill-slices", "restore")
+    axis = int(order.options.get("axis", 2))
+    margin = [NEAR if b - a == 1 else AROUND for a, b in box]
+    if across:
+        margin[volume.stored.axes[axis]] = FAR
+    wide = widened(box, volume.shape, margin)
+    small = crop(volume, wide)
+    options = _fitted(order, volume, small, wide, axis)
+    mask = _mask(order, volume)
+    if mask is not None:
+        mask = crop(mask, wide)
+        if not mask.voxels.any():
+            raise InputError("The mask is empty where the preview looks. Go to a slice that it covers.")
+    result = _run(order.verb, small, options, mask, told)
+    inner = tuple((a - w, b - w) for (a, b), (w, _) in zip(box, wide, strict=True))
+    wanted = (inner[0], inner[1], inner[2])
+    before = part(small, small.shape, wanted)
+    return before, before if result is small else part(result, small.shape, wanted)
+
+
+def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -> dict[str, Any]:
+    """Options of the whole scan as they must be said about a part of it."""
+    options = dict(order.options)
+    if order.verb == "denoise":
+        # A noise level is relative to the brightest tissue, which a part may not hold; a slice is too little to
+        # estimate from.
+        said = options.get("modality", "auto")
+        kind = guess_modality(volume)[0] if said == "auto" else said
+        level = options.get("noise")
+        level = _noise(volume, said).level if level is None else level
+        per_part = 1.0 if kind == "ct" else mri_scaling(volume.voxels).unit / mri_scaling(small.voxels).unit
+        options["noise"] = float(level) * per_part
+    if options.get("missing") is not None:
+        count = volume.shape[volume.stored.axes[axis]]
+        there = shifted(slices.parse(options["missing"], count), volume, wide, axis)
+        if not there:
+            raise InputError("No missing slice lies near the preview. Go to one, or run the whole volume.")
+        options["missing"] = there
+    return options
+
+
+def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple]:
+    afters = [after for _, after in pairs]
+    title = f"{order.scan.name} {'preview' if order.where else PAST[order.verb]}"
+    made = [_layer(afters, title)]
+    spreads = [replace(after, voxels=after.std, std=None) for after in afters if after.std is not None]
+    if spreads:
+        made.append(_layer(spreads, f"{title}, uncertainty", colormap="magma"))
+    if order.difference:
+        gaps = [_difference(before, after) for before, after in pairs]
+        top = max(float(np.abs(contrast(gap.voxels)).max()) for gap in gaps)
+        made.append(_layer(gaps, f"{title}, difference", colormap="PiYG", contrast_limits=(-top, top)))
+    return made
+
+
+def _layer(volumes: list[Volume], name: str, **more: Any) -> LayerTuple:
+    return layer_data(volumes[0], name=name, **more) if len(volumes) == 1 else series_data(volumes, name=name, **more)
+
+
+def _difference(before: Volume, after: Volume) -> Volume:
+    """After minus before, on the grid of the result; a coarser scan is interpolated."""
+    same = before.shape == after.shape and np.allclose(before.affine, after.affine)
+    old = before.voxels if same else resample_to(before, after.affine, after.shape)
+    return replace(after, voxels=after.voxels.astype(np.float32) - old.astype(np.float32), std=None)
+
+
+PAST = {
+    "denoise": "denoised",
+    "super-resolve": "super-resolved",
+    "fill-slices": "filled",
+    "inpaint": "inpainted",
+    "restore": "restored",
+}
+
+
+def sentence(problem: BaseException) -> MedldmError | ValueError:
+    """An error as one that can be shown: ours are sentences already, others become one."""
+    if isinstance(problem, MedldmError | ValueError):
+        return problem
+    if isinstance(problem, MemoryError):
+        return ResourceError("There is not enough memory. Close other programs, or restore a box of the scan.")
+    return MedldmError(f"This is a bug in medldm, please report it: {type(problem).__name__}: {problem}")

@@ -1,0 +1,379 @@
+"""The dock widget that all verbs share: it holds choices and shows progress; the work happens elsewhere."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, Label, ProgressBar, PushButton
+from napari.layers import Image, Labels, Layer, Shapes
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QApplication, QComboBox, QSizePolicy
+
+from medldm.errors import MedldmError
+from medldm.settings import VERBS, make
+from napari_medldm import words
+from napari_medldm.engine import ENGINE
+from napari_medldm.jobs import Order, Outcome
+from napari_medldm.layers import Snapshot, snapshot
+from napari_medldm.regions import Corners, around, current_slice, drawn
+from napari_medldm.rows import Rows
+from napari_medldm.worker import End, Failure, Run, start
+
+SETTLED_MS = 400  # a plan is made when nothing was changed for this long
+WIDTH = 360  # pixels; below that rows are cut off
+SLICE, ALL, ONE = "current slice", "all volumes", "current volume"
+
+
+class Panel(Container):  # type: ignore[misc]
+    """Choose a scan and settings, see the plan, preview, run, compare.
+
+    Parameters
+    ----------
+    napari_viewer : given by napari
+    """
+
+    verb: ClassVar[str] = "restore"
+    title: ClassVar[str] = "Restore"
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(scrollable=True)
+        self.viewer = napari_viewer
+        self.run_now: Run | None = None
+        self.clock = words.Clock()
+        self.closed = False
+        self.asked = 0  # number of the newest plan; older ones come too late
+        self.rows = Rows(VERBS[self.verb])
+        self.scan = ComboBox(label="scan", choices=lambda _: self._layers(Image))
+        self.series = ComboBox(label="series", choices=[ONE, ALL], value=ONE, visible=False)
+        self.plan = _text()
+        self.model_file = PushButton(text="Model from file...")
+        self.card = _text()
+        self.where = ComboBox(label="preview of", choices=lambda _: [SLICE, *self._layers(Shapes)])
+        self.preview = PushButton(text="Preview")
+        self.button = PushButton(text=self.title)
+        self.cancel = PushButton(text="Cancel", enabled=False)
+        self.unload = PushButton(text="Unload model")
+        self.difference = CheckBox(text="difference layer", value=False)
+        self.bar = ProgressBar(label="", value=0, min=0, max=100)
+        self.status = _text()
+        self.compare = FloatSlider(label="before / after", min=0, max=1, value=1, enabled=False)
+        self.copy_command = PushButton(text="Copy as command line")
+        self.copy_python = PushButton(text="Copy as Python")
+        self.more = CheckBox(text="more settings", value=False)
+        self.advanced = Container(widgets=[*self.rows.shared[1:], self.model_file], visible=False)
+        self.pair: tuple[Any, Any] = (_nothing, _nothing)
+        self.timer = QTimer()
+        self.timer.setSingleShot(True)
+        self._build()
+        self._connect()
+        self.describe()
+
+    @property
+    def native(self) -> Any:
+        """The Qt widget to dock: the scroll area, which magicgui calls root, and not what is inside of it."""
+        return self.root_native_widget
+
+    def extras(self) -> list[Any]:
+        """Rows that only one verb has; for subclasses."""
+        return []
+
+    def mask(self) -> Any:
+        """What `inpaint` fills; for subclasses."""
+        return None
+
+    def _build(self) -> None:
+        self.extend([self.scan, self.series, *self.rows.own, *self.extras(), self.rows.widgets["model"], self.card])
+        self.extend([self.more, self.advanced, self.plan, self.difference, self.where])
+        self.append(_line(self.preview, self.button, self.cancel))
+        self.extend([self.bar, self.status, self.compare])
+        self.append(_line(self.copy_command, self.copy_python))
+        self.append(self.unload)
+        for widget in (self.scan, self.rows.widgets["model"], self.where):
+            # A long name or path must not push the picture off the screen.
+            widget.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            widget.native.setMinimumContentsLength(12)
+
+    def _connect(self) -> None:
+        self.button.clicked.connect(self.run)
+        self.preview.clicked.connect(self.run_preview)
+        self.cancel.clicked.connect(self.stop)
+        self.unload.clicked.connect(self.free)
+        self.copy_command.clicked.connect(lambda: self._copy(words.command_line))
+        self.copy_python.clicked.connect(lambda: self._copy(words.python))
+        self.compare.changed.connect(self._blend)
+        self.more.changed.connect(lambda on: setattr(self.advanced, "visible", on))
+        self.model_file.clicked.connect(self._ask_for_model)
+        self.scan.changed.connect(lambda _: self.changed_scan())
+        self.rows.on_change(self.later)
+        self.timer.timeout.connect(self.describe)
+        layers = self.viewer.layers.events
+        layers.inserted.connect(self._relist)
+        layers.removed.connect(self._relist)
+        self.native.setMinimumWidth(WIDTH)
+        # The widget dies with its window; what still runs must not talk to it afterwards.
+        me = weakref.ref(self)
+        self.native.destroyed.connect(lambda: _close(me))
+
+    # What is chosen
+
+    def _layers(self, kind: type[Layer]) -> list[Any]:
+        return [layer for layer in self.viewer.layers if isinstance(layer, kind) and not isinstance(layer, Labels)]
+
+    def _relist(self, _: Any = None) -> None:
+        if self.closed:
+            return
+        for widget in (self.scan, self.where):
+            widget.reset_choices()
+        if self.pair[1]() not in self.viewer.layers or self.pair[0]() not in self.viewer.layers:
+            self.compare.enabled = False
+
+    @property
+    def point(self) -> tuple[float, ...]:
+        """World coordinates of what the viewer shows."""
+        return tuple(self.viewer.dims.point)
+
+    def snapshot(self) -> Snapshot:
+        """The chosen layer as it is now.
+
+        Raises
+        ------
+        ValueError
+            None is chosen, or it is no scan.
+        """
+        if self.scan.value is None:
+            raise ValueError("Open or choose a scan first.")
+        return snapshot(self.scan.value, self.point)
+
+    def options(self) -> dict[str, Any]:
+        """Settings that differ from the defaults, checked.
+
+        Raises
+        ------
+        UsageError
+        """
+        found = self.rows.options()
+        make(VERBS[self.verb], found)
+        return found
+
+    def _order(self, where: Corners | None = None) -> Order:
+        scan = self.snapshot()
+        every = self.series.visible and self.series.value == ALL and where is None
+        return Order(self.verb, scan, self.options(), self.mask(), where, every, self.difference.value)
+
+    def _ask_for_model(self) -> None:
+        from qtpy.QtWidgets import QFileDialog
+
+        path, _ = QFileDialog.getOpenFileName(self.native, "A trained model", "", "Models (*.json *.safetensors)")
+        if path:
+            self.rows.choose_model(path)
+
+    # What will happen
+
+    def changed_scan(self) -> None:
+        """Another layer was chosen."""
+        layer = self.scan.value
+        self.series.visible = layer is not None and layer.ndim > 3 and not layer.rgb
+        self.later()
+
+    def later(self) -> None:
+        """Make the plan anew, once the user has stopped turning knobs."""
+        if not self.closed:
+            self.timer.start(SETTLED_MS)
+
+    def describe(self) -> None:
+        """Say the plan and the model."""
+        if self.closed:
+            return
+        try:
+            name = self.rows.widgets["model"].value
+            said = self.rows.widgets["modality"].value
+            self.card.value = words.describe(name, "mr" if said == "auto" else said)
+            if self.scan.value is None:
+                self.plan.value = "Open or choose a scan first."
+                return
+            self._say_plan(self.options())
+        except (MedldmError, ValueError) as problem:
+            self.plan.value = str(problem)
+
+    def _say_plan(self, options: dict[str, Any]) -> None:
+        scan = self.snapshot().empty
+        self.plan.value = " ".join(
+            [words.intent(self.verb, scan, options), words.unfit(self.rows.widgets["model"].value, "mr", scan)]
+        )
+
+    def ask(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None], into: Any) -> None:
+        """Ask the computing process something short: a plan, a noise level.
+
+        Parameters
+        ----------
+        verb : one of `jobs.ASKED`
+        options : of the verb
+        answered : gets the outcome
+        into : label that tells the wait, or what went wrong
+        """
+        self.asked += 1
+        number = self.asked
+
+        def done(end: End) -> None:
+            if self.closed or number != self.asked:
+                return
+            if isinstance(end, Outcome):
+                answered(end)
+            else:
+                into.value = "" if end is None else end.words
+
+        into.value = "looking at the scan..."
+        start(Order(verb, self.snapshot(), options), told=lambda _: None, done=done)
+
+    def _ask_simply(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None]) -> None:
+        try:
+            self.ask(verb, options, answered, self.status)
+        except (MedldmError, ValueError) as problem:
+            self.status.value = str(problem)
+
+    # The run
+
+    def run(self) -> None:
+        """Restore the whole volume, unless something runs already."""
+        self._begin(lambda: self._order())
+
+    def run_preview(self) -> None:
+        """Restore the current slice, or the box that was drawn."""
+        self._begin(lambda: self._order(self.region()))
+
+    def region(self) -> Corners:
+        """Where the preview looks, in the world."""
+        scan = self.snapshot()
+        chosen = self.where.value
+        if isinstance(chosen, Shapes):
+            outlines = drawn(chosen, self.point).outlines
+            if not outlines:
+                raise ValueError(f"Draw a rectangle in {chosen.name} first.")
+            return around(np.concatenate(outlines), scan)
+        hidden = self.viewer.dims.not_displayed
+        return current_slice(scan, (0.0, *self.point), (hidden[-1] - self.viewer.dims.ndim) % 3 if hidden else 0)
+
+    def _begin(self, order: Callable[[], Order]) -> None:
+        if self.run_now is not None:
+            show_info("A restoration is running already. Cancel it, or wait for its end.")
+            return
+        try:
+            wanted = order()
+        except (MedldmError, ValueError) as problem:
+            show_error(str(problem))
+            return
+        self.asked += 1  # a plan that comes now is about something that has begun
+        self.clock = words.Clock()
+        self._busy(True)
+        self.status.value = "starting"
+        before = weakref.ref(self.scan.value)
+        self.run_now = start(wanted, told=self._told, done=lambda end: self._done(end, before))
+
+    def stop(self) -> None:
+        """Stop the run, within two seconds."""
+        if self.run_now is not None:
+            self.run_now.stop()
+            self.status.value = "cancelling"
+
+    def free(self) -> None:
+        """Free the model's memory."""
+        if ENGINE.busy:
+            show_info("The model is at work. Cancel the run first.")
+            return
+        ENGINE.unload()
+        self.status.value = "The model is unloaded."
+
+    def _busy(self, on: bool) -> None:
+        self.button.enabled, self.preview.enabled, self.cancel.enabled = not on, not on, on
+        self.bar.value = 0
+
+    def _told(self, news: tuple[int, int, str]) -> None:
+        if self.closed or self.run_now is None or self.run_now.wish.is_set():
+            return
+        done, total, _ = news
+        self.bar.value = round(100 * done / max(1, total))
+        self.status.value = self.clock.words(*news)
+
+    def _done(self, end: End, before: Any) -> None:
+        self.run_now = None
+        if self.closed:
+            return
+        self._busy(False)
+        if end is None:
+            self.status.value = "cancelled"
+        elif isinstance(end, Failure):
+            self.status.value = end.words
+            show_error(end.words)
+        else:
+            self.status.value = end.words
+            self._show(end, before())
+
+    def _show(self, outcome: Outcome, before: Any) -> None:
+        added = [self.viewer.add_layer(Image(data, **arguments)) for data, arguments, _ in outcome.layers]
+        if not added:
+            show_info(outcome.words)
+            return
+        result = added[0]
+        for layer in added[1:]:
+            layer.visible = False
+        if before is None or before not in self.viewer.layers:
+            show_info("The scan was removed during the run; its result was added all the same.")
+            return
+        result.contrast_limits_range = before.contrast_limits_range
+        result.contrast_limits, result.colormap = before.contrast_limits, before.colormap
+        self.viewer.layers.link_layers([before, result], ("contrast_limits", "gamma"))
+        self.pair = (weakref.ref(before), weakref.ref(result))
+        self.compare.enabled, self.compare.value = True, 1
+        self.viewer.layers.selection.active = result
+
+    def _blend(self, share: float) -> None:
+        before, after = self.pair[0](), self.pair[1]()
+        if before in self.viewer.layers and after in self.viewer.layers:
+            before.visible = after.visible = True
+            before.opacity, after.opacity = 1.0, share
+
+    def _copy(self, spell: Callable[..., str]) -> None:
+        try:
+            scan, options = self.snapshot(), self.options()
+        except (MedldmError, ValueError) as problem:
+            show_error(str(problem))
+            return
+        whole = scan.current and self.series.value != ALL
+        number = int(np.ravel_multi_index(scan.current, scan.data.shape[:-3])) if whole else None
+        text = spell(self.verb, options, scan.path, masked=self.verb == "inpaint", volume=number)
+        QApplication.clipboard().setText(text)
+        self.status.value = (
+            "copied" if scan.path else "copied; the layer lies in no file yet, so save it as SCAN.nii.gz"
+        )
+
+
+def _close(panel: weakref.ref[Panel]) -> None:
+    """The window is gone: stop what runs, and say nothing any more."""
+    me = panel()
+    if me is not None:
+        me.closed = True
+        if me.run_now is not None:
+            me.run_now.stop()
+
+
+def _nothing() -> None:
+    """A weak reference to nothing."""
+
+
+def _text() -> Any:
+    """A label that breaks its lines."""
+    label = Label(value="")
+    label.native.setWordWrap(True)
+    label.native.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
+    label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.MinimumExpanding)
+    return label
+
+
+def _line(*widgets: Any) -> Any:
+    line = Container(widgets=list(widgets), layout="horizontal", labels=False)
+    line.margins = (0, 0, 0, 0)
+    return line

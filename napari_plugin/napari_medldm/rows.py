@@ -1,0 +1,164 @@
+"""Rows of a widget, one for each knob of a settings dataclass: the same names, defaults, units and ranges as flags."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from magicgui.widgets import CheckBox, ComboBox, Container, FloatSpinBox, LineEdit, SpinBox
+
+from medldm.settings import Settings, convert
+from medldm.zoo import cards
+
+LARGEST = 10_000.0  # for knobs without an upper limit
+LEFT_OUT = ("mask",)  # a layer says it, not a row
+
+
+class Automatic(Container):  # type: ignore[misc]
+    """A number, or None for "found by medldm"."""
+
+    def __init__(self, number: Any, label: str, tooltip: str) -> None:
+        super().__init__(layout="horizontal", labels=False, label=label, tooltip=tooltip)
+        self.auto = CheckBox(value=True, text="auto", tooltip=tooltip)
+        self.number = number
+        number.enabled = False
+        self.extend([self.auto, self.number])
+        self.margins = (0, 0, 0, 0)
+        self.auto.changed.connect(self._switched)
+
+    def _switched(self, on: bool) -> None:
+        self.number.enabled = not on
+
+    @property
+    def value(self) -> Any:
+        """The number, or None."""
+        return None if self.auto.value else self.number.value
+
+    @value.setter
+    def value(self, number: Any) -> None:
+        self.auto.value = number is None
+        if number is not None:
+            self.number.value = number
+
+
+class Text(LineEdit):  # type: ignore[misc]
+    """Words that may be left out."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(nullable=True, **more)
+
+    def get_value(self) -> Any:
+        """The words, or None."""
+        words = str(super().get_value() or "").strip()
+        return words or None
+
+
+def row(knob: Field[Any], hint: Any) -> Any:
+    """The widget of one knob.
+
+    Parameters
+    ----------
+    knob : field of a settings dataclass
+    hint : its type
+    """
+    words = knob.metadata
+    label = knob.name.replace("_", " ")
+    tip = words["meaning"] + (f" [{words['unit']}]" if words.get("unit") else "")
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if knob.name == "device":
+        return ComboBox(label=label, tooltip=tip, choices=devices(), value=knob.default)
+    if knob.name == "model":
+        return ComboBox(label=label, tooltip=tip, choices=["auto", *(card.name for card in cards())], value="auto")
+    if words.get("choices"):
+        return ComboBox(label=label, tooltip=tip, choices=list(words["choices"]), value=knob.default)
+    if str in kinds or any(get_origin(kind) is tuple for kind in kinds):
+        default = "" if knob.default is None else f"{knob.default}"
+        return Text(
+            label=label, tooltip=tip + (f", like {words['metavar']}" if words.get("metavar") else ""), value=default
+        )
+    number = _number(words, kinds, knob.default)
+    if type(None) in kinds:
+        return Automatic(number, label, tip)
+    number.label, number.tooltip = label, tip
+    return number
+
+
+def _number(words: Any, kinds: tuple[Any, ...], default: Any) -> Any:
+    low, high = words.get("low"), words.get("high")
+    low, high = 0 if low is None else low, LARGEST if high is None else high
+    value = low if default is None else default
+    if float in kinds:
+        fine = high <= 1 or high == LARGEST
+        return FloatSpinBox(min=low, max=high, value=value, step=0.01 if fine else 0.1)
+    return SpinBox(min=int(low), max=int(high), value=int(value))
+
+
+class Rows:
+    """All rows of one verb.
+
+    Parameters
+    ----------
+    kind : its settings
+    """
+
+    def __init__(self, kind: type[Settings]) -> None:
+        hints = get_type_hints(kind)
+        self.kind = kind
+        self.hints = hints
+        self.knobs = {each.name: each for each in fields(kind) if each.name not in LEFT_OUT}
+        self.widgets = {name: row(each, hints[name]) for name, each in self.knobs.items()}
+        shared = {each.name for each in fields(Settings)}
+        self.own = [widget for name, widget in self.widgets.items() if name not in shared]
+        self.shared = [widget for name, widget in self.widgets.items() if name in shared]
+
+    def options(self) -> dict[str, Any]:
+        """What differs from the defaults, as `make` takes it.
+
+        Raises
+        ------
+        UsageError
+            A number that is none.
+        """
+        found = {}
+        for name, knob in self.knobs.items():
+            value = self.widgets[name].value
+            if isinstance(value, str):
+                value = convert(name, value, self.hints[name])
+            elif isinstance(value, float):
+                value = round(value, 6)  # spin boxes count in steps that binary fractions do not meet
+            if value is None:
+                value = knob.default
+            if value != knob.default:
+                found[name] = value
+        return found
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Call when any row changes."""
+        for widget in self.widgets.values():
+            widget.changed.connect(lambda _: call())
+
+    def choose_model(self, path: str) -> None:
+        """Offer a trained model on disk, and choose it."""
+        model = self.widgets["model"]
+        if path not in model.choices:
+            model.choices = (*model.choices, path)
+        model.value = path
+
+
+def devices() -> list[str]:
+    """What ``device`` can say on this machine, found without torch, which takes seconds to ask."""
+    found = ["auto", "cpu"]
+    cards_there = sorted(Path("/dev").glob("nvidia[0-9]*")) if sys.platform.startswith("linux") else []
+    windows = sys.platform == "win32" and Path("C:/Windows/System32/nvcuda.dll").exists()
+    if cards_there or windows:
+        found.append("cuda")
+    if len(cards_there) > 1:
+        found += [f"cuda:{number}" for number in range(len(cards_there))]
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        found.append("mps")
+    return found

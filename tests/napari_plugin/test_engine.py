@@ -1,0 +1,105 @@
+"""The computing process: runs, stops, dies, and is started again."""
+
+import os
+import signal
+import threading
+import time
+
+import phantoms
+import pytest
+from napari_medldm.engine import Engine
+from napari_medldm.jobs import Order, Outcome
+from napari_medldm.layers import snapshot
+
+from medldm.errors import Cancelled, InputError, ResourceError
+
+
+@pytest.fixture
+def engine():
+    engine = Engine()
+    yield engine
+    engine.unload()
+
+
+@pytest.fixture
+def scan(as_layer):
+    return snapshot(as_layer(phantoms.phantom((32, 40, 20))))
+
+
+def last(engine, order, stop=None):
+    news = engine.run(order, stop or threading.Event())
+    while True:
+        try:
+            next(news)
+        except StopIteration as end:
+            return end.value
+
+
+def test_a_question_is_answered_and_the_process_stays(engine, scan):
+    assert isinstance(last(engine, Order("plan", scan)), Outcome)
+    first = engine.process
+    assert "noise" in last(engine, Order("noise", scan)).words
+    assert engine.process is first
+    engine.unload()
+    assert engine.process is None
+    assert first.poll() is not None
+
+
+def test_an_error_arrives_as_the_sentence_that_it_was(engine, as_layer):
+    empty = phantoms.phantom((8, 8, 8))
+    empty = empty.with_voxels(empty.voxels * 0)
+    with pytest.raises(InputError, match="zero everywhere"):
+        last(engine, Order("denoise", snapshot(as_layer(empty))))
+
+
+def test_a_killed_process_is_told_as_lack_of_memory_and_the_next_run_works(engine, scan):
+    news = engine.run(Order("denoise", scan), threading.Event())
+    next(news)
+    next(news)
+    os.kill(engine.process.pid, signal.SIGKILL)
+    with pytest.raises(ResourceError, match="memory ran out"):
+        list(news)
+    assert not engine.busy
+    assert isinstance(last(engine, Order("plan", scan)), Outcome)
+
+
+def test_stop_ends_a_run_within_two_seconds_even_while_torch_is_loading(engine, scan):
+    stop = threading.Event()
+    news = engine.run(Order("denoise", scan), stop)
+    for _, _, what in news:
+        if what == "loading torch":
+            break
+    begun = time.monotonic()
+    stop.set()
+    with pytest.raises(Cancelled):
+        list(news)
+    assert time.monotonic() - begun < 2
+    assert not engine.busy
+
+
+def test_a_run_that_nobody_waits_for_is_ended(engine, scan):
+    news = engine.run(Order("denoise", scan), threading.Event())
+    next(news)
+    next(news)
+    process = engine.process
+    news.close()
+    assert process.poll() is not None
+    assert not engine.busy
+
+
+def test_messages_with_arrays_survive_the_pipe():
+    import numpy as np
+    from napari_medldm.pipe import receive, send
+
+    take, give = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+    sent = {"array": np.random.default_rng(0).random((200, 300, 40)), "turned": np.arange(6).reshape(2, 3).T}
+    writer = threading.Thread(target=send, args=(give, sent))
+    writer.start()
+    got = receive(take)
+    writer.join()
+    assert np.array_equal(got["array"], sent["array"])
+    assert np.array_equal(got["turned"], sent["turned"])
+    give.close()
+    with pytest.raises(EOFError):
+        receive(take)
+    take.close()

@@ -1,0 +1,181 @@
+"""Orders carried out in this process, with a tiny untrained chain: no viewer, no second process."""
+
+import numpy as np
+import phantoms
+import pytest
+from napari.layers import Image
+from napari_medldm import jobs
+from napari_medldm.jobs import Order, carry_out
+from napari_medldm.layers import series_data, snapshot
+from napari_medldm.regions import Drawn, current_slice
+
+from medldm.errors import MedldmError, ResourceError
+from medldm.volume import Volume
+
+SHAPE = (32, 40, 20)
+
+
+def quiet(done, total, what):
+    pass
+
+
+def taken(volume, as_layer):
+    return snapshot(as_layer(volume))
+
+
+def order(verb, scan, model, **more):
+    options = {"model": str(model), "device": "cpu", **more.pop("options", {})}
+    return Order(verb, scan, options, **more).loaded()
+
+
+@pytest.fixture
+def scan(as_layer):
+    return taken(phantoms.phantom(SHAPE), as_layer)
+
+
+def test_denoising_gives_a_layer_on_the_same_grid(as_layer, tiny_model):
+    scan = taken(phantoms.oblique_phantom(SHAPE), as_layer)
+    told = []
+    outcome = carry_out(order("denoise", scan, tiny_model), lambda *news: told.append(news))
+    data, arguments, kind = outcome.layers[0]
+    assert (kind, data.shape) == ("image", (20, 40, 32))
+    assert np.allclose(snapshot(Image(data, **arguments)).affine, scan.affine, atol=1e-4)
+    assert told[-1][0] == told[-1][1]
+    assert outcome.words.startswith("cpu, ")
+    assert arguments["metadata"]["provenance"][-1]["model"] == "tiny-2d"
+
+
+def test_samples_and_difference_give_layers_on_the_grid_of_the_result(as_layer, tiny_model):
+    scan = taken(phantoms.phantom((32, 40, 8), spacing=(1, 1, 4)), as_layer)
+    outcome = carry_out(
+        order("super-resolve", scan, tiny_model, options={"samples": 2, "spacing": 2.0}, difference=True), quiet
+    )
+    names = [arguments["name"] for _, arguments, _ in outcome.layers]
+    assert names == [f"phantom super-resolved{more}" for more in ("", ", uncertainty", ", difference")]
+    assert {data.shape for data, _, _ in outcome.layers} == {(16, 40, 32)}
+    assert (outcome.layers[1][0] >= 0).all()
+    # Outermost thin slices lie between slice centre and edge, and still have something to differ from.
+    assert np.isfinite(outcome.layers[2][0]).all()
+
+
+def test_filling_keeps_measured_slices(as_layer, tiny_model):
+    volume = phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9, 10])
+    outcome = carry_out(order("fill-slices", taken(volume, as_layer), tiny_model), quiet)
+    data = outcome.layers[0][0]
+    kept = [k for k in range(20) if k not in (9, 10)]
+    assert np.array_equal(data[kept], volume.voxels.transpose(2, 1, 0)[kept])
+    assert data[9].any()
+
+
+def test_inpainting_an_outline_keeps_what_lies_outside(scan, tiny_model):
+    square = np.array([[10, 15, 12], [10, 15, 20], [10, 25, 20], [10, 25, 12.0]])
+    outcome = carry_out(order("inpaint", scan, tiny_model, mask=Drawn((square,), 1)), quiet)
+    changed = outcome.layers[0][0] != scan.load().data
+    assert changed[9:12, 15:26, 12:21].mean() > 0.9
+    changed[9:12, 15:26, 12:21] = False
+    assert not changed.any()
+
+
+def test_the_plan_is_told_without_torch_and_the_plan_of_a_gap_names_it(as_layer):
+    scan = taken(phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9]), as_layer)
+    assert "1 slice is missing (9)" in carry_out(Order("plan", scan).loaded(), quiet).words
+    assert carry_out(Order("missing", scan).loaded(), quiet).words == "9"
+
+
+def test_the_noise_is_measured(as_layer):
+    clean = phantoms.phantom((48, 56, 40))
+    noisy = clean.with_voxels(phantoms.rician(clean.voxels, 60).astype(np.float32))
+    assert carry_out(Order("noise", taken(noisy, as_layer)).loaded(), quiet).value == pytest.approx(0.06, abs=0.02)
+
+
+@pytest.mark.parametrize("verb", ["denoise", "fill-slices", "super-resolve", "restore"])
+def test_a_preview_lies_on_the_slice_it_shows(verb, as_layer, tiny_model):
+    volume = phantoms.with_missing_slices(phantoms.phantom((32, 40, 24), spacing=(1, 1, 3)), [11])
+    scan = taken(volume, as_layer)
+    where = current_slice(scan, (33.0, 0, 0), 0)  # slice 11
+    outcome = carry_out(order(verb, scan, tiny_model, where=where), quiet)
+    data, arguments, _ = outcome.layers[0]
+    layer = Image(data, **arguments)
+    thin = 3 if verb in ("super-resolve", "restore") else 1
+    assert data.shape == (thin, 40, 32)
+    assert layer.data_to_world((0, 0, 0))[0] == pytest.approx(33 if thin == 1 else 32)
+    assert arguments["name"] == "phantom preview"
+
+
+def test_a_preview_shows_what_the_run_will_give(as_layer, tiny_model):
+    # Slices this thick are seen in their own planes only, by the preview and by the run.
+    scan = taken(phantoms.phantom((32, 32, 40), spacing=(1, 1, 2)), as_layer)
+    options = {"noise": 0.05}
+    whole = carry_out(order("denoise", scan, tiny_model, options=options), quiet).layers[0][0]
+    slab = carry_out(
+        order("denoise", scan, tiny_model, options=options, where=current_slice(scan, (40, 0, 0), 0)), quiet
+    ).layers[0][0]
+    # The scaling is the part's own: its brightest tissue is not quite that of the scan.
+    assert np.abs(slab[0] - whole[20]).mean() < 0.01 * phantoms.WHITE
+
+
+def test_named_slices_are_counted_in_the_preview_as_in_the_scan(scan, tiny_model):
+    far = order("fill-slices", scan, tiny_model, options={"missing": "1"}, where=current_slice(scan, (17, 0, 0), 0))
+    with pytest.raises(MedldmError, match="No missing slice lies near"):
+        carry_out(far, quiet)
+    near = order("fill-slices", scan, tiny_model, options={"missing": "16"}, where=current_slice(scan, (16, 0, 0), 0))
+    assert not np.array_equal(carry_out(near, quiet).layers[0][0][0], scan.load().data[16])
+
+
+def test_all_volumes_of_a_series_are_restored(tiny_model):
+    data, arguments, _ = series_data([phantoms.phantom(SHAPE)] * 2)
+    scan = snapshot(Image(data, **arguments))
+    told = []
+    outcome = carry_out(order("denoise", scan, tiny_model, every=True), lambda *news: told.append(news[:2]))
+    assert outcome.layers[0][0].shape == (2, 20, 40, 32)
+    assert told[-1][0] == told[-1][1]
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 20), (5, 5, 5), (3, 40, 17)])
+def test_tiny_scans_are_restored(shape, tiny_model):
+    data = phantoms.brain(shape[::-1]).transpose(2, 1, 0) + np.random.default_rng(0).random(shape)
+    outcome = carry_out(order("denoise", snapshot(Image(data)), tiny_model), quiet)
+    assert outcome.layers[0][0].shape == shape
+    assert np.isfinite(outcome.layers[0][0]).all()
+
+
+def test_integers_are_restored_as_numbers(as_layer, tiny_model):
+    volume = phantoms.phantom(SHAPE)
+    scan = taken(Volume(volume.voxels.astype(np.uint16), volume.affine), as_layer)
+    outcome = carry_out(order("denoise", scan, tiny_model), quiet)
+    assert np.corrcoef(outcome.layers[0][0].ravel(), scan.load().data.ravel())[0, 1] > 0.9
+
+
+def test_out_of_memory_is_met_with_smaller_tiles_and_then_with_a_sentence(scan, monkeypatch):
+    from medldm import tasks
+
+    tried, told = [], []
+
+    def greedy(verb, volume, settings, **_):
+        tried.append(settings.tile)
+        if settings.tile is None or settings.tile > enough:
+            raise ResourceError("too much")
+        return volume
+
+    monkeypatch.setattr(tasks, "run", greedy)
+    enough = 128
+    carry_out(Order("denoise", scan).loaded(), lambda *news: told.append(news[2]))
+    assert tried == [None, 256, 128]
+    assert "out of memory" in told[0]
+    enough = 0
+    with pytest.raises(ResourceError, match="tiles of 64"):
+        carry_out(Order("denoise", scan).loaded(), quiet)
+
+
+def test_missing_weights_are_named(scan, tmp_path):
+    model = phantoms.tiny_model(tmp_path / "model")
+    next(model.parent.glob("*.safetensors")).unlink()
+    with pytest.raises(MedldmError, match="weights of tiny-2d are missing"):
+        carry_out(order("denoise", scan, model), quiet)
+
+
+def test_a_bug_becomes_a_sentence():
+    told = jobs.sentence(KeyError("x"))
+    assert isinstance(told, MedldmError)
+    assert "please report" in str(told)

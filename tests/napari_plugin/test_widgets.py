@@ -1,0 +1,298 @@
+"""The actual widgets in a real viewer, clicked as a user clicks them.
+
+Set MEDLDM_SCREENSHOTS to a folder, and every test leaves a picture of its last state there.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+from napari.layers import Image
+from napari_medldm import panel as panels
+from napari_medldm.engine import ENGINE
+from napari_medldm.layers import series_data, volume_of
+from napari_medldm.widgets import DenoiseWidget, FillSlicesWidget, InpaintWidget, RestoreWidget, SuperResolveWidget
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication
+
+# A timeout that strikes inside of a Qt slot aborts the interpreter; on a busy machine loading torch takes minutes.
+pytestmark = [pytest.mark.gui, pytest.mark.timeout(900)]
+LONG = 200_000  # ms; the machine may be busy, and the first run loads torch
+ALL = [RestoreWidget, DenoiseWidget, SuperResolveWidget, FillSlicesWidget, InpaintWidget]
+SHAPE = (32, 40, 20)
+
+
+@pytest.fixture
+def show(make_napari_viewer, tiny_model, request, monkeypatch):
+    """A viewer with layers, and a docked widget that uses the tiny model."""
+    said = []
+    monkeypatch.setattr(panels, "show_error", said.append)
+    monkeypatch.setattr(panels, "show_info", said.append)
+    viewer = make_napari_viewer(show=bool(os.environ.get("MEDLDM_SCREENSHOTS")))
+
+    def make(kind, *layers):
+        for layer in layers:
+            viewer.add_layer(layer)
+        widget = kind(viewer)
+        widget.said = said
+        viewer.window.add_dock_widget(widget.native, name=widget.title)
+        widget.rows.choose_model(str(tiny_model))
+        widget.rows.widgets["device"].value = "cpu"
+        return viewer, widget
+
+    yield make
+    folder = os.environ.get("MEDLDM_SCREENSHOTS")
+    if folder and getattr(viewer.window, "_qt_window", None) is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        QApplication.processEvents()
+        viewer.screenshot(str(Path(folder) / f"{request.node.name}.png"), canvas_only=False, flash=False)
+
+
+def click(qtbot, button):
+    qtbot.mouseClick(button.native, Qt.MouseButton.LeftButton)
+
+
+def finish(qtbot, widget):
+    qtbot.waitUntil(lambda: widget.run_now is None, timeout=LONG)
+
+
+def run(qtbot, widget, button=None):
+    click(qtbot, button or widget.button)
+    assert widget.run_now is not None
+    finish(qtbot, widget)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_widget_has_a_row_for_every_knob_with_its_default(kind, make_napari_viewer):
+    from dataclasses import fields
+
+    from medldm.settings import VERBS
+
+    widget = kind(make_napari_viewer())
+    names = {each.name for each in fields(VERBS[kind.verb])} - {"mask"}
+    assert set(widget.rows.widgets) == names
+    assert widget.options() == {}
+    assert "torch" not in sys.modules or "medldm.chain" in sys.modules  # the widget is not what loaded it
+
+
+def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
+    viewer, widget = show(DenoiseWidget, as_layer(phantoms.oblique_phantom(SHAPE)))
+    widget.rows.widgets["samples"].value = 2
+    widget.difference.value = True
+    run(qtbot, widget)
+    scan, result, spread, gap = viewer.layers
+    assert [layer.name for layer in (result, spread, gap)] == [
+        f"oblique denoised{more}" for more in ("", ", uncertainty", ", difference")
+    ]
+    assert np.allclose(volume_of(result).affine, volume_of(scan).affine, atol=1e-4)
+    scan.contrast_limits = (10, 500)
+    assert tuple(result.contrast_limits) == (10, 500)
+    told = result.metadata["provenance"][-1]
+    assert told["settings"]["samples"] == 2
+    assert widget.status.value.startswith(f"cpu, {told['seconds']} s, ")
+    widget.compare.value = 0.25
+    assert (scan.opacity, result.opacity) == (1, 0.25)
+    assert widget.button.enabled
+    assert not widget.cancel.enabled
+
+
+def test_the_plan_is_told_before_anything_runs(show, qtbot, as_layer):
+    gap = phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9, 10])
+    viewer, widget = show(RestoreWidget, as_layer(gap))
+    qtbot.waitUntil(lambda: "slices are missing (9-10)" in widget.plan.value, timeout=LONG)
+    assert len(viewer.layers) == 1
+    run(qtbot, widget)
+    assert viewer.layers[1].name == "phantom restored"
+    assert viewer.layers[1].data[9].any()
+
+
+def test_refining_is_told_in_numbers_and_lands_in_the_same_field_of_view(show, qtbot, as_layer):
+    viewer, widget = show(SuperResolveWidget, as_layer(phantoms.phantom((32, 40, 6), spacing=(1, 1, 3))))
+    widget.rows.widgets["spacing"].value = "1.5"
+    qtbot.waitUntil(lambda: "3.00 to 1.50 mm (6 to 12)" in widget.plan.value, timeout=LONG)
+    run(qtbot, widget)
+    before, after = viewer.layers
+    assert after.data.shape == (12, 40, 32)
+    # Centres lie half a voxel inside of the outer edges, which stay.
+    assert after.extent.world[0][0] == pytest.approx(before.extent.world[0][0] - 0.75)
+
+
+def test_missing_slices_are_found_marked_and_clicked(show, qtbot, as_layer):
+    gap = phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9])
+    viewer, widget = show(FillSlicesWidget, as_layer(gap))
+    missing = widget.rows.widgets["missing"]
+    click(qtbot, widget.find)
+    qtbot.waitUntil(lambda: missing.value == "9", timeout=LONG)
+    viewer.dims.set_point(0, 12)
+    click(qtbot, widget.mark)
+    assert missing.value == "9,12"
+    click(qtbot, widget.mark)
+    assert missing.value == "9"
+    widget.click.value = True
+    event = type("Event", (), {"position": (4.0, 10.0, 10.0)})()
+    (listening,) = [call for call in viewer.mouse_drag_callbacks if call == widget._clicked]
+    listening(viewer, event)
+    assert missing.value == "4,9"
+    run(qtbot, widget)
+    assert viewer.layers[1].metadata["provenance"][-1]["invented_slices"] == [4, 9]
+    widget.click.value = False
+    assert widget._clicked not in viewer.mouse_drag_callbacks
+
+
+def test_slices_that_do_not_exist_are_told(show, qtbot, as_layer):
+    _, widget = show(FillSlicesWidget, as_layer(phantoms.phantom(SHAPE)))
+    widget.rows.widgets["missing"].value = "99"
+    qtbot.waitUntil(lambda: "no slice 99" in widget.plan.value, timeout=LONG)
+    run(qtbot, widget)
+    assert "99" in widget.said[-1]
+
+
+def test_a_painted_region_is_inpainted(show, qtbot, as_layer):
+    scan = as_layer(phantoms.phantom(SHAPE))
+    viewer, widget = show(InpaintWidget, scan)
+    click(qtbot, widget.button)
+    assert "Paint a labels layer" in widget.said[-1]
+    labels = viewer.add_labels(np.zeros(scan.data.shape, np.uint8), scale=scan.scale, translate=scan.translate)
+    labels.data[8:11, 15:25, 12:20] = 1
+    widget.region_layer.value = labels
+    run(qtbot, widget)
+    changed = viewer.layers[-1].data != scan.data
+    assert changed[labels.data > 0].mean() > 0.9
+    assert not changed[labels.data == 0].any()
+
+
+def test_the_noise_button_fills_the_row(show, qtbot, as_layer):
+    clean = phantoms.phantom((48, 56, 40))
+    noisy = clean.with_voxels(phantoms.rician(clean.voxels, 60).astype(np.float32))
+    _, widget = show(DenoiseWidget, as_layer(noisy))
+    assert "noise" not in widget.options()
+    click(qtbot, widget.estimate)
+    qtbot.waitUntil(lambda: "noise" in widget.options(), timeout=LONG)
+    assert widget.options()["noise"] == pytest.approx(0.06, abs=0.02)
+
+
+def test_previews_of_the_slice_and_of_a_drawn_box(show, qtbot, as_layer):
+    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
+    viewer.dims.set_point(0, 12)
+    run(qtbot, widget, widget.preview)
+    assert viewer.layers[1].data.shape == (1, 40, 32)
+    assert viewer.layers[1].translate[0] == 12
+    box = np.array([[12, 10, 8], [12, 10, 19], [12, 29, 19], [12, 29, 8.0]])
+    shapes = viewer.add_shapes([box], shape_type="rectangle")
+    widget.where.value = shapes
+    run(qtbot, widget, widget.preview)
+    preview = viewer.layers[-1]
+    assert preview.data.shape == (1, 20, 12)
+    assert preview.translate.tolist() == [12, 10, 8]
+
+
+def test_cancel_works_within_two_seconds_and_leaves_the_viewer_as_it_was(show, qtbot, as_layer):
+    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom((96, 96, 96))))
+    widget.rows.widgets["samples"].value = 8
+    click(qtbot, widget.button)
+    qtbot.waitUntil(lambda: "planes" in widget.status.value, timeout=LONG)
+    assert "network pass" in widget.status.value
+    begun = time.monotonic()
+    click(qtbot, widget.cancel)
+    finish(qtbot, widget)
+    assert time.monotonic() - begun < 2.5
+    assert widget.status.value == "cancelled"
+    assert len(viewer.layers) == 1
+
+
+def test_a_second_run_is_refused_while_one_is_going(show, qtbot, as_layer):
+    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
+    click(qtbot, widget.button)
+    assert not widget.button.enabled
+    widget.run()
+    assert "running already" in widget.said[-1]
+    click(qtbot, widget.unload)
+    finish(qtbot, widget)
+    assert len(viewer.layers) == 2
+
+
+def test_runs_of_two_widgets_wait_for_each_other(show, qtbot, as_layer):
+    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
+    _, other = show(InpaintWidget)
+    labels = viewer.add_labels(np.zeros(SHAPE[::-1], np.uint8))
+    labels.data[9:11, 18:22, 14:18] = 1
+    other.region_layer.value = labels
+    click(qtbot, widget.button)
+    click(qtbot, other.button)
+    finish(qtbot, widget)
+    finish(qtbot, other)
+    assert {layer.name for layer in viewer.layers} >= {"phantom denoised", "phantom inpainted"}
+
+
+def test_a_layer_deleted_or_edited_during_a_run_does_not_matter(show, qtbot, as_layer):
+    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom((64, 64, 40))))
+    widget.rows.widgets["samples"].value = 4
+    click(qtbot, widget.button)
+    qtbot.waitUntil(lambda: "loading" in widget.status.value or "planes" in widget.status.value, timeout=LONG)
+    viewer.layers[0].data[:] = 0
+    viewer.layers.clear()
+    finish(qtbot, widget)
+    assert viewer.layers[0].name == "phantom denoised"
+    assert viewer.layers[0].data.any()
+    assert not widget.compare.enabled
+
+
+def test_a_viewer_closed_during_a_run_ends_it_silently(show, qtbot, as_layer):
+    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom((96, 96, 96))))
+    click(qtbot, widget.button)
+    viewer.close()
+    qtbot.waitUntil(lambda: not ENGINE.busy, timeout=LONG)
+    assert widget.said == []
+
+
+def test_unloading_ends_the_process(show, qtbot, as_layer):
+    _, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
+    run(qtbot, widget)
+    process = ENGINE.process
+    run(qtbot, widget)
+    assert ENGINE.process is process  # the model stays loaded between runs
+    click(qtbot, widget.unload)
+    assert process.poll() is not None
+    assert "unloaded" in widget.status.value
+
+
+def test_a_series_offers_its_volumes_and_restores_all_of_them(show, qtbot):
+    data, arguments, _ = series_data([phantoms.phantom(SHAPE)] * 2)
+    viewer, widget = show(DenoiseWidget, Image(data, **arguments))
+    assert widget.series.visible or not widget.native.isVisible()
+    run(qtbot, widget)
+    assert viewer.layers[1].data.shape == (20, 40, 32)
+    widget.series.value = panels.ALL
+    run(qtbot, widget)
+    assert viewer.layers[2].data.shape == (2, 20, 40, 32)
+
+
+def test_colours_lost_weights_and_no_layer_are_told_in_words(show, qtbot, tmp_path, as_layer):
+    viewer, widget = show(DenoiseWidget)
+    click(qtbot, widget.button)
+    assert widget.said[-1] == "Open or choose a scan first."
+    viewer.add_image(np.zeros((4, 8, 8, 3), np.uint8), rgb=True)
+    click(qtbot, widget.button)
+    assert "colour" in widget.said[-1]
+    viewer.layers.clear()
+    viewer.add_layer(as_layer(phantoms.phantom(SHAPE)))
+    model = phantoms.tiny_model(tmp_path / "model")
+    next(model.parent.glob("*.safetensors")).unlink()
+    widget.rows.choose_model(str(model))
+    run(qtbot, widget)
+    assert "weights of tiny-2d are missing" in widget.said[-1]
+    assert widget.button.enabled
+
+
+def test_a_run_is_copied_as_text(show, qtbot, as_layer):
+    _, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
+    widget.rows.widgets["seed"].value = 5
+    click(qtbot, widget.copy_command)
+    assert QApplication.clipboard().text().startswith("medldm denoise SCAN.nii.gz RESTORED.nii.gz --model")
+    assert QApplication.clipboard().text().endswith("--seed 5")
+    click(qtbot, widget.copy_python)
+    assert "medldm.denoise(scan, model=" in QApplication.clipboard().text()

@@ -1,0 +1,79 @@
+"""What widgets say, without a widget."""
+
+import phantoms
+import pytest
+from napari_medldm import slices, words
+
+
+@pytest.mark.parametrize(("text", "numbers"), [("12,13,40-42", (12, 13, 40, 41, 42)), ("", ()), (" 3 , 1", (1, 3))])
+def test_slices_are_read(text, numbers):
+    assert slices.parse(text, 50) == numbers
+
+
+@pytest.mark.parametrize("text", ["a", "3-b", "-2", "50"])
+def test_slices_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match="slice"):
+        slices.parse(text, 50)
+
+
+def test_slices_read_what_they_spell():
+    assert slices.spell((44, 12, 13, 40)) == "12-13,40,44"
+    assert slices.parse(slices.spell((44, 12, 13, 40)), 50) == (12, 13, 40, 44)
+
+
+def test_the_parser_agrees_with_the_library():
+    from medldm.tasks.fill_slices import parse_slices
+
+    assert slices.parse("1,4-6", 9) == parse_slices("1,4-6", 9)
+
+
+def test_the_rest_of_the_time_is_counted_from_the_first_step():
+    clock = words.Clock()
+    assert clock.rest(0, 10, now=100) is None  # ten seconds of loading follow
+    clock.rest(0, 10, now=110)
+    assert clock.rest(2, 10, now=114) == 16
+    assert clock.words(2, 10, "planes", now=114) == "2 of 10 planes, 16 s left"
+    assert words.duration(125) == "2 min 5 s"
+
+
+def test_the_intent_names_numbers():
+    scan = phantoms.phantom((48, 56, 10), spacing=(1, 1, 5))
+    assert "5.00 to 1.00 mm (10 to 50)" in words.intent("super-resolve", scan, {})
+    assert "0.05" in words.intent("denoise", scan, {"noise": 0.05})
+    assert "2 of 10 slices (3-4)" in words.intent("fill-slices", scan, {"missing": "3,4"})
+
+
+def test_a_card_tells_licence_and_range():
+    told = words.describe("auto")
+    assert "CC BY 4.0" in told
+    assert "voxels 0.4 to 7 mm" in told
+
+
+def test_a_scan_outside_of_what_a_model_has_seen_is_named():
+    assert "9.00 mm" in words.unfit("auto", "mr", phantoms.phantom((8, 8, 8), spacing=(1, 1, 9)))
+    assert words.unfit("auto", "mr", phantoms.phantom((8, 8, 8))) == ""
+
+
+def test_the_copied_command_is_one_that_the_command_line_takes():
+    import shlex
+
+    from medldm.cli import build_parser
+    from medldm.cli.flags import settings_from
+    from medldm.settings import SuperResolve
+
+    options = {"spacing": (1.0, 1.0, 2.5), "slice_profile": "rect", "seed": 7}
+    line = words.command_line("super-resolve", options, "/data/a scan.nii.gz")
+    arguments = build_parser().parse_args(shlex.split(line)[1:])
+    assert arguments.source == "/data/a scan.nii.gz"
+    assert settings_from(arguments, SuperResolve) == SuperResolve(**options)
+
+
+def test_the_copied_python_runs(tmp_path, monkeypatch, scan_file):
+    import medldm
+
+    seen = {}
+    monkeypatch.setattr(medldm, "denoise", lambda scan, **options: seen.update(options) or scan, raising=False)
+    monkeypatch.chdir(tmp_path)
+    exec(words.python("denoise", {"noise": 0.05, "seed": 3}, str(scan_file)))
+    assert seen == {"noise": 0.05, "seed": 3}
+    assert (tmp_path / "RESTORED.nii.gz").exists()
