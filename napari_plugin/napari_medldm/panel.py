@@ -161,7 +161,7 @@ class Panel(Container):  # type: ignore[misc]
 
     def _order(self, where: Corners | None = None) -> Order:
         scan = self.snapshot()
-        every = self.series.visible and self.series.value == ALL and where is None
+        every = self.several and self.series.value == ALL and where is None
         return Order(self.verb, scan, self.options(), self.mask(), where, every, self.difference.value)
 
     def _ask_for_model(self) -> None:
@@ -173,10 +173,15 @@ class Panel(Container):  # type: ignore[misc]
 
     # What will happen
 
+    @property
+    def several(self) -> bool:
+        """Whether the chosen layer holds several volumes; Qt calls the row of a hidden window invisible."""
+        layer = self.scan.value
+        return layer is not None and layer.ndim > 3 and not layer.rgb
+
     def changed_scan(self) -> None:
         """Another layer was chosen."""
-        layer = self.scan.value
-        self.series.visible = layer is not None and layer.ndim > 3 and not layer.rgb
+        self.series.visible = self.several
         self.later()
 
     def later(self) -> None:

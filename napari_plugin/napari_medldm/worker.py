@@ -56,10 +56,20 @@ def start(order: Order, *, told: Callable[[News], None], done: Callable[[End], N
     the run; its ``stop()`` cancels
     """
     run = Run()
-    run.worker = worker = create_worker(work, order, run.wish, _start_thread=False)
+    steps = work(order, run.wish)
+
+    def follow() -> Generator[News, None, End]:
+        return (yield from steps)
+
+    def aborted() -> None:
+        # napari aborts workers when its window closes, and drops the generator as it stands: the engine would be held.
+        steps.close()
+        done(None)
+
+    run.worker = worker = create_worker(follow, _start_thread=False)
     worker.yielded.connect(told)
     worker.returned.connect(done)
-    worker.aborted.connect(lambda: done(None))
+    worker.aborted.connect(aborted)
     worker.start()
     return run
 
