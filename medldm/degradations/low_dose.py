@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
-from skimage.transform import iradon, radon
 from torch import Tensor
 
 from medldm.degradations.degradation import Degradation, Observation
@@ -82,6 +80,9 @@ class LowDose(Degradation):
         -------
         (H, W) float32, HU
         """
+        # Here and below: training imports this room and may run where neither library is installed.
+        from skimage.transform import iradon
+
         integrals = self.line_integrals(hounsfield)
         variance = self.variance(integrals, self.photons * self.dose) - self.variance(integrals, self.photons)
         white = torch.randn(integrals.shape, generator=generator).numpy()
@@ -106,6 +107,9 @@ class LowDose(Degradation):
         ----------
         hounsfield : (H, W) HU
         """
+        from scipy import ndimage
+        from skimage.transform import radon
+
         side = max(hounsfield.shape)
         square = np.full((side, side), -1000.0)
         start = [(side - size) // 2 for size in hounsfield.shape]
