@@ -185,6 +185,7 @@ def test_a_broken_scan_is_left_out_of_the_cache(data, tmp_path, caplog):
     (folder / "s8_T1w.nii.gz").write_bytes(b"")
     with (folder / "split.csv").open("a") as table:
         table.write("train,s8_T1w.nii.gz,s8,MR T1w,CC0,drawn\n")
+    caplog.set_level("WARNING", "medldm")  # a test of --quiet may have run before
     pack(folder, tmp_path / "cache")
     assert len(load_cache(tmp_path / "cache", "train")) == 3
     assert "s8_T1w.nii.gz" in caplog.text
