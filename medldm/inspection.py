@@ -13,6 +13,7 @@ from medldm.io import check_content, find_missing_slices, guess_modality, what_i
 from medldm.io.scans import Case, find_cases
 from medldm.noise_level import NoiseEstimate, estimate_noise
 from medldm.settings import Restore
+from medldm.slice_numbers import spell_slices
 from medldm.volume import Volume
 
 
@@ -72,8 +73,13 @@ def make_plan(volume: Volume, settings: Restore) -> Plan:
     steps = []
     if missing:
         many = "slice is" if len(missing) == 1 else "slices are"
+        which = spell_slices(missing).replace(",", ", ")
         steps.append(
-            Planned("fill-slices", {"missing": missing}, f"{len(missing)} {many} missing ({_ranges(missing)}).")
+            Planned(
+                "fill-slices",
+                {"missing": missing},
+                f"{len(missing)} {many} missing ({which}).",
+            )
         )
     if thin := _thinner(volume, settings):
         steps.append(thin)
@@ -223,14 +229,3 @@ def _geometry_in_words(facts: dict[str, Any]) -> str:
 def _oblique(volume: Volume) -> float:
     cosines = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
     return float(np.degrees(np.arccos(np.clip(np.diag(cosines).min(), -1, 1))))
-
-
-def _ranges(numbers: tuple[int, ...]) -> str:
-    """12, 13, 40-44."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)

@@ -39,7 +39,7 @@ class Stored:
     flips : for each axis of the stored array, True where it runs against ``Volume.voxels``
     dtype : voxel type in the file; results go back to it (integers rounded and clipped)
     container : ``"nifti"``, ``"dicom"`` or ``"array"``
-    header : the file's own header: a nibabel header, or the list of source DICOM datasets' paths
+    header : the file's own header: a nibabel header, or `medldm.io.dicom.frames.Frame` for each slice of a DICOM series
     thickness_mm : slice thickness along the stored third axis, mm; None where the file does not say
     missing : slices along the stored third axis that were never measured, counted from 0
     modality : ``"mr"``, ``"ct"`` or None where the file does not say

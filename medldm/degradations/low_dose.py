@@ -142,7 +142,11 @@ class LowDose(Degradation):
         return Observation(measured, torch.ones_like(measured))
 
     def reconcile(self, guess: Tensor, measured: Tensor) -> Tensor:
-        """Keep each voxel within 4 standard deviations of the measurement; the noise is estimated from the scan."""
+        """Keep each voxel within 4 typical differences of the measurement.
+
+        What was added is not known, so the median difference of guess and measurement stands for its strength: single
+        voxels are held, a guess that is wrong everywhere is not.
+        """
         difference = (measured - guess).abs()
         level = 1.4826 * difference.median()
         return guess.clamp(min=measured - BOUND * level, max=measured + BOUND * level)

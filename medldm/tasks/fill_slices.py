@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from medldm.degradations import MissingSlices
 from medldm.errors import GeometryError, UsageError
 from medldm.io import find_missing_slices
 from medldm.settings import FillSlices
+from medldm.slice_numbers import parse_slices
 from medldm.tasks.pipeline import Job, inside_slices, without, written_into
 from medldm.tasks.planes import Progress, looks
 from medldm.volume import Volume
@@ -60,39 +60,3 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
         "consistency_residual": 0.0,
     }
     return job.record(voxels, std, None, replace(volume.stored, missing=()), facts)
-
-
-def parse_slices(words: str | int | Iterable[int], count: int) -> tuple[int, ...]:
-    """``"12,13,40-44"`` or numbers as slice numbers, ranges inclusive.
-
-    Parameters
-    ----------
-    words : text or numbers
-    count : slices of the scan
-
-    Raises
-    ------
-    UsageError
-        Not numbers, or beyond the scan.
-    """
-    numbers: set[int] = set()
-    try:
-        if isinstance(words, int):
-            numbers = {words}
-        elif not isinstance(words, str):
-            numbers = {int(word) for word in words}
-        else:
-            for word in filter(None, (part.strip() for part in words.split(","))):
-                first, _, last = word.partition("-")
-                several = range(int(first), int(last or first) + 1)
-                if not several:
-                    raise ValueError(word)
-                numbers |= set(several)
-            if not numbers:
-                raise ValueError(words)
-    except (TypeError, ValueError) as problem:
-        raise UsageError(f"--missing takes slice numbers like 12,13,40-44, not {words!r}.") from problem
-    beyond = sorted(number for number in numbers if not 0 <= number < count)
-    if beyond:
-        raise UsageError(f"--missing names slice {beyond[0]}, the scan has slices 0 to {count - 1}.")
-    return tuple(sorted(numbers))

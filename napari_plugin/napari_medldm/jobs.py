@@ -15,8 +15,8 @@ from medldm.io import find_missing_slices, guess_modality
 from medldm.noise_level import NoiseEstimate, estimate_noise
 from medldm.resample import resample_to
 from medldm.settings import VERBS, make
+from medldm.slice_numbers import parse_slices, spell_slices
 from medldm.volume import Volume
-from napari_medldm import slices
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
 from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, shifted, widened
 
@@ -93,7 +93,7 @@ def carry_out(order: Order, told: Told) -> Outcome:
         plan = make_plan(volumes[0], make(VERBS["restore"], order.options))  # type: ignore[arg-type]
         return Outcome(words=plan.words())
     if order.verb == "missing":
-        named = slices.spell(find_missing_slices(volumes[0], order.options.get("axis", 2)))
+        named = spell_slices(find_missing_slices(volumes[0], order.options.get("axis", 2)))
         return Outcome(words=named)
     if order.verb == "noise":
         estimate = _noise(volumes[0], order.options.get("modality", "auto"))
@@ -198,7 +198,7 @@ def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -
         options["noise"] = float(level) * per_part
     if options.get("missing") is not None:
         count = volume.shape[volume.stored.axes[axis]]
-        there = shifted(slices.parse(options["missing"], count), volume, wide, axis)
+        there = shifted(parse_slices(options["missing"], count), volume, wide, axis)
         if not there:
             raise InputError("No missing slice lies near the preview. Go to one, or run the whole volume.")
         options["missing"] = there

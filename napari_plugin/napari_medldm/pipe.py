@@ -1,4 +1,8 @@
-"""Python objects through a pipe, arrays as they lie in memory: pickle 5 with its buffers beside it."""
+"""Python objects through a pipe, arrays as they lie in memory: pickle 5 with its buffers beside it.
+
+Both ends are processes of ours, joined by an anonymous pipe that nobody else can write to; nothing that comes from a
+file or a network is ever unpickled.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def answer(order: Any, stop: threading.Event, give: Any) -> tuple[str, Any]:
             hook = register_module_forward_pre_hook(between_layers)
             send(give, ("progress", (0, 1, "loading the model")))
         return "result", carry_out(order, told)
-    except BaseException as problem:
+    except Exception as problem:
         return ("stopped", None) if isinstance(problem, Cancelled) else ("error", sentence(problem))
     finally:
         if hook is not None:

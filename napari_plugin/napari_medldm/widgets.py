@@ -9,7 +9,7 @@ from magicgui.widgets import CheckBox, ComboBox, PushButton, SpinBox
 from napari.layers import Labels, Shapes
 
 from medldm.errors import MedldmError
-from napari_medldm import slices
+from medldm.slice_numbers import parse_slices, spell_slices
 from napari_medldm.jobs import Outcome
 from napari_medldm.layers import snapshot
 from napari_medldm.panel import Panel
@@ -88,7 +88,8 @@ class FillSlicesWidget(Panel):
             scan = self.snapshot().empty
             axis = scan.stored.axes[self.rows.widgets["axis"].value]
             count = scan.shape[axis]
-            named = set(slices.parse(self.rows.widgets["missing"].value or "", count))
+            told = self.rows.widgets["missing"].value
+            named = set(parse_slices(told, count)) if told else set()
         except (MedldmError, ValueError) as problem:
             self.status.value = str(problem)
             return
@@ -96,7 +97,7 @@ class FillSlicesWidget(Panel):
         if 0 <= place < count:
             flipped = scan.stored.flips[self.rows.widgets["axis"].value]
             named ^= {count - 1 - place if flipped else place}
-            self.rows.widgets["missing"].value = slices.spell(named)
+            self.rows.widgets["missing"].value = spell_slices(named)
 
     def _listen(self, on: bool) -> None:
         calls = self.viewer.mouse_drag_callbacks

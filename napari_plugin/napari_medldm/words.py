@@ -9,9 +9,9 @@ from typing import Any
 
 from medldm.resample import new_shape_for_spacing
 from medldm.settings import SuperResolve, make
+from medldm.slice_numbers import parse_slices, spell_slices
 from medldm.volume import Volume
 from medldm.zoo import Card, best, card
-from napari_medldm import slices
 
 AWAKE_S = 1.0  # before this the rest of the time is a guess not worth saying
 
@@ -80,8 +80,8 @@ def intent(verb: str, scan: Volume, options: Mapping[str, Any]) -> str:
         count = scan.shape[scan.stored.axes[int(options.get("axis", 2))]]
         if options.get("missing") is None:
             return "Fill the slices that are found missing or empty. Measured slices stay bit for bit."
-        named = slices.parse(options["missing"], count)
-        return f"Fill {len(named)} of {count} slices ({slices.spell(named)}). Measured slices stay bit for bit."
+        named = parse_slices(options["missing"], count)
+        return f"Fill {len(named)} of {count} slices ({spell_slices(named)}). Measured slices stay bit for bit."
     return "Fill the region from its surroundings. Everything outside stays bit for bit."
 
 

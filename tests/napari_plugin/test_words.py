@@ -1,30 +1,7 @@
 """What widgets say, without a widget."""
 
 import phantoms
-import pytest
-from napari_medldm import slices, words
-
-
-@pytest.mark.parametrize(("text", "numbers"), [("12,13,40-42", (12, 13, 40, 41, 42)), ("", ()), (" 3 , 1", (1, 3))])
-def test_slices_are_read(text, numbers):
-    assert slices.parse(text, 50) == numbers
-
-
-@pytest.mark.parametrize("text", ["a", "3-b", "-2", "50"])
-def test_slices_that_are_none_are_refused(text):
-    with pytest.raises(ValueError, match="slice"):
-        slices.parse(text, 50)
-
-
-def test_slices_read_what_they_spell():
-    assert slices.spell((44, 12, 13, 40)) == "12-13,40,44"
-    assert slices.parse(slices.spell((44, 12, 13, 40)), 50) == (12, 13, 40, 44)
-
-
-def test_the_parser_agrees_with_the_library():
-    from medldm.tasks.fill_slices import parse_slices
-
-    assert slices.parse("1,4-6", 9) == parse_slices("1,4-6", 9)
+from napari_medldm import words
 
 
 def test_the_rest_of_the_time_is_counted_from_the_first_step():

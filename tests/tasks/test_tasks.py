@@ -15,7 +15,6 @@ from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotR
 from medldm.resample import field_of_view_affine
 from medldm.settings import Denoise
 from medldm.tasks import TASKS
-from medldm.tasks.fill_slices import parse_slices
 from medldm.tasks.planes import Drawing, infer, looks, run_chain, smooth_along_stack
 from medldm.zoo import card
 
@@ -246,20 +245,6 @@ def test_planes_are_chosen_where_the_damage_shows():
     assert looks((), (0, 1), (64, 64, 64), (1, 1, 1))[0].order == (0, 1, 2)
 
 
-@pytest.mark.parametrize(("words", "slices"), [("3", (3,)), ("1, 4-6", (1, 4, 5, 6)), ((2, 2, 0), (0, 2))])
-def test_missing_slices_in_words(words, slices):
-    assert parse_slices(words, 10) == slices
-
-
-@pytest.mark.parametrize("words", ["x", "1-", "11", "-1"])
-def test_missing_slices_that_are_none(words):
-    if words == "1-":
-        assert parse_slices(words, 10) == (1,)
-        return
-    with pytest.raises(UsageError, match="--missing"):
-        parse_slices(words, 10)
-
-
 def test_every_verb_has_settings_and_a_task():
     from medldm.settings import VERBS
 
@@ -342,12 +327,6 @@ def test_one_sagittal_slice_is_not_made_into_several(model):
     scan = np.random.default_rng(0).random((1, 32, 24)).astype(np.float32)
     with pytest.raises(GeometryError, match="one voxel"):
         medldm.super_resolve(scan, 1.0, affine=np.diag([5.0, 1, 1, 1]), **model)
-
-
-@pytest.mark.parametrize("words", ["7-5", "", "a", [None]])
-def test_slices_that_name_nothing_are_wrong_usage(words):
-    with pytest.raises(UsageError, match="--missing"):
-        parse_slices(words, 20)
 
 
 def test_filling_and_denoising_says_no_longer_that_nothing_else_changed(phantom, model):
