@@ -118,26 +118,30 @@ def latent_noise(white: Tensor, shape: Architecture) -> Tensor:
     return space_to_depth(white[:, :1], shape.latent_factor)[:, : shape.latent_channels].float()
 
 
-_loaded: dict[tuple[str, str, str], Chain] = {}
+_loaded: dict[tuple[str, str, str, torch.dtype], Chain] = {}
 
 
-def load_chain(card: Card, device: str = "cpu") -> Chain:
+def load_chain(card: Card, device: str = "cpu", precision: torch.dtype = torch.float32) -> Chain:
     """The networks of a card on a device, checked against the card's SHA-256; the last one loaded is kept.
 
     Parameters
     ----------
     card : from `medldm.zoo`
     device : torch device
+    precision : number format of the weights, in which the networks compute
 
     Raises
     ------
     ModelError
     """
-    key = (str(card.path), card.sha256, device)
+    key = (str(card.path), card.sha256, device, precision)
     if key not in _loaded:
         check_weights(card)
         unload()
-        _loaded[key] = _build(card, device)
+        chain = _build(card, device)
+        for network in chain.networks():
+            network.to(precision)
+        _loaded[key] = chain
     return _loaded[key]
 
 

@@ -13,7 +13,7 @@ from medldm.benchmark.ledger import append_score, read_scores
 from medldm.benchmark.noise_table import noise_errors, noise_markdown
 from medldm.benchmark.protocol import CORE, QUICK, Row, Trial, trials
 from medldm.benchmark.rivals import Method, methods
-from medldm.benchmark.scans import few, scans
+from medldm.benchmark.scans import few, in_turn, scans
 from medldm.benchmark.scoring import Backbone, encoder_backbone, scores_of
 from medldm.benchmark.tables import figure, markdown
 from medldm.errors import MedldmError, UsageError
@@ -100,11 +100,11 @@ def score_all(
     ledger: Path,
     progress: Progress,
 ) -> None:
-    """Score what the ledger does not know yet, one line at a time."""
+    """Score what the ledger does not know yet, one line at a time; scan by scan, so that a part is a table too."""
     done = {(score["row"], score["file"], score["method"]) for score in current(ledger, competing, backbone)}
     total, count = len(rows) * len(found), 0
-    for row in rows:
-        for scan in found:
+    for scan in in_turn(found):
+        for row in rows:
             open_ = [name for name in competing if (row.name, scan["file"], name) not in done]
             for trial in trials(row, scan) if open_ else ():
                 for name in open_:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import nibabel as nib
@@ -63,6 +64,22 @@ def few(found: list[dict[str, str]], count: int) -> list[dict[str, str]]:
     one_each = list({row["subject"]: row for row in reversed(thin)}.values())[::-1]
     places = np.linspace(0, len(one_each) - 1, min(count, len(one_each))).round().astype(int)
     return [one_each[place] for place in places]
+
+
+def in_turn(found: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Sources by turns, and within each its subjects by turns: a run cut short has seen as many of both as it could."""
+    return _by_turns([_by_turns(_grouped(rows, "subject")) for rows in _grouped(found, "source")])
+
+
+def _grouped(rows: Sequence[dict[str, str]], field: str) -> list[list[dict[str, str]]]:
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(row.get(field, "").split("@")[0], []).append(row)
+    return list(groups.values())
+
+
+def _by_turns(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
+    return [row for turn in zip_longest(*groups) for row in turn if row is not None]
 
 
 def spacing_of(path: Path) -> tuple[float, ...]:

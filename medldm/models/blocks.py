@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from monai.networks.utils import pixelshuffle, pixelunshuffle
@@ -19,6 +20,19 @@ def dense_format(image: Tensor) -> Tensor:
     """Channels last in memory: what oneDNN and cuDNN are fastest with."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return image.contiguous(memory_format=formats[image.ndim])
+
+
+def as_weights(image: Tensor, layer: Any) -> Tensor:
+    """An image in the number format of a layer's weights, so that a network can be kept in half precision whole.
+
+    Autocast would convert the weights again at every call, a quarter of the time of a U-Net on a CPU.
+
+    Parameters
+    ----------
+    image : any float
+    layer : with ``weight``
+    """
+    return image.to(layer.weight.dtype)
 
 
 def space_to_depth(image: Tensor, factor: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
-from medldm.models.blocks import dense_format, space_to_depth, without_norm
+from medldm.models.blocks import as_weights, dense_format, space_to_depth, without_norm
 from medldm.settings import Architecture
 
 TIME_GAIN = 1000.0  # MONAI's time embedding was made for step numbers up to 1000
@@ -49,8 +49,8 @@ class Flow(nn.Module):
         encoded : (B, latent_channels, ...) of the first estimate b; without one, of y
         inputs : (B, C, ...) measured channels and b - y at full resolution
         """
-        told = self.door(space_to_depth(inputs, self.factor))
-        stack = dense_format(torch.cat([noisy, encoded, told], 1))
+        told = self.door(as_weights(space_to_depth(inputs, self.factor), self.door))
+        stack = dense_format(torch.cat([as_weights(noisy, self.door), as_weights(encoded, self.door), told], 1))
         correction: Tensor = self.network(stack, time * TIME_GAIN)
         return encoded + correction.float()
 

@@ -11,7 +11,7 @@ import torch
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 
-from medldm.models.blocks import conv, depth_to_space, keep_variance, space_to_depth
+from medldm.models.blocks import as_weights, conv, depth_to_space, keep_variance, space_to_depth
 from medldm.settings import Architecture
 
 
@@ -48,7 +48,7 @@ class Residual(nn.Module):
 
         Every grid axis must be a multiple of the product of `unet_entry` and `unet_strides`.
         """
-        features = self.unet(space_to_depth(inputs, self.entry))
+        features = self.unet(as_weights(space_to_depth(inputs, self.entry), self.head))
         correction: Tensor = depth_to_space(self.head(features), self.entry)
         return correction.float()
 

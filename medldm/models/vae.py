@@ -7,7 +7,7 @@ from typing import Any
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 
-from medldm.models.blocks import depth_to_space, keep_variance, space_to_depth, without_norm
+from medldm.models.blocks import as_weights, depth_to_space, keep_variance, space_to_depth, without_norm
 from medldm.settings import Architecture
 
 
@@ -48,19 +48,24 @@ class VAE(nn.Module):
         nn.init.constant_(log_sigma.bias, -6.0)
         self.network = network
 
+    @property
+    def first(self) -> Any:
+        """A convolution that tells the number format of the weights."""
+        return self.network.quant_conv_mu.conv
+
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1, ...) image to mean and standard deviation of the latent, (B, latent_channels, .../factor)."""
-        mean, sigma = self.network.encode(space_to_depth(image, self.entry))
+        mean, sigma = self.network.encode(as_weights(space_to_depth(image, self.entry), self.first))
         return mean.float(), sigma.float()
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, latent_channels, .../factor) to (B, 1, ...) image."""
-        image: Tensor = depth_to_space(self.network.decode(latent), self.entry)
+        image: Tensor = depth_to_space(self.network.decode(as_weights(latent, self.first)), self.entry)
         return image.float()
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Activations of the encoder after each of its blocks: what our perceptual distance compares."""
-        found, x = [], space_to_depth(image, self.entry)
+        found, x = [], as_weights(space_to_depth(image, self.entry), self.first)
         for block in self.network.encoder.blocks:
             x = block(x)
             found.append(x)

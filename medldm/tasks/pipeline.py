@@ -76,7 +76,7 @@ class Job:
     @property
     def chain(self) -> Chain:
         """The networks."""
-        return load_chain(self.card, self.device)
+        return load_chain(self.card, self.device, pick_precision(self.settings.precision, self.device))
 
     def scaled(self) -> tuple[Tensor, Tensor]:
         """(X, Y, Z) scaled intensity with NaN set to 0, and where there was none, (X, Y, Z) bool."""
@@ -124,7 +124,6 @@ class Job:
                     fidelity=settings.fidelity,
                     seed=seed,
                     tile=settings.tile or fitted_tile(self.device, self.chain.shape.spatial_dims),
-                    precision=pick_precision(settings.precision, self.device),
                     device=self.device,
                 )
             )

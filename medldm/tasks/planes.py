@@ -18,6 +18,7 @@ Progress = Callable[[int, int, str], None]
 
 MULTIPLE = 16  # grid axes are padded to this, so that every level of every network divides them
 AIR = 0.02  # scaled intensity; planes that never exceed it are copied
+MARGIN = 8  # voxels of air around what is restored; a multiple of the latent factor
 PIXELS_AT_ONCE = 400_000  # plane pixels per call of the network, keeps CPU memory under 4 GB
 
 
@@ -40,7 +41,6 @@ class Drawing(NamedTuple):
     steps, fidelity : as in the settings
     seed : of the white noise; None for the conditional mean
     tile : edge of a tile, voxels
-    precision : torch dtype of the network
     device : torch device
     """
 
@@ -48,7 +48,6 @@ class Drawing(NamedTuple):
     fidelity: float = 1.0
     seed: int | None = None
     tile: int = 384
-    precision: torch.dtype = torch.bfloat16
     device: str = "cpu"
 
 
@@ -100,7 +99,7 @@ def run_chain(
     observation : (X, Y, Z) on the output grid
     sigma : scaled noise level, (X, Y, Z) or broadcastable
     ways : looks to average; a volume network uses the first
-    drawing : steps, fidelity, seed, tile, precision, device
+    drawing : steps, fidelity, seed, tile, device
     told : progress, called with (done, total, what)
 
     Returns
@@ -143,24 +142,28 @@ def _one_way(
     count: Callable[[int], None],
 ) -> Tensor:
     """(H, W, D) restored plane by plane, or as one volume."""
-    y, observed, sigma = stack
     half = chain.shape.context // 2
     flat = chain.shape.spatial_dims == 2
-    depth = y.shape[2]
-    at_once = max(1, PIXELS_AT_ONCE // (y.shape[0] * y.shape[1])) if flat else depth
+    depth = stack[0].shape[2]
+    at_once = max(1, PIXELS_AT_ONCE // (stack[0].shape[0] * stack[0].shape[1])) if flat else depth
     results = []
     for start in range(0, depth, at_once):
         stop = min(depth, start + at_once)
         low, high = max(0, start - half), min(depth, stop + half)
-        part = slice(low, high)
-        inputs = measured_channels(y[..., part], observed[..., part], sigma[..., part], thickness, chain.shape)
+        # The outline of a head changes from plane to plane: a third of its bounding box is air.
+        here = content_box(stack[0][..., low:high])[:2] if flat else (slice(None), slice(None))
+        y, observed, sigma = (field[(*here, slice(low, high))] for field in stack)
+        inputs = measured_channels(y, observed, sigma, thickness, chain.shape)
         if flat:
             inputs = inputs[start - low : inputs.shape[0] - (high - stop)]
         white = None
         if noise is not None:
-            white = noise[..., start:stop].permute(2, 0, 1)[:, None] if flat else noise[None, None]
+            drawn = noise[(*here, slice(start, stop))]
+            white = drawn.permute(2, 0, 1)[:, None] if flat else drawn[None, None]
         guess = infer(chain, inputs, white, drawing)
-        results.append(guess[:, 0].permute(1, 2, 0) if flat else guess[0, 0])
+        restored = stack[0][..., start:stop].clone()
+        restored[here] = guess[:, 0].permute(1, 2, 0) if flat else guess[0, 0]
+        results.append(restored)
         count(stop - start)
     return torch.cat(results, 2)
 
@@ -187,11 +190,7 @@ def infer(chain: Chain, inputs: Tensor, white: Tensor | None, drawing: Drawing) 
         drawn = tile[:, channels:] if white is not None else None
         return chain.restore(tile[:, :channels], drawn, drawing.steps, drawing.fidelity)
 
-    kind = torch.device(drawing.device).type
-    with (
-        torch.inference_mode(),
-        torch.autocast(kind, dtype=drawing.precision, enabled=drawing.precision != torch.float32),
-    ):
+    with torch.inference_mode():
         tile = max(MULTIPLE, drawing.tile // MULTIPLE * MULTIPLE)
         if all(size <= tile for size in stack.shape[2:]):
             guess = predict(stack)
@@ -218,7 +217,9 @@ def content_box(y: Tensor) -> tuple[slice, slice, slice]:
         filled = torch.nonzero((y > AIR).any(others[1]).any(others[0])).flatten()
         if len(filled) == 0:
             return slice(0, y.shape[0]), slice(0, y.shape[1]), slice(0, y.shape[2])
-        box.append(slice(max(0, int(filled[0]) - 8), min(y.shape[axis], int(filled[-1]) + 9)))
+        # Boxes begin on the latent grid, so that planes beside each other fold the same noise into a latent voxel.
+        begin = max(0, int(filled[0]) - MARGIN) // MARGIN * MARGIN
+        box.append(slice(begin, min(y.shape[axis], int(filled[-1]) + 1 + MARGIN)))
     return box[0], box[1], box[2]
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+STRENGTH = 0.12  # price of detail that is half or twice as strong, against detail in the wrong place
+
 Features = Callable[[Tensor], Sequence[Tensor]]
 
 
@@ -74,11 +76,11 @@ def _unit(activations: Tensor) -> Tensor:
 
 
 def detail_loss(guess: Tensor, clean: Tensor, where: Tensor) -> Tensor:
-    """Fine detail must lie where it should, and be as strong: 1 - correlation + |log energy ratio| / 4.
+    """Fine detail must lie where it should, and be as strong: 1 - correlation + |log energy ratio| * STRENGTH.
 
     A conditional mean is blurred: its detail is right in place and too weak. Correlation does not see strength, so
-    this term asks for strength without giving up place. Detail is looked for along the first grid axis, along which
-    slices are thick or missing, and along all of them.
+    this term asks for strength, at a lower price than place. Detail is looked for along the first grid axis, along
+    which slices are thick or missing, and along all of them.
 
     Parameters
     ----------
@@ -93,7 +95,7 @@ def detail_loss(guess: Tensor, clean: Tensor, where: Tensor) -> Tensor:
         # Patches of air have no detail to speak of: the small number leaves them out of both terms.
         energy, true, common = (each + 1e-5 for each in means)
         place = 1 - common / (energy * true).sqrt()
-        total = total + place.mean() + 0.25 * (energy / true).log().abs().mean()
+        total = total + place.mean() + STRENGTH * (energy / true).log().abs().mean()
     return total / 2
 
 

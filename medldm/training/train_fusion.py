@@ -21,8 +21,9 @@ from medldm.training.team import Team
 from medldm.training.train_unet import draw_batch
 from medldm.training.validation import cubes, score
 
-SHARP = 0.35  # share of a batch that is asked for sharpness (fidelity 0)
-HELD = 0.4  # weight of their pixel error
+SHARP = 0.5  # share of a batch that is asked for sharpness (fidelity 0)
+HELD = 0.3  # weight of their pixel error
+PLACE, FELT = 0.15, 1.0  # weights of their fine detail, and of what the encoder sees; both then weigh about the same
 SAMPLED = 0.35  # share of steps whose latents are drawn in several flow steps
 
 
@@ -91,8 +92,8 @@ def train_fusion(
             loss = (root_mean_square(guess, clean) * torch.where(sharp, HELD, 1.0).to(device)).mean()
         if sharp.any():
             some, true = guess[sharp], clean[sharp]
-            texture = 0.1 * detail_loss(some, true, unmeasured(inputs[sharp], shape))
-            texture = texture + 0.15 * feature_loss(latent.vae.features, some, true)
+            texture = PLACE * detail_loss(some, true, unmeasured(inputs[sharp], shape))
+            texture = texture + FELT * feature_loss(latent.vae.features, some, true)
             loss = loss + float(sharp.float().mean()) * texture
         session.step(loss)
     return session.finish()

@@ -12,7 +12,7 @@ from medldm.benchmark import run
 from medldm.benchmark.ledger import append_score, read_scores
 from medldm.benchmark.protocol import CORE, trials
 from medldm.benchmark.rivals import CLASSICS, Method, told_level
-from medldm.benchmark.scans import few, scans
+from medldm.benchmark.scans import few, in_turn, scans
 from medldm.benchmark.scoring import Backbone, consistency, scores_of
 from medldm.benchmark.tables import against, difference, holm, markdown, signed_rank
 from medldm.errors import InputError, MedldmError
@@ -125,6 +125,12 @@ def test_a_plain_folder_is_taken_whole(tmp_path, scan):
     assert [row["subject"] for row in scans(tmp_path / "data", "test")] == ["p1"]
     with pytest.raises(InputError, match="no NIfTI"):
         scans(tmp_path / "nowhere", "test")
+
+
+def test_a_run_cut_short_has_seen_as_many_sources_and_subjects_as_it_could():
+    rows = [("x", "a1", 1), ("x", "a1", 2), ("x", "a2", 3), ("y@1", "b1", 4), ("y@2", "b1", 5)]
+    found = [{"source": source, "subject": subject, "file": str(file)} for source, subject, file in rows]
+    assert [row["file"] for row in in_turn(found)] == ["1", "4", "3", "5", "2"]
 
 
 def test_a_quick_look_takes_thin_scans_of_different_subjects(tmp_path):

@@ -15,6 +15,7 @@ from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotR
 from medldm.resample import field_of_view_affine
 from medldm.settings import Denoise
 from medldm.tasks import TASKS
+from medldm.tasks.pipeline import pick_precision
 from medldm.tasks.planes import Drawing, infer, looks, run_chain, smooth_along_stack
 from medldm.zoo import card
 
@@ -202,8 +203,8 @@ def test_tiles_join_without_a_seam(tiny_model):
     """A slab restored in tiles and whole: the same but for what reaches across the overlap of 24 voxels."""
     chain = load_chain(card(str(tiny_model)))
     inputs = torch.rand(2, chain.shape.measured_channels, 160, 192, generator=torch.Generator().manual_seed(0))
-    whole = infer(chain, inputs, None, Drawing(tile=256, precision=torch.float32))
-    tiled = infer(chain, inputs, None, Drawing(tile=96, precision=torch.float32))
+    whole = infer(chain, inputs, None, Drawing(tile=256))
+    tiled = infer(chain, inputs, None, Drawing(tile=96))
     difference = (whole - tiled).abs()
     change = (whole - inputs[:, 2:3]).abs().mean()
     assert float(difference.mean() / change) < 0.05
@@ -215,7 +216,7 @@ def test_tiles_agree_on_the_noise_they_draw(tiny_model):
     chain = load_chain(card(str(tiny_model)))
     inputs = torch.rand(1, chain.shape.measured_channels, 128, 128, generator=torch.Generator().manual_seed(0))
     white = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(1))
-    drawings = [Drawing(steps=4, seed=0, tile=tile, precision=torch.float32) for tile in (128, 96)]
+    drawings = [Drawing(steps=4, seed=0, tile=tile) for tile in (128, 96)]
     whole, tiled = (infer(chain, inputs, white, drawing) for drawing in drawings)
     assert float((whole - tiled).abs().mean()) < 0.1 * float((whole - inputs[:, 2:3]).abs().mean())
 
@@ -224,7 +225,7 @@ def test_chunks_of_planes_give_what_the_whole_stack_gives(tiny_model, monkeypatc
     chain = load_chain(card(str(tiny_model)))
     y = torch.rand(32, 32, 24, generator=torch.Generator().manual_seed(0))
     seen = Observation(y, torch.ones_like(y))
-    drawing = Drawing(precision=torch.float32)
+    drawing = Drawing()
     ways = looks((), (), y.shape, (1, 1, 1))
     whole = run_chain(chain, seen, torch.full((1, 1, 1), 0.05), ways, drawing, lambda *news: None)
     monkeypatch.setattr("medldm.tasks.planes.PIXELS_AT_ONCE", 32 * 32 * 5)
@@ -339,7 +340,7 @@ def test_filling_and_denoising_says_no_longer_that_nothing_else_changed(phantom,
 
 
 def test_a_model_without_a_flow_has_no_samples_to_draw(phantom, model, monkeypatch):
-    chain = load_chain(card(model["model"]))
+    chain = load_chain(card(model["model"]), precision=pick_precision("auto", "cpu"))
     monkeypatch.setattr(chain, "flow", None)
     with pytest.raises(UsageError, match="--samples 1"):
         medldm.denoise(phantom, 0.05, samples=3, **model)
