@@ -5,6 +5,7 @@ Networks and the mathematics of the flow are strangers to each other; this is wh
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,14 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from medldm.degradations import Observation
 from medldm.diffusion import sample_flow
 from medldm.errors import ModelError
 from medldm.models.blocks import space_to_depth
 from medldm.models.checkpoint import architecture
 from medldm.models.flow import Flow, build_flow
 from medldm.models.fusion import Residual, apply_fusion, build_fusion, build_unet
-from medldm.models.inputs import centre_plane
+from medldm.models.inputs import centre_channel, centre_plane, measured_channels, own_planes, stacked_neighbours
 from medldm.models.latent import LatentSpace
+from medldm.models.looks import Look
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
 from medldm.zoo import Card, check_weights
@@ -47,56 +50,126 @@ class Chain:
     ) -> None:
         self.shape, self.fusion, self.latent, self.flow, self.unet = shape, fusion, latent, flow, unet
 
-    def begin(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The first estimate, from which flow and decoder start.
+    @property
+    def refines(self) -> bool:
+        """Whether flow and fusion decoder come after the first estimate."""
+        return self.flow is not None
+
+    def estimate(self, inputs: Tensor) -> Tensor:
+        """The first estimate b = y + R(y, m, sigma), (B, 1, ...), from which flow and decoder start.
 
         Parameters
         ----------
-        inputs : (B, C, ...) measured channels
-
-        Returns
-        -------
-        b = y + R(y, m, sigma), (B, 1, ...), or y itself; and b - y, with no channel where b is y
+        inputs : (B, C, ...) measured channels; grid axes are multiples of 16
         """
         y = centre_plane(inputs, self.shape)
-        if self.unet is None:
-            return y, y[:, :0]
-        correction = self.unet(inputs)
-        return y + correction, correction
+        network = self.unet if self.refines else self.fusion
+        if network is None:
+            return y
+        estimated: Tensor = y + network(inputs)
+        return estimated
 
-    def propose(self, inputs: Tensor, told: Tensor, first: Tensor, noise: Tensor, steps: int) -> Tensor:
+    def propose(self, inputs: Tensor, first: Tensor, noise: Tensor, steps: int = 1) -> Tensor:
         """The flow's latent.
 
         Parameters
         ----------
         inputs : (B, C, ...) measured channels
-        told, first : from `begin`, b - y and b
+        first : (B, 1, ...) first estimate b
         noise : (B, latent_channels, .../factor) where the walk starts; zeros give the conditional mean in one step
         steps : flow steps
         """
         assert self.latent is not None
         assert self.flow is not None
-        flow, conditions = self.flow, torch.cat([inputs, told], 1)
+        told = [first - centre_plane(inputs, self.shape)] if self.shape.staged else []
+        flow, conditions = self.flow, torch.cat([inputs, *told], 1)
         encoded = self.latent.encode(first)
         return sample_flow(lambda z, t: flow(z, t, encoded, conditions), noise, steps)
 
-    def restore(self, inputs: Tensor, white: Tensor | None = None, steps: int = 1, fidelity: float = 1.0) -> Tensor:
-        """(B, C, ...) measured channels to (B, 1, ...) image.
+    def refine(
+        self, inputs: Tensor, firsts: Tensor, white: Tensor | None = None, steps: int = 1, fidelity: float | Tensor = 1
+    ) -> Tensor:
+        """What flow and fusion decoder make of the first estimate, (B, 1, ...).
 
         Parameters
         ----------
-        inputs : grid axes are multiples of 16
+        inputs : (B, C, ...) measured channels; grid axes are multiples of 16
+        firsts : (B, context, ...) first estimate of each plane and its neighbours; (B, 1, ...) of a volume
         white : (B, 1, ...) white noise on the full grid; None starts from zeros
         steps : flow steps
-        fidelity : 1 is closest to the measurement, 0 is sharpest
+        fidelity : 1 is closest to the measurement, 0 is sharpest; one number or (B,)
         """
-        if self.flow is None or self.latent is None:
-            corrected: Tensor = centre_plane(inputs, self.shape) + self.fusion(inputs)
-            return corrected
-        first, told = self.begin(inputs)
+        assert self.latent is not None
+        middle = centre_channel(self.shape)
+        first = firsts[:, middle : middle + 1]
         noise = latent_noise(inputs if white is None else white, self.shape)
-        proposed = self.propose(inputs, told, first, torch.zeros_like(noise) if white is None else noise, steps)
+        proposed = self.propose(inputs, first, torch.zeros_like(noise) if white is None else noise, steps)
+        told = firsts - own_planes(inputs, self.shape) if self.shape.staged else firsts[:, :0]
         return apply_fusion(self.fusion, inputs, told, first, self.latent.decode(proposed), fidelity)
+
+    def restore(self, inputs: Tensor, white: Tensor | None = None, steps: int = 1, fidelity: float = 1.0) -> Tensor:
+        """A stack of planes, or a volume, looked at in one way, (B, 1, ...).
+
+        Parameters
+        ----------
+        inputs : (B, C, ...) measured channels of planes that follow each other; grid axes are multiples of 16
+        white, steps, fidelity : see `refine`
+        """
+        first = self.estimate(inputs)
+        return (
+            self.refine(inputs, stacked_neighbours(first, self.shape), white, steps, fidelity)
+            if self.refines
+            else first
+        )
+
+    def look(self, observation: Observation, sigma: Tensor, way: Look, first: Tensor | None = None) -> list[Tensor]:
+        """Measured channels of one look, and the first estimate with its neighbours where there is one.
+
+        Parameters
+        ----------
+        observation : (X, Y, Z)
+        sigma : (X, Y, Z) or broadcastable
+        way : look
+        first : (X, Y, Z)
+
+        Returns
+        -------
+        (D, C, H, W), and (D, context, H, W); or (1, C, H, W, D), and (1, 1, H, W, D)
+        """
+        y = observation.y
+        y, observed, sigma = (way.turned(field.expand_as(y)) for field in (y, observation.observed, sigma))
+        parts = [measured_channels(y, observed, sigma, observation.thickness, self.shape)]
+        if first is not None:
+            own = way.turned(first)
+            own = own.permute(2, 0, 1)[:, None] if self.shape.spatial_dims == 2 else own[None, None]
+            parts.append(stacked_neighbours(own, self.shape))
+        return parts
+
+    def estimate_volume(self, observation: Observation, sigma: Tensor, ways: Sequence[Look]) -> Tensor:
+        """The first estimate of a volume that needs no tiles, axes multiples of 16, averaged over looks, (X, Y, Z)."""
+        return self._mean_of(ways, lambda way: self.estimate(*self.look(observation, sigma, way)))
+
+    def restore_volume(
+        self, observation: Observation, sigma: Tensor, ways: Sequence[Look], fidelity: float = 1.0
+    ) -> Tensor:
+        """A volume that needs no tiles, axes multiples of 16: estimated, and refined from the average of all looks."""
+        first = self.estimate_volume(observation, sigma, ways)
+        if not self.refines:
+            return first
+
+        def refined(way: Look) -> Tensor:
+            inputs, firsts = self.look(observation, sigma, way, first)
+            return self.refine(inputs, firsts, fidelity=fidelity)
+
+        return self._mean_of(ways, refined)
+
+    def _mean_of(self, ways: Sequence[Look], restore: Callable[[Look], Tensor]) -> Tensor:
+        flat = self.shape.spatial_dims == 2
+        images = []
+        for way in ways if flat else ways[:1]:
+            image = restore(way)
+            images.append(way.back(image[:, 0].permute(1, 2, 0) if flat else image[0, 0]))
+        return torch.stack(images).mean(0)
 
     def networks(self) -> list[torch.nn.Module]:
         """All networks, to move or count them."""

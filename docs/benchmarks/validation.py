@@ -1,8 +1,8 @@
 """The validation tables of a brain-MRI set: `python docs/benchmarks/validation.py ../shared/data [MODEL]`.
 
-On the fixed cubes that the training curves show (validation subjects, one plane): PSNR in dB of every stage of the
-chain, then what became of fine detail at fidelity 1 and 0; what the cards and docs/decisions quote. A minute or two
-on two cores.
+On the fixed cubes that the training curves show (validation subjects): PSNR in dB of every stage of the chain, looked
+at in one way and in all, then what became of fine detail at fidelity 1 and 0; what the cards and
+docs/decisions quote. A minute or two on two cores.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from medldm import metrics
 from medldm.chain import Chain, latent_noise, load_chain
 from medldm.models.inputs import centre_plane
 from medldm.training.patches import load_cache, pack
-from medldm.training.validation import EDGE, Cube, cubes, score
+from medldm.training.validation import EDGE, Cube, cubes, score, score_volumes
 from medldm.zoo import best, card
-
-SHOWN = ("supervised estimate b", "chain", "chain, fidelity 0")
 
 
 def main(data: Path, model: str | None = None) -> None:
@@ -36,24 +34,28 @@ def main(data: Path, model: str | None = None) -> None:
     rival = Chain(shape, chain.unet)
 
     def proposed(inputs: torch.Tensor) -> torch.Tensor:
-        first, told = chain.begin(inputs)
-        return latent.decode(chain.propose(inputs, told, first, torch.zeros_like(latent_noise(first, shape)), 1))
+        first = chain.estimate(inputs)
+        return latent.decode(chain.propose(inputs, first, torch.zeros_like(latent_noise(first, shape))))
 
-    ways = {
+    one_look = {
         "input": lambda inputs: centre_plane(inputs, shape),
-        "supervised estimate b": rival.restore,
+        "supervised estimate b": rival.estimate,
         "decode E(y)": lambda inputs: latent.decode(latent.encode(centre_plane(inputs, shape))),
-        "decode E(b)": lambda inputs: latent.decode(latent.encode(chain.begin(inputs)[0])),
+        "decode E(b)": lambda inputs: latent.decode(latent.encode(chain.estimate(inputs))),
         "decode the flow's one-step latent": proposed,
-        "chain": chain.restore,
-        "chain, fidelity 0": lambda inputs: chain.restore(inputs, fidelity=0.0),
+    }
+    all_looks = {
+        "supervised estimate b, all looks": lambda case: rival.restore_volume(case.observation, case.sigma, case.ways),
+        "chain, all looks": lambda case: chain.restore_volume(case.observation, case.sigma, case.ways),
+        "chain, all looks, fidelity 0": lambda case: chain.restore_volume(case.observation, case.sigma, case.ways, 0.0),
     }
     with tempfile.TemporaryDirectory() as cache:
         pack(data, Path(cache))
         cases = cubes(load_cache(Path(cache), "val"), shape)
     with torch.inference_mode():
-        table = {name: score(cases, way) for name, way in ways.items()}
-        details = detail_rows(cases, {name: ways[name] for name in SHOWN}, latent.vae)
+        table = {name: score(cases, way) for name, way in one_look.items()}
+        table |= {name: score_volumes(cases, way) for name, way in all_looks.items()}
+        details = detail_rows(cases, all_looks, latent.vae)
     rows = list(table["input"])
     print(f"{shown.name} {shown.sha256[:8]}\n\n| | {' | '.join(rows)} |\n{'|---' * (len(rows) + 1)}|")
     for name, scores in table.items():
@@ -66,7 +68,7 @@ def main(data: Path, model: str | None = None) -> None:
 
 
 def detail_rows(
-    cases: Sequence[Cube], ways: dict[str, Callable[[torch.Tensor], torch.Tensor]], vae: Any
+    cases: Sequence[Cube], ways: dict[str, Callable[[Cube], torch.Tensor]], vae: Any
 ) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
     """Energy ratio and correlation of fine detail, and perceptual distance; mean over the cubes of each row.
 
@@ -86,7 +88,7 @@ def detail_rows(
             where[::4] = False
         axes = (0,) if case.task in ("thick4", "gap4") else (0, 1, 2)
         for name, way in ways.items():
-            guess = way(case.inputs)[:, 0].permute(1, 2, 0).float().numpy()
+            guess = way(case).float().numpy()
             scores = (
                 metrics.detail_energy_ratio(guess, true, where, axes),
                 metrics.detail_correlation(guess, true, where, axes),

@@ -59,8 +59,12 @@ def build_unet(shape: Architecture) -> Residual:
 
 
 def build_fusion(shape: Architecture) -> Residual:
-    """The fusion decoder: the first estimate, the decoded latent and the fidelity weight join the measurement."""
-    return Residual(shape, extra=3 if shape.staged else 2)
+    """The fusion decoder: the first estimate, the decoded latent and the fidelity weight join the measurement.
+
+    Of the first estimate it sees the neighbouring planes too: in use that is the average over all ways of looking at
+    the volume, and knows of each plane what the others saw.
+    """
+    return Residual(shape, extra=2 + (shape.context if shape.staged else 0))
 
 
 def apply_fusion(
@@ -72,7 +76,7 @@ def apply_fusion(
     ----------
     fusion : network of `build_fusion`
     inputs : (B, C, ...) measured channels
-    told : (B, 0 or 1, ...) b - y
+    told : (B, 0 or context, ...) b - y of the plane and its neighbours
     first : (B, 1, ...) b
     decoded : (B, 1, ...) decoded latent
     fidelity : one number, or (B,)

@@ -46,6 +46,18 @@ def neighbours(stack: Tensor, context: int) -> Tensor:
     return padded.unfold(0, context, 1).permute(0, 3, 1, 2)
 
 
+def own_planes(inputs: Tensor, shape: Architecture) -> Tensor:
+    """(B, context, ...) y of the plane itself and of those beside it, from measured channels."""
+    return inputs[:, : shape.context if shape.spatial_dims == 2 else 1]
+
+
+def stacked_neighbours(image: Tensor, shape: Architecture) -> Tensor:
+    """An image on the planes of a stack, (D, 1, H, W), as (D, context, H, W); (1, 1, ...) of a volume as it is."""
+    if shape.spatial_dims == 3:
+        return image
+    return neighbours(image[:, 0].permute(1, 2, 0), shape.context)
+
+
 def centre_channel(shape: Architecture) -> int:
     """Index of the channel that holds y of the plane itself."""
     return shape.context // 2 if shape.spatial_dims == 2 else 0

@@ -7,9 +7,10 @@ import torch
 
 from medldm.degradations import Rician
 from medldm.degradations.noise import BOUND
+from medldm.models.looks import looks
 from medldm.settings import Denoise
 from medldm.tasks.pipeline import Job, observe_known
-from medldm.tasks.planes import Progress, looks
+from medldm.tasks.planes import Progress
 from medldm.volume import Volume
 
 

@@ -10,10 +10,11 @@ import torch
 from medldm.degradations import MissingSlices
 from medldm.errors import GeometryError, UsageError
 from medldm.io import find_missing_slices
+from medldm.models.looks import looks
 from medldm.settings import FillSlices
 from medldm.slice_numbers import parse_slices
 from medldm.tasks.pipeline import Job, inside_slices, without, written_into
-from medldm.tasks.planes import Progress, looks
+from medldm.tasks.planes import Progress
 from medldm.volume import Volume
 
 

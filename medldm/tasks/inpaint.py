@@ -7,9 +7,10 @@ import torch
 
 from medldm.degradations import Regions
 from medldm.errors import GeometryError, UsageError
+from medldm.models.looks import looks
 from medldm.settings import Inpaint
 from medldm.tasks.pipeline import Job, without, written_into
-from medldm.tasks.planes import Progress, looks
+from medldm.tasks.planes import Progress
 from medldm.volume import Volume, Voxels
 
 

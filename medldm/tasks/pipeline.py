@@ -19,9 +19,10 @@ from medldm.degradations import Degradation, MissingSlices, Observation, Rician,
 from medldm.errors import ModelError, ResourceError, UsageError
 from medldm.intensity import Scaling, ct_scaling, mri_scaling
 from medldm.io import guess_modality
+from medldm.models.looks import Look
 from medldm.noise_level import NoiseEstimate, estimate_noise, noise_map
 from medldm.settings import Settings
-from medldm.tasks.planes import Drawing, Look, Progress, run_chain
+from medldm.tasks.planes import Drawing, Progress, estimate, refine
 from medldm.tasks.uncertainty import mean_and_spread
 from medldm.volume import Step, Stored, Volume, Voxels
 from medldm.zoo import Card, best, card
@@ -127,20 +128,21 @@ class Job:
                     device=self.device,
                 )
             )
-        if len(drawings) > 1 and self.chain.flow is None:
+        if len(drawings) > 1 and not self.chain.refines:
             raise UsageError(
                 f"{self.card.name} gives one answer, not samples; say --samples 1, or choose a model with a flow."
             )
-        share = len(drawings)
+        chain, passes = self.chain, 1 + len(drawings) * self.chain.refines
+
+        def part(number: int) -> Progress:
+            return lambda done, total, what: self.told(number * total + done, passes * total, what)
 
         def draw(number: int) -> Tensor:
-            def told(done: int, total: int, what: str) -> None:
-                self.told(number * total + done, share * total, what)
-
-            return run_chain(self.chain, observation, sigma, ways, drawings[number], told)
+            return refine(chain, observation, sigma, ways, drawings[number], first, part(1 + number))
 
         try:
-            return mean_and_spread(draw, len(drawings))
+            first = estimate(chain, observation, sigma, ways, drawings[0], part(0))
+            return mean_and_spread(draw, len(drawings)) if chain.refines else (first, None)
         except (RuntimeError, MemoryError) as problem:
             if (
                 isinstance(problem, MemoryError)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from medldm.chain import Chain
 from medldm.degradations import Observation
-from medldm.models.inputs import measured_channels
+from medldm.models.inputs import measured_channels, stacked_neighbours
+from medldm.models.looks import Look
 
 Progress = Callable[[int, int, str], None]
 
@@ -20,17 +21,6 @@ MULTIPLE = 16  # grid axes are padded to this, so that every level of every netw
 AIR = 0.02  # scaled intensity; planes that never exceed it are copied
 MARGIN = 8  # voxels of air around what is restored; a multiple of the latent factor
 PIXELS_AT_ONCE = 400_000  # plane pixels per call of the network, keeps CPU memory under 4 GB
-
-
-class Look(NamedTuple):
-    """One way of looking at the volume.
-
-    Parameters
-    ----------
-    order : axes of the volume that become (H, W, D); planes are (H, W), stacked along D
-    """
-
-    order: tuple[int, int, int]
 
 
 class Drawing(NamedTuple):
@@ -51,47 +41,10 @@ class Drawing(NamedTuple):
     device: str = "cpu"
 
 
-def looks(
-    damaged: Sequence[int], in_plane: Sequence[int], shape: Sequence[int], spacing: Sequence[float]
-) -> list[Look]:
-    """The planes in which the damage shows.
-
-    Parameters
-    ----------
-    damaged : axes along which slices are thick or missing; empty for noise and regions
-    in_plane : axes that lost resolution in the planes
-    shape : voxels
-    spacing : mm
-
-    Returns
-    -------
-    for noise and regions all three planes, of a thick-sliced scan its own planes only; for thick or missing slices
-    the two planes that contain the slice axis
-    """
-    if damaged:
-        axis = damaged[0]
-        others = [a for a in range(3) if a != axis and shape[a] > 1]
-        return [Look((axis, w, d)) for w, d in ((others[0], others[-1]), (others[-1], others[0])) if w != d] or [
-            Look((axis, others[0], 3 - axis - others[0]))
-        ]
-    if in_plane:
-        first = in_plane[0]
-        second = in_plane[1] if len(in_plane) > 1 else next(a for a in range(3) if a != first)
-        return [Look((first, second, 3 - first - second))]
-    coarse = max(range(3), key=lambda a: spacing[a])
-    thin = min(range(3), key=lambda a: shape[a])
-    if shape[thin] < 8:
-        coarse = thin
-    elif spacing[coarse] <= 1.6 * min(spacing):
-        return [Look((0, 1, 2)), Look((1, 2, 0)), Look((2, 0, 1))]
-    rest = [a for a in range(3) if a != coarse]
-    return [Look((rest[0], rest[1], coarse))]
-
-
-def run_chain(
+def estimate(
     chain: Chain, observation: Observation, sigma: Tensor, ways: Sequence[Look], drawing: Drawing, told: Progress
 ) -> Tensor:
-    """Restore an observation once.
+    """The first estimate of an observation, averaged over all looks; drawn once, however many samples follow.
 
     Parameters
     ----------
@@ -99,37 +52,89 @@ def run_chain(
     observation : (X, Y, Z) on the output grid
     sigma : scaled noise level, (X, Y, Z) or broadcastable
     ways : looks to average; a volume network uses the first
-    drawing : steps, fidelity, seed, tile, device
+    drawing : tile, device
     told : progress, called with (done, total, what)
 
     Returns
     -------
     (X, Y, Z) float32
     """
+    channels = chain.shape.measured_channels
+
+    def predict(tile: Tensor) -> Tensor:
+        return chain.estimate(tile[:, :channels])
+
+    return _averaged(chain, observation, [observation.y], sigma, ways, drawing, told, predict)
+
+
+def refine(
+    chain: Chain,
+    observation: Observation,
+    sigma: Tensor,
+    ways: Sequence[Look],
+    drawing: Drawing,
+    first: Tensor,
+    told: Progress,
+) -> Tensor:
+    """One restoration from the first estimate, through flow and fusion decoder.
+
+    Parameters
+    ----------
+    chain, observation, sigma, ways, told : see `estimate`
+    drawing : steps, fidelity, seed, tile, device; with a seed it is a sample and uses one of the looks, since an
+        average of samples would be none
+    first : (X, Y, Z) from `estimate`
+
+    Returns
+    -------
+    (X, Y, Z) float32
+    """
+    white = []
+    if drawing.seed is not None:
+        ways = [ways[drawing.seed % len(ways)]]
+        white = [torch.randn(first.shape, generator=torch.Generator().manual_seed(drawing.seed))]
+    channels = chain.shape.measured_channels
+    seen = chain.shape.context if chain.shape.spatial_dims == 2 else 1
+
+    def predict(tile: Tensor) -> Tensor:
+        inputs, firsts, drawn = tile[:, :channels], tile[:, channels : channels + seen], tile[:, channels + seen :]
+        return chain.refine(inputs, firsts, drawn if white else None, drawing.steps, drawing.fidelity)
+
+    return _averaged(chain, observation, [first, *white], sigma, ways, drawing, told, predict)
+
+
+def _averaged(
+    chain: Chain,
+    observation: Observation,
+    extras: list[Tensor],
+    sigma: Tensor,
+    ways: Sequence[Look],
+    drawing: Drawing,
+    told: Progress,
+    predict: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """(X, Y, Z) mean over looks; `extras` are what is refined (or, alone and equal to y, measured), and white noise."""
     y = observation.y
     ways = ways[:1] if chain.shape.spatial_dims == 3 else ways
-    white = None
-    if drawing.seed is not None:
-        white = torch.randn(y.shape, generator=torch.Generator().manual_seed(drawing.seed))
     box = content_box(y)
-    total = sum(y.permute(way.order)[tuple(box[a] for a in way.order)].shape[2] for way in ways)
+    total = sum(way.turned(y)[tuple(box[a] for a in way.order)].shape[2] for way in ways)
     done = 0
     summed = torch.zeros_like(y)
     for way in ways:
         at = tuple(box[a] for a in way.order)
-        stack = [field.expand_as(y).permute(way.order)[at] for field in (y, observation.observed, sigma)]
-        noise = None if white is None else smooth_along_stack(white.permute(way.order)[at])
+        fields = [observation.y, observation.observed, sigma, *extras]
+        stack = [way.turned(field.expand_as(y))[at] for field in fields]
+        if len(stack) == 5:
+            stack[4] = smooth_along_stack(stack[4])
 
         def count(planes: int) -> None:
             nonlocal done
             done += planes
             told(done, total, "planes")
 
-        restored = _one_way(chain, stack, observation.thickness, noise, drawing, count)
-        whole = y.permute(way.order).clone()
-        whole[at] = restored
-        back = [way.order.index(a) for a in range(3)]
-        summed += whole.permute(back)
+        whole = way.turned(extras[0]).clone()
+        whole[at] = _one_way(chain, stack, observation.thickness, drawing, count, predict)
+        summed += way.back(whole)
     return summed / len(ways)
 
 
@@ -137,11 +142,11 @@ def _one_way(
     chain: Chain,
     stack: list[Tensor],
     thickness: float,
-    noise: Tensor | None,
     drawing: Drawing,
     count: Callable[[int], None],
+    predict: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """(H, W, D) restored plane by plane, or as one volume."""
+    """(H, W, D) restored plane by plane, or as one volume; what holds nothing stays as it was in ``stack[3]``."""
     half = chain.shape.context // 2
     flat = chain.shape.spatial_dims == 2
     depth = stack[0].shape[2]
@@ -152,53 +157,47 @@ def _one_way(
         low, high = max(0, start - half), min(depth, stop + half)
         # The outline of a head changes from plane to plane: a third of its bounding box is air.
         here = content_box(stack[0][..., low:high])[:2] if flat else (slice(None), slice(None))
-        y, observed, sigma = (field[(*here, slice(low, high))] for field in stack)
+        y, observed, sigma, first, *white = (field[(*here, slice(low, high))] for field in stack)
         inputs = measured_channels(y, observed, sigma, thickness, chain.shape)
+        own = first.permute(2, 0, 1)[:, None] if flat else first[None, None]
+        parts = [inputs, stacked_neighbours(own, chain.shape)]
+        parts += [each.permute(2, 0, 1)[:, None] if flat else each[None, None] for each in white]
+        channels = torch.cat(parts, 1)
         if flat:
-            inputs = inputs[start - low : inputs.shape[0] - (high - stop)]
-        white = None
-        if noise is not None:
-            drawn = noise[(*here, slice(start, stop))]
-            white = drawn.permute(2, 0, 1)[:, None] if flat else drawn[None, None]
-        guess = infer(chain, inputs, white, drawing)
-        restored = stack[0][..., start:stop].clone()
+            channels = channels[start - low : len(channels) - (high - stop)]
+        guess = infer(channels, drawing, predict)
+        restored = stack[3][..., start:stop].clone()
         restored[here] = guess[:, 0].permute(1, 2, 0) if flat else guess[0, 0]
         results.append(restored)
         count(stop - start)
     return torch.cat(results, 2)
 
 
-def infer(chain: Chain, inputs: Tensor, white: Tensor | None, drawing: Drawing) -> Tensor:
-    """One batch through the chain, in tiles where it is larger than one; see `run_chain`.
+def infer(channels: Tensor, drawing: Drawing, predict: Callable[[Tensor], Tensor]) -> Tensor:
+    """One batch through the networks, in tiles where it is larger than one.
 
     Parameters
     ----------
-    inputs : (B, C, ...)
-    white : (B, 1, ...) or None
+    channels : (B, C, ...)
+    drawing : tile, device
+    predict : (B, C, ...) channels of a tile to (B, 1, ...)
 
     Returns
     -------
     (B, 1, ...)
     """
-    grid = inputs.shape[2:]
-    stack = inputs if white is None else torch.cat([inputs, white], 1)
+    grid = channels.shape[2:]
     pads = [(-size) % MULTIPLE for size in grid]
-    stack = F.pad(stack, [n for pad in reversed(pads) for n in (0, pad)], mode="replicate").to(drawing.device)
-    channels = inputs.shape[1]
-
-    def predict(tile: Tensor) -> Tensor:
-        drawn = tile[:, channels:] if white is not None else None
-        return chain.restore(tile[:, :channels], drawn, drawing.steps, drawing.fidelity)
-
+    padded = F.pad(channels, [n for pad in reversed(pads) for n in (0, pad)], mode="replicate").to(drawing.device)
     with torch.inference_mode():
         tile = max(MULTIPLE, drawing.tile // MULTIPLE * MULTIPLE)
-        if all(size <= tile for size in stack.shape[2:]):
-            guess = predict(stack)
+        if all(size <= tile for size in padded.shape[2:]):
+            guess = predict(padded)
         else:
             # A quarter of overlap, blended; its stride stays a multiple of 16, so tiles share one latent grid.
-            roi = [min(tile, size) for size in stack.shape[2:]]
+            roi = [min(tile, size) for size in padded.shape[2:]]
             inferer = SlidingWindowInferer(roi, sw_batch_size=4, overlap=0.25, mode="gaussian")
-            guess = inferer(stack, predict)
+            guess = inferer(padded, predict)
     assert isinstance(guess, Tensor)
     inside: tuple[Any, ...] = (..., *(slice(0, size) for size in grid))
     return guess[inside].float().cpu()

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from medldm.degradations import Degradation, InPlane, Joined, ThickSlices, fill_smoothly
 from medldm.errors import GeometryError
 from medldm.io import find_missing_slices
+from medldm.models.looks import looks
 from medldm.resample import field_of_view_affine, new_shape_for_spacing
 from medldm.settings import SuperResolve
 from medldm.tasks.pipeline import Job, inside_slices, residual
-from medldm.tasks.planes import Progress, looks
+from medldm.tasks.planes import Progress
 from medldm.volume import Volume
 
 ROUNDS = 24  # each costs two passes of a small matrix along the slice axis

@@ -22,6 +22,7 @@ from medldm.degradations import (
 )
 from medldm.degradations.sampling import slice_centres
 from medldm.models.inputs import measured_channels
+from medldm.models.looks import Look, looks
 from medldm.settings import Architecture
 from medldm.training.augment import augment
 from medldm.training.patches import Packed, draw_block, pick
@@ -84,6 +85,46 @@ def draw_example(scans: Sequence[Packed], shape: Architecture, size: int, genera
     wanted = clean[..., depth // 2] if shape.spatial_dims == 2 else clean
     inner = slice(MARGIN, MARGIN + size)
     return Example(inputs[:, inner], wanted[None, inner], task)
+
+
+class Scene(NamedTuple):
+    """A damaged block and all ways of looking at it.
+
+    Parameters
+    ----------
+    observation : (H, W, D); damage lies along H
+    sigma : noise level as it is told, (H, W, D) or broadcastable
+    clean : (H, W, D) scaled intensity
+    ways : looks that the verbs would average
+    """
+
+    observation: Observation
+    sigma: Tensor
+    clean: Tensor
+    ways: list[Look]
+
+
+def draw_scene(scans: Sequence[Packed], size: int, generator: torch.Generator) -> Scene:
+    """A block of a random scan, augmented and damaged at random; its first axis has `MARGIN` voxels more at both ends.
+
+    Parameters
+    ----------
+    scans : training scans in memory
+    size : edge of the block, a multiple of 16
+    generator : source of randomness
+    """
+    scan = pick(list(scans), generator)
+    block = draw_block(scan, (size + 2 * MARGIN, size, size), generator)
+    clean = augment(block.clean, generator)
+    task = draw_task(block.isotropic, generator)
+    damage = DRAW[task](tuple(clean.shape), generator)
+    doubt = math.exp(0.15 * float(torch.randn((), generator=generator)))
+    observation, sigma = measure(clean, damage, generator)
+    coarse = 1.0 if block.isotropic else 3.0  # thick slices lie along the last axis
+    ways = looks(
+        (0,) if task in NEEDS_THIN else (), (0, 1) if task == "in-plane" else (), clean.shape, (1.0, 1.0, coarse)
+    )
+    return Scene(observation, sigma * doubt, clean, ways)
 
 
 def channels(observation: Observation, sigma: Tensor, shape: Architecture) -> Tensor:

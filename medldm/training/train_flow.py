@@ -64,15 +64,15 @@ def train_flow(
         assert isinstance(network, Flow)
 
         def one_step(inputs: Tensor) -> Tensor:
-            first, told = chain.begin(inputs.to(device))
+            first = chain.estimate(inputs.to(device))
             start = torch.zeros_like(latent_noise(first, shape))
-            return latent.decode(chain.propose(inputs.to(device), told, first, start, 1)).cpu()
+            return latent.decode(chain.propose(inputs.to(device), first, start)).cpu()
 
         def plain(inputs: Tensor) -> Tensor:
             return latent.decode(latent.encode(centre_plane(inputs.to(device), shape))).cpu()
 
         def estimate(inputs: Tensor) -> Tensor:
-            return latent.decode(latent.encode(chain.begin(inputs.to(device))[0])).cpu()
+            return latent.decode(latent.encode(chain.estimate(inputs.to(device)))).cpu()
 
         with autocast(session.device):
             rows = score(cases, one_step)
@@ -89,8 +89,9 @@ def train_flow(
         with autocast(session.device):
             with torch.no_grad():
                 wanted = latent.encode(clean)  # (B, latent_channels, .../factor)
-                first, told = chain.begin(inputs)
-                encoded, conditions = latent.encode(first), torch.cat([inputs, told], 1)
+                first = chain.estimate(inputs)
+                encoded = latent.encode(first)
+                conditions = torch.cat([inputs, first - centre_plane(inputs, shape)], 1)
             times = draw_times(len(clean), generator)
             noise = torch.randn(wanted.shape, generator=generator)
             # Half of the one-step cases start from zeros: that is how the conditional mean is asked for in use.

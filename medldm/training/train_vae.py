@@ -56,7 +56,9 @@ def train_vae(
         with autocast(session.device):
             return {
                 "clean": mean(psnr(reconstruct(network, case.clean, shape), case.clean) for case in cases),
-                "measured": mean(psnr(reconstruct(network, case.y, shape), case.y) for case in cases),
+                "measured": mean(
+                    psnr(reconstruct(network, case.observation.y, shape), case.observation.y) for case in cases
+                ),
             }
 
     session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medldm.degradations import InPlane, MissingSlices, Regions, Rician, ThickSlices
+from medldm.degradations import InPlane, MissingSlices, Observation, Regions, Rician, ThickSlices
 from medldm.models.inputs import measured_channels
+from medldm.models.looks import Look, looks
 from medldm.settings import Architecture
 from medldm.training.examples import Damage, measure
 from medldm.training.patches import Packed
@@ -24,15 +25,19 @@ class Cube(NamedTuple):
     Parameters
     ----------
     task : row of the curve
-    inputs : (N, C, ...) measured channels of every plane, or of the volume
+    inputs : (N, C, ...) measured channels of every plane, or of the volume, looked at in one way
     clean : (H, W, D) scaled intensity
-    y : (H, W, D) the measurement, what doing nothing would give
+    observation : (H, W, D); its y is what doing nothing would give
+    sigma : noise level, (H, W, D) or broadcastable
+    ways : looks that the verbs would average
     """
 
     task: str
     inputs: Tensor
     clean: Tensor
-    y: Tensor
+    observation: Observation
+    sigma: Tensor
+    ways: list[Look]
 
 
 def _blob(shape: tuple[int, ...]) -> Tensor:
@@ -82,23 +87,39 @@ def cubes(scans: Sequence[Packed], shape: Architecture, per_task: int = 3) -> li
 def _case(task: str, clean: Tensor, damage: Damage, shape: Architecture, generator: torch.Generator) -> Cube:
     observation, sigma = measure(clean, damage, generator)
     inputs = measured_channels(observation.y, observation.observed, sigma, observation.thickness, shape)
-    return Cube(task, inputs, clean, observation.y)
+    damaged = (0,) if task in ("thick4", "gap4") else ()
+    ways = looks(damaged, (0, 1) if task == "plane2" else (), clean.shape, (1.0, 1.0, 1.0))
+    return Cube(task, inputs, clean, observation, sigma, ways)
 
 
 def score(cases: Sequence[Cube], restore: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """PSNR of each row in dB, mean over its cubes, foreground only, range 1.
+    """PSNR of each row in dB, looked at in one way; mean over its cubes, foreground only, range 1.
 
     Parameters
     ----------
     cases : from `cubes`
     restore : (N, C, ...) measured channels to (N, 1, ...) image
     """
+    return score_volumes(cases, lambda case: as_volume(restore(case.inputs)))
+
+
+def score_volumes(cases: Sequence[Cube], restore: Callable[[Cube], Tensor]) -> dict[str, float]:
+    """The same for whoever looks at a cube in all ways.
+
+    Parameters
+    ----------
+    cases : from `cubes`
+    restore : cube to (H, W, D) image
+    """
     rows: dict[str, list[float]] = {}
     for case in cases:
-        guess = restore(case.inputs)[:, 0]
-        guess = guess.permute(1, 2, 0) if guess.ndim == 3 else guess[0]
-        rows.setdefault(case.task, []).append(psnr(guess, case.clean))
+        rows.setdefault(case.task, []).append(psnr(restore(case), case.clean))
     return {task: sum(values) / len(values) for task, values in rows.items()}
+
+
+def as_volume(image: Tensor) -> Tensor:
+    """(N, 1, H, W) planes, or (1, 1, H, W, D), as (H, W, D)."""
+    return image[:, 0].permute(1, 2, 0) if image.ndim == 4 else image[0, 0]
 
 
 def psnr(guess: Tensor, clean: Tensor) -> float:

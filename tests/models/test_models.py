@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from medldm.chain import Chain, load_chain
+from medldm.degradations import Observation
 from medldm.errors import ModelError
 from medldm.models.blocks import depth_to_space, grow_inputs, space_to_depth
 from medldm.models.fusion import build_fusion, build_unet
 from medldm.models.inputs import centre_channel, centre_plane, measured_channels, neighbours
 from medldm.models.latent import LatentSpace, latent_scale
+from medldm.models.looks import looks
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
 from medldm.zoo import card
@@ -58,7 +60,7 @@ def test_weights_grow_into_a_network_that_reads_more():
     rival, fusion = build_unet(shape), build_fusion(shape)
     torch.nn.init.normal_(rival.head.weight)
     fusion.load_state_dict(grow_inputs(rival.state_dict(), fusion))
-    inputs, extra = torch.rand(1, shape.measured_channels, 32, 32), torch.rand(1, 3, 32, 32)
+    inputs, extra = torch.rand(1, shape.measured_channels, 32, 32), torch.rand(1, 2 + shape.context, 32, 32)
     assert torch.allclose(fusion(torch.cat([inputs, extra], 1)), rival(inputs), atol=1e-5)
 
 
@@ -70,9 +72,31 @@ def test_flow_and_decoder_start_from_the_supervised_estimate(tmp_path):
     inputs = torch.rand(2, chain.shape.measured_channels, 32, 32)
     rival = Chain(chain.shape, chain.unet)
     assert torch.equal(chain.restore(inputs), rival.restore(inputs))
-    first, told = chain.begin(inputs)
-    assert torch.allclose(first - told, centre_plane(inputs, chain.shape), atol=1e-6)
-    assert float(told.abs().max()) > 0.01
+    assert float((chain.restore(inputs) - centre_plane(inputs, chain.shape)).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_decoder_that_corrects_nothing_gives_the_average_of_all_looks(dims, tmp_path):
+    """And looks are turned back to where they came from: of a correction by nothing the measurement is left."""
+    chain = load_chain(card(str(phantoms.tiny_model(tmp_path, dims))))
+    torch.nn.init.zeros_(chain.fusion.head.weight)
+    torch.nn.init.normal_(chain.unet.head.weight, std=0.1)
+    y = torch.rand(32, 48, 16, generator=torch.Generator().manual_seed(0))
+    seen, sigma, ways = Observation(y, torch.ones_like(y)), torch.zeros(1, 1, 1), looks((), (), y.shape, (1, 1, 1))
+    average = chain.estimate_volume(seen, sigma, ways)
+    assert torch.allclose(chain.restore_volume(seen, sigma, ways), average, atol=1e-6)
+    assert float((average - y).abs().max()) > 0.01
+    torch.nn.init.zeros_(chain.unet.head.weight)
+    assert torch.allclose(chain.restore_volume(seen, sigma, ways), y, atol=1e-6)
+
+
+def test_the_decoder_sees_what_other_looks_made_of_the_planes_beside(tmp_path):
+    chain = load_chain(card(str(phantoms.tiny_model(tmp_path))))
+    inputs = torch.rand(1, chain.shape.measured_channels, 32, 32)
+    firsts = torch.rand(1, chain.shape.context, 32, 32)
+    beside = firsts.clone()
+    beside[:, 0] += 1
+    assert not torch.equal(chain.refine(inputs, firsts), chain.refine(inputs, beside))
 
 
 def test_latents_have_unit_variance():

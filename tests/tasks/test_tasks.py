@@ -12,11 +12,12 @@ import medldm
 from medldm.chain import load_chain
 from medldm.degradations import Observation, ThickSlices
 from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotRestorable, UsageError
+from medldm.models.looks import looks
 from medldm.resample import field_of_view_affine
 from medldm.settings import Denoise
 from medldm.tasks import TASKS
-from medldm.tasks.pipeline import pick_precision
-from medldm.tasks.planes import Drawing, infer, looks, run_chain, smooth_along_stack
+from medldm.tasks.pipeline import pick_precision, silent
+from medldm.tasks.planes import Drawing, estimate, infer, refine, smooth_along_stack
 from medldm.zoo import card
 
 
@@ -199,14 +200,25 @@ def test_arrays_and_nibabel_images_are_scans_too(phantom, model):
         medldm.denoise(array, 0.03, **model)
 
 
+def refined_in_tiles(chain, channels, *, steps=1):
+    """The same planes restored in tiles of 256, which is whole, and of 96."""
+    told, seen = chain.shape.measured_channels, chain.shape.context
+
+    def predict(tile):
+        white = tile[:, told + seen :] if channels.shape[1] > told + seen else None
+        return chain.refine(tile[:, :told], tile[:, told : told + seen], white, steps)
+
+    return [infer(channels, Drawing(tile=tile), predict) for tile in (256, 96)]
+
+
 def test_tiles_join_without_a_seam(tiny_model):
     """A slab restored in tiles and whole: the same but for what reaches across the overlap of 24 voxels."""
     chain = load_chain(card(str(tiny_model)))
     inputs = torch.rand(2, chain.shape.measured_channels, 160, 192, generator=torch.Generator().manual_seed(0))
-    whole = infer(chain, inputs, None, Drawing(tile=256))
-    tiled = infer(chain, inputs, None, Drawing(tile=96))
+    firsts = torch.rand(2, chain.shape.context, 160, 192, generator=torch.Generator().manual_seed(1))
+    whole, tiled = refined_in_tiles(chain, torch.cat([inputs, firsts], 1))
     difference = (whole - tiled).abs()
-    change = (whole - inputs[:, 2:3]).abs().mean()
+    change = (whole - firsts[:, 2:3]).abs().mean()
     assert float(difference.mean() / change) < 0.05
     seam = difference[..., 70:74].mean()
     assert float(seam) < 3 * float(difference.mean()) + 1e-6
@@ -214,23 +226,42 @@ def test_tiles_join_without_a_seam(tiny_model):
 
 def test_tiles_agree_on_the_noise_they_draw(tiny_model):
     chain = load_chain(card(str(tiny_model)))
-    inputs = torch.rand(1, chain.shape.measured_channels, 128, 128, generator=torch.Generator().manual_seed(0))
+    told, seen = chain.shape.measured_channels, chain.shape.context
+    channels = torch.rand(1, told + seen, 128, 128, generator=torch.Generator().manual_seed(0))
     white = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(1))
-    drawings = [Drawing(steps=4, seed=0, tile=tile) for tile in (128, 96)]
-    whole, tiled = (infer(chain, inputs, white, drawing) for drawing in drawings)
-    assert float((whole - tiled).abs().mean()) < 0.1 * float((whole - inputs[:, 2:3]).abs().mean())
+    whole, tiled = refined_in_tiles(chain, torch.cat([channels, white], 1), steps=4)
+    first = channels[:, told + 2 : told + 3]
+    assert float((whole - tiled).abs().mean()) < 0.1 * float((whole - first).abs().mean())
 
 
 def test_chunks_of_planes_give_what_the_whole_stack_gives(tiny_model, monkeypatch):
     chain = load_chain(card(str(tiny_model)))
-    y = torch.rand(32, 32, 24, generator=torch.Generator().manual_seed(0))
+    y = torch.rand(32, 32, 48, generator=torch.Generator().manual_seed(0))
     seen = Observation(y, torch.ones_like(y))
     drawing = Drawing()
     ways = looks((), (), y.shape, (1, 1, 1))
-    whole = run_chain(chain, seen, torch.full((1, 1, 1), 0.05), ways, drawing, lambda *news: None)
+    sigma = torch.full((1, 1, 1), 0.05)
+
+    def restored():
+        first = estimate(chain, seen, sigma, ways, drawing, silent)
+        return refine(chain, seen, sigma, ways, drawing, first, silent)
+
+    whole = restored()
+    assert torch.allclose(whole, chain.restore_volume(seen, sigma, ways), atol=1e-5)
     monkeypatch.setattr("medldm.tasks.planes.PIXELS_AT_ONCE", 32 * 32 * 5)
-    parts = run_chain(chain, seen, torch.full((1, 1, 1), 0.05), ways, drawing, lambda *news: None)
-    assert torch.allclose(whole, parts, atol=1e-5)
+    assert torch.allclose(whole, restored(), atol=1e-5)
+
+
+def test_a_sample_is_drawn_in_one_look_and_the_next_in_another(tiny_model):
+    chain = load_chain(card(str(tiny_model)))
+    y = torch.rand(32, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen, sigma, ways = Observation(y, torch.ones_like(y)), torch.zeros(1, 1, 1), looks((), (), y.shape, (1, 1, 1))
+    first = estimate(chain, seen, sigma, ways, Drawing(), silent)
+    for seed, way in ((4000, ways[1]), (4001, ways[2])):
+        drawing = Drawing(steps=4, seed=seed)
+        drawn = refine(chain, seen, sigma, ways, drawing, first, silent)
+        others = refine(chain, seen, sigma, [way], drawing, first, silent)
+        assert torch.equal(drawn, others)
 
 
 def test_noise_shared_along_the_stack_stays_standard_normal():
