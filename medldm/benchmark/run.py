@@ -62,20 +62,25 @@ def run(
     out = Path("benchmark_result" if out is None else out)
     out.mkdir(parents=True, exist_ok=True)
     ledger, backbone = out / "scores.csv", encoder_backbone()
-    score_all(rows, found, competing, backbone, ledger, progress or _log)
     names, files = [row.name for row in rows], {scan["file"] for scan in found}
-    scores = [each for each in current(ledger, competing, backbone) if each["row"] in names and each["file"] in files]
-    scores.sort(key=lambda each: (names.index(each["row"]), list(competing).index(each["method"])))
-    text = markdown(scores, absent, command(data))
-    if tasks is None:
-        text += "\n" + noise_markdown(noise_errors(found))
-    table = out / "table.md"
-    table.write_text(text)
-    try:
-        figure(scores, out / "figure.png")
-    except ImportError:
-        log.warning("no figure: matplotlib is not installed (pip install medldm[benchmark])")
-    return table
+
+    def publish(more: str = "") -> Path:
+        """What is known so far, so that a run cut short leaves a table too."""
+        scores = [
+            each for each in current(ledger, competing, backbone) if each["row"] in names and each["file"] in files
+        ]
+        scores.sort(key=lambda each: (names.index(each["row"]), list(competing).index(each["method"])))
+        table = out / "table.md"
+        table.write_text(markdown(scores, absent, command(data)) + more)
+        try:
+            if scores:
+                figure(scores, out / "figure.png")
+        except ImportError:
+            log.warning("no figure: matplotlib is not installed (pip install medldm[benchmark])")
+        return table
+
+    score_all(rows, found, competing, backbone, ledger, progress or _log, publish)
+    return publish("" if tasks else "\n" + noise_markdown(noise_errors(found)))
 
 
 def chosen_rows(tasks: Sequence[str] | None, quick: bool) -> list[Row]:
@@ -99,8 +104,9 @@ def score_all(
     backbone: Backbone,
     ledger: Path,
     progress: Progress,
+    publish: Callable[[], Any],
 ) -> None:
-    """Score what the ledger does not know yet, one line at a time; scan by scan, so that a part is a table too."""
+    """Score what the ledger does not know yet, one line at a time; after every scan there is a table."""
     done = {(score["row"], score["file"], score["method"]) for score in current(ledger, competing, backbone)}
     total, count = len(rows) * len(found), 0
     for scan in in_turn(found):
@@ -111,6 +117,7 @@ def score_all(
                     score_one(trial, name, competing[name], backbone, ledger)
             count += 1
             progress(count, total, f"{row.name} {scan['file']}")
+        publish()
 
 
 def score_one(trial: Trial, name: str, method: Method, backbone: Backbone, ledger: Path) -> None:

@@ -211,6 +211,22 @@ def test_a_second_run_computes_nothing_and_new_weights_only_their_own(scan, tmp_
     assert "net@1" not in text
 
 
+def test_a_run_cut_short_leaves_the_table_of_what_it_scored(tmp_path, stubs):
+    (tmp_path / "data").mkdir()
+    for name in ("a", "b"):
+        phantoms.save(tmp_path / f"data/{name}_T1w.nii.gz", phantoms.brain((48, 48, 48)))
+
+    def stop(done, total, what):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "data", tmp_path / "out", tasks=("noise-3",), progress=stop)
+    text = (tmp_path / "out/table.md").read_text()
+    assert "Subjects: 1;" in text
+    assert "noise-3" in text
+
+
 def test_a_torn_line_is_cut_off_and_computed_again(scan, tmp_path, stubs):
     _, asked, _ = stubs
     options = {"tasks": ("noise-3",), "progress": lambda *words: None}
