@@ -230,7 +230,7 @@ def _build(card: Card, device: str) -> Chain:
     except (SafetensorError, OSError) as problem:
         raise ModelError(f"The weights of {card.name} cannot be read: {problem}") from problem
     try:
-        if card.role == "rival":
+        if not any(key.startswith("flow.") for key in tensors):
             return Chain(shape, _filled(build_unet(shape), _part(tensors, "unet"), device))
         vae_weights = _part(tensors, "vae")
         scale = vae_weights.pop("scale")

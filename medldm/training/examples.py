@@ -25,12 +25,14 @@ from medldm.models.inputs import measured_channels
 from medldm.models.looks import Look, looks
 from medldm.settings import Architecture
 from medldm.training.augment import augment
-from medldm.training.patches import Packed, draw_block, pick
+from medldm.training.patches import Block, Packed, draw_block, pick
 
 MARGIN = 8  # voxels along the damaged axis that are cut off again: a block's end is not a scan's end
 
 # How often each family is drawn. Thick-sliced scans can teach noise, planes and regions only.
 TASKS = {"noise": 0.32, "thick": 0.26, "gap": 0.18, "in-plane": 0.1, "region": 0.14}
+CT_TASKS = {"noise": 0.6, "thick": 0.16, "gap": 0.1, "region": 0.14}
+BODY = 0.25  # scaled intensity, -500 HU
 NEEDS_THIN = ("thick", "gap")
 
 
@@ -75,16 +77,56 @@ def draw_example(scans: Sequence[Packed], shape: Architecture, size: int, genera
     scan = pick(list(scans), generator)
     depth = shape.context if shape.spatial_dims == 2 else size
     block = draw_block(scan, (size + 2 * MARGIN, size, depth), generator)
-    clean = augment(block.clean, generator)
-    task = draw_task(block.isotropic, generator)
-    damage = DRAW[task](tuple(clean.shape), generator)
-    # The noise level that a user or an estimator gives is never quite right.
-    doubt = math.exp(0.15 * float(torch.randn((), generator=generator)))
-    observation, sigma = measure(clean, damage, generator)
-    inputs = channels(observation, sigma * doubt, shape)
+    observation, sigma, clean, task = damaged(block, generator)
+    inputs = channels(observation, sigma, shape)
     wanted = clean[..., depth // 2] if shape.spatial_dims == 2 else clean
     inner = slice(MARGIN, MARGIN + size)
     return Example(inputs[:, inner], wanted[None, inner], task)
+
+
+def damaged(block: Block, generator: torch.Generator) -> tuple[Observation, Tensor, Tensor, str]:
+    """What might have been measured of a block.
+
+    Parameters
+    ----------
+    block : clean
+    generator : source of randomness
+
+    Returns
+    -------
+    observation; noise level as it is told, (H, W, D) or broadcastable; clean image (H, W, D); family of the damage
+    """
+    # The noise level that a user or an estimator gives is never quite right.
+    doubt = math.exp(0.15 * float(torch.randn((), generator=generator)))
+    if block.noise is not None:
+        task = draw_task(CT_TASKS, block.isotropic, generator)
+        sampling = DRAW[task](tuple(block.clean.shape), generator).sampling
+        added = low_dose(block.noise, task, generator)
+        # Noise comes before thick slices: they average it.
+        observation, _ = measure(block.clean + added, Damage(sampling, None), generator)
+        bare = sampling.degrade(added) if isinstance(sampling, ThickSlices) else added
+        body = block.clean > BODY
+        level = bare[body].std() if bare.shape == body.shape and int(body.sum()) > 100 else bare.std()
+        return observation, level.reshape(1, 1, 1) * doubt, block.clean, task
+    clean = augment(block.clean, generator)
+    task = draw_task(TASKS, block.isotropic, generator)
+    observation, sigma = measure(clean, DRAW[task](tuple(clean.shape), generator), generator)
+    return observation, sigma * doubt, clean, task
+
+
+def low_dose(quarter: Tensor, task: str, generator: torch.Generator) -> Tensor:
+    """Noise of a random dose, from that of a quarter: quantum noise grows with the root of 1 / dose - 1.
+
+    Parameters
+    ----------
+    quarter : (H, W, D) scaled intensity, added at a quarter of the dose
+    task : other families than noise keep the full dose more often than not
+    """
+    if task != "noise" and _uniform(0, 1, generator) < 0.6:
+        return torch.zeros_like(quarter)
+    dose = math.exp(_uniform(math.log(0.06), math.log(0.7), generator))
+    sign = 1 if _uniform(0, 1, generator) < 0.5 else -1
+    return quarter * (sign * math.sqrt((1 / dose - 1) / 3))
 
 
 class Scene(NamedTuple):
@@ -115,16 +157,12 @@ def draw_scene(scans: Sequence[Packed], size: int, generator: torch.Generator) -
     """
     scan = pick(list(scans), generator)
     block = draw_block(scan, (size + 2 * MARGIN, size, size), generator)
-    clean = augment(block.clean, generator)
-    task = draw_task(block.isotropic, generator)
-    damage = DRAW[task](tuple(clean.shape), generator)
-    doubt = math.exp(0.15 * float(torch.randn((), generator=generator)))
-    observation, sigma = measure(clean, damage, generator)
+    observation, sigma, clean, task = damaged(block, generator)
     coarse = 1.0 if block.isotropic else 3.0  # thick slices lie along the last axis
     ways = looks(
         (0,) if task in NEEDS_THIN else (), (0, 1) if task == "in-plane" else (), clean.shape, (1.0, 1.0, coarse)
     )
-    return Scene(observation, sigma * doubt, clean, ways)
+    return Scene(observation, sigma, clean, ways)
 
 
 def channels(observation: Observation, sigma: Tensor, shape: Architecture) -> Tensor:
@@ -159,10 +197,10 @@ def measure(clean: Tensor, damage: Damage, generator: torch.Generator) -> tuple[
     return damage.sampling.observe(measured), sigma
 
 
-def draw_task(isotropic: bool, generator: torch.Generator) -> str:
+def draw_task(shares_of: dict[str, float], isotropic: bool, generator: torch.Generator) -> str:
     """A family, by its share."""
-    names = [name for name in TASKS if isotropic or name not in NEEDS_THIN]
-    shares = torch.tensor([TASKS[name] for name in names])
+    names = [name for name in shares_of if isotropic or name not in NEEDS_THIN]
+    shares = torch.tensor([shares_of[name] for name in names])
     return names[int(torch.multinomial(shares, 1, generator=generator))]
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,9 @@ from medldm.errors import InputError
 
 log = logging.getLogger(__name__)
 
+LOWEST_HU, HIGHEST_HU = -1024, 3071  # what 12 bits of a scanner hold
+QUARTER = 0.25  # dose of the noise that is kept beside a CT scan; other doses are made of it
+KERNELS = ("hann", "ramp")  # soft and sharp reconstructions
 THICK = 1.6  # a scan whose spacing varies by more than this cannot show what thin slices look like
 
 
@@ -32,7 +35,9 @@ class Packed:
     Parameters
     ----------
     voxels : (X, Y, Z) uint8 or uint16, cropped to its content
-    scale : scaled intensity per stored unit; 1 is the 99.5th percentile of the foreground
+    scale : scaled intensity per stored unit; in MRI 1 is the 99.5th percentile of the foreground
+    shift : scaled intensity of a stored 0
+    noise : (K, X, Y, Z) int16 HU, what a quarter of the dose would add to a CT scan, K times; None for MRI
     spacing : mm
     slice_axis : axis of the coarsest spacing
     isotropic : whether it can serve as a reference along every axis
@@ -51,13 +56,20 @@ class Packed:
     modality: str = "MR"
     licence: str = ""
     source: str = ""
+    shift: float = 0.0
+    noise: np.ndarray[Any, Any] | None = None
+
+    @property
+    def is_ct(self) -> bool:
+        """Whether voxels are HU."""
+        return self.modality.upper().startswith("CT")
 
     def scaled(self, where: tuple[slice, ...], generator: torch.Generator | None) -> Tensor:
         """A block as float32 scaled intensity; 8-bit sources are dithered by half a level where there is signal."""
         block = torch.from_numpy(self.voxels[where].astype(np.float32))
         if self.voxels.dtype == np.uint8 and generator is not None:
             block = torch.where(block > 0, block + torch.rand(block.shape, generator=generator) - 0.5, block)
-        return block * self.scale
+        return block * self.scale + self.shift
 
 
 def read_split(data: Path) -> list[dict[str, str]]:
@@ -119,7 +131,8 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
     cache.mkdir(parents=True, exist_ok=True)
     entries = []
     for number, row in enumerate(rows):
-        entry = _pack_one(Path(row["path"]), cache / f"{number:04d}.npy")
+        packed = _pack_ct if modality == "CT" else _pack_mr
+        entry = _pack_one(Path(row["path"]), cache / f"{number:04d}.npy", packed)
         if entry is None:
             log.warning("%s is left out: unreadable, nothing but air, or not a 3D image", row["path"])
             continue
@@ -128,10 +141,7 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
     index.write_text(json.dumps({"stamp": stamp, "scans": entries}, indent=1))
 
 
-def _pack_one(path: Path, target: Path) -> dict[str, Any] | None:
-    # Only here: packing happens where the scans are, and training may run where SciPy is not installed.
-    from medldm.intensity import mri_scaling
-
+def _pack_one(path: Path, target: Path, packed: Callable[..., dict[str, float]]) -> dict[str, Any] | None:
     try:
         image: Any = nib.as_closest_canonical(nib.load(path))
         raw = np.asanyarray(image.dataobj)
@@ -143,20 +153,51 @@ def _pack_one(path: Path, target: Path) -> dict[str, Any] | None:
     voxels = np.nan_to_num(raw.astype(np.float32))
     if not voxels.any():
         return None
-    scaling = mri_scaling(voxels)
-    content = np.argwhere(voxels > 0.02 * voxels.max())
-    low, high = np.maximum(content.min(0) - 4, 0), content.max(0) + 5
-    voxels = voxels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    top = float(voxels.max())
-    unit = scaling.unit
-    if raw.dtype == np.uint8:
-        packed, step = voxels.astype(np.uint8), 1.0
-    else:
-        step = top / 65535
-        packed = np.clip(np.round(voxels / step), 0, 65535).astype(np.uint16)
-    np.save(target, packed)
     spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
-    return {"scale": step / unit, "spacing": spacing}
+    return {**packed(voxels, raw.dtype == np.uint8, spacing, target), "spacing": spacing}
+
+
+def _pack_mr(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path) -> dict[str, float]:
+    # Only here: packing happens where the scans are, and training may run where SciPy is not installed.
+    from medldm.intensity import mri_scaling
+
+    unit = mri_scaling(voxels).unit
+    voxels = voxels[_content(voxels > 0.02 * voxels.max())]
+    step = 1.0 if bytes_ else float(voxels.max()) / 65535
+    np.save(target, np.clip(np.round(voxels / step), 0, 65535).astype(np.uint8 if bytes_ else np.uint16))
+    return {"scale": step / unit}
+
+
+def _pack_ct(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path) -> dict[str, float]:
+    from medldm.degradations import LowDose
+    from medldm.intensity import AIR_IN_CT, ct_scaling
+
+    voxels = np.clip(voxels[_content(voxels > AIR_IN_CT)], LOWEST_HU, HIGHEST_HU)
+    axis = int(np.argmax(spacing))
+    across = float(np.delete(spacing, axis)[0])
+    slices = np.moveaxis(voxels, axis, 0)
+    draws = []
+    for number, kernel in enumerate(KERNELS):
+        degradation = LowDose(QUARTER, pixel_mm=across, kernel=kernel)
+        generator = torch.Generator().manual_seed(number)
+        noise = np.stack([degradation.noise(each, generator) for each in slices])
+        draws.append(np.moveaxis(noise, 0, axis))
+    np.save(noise_path(target), np.clip(np.round(draws), -32768, 32767).astype(np.int16))
+    np.save(target, np.round(voxels - LOWEST_HU).astype(np.uint16))
+    scaling = ct_scaling()
+    return {"scale": 1 / scaling.unit, "shift": (LOWEST_HU - scaling.black) / scaling.unit}
+
+
+def _content(filled: np.ndarray[Any, Any]) -> tuple[slice, ...]:
+    """The box around what is filled, with a margin."""
+    at = np.argwhere(filled) if filled.any() else np.array([[0, 0, 0], np.array(filled.shape) - 1])
+    low, high = np.maximum(at.min(0) - 4, 0), at.max(0) + 5
+    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+
+
+def noise_path(packed: Path) -> Path:
+    """Where the noise of a packed CT scan lies."""
+    return packed.with_suffix(".noise.npy")
 
 
 def load_cache(cache: Path, split: str) -> list[Packed]:
@@ -165,7 +206,7 @@ def load_cache(cache: Path, split: str) -> list[Packed]:
     for entry in json.loads((cache / "index.json").read_text())["scans"]:
         if entry["split"] != split:
             continue
-        spacing = tuple(entry["spacing"])
+        spacing, noise = tuple(entry["spacing"]), noise_path(cache / entry["name"])
         scans.append(
             Packed(
                 voxels=np.load(cache / entry["name"]),
@@ -179,6 +220,8 @@ def load_cache(cache: Path, split: str) -> list[Packed]:
                 modality=entry["modality"],
                 licence=entry["licence"],
                 source=entry["source"],
+                shift=entry.get("shift", 0.0),
+                noise=np.load(noise) if noise.is_file() else None,
             )
         )
     return scans
@@ -191,10 +234,12 @@ class Block(NamedTuple):
     ----------
     clean : (H, W, D) scaled intensity
     isotropic : whether slices along H may be thickened
+    noise : (H, W, D) scaled intensity, what a quarter of the dose would add; None for MRI
     """
 
     clean: Tensor
     isotropic: bool
+    noise: Tensor | None = None
 
 
 def draw_block(scan: Packed, size: tuple[int, int, int], generator: torch.Generator) -> Block:
@@ -229,16 +274,20 @@ def draw_block(scan: Packed, size: tuple[int, int, int], generator: torch.Genera
             before = int(torch.randint(length - total + 1, (1,), generator=generator))
             where.append(slice(0, total))
             pads.append((before, length - total - before))
-    block = scan.scaled(tuple(where), generator)
-    block = torch.nn.functional.pad(block, [n for pair in reversed(pads) for n in pair]).permute(order)
+    fields = [scan.scaled(tuple(where), generator)]
+    if scan.noise is not None:
+        draw = scan.noise[int(torch.randint(len(scan.noise), (1,), generator=generator))]
+        fields.append(torch.from_numpy(draw[tuple(where)].astype(np.float32)) * scan.scale)
+    margins = [n for pair in reversed(pads) for n in pair]
     flips = [axis for axis in range(3) if torch.rand((), generator=generator) < 0.5]
-    return Block(block.flip(flips) if flips else block, scan.isotropic)
+    block, *noise = (torch.nn.functional.pad(field, margins).permute(order).flip(flips) for field in fields)
+    return Block(block, scan.isotropic, noise[0] if noise else None)
 
 
 def _voxel_with_signal(scan: Packed, generator: torch.Generator) -> list[int]:
     for _ in range(12):
         at = [int(torch.randint(size, (1,), generator=generator)) for size in scan.voxels.shape]
-        if scan.voxels[tuple(at)] * scan.scale > 0.1:
+        if scan.voxels[tuple(at)] * scan.scale + scan.shift > (0.25 if scan.is_ct else 0.1):
             break
     return at
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from medldm.degradations import InPlane, MissingSlices, Observation, Regions, Rician, ThickSlices
+from medldm.degradations import Degradation, InPlane, MissingSlices, Observation, Regions, Rician, ThickSlices
 from medldm.models.inputs import measured_channels
 from medldm.models.looks import Look, looks
 from medldm.settings import Architecture
-from medldm.training.examples import Damage, measure
+from medldm.training.examples import BODY, Damage, measure
 from medldm.training.patches import Packed
 
 CUBE = 64  # edge of a validation cube, voxels
@@ -70,22 +71,62 @@ def cubes(scans: Sequence[Packed], shape: Architecture, per_task: int = 3) -> li
     ordered = sorted(scans, key=lambda scan: (not scan.isotropic, scan.file))
     chosen = [scan for scan in ordered if scan.isotropic][:per_task] or ordered[:per_task]
     cases = []
-    for number, scan in enumerate(chosen):
+    for number in range(per_task):
+        scan = chosen[number % len(chosen)]
         generator = torch.Generator().manual_seed(1000 + number)
-        middle = [max(0, (size - CUBE) // 2) for size in scan.voxels.shape]
-        block = scan.scaled(tuple(slice(start, start + CUBE) for start in middle), generator)
+        where = _middle(scan, number // len(chosen))
+        block = scan.scaled(where, generator)
         order = [number % 3, (number + 1) % 3, (number + 2) % 3]  # another slice axis for each scan
-        block = block.permute(order)
-        block = block[tuple(slice(0, size // 16 * 16) for size in block.shape)]
-        cases += [
-            _case(task, block, damage, shape, generator)
-            for task, damage in damages((block.shape[0], block.shape[1], block.shape[2])).items()
-        ]
+        inner = tuple(slice(0, block.shape[axis] // 16 * 16) for axis in order)
+        block = block.permute(order)[inner]
+        shape_of = (block.shape[0], block.shape[1], block.shape[2])
+        if scan.noise is not None:
+            noise: Any = scan.noise[0]
+            quarter = torch.from_numpy(noise[where].astype("float32")).permute(order)[inner] * scan.scale
+            cases += [_ct_case(task, block, quarter, damage, shape) for task, damage in ct_damages(shape_of).items()]
+            continue
+        cases += [_case(task, block, damage, shape, generator) for task, damage in damages(shape_of).items()]
     return cases
+
+
+def _middle(scan: Packed, turn: int) -> tuple[slice, ...]:
+    """The middle of a scan; at a second turn, where there are few scans, beside it along the longest axis."""
+    starts = [max(0, (size - CUBE) // 2) for size in scan.voxels.shape]
+    longest = max(range(3), key=lambda axis: scan.voxels.shape[axis])
+    beside = starts[longest] + (0, -CUBE, CUBE)[turn % 3]
+    starts[longest] = min(max(0, beside), max(0, scan.voxels.shape[longest] - CUBE))
+    return tuple(slice(start, start + CUBE) for start in starts)
+
+
+def ct_damages(shape: tuple[int, int, int]) -> dict[str, tuple[float, Degradation | None]]:
+    """The core rows for CT: how much of a quarter dose's noise, and what is lost."""
+    lost = damages(shape)
+    tenth = math.sqrt((10 - 1) / (4 - 1))
+    return {
+        "dose1/4": (1.0, None),
+        "dose1/10": (tenth, None),
+        "thick4": (0.0, lost["thick4"].sampling),
+        "gap4": (0.0, lost["gap4"].sampling),
+        "region": (0.0, lost["region"].sampling),
+    }
+
+
+def _ct_case(
+    task: str, clean: Tensor, quarter: Tensor, damage: tuple[float, Degradation | None], shape: Architecture
+) -> Cube:
+    factor, sampling = damage
+    added = factor * quarter
+    observation, _ = measure(clean + added, Damage(sampling, None), torch.Generator())
+    sigma = added[clean > BODY].std().reshape(1, 1, 1) if factor else torch.zeros(1, 1, 1)
+    return _cube(task, clean, observation, sigma, shape)
 
 
 def _case(task: str, clean: Tensor, damage: Damage, shape: Architecture, generator: torch.Generator) -> Cube:
     observation, sigma = measure(clean, damage, generator)
+    return _cube(task, clean, observation, sigma, shape)
+
+
+def _cube(task: str, clean: Tensor, observation: Observation, sigma: Tensor, shape: Architecture) -> Cube:
     inputs = measured_channels(observation.y, observation.observed, sigma, observation.thickness, shape)
     damaged = (0,) if task in ("thick4", "gap4") else ()
     ways = looks(damaged, (0, 1) if task == "plane2" else (), clean.shape, (1.0, 1.0, 1.0))

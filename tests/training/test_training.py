@@ -73,6 +73,32 @@ def test_sources_are_weighed_by_their_subjects(scans):
     assert sum(scan.weight for scan in weighed) == pytest.approx(3**0.5)
 
 
+def test_ct_is_packed_in_hounsfield_units_with_the_noise_of_a_quarter_dose(tmp_path):
+    """Air is black, bone beyond the window is kept, and the noise that is added is told."""
+    ball = sum((axis / 24) ** 2 for axis in np.indices((56, 56, 20)) - np.array([28, 28, 10])[:, None, None, None])
+    hounsfield = np.where(ball < 1, 40, -1000).astype(np.int16)
+    hounsfield[26:30, 26:30] = 1800
+    phantoms.save(tmp_path / "ct.nii.gz", hounsfield, dtype=np.int16)
+    (tmp_path / "split.csv").write_text("split,file,subject,modality\ntrain,ct.nii.gz,a,CT chest\n")
+    pack(tmp_path, tmp_path / "cache", "CT")
+    (scan,) = load_cache(tmp_path / "cache", "train")
+    values = scan.scaled((slice(None),) * 3, None)
+    assert float(values.min()) == pytest.approx(0)
+    assert float(values.max()) == pytest.approx(1.4)
+    assert scan.noise.shape == (2, *scan.voxels.shape)
+    soft, sharp = (np.abs(noise).mean() for noise in scan.noise.astype(float))
+    assert 1 < soft < sharp
+    seen = {}
+    for seed in range(40):
+        example = draw_example([scan], SMALL, 32, torch.Generator().manual_seed(seed))
+        change = float((example.inputs[2] - example.clean[0]).std())
+        told = float(example.inputs[10].mean()) / 10
+        seen.setdefault(example.task, []).append((change, told))
+    noisy = np.array(seen["noise"])
+    assert np.corrcoef(noisy.T)[0, 1] > 0.8
+    assert {"noise", "thick", "gap", "region"} == set(seen)
+
+
 @pytest.mark.parametrize("task", DRAW)
 def test_every_family_of_damage_can_be_learned_from(task, monkeypatch, scans):
     monkeypatch.setattr("medldm.training.examples.draw_task", lambda *_: task)
