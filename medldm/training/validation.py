@@ -71,7 +71,9 @@ def cubes(scans: Sequence[Packed], shape: Architecture, per_task: int = 3) -> li
     ordered = sorted(scans, key=lambda scan: (not scan.isotropic, scan.file))
     chosen = [scan for scan in ordered if scan.isotropic][:per_task] or ordered[:per_task]
     cases = []
-    for number in range(per_task):
+    # Of a few CT scans other places are taken; phantoms and heads have one middle.
+    turns = per_task if any(scan.is_ct for scan in chosen) else min(per_task, len(chosen))
+    for number in range(turns):
         scan = chosen[number % len(chosen)]
         generator = torch.Generator().manual_seed(1000 + number)
         where = _middle(scan, number // len(chosen))
