@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medldm.batch.memory import check_memory, result_voxels, stored_voxels
+from medldm.batch.caselog import note
+from medldm.batch.memory import check_memory, needed_bytes, result_voxels, stored_voxels
 from medldm.batch.options import Options, Run
 from medldm.batch.places import Protected
-from medldm.batch.record import Record, hash_files, run_key, write_record
+from medldm.batch.record import Record, hash_files, run_key, seconds_per_voxel, write_record
 from medldm.batch.summary import Row
 from medldm.errors import NotRestorable, OutputError
 from medldm.inspection import Plan, make_plan
@@ -27,6 +27,29 @@ from medldm.volume import Volume
 from medldm.zoo import best, card
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Ready:
+    """A case that was read and has to be restored.
+
+    Parameters
+    ----------
+    case, target : scan, and where its result goes
+    volume : the scan, as read
+    digest : SHA-256 of the input files (and the mask)
+    key : what identifies the run, from `run_key`
+    plan : of `restore`
+    seconds : spent on this case so far; what waits for its turn does not count
+    """
+
+    case: Case
+    target: Path
+    volume: Volume
+    digest: str
+    key: str
+    plan: Plan | None
+    seconds: float = 0.0
 
 
 def one_case(run: Run, case: Case, target: Path) -> Row:
@@ -42,6 +65,17 @@ def one_case(run: Run, case: Case, target: Path) -> Row:
     ------
     MedldmError
     """
+    ready = prepare(run, case, target)
+    return ready if isinstance(ready, Row) else finish(run, ready, compute(run, ready))
+
+
+def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
+    """Read a case; a row instead, when there is nothing left to do.
+
+    Raises
+    ------
+    MedldmError
+    """
     started, name = time.monotonic(), case.place.as_posix()
     verb, settings, options, record = run.verb, run.settings, run.options, Record(target)
     run.protected.check(target)
@@ -49,36 +83,86 @@ def one_case(run: Run, case: Case, target: Path) -> Row:
     volume = load(case, options)
     mask_path = getattr(settings, "mask", None)
     digest = hash_files([*case.files, *([Path(mask_path)] if mask_path else [])])
-    extra = {"volume": options.volume, "format": options.format, "fix": options.fix}
-    key = run_key(verb, settings, digest, weights_for(volume, settings), extra)
-    known = not options.overwrite and record.knows(key)
-    if known and all(path.exists() for path in wanted_companions(record, options)):
+    key = run_key(verb, settings, digest, weights_for(volume, settings), what_else(options))
+    found = options.overwrite or record.status(key)
+    if found == "done" and all(path.exists() for path in wanted_companions(record, options)):
         return Row(name, "done", 0.0, "already done with the same input, settings and weights", str(target))
-    if target.exists() and not options.overwrite and not known:
+    if found == "foreign":
         raise OutputError(
-            f"{target} exists already and is not the result of this run. Say --overwrite, or choose another OUT."
+            f"{target} exists already and is not a result of medldm, or was changed since. Say --overwrite, or "
+            "choose another OUT."
         )
     plan = make_plan(volume, settings) if isinstance(settings, Restore) else None
-    check_memory(name, result_voxels(volume, settings, plan))
-    told = plan.words() if plan else f"{verb} {' x '.join(map(str, volume.shape))} voxels"
+    ready = Ready(case, target, volume, digest, key, plan)
     if options.dry_run:
-        return Row(name, "done", 0.0, f"would write {target}; {told}")
-    if plan:
-        run.watch.say(f"plan for {name}: {told}")
+        check_memory(name, result_voxels(volume, settings, plan))
+        return Row(name, "done", 0.0, f"would write {target}; {told(run, ready)}; {forecast(run, ready)}")
+    ready.seconds = time.monotonic() - started
+    return ready
+
+
+def compute(run: Run, ready: Ready) -> Volume:
+    """The restored scan.
+
+    Raises
+    ------
+    MedldmError
+    """
+    started, name = time.monotonic(), ready.case.place.as_posix()
+    check_memory(name, result_voxels(ready.volume, run.settings, ready.plan))
+    note(told(run, ready))
+    if ready.plan:
+        run.watch.say(f"plan for {name}: {told(run, ready)}")
     from medldm import tasks
 
+    mask_path = getattr(run.settings, "mask", None)
     mask = read(mask_path) if mask_path else None
-    result = tasks.run(verb, volume, settings, mask=mask, progress=run.watch.progress)
-    source = origin(case, run.root) | {"sha256": digest, "mask": mask_path, **extra}
-    with undone_on_failure(record):
-        clipped = publish(case, volume, result, record, options)
-        write_record(record, key, run, source, result, {"clipped_voxels": clipped, **outcome(volume, result, plan)})
-    if options.preview:
-        run.watch.preview(volume, result, record.companion("_preview.png"))
-    seconds = round(time.monotonic() - started, 2)
-    if result is volume:
-        return Row(name, "unchanged", seconds, "nothing to do, the input was copied", str(target))
-    return Row(name, "done", seconds, "", str(target))
+    result = tasks.run(run.verb, ready.volume, run.settings, mask=mask, progress=run.watch.progress)
+    ready.seconds += time.monotonic() - started
+    return result
+
+
+def finish(run: Run, ready: Ready, result: Volume) -> Row:
+    """Write the result, its record, and what else was asked for.
+
+    Raises
+    ------
+    MedldmError
+    """
+    started, case, record = time.monotonic(), ready.case, Record(ready.target)
+    mask_path = getattr(run.settings, "mask", None)
+    source = origin(case, run.root) | {"sha256": ready.digest, "mask": mask_path, **what_else(run.options)}
+    publish(run, ready, result, source)
+    if run.options.preview:
+        run.watch.preview(ready.volume, result, record.companion("_preview.png"))
+    seconds = round(ready.seconds + time.monotonic() - started, 2)
+    if result is ready.volume:
+        return Row(
+            case.place.as_posix(), "unchanged", seconds, "nothing to do, the input was copied", str(ready.target)
+        )
+    return Row(case.place.as_posix(), "done", seconds, "", str(ready.target))
+
+
+def what_else(options: Options) -> dict[str, Any]:
+    """Options, besides the settings, that change the image."""
+    return {"volume": options.volume, "format": options.format, "fix": options.fix}
+
+
+def told(run: Run, ready: Ready) -> str:
+    """What will be done, in words."""
+    if ready.plan:
+        return ready.plan.words()
+    return f"{run.verb} {' x '.join(map(str, ready.volume.shape))} voxels"
+
+
+def forecast(run: Run, ready: Ready) -> str:
+    """Memory and time that a case will take, in words."""
+    voxels = result_voxels(ready.volume, run.settings, ready.plan)
+    memory = f"about {needed_bytes(voxels) / 2**30:.1f} GiB"
+    pace = seconds_per_voxel(ready.target.parent, run.verb)
+    if pace is None:
+        return f"{memory}, time unknown until a first case lies in {ready.target.parent}"
+    return f"{memory}, about {pace * voxels:.0f} s at the pace of what lies in {ready.target.parent}"
 
 
 def load(case: Case, options: Options) -> Volume:
@@ -125,50 +209,81 @@ def outcome(volume: Volume, result: Volume, plan: Plan | None) -> dict[str, Any]
     return told
 
 
-@contextlib.contextmanager
-def undone_on_failure(record: Record) -> Any:
-    """A new result without its record is none: whatever fails in between takes it away again."""
-    files = (record.image, record.companion("_std.nii.gz"))
-    before = [path.exists() for path in files]
+def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> None:
+    """Result, uncertainty and record, in an order that survives a kill at any moment.
+
+    Everything is written under hidden names first. Then an older result goes, the record comes, and the result last:
+    a result lies there only beside a record that knows it, and without one the next run begins this case anew.
+    """
+    record, target = Record(ready.target), ready.target
+    staged, spread = staged_name(target), record.companion("_std.nii.gz")
+    if target.is_dir() and any(not each.name.endswith(".dcm") for each in target.iterdir()):
+        raise OutputError(f"{target} holds other files; choose another place for the series.")
+    fresh = not record.path.exists()
     try:
-        yield
+        clipped = write_image(ready.case, ready.volume, result, staged, run.options)
+        uncertain = run.options.uncertainty and result.std is not None
+        if uncertain:
+            assert result.std is not None
+            stored = replace(result.stored, dtype=np.dtype(np.float32), container="nifti")
+            write(replace(result, voxels=result.std, std=None, stored=stored), staged_name(spread))
+        told = {"clipped_voxels": clipped, **outcome(ready.volume, result, ready.plan)}
+        told["voxels"] = int(np.prod(result.shape))
+
+        def replaced() -> None:
+            """Just before the record comes: what it will not be about must not lie beside it."""
+            remove(target)
+            if uncertain:
+                staged_name(spread).replace(spread)
+            elif not fresh:  # an older result's companions would pass for this one's
+                spread.unlink(missing_ok=True)
+            if not fresh and not run.options.preview:
+                record.companion("_preview.png").unlink(missing_ok=True)
+
+        write_record(record, ready.key, run, source, result, told, staged, before=replaced)
+        staged.replace(target)
     except BaseException:
-        for path, there in zip(files, before, strict=True):
-            if not there and path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif not there:
-                path.unlink(missing_ok=True)
+        if fresh and not target.exists():  # a record without its result, where nothing was before
+            record.path.unlink(missing_ok=True)
+            spread.unlink(missing_ok=True)
         raise
+    finally:
+        remove(staged)
+        remove(staged_name(spread))
+    if clipped:
+        log.warning("%d voxels of %s were clipped to %s", clipped, target.name, result.stored.dtype)
 
 
-def publish(case: Case, volume: Volume, result: Volume, record: Record, options: Options) -> int:
-    """Write the result (a copy of the input when nothing was done) and, if asked, its uncertainty.
+def staged_name(path: Path) -> Path:
+    """A hidden place beside a file, with the same suffix, where it is written before it is shown."""
+    return path.with_name(f".staged-{path.name}")
+
+
+def remove(path: Path) -> None:
+    """A file or the folder of a series, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_image(case: Case, volume: Volume, result: Volume, target: Path, options: Options) -> int:
+    """Write the result, a copy of the input when nothing was done.
 
     Returns
     -------
     number of voxels clipped to the stored integer range
     """
-    target, clipped = record.image, 0
     as_it_is = result is volume and options.volume is None and not options.fix
     same_suffix = target.name.lower().endswith(case.source.name.lower()[-4:])
     if as_it_is and case.series is None and same_suffix:
         with whole_file(target) as temporary:
             shutil.copyfile(case.source, temporary)
-    elif as_it_is and case.series is not None and not is_nifti(target):
+        return 0
+    if as_it_is and case.series is not None and not is_nifti(target):
         copy_series(case, target)
-    else:
-        clipped = write(result, target)
-    if clipped:
-        log.warning("%d voxels of %s were clipped to %s", clipped, target.name, result.stored.dtype)
-    spread = record.companion("_std.nii.gz")
-    if options.uncertainty and result.std is not None:
-        stored = replace(result.stored, dtype=np.dtype(np.float32), container="nifti")
-        write(replace(result, voxels=result.std, std=None, stored=stored), spread)
-    elif record.path.exists():  # an older result's companions would pass for this one's
-        spread.unlink(missing_ok=True)
-    if record.path.exists() and not options.preview:
-        record.companion("_preview.png").unlink(missing_ok=True)
-    return clipped
+        return 0
+    return write(result, target)
 
 
 def copy_series(case: Case, target: Path) -> None:
@@ -178,8 +293,6 @@ def copy_series(case: Case, target: Path) -> None:
     ------
     OutputError, ResourceError
     """
-    if target.exists() and any(not each.name.endswith(".dcm") for each in target.iterdir()):
-        raise OutputError(f"{target} holds other files; choose another place for the series.")
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

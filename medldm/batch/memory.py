@@ -29,12 +29,17 @@ def check_memory(name: str, voxels: int) -> None:
     ------
     ResourceError
     """
-    need, free = voxels * BYTES_PER_VOXEL + FIXED_BYTES, free_bytes()
+    need, free = needed_bytes(voxels), free_bytes()
     if need > free:
         raise ResourceError(
             f"{name} needs about {need / 2**30:.1f} GiB of memory, {max(0, free) / 2**30:.1f} GiB are free. "
             "Close other programs, crop the scan, or run it on a larger machine."
         )
+
+
+def needed_bytes(voxels: int) -> int:
+    """Memory that a restoration takes, by the voxels of its largest grid."""
+    return voxels * BYTES_PER_VOXEL + FIXED_BYTES
 
 
 def stored_voxels(case: Case) -> int:

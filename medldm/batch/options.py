@@ -29,6 +29,8 @@ class Options:
     dry_run: bool = False
     fix: bool = False
     shard: tuple[int, int] = (1, 1)
+    workers: int = 1
+    scheduler: str | None = None
 
 
 @dataclass(frozen=True)

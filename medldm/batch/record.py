@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
 import re
-from collections.abc import Iterable
+import statistics
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +22,7 @@ from medldm.volume import Volume
 
 PACKAGES = ("medldm", "torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK", "scikit-image")
 TIMINGS = ("seconds", "peak_memory_mb")
+ENOUGH = 20  # finished cases to judge a pace by
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,47 @@ class Record:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def knows(self, key: str) -> bool:
-        """Whether the result that lies there is the one this run would give, untouched since."""
-        if not self.image.exists():
-            return False
-        told = self.read()
-        return told.get("key") == key and told.get("result_sha256") == self.hash()
+    def status(self, key: str) -> str:
+        """What lies there, by the ledger.
 
-    def hash(self) -> str:
-        """SHA-256 of the result as it lies there."""
-        return hash_files(sorted(self.image.glob("*.dcm")) if self.image.is_dir() else [self.image])
+        Parameters
+        ----------
+        key : of the run that is asked for
+
+        Returns
+        -------
+        ``"done"``: what this run would give; ``"changed"``: a result of another input, other settings or weights;
+        ``"nothing"``: no result, or a run was killed before it showed one; ``"foreign"``: something else, or a result
+        that somebody changed
+        """
+        if not self.image.exists():
+            return "nothing"
+        told = self.read()
+        if told.get("result_sha256") != hash_image(self.image):
+            return "foreign"
+        return "done" if told.get("key") == key else "changed"
+
+
+def hash_image(image: Path) -> str:
+    """SHA-256 of a result as it lies there, a NIfTI file or a DICOM folder."""
+    return hash_files(sorted(image.glob("*.dcm")) if image.is_dir() else [image])
+
+
+def seconds_per_voxel(folder: Path, verb: str) -> float | None:
+    """Pace of the finished cases of a folder, None where none is.
+
+    Parameters
+    ----------
+    folder : of results
+    verb : task
+    """
+    found = []
+    for path in sorted(folder.glob("*_medldm.json"))[:ENOUGH]:
+        told = Record(path.with_name(path.name.replace("_medldm.json", ".nii.gz"))).read()
+        seconds, voxels = told.get("timings", {}).get("seconds"), told.get("voxels")
+        if told.get("task") == verb and seconds and voxels:
+            found.append(seconds / voxels)
+    return statistics.median(found) if found else None
 
 
 def result_stem(image: Path) -> str:
@@ -100,6 +134,7 @@ def run_key(verb: str, settings: Settings, inputs: str, weights: str, extra: dic
     return hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode()).hexdigest()
 
 
+@functools.cache
 def package_version(name: str) -> str:
     """Installed version, or ``"not installed"``."""
     try:
@@ -109,18 +144,28 @@ def package_version(name: str) -> str:
 
 
 def write_record(
-    record: Record, key: str, run: Run, source: dict[str, Any], result: Volume, outcome: dict[str, Any]
+    record: Record,
+    key: str,
+    run: Run,
+    source: dict[str, Any],
+    result: Volume,
+    outcome: dict[str, Any],
+    image: Path,
+    *,
+    before: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the record of a finished run.
 
     Parameters
     ----------
-    record : of the result, which lies there already
+    record : of the result
     key : from `run_key`
     run : what was asked
     source : paths and hash of the input
     result : restored volume, with its history
     outcome : status, plan, clipped voxels
+    image : the result where it lies now, if it is not shown yet
+    before : called when the record is written and not yet shown
     """
     facts = dict(result.history[-1].facts) if result.history else {}
     words = {
@@ -132,7 +177,7 @@ def write_record(
         **outcome,
         "input": source,
         "result": record.image.name,
-        "result_sha256": record.hash(),
+        "result_sha256": hash_image(image),
         "history": [{"task": step.task} for step in result.history],
         "versions": {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "machine": f"{platform.system()} {platform.machine()}",
@@ -142,6 +187,7 @@ def write_record(
     }
     with whole_file(record.path) as temporary:
         temporary.write_text(compact(json.dumps(words, indent=1, default=str)) + "\n")
+        before()
 
 
 def command(run: Run) -> list[str]:

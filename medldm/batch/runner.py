@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
+from medldm.batch.caselog import keeping
 from medldm.batch.cases import one_case
+from medldm.batch.cluster import spread_out
 from medldm.batch.options import Options, Run, Watch
+from medldm.batch.overlap import overlapped
 from medldm.batch.places import Protected, check_out, inputs_only, named_alone
 from medldm.batch.summary import Row, exit_code, words, write_summary
-from medldm.errors import Cancelled, InputError, MedldmError, NotRestorable, UsageError
-from medldm.io.atomic import FULL
+from medldm.batch.work import Work
+from medldm.errors import UsageError
 from medldm.io.scans import Case, find_cases, output_path
 from medldm.settings import Inpaint, Settings
 from medldm.zoo import card, check_weights
-
-log = logging.getLogger(__name__)
 
 
 def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: Options, watch: Watch) -> int:
@@ -76,63 +74,28 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
     """
     rows: list[Row] = []
     options, watch = run.options, run.watch
+
+    def tell(work: Work) -> bool:
+        assert work.row is not None
+        rows.append(work.row)
+        watch.say(f"{work.row.status}: {work.row.case}" + (f": {work.row.message}" if work.row.message else ""))
+        return not (work.full or (options.fail_fast and work.row.status in ("failed", "refused")))
+
     try:
-        for number, case in enumerate(cases, 1):
-            watch.case(number, len(cases), case.place.as_posix())
-            row, full = guarded(run, case, out)
-            rows.append(row)
-            watch.say(f"{row.status}: {row.case}" + (f": {row.message}" if row.message else ""))
-            if full or (options.fail_fast and row.status in ("failed", "refused")):
-                watch.say(f"{len(cases) - number} cases were not begun.")
-                break
+        with keeping():
+            if options.scheduler or options.workers > 1:
+                spread_out(run, cases, out, tell)
+            else:
+                overlapped(run, cases, out, tell)
     finally:
         if not options.dry_run and rows:
-            write_summary(rows, out, options.shard)
+            write_summary(sorted(rows, key=lambda row: row.case), out, options.shard)
+    if len(rows) < len(cases):
+        watch.say(f"{len(cases) - len(rows)} cases were not finished.")
     if options.report and not options.dry_run:
         watch.report(rows, out)
     watch.say(f"{len(rows)} cases: {words(rows)}")
     return exit_code(rows)
-
-
-def guarded(run: Run, case: Case, out: Path) -> tuple[Row, bool]:
-    """One case of a tree: whatever goes wrong becomes a row, but for a wish to stop.
-
-    Returns
-    -------
-    row, and whether the disk is full, so that beginning another case makes no sense
-    """
-    started, full = time.monotonic(), False
-    name = case.place.as_posix()
-    if case.skip:
-        return Row(name, "skipped", message=case.skip), False
-    try:
-        return one_case(run, case, output_path(case, out, run.options.format)), False
-    except (Cancelled, KeyboardInterrupt):
-        raise
-    except NotRestorable as problem:
-        status, message = "skipped", _sentence(problem, case)
-    except MedldmError as problem:
-        unfit = isinstance(problem, InputError | UsageError) and type(problem) is not InputError
-        status, message = "refused" if unfit else "failed", _sentence(problem, case)
-        full = isinstance(problem.__cause__, OSError) and problem.__cause__.errno in FULL
-        _details(name)
-    except MemoryError:
-        status, message = "failed", "it needs more memory than is free; crop it, or use a larger machine"
-        _details(name)
-    except Exception as problem:
-        status = "failed"
-        message = f"a bug in medldm ({type(problem).__name__}: {problem}); please report it, run with -v for details"
-        _details(name)
-    return Row(name, status, round(time.monotonic() - started, 2), message), full
-
-
-def _sentence(problem: MedldmError, case: Case) -> str:
-    """What went wrong; files of an archive by their names in it, not by where they were unpacked to."""
-    return str(problem).replace(f"{case.keep.folder}{os.sep}", "") if case.keep is not None else str(problem)
-
-
-def _details(name: str) -> None:
-    log.debug("details of %s", name, exc_info=True)
 
 
 def settled(settings: Settings) -> Settings:

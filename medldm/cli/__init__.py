@@ -77,8 +77,10 @@ def _add_files(verb: Any) -> None:
     group.add_argument("--fail-fast", action="store_true", help="stop at the first case that fails")
     group.add_argument("--dry-run", action="store_true", help="say what would be done")
     group.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the cases")
-    group.add_argument("--workers", type=int, default=1, metavar="N", help="processes (1 for now)")
-    group.add_argument("--scheduler", metavar="ADDRESS", help="an existing Dask scheduler (not yet)")
+    group.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes, one a device (needs medldm[cluster])"
+    )
+    group.add_argument("--scheduler", metavar="ADDRESS", help="an existing Dask scheduler (needs medldm[cluster])")
 
 
 def _add_talk(verb: Any) -> None:

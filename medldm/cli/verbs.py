@@ -31,10 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
 def restore(arguments: argparse.Namespace) -> int:
     """All restoring verbs."""
     settings = settings_from(arguments, VERBS[arguments.verb])
-    if arguments.workers != 1 or arguments.scheduler:
-        raise UsageError(
-            "Several workers come with a later version; use --shard I/N on several machines or shells until then."
-        )
+    if arguments.workers < 1:
+        raise UsageError(f"--workers {arguments.workers}: at least one is needed.")
+    if arguments.workers > 1 and arguments.scheduler:
+        raise UsageError("--workers starts a cluster, --scheduler joins one that runs already; say one of them.")
     if arguments.uncertainty and settings.samples < 2:
         raise UsageError("--uncertainty needs several restorations to compare: say --samples 4, for instance.")
     from medldm.batch import Options, run_batch
@@ -53,6 +53,8 @@ def restore(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         fix=arguments.fix,
         shard=shard(arguments.shard),
+        workers=arguments.workers,
+        scheduler=arguments.scheduler,
     )
     with watching(arguments) as watch:
         return run_batch(arguments.verb, Path(arguments.source), Path(arguments.out), settings, options, watch)

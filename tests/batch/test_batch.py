@@ -133,7 +133,7 @@ def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tree, tmp_pa
     wrote = cases.write
 
     def full(volume, path, **words):
-        if path.name.startswith("b"):
+        if "b.nii" in path.name:
             problem = OSError(errno.ENOSPC, "No space left on device")
             raise sentence(problem, path) from problem
         return wrote(volume, path, **words)
@@ -161,7 +161,7 @@ def test_an_interrupted_batch_says_how_far_it_came(tree, tmp_path, verb, monkeyp
 def test_a_result_without_its_record_is_taken_back(tree, tmp_path, verb, monkeypatch):
     from medldm.batch import cases
 
-    def broken(*_):
+    def broken(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cases, "write_record", broken)

@@ -132,7 +132,7 @@ def test_coarser_than_the_scan_is_unchanged_and_a_copy(scan_file, tmp_path, rest
     assert (tmp_path / "same.nii.gz").read_bytes() == scan_file.read_bytes()
 
 
-def test_the_same_run_again_is_done_already_and_another_is_refused(scan_file, tmp_path, restore):
+def test_the_same_run_again_is_done_already_and_a_changed_one_is_done_again(scan_file, tmp_path, restore):
     out = tmp_path / "o.nii.gz"
     assert restore("denoise", scan_file, out, "--noise", "0.05")[0] == 0
     stamp = out.stat().st_mtime_ns
@@ -140,8 +140,19 @@ def test_the_same_run_again_is_done_already_and_another_is_refused(scan_file, tm
     assert code == 0
     assert "already done" in said
     assert out.stat().st_mtime_ns == stamp
-    assert restore("denoise", scan_file, out, "--noise", "0.08")[0] == 2
-    assert restore("denoise", scan_file, out, "--noise", "0.08", "--overwrite")[0] == 0
+    before = out.read_bytes()
+    code, said = restore("denoise", scan_file, out, "--noise", "0.08")
+    assert code == 0
+    assert "already done" not in said
+    assert out.read_bytes() != before
+
+
+def test_a_result_that_medldm_did_not_make_is_replaced_only_when_told(scan_file, tmp_path, restore):
+    out = tmp_path / "o.nii.gz"
+    out.write_bytes(scan_file.read_bytes())
+    assert restore("denoise", scan_file, out, "--noise", "0.05")[0] == 2
+    assert out.read_bytes() == scan_file.read_bytes()
+    assert restore("denoise", scan_file, out, "--noise", "0.05", "--overwrite")[0] == 0
 
 
 def test_a_record_repeats_its_run_to_the_byte(scan_file, tmp_path, restore, capsys):

@@ -1,0 +1,69 @@
+"""What was said about one case, in a file of its own: ``OUT/logs/<place>.log``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from medldm.batch.summary import Row
+from medldm.errors import MedldmError
+from medldm.io.atomic import whole_file
+
+log = logging.getLogger(__name__)
+
+# Three cases are under way at once, each in a thread: a context variable tells whose words these are.
+_lines: ContextVar[list[str] | None] = ContextVar("lines of the case", default=None)
+
+
+class _Keeper(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info is None:  # tracebacks are noted by whoever caught them
+            note(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+@contextmanager
+def keeping() -> Iterator[None]:
+    """Keep what medldm logs while a batch runs."""
+    keeper, logger = _Keeper(), logging.getLogger("medldm")
+    logger.addHandler(keeper)
+    try:
+        yield
+    finally:
+        logger.removeHandler(keeper)
+
+
+@contextmanager
+def about(lines: list[str]) -> Iterator[None]:
+    """Whatever is logged or noted inside concerns one case."""
+    token = _lines.set(lines)
+    try:
+        yield
+    finally:
+        _lines.reset(token)
+
+
+def note(text: str) -> None:
+    """A line for the file of the case that this thread works on."""
+    lines = _lines.get()
+    if lines is not None:
+        lines.append(text)
+
+
+def write_log(out: Path, row: Row, lines: list[str]) -> None:
+    """Write the file; a disk that cannot take it spoils nothing.
+
+    Parameters
+    ----------
+    out : folder of the batch
+    row : what became of the case
+    lines : what was said
+    """
+    try:
+        with whole_file(out / "logs" / f"{row.case}.log") as temporary:
+            ending = f"{row.status} after {row.seconds} s" + (f": {row.message}" if row.message else "")
+            temporary.write_text("\n".join([*lines, ending]) + "\n")
+    except MedldmError as problem:
+        log.debug("no log of %s: %s", row.case, problem)

@@ -1,0 +1,127 @@
+"""One case of a tree in three steps; whatever goes wrong becomes a row, but for a wish to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medldm.batch.caselog import about, note, write_log
+from medldm.batch.cases import Ready, compute, finish, prepare
+from medldm.batch.options import Run
+from medldm.batch.summary import Row
+from medldm.errors import Cancelled, InputError, MedldmError, NotRestorable, ResourceError, UsageError
+from medldm.io.atomic import FULL
+from medldm.io.scans import Case, output_path
+from medldm.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Work:
+    """A case on its way; a step does nothing once the outcome is known.
+
+    Parameters
+    ----------
+    run : what is asked
+    case : scan
+    out : folder of the batch
+    row : outcome, None while there is none
+    full : whether the disk is full, so that beginning another case makes no sense
+    crowded : whether memory was what it lacked
+    """
+
+    run: Run
+    case: Case
+    out: Path
+    row: Row | None = None
+    full: bool = False
+    crowded: bool = False
+    ready: Ready | None = None
+    result: Volume | None = None
+    lines: list[str] = field(default_factory=list)
+
+    def read(self) -> Work:
+        """First step."""
+        if self.case.skip:
+            self.row = Row(self.case.place.as_posix(), "skipped", message=self.case.skip)
+        return self._step(self._read)
+
+    def again(self) -> Work:
+        """The first step once more, now that there is room."""
+        self.row, self.crowded, self.lines = None, False, []
+        return self.read()
+
+    def restore(self) -> Work:
+        """Second step, the network."""
+        return self._step(self._restore)
+
+    def write(self) -> Work:
+        """Last step; afterwards there is a row."""
+        self._step(self._write)
+        self.ready = self.result = None
+        assert self.row is not None
+        idle = self.row.status == "skipped" or self.row.message.startswith("already done")
+        if not idle and not self.run.options.dry_run:
+            write_log(self.out, self.row, self.lines)
+        return self
+
+    def _read(self) -> None:
+        found = prepare(self.run, self.case, output_path(self.case, self.out, self.run.options.format))
+        if isinstance(found, Row):
+            self.row = found
+        else:
+            self.ready = found
+
+    def _restore(self) -> None:
+        assert self.ready is not None
+        self.result = compute(self.run, self.ready)
+
+    def _write(self) -> None:
+        assert self.ready is not None
+        assert self.result is not None
+        self.row = finish(self.run, self.ready, self.result)
+
+    def _step(self, step: Callable[[], None]) -> Work:
+        if self.row is not None:
+            return self
+        started = time.monotonic()
+        with about(self.lines):
+            try:
+                step()
+            except (Cancelled, KeyboardInterrupt):
+                raise
+            except NotRestorable as problem:
+                self._end("skipped", self._sentence(problem), started)
+            except MedldmError as problem:
+                unfit = isinstance(problem, InputError | UsageError) and type(problem) is not InputError
+                self._end("refused" if unfit else "failed", self._sentence(problem), started)
+                self.full = isinstance(problem.__cause__, OSError) and problem.__cause__.errno in FULL
+                self.crowded = isinstance(problem, ResourceError)
+            except MemoryError:
+                self._end("failed", "it needs more memory than is free; crop it, or use a larger machine", started)
+                self.crowded = True
+            except Exception as problem:
+                told = f"{type(problem).__name__}: {problem}"
+                self._end("failed", f"a bug in medldm ({told}); please report it, run with -v for details", started)
+        return self
+
+    def _end(self, status: str, message: str, started: float) -> None:
+        before = self.ready.seconds if self.ready else 0.0
+        self.row = Row(self.case.place.as_posix(), status, round(before + time.monotonic() - started, 2), message)
+        if status != "skipped":
+            note(traceback.format_exc())
+            log.debug("details of %s", self.row.case, exc_info=True)
+        self.ready = self.result = None
+
+    def _sentence(self, problem: MedldmError) -> str:
+        """What went wrong; files of an archive by their names in it, not by where they were unpacked to."""
+        keep = self.case.keep  # on a cluster a path
+        return (
+            str(problem).replace(f"{getattr(keep, 'folder', keep)}{os.sep}", "") if keep is not None else str(problem)
+        )

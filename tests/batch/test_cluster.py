@@ -1,0 +1,134 @@
+"""Real schedulers and workers on loopback: a killed worker loses nothing, a case that kills workers is given up."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import phantoms
+import pytest
+
+pytest.importorskip("distributed")
+
+from medldm.batch import Options, Watch, run_batch
+from medldm.batch.cluster import environments
+from medldm.errors import ResourceError
+from medldm.settings import Denoise
+
+# What every worker loads before it starts: a network that adds one, sleeps on cases called "slow", kills on "poison".
+PRELOAD = """
+import os, signal, sys, time, types
+import medldm
+tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
+from medldm.batch import cases
+from medldm.volume import Step
+
+def run(task, volume, settings, *, mask=None, progress=None):
+    if volume.name.startswith("poison"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    marker = os.path.join(os.environ["MEDLDM_TEST"], "slow-began")
+    if volume.name.startswith("slow") and not os.path.exists(marker):
+        with open(marker, "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(60)
+    facts = {"model": "stub", "sha256": "0", "seconds": 1.0}
+    return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
+
+tasks.run = run
+cases.weights_for = lambda *_: "0"
+"""
+
+
+@contextmanager
+def cluster(folder, workers):
+    """`dask scheduler` and `dask worker` as users start them; gives the address."""
+    (folder / "preload.py").write_text(PRELOAD)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    environment = os.environ | {"MEDLDM_TEST": str(folder), "OMP_NUM_THREADS": "1"}
+    scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", address.rsplit(":", 1)[1], "--no-dashboard"]
+    worker = [*dask, "worker", address, "--nworkers", str(workers), "--nthreads", "1", "--no-dashboard"]
+    worker += ["--preload", str(folder / "preload.py"), "--local-directory", str(folder), "--memory-limit", "0"]
+    running = [subprocess.Popen(words, env=environment, **quiet) for words in (scheduler, worker)]
+    try:
+        yield address
+    finally:
+        for process in reversed(running):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def scans(folder, *names):
+    folder.mkdir()
+    for name in names:
+        phantoms.save(folder / f"{name}.nii.gz", phantoms.brain((16, 16, 8)), dtype=np.int16)
+    return folder
+
+
+def denoise(source, out, address, say=lambda line: None):
+    options = Options(scheduler=address)
+    return run_batch("denoise", source, out, Denoise(noise=0.05), options, Watch(say=say))
+
+
+def rows(out):
+    return {row["case"]: row for row in json.loads((out / "summary.json").read_text())}
+
+
+def test_a_killed_worker_loses_nothing_and_a_poisonous_case_is_given_up(tmp_path):
+    source, out = scans(tmp_path / "in", "a", "b", "c", "poison", "slow"), tmp_path / "out"
+    with cluster(tmp_path, 2) as address:
+        killer = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "import os, pathlib, signal, sys, time\n"
+                "marker = pathlib.Path(sys.argv[1])\n"
+                "while not (marker.exists() and marker.read_text()): time.sleep(0.05)\n"
+                "os.kill(int(marker.read_text()), signal.SIGKILL)",
+                str(tmp_path / "slow-began"),
+            ]
+        )
+        code = denoise(source, out, address)
+        assert killer.wait(timeout=10) == 0
+    found = rows(out)
+    assert code == 8
+    assert {name: row["status"] for name, row in found.items()} == {
+        "a": "done",
+        "b": "done",
+        "c": "done",
+        "poison": "failed",
+        "slow": "done",
+    }
+    assert "died 2 times" in found["poison"]["message"]
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz", "c.nii.gz", "slow.nii.gz"]
+    assert not list(out.glob(".tries*"))
+
+
+def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("medldm.batch.cluster.PATIENCE", 1)
+    source = scans(tmp_path / "in", "a", "b")
+    with pytest.raises(ResourceError, match="dask scheduler"):
+        denoise(source, tmp_path / "out", "tcp://127.0.0.1:9")
+
+
+def test_workers_have_a_device_each_or_share_the_cores(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in environments(3, "auto")] == ["2", "5", "2"]
+    assert all("CUDA_VISIBLE_DEVICES" not in place for place in environments(2, "cpu"))
+
+
+def test_without_dask_a_sentence_says_what_to_install(tmp_path, tiny_model, capsys, monkeypatch):
+    from medldm.cli import main
+
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    source = scans(tmp_path / "in", "a", "b")
+    words = ["denoise", str(source), str(tmp_path / "out"), "--workers", "2", "--model", str(tiny_model)]
+    assert main(words) == 2
+    assert "pip install medldm[cluster]" in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""Reading, restoring and writing overlap, and nobody can tell by the outcome."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import phantoms
+import pytest
+
+import medldm.tasks
+from medldm.batch import Options, Watch, cases, run_batch
+from medldm.errors import ResourceError
+from medldm.settings import Denoise
+from medldm.volume import Step
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Four scans in a folder."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "abcd":
+        phantoms.save(folder / f"{name}.nii.gz", phantoms.brain((16, 16, 8)), dtype=np.int16)
+    return folder
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """A network that adds one; what happened when, as (moment, step, scan)."""
+    steps = []
+
+    def noted(step, name, seconds=0.0):
+        steps.append((time.monotonic(), f"{step} {name[0]}", threading.current_thread()))
+        time.sleep(seconds)
+
+    def network(task, volume, settings, **words):
+        noted("network", volume.name, 0.15)
+        if volume.name.startswith("x"):
+            raise ZeroDivisionError("oh")
+        facts = {"model": "stub", "sha256": "0", "seconds": 1.0}
+        return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
+
+    read, wrote = cases.load, cases.write_image
+
+    def load(case, options):
+        noted("read", case.source.name, 0.05)
+        return read(case, options)
+
+    def write_image(case, *rest):
+        noted("write", case.source.name, 0.05)
+        return wrote(case, *rest)
+
+    monkeypatch.setattr(medldm.tasks, "run", network)
+    monkeypatch.setattr(cases, "load", load)
+    monkeypatch.setattr(cases, "write_image", write_image)
+    monkeypatch.setattr(cases, "weights_for", lambda *_: "0")
+    return steps
+
+
+def denoise(tree, out, **options):
+    said = []
+    code = run_batch("denoise", tree, out, Denoise(noise=0.05), Options(**options), Watch(say=said.append))
+    return code, "\n".join(said)
+
+
+def rows(out):
+    return {row["case"]: row["status"] for row in json.loads((out / "summary.json").read_text())}
+
+
+def test_the_next_is_read_and_the_last_written_beside_the_network(tree, tmp_path, seen):
+    assert denoise(tree, tmp_path / "out")[0] == 0
+    when = {step: moment for moment, step, _ in seen}
+    assert when["network a"] < when["read b"] + 0.05 < when["network a"] + 0.15
+    assert when["network b"] - 0.02 < when["write a"] < when["network c"]
+    assert when["read d"] > when["network b"]  # a queue of one: nobody reads further ahead
+    assert {thread for _, step, thread in seen if step.startswith("network")} == {threading.main_thread()}
+    assert rows(tmp_path / "out") == dict.fromkeys("abcd", "done")
+
+
+def test_fail_fast_writes_nothing_after_the_failure(tree, tmp_path, seen):
+    (tree / "b.nii.gz").rename(tree / "bx.nii.gz")
+    (tree / "bx.nii.gz").write_bytes(b"no image")
+    code, said = denoise(tree, tmp_path / "out", fail_fast=True)
+    assert code == 8
+    assert rows(tmp_path / "out") == {"a": "done", "bx": "failed"}
+    assert "2 cases were not finished" in said
+    assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["a.nii.gz"]
+
+
+def test_a_scan_that_does_not_fit_beside_another_one_is_read_again_alone(tree, tmp_path, seen, monkeypatch):
+    read, crowded = cases.load, []
+
+    def load(case, options):
+        if case.source.name.startswith("c") and not crowded:
+            crowded.append(case)
+            raise ResourceError("not now")
+        return read(case, options)
+
+    monkeypatch.setattr(cases, "load", load)
+    assert denoise(tree, tmp_path / "out")[0] == 0
+    assert crowded
+    assert rows(tmp_path / "out") == dict.fromkeys("abcd", "done")
+
+
+def test_every_case_has_a_log_of_its_own(tree, tmp_path, seen):
+    (tree / "a.nii.gz").rename(tree / "x.nii.gz")
+    assert denoise(tree, tmp_path / "out")[0] == 8
+    logs = {path.stem: path.read_text() for path in (tmp_path / "out" / "logs").iterdir()}
+    assert sorted(logs) == ["b", "c", "d", "x"]
+    assert "ZeroDivisionError" in logs["x"]
+    assert "Traceback" in logs["x"]
+    assert "Traceback" not in logs["b"]
+    assert logs["b"].splitlines()[-1].startswith("done after")
+
+
+def test_a_dry_run_tells_memory_and_time_and_writes_nothing(tree, tmp_path, seen):
+    out = tmp_path / "out"
+    code, said = denoise(tree, out, dry_run=True)
+    assert code == 0
+    assert said.count("denoise 16 x 16 x 8 voxels; about 1.0 GiB, time unknown") == 4
+    assert not out.exists()
+    denoise(tree, out, include=("a*",))
+    assert "about 1 s at the pace of what lies in" in denoise(tree, out, dry_run=True, exclude=("a*",))[1]
+
+
+def test_parameter_maps_do_not_spoil_a_good_night(tree, tmp_path, seen):
+    for name in ("sub-01_T1map", "sub-01_space-T1w_desc-brain_mask", "sub-01_dseg"):
+        phantoms.save(tree / f"{name}.nii.gz", phantoms.brain((16, 16, 8)))
+    assert denoise(tree, tmp_path / "out")[0] == 0
+    assert sorted(rows(tmp_path / "out").values()) == ["done"] * 4 + ["skipped"] * 3
