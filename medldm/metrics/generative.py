@@ -54,7 +54,7 @@ def kernel_distance(ours: Features, real: Features) -> float:
 
 
 def inception_score(chances: Features) -> float:
-    """exp of the mean Kullback-Leibler divergence of each image's classes from those of all (Salimans et al., 2016).
+    """Exponential of the mean divergence of each image's classes from those of all (Salimans et al., NeurIPS 2016).
 
     Parameters
     ----------
