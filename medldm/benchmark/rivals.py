@@ -257,7 +257,7 @@ def own(path: str) -> dict[str, Method]:
 
 
 def told_level(trial: Trial) -> float | None:
-    """Noise level as ``--noise`` takes it, None when not told: a fraction of the *measured* foreground's p99.5; CT HU."""
+    """Noise level as ``--noise`` takes it, None when not told: a share of the *measured* foreground's p99.5; CT HU."""
     level = trial.facts.get("noise")
     if level is None or trial.row.modality == "ct":
         return level
