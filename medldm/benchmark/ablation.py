@@ -13,8 +13,10 @@ from torch import Tensor
 from medldm.benchmark.protocol import Trial
 from medldm.chain import Chain, latent_noise, load_chain
 from medldm.degradations import Degradation, Rician
-from medldm.tasks.pipeline import fitted_tile, pick_device, pick_precision
-from medldm.tasks.planes import Drawing, looks, run_chain
+from medldm.models.inputs import centre_channel, centre_plane
+from medldm.models.looks import looks
+from medldm.tasks.pipeline import fitted_tile, pick_device, pick_precision, silent
+from medldm.tasks.planes import Drawing, estimate, refine
 from medldm.tasks.uncertainty import mean_and_spread
 from medldm.volume import Voxels
 from medldm.zoo import Card
@@ -61,18 +63,22 @@ class Plain(Chain):
         super().__init__(chain.shape, chain.fusion, chain.latent, chain.flow, chain.unet)
         self.keeps = keeps
 
-    def restore(self, inputs: Tensor, white: Tensor | None = None, steps: int = 1, fidelity: float = 1.0) -> Tensor:
-        """As `Chain.restore`, without the fusion decoder."""
+    def estimate(self, inputs: Tensor) -> Tensor:
+        """As `Chain.estimate`; of the truth itself nothing is to be estimated."""
+        return centre_plane(inputs, self.shape) if self.keeps == "encoder" else super().estimate(inputs)
+
+    def refine(
+        self, inputs: Tensor, firsts: Tensor, white: Tensor | None = None, steps: int = 1, fidelity: float | Tensor = 1
+    ) -> Tensor:
+        """As `Chain.refine`, without the fusion decoder."""
         assert self.latent is not None
-        first, told = self.begin(inputs)
-        if self.keeps == "encoder":
-            # The trial shows the truth itself: nothing is to be estimated first.
-            return self.latent.decode(self.latent.encode(first - told if told.shape[1] else first))
-        if self.keeps == "estimate":
+        middle = centre_channel(self.shape)
+        first = firsts[:, middle : middle + 1]
+        if self.keeps != "flow":
             return self.latent.decode(self.latent.encode(first))
         noise = latent_noise(inputs if white is None else white, self.shape)
         start = torch.zeros_like(noise) if white is None else noise
-        return self.latent.decode(self.propose(inputs, told, first, start, steps))
+        return self.latent.decode(self.propose(inputs, first, start, steps))
 
 
 def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
@@ -91,7 +97,7 @@ def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
     if trial.row.modality != which.modality:
         return None
     device = pick_device("auto")
-    chain = load_chain(which, device)
+    chain = load_chain(which, device, pick_precision("auto", device))
     shape, axis = trial.reference.shape, trial.facts["axis"]
     measured = torch.from_numpy(np.array(trial.measured.voxels))
     degradation: Degradation = trial.degradation or Rician(0)
@@ -105,11 +111,12 @@ def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
     spacing = [mm * old / new for mm, old, new in zip(trial.measured.spacing, measured.shape, shape, strict=True)]
     ways = looks(damaged, planes, shape, spacing)
 
+    tile = fitted_tile(device, chain.shape.spatial_dims)
+    first = estimate(used, observation, sigma, ways, Drawing(tile=tile, device=device), silent)
+
     def draw(number: int) -> Tensor:
-        seed = number if wanted.steps > 1 else None
-        tile, precision = fitted_tile(device, chain.shape.spatial_dims), pick_precision("auto", device)
-        drawing = Drawing(wanted.steps, 1.0, seed, tile, precision, device)
-        return run_chain(used, observation, sigma, ways, drawing, lambda done, total, what: None)
+        drawing = Drawing(wanted.steps, 1.0, number if wanted.steps > 1 else None, tile, device)
+        return refine(used, observation, sigma, ways, drawing, first, silent) if used.refines else first
 
     restored, _ = mean_and_spread(draw, wanted.samples)
     if wanted.projected and trial.degradation is not None:

@@ -87,9 +87,7 @@ def run(
         scores.sort(key=lambda each: (names.index(each["row"]), list(competing).index(each["method"])))
         text = markdown(scores, absent, command(data))
         for name in makers:
-            text += set_table(
-                name, {row: set_distances(features, name, row, list(competing), files) for row in names}
-            )
+            text += set_table(name, {row: set_distances(features, name, row, list(competing), files) for row in names})
         table = out / "table.md"
         table.write_text(text + more)
         try:

@@ -99,7 +99,7 @@ def channel_names(shape: Architecture) -> list[str]:
 
 def inference(card: Card) -> dict[str, Any]:
     """The configuration that denoises every NIfTI file of a folder."""
-    flat = card.spatial_dims == 2
+    flat, told = card.spatial_dims == 2, architecture(card).measured_channels
     scaled = "(v - @network.limits(v)[0]) / (@network.limits(v)[1] - @network.limits(v)[0])"
     return {
         "imports": ["$import glob", "$import os", "$import torch"],
@@ -136,10 +136,14 @@ def inference(card: Card) -> dict[str, Any]:
         "sigma": "$lambda v: torch.full_like(v, @noise" + ("" if card.modality == "mr" else " / 2000") + ")",
         "scaled": f"$lambda v: {scaled}",
         "stored": "$lambda s, v: s * (@network.limits(v)[1] - @network.limits(v)[0]) + @network.limits(v)[0]",
-        "look": "$lambda y, order: @network.volume(@inferer("
-        "@network.channels(y, torch.ones_like(y), @sigma(y), 1.0, order), "
-        "lambda tile: @network(tile, @fidelity)), order)",
-        "average": "$lambda y, orders: sum(@look(y, order) for order in orders) / len(orders)",
+        "told": "$lambda y, order: @network.channels(y, torch.ones_like(y), @sigma(y), 1.0, order)",
+        "look": "$lambda y, order: @network.volume(@inferer(@told(y, order), @network.estimate), order)",
+        "again": "$lambda y, first, order: @network.volume(@inferer(torch.cat(["
+        "@told(y, order), @network.beside(first, order)], 1), lambda tile: @network.refine("
+        f"tile[:, :{told}], tile[:, {told}:], @fidelity)), order)",
+        "first": "$lambda y, orders: sum(@look(y, order) for order in orders) / len(orders)",
+        "second": "$lambda y, first, orders: sum(@again(y, first, order) for order in orders) / len(orders)",
+        "average": "$lambda y, orders: @second(y, @first(y, orders), orders)",
         "denoise": "$lambda y, spacing: @network.bounded("
         "@average(y, @network.looks(list(y.shape), spacing)), y, @sigma(y))"
         + (".clamp_min(0)" if card.modality == "mr" else ""),
@@ -213,6 +217,8 @@ def readme(card: Card) -> str:
         "",
         *(f"{number}. {name}" for number, name in enumerate(channel_names(shape))),
         "",
+        "That is one look. medldm averages `network.estimate(inputs)` over several looks, and hands the average, as",
+        "`network.beside(average, order)`, to `network.refine(inputs, beside, fidelity)`; so does `inference.json`.",
         "`network.volume(guess, order)` puts restored planes back; `network.looks(shape, spacing)` says which orders",
         "to average.",
         "For thick or missing slices, interpolate to the wanted grid, mark in `observed` what was measured, look along",

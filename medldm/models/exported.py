@@ -17,7 +17,7 @@ from medldm.errors import ModelError
 from medldm.models.checkpoint import architecture
 from medldm.models.flow import TIME_GAIN, Flow, build_flow
 from medldm.models.fusion import build_fusion, build_unet
-from medldm.models.inputs import NOISE_GAIN, centre_plane
+from medldm.models.inputs import NOISE_GAIN, centre_channel, centre_plane, own_planes
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
 from medldm.zoo import Card
@@ -27,7 +27,7 @@ BOUND = 4.0  # a denoised voxel moves at most this many standard deviations
 
 
 class Networks(nn.Module):
-    """What `medldm.chain.Chain.restore` does in one step, as one module that a trace can follow to any device.
+    """Both stages of `medldm.chain.Chain`, the flow in one step, as methods that a trace can follow to any device.
 
     A trace freezes where tensors were made. So nothing is made here: zeros are a latent times nought, the scale of
     the latents and the embedding of time 1 are buffers, which move with the weights.
@@ -43,7 +43,7 @@ class Networks(nn.Module):
         super().__init__()
         shape = self.shape = architecture(card)
         tensors = _tensors(card)
-        self.rival = card.role == "rival"
+        self.rival = not any(key.startswith("flow.") for key in tensors)
         try:
             if self.rival or shape.staged:
                 self.unet = build_unet(shape)
@@ -62,18 +62,23 @@ class Networks(nn.Module):
             ) from problem
         self.eval().requires_grad_(False)
 
-    def forward(self, inputs: Tensor, fidelity: Tensor) -> Tensor:
-        """(B, C, ...) measured channels and (1,) fidelity to (B, 1, ...) image; grid axes are multiples of 16."""
+    def estimate(self, inputs: Tensor) -> Tensor:
+        """See `Chain.estimate`."""
         first = centre_plane(inputs, self.shape)
+        if not (self.rival or self.shape.staged):
+            return first
+        estimated: Tensor = first + self.unet(inputs)
+        return estimated
+
+    def refine(self, inputs: Tensor, firsts: Tensor, fidelity: Tensor) -> Tensor:
+        """See `Chain.refine`; fidelity is (1,), grid axes are multiples of 16."""
         if self.rival:
-            restored: Tensor = first + self.unet(inputs)
-            return restored
-        told = first[:, :0]
-        if self.shape.staged:
-            told = self.unet(inputs)
-            first = first + told
+            return firsts[:, centre_channel(self.shape)][:, None]
+        first = firsts[:, centre_channel(self.shape)][:, None]
+        told = firsts - own_planes(inputs, self.shape) if self.shape.staged else firsts[:, :0]
         encoded = self.vae.encode(first)[0] / self.scale
-        conditions = torch.cat([inputs, told], 1)
+        conditions = torch.cat([inputs, first - centre_plane(inputs, self.shape)], 1) if self.shape.staged else inputs
+        # The time is frozen, see `_freeze_time`.
         proposed = self.flow(encoded * 0, torch.ones(1), encoded, conditions)
         decoded = self.vae.decode(proposed * self.scale)
         weight = fidelity.reshape([-1] + [1] * (inputs.ndim - 1)).expand_as(decoded)
@@ -93,26 +98,52 @@ class Restorer(nn.Module):
 
     def __init__(self, networks: nn.Module, shape: Architecture, modality: str) -> None:
         super().__init__()
-        self.networks = networks
+        self.networks: Any = networks
         self.dims: int = shape.spatial_dims
-        self.beside: int = shape.context // 2
+        self.context_half: int = shape.context // 2
         self.ct: bool = modality == "ct"
         self.multiple: int = MULTIPLE
         self.noise_gain: float = NOISE_GAIN
         self.bound_at: float = BOUND
 
     def forward(self, inputs: Tensor, fidelity: float = 1.0) -> Tensor:
-        """(B, C, ...) measured channels to (B, 1, ...) image, any grid; in volumes, at most 16 planes of padding."""
-        grid = inputs.shape[2:]
+        """(B, C, ...) measured channels to (B, 1, ...) image on any grid, in one look, planes in their order."""
+        return self.refine(inputs, self.stacked(self.estimate(inputs)), fidelity)
+
+    @torch.jit.export
+    def estimate(self, inputs: Tensor) -> Tensor:
+        """(B, C, ...) measured channels to (B, 1, ...) first estimate."""
+        return self.cropped(self.networks.estimate(self.padded(inputs)), inputs)
+
+    @torch.jit.export
+    def refine(self, inputs: Tensor, firsts: Tensor, fidelity: float = 1.0) -> Tensor:
+        """Measured channels and the first estimate of each plane and its neighbours, see `beside`, to (B, 1, ...)."""
+        weight = inputs.flatten()[:1] * 0 + fidelity
+        return self.cropped(self.networks.refine(self.padded(inputs), self.padded(firsts), weight), inputs)
+
+    @torch.jit.export
+    def beside(self, first: Tensor, order: list[int]) -> Tensor:
+        """(X, Y, Z) first estimate, averaged over looks, as planes with their neighbours, as `refine` takes it."""
+        turned = first.permute(order)
+        return turned[None, None] if self.dims == 3 else self.neighbours(turned)
+
+    def stacked(self, first: Tensor) -> Tensor:
+        """(D, 1, H, W) to (D, context, H, W)."""
+        return first if self.dims == 3 else self.neighbours(first[:, 0].permute([1, 2, 0]))
+
+    def padded(self, image: Tensor) -> Tensor:
+        """Grid axes brought to multiples of 16, the ends repeated."""
+        grid = image.shape[2:]
         pads: list[int] = []
         for axis in range(len(grid)):
             pads = [0, (-grid[axis]) % self.multiple] + pads
-        padded = F.pad(inputs, pads, mode="replicate")
-        weight = inputs.flatten()[:1] * 0 + fidelity
-        guess: Tensor = self.networks(padded, weight)
-        for axis in range(len(grid)):
-            guess = guess.narrow(axis + 2, 0, grid[axis])
-        return guess
+        return F.pad(image, pads, mode="replicate")
+
+    def cropped(self, image: Tensor, like: Tensor) -> Tensor:
+        """The part that `padded` did not add."""
+        for axis in range(2, like.dim()):
+            image = image.narrow(axis, 0, like.size(axis))
+        return image
 
     @torch.jit.export
     def limits(self, voxels: Tensor) -> list[float]:
@@ -180,7 +211,7 @@ class Restorer(nn.Module):
         depth = stack.shape[2]
         at = torch.arange(depth, device=stack.device)
         found: list[Tensor] = []
-        for step in range(-self.beside, self.beside + 1):
+        for step in range(-self.context_half, self.context_half + 1):
             found.append(stack.index_select(2, (at + step).clamp(0, depth - 1)))
         return torch.stack(found).permute([3, 0, 1, 2])
 
@@ -236,7 +267,9 @@ def scripted(card: Card) -> torch.jit.ScriptModule:
     with warnings.catch_warnings(), torch.no_grad():
         # Shapes are checked in Python along the way; that those checks are frozen is what is wanted.
         warnings.simplefilter("ignore")
-        traced: Any = jit.trace(networks, (example, torch.ones(1)), check_trace=False)
+        firsts = example[:, : shape.context]  # any image will do: a trace follows shapes, not values
+        stages = {"estimate": example, "refine": (example, firsts, torch.ones(1))}
+        traced: Any = jit.trace_module(networks, stages, check_trace=False)
         module: torch.jit.ScriptModule = jit.script(Restorer(traced, shape, card.modality).eval())
     return module
 
