@@ -14,6 +14,9 @@ WORDS = ("row", "subject", "file", "contrast", "source", "method", "weights", "b
 NUMBERS = (
     *("psnr", "ssim", "detail_energy", "detail_correlation", "perceptual", "mae", "nmi"),
     *("bias_1", "bias_2", "bias_3", "bias_4", "bias_5", "consistency", "untouched", "seconds"),
+    *("peak_mb", "ms_ssim", "mae_hu", "psnr_soft", "roughness_jump"),
+    *("lesion_2", "lesion_3", "lesion_4", "lesion_6", "lesion_8", "lesions_lost", "lesion_hidden", "lesions_false"),
+    *("nps_frequency", "edge_ratio", "noise_left", "water_bias"),
 )
 FIELDS = (*WORDS[:-1], *NUMBERS, WORDS[-1])
 
@@ -63,6 +66,9 @@ def _mend(path: Path) -> bool:
     whole = content.rfind(b"\n") + 1
     header = content[:whole].split(b"\n", 1)[0].decode().strip()
     if whole and header != ",".join(FIELDS):
+        if _earlier(header.split(",")):
+            _widen(path)
+            return False
         # Columns of another version: kept beside, since somebody may have paid hours for them.
         path.replace(path.with_suffix(".old.csv"))
         return True
@@ -71,11 +77,29 @@ def _mend(path: Path) -> bool:
     return whole == 0
 
 
+def _earlier(columns: list[str]) -> bool:
+    """Whether these are the columns of a version that had fewer scores, and all the words."""
+    return set(WORDS) <= set(columns) <= set(FIELDS)
+
+
+def _widen(path: Path) -> None:
+    """Rewrite a ledger with today's columns; scores that did not exist yet stay empty, nothing is computed again."""
+    with path.open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if None not in line and None not in line.values()]
+    beside = path.with_suffix(".wider.csv")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(lines)
+    beside.replace(path)
+
+
 def _score(line: dict[str, Any]) -> dict[str, Any] | None:
-    if None in line or any(line.get(name) is None for name in FIELDS) or line["note"]:
+    # A column that is not there is a score of a later version; a value that is not there is a torn line.
+    if None in line or None in line.values() or not set(WORDS) <= set(line) or line["note"]:
         return None
     try:
-        numbers = {name: float(line[name]) if line[name] else math.nan for name in NUMBERS}
+        numbers = {name: float(line[name]) if line.get(name) else math.nan for name in NUMBERS}
     except ValueError:
         return None
     return {**{name: line[name] for name in WORDS}, **numbers}

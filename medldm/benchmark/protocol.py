@@ -4,6 +4,9 @@ Each row damages a slab of 48 slices cut from the middle of a scan. Noise, plane
 slices. Thick and missing slices need the slice axis whole (48 slices would leave eight of 6 mm, ends included), so
 there the slab is 48 voxels wide along the first other axis. Rows that need thin slices leave out scans acquired thick.
 
+Rows that put lesions into the scan do so before it is degraded; the reference then shows them. CT rows keep scaled
+intensity inside (0 is -1000 HU, 1 is 1000 HU) and add the noise of a low-dose sinogram, reconstructed alone.
+
 Parallel-imaging noise has a level at every voxel and the verbs take one number, so that row is given to nobody:
 each method estimates.
 """
@@ -21,10 +24,14 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from medldm.benchmark.lesions import Lesion, planted
+from medldm.benchmark.rod import PIXEL_MM, drawn_object
+from medldm.benchmark.rows import CORE, FULL, QUICK, Row
 from medldm.benchmark.scans import is_thin
 from medldm.degradations import (
     Degradation,
     InPlane,
+    LowDose,
     MissingSlices,
     Regions,
     Rician,
@@ -32,7 +39,7 @@ from medldm.degradations import (
     VaryingRician,
     smooth_field,
 )
-from medldm.intensity import foreground_mask, mri_scaling
+from medldm.intensity import ct_scaling, foreground_mask, scaling_for
 from medldm.io import read_nifti
 from medldm.resample import field_of_view_affine
 from medldm.volume import Stored, Volume, Voxels
@@ -40,59 +47,8 @@ from medldm.volume import Stored, Volume, Voxels
 Mask = npt.NDArray[np.bool_]
 
 SLAB = 48  # voxels
+DOSE_VIEWS = 360  # of the low-dose sinogram
 RIM = 3  # voxels; the cut edge of a skull-stripped head is no detail anybody has to restore
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Parameters
-    ----------
-    name : as ``--tasks`` takes it
-    verb : that restores it
-    level : Rician noise, fraction of p99.5; 0 for none
-    given : whether methods are told the noise level
-    gain : of spatially varying noise; 1 for even noise
-    spacing : of thick slices, mm; 0 for none
-    missing : ``"every 4th kept"``, ``"gap of 3"`` or empty
-    in_plane : factor of k-space truncation; 1 for none
-    region_mm : diameter of blobs; 0 for none
-    """
-
-    name: str
-    verb: str
-    level: float = 0.0
-    given: bool = True
-    gain: float = 1.0
-    spacing: float = 0.0
-    missing: str = ""
-    in_plane: float = 1.0
-    region_mm: float = 0.0
-
-    @property
-    def needs_thin(self) -> bool:
-        """Whether the reference must have thin slices."""
-        return bool(self.spacing or self.missing)
-
-
-CORE = (
-    Row("noise-3", "denoise", level=0.03),
-    Row("noise-3-blind", "denoise", level=0.03, given=False),
-    Row("noise-7", "denoise", level=0.07),
-    Row("noise-7-blind", "denoise", level=0.07, given=False),
-    Row("noise-varying", "denoise", level=0.02, gain=3.0, given=False),
-    Row("thick-3mm", "super-resolve", spacing=3.0),
-    Row("thick-4mm", "super-resolve", spacing=4.0),
-    Row("thick-6mm", "super-resolve", spacing=6.0),
-    Row("thick-3.7mm", "super-resolve", spacing=3.7),
-    Row("thick-4mm-noise-3", "super-resolve", spacing=4.0, level=0.03),
-    Row("plane-x2", "super-resolve", in_plane=2.0),
-    Row("every-4th-kept", "fill-slices", missing="every 4th kept"),
-    Row("gap-of-3", "fill-slices", missing="gap of 3"),
-    Row("region-20mm", "inpaint", region_mm=20.0),
-)
-QUICK = ("noise-3", "thick-4mm", "every-4th-kept", "region-20mm")
 
 
 @dataclass(frozen=True)
@@ -111,7 +67,9 @@ class Trial:
     detail_axes : along which it is compared: the damaged one, or all
     degradation : for consistency; None for noise
     untouched : (X, Y, Z) bool, voxels that must come out bit for bit; None where there are none
-    facts : options that a method is told (noise, missing slices, mask, spacing)
+    facts : options that a method is told (noise, missing slices, mask, spacing, thickness, profile)
+    lesions : put into the reference
+    healthy : (X, Y, Z) scaled intensity, the reference without them; None where there are none
     """
 
     row: Row
@@ -128,6 +86,20 @@ class Trial:
     degradation: Degradation | None
     untouched: Mask | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    lesions: tuple[Lesion, ...] = ()
+    healthy: Voxels | None = None
+
+    @property
+    def lost(self) -> Mask | None:
+        """(X, Y, Z) bool, what was not measured at all."""
+        return None if self.untouched is None else ~self.untouched
+
+    def stored(self) -> Volume:
+        """The measurement as a file would hold it: scaled for MRI, HU for CT."""
+        if self.row.modality == "mr":
+            return self.measured
+        hounsfield = ct_scaling().invert(self.measured.voxels)
+        return self.measured.with_voxels(hounsfield, stored=Stored(modality="ct"))
 
 
 def trials(row: Row, scan: dict[str, str]) -> Iterator[Trial]:
@@ -138,19 +110,25 @@ def trials(row: Row, scan: dict[str, str]) -> Iterator[Trial]:
     row : what to do
     scan : row of `medldm.benchmark.scans.scans`
     """
-    volume = read_nifti(Path(scan["path"]))
-    if row.needs_thin and not is_thin(volume.spacing):
-        return
-    volume = slab(volume, across=row.needs_thin)
-    clean = mri_scaling(volume.voxels).apply(volume.voxels)
-    inside = foreground_mask(volume.voxels)
+    modality = row.modality
+    if row.drawn:
+        volume = Volume(drawn_object(), np.diag([PIXEL_MM, PIXEL_MM, 3.0, 1.0]), name="object")
+    else:
+        volume = read_nifti(Path(scan["path"]))
+        if row.needs_thin and not is_thin(volume.spacing):
+            return
+        volume = slab(volume, across=row.needs_thin)
+    clean = scaling_for(volume.voxels, modality).apply(volume.voxels)
+    inside = foreground_mask(volume.voxels, modality)
     # The same seed for all methods, for every rerun, and whether or not the level is told; another for each scan.
-    seed = int(hashlib.sha256(f"{row.name.removesuffix('-blind')}|{scan['file']}".encode()).hexdigest()[:8], 16)
+    seed = int(hashlib.sha256(f"{row.seeded_as}|{scan['file']}".encode()).hexdigest()[:8], 16)
     generator = torch.Generator().manual_seed(seed)
     told = {key: scan.get(key, "") for key in ("subject", "file", "source")} | {"contrast": scan.get("modality", "")}
     told["source"] = told["source"].split("@")[0]
     name = scan["file"].split(".")[0]
-    base = Volume(clean.astype(np.float32), volume.affine, name=name, stored=Stored(modality="mr"))
+    base = Volume(clean.astype(np.float32), volume.affine, name=name, stored=Stored(modality=modality))
+    if row.missing.startswith("edge"):
+        base, inside = without_ends(base, inside)
     trial = damage(row, base, inside, generator, told)
     if trial.scored.any():
         yield trial
@@ -178,6 +156,11 @@ def damage(row: Row, base: Volume, inside: Mask, generator: torch.Generator, tol
         elif row.in_plane > 1 and a != axis:
             ratios[a] = row.in_plane
     base, inside, ratios = fitted(base, inside, ratios)
+    healthy, lesions = None, list[Lesion]()
+    if row.lesions:
+        healthy = np.asarray(base.voxels)
+        sick, lesions = planted(healthy, inside, base.spacing, generator)
+        base = base.with_voxels(sick)
     shape, clean = base.shape, torch.from_numpy(np.array(base.voxels))
     degradation, facts = flaw(row, base, inside, axis, ratios, generator)
     lost = None
@@ -192,10 +175,16 @@ def damage(row: Row, base: Volume, inside: Mask, generator: torch.Generator, tol
         noise = VaryingRician(row.level, gain=row.gain) if row.gain > 1 else Rician(row.level)
         measured = noise.degrade(measured, generator)
         facts["noise"] = row.level if row.given else None
+    if row.dose < 1:
+        dose = LowDose(row.dose, pixel_mm=base.spacing[0 if axis else 1], axis=axis, views=DOSE_VIEWS)
+        measured = dose.degrade(measured, generator)
+        # In HU as the verbs take it; the noise is coloured, so this is its size, not all there is to know.
+        spread = float((measured - clean)[torch.from_numpy(inside)].std()) * ct_scaling().unit
+        facts["noise"] = spread if row.given else None
     affine = base.affine
     if measured.shape != clean.shape:
         affine = field_of_view_affine(base.affine, shape, tuple(measured.shape))
-    scan = Volume(measured.numpy(), affine, name=base.name, stored=Stored(modality="mr"))
+    scan = Volume(measured.numpy(), affine, name=base.name, stored=Stored(modality=row.modality))
     core = scored & ndimage.binary_erosion(inside, iterations=RIM)
     return Trial(
         row=row,
@@ -209,6 +198,8 @@ def damage(row: Row, base: Volume, inside: Mask, generator: torch.Generator, tol
         degradation=degradation,
         untouched=None if lost is None else ~lost,
         facts=facts,
+        lesions=tuple(lesions),
+        healthy=healthy,
     )
 
 
@@ -219,10 +210,15 @@ def flaw(
     facts: dict[str, Any] = {"axis": axis}
     shape = base.shape
     if row.spacing:
-        return ThickSlices(shape[axis], axis, ratios[axis]), facts | {"spacing": base.spacing}
+        thickness = row.thickness / row.spacing * ratios[axis] if row.thickness else None
+        facts |= {"spacing": base.spacing, "slice_profile": row.told_profile}
+        if row.thickness:
+            facts["slice_thickness"] = row.thickness
+        return ThickSlices(shape[axis], axis, ratios[axis], thickness, row.profile), facts
     if row.in_plane > 1:
         planes = tuple(a for a in range(3) if a != axis)
-        return InPlane(shape, planes, tuple(ratios[a] for a in planes)), facts | {"spacing": base.spacing}
+        profile = "kspace" if row.modality == "mr" else "rect"
+        return InPlane(shape, planes, tuple(ratios[a] for a in planes), profile), facts | {"spacing": base.spacing}
     if row.missing:
         missing = missing_slices(row.missing, shape[axis], generator)
         return MissingSlices(shape[axis], missing, axis), facts | {"missing": missing}
@@ -240,13 +236,34 @@ def fitted(base: Volume, inside: Mask, ratios: list[float]) -> tuple[Volume, Mas
     return Volume(base.voxels[where], base.affine, name=base.name, stored=base.stored), inside[where], exact
 
 
+def without_ends(base: Volume, inside: Mask) -> tuple[Volume, Mask]:
+    """The scan cut inside the head along its slice axis, so that its outermost slices show anatomy, not air."""
+    axis = int(np.argmax(np.round(base.spacing, 2) + np.array([0, 0, 1e-6])))
+    held = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+    if len(held) == 0:
+        return base, inside
+    start, stop = (int(at) for at in np.percentile(held, [15, 85]))
+    where = tuple(slice(start, stop) if a == axis else slice(None) for a in range(3))
+    affine = base.affine.copy()
+    affine[:3, 3] += affine[:3, axis] * start
+    return Volume(base.voxels[where], affine, name=base.name, stored=base.stored), inside[where]
+
+
 def missing_slices(kind: str, count: int, generator: torch.Generator) -> list[int]:
     """Which slices are lost."""
-    if kind == "every 4th kept":
-        return [k for k in range(count) if k % 4]
-    starts = range(12, count - 12, 12)  # gaps of three, far enough apart not to touch
+    words = kind.split()
+    number = next(int(word) for word in words if word.isdigit())
+    if words[0] == "every":
+        return [k for k in range(count) if k % number]
+    if words[0] == "random":
+        # The outermost two stay, so that every lost slice lies between measured ones.
+        order = torch.randperm(max(0, count - 2), generator=generator)[: round(count * number / 100)]
+        return sorted(int(k) + 1 for k in order)
+    if words[0] == "edge":
+        return list(range(number))
+    starts = range(12, count - 12, 12)  # gaps far enough apart not to touch
     shift = int(torch.randint(6, (1,), generator=generator))
-    return [start + shift + k for start in starts for k in range(3)]
+    return [start + shift + k for start in starts for k in range(number)]
 
 
 def blobs(base: Volume, inside: Mask, diameter_mm: float, generator: torch.Generator) -> Mask:
@@ -260,3 +277,6 @@ def blobs(base: Volume, inside: Mask, diameter_mm: float, generator: torch.Gener
         distance = sum(((grid[a] - centre[a]) * base.spacing[a] / (diameter_mm / 2)) ** 2 for a in range(3))
         mask |= np.asarray(distance * wobble < 1)
     return mask
+
+
+__all__ = ["CORE", "FULL", "QUICK", "SLAB", "Row", "Trial", "damage", "missing_slices", "slab", "trials"]

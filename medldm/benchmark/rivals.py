@@ -17,9 +17,11 @@ from scipy import ndimage
 from scipy.interpolate import CubicSpline
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
+from medldm.benchmark.ablation import PARTS
+from medldm.benchmark.optional import GUESTS, NEEDS, installed
 from medldm.benchmark.protocol import Trial
 from medldm.errors import ModelError, UsageError
-from medldm.intensity import mri_scaling
+from medldm.intensity import ct_scaling, mri_scaling
 from medldm.noise_level import estimate_noise
 from medldm.resample import field_of_view_affine, resample_to
 from medldm.volume import Voxels
@@ -65,7 +67,8 @@ def cubic(trial: Trial) -> Voxels | None:
     if trial.row.verb in ("denoise", "inpaint"):
         return None
     if trial.row.verb != "fill-slices":
-        return _on_grid(trial, "bspline").clip(min=0)
+        smooth = _on_grid(trial, "bspline")
+        return smooth.clip(min=0) if trial.row.modality == "mr" else smooth
     axis, missing = trial.facts["axis"], set(trial.facts["missing"])
     measured, untouched = np.asarray(trial.measured.voxels), trial.untouched
     assert untouched is not None
@@ -120,20 +123,24 @@ def model(which: Card, named: str | None = None, **options: Any) -> Method:
     **options : fidelity and other settings
     """
 
-    def restore(trial: Trial) -> Voxels:
+    def restore(trial: Trial) -> Voxels | None:
         from medldm import tasks
 
+        if trial.row.modality != which.modality:
+            return None
         settings: dict[str, Any] = {"model": named or which.name, **options}
-        scan, facts, told = trial.measured, trial.facts, told_level(trial)
+        scan, facts, told = trial.stored(), trial.facts, told_level(trial)
         if trial.row.verb == "denoise":
             done = tasks.denoise(scan, told, **settings)
         elif trial.row.verb == "super-resolve":
+            settings |= {key: facts[key] for key in ("slice_thickness", "slice_profile") if key in facts}
             done = tasks.super_resolve(scan, facts["spacing"], noise=told, axis=facts["axis"], **settings)
         elif trial.row.verb == "fill-slices":
             done = tasks.fill_slices(scan, facts["missing"], axis=facts["axis"], **settings)
         else:
             done = tasks.inpaint(scan, facts["mask"], **settings)
-        return np.asarray(done.voxels, dtype=np.float32)
+        restored = np.asarray(done.voxels, dtype=np.float32)
+        return restored if trial.row.modality == "mr" else ct_scaling().apply(restored)
 
     return Method(restore, f"{which.name}@{which.sha256[:8]}")
 
@@ -154,8 +161,8 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
 
     Parameters
     ----------
-    names : only these; the path of a model card is a method too (and ``-sharp`` beside it, if it has a fidelity), so
-        that weights are compared before they ship
+    names : only these; ``ablation`` stands for the parts of our chain; the path of a model card is a method too (and
+        ``-sharp`` beside it, if it has a fidelity), so that weights are compared before they ship
 
     Raises
     ------
@@ -163,11 +170,16 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
         A name that is no method.
     """
     every = {name: Method(restore) for name, restore in CLASSICS.items()}
+    guests, missing = optional()
+    every |= guests
     ours, absent = shipped()
     every |= ours
+    absent = missing | absent
     chosen: dict[str, Method] = {}
     for name in names or (*every, *absent):
-        if name in every:
+        if name == "ablation":
+            chosen |= ablations()
+        elif name in every:
             chosen[name] = every[name]
         elif name in absent:
             continue
@@ -177,6 +189,28 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
             known = ", ".join([*every, *absent])
             raise UsageError(f"There is no method {name!r}; there are {known}, or the path of a model card.")
     return chosen, {name: reason for name, reason in absent.items() if names is None or name in names}
+
+
+def optional() -> tuple[dict[str, Method], dict[str, str]]:
+    """Rivals of other packages, and those whose package is not installed, with the reason."""
+    found: dict[str, Method] = {}
+    absent: dict[str, str] = {}
+    for name, denoiser in GUESTS.items():
+        package = NEEDS[name]
+        if installed(package):
+            found[name] = Method(_guest(denoiser))
+        else:
+            absent[name] = f"{package} is not installed; pip install 'medldm[rivals]'"
+    return found, absent
+
+
+def _guest(denoiser: Callable[[Voxels, float, str], Voxels]) -> Callable[[Trial], Voxels | None]:
+    def restore(trial: Trial) -> Voxels | None:
+        if trial.row.verb != "denoise":
+            return None
+        return denoiser(np.asarray(trial.measured.voxels), level_of(trial), trial.row.modality)
+
+    return restore
 
 
 def shipped() -> tuple[dict[str, Method], dict[str, str]]:
@@ -193,7 +227,24 @@ def shipped() -> tuple[dict[str, Method], dict[str, str]]:
         found |= {"medldm": model(ours), "medldm-sharp": model(ours, fidelity=0.0)}
     except ModelError as problem:
         absent |= {"medldm": str(problem), "medldm-sharp": str(problem)}
+    try:
+        found["medldm-ct"] = model(best("ct"))
+    except ModelError as problem:
+        absent["medldm-ct"] = str(problem)
     return found, absent
+
+
+def ablations() -> dict[str, Method]:
+    """Parts of the shipped MRI chain, one taken away after the other.
+
+    Raises
+    ------
+    ModelError
+        No restorer is shipped.
+    """
+    which = best("mr")
+    weights = f"{which.name}@{which.sha256[:8]}"
+    return {name: Method(made(which), weights) for name, made in PARTS.items()}
 
 
 def own(path: str) -> dict[str, Method]:
@@ -206,15 +257,20 @@ def own(path: str) -> dict[str, Method]:
 
 
 def told_level(trial: Trial) -> float | None:
-    """Noise level as ``--noise`` takes it: a fraction of the p99.5 of the *measured* foreground; None when not told."""
+    """Noise level as ``--noise`` takes it, None when not told: a share of the *measured* foreground's p99.5; CT HU."""
     level = trial.facts.get("noise")
-    return None if level is None else float(level) / mri_scaling(trial.measured.voxels).unit
+    if level is None or trial.row.modality == "ct":
+        return level
+    return float(level) / mri_scaling(trial.measured.voxels).unit
 
 
 def level_of(trial: Trial) -> float:
     """Noise level that a method is told, or its estimate, scaled intensity."""
+    scan, modality = trial.stored(), trial.row.modality
+    unit = ct_scaling().unit if modality == "ct" else 1.0
     given = trial.facts.get("noise")
-    return float(given) if given else max(estimate_noise(trial.measured.voxels, trial.measured.spacing).sigma, 1e-4)
+    level = float(given) if given else estimate_noise(scan.voxels, scan.spacing, modality).sigma
+    return max(level / unit, 1e-4)
 
 
 def _seen(trial: Trial) -> Voxels:

@@ -10,18 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from medldm.benchmark.ledger import append_score, read_scores
+from medldm.benchmark.memory import PeakMemory
 from medldm.benchmark.noise_table import noise_errors, noise_markdown
-from medldm.benchmark.protocol import CORE, QUICK, Row, Trial, trials
+from medldm.benchmark.optional import GUESTS
+from medldm.benchmark.protocol import Trial, trials
 from medldm.benchmark.rivals import Method, methods
+from medldm.benchmark.rows import Row, chosen_rows
 from medldm.benchmark.scans import few, in_turn, scans
 from medldm.benchmark.scoring import Backbone, encoder_backbone, scores_of
-from medldm.benchmark.tables import figure, markdown
-from medldm.errors import MedldmError, UsageError
+from medldm.benchmark.sets import extractors, keep, set_distances
+from medldm.benchmark.tables import figure, markdown, set_table
+from medldm.errors import MedldmError
+from medldm.volume import Voxels
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
+Seen = Callable[[Trial, str, Voxels], None]
 QUICK_SCANS = 2
+DRAWN = {"path": "", "file": "object", "subject": "object", "modality": "CT", "source": "drawn"}
 
 
 def run(
@@ -33,6 +40,7 @@ def run(
     methods_wanted: Sequence[str] | None = None,
     split: str = "test",
     progress: Progress | None = None,
+    backbones: Sequence[str | Path] = (),
 ) -> Path:
     """Run the benchmark.
 
@@ -41,10 +49,11 @@ def run(
     data : folder with a manifest (columns split, file, subject, modality, source), or a plain folder of MR scans
     out : scores.csv, table.md and figure.png; scores that are there are not computed again, unless weights changed
     quick : two scans and four rows
-    tasks : only these rows
+    tasks : these rows, or groups of rows (``all``, ``lesions``, ``ct``), instead of the core rows
     methods_wanted : only these methods; the path of a model card is one too
     split : of the manifest
     progress : called with (done, total, what); a log line for each score when not given
+    backbones : TorchScript networks of the user's own for distances of sets; see `medldm.benchmark.sets`
 
     Returns
     -------
@@ -55,14 +64,20 @@ def run(
     UsageError, InputError
     """
     rows = chosen_rows(tasks, quick)
-    found = scans(Path(data), split)
+    found = {"mr": scans(Path(data), split), "ct": scans(Path(data), split, "ct")}
     if quick:
-        found = few(found, QUICK_SCANS)
+        found = {modality: few(some, QUICK_SCANS) for modality, some in found.items()}
     competing, absent = methods(tuple(methods_wanted) if methods_wanted else None)
+    if quick and not methods_wanted:
+        # Minutes a scan: a quick look does without them.
+        slow = [name for name in GUESTS if competing.pop(name, None)]
+        absent |= dict.fromkeys(slow, "too slow for --quick")
     out = Path("benchmark_result" if out is None else out)
     out.mkdir(parents=True, exist_ok=True)
     ledger, backbone = out / "scores.csv", encoder_backbone()
-    names, files = [row.name for row in rows], {scan["file"] for scan in found}
+    makers, features = extractors(backbone, backbones), out / "features"
+    names = [row.name for row in rows]
+    files = list(dict.fromkeys(scan["file"] for row in rows for scan in scans_for(row, found)))
 
     def publish(more: str = "") -> Path:
         """What is known so far, so that a run cut short leaves a table too."""
@@ -70,8 +85,11 @@ def run(
             each for each in current(ledger, competing, backbone) if each["row"] in names and each["file"] in files
         ]
         scores.sort(key=lambda each: (names.index(each["row"]), list(competing).index(each["method"])))
+        text = markdown(scores, absent, command(data))
+        for name in makers:
+            text += set_table(name, {row: set_distances(features, name, row, list(competing), files) for row in names})
         table = out / "table.md"
-        table.write_text(markdown(scores, absent, command(data)) + more)
+        table.write_text(text + more)
         try:
             if scores:
                 figure(scores, out / "figure.png")
@@ -79,55 +97,56 @@ def run(
             log.warning("no figure: matplotlib is not installed (pip install medldm[benchmark])")
         return table
 
-    score_all(rows, found, competing, backbone, ledger, progress or _log, publish)
-    return publish("" if tasks else "\n" + noise_markdown(noise_errors(found)))
+    score_all(
+        rows, found, competing, backbone, ledger, progress or _log, publish,
+        lambda trial, name, guess: keep(features, makers, trial, name, guess),
+    )  # fmt: skip
+    return publish("" if tasks else "\n" + noise_markdown(noise_errors(found["mr"])))
 
 
-def chosen_rows(tasks: Sequence[str] | None, quick: bool) -> list[Row]:
-    """The rows that are asked for.
-
-    Raises
-    ------
-    UsageError
-    """
-    known = {row.name: row for row in CORE}
-    for name in tasks or ():
-        if name not in known:
-            raise UsageError(f"There is no row {name!r}; there are {', '.join(known)}.")
-    return [known[name] for name in tasks] if tasks else [row for row in CORE if not quick or row.name in QUICK]
+def scans_for(row: Row, found: dict[str, list[dict[str, str]]]) -> list[dict[str, str]]:
+    """The scans that a row runs on."""
+    return [DRAWN] if row.drawn else found[row.modality]
 
 
 def score_all(
     rows: Sequence[Row],
-    found: Sequence[dict[str, str]],
+    found: dict[str, list[dict[str, str]]],
     competing: dict[str, Method],
     backbone: Backbone,
     ledger: Path,
     progress: Progress,
     publish: Callable[[], Any],
+    seen: Seen,
 ) -> None:
-    """Score what the ledger does not know yet, one line at a time; after every scan there is a table."""
+    """Score what the ledger does not know yet, one line at a time; after every scan there is a table.
+
+    `seen` is shown each restoration.
+    """
     done = {(score["row"], score["file"], score["method"]) for score in current(ledger, competing, backbone)}
-    total, count = len(rows) * len(found), 0
-    for scan in in_turn(found):
-        for row in rows:
+    total, count = sum(len(scans_for(row, found)) for row in rows), 0
+    for scan in (*in_turn(found["mr"]), *in_turn(found["ct"]), DRAWN):
+        mine = [row for row in rows if scan in scans_for(row, found)]
+        for row in mine:
             open_ = [name for name in competing if (row.name, scan["file"], name) not in done]
             for trial in trials(row, scan) if open_ else ():
                 for name in open_:
-                    score_one(trial, name, competing[name], backbone, ledger)
+                    score_one(trial, name, competing[name], backbone, ledger, seen)
             count += 1
             progress(count, total, f"{row.name} {scan['file']}")
-        publish()
+        if mine:
+            publish()
 
 
-def score_one(trial: Trial, name: str, method: Method, backbone: Backbone, ledger: Path) -> None:
+def score_one(trial: Trial, name: str, method: Method, backbone: Backbone, ledger: Path, seen: Seen) -> None:
     """One method on one trial; what it cannot do is left out, what it fails at is written down and tried again."""
     started = time.perf_counter()
     note, guess = "", None
-    try:
-        guess = method.restore(trial)
-    except MedldmError as problem:
-        note = str(problem)
+    with PeakMemory() as peak:
+        try:
+            guess = method.restore(trial)
+        except MedldmError as problem:
+            note = str(problem)
     seconds = time.perf_counter() - started
     if guess is None and not note:
         return
@@ -141,9 +160,12 @@ def score_one(trial: Trial, name: str, method: Method, backbone: Backbone, ledge
         "weights": method.weights,
         "backbone": backbone.name,
         "seconds": seconds,
+        "peak_mb": peak.megabytes,
         "note": note,
     }
     scores = {} if guess is None else scores_of(trial, guess, backbone)
+    if guess is not None:
+        seen(trial, name, guess)
     append_score(ledger, told | scores)
     log.info("%s %s %s %.1f s %s", trial.row.name, trial.file, name, seconds, note)
 

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 THIN = 1.6  # spacing ratio up to which a scan counts as isotropic
 
 
-def scans(data: Path, split: str) -> list[dict[str, str]]:
-    """MR scans of one split, or every NIfTI file of a folder that no manifest speaks of.
+def scans(data: Path, split: str, modality: str = "mr") -> list[dict[str, str]]:
+    """Scans of one split, or every NIfTI file of a folder that no manifest speaks of.
 
     A manifest is `manifest.csv` in the folder or beside it (columns split, file, and where known subject, modality,
     source). Only files inside `data` count, so that naming the folder of one split never scores another.
@@ -28,6 +28,7 @@ def scans(data: Path, split: str) -> list[dict[str, str]]:
     ----------
     data : folder
     split : of the manifest
+    modality : ``"mr"``, of which there must be one; or ``"ct"``, of which there may be none
 
     Returns
     -------
@@ -45,12 +46,13 @@ def scans(data: Path, split: str) -> list[dict[str, str]]:
         rows = _rows(table, paths)
         if not rows:
             continue
-        found = [row for row in rows if row["split"] == split and row["modality"].upper().startswith("MR")]
-        if not found:
+        wanted = modality.upper()
+        found = [row for row in rows if row["split"] == split and row["modality"].upper().startswith(wanted)]
+        if not found and modality == "mr":
             there = ", ".join(sorted({row["split"] for row in rows}))
             raise InputError(f"{table} lists no MR scan of split {split!r} in {data}; there is {there}. Use --split.")
         return found
-    return [_plain(path) for path in paths.values()]
+    return [_plain(path) for path in paths.values()] if modality == "mr" else []
 
 
 def is_thin(spacing: Sequence[float]) -> bool:

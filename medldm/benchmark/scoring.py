@@ -10,11 +10,15 @@ import numpy as np
 import torch
 
 from medldm import metrics
+from medldm.benchmark.lesions import lesion_scores
 from medldm.benchmark.protocol import Trial
+from medldm.benchmark.rod import object_scores
 from medldm.errors import ModelError
+from medldm.intensity import ct_scaling
 from medldm.volume import Voxels
 
 PLANES = 8  # that the perceptual distance looks at
+SOFT_HU = (-160.0, 240.0)  # the window radiologists read soft tissue in
 FACTOR = 16  # the encoder wants planes of whole multiples
 
 
@@ -53,6 +57,7 @@ def scores_of(trial: Trial, guess: Voxels, backbone: Backbone) -> dict[str, floa
         "detail_correlation": metrics.detail_correlation(guess, reference, trial.detailed, axes),
         "mae": metrics.mae(guess, reference, mask),
         "nmi": metrics.nmi(guess, reference, mask),
+        "ms_ssim": metrics.ms_ssim(guess, reference, mask),
         "consistency": consistency(trial, guess),
         **{f"bias_{number}": value for number, value in enumerate(bias, 1)},
     }
@@ -61,7 +66,43 @@ def scores_of(trial: Trial, guess: Voxels, backbone: Backbone) -> dict[str, floa
         found["untouched"] = float(np.array_equal(guess[trial.untouched], measured[trial.untouched]))
     if backbone.features is not None:
         found["perceptual"] = perceptual(trial, guess, backbone.features)
+    if trial.row.modality == "ct":
+        found |= hounsfield_scores(trial, guess)
+    if "missing" in trial.facts and trial.lost is not None:
+        axis = trial.facts["axis"]
+        filled = np.asarray(trial.lost.any(axis=tuple(a for a in range(3) if a != axis)))
+        found["roughness_jump"] = metrics.roughness_jump(guess, filled, axis, trial.inside)
+    if trial.healthy is not None:
+        spacing = volume_spacing(trial)
+        found |= lesion_scores(guess, reference, trial.healthy, trial.lesions, spacing, trial.inside, trial.lost)
     return found
+
+
+def hounsfield_scores(trial: Trial, guess: Voxels) -> dict[str, float]:
+    """What CT asks for beside: error in HU, PSNR of the soft-tissue window, and on the drawn object noise and edges."""
+    scaling = ct_scaling()
+    have, want, measured = (scaling.invert(image) for image in (guess, trial.reference, trial.measured.voxels))
+    low, high = SOFT_HU
+    soft = [(np.clip(image, low, high) - low) / (high - low) for image in (have, want)]
+    found = {
+        "mae_hu": metrics.mae(have, want, trial.scored),
+        "psnr_soft": metrics.psnr(soft[0], soft[1], trial.scored),
+    }
+    return found | (object_scores(have, want, measured) if trial.row.drawn else {})
+
+
+def volume_spacing(trial: Trial) -> list[float]:
+    """Voxel size of the reference, mm."""
+    measured, shape = trial.measured, trial.reference.shape
+    return [mm * old / new for mm, old, new in zip(measured.spacing, measured.shape, shape, strict=True)]
+
+
+def plane_features(trial: Trial, image: Voxels, backbone: Backbone) -> Voxels:
+    """(planes, D) features of planes through the scored region, averaged over each plane: for distances of sets."""
+    assert backbone.features is not None
+    shown = np.where(trial.scored, image, trial.reference)
+    found = backbone.features(shown, scored_places(trial))
+    return np.concatenate([each.mean((2, 3)).T for each in found], 1)
 
 
 def consistency(trial: Trial, guess: Voxels) -> float:
@@ -81,9 +122,14 @@ def consistency(trial: Trial, guess: Voxels) -> float:
 def perceptual(trial: Trial, guess: Voxels, features: Callable[[Voxels, Voxels], list[Voxels]]) -> float:
     """Feature distance over planes through the scored region; what is not scored is taken from the reference."""
     shown = np.where(trial.scored, guess, trial.reference)
-    extent = np.flatnonzero(trial.scored.any(axis=(0, 2)))
-    places = np.unique(np.linspace(extent[0], extent[-1], PLANES + 2).round().astype(int)[1:-1])
+    places = scored_places(trial)
     return metrics.feature_distance(lambda image: features(image, places), shown, trial.reference)
+
+
+def scored_places(trial: Trial) -> Any:
+    """(PLANES,) positions along Y of planes through the scored region."""
+    extent = np.flatnonzero(trial.scored.any(axis=(0, 2)))
+    return np.unique(np.linspace(extent[0], extent[-1], PLANES + 2).round().astype(int)[1:-1])
 
 
 def encoder_backbone() -> Backbone:

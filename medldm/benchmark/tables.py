@@ -38,9 +38,28 @@ SHOWN = {
     "consistency": Column("Measured again: relative residual (noise rows: near the noise; others: near 0)", 4, None),
     "untouched": Column("Share of scans whose measured voxels came out bit for bit", 2, None),
     "bias_1": Column("Bias of the darkest fifth of the range (0 is right; Rician noise lifts it)", 4, 0.0),
+    "ms_ssim": Column("MS-SSIM, three scales (higher is better)", 4, 1.0),
+    "nmi": Column("Normalised mutual information (higher is better)", 4, math.inf),
+    "mae_hu": Column("CT: mean absolute error, HU", 2, 0.0),
+    "psnr_soft": Column("CT: PSNR in the soft-tissue window (-160 to 240 HU), dB", 2, math.inf),
+    "noise_left": Column("CT object: noise left in water, share of the measured", 3, None),
+    "nps_frequency": Column(
+        "CT object: mean frequency of the noise left over the measured noise's (1 keeps its look)", 3, 1.0
+    ),
+    "edge_ratio": Column("CT object: width of a rod's edge over the truth's (1 blurs nothing)", 3, 1.0),
+    "water_bias": Column("CT object: bias in water, HU", 2, 0.0),
+    "roughness_jump": Column("Filled slices: roughness over their measured neighbours' (1 is right)", 3, 1.0),
+    **{
+        f"lesion_{mm}": Column(f"Lesions of {mm} mm: contrast recovered (1 is right)", 3, 1.0) for mm in (2, 3, 4, 6, 8)
+    },
+    "lesions_lost": Column("Lesions with less than half their contrast, share of those not hidden in a gap", 3, 0.0),
+    "lesion_hidden": Column("Lesions wholly inside a gap: contrast recovered (they cannot be known)", 3, None),
+    "lesions_false": Column("False lesions a slab", 2, 0.0),
     "seconds": Column("Seconds a slab (48 slices; loading included)", 1, None),
+    "peak_mb": Column("Memory at the peak above what was in use, MB", 0, None),
 }
 FAITHFUL, SHARP = "medldm", "medldm-sharp"
+OURS = ("chain-", "decode-", "vae-")  # parts of our own chain are no rivals
 COMPARED = {FAITHFUL: ("psnr", "ssim"), SHARP: ("perceptual", "detail_energy", "detail_correlation")}
 
 
@@ -68,7 +87,7 @@ def markdown(scores: Scores, absent: dict[str, str], command: str) -> str:
 
 def table(scores: Scores, field: str, column: Column) -> list[str]:
     """One score, rows by methods, mean over subjects; nothing when nobody has it."""
-    names = _in_order(score["method"] for score in scores if not math.isnan(score[field]))
+    names = _in_order(score["method"] for score in scores if not math.isnan(score.get(field, math.nan)))
     if not names:
         return []
     lines = [f"### {column.title}", "", f"| row | subjects | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
@@ -85,11 +104,35 @@ def table(scores: Scores, field: str, column: Column) -> list[str]:
     return [*lines, ""]
 
 
+def set_table(backbone: str, found: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Distances of sets of planes from the truth's; indicative, for tens of scans at most.
+
+    Parameters
+    ----------
+    backbone : whose features
+    found : row to method to ``kid``, ``fid``, ``inception``
+    """
+    names = _in_order(method for row in found.values() for method in row)
+    if not names:
+        return ""
+    lines = [f"### Sets of planes, features of {backbone}: kernel distance x 1000 / Frechet distance (indicative)", ""]
+    lines += [f"| row | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for row, methods in found.items():
+        cells = []
+        for name in names:
+            score = methods.get(name)
+            words = "" if score is None else f"{1000 * score['kid']:.3f} / {score['fid']:.3f}"
+            cells.append(words + (f" / IS {score['inception']:.2f}" if score and "inception" in score else ""))
+        if methods:
+            lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
 def by_subject(scores: Scores, row: str, method: str, field: str) -> dict[str, float]:
     """Mean of a score over the scans of each subject."""
     values: dict[str, list[float]] = {}
     for score in scores:
-        if score["row"] == row and score["method"] == method and not math.isnan(score[field]):
+        if score["row"] == row and score["method"] == method and not math.isnan(score.get(field, math.nan)):
             values.setdefault(score["subject"], []).append(score[field])
     return {subject: float(np.mean(each)) for subject, each in values.items()}
 
@@ -111,7 +154,7 @@ def against(scores: Scores, ours: str, field: str) -> list[str]:
     found = []
     for row in _in_order(score["row"] for score in scores):
         mine = _merits(by_subject(scores, row, ours, field), field)
-        names = _in_order(score["method"] for score in scores if not score["method"].startswith(FAITHFUL))
+        names = _in_order(score["method"] for score in scores if not score["method"].startswith((FAITHFUL, *OURS)))
         rivals = {name: _merits(by_subject(scores, row, name, field), field) for name in names}
         # Only over the subjects that both restored: a rival is not better for having skipped a hard one.
         rivals = {name: each for name, each in rivals.items() if each.keys() >= mine.keys()}

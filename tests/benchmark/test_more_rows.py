@@ -1,0 +1,337 @@
+"""The rows beyond the core: what is lost, what was put in, what CT adds."""
+
+import itertools
+import math
+
+import numpy as np
+import phantoms
+import pytest
+import torch
+
+from medldm.benchmark import lesions, optional
+from medldm.benchmark.ablation import ABLATED, Part, restore_part
+from medldm.benchmark.ledger import FIELDS, append_score, read_scores
+from medldm.benchmark.memory import PeakMemory
+from medldm.benchmark.protocol import missing_slices, trials
+from medldm.benchmark.rivals import CLASSICS, level_of, methods, told_level
+from medldm.benchmark.rod import drawn_object, object_scores
+from medldm.benchmark.rows import CORE, FULL, GROUPS, MORE, chosen_rows
+from medldm.benchmark.run import DRAWN, run
+from medldm.benchmark.scans import scans
+from medldm.benchmark.scoring import Backbone, scores_of
+from medldm.benchmark.sets import TRUTH, extractors, load_torchscript, set_distances, torchscript_distance
+from medldm.errors import ModelError, UsageError
+from medldm.zoo import card
+
+ROWS = {row.name: row for row in FULL}
+MR = [row for row in MORE if row.modality == "mr"]
+
+
+@pytest.fixture
+def scan(tmp_path):
+    (tmp_path / "data").mkdir()
+    path = phantoms.save(tmp_path / "data" / "p1_T1w.nii.gz", phantoms.brain((64, 66, 60)), dtype=np.int16)
+    return {"path": str(path), "file": path.name, "subject": "p1", "modality": "MR T1w", "source": "drawn"}
+
+
+@pytest.fixture
+def ct_scan(tmp_path):
+    volume = phantoms.ct((64, 64, 6))
+    path = phantoms.save(tmp_path / "c1_CT.nii.gz", volume.voxels, volume.affine, dtype=np.int16)
+    return {"path": str(path), "file": path.name, "subject": "c1", "modality": "CT", "source": "drawn"}
+
+
+def trial_of(name, scan):
+    (trial,) = trials(ROWS[name], scan)
+    return trial
+
+
+@pytest.mark.parametrize("row", MR, ids=lambda row: row.name)
+def test_every_other_row_damages_the_same_way_each_time_and_can_be_scored(row, scan):
+    once, again = trial_of(row.name, scan), trial_of(row.name, scan)
+    assert np.array_equal(once.measured.voxels, again.measured.voxels)
+    found = scores_of(once, CLASSICS["nothing"](once), Backbone())
+    assert math.isfinite(found["psnr"])
+    assert set(found) <= set(FIELDS)
+
+
+def test_names_are_unique_and_groups_name_rows():
+    names = [row.name for row in FULL]
+    assert len(names) == len(set(names))
+    assert [row.name for row in chosen_rows(None, quick=False)] == [row.name for row in CORE]
+    assert [row.name for row in chosen_rows(("lesions", "noise-3", "lesions"), quick=False)] == [
+        *GROUPS["lesions"], "noise-3",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="lesion-"):
+        chosen_rows(("lesion-",), quick=False)
+
+
+def test_which_slices_are_lost():
+    draw = torch.Generator().manual_seed(0)
+    assert missing_slices("every 2 kept", 6, draw) == [1, 3, 5]
+    assert missing_slices("edge of 3", 60, draw) == [0, 1, 2]
+    random = missing_slices("random 30 %", 60, draw)
+    assert len(random) == len(set(random)) == 18
+    assert 0 not in random
+    assert 59 not in random
+    gaps = missing_slices("gap of 5", 60, draw)
+    assert len(gaps) % 5 == 0
+    assert all(b - a in (1, 8) for a, b in itertools.pairwise(gaps))
+
+
+def test_the_lost_edge_shows_anatomy(scan):
+    trial = trial_of("edge-of-3", scan)
+    assert trial.scored[:, :, 0].sum() > 50
+    assert not trial.scored[:, :, 3:].any()
+    assert scores_of(trial, CLASSICS["linear"](trial), Backbone())["untouched"] == 1
+
+
+def test_a_mismatched_profile_is_the_same_measurement_told_wrongly(scan):
+    right, wrong = trial_of("thick-4mm-rect", scan), trial_of("thick-4mm-rect-mismatch", scan)
+    assert np.array_equal(right.measured.voxels, wrong.measured.voxels)
+    assert (right.facts["slice_profile"], wrong.facts["slice_profile"]) == ("rect", "gaussian")
+    gaussian = trial_of("thick-4mm", scan)
+    assert not np.allclose(right.measured.voxels, gaussian.measured.voxels, atol=1e-3)
+
+
+def test_a_gap_between_slices_is_told_in_millimetres(scan):
+    trial = trial_of("thick-3mm-gap-1mm", scan)
+    assert trial.facts["slice_thickness"] == 3.0
+    assert trial.degradation.thickness == pytest.approx(3.0, rel=0.05)
+    assert trial.measured.spacing[2] == pytest.approx(4.0, rel=0.05)
+
+
+# Lesions
+
+
+def test_lesions_lie_apart_inside_and_have_their_contrast(scan):
+    trial = trial_of("lesions-noise-7", scan)
+    assert len(trial.lesions) >= 8
+    assert {lesion.contrast for lesion in trial.lesions} == {lesions.CONTRAST, -lesions.CONTRAST}
+    added = trial.reference - trial.healthy
+    assert np.abs(added[~trial.inside]).max() == 0
+    for lesion in trial.lesions:
+        assert added[lesion.centre] == pytest.approx(lesion.contrast, abs=1e-5)
+    assert np.abs(added).max() < lesions.CONTRAST + 1e-5  # none lies on another
+
+
+def test_what_keeps_half_of_each_lesion_recovers_half_of_its_contrast(scan):
+    trial = trial_of("lesions-noise-7", scan)
+    half = trial.healthy + (trial.reference - trial.healthy) * np.float32(0.4)
+    for guess, share in ((trial.reference, 1.0), (half, 0.4), (trial.healthy, 0.0)):
+        found = scores_of(trial, guess, Backbone())
+        assert found["lesion_8"] == pytest.approx(share, abs=1e-3)
+        assert found["lesion_3"] == pytest.approx(share, abs=1e-3)
+        assert found["lesions_lost"] == (share < lesions.LOST)
+        assert found["lesions_false"] == 0
+
+
+def test_a_blob_that_nobody_put_there_is_a_false_lesion():
+    error, where = np.zeros((30, 30, 30), np.float32), np.ones((30, 30, 30), bool)
+    error[5:8, 5:8, 5:8], error[20:22, 20:22, 20:22], error[15, 15, 15] = 0.15, -0.15, 1.0
+    assert lesions.false_blobs(error, where, (1.0, 1.0, 1.0)) == 2  # one voxel is smaller than any lesion
+    assert lesions.false_blobs(error, where, (0.5, 0.5, 0.5)) == 0
+    assert lesions.false_blobs(error / 2, where, (1.0, 1.0, 1.0)) == 0
+
+
+def test_a_lesion_wholly_inside_a_gap_counts_apart():
+    clean, inside = np.full((40, 40, 40), 0.5, np.float32), np.ones((40, 40, 40), bool)
+    lesion = lesions.Lesion((20, 20, 20), 4.0, 0.2)
+    sick = clean + 0.2 * lesions.weight(lesion, clean.shape, (1, 1, 1))
+    lost = np.zeros(clean.shape, bool)
+    lost[:, :, 17:24] = True
+    for gone, field, other in ((lost, "lesion_hidden", "lesion_4"), (None, "lesion_4", "lesion_hidden")):
+        found = lesions.lesion_scores(clean, sick, clean, [lesion], (1, 1, 1), inside, gone)
+        assert found[field] == pytest.approx(0, abs=1e-6)
+        assert math.isnan(found[other])
+
+
+# CT
+
+
+def test_ct_rows_have_noise_in_hounsfield_units_and_their_own_scores(ct_scan):
+    trial = trial_of("ct-dose-4", ct_scan)
+    blind = trial_of("ct-dose-4-blind", ct_scan)
+    assert np.array_equal(trial.measured.voxels, blind.measured.voxels)
+    assert blind.facts["noise"] is None
+    stored = trial.stored()
+    assert stored.stored.modality == "ct"
+    assert np.median(stored.voxels[trial.inside]) == pytest.approx(40, abs=15)
+    error = (trial.measured.voxels - trial.reference)[trial.inside] * 2000
+    assert told_level(trial) == pytest.approx(error.std(), rel=0.01)
+    assert level_of(trial) == pytest.approx(error.std() / 2000, rel=0.01)
+    found = scores_of(trial, trial.measured.voxels, Backbone())
+    assert found["mae_hu"] == pytest.approx(np.abs(error).mean(), rel=1e-3)
+    assert math.isfinite(found["psnr_soft"])
+
+
+def test_a_tenth_of_the_dose_is_noisier_than_a_quarter(ct_scan):
+    assert told_level(trial_of("ct-dose-10", ct_scan)) > 1.3 * told_level(trial_of("ct-dose-4", ct_scan))
+
+
+def test_coarse_ct_planes_keep_air_below_zero(ct_scan):
+    trial = trial_of("ct-plane-x2", ct_scan)
+    assert trial.measured.shape[:2] == (32, 32)
+    for name in ("linear", "cubic"):
+        assert CLASSICS[name](trial).min() < 0  # the padding of -2000 HU stays
+
+
+def test_blur_widens_the_edge_of_the_object_and_quiets_its_water():
+    from scipy.ndimage import gaussian_filter
+
+    truth = drawn_object()
+    noisy = truth + np.random.default_rng(0).normal(0, 20, truth.shape).astype(np.float32)
+    same, blurred = (object_scores(image, truth, noisy) for image in (noisy, gaussian_filter(noisy, (1.5, 1.5, 0))))
+    assert same["nps_frequency"] == same["noise_left"] == 1
+    assert same["edge_ratio"] == pytest.approx(1, abs=0.35)
+    assert blurred["edge_ratio"] > 1.8
+    assert blurred["noise_left"] < 0.4
+    assert blurred["nps_frequency"] < 0.7
+    assert abs(blurred["water_bias"]) < 1
+
+
+def test_mri_models_leave_ct_alone_and_the_object_needs_no_scan(tiny_model, ct_scan, monkeypatch):
+    from medldm.benchmark import protocol, rivals
+
+    assert rivals.model(card(str(tiny_model)), str(tiny_model)).restore(trial_of("ct-dose-4", ct_scan)) is None
+    monkeypatch.setattr(protocol, "DOSE_VIEWS", 24)  # the whole sinogram takes half a minute
+    (trial,) = trials(ROWS["ct-object-dose-4"], DRAWN)
+    assert math.isfinite(scores_of(trial, trial.measured.voxels, Backbone())["nps_frequency"])
+
+
+def test_ct_scans_are_found_where_there_are_some(tmp_path):
+    names = ("a_CT.nii.gz", "b_T1w.nii.gz")
+    for name in names:
+        phantoms.save(tmp_path / name, phantoms.brain((8, 8, 8)))
+    lines = ["split,file,subject,modality", f"test,{names[0]},a,CT", f"test,{names[1]},b,MR T1w"]
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    assert [row["file"] for row in scans(tmp_path, "test", "ct")] == [names[0]]
+    assert [row["file"] for row in scans(tmp_path, "test")] == [names[1]]
+    (tmp_path / "manifest.csv").unlink()
+    assert scans(tmp_path, "test", "ct") == []
+
+
+# Rivals and parts
+
+
+def test_rivals_that_are_not_installed_are_listed_with_what_to_install(monkeypatch):
+    from medldm.benchmark import rivals
+
+    monkeypatch.setattr(rivals, "installed", lambda package: package == "dipy")
+    found, absent = rivals.optional()
+    assert list(found) == ["dipy-nlm"]
+    assert "medldm[rivals]" in absent["bm4d"]
+    assert "bm4d" in methods()[1]
+
+
+@pytest.mark.parametrize("name", optional.GUESTS)
+def test_rivals_of_other_packages_gain_on_noise(name):
+    pytest.importorskip(optional.NEEDS[name])
+    clean = phantoms.brain((28, 28, 24)) / np.float32(1000)
+    noisy = phantoms.rician(clean, 0.08).astype(np.float32)
+    found = optional.GUESTS[name](noisy, 0.08, "mr")
+    assert found.dtype == np.float32
+    assert np.square(found - clean).mean() < 0.85 * np.square(noisy - clean).mean()
+
+
+def test_the_rician_mean_of_nothing_and_of_much():
+    truth, mean, spread = optional.rician_moments()
+    assert mean[0] == pytest.approx(math.sqrt(math.pi / 2), rel=2e-3)  # Rayleigh
+    assert spread[0] == pytest.approx(math.sqrt(2 - math.pi / 2), rel=2e-2)
+    assert mean[-1] == pytest.approx(truth[-1], rel=1e-3)
+    assert spread[-1] == pytest.approx(1, rel=1e-3)
+
+
+def test_bias_is_taken_out_where_only_noise_was(monkeypatch):
+    """Stand-in for BM4D: a mean over everything, so that the mean of the magnitudes is what comes out."""
+    monkeypatch.setattr(optional, "bm4d_plain", lambda noisy, sigma, modality: np.full_like(noisy, noisy.mean()))
+    for truth in (0.02, 0.1, 0.5):
+        noisy = phantoms.rician(np.full((60, 60, 60), truth), 0.05)
+        for corrected in (optional.bm4d_unbiased, optional.bm4d_stabilised):
+            assert corrected(noisy, 0.05, "mr").mean() == pytest.approx(truth, abs=0.004)
+
+
+def test_stabilised_noise_has_one_standard_deviation(monkeypatch):
+    seen = []
+    monkeypatch.setattr(optional, "bm4d_plain", lambda noisy, sigma, modality: seen.append(noisy.std()) or noisy)
+    for truth in (0.0, 0.05, 0.1, 0.5):
+        optional.bm4d_stabilised(phantoms.rician(np.full((40, 40, 40), truth), 0.05), 0.05, "mr")
+    assert seen == pytest.approx([1] * 4, abs=0.12)
+
+
+def test_each_part_of_the_chain_gives_an_image(tmp_path, tiny_model):
+    path = phantoms.save(tmp_path / "p.nii.gz", phantoms.brain((32, 32, 36)), dtype=np.int16)
+    scan = {"path": str(path), "file": path.name, "subject": "p", "modality": "MR T1w", "source": ""}
+    trial = trial_of("gap-of-3", scan)
+    parts = {name: part for name, part in ABLATED.items() if part.steps == 1} | {"mean": Part(steps=2, samples=2)}
+    images = {name: restore_part(card(str(tiny_model)), part, trial) for name, part in parts.items()}
+    for name, found in images.items():
+        assert found.shape == trial.reference.shape
+        assert np.isfinite(found).all()
+        same = np.array_equal(found[trial.untouched], trial.measured.voxels[trial.untouched])
+        assert same == parts[name].projected, name
+    assert not np.array_equal(images["decode-estimate"], images["decode-flow"])
+
+
+# What a run leaves
+
+
+def test_a_ledger_with_fewer_scores_is_widened_and_its_scores_stay(tmp_path):
+    path = tmp_path / "scores.csv"
+    old = [name for name in FIELDS if not name.startswith(("lesion", "ms_ssim", "peak", "nps"))]
+    values = {"row": "noise-3", "file": "a", "method": "m", "protocol": "2", "psnr": "31.5"}
+    path.write_text(",".join(old) + "\n" + ",".join(values.get(name, "") for name in old) + "\n")
+    assert read_scores(path)[0]["psnr"] == 31.5
+    append_score(path, {"row": "noise-3", "file": "b", "method": "m", "psnr": 30.0, "ms_ssim": 0.9})
+    scores = read_scores(path)
+    assert [score["psnr"] for score in scores] == [31.5, 30.0]
+    assert math.isnan(scores[0]["ms_ssim"])
+    assert scores[1]["ms_ssim"] == 0.9
+    assert not path.with_suffix(".old.csv").exists()
+
+
+class Halves(torch.nn.Module):
+    """Mean of the left and of the right half of each plane, as chances of two classes."""
+
+    def forward(self, planes):
+        half = planes.shape[-1] // 2
+        means = torch.stack([planes[..., :half].mean((1, 2, 3)), planes[..., half:].mean((1, 2, 3))], 1)
+        return means / means.sum(1, keepdim=True)
+
+
+def test_a_network_of_the_users_own_judges_sets(scan, tmp_path):
+    path = tmp_path / "halves.ts"
+    torch.jit.script(Halves()).save(str(path))
+    options = {"tasks": ("thick-4mm",), "methods_wanted": ("nothing", "linear"), "progress": lambda *words: None}
+    text = run(tmp_path / "data", tmp_path / "out", backbones=[path], **options).read_text()
+    assert "features of halves@" in text
+    assert "IS 1.0" in text
+    (name,) = extractors(Backbone(), [path])
+    folder = tmp_path / "out" / "features"
+    found = set_distances(folder, name, "thick-4mm", ["linear", TRUTH, "never"], [scan["file"]])
+    assert set(found) == {"linear", TRUTH}
+    assert found[TRUTH]["fid"] == pytest.approx(0, abs=1e-6)
+    assert found["linear"]["fid"] > 0
+
+
+def test_what_is_no_network_is_refused_in_words(tmp_path):
+    (tmp_path / "text.ts").write_text("song")
+    with pytest.raises(ModelError, match="not a TorchScript"):
+        load_torchscript(tmp_path / "text.ts")
+
+
+def test_a_comparing_network_sees_planes_between_minus_one_and_one():
+    planes = np.stack([np.zeros((4, 4)), np.ones((4, 4))])
+    compare = lambda one, other: (one - other).abs().mean((1, 2, 3))  # noqa: E731
+    assert torchscript_distance(compare, planes, 1 - planes) == 2
+    assert torchscript_distance(compare, planes, planes) == 0
+
+
+def test_memory_counts_from_what_was_there_before():
+    with PeakMemory() as peak:
+        held = np.ones(50 * 1024**2 // 8)
+    assert held.sum() > 0
+    assert 40 < peak.megabytes < 200
+    with PeakMemory() as nothing:
+        pass
+    assert nothing.megabytes < 20
