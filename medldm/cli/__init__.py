@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from medldm.cli.flags import add_settings, explain
-from medldm.errors import Cancelled, MedldmError, UsageError
+from medldm.errors import Cancelled, MedldmError, UsageError, shown
 from medldm.settings import VERBS
 
 HELP = {
@@ -178,7 +178,7 @@ def _guarded(words: list[str], verbose: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MedldmError as problem:
-        _say(f"medldm: {problem}")
+        _say(f"medldm: {shown(str(problem))}")
         if verbose:
             logging.getLogger("medldm").exception("details")
         return problem.exit_code
@@ -190,7 +190,7 @@ def _guarded(words: list[str], verbose: bool) -> int:
         )
         return 8
     except Exception as problem:
-        _say(f"medldm: {type(problem).__name__}: {problem}\n{BUG}")
+        _say(f"medldm: {type(problem).__name__}: {shown(str(problem))}\n{BUG}")
         if verbose:
             logging.getLogger("medldm").exception("details")
         return 1
@@ -218,10 +218,20 @@ def _stopping_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class OneLine(logging.Formatter):
+    """A message is one line, whatever file names it holds; a traceback below it keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
+        """The message without what would steer a terminal."""
+        return shown(super().formatMessage(record))
+
+
 def _listen(arguments: argparse.Namespace) -> None:
     level = logging.ERROR if arguments.quiet else logging.DEBUG if arguments.verbose else logging.WARNING
     level = logging.INFO if arguments.verb == "train" and not arguments.quiet else level
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(OneLine("%(message)s"))
     if not arguments.verbose:
         warnings.simplefilter("ignore")  # of libraries, about themselves; -v shows them
     logging.getLogger("medldm").setLevel(level)

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from nibabel import orientations
 from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medldm.errors import GeometryError, InputError, NotRestorable
 from medldm.io.dicom.frames import Frame, flat_frame, is_enhanced
-from medldm.io.dicom.header import UNREADABLE, is_dicom
+from medldm.io.dicom.header import UNREADABLE, is_dicom, no_values_on_screen, read_dataset, said_by
 from medldm.io.dicom.repair import REPAIRABLE, places_of, regular, without_duplicates
 from medldm.io.dicom.series import Series
 from medldm.volume import Affine, Stored, Volume, Voxels
@@ -50,9 +49,12 @@ class Files:
         try:
             return dataset, flat_frame(dataset, image.number)
         except UNREADABLE as problem:
-            raise InputError(f"{image.path} has no frame {image.number + 1} that can be read: {problem}") from problem
+            raise InputError(
+                f"{image.path} has no frame {image.number + 1} that can be read: {said_by(problem)}."
+            ) from problem
 
 
+@no_values_on_screen()
 def read_series(series: Series, *, fix: bool = False) -> Volume:
     """One volume of a series.
 
@@ -228,6 +230,7 @@ def rescale(dataset: Any, path: Path) -> tuple[float, float]:
     return slope, intercept
 
 
+@no_values_on_screen()
 def load(path: Path, *, pixels: bool = True) -> Any:
     """A whole data set.
 
@@ -243,10 +246,9 @@ def load(path: Path, *, pixels: bool = True) -> Any:
     try:
         if not is_dicom(path):
             raise ValueError("it does not start as DICOM files do" if path.is_file() else "no such file")
-        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
+        dataset = read_dataset(path, stop_before_pixels=not pixels)
     except UNREADABLE as problem:
-        words = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
-        raise InputError(f"{path} cannot be read as DICOM: {words}") from problem
+        raise InputError(f"{path} cannot be read as DICOM: {said_by(problem)}.") from problem
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, _ = dataset.original_encoding
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
