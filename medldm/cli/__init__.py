@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
 from medldm.errors import Cancelled, MedldmError, UsageError, shown
 from medldm.settings import VERBS
@@ -53,6 +54,10 @@ def build_parser() -> Parser:
         add_settings(verb, kind)
         _add_files(verb)
         _add_talk(verb)
+    bids = verbs.add_parser("bids", help="a BIDS dataset to BIDS derivatives, as BIDS apps do", allow_abbrev=False)
+    add_bids(bids)
+    _add_files(bids)
+    _add_talk(bids)
     _add_others(verbs)
     return parser
 

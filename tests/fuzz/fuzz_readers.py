@@ -86,7 +86,9 @@ def read_one(seed: Seed, folder: Path) -> str:
                     except MedldmError as problem:
                         ears.said.append(str(problem))
                         continue
-                    check_geometry(volume, case, fixed=fix)
+                    with warnings.catch_warnings():  # the second reading is ours, its warnings are not medldm's
+                        warnings.simplefilter("ignore")
+                        check_geometry(volume, case, fixed=fix)
                     ears.said += [volume.name, *volume.stored.note]
                     ended = "volume"
         except MedldmError as problem:
