@@ -76,7 +76,7 @@ def _add_files(verb: Any) -> None:
         "--uncertainty", action="store_true", help="write the standard deviation too (needs --samples 2 or more)"
     )
     group.add_argument("--preview", action="store_true", help="write a PNG, before and after")
-    group.add_argument("--report", action="store_true", help="write one HTML page for the batch")
+    group.add_argument("--report", action="store_true", help="write one HTML page for the batch, with previews")
     group.add_argument("--fix", action="store_true", help="repair duplicate, irregular or tilted DICOM")
     group.add_argument("--overwrite", action="store_true", help="replace results that are there")
     group.add_argument("--fail-fast", action="store_true", help="stop at the first case that fails")
