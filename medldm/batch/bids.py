@@ -158,20 +158,20 @@ def _keep_rows(table: Path, target: Path, wanted: set[str]) -> None:
     _write(target, "".join("\t".join(line) + "\n" for line in kept))
 
 
-def sidecar(image: Path, root: Path | None, scan: Path | None, verb: str, spacing: Sequence[float]) -> dict[str, Any]:
+def sidecar(image: Path, scan: Path | None, verb: str, spacing: Sequence[float]) -> dict[str, Any]:
     """What BIDS wants to read beside a derived image, to go in front of the record.
 
     Parameters
     ----------
     image : result
-    root : of the raw dataset, if known
     scan : file that the result was made from, if known
     verb : task
     spacing : of the result, mm, stored axis order
     """
     words: dict[str, Any] = {"Description": f"medldm {verb}: restored voxels are estimates, for research only"}
-    if scan is not None and root is not None and scan.absolute().is_relative_to(root.absolute()):
-        words["Sources"] = [f"bids:raw:{scan.absolute().relative_to(root.absolute()).as_posix()}"]
+    root = next((folder for folder in scan.absolute().parents if is_bids(folder)), None) if scan else None
+    if scan is not None and root is not None:
+        words["Sources"] = [f"bids:raw:{scan.absolute().relative_to(root).as_posix()}"]
         words |= {name: value for name, value in inherited(scan, root).items() if name in KEPT}
     if "_res-" in image.name:
         words["Resolution"] = " x ".join(f"{size:.4g}" for size in spacing) + " mm"

@@ -156,7 +156,7 @@ def bids_words(record: Record, run: Run, source: dict[str, Any], result: Volume)
         return {}
     scan = Path(source["files"][0]) if source.get("files") else None
     spacing = [result.spacing[axis] for axis in result.stored.axes]
-    return sidecar(record.image, run.root, scan, run.verb, spacing)
+    return sidecar(record.image, scan, run.verb, spacing)
 
 
 def command(run: Run) -> list[str]:

@@ -63,6 +63,7 @@ def read_one(seed: Seed, folder: Path) -> str:
     Finding
     """
     from medldm.errors import MedldmError
+    from medldm.io.dicom.header import no_values_on_screen
     from medldm.io.scans import find_cases
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -86,8 +87,7 @@ def read_one(seed: Seed, folder: Path) -> str:
                     except MedldmError as problem:
                         ears.said.append(str(problem))
                         continue
-                    with warnings.catch_warnings():  # the second reading is ours, its warnings are not medldm's
-                        warnings.simplefilter("ignore")
+                    with no_values_on_screen():  # the second reading is ours, what pydicom says of it is not medldm's
                         check_geometry(volume, case, fixed=fix)
                     ears.said += [volume.name, *volume.stored.note]
                     ended = "volume"

@@ -115,10 +115,22 @@ class Header:
 
 @contextmanager
 def no_values_on_screen() -> Iterator[None]:
-    """Without warnings: those about odd values repeat them, and names of patients belong in no log."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Without warnings of pydicom: those about odd values repeat them, and names of patients belong in no log.
+
+    It says each of them twice, as a warning and to its own logger.
+    """
+
+    def silence(record: logging.LogRecord) -> bool:
+        return False
+
+    theirs = logging.getLogger("pydicom")
+    theirs.addFilter(silence)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        theirs.removeFilter(silence)
 
 
 class Bounded(io.BufferedReader):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from nibabel import orientations
+from pydicom._uid_dict import UID_dictionary
 from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -202,6 +203,8 @@ def decode(dataset: Any, path: Path, number: int = 0) -> Voxels:
 
 def _undecoded(dataset: Any, path: Path, problem: Exception) -> str:
     syntax = dataset.file_meta.TransferSyntaxUID
+    if str(syntax) not in UID_dictionary:  # a damaged one holds whatever stood behind it, the patient's name perhaps
+        return f"{path} has no pixels that can be decoded: its transfer syntax is unknown. Export the series again."
     package = CODECS.get(str(syntax))
     remedy = f"If its codec is missing: pip install {package}." if package else "Export the series again."
     # Codecs are made to speak one line; the file may be at fault as well as the machine.
