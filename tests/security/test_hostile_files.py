@@ -110,7 +110,7 @@ def test_a_deflated_data_set_that_bursts_is_refused(tmp_path, monkeypatch):
     image.save_as(path)
     assert dicom_header.read_headers(path)
     data = path.read_bytes()
-    start = 144 + image.file_meta.FileMetaInformationGroupLength
+    start = 144 + pydicom.dcmread(path).file_meta.FileMetaInformationGroupLength
     plain = zlib.decompress(data[start:], -zlib.MAX_WBITS)
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     burst = plain + b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", 2**24) + bytes(2**24)
@@ -150,8 +150,12 @@ def test_lengths_beyond_the_file_reserve_nothing(length, tmp_path):
         data[at : at + 4] = struct.pack("<I", length)
         path.write_bytes(data)
     for series in find_series(folder):
-        with pytest.raises(MedldmError):
-            read_series(series)
+        try:
+            volume = read_series(series)
+        except MedldmError:
+            continue
+        # All pixels are there; only their length was wrong.
+        assert np.array_equal(volume.to_stored(volume.voxels), voxels)
 
 
 def test_sequences_without_end_are_no_image(tmp_path):
@@ -185,7 +189,7 @@ def test_names_with_line_ends_escapes_and_odd_bytes_stay_on_their_line(tmp_path,
     good = phantoms.save(tmp_path / "good.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16).read_bytes()
     for name in names:
         (tree / os.fsdecode(name)).write_bytes(good)
-    (tree / "bad\n[/red]\x1b[2J.nii.gz").write_bytes(b"nothing")
+    (tree / "bad\n[red]\x1b[2J.nii.gz").write_bytes(b"nothing")
     out = tmp_path / "out"
     code, said = verb(tree, out, "--report", "-v")
     assert code == 8
