@@ -230,6 +230,10 @@ class OneLine(logging.Formatter):
         """The message without what would steer a terminal."""
         return shown(super().formatMessage(record))
 
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's name
+        """The traceback, its lines made harmless too."""
+        return "\n".join(map(shown, super().formatException(ei).splitlines()))
+
 
 def _listen(arguments: argparse.Namespace) -> None:
     level = logging.ERROR if arguments.quiet else logging.DEBUG if arguments.verbose else logging.WARNING
