@@ -230,7 +230,7 @@ class OneLine(logging.Formatter):
         """The message without what would steer a terminal."""
         return shown(super().formatMessage(record))
 
-    def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's name
+    def formatException(self, ei: Any) -> str:  # logging's name
         """The traceback, its lines made harmless too."""
         return "\n".join(map(shown, super().formatException(ei).splitlines()))
 
