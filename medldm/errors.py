@@ -56,3 +56,18 @@ class Cancelled(MedldmError):
     """The user stopped the run; nothing was written."""
 
     exit_code = 130
+
+
+def shown(words: str) -> str:
+    """Words as they may stand on a screen or in a log: one line, nothing that steers a terminal, valid UTF-8.
+
+    File names may hold line ends, escape sequences and bytes that are no text; each is spelled out with a backslash.
+
+    Parameters
+    ----------
+    words : a path, or a sentence with one in it
+    """
+    if words.isprintable():
+        return words
+    # Surrogates stand for bytes that are no UTF-8: os.fsdecode makes them.
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in words)

@@ -1,5 +1,8 @@
 """Fixtures only; what they draw lives in phantoms.py."""
 
+import sys
+import types
+
 import numpy as np
 import phantoms
 import pytest
@@ -27,3 +30,20 @@ def tiny_model(tmp_path_factory):
 def scan_file(tmp_path, phantom):
     """The phantom as int16 NIfTI."""
     return phantoms.save(tmp_path / "scan.nii.gz", phantom.voxels, phantom.affine, dtype=np.int16)
+
+
+@pytest.fixture
+def stub_network(monkeypatch):
+    """The room of the tasks replaced by one that adds one to every voxel; what is tested then needs no torch."""
+    import medldm
+    from medldm.volume import Step
+
+    def run(task, volume, settings, *, mask=None, progress=None):
+        facts = {"sha256": "0", "seed": 0, "invented_slices": [], "consistency_residual": 0.01, "seconds": 1.0}
+        std = np.ones(volume.shape, np.float32) if settings.samples > 1 else None
+        return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts), std=std)
+
+    stub = types.ModuleType("medldm.tasks")
+    stub.run = run
+    monkeypatch.setitem(sys.modules, "medldm.tasks", stub)
+    monkeypatch.setattr(medldm, "tasks", stub, raising=False)

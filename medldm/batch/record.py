@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from medldm.batch.bids import in_derivatives, sidecar
 from medldm.batch.options import Run
 from medldm.errors import InputError
 from medldm.io.atomic import whole_file
@@ -38,11 +39,15 @@ class Record:
 
     @property
     def path(self) -> Path:
-        """``scan_medldm.json`` beside ``scan.nii.gz``."""
+        """``scan_medldm.json`` beside ``scan.nii.gz``; in BIDS derivatives ``scan.json``."""
+        if in_derivatives(self.image):
+            return self.image.with_name(f"{result_stem(self.image)}.json")
         return self.image.with_name(f"{result_stem(self.image)}_medldm.json")
 
     def companion(self, ending: str) -> Path:
-        """``scan_std.nii.gz`` and other files beside the result."""
+        """``scan_std.nii.gz`` and other files beside the result; in BIDS a spread has a desc- of its own."""
+        if ending == "_std.nii.gz" and in_derivatives(self.image):
+            return self.image.with_name(re.sub(r"(_desc-[A-Za-z0-9]+)_", r"\1Std_", self.image.name, count=1))
         return self.image.with_name(f"{result_stem(self.image)}{ending}")
 
     def read(self) -> dict[str, Any]:
@@ -169,6 +174,7 @@ def write_record(
     """
     facts = dict(result.history[-1].facts) if result.history else {}
     words = {
+        **bids_words(record, run, source, result),
         "task": run.verb,
         "medldm": package_version("medldm"),
         "restored_voxels_are_estimates": "research use only",
@@ -188,6 +194,15 @@ def write_record(
     with whole_file(record.path) as temporary:
         temporary.write_text(compact(json.dumps(words, indent=1, default=str)) + "\n")
         before()
+
+
+def bids_words(record: Record, run: Run, source: dict[str, Any], result: Volume) -> dict[str, Any]:
+    """What BIDS wants in front of the record; nothing outside a BIDS dataset."""
+    if not in_derivatives(record.image):
+        return {}
+    scan = Path(source["files"][0]) if source.get("files") else None
+    spacing = [result.spacing[axis] for axis in result.stored.axes]
+    return sidecar(record.image, scan, run.verb, spacing)
 
 
 def command(run: Run) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from medldm.batch.bids import derived, is_bids, write_dataset, write_participants
 from medldm.batch.caselog import keeping
 from medldm.batch.cases import one_case
 from medldm.batch.cluster import spread_out
@@ -14,6 +15,7 @@ from medldm.batch.places import Protected, check_out, inputs_only, named_alone
 from medldm.batch.summary import Row, exit_code, words, write_summary
 from medldm.batch.work import Work
 from medldm.errors import UsageError
+from medldm.io import is_nifti
 from medldm.io.scans import Case, find_cases, output_path
 from medldm.settings import Inpaint, Settings
 from medldm.zoo import card, check_weights
@@ -43,6 +45,11 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
     check_out(source, out)
     settings = settled(settings)
     cases = inputs_only(find_cases(source, options.include, options.exclude), source, out)
+    bids = is_bids(source) and not is_nifti(out)
+    if bids:
+        cases = derived(cases, verb, settings)
+        if not options.dry_run:
+            write_dataset(source, out)
     alone = named_alone(cases, source, out)
     part, parts = options.shard
     mine = cases[part - 1 :: parts]
@@ -50,7 +57,10 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
     protected = Protected([*(path for case in cases for path in case.files), *masks])
     run = Run(verb=verb, settings=settings, options=options, watch=watch, root=source, protected=protected)
     if not alone:
-        return run_tree(run, mine, out)
+        code = run_tree(run, mine, out)
+        if bids and not options.dry_run:
+            write_participants(source, out)
+        return code
     for case in mine:
         row = one_case(run, case, output_path(replace(case, alone=True), out, options.format))
         watch.say(f"{row.status}: {row.result or row.case}" + (f" ({row.message})" if row.message else ""))

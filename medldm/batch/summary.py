@@ -64,7 +64,15 @@ def write_summary(rows: list[Row], folder: Path, shard: tuple[int, int] = (1, 1)
 
 
 def _write(rows: list[Row], stem: Path) -> None:
-    with whole_file(stem.with_name(stem.name + ".csv")) as temporary, temporary.open("w", newline="") as file:
+    with (
+        whole_file(stem.with_name(stem.name + ".csv")) as temporary,
+        temporary.open(
+            "w",
+            newline="",
+            encoding="utf-8",
+            errors="backslashreplace",  # names of files may hold bytes that are no text
+        ) as file,
+    ):
         writer = csv.DictWriter(file, [each.name for each in fields(Row)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)

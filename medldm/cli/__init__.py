@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
-from medldm.errors import Cancelled, MedldmError, UsageError
+from medldm.errors import Cancelled, MedldmError, UsageError, shown
 from medldm.settings import VERBS
 
 HELP = {
@@ -53,6 +54,10 @@ def build_parser() -> Parser:
         add_settings(verb, kind)
         _add_files(verb)
         _add_talk(verb)
+    bids = verbs.add_parser("bids", help="a BIDS dataset to BIDS derivatives, as BIDS apps do", allow_abbrev=False)
+    add_bids(bids)
+    _add_files(bids)
+    _add_talk(bids)
     _add_others(verbs)
     return parser
 
@@ -71,7 +76,7 @@ def _add_files(verb: Any) -> None:
         "--uncertainty", action="store_true", help="write the standard deviation too (needs --samples 2 or more)"
     )
     group.add_argument("--preview", action="store_true", help="write a PNG, before and after")
-    group.add_argument("--report", action="store_true", help="write one HTML page for the batch")
+    group.add_argument("--report", action="store_true", help="write one HTML page for the batch, with previews")
     group.add_argument("--fix", action="store_true", help="repair duplicate, irregular or tilted DICOM")
     group.add_argument("--overwrite", action="store_true", help="replace results that are there")
     group.add_argument("--fail-fast", action="store_true", help="stop at the first case that fails")
@@ -180,7 +185,7 @@ def _guarded(words: list[str], verbose: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MedldmError as problem:
-        _say(f"medldm: {problem}")
+        _say(f"medldm: {shown(str(problem))}")
         if verbose:
             logging.getLogger("medldm").exception("details")
         return problem.exit_code
@@ -192,7 +197,7 @@ def _guarded(words: list[str], verbose: bool) -> int:
         )
         return 8
     except Exception as problem:
-        _say(f"medldm: {type(problem).__name__}: {problem}\n{BUG}")
+        _say(f"medldm: {type(problem).__name__}: {shown(str(problem))}\n{BUG}")
         if verbose:
             logging.getLogger("medldm").exception("details")
         return 1
@@ -220,10 +225,24 @@ def _stopping_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class OneLine(logging.Formatter):
+    """A message is one line, whatever file names it holds; a traceback below it keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
+        """The message without what would steer a terminal."""
+        return shown(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # logging's name
+        """The traceback, its lines made harmless too."""
+        return "\n".join(map(shown, super().formatException(ei).splitlines()))
+
+
 def _listen(arguments: argparse.Namespace) -> None:
     level = logging.ERROR if arguments.quiet else logging.DEBUG if arguments.verbose else logging.WARNING
     level = logging.INFO if arguments.verb == "train" and not arguments.quiet else level
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(OneLine("%(message)s"))
     if not arguments.verbose:
         warnings.simplefilter("ignore")  # of libraries, about themselves; -v shows them
     logging.getLogger("medldm").setLevel(level)

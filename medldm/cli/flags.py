@@ -23,6 +23,8 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Settings]) -> None:
     shared = parser.add_argument_group("how to do it")
     common = {each.name for each in fields(Settings)}
     for each in fields(kind):
+        if flag(each.name) in parser._option_string_actions:
+            continue  # a parser for several kinds has those that they share already
         group = shared if each.name in common else own
         words = each.metadata
         metavar = words.get("metavar") or (None if words.get("choices") else each.name.upper())

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from medldm.batch import Watch
+from medldm.errors import shown
 from medldm.report import write_page, write_preview
 
 
@@ -20,6 +21,7 @@ def watching(arguments: argparse.Namespace) -> Iterator[Watch]:
     arguments : parsed command line with quiet and no_progress
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -33,7 +35,7 @@ def watching(arguments: argparse.Namespace) -> Iterator[Watch]:
 
     def say(line: str) -> None:
         if not arguments.quiet:
-            console.print(line, markup=False)
+            console.print(shown(line), markup=False)
 
     if arguments.quiet or arguments.no_progress or not sys.stderr.isatty():
         yield Watch(say=say, preview=write_preview, report=write_page)
@@ -51,7 +53,7 @@ def watching(arguments: argparse.Namespace) -> Iterator[Watch]:
 
         def case(number: int, total: int, name: str) -> None:
             bars.update(cases, completed=number - 1, total=total, visible=total > 1, description="scans")
-            bars.reset(scan, description=name[-40:], total=None)
+            bars.reset(scan, description=escape(shown(name)[-40:]), total=None)
 
         def progress(done: int, total: int, what: str) -> None:
             bars.update(scan, completed=done, total=total, description=what)

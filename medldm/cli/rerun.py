@@ -40,7 +40,7 @@ def rerun(arguments: argparse.Namespace) -> int:
         volume=source.get("volume"),
         format=source.get("format"),
         fix=bool(source.get("fix")),
-        uncertainty=settings.samples > 1 and (path.parent / f"{stem_of(path)}_std.nii.gz").exists(),
+        uncertainty=settings.samples > 1 and Record(image).companion("_std.nii.gz").exists(),
         preview=(path.parent / f"{stem_of(path)}_preview.png").exists(),
     )
     for name in changed(told):
@@ -74,7 +74,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def stem_of(sidecar: Path) -> str:
     """Name of the result without suffix."""
-    return sidecar.name.removesuffix("_medldm.json")
+    return sidecar.name.removesuffix("_medldm.json").removesuffix(".json")
 
 
 def find_input(source: dict[str, Any]) -> Case:

@@ -23,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
         "train": train,
         "benchmark": benchmark,
         "demo": demo,
+        "bids": lambda given: importlib.import_module("medldm.cli.bids").bids(given),
         "rerun": lambda given: importlib.import_module("medldm.cli.rerun").rerun(given),
     }
     return others.get(arguments.verb, restore)(arguments)
@@ -46,7 +47,7 @@ def restore(arguments: argparse.Namespace) -> int:
         format=arguments.format,
         volume=arguments.volume,
         uncertainty=arguments.uncertainty,
-        preview=arguments.preview,
+        preview=arguments.preview or arguments.report,  # a report shows pictures
         report=arguments.report,
         overwrite=arguments.overwrite,
         fail_fast=arguments.fail_fast,

@@ -279,7 +279,10 @@ def _packed(stream: io.BufferedReader) -> bool:
 def _read_voxels(stream: BinaryIO, found: Probe, grid: tuple[int, int, int], index: int) -> Voxels:
     size = math.prod(grid) * found.dtype.itemsize
     _must_fit(size, found.path)
-    start = int(found.header["vox_offset"]) or (352 if found.header.sizeof_hdr == 348 else 544)
+    offset = float(found.header["vox_offset"])
+    if not 0 <= offset < 2**40:
+        raise InputError(f"{found.path} says that its voxels start at byte {offset:g}; its header is damaged.")
+    start = int(offset) or (352 if found.header.sizeof_hdr == 348 else 544)
     stream.seek(start + index * size)
     data = stream.read(size)
     if len(data) < size:

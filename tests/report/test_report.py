@@ -1,11 +1,19 @@
 """A picture of before and after, and a page for a batch that needs no network."""
 
+import base64
+import hashlib
+import json
+import re
+
 import numpy as np
 import phantoms
+import pytest
 from PIL import Image
 
 from medldm.batch.summary import Row
 from medldm.report import write_page, write_preview
+from medldm.report.chart import bins, histogram
+from medldm.report.facts import facts_of
 from medldm.report.preview import INVENTED, focus
 from medldm.volume import Step
 
@@ -36,10 +44,51 @@ def test_thick_and_thin_share_one_window_and_one_size(tmp_path):
     assert Image.open(tmp_path / "p.png").height > 900
 
 
-def test_a_page_holds_its_pictures_and_no_markup_of_others(tmp_path):
+def test_a_page_holds_its_pictures_and_reaches_for_nothing(tmp_path, phantom):
+    write_preview(phantom, phantom, tmp_path / "a_preview.png")
+    page = write_page([Row("a", "done", 1.0, "", str(tmp_path / "a.nii.gz"))], tmp_path).read_text()
+    assert "data:image/jpeg;base64," in page
+    assert not re.search(r"https?://|url\(|@import|src=\"(?!data:)|href", page)
+    assert "default-src 'none'" in page
+
+
+def test_names_and_messages_are_text_and_never_markup(tmp_path):
+    evil = "<img src=x onerror=alert(1)>\"'\n\x1b[2J\udcff"
+    rows = [Row(evil, "failed", 0.0, "</td><script>alert(1)</script>")]
+    page = write_page(rows, tmp_path).read_text(encoding="utf-8")
+    assert page.count("<script>") == 1  # its own
+    assert "<img src=x" not in page
+    assert r"\n\x1b[2J\udcff" in page
+
+
+def test_the_page_allows_exactly_its_own_script(tmp_path):
+    page = write_page([Row("a", "done")], tmp_path).read_text()
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]
+    assert f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}" in page
+
+
+def test_what_stands_out_is_flagged(tmp_path):
+    rows = []
+    for number in range(12):
+        facts = {"task": "denoise", "noise_level": 0.3 if number == 7 else 0.03 + number / 1000, "result_sha256": "0"}
+        facts |= {"consistency_residual": 0.02, "clipped_voxels": 5 if number == 3 else 0, "invented_slices": []}
+        (tmp_path / f"{number}_medldm.json").write_text(json.dumps(facts))
+        rows.append(Row(str(number), "done", 2.0, "", str(tmp_path / f"{number}.nii.gz")))
+    flagged = {case.case: case.flags for case in facts_of(rows, tmp_path, width=100) if case.flags}
+    assert flagged == {"3": ("5 voxels clipped",), "7": ("noise far above the others",)}
+
+
+def test_a_picture_that_is_none_spoils_no_page(tmp_path):
     (tmp_path / "a_preview.png").write_bytes(b"\x89PNG")
-    rows = [Row("a", "done", 1.0, "", str(tmp_path / "a.nii.gz")), Row("<b>", "failed", 0.0, "<script>")]
-    page = write_page(rows, tmp_path).read_text()
-    assert "data:image/png;base64," in page
-    assert "<script>" not in page
-    assert "http" not in page
+    page = write_page([Row("a", "done", 1.0, "", str(tmp_path / "a.nii.gz"))], tmp_path).read_text()
+    assert "data:image" not in page
+    assert ">a<" in page
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [5.0], [1.0, 2.0, 3.0], [-3.5, 1e6], [1e-9, 2e-9]])
+def test_every_value_lies_in_a_bin(values):
+    edges = bins(values)
+    assert edges == sorted(set(edges))
+    assert edges[0] <= min(values) <= max(values) <= edges[-1] * (1 + 1e-9)
+    counts = [int(found) for found in re.findall(r": (\d+) case", histogram(values))]
+    assert sum(counts) == len(values)

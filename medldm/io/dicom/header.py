@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import struct
 import warnings
@@ -14,7 +15,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pydicom
+import pydicom.filereader
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from medldm.io.dicom.frames import PER_FRAME, SHARED, Frame, flat_frames, is_enhanced
@@ -48,6 +51,9 @@ MOMENTS = (
     "TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber", "AcquisitionTime", "ContentTime",
     "DiffusionGradientOrientation", "FrameAcquisitionDateTime", "DimensionIndexValues",
 )  # fmt: skip
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+LARGEST_INFLATED = 4 * 2**30  # bytes; the longest enhanced series have one or two GiB
+OUR_WORDS = ("it does not start", "it unpacks to", "no such file")
 Value = TypeVar("Value")
 
 
@@ -109,10 +115,84 @@ class Header:
 
 @contextmanager
 def no_values_on_screen() -> Iterator[None]:
-    """Without warnings: those about odd values repeat them, and names of patients belong in no log."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Without warnings of pydicom: those about odd values repeat them, and names of patients belong in no log.
+
+    It says each of them twice, as a warning and to its own logger.
+    """
+
+    def silence(record: logging.LogRecord) -> bool:
+        return False
+
+    theirs = logging.getLogger("pydicom")
+    theirs.addFilter(silence)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        theirs.removeFilter(silence)
+
+
+class Bounded(io.BufferedReader):
+    """A file that is never asked for more bytes than it has: a damaged length would reserve gigabytes for nothing.
+
+    Parameters
+    ----------
+    path : of the file
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.open("rb", buffering=0))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most the bytes that are left."""
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def read_dataset(path: Path, **options: Any) -> Any:
+    """A data set by pydicom, within the bytes that the file has and the memory that is free.
+
+    Parameters
+    ----------
+    path : of the file, which `is_dicom`
+    **options : of `pydicom.dcmread`
+
+    Raises
+    ------
+    one of `UNREADABLE`
+    """
+    _check_inflated(path)
+    with Bounded(path) as file:
+        # Forced, because is_dicom has looked already and pydicom wants a preamble otherwise.
+        return pydicom.dcmread(file, force=True, **options)
+
+
+def _check_inflated(path: Path) -> None:
+    """Refuse a deflated data set that unpacks to more than memory holds; pydicom would unpack all of it at once."""
+    with Bounded(path) as file:
+        if DEFLATED not in file.read(4096):
+            return
+        file.seek(0)
+        pydicom.filereader.read_preamble(file, force=True)
+        if pydicom.filereader._read_file_meta_info(file).get("TransferSyntaxUID") != DEFLATED.decode():
+            return
+        limit = min(LARGEST_INFLATED, int(psutil.virtual_memory().available) // 4)
+        unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while not unpacker.eof and (packed := unpacker.unconsumed_tail or file.read(2**16)):
+            size += len(unpacker.decompress(packed, 2**22))
+            if size > limit:
+                raise ValueError(f"it unpacks to more than {limit / 2**30:.1f} GiB")
+
+
+def said_by(problem: BaseException) -> str:
+    """What a reader said about a file, without values of its header: they may name a patient."""
+    if isinstance(problem, OSError):
+        return problem.strerror or type(problem).__name__
+    if isinstance(problem, EOFError | InvalidDicomError) or str(problem).startswith(OUR_WORDS):
+        return (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+    return f"its header is damaged ({type(problem).__name__})"
 
 
 def is_dicom(path: Path) -> bool:
@@ -134,14 +214,14 @@ def _starts_at_once(head: bytes) -> bool:
     return head[4:6] in VALUE_TYPES or (0 < length <= 512 and length % 2 == 0)
 
 
+@no_values_on_screen()
 def read_headers(path: Path) -> list[Header]:
     """What grouping and geometry need of every image in a file, without the pixels; empty when it holds none."""
     try:
-        # Forced, because is_dicom has looked already and pydicom wants a preamble otherwise.
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=HEADER_TAGS)
+        dataset = read_dataset(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
         headers = _parsed_frames(path, dataset) if is_enhanced(dataset) else [_parsed(Frame(path), dataset)]
     except UNREADABLE as problem:
-        log.debug("%s is not read as DICOM: %s", path, problem)
+        log.debug("%s is not read as DICOM: %s", path, said_by(problem))
         return []
     return headers if headers and headers[0].rows > 0 and headers[0].columns > 0 else []
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from nibabel import orientations
+from pydicom._uid_dict import UID_dictionary
 from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medldm.errors import GeometryError, InputError, NotRestorable
 from medldm.io.dicom.frames import Frame, flat_frame, is_enhanced
-from medldm.io.dicom.header import UNREADABLE, is_dicom
+from medldm.io.dicom.header import UNREADABLE, is_dicom, no_values_on_screen, read_dataset, said_by
 from medldm.io.dicom.repair import REPAIRABLE, places_of, regular, without_duplicates
 from medldm.io.dicom.series import Series
 from medldm.volume import Affine, Stored, Volume, Voxels
@@ -50,9 +50,12 @@ class Files:
         try:
             return dataset, flat_frame(dataset, image.number)
         except UNREADABLE as problem:
-            raise InputError(f"{image.path} has no frame {image.number + 1} that can be read: {problem}") from problem
+            raise InputError(
+                f"{image.path} has no frame {image.number + 1} that can be read: {said_by(problem)}."
+            ) from problem
 
 
+@no_values_on_screen()
 def read_series(series: Series, *, fix: bool = False) -> Volume:
     """One volume of a series.
 
@@ -200,6 +203,8 @@ def decode(dataset: Any, path: Path, number: int = 0) -> Voxels:
 
 def _undecoded(dataset: Any, path: Path, problem: Exception) -> str:
     syntax = dataset.file_meta.TransferSyntaxUID
+    if str(syntax) not in UID_dictionary:  # a damaged one holds whatever stood behind it, the patient's name perhaps
+        return f"{path} has no pixels that can be decoded: its transfer syntax is unknown. Export the series again."
     package = CODECS.get(str(syntax))
     remedy = f"If its codec is missing: pip install {package}." if package else "Export the series again."
     # Codecs are made to speak one line; the file may be at fault as well as the machine.
@@ -228,6 +233,7 @@ def rescale(dataset: Any, path: Path) -> tuple[float, float]:
     return slope, intercept
 
 
+@no_values_on_screen()
 def load(path: Path, *, pixels: bool = True) -> Any:
     """A whole data set.
 
@@ -243,10 +249,9 @@ def load(path: Path, *, pixels: bool = True) -> Any:
     try:
         if not is_dicom(path):
             raise ValueError("it does not start as DICOM files do" if path.is_file() else "no such file")
-        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
+        dataset = read_dataset(path, stop_before_pixels=not pixels)
     except UNREADABLE as problem:
-        words = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
-        raise InputError(f"{path} cannot be read as DICOM: {words}") from problem
+        raise InputError(f"{path} cannot be read as DICOM: {said_by(problem)}.") from problem
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, _ = dataset.original_encoding
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian

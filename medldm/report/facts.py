@@ -1,0 +1,147 @@
+"""What a report says about each case: its row, its record, and what a person should look at."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+FEWEST = 8  # cases of a kind before one of them can stand out
+STANDS_OUT = 5.0  # robust standard deviations above the median
+MAD_TO_SIGMA = 1.4826  # of a normal distribution
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """One case of a report.
+
+    Parameters
+    ----------
+    case, status, seconds, message : of the batch's row
+    task : verb, empty without a record
+    noise : level that was found, MRI a fraction of the 99.5th percentile, CT HU; None where none was
+    noise_unit : ``"%"`` (of p99.5) or ``"HU"``
+    residual : consistency residual of the record: what the result, measured again, differs from the scan
+    invented : slices that hold voxels nobody measured
+    flags : what to look at, in a few words each
+    picture : JPEG of the preview, as a data URI; empty without one
+    """
+
+    case: str
+    status: str
+    seconds: float = 0.0
+    message: str = ""
+    task: str = ""
+    noise: float | None = None
+    noise_unit: str = "%"
+    residual: float | None = None
+    invented: int | None = None
+    flags: tuple[str, ...] = ()
+    picture: str = field(default="", repr=False)
+
+
+def facts_of(rows: Sequence[Any], folder: Path, *, width: int) -> list[CaseFacts]:
+    """Everything that the page shows, in the order of the rows.
+
+    Parameters
+    ----------
+    rows : of the batch, each with case, status, seconds, message and result
+    folder : of the report; records are looked for beside each result
+    width : of the pictures, pixels
+    """
+    found = [_one(row, width) for row in rows]
+    return [replace(each, flags=each.flags + _outlying(each, found)) for each in found]
+
+
+def _one(row: Any, width: int) -> CaseFacts:
+    known = CaseFacts(row.case, row.status, float(row.seconds), row.message)
+    if not row.result:
+        return known
+    image = Path(row.result)
+    told = _record(image)
+    noise = _number(told.get("noise_level"))
+    hounsfield = str(told.get("modality", "")) == "ct" or (noise is not None and noise > 1)
+    invented = told.get("invented_slices")
+    return replace(
+        known,
+        task=str(told.get("task", "")),
+        noise=noise if noise is None or hounsfield else 100 * noise,
+        noise_unit="HU" if hounsfield else "%",
+        residual=_number(told.get("consistency_residual")),
+        invented=len(invented) if isinstance(invented, list) else None,
+        flags=_flags(told),
+        picture=_picture(_beside(image, "_preview.png"), width),
+    )
+
+
+def _beside(image: Path, ending: str) -> Path:
+    return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ending)
+
+
+def _record(image: Path) -> Mapping[str, Any]:
+    """The record beside a result; its name is the result's with ``_medldm.json``, in a BIDS tree with ``.json``."""
+    for ending in ("_medldm.json", ".json"):
+        try:
+            told = json.loads(_beside(image, ending).read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(told, dict) and "result_sha256" in told:
+            return told
+    return {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _flags(told: Mapping[str, Any]) -> tuple[str, ...]:
+    found = []
+    if clipped := told.get("clipped_voxels"):
+        found.append(f"{clipped:,} voxels clipped")
+    if told.get("measured_slices_bit_exact") is False:
+        found.append("measured slices changed")
+    if (region := told.get("invented_voxels")) and not told.get("invented_slices"):
+        found.append(f"{region:,} voxels invented")
+    return (*found, *(str(note) for note in told.get("notes") or ()))
+
+
+def _outlying(each: CaseFacts, others: Sequence[CaseFacts]) -> tuple[str, ...]:
+    """Whether noise or residual stands out from the cases of the same task, by median and median deviation."""
+    found = []
+    for name, kind in (("noise", "noise_unit"), ("residual", "task")):
+        value = getattr(each, name)
+        alike = [getattr(other, name) for other in others if getattr(other, kind) == getattr(each, kind)]
+        alike = [other for other in alike if other is not None]
+        if value is None or len(alike) < FEWEST:
+            continue
+        middle = statistics.median(alike)
+        spread = MAD_TO_SIGMA * statistics.median(abs(other - middle) for other in alike)
+        if spread > 0 and value > middle + STANDS_OUT * spread:
+            found.append(f"{name} far above the others")
+    return tuple(found)
+
+
+def _picture(path: Path, width: int) -> str:
+    """A preview, small enough for a page of many; empty where there is none that can be read."""
+    if not path.is_file():
+        return ""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as problem:
+        log.warning("%s is not shown in the report: %s", path, problem)
+        return ""
+    small.thumbnail((width, width))
+    packed = io.BytesIO()
+    small.save(packed, format="JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()

@@ -1,0 +1,148 @@
+"""A BIDS dataset gives BIDS derivatives."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import phantoms
+import pytest
+
+from medldm.batch.bids import LABELS, RESULT, inherited
+from medldm.cli import main
+
+# Entities that BIDS 1.10 allows in names of anatomical derivatives, in its order.
+ENTITIES = (
+    "sub ses sample task acq ce trc rec dir run mod echo flip inv mt part hemi space split chunk seg res den label desc"
+)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Two participants, one with two sessions; a mask, and results of somebody else."""
+    root = tmp_path / "raw"
+    for name in (
+        "sub-01/ses-a/anat/sub-01_ses-a_run-1_T1w",
+        "sub-01/ses-b/anat/sub-01_ses-b_T2w",
+        "sub-02/anat/sub-02_T1w",
+        "derivatives/other/sub-02/anat/sub-02_desc-preproc_T1w",
+    ):
+        path = root / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True)
+        phantoms.save(path, phantoms.brain((24, 24, 12)), np.diag([1, 1, 4.0, 1]), dtype=np.int16)
+    (root / "dataset_description.json").write_text('{"Name": "Demo", "BIDSVersion": "1.8.0", "License": "CC0"}')
+    (root / "participants.tsv").write_text("participant_id\tage\nsub-01\t34\nsub-02\t29\nsub-03\t51\n")
+    (root / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\tdose\nses-a\t1\nses-b\t2\nses-c\t3\n")
+    (root / "T1w.json").write_text('{"MagneticFieldStrength": 3, "EchoTime": 0.1}')
+    own = {"EchoTime": 0.003, "PatientName": "Doe^Jane", "AcquisitionDateTime": "2020-01-01T10:00:00"}
+    (root / "sub-02/anat/sub-02_T1w.json").write_text(json.dumps(own))
+    return root
+
+
+@pytest.fixture
+def bids(stub_network, capsys):
+    """The verb, its network a stub that adds one."""
+
+    def run(*words):
+        return main(["bids", *map(str, words)]), capsys.readouterr().err
+
+    return run
+
+
+def files(root):
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_dataset_gives_derivatives_with_names_that_bids_knows(dataset, bids, tmp_path):
+    out = tmp_path / "out"
+    code, said = bids(dataset, out, "participant", "--task", "super-resolve", "--spacing", "1.5")
+    assert code == 0, said
+    images = {name for name in files(out) if name.endswith(".nii.gz")}
+    assert images == {
+        "sub-01/ses-a/anat/sub-01_ses-a_run-1_res-1p5mm_desc-thin_T1w.nii.gz",
+        "sub-01/ses-b/anat/sub-01_ses-b_res-1p5mm_desc-thin_T2w.nii.gz",
+        "sub-02/anat/sub-02_res-1p5mm_desc-thin_T1w.nii.gz",
+    }
+    for name in images:
+        entities = [part.split("-")[0] for part in name.rsplit("/", 1)[1].split("_")[:-1]]
+        assert entities == sorted(entities, key=ENTITIES.split().index)
+        told = json.loads((out / name.replace(".nii.gz", ".json")).read_text())
+        source = told["Sources"][0].removeprefix("bids:raw:")
+        assert (dataset / source).is_file()
+        assert told["Resolution"].endswith("mm")
+    assert files(out) - images == {name.replace(".nii.gz", ".json") for name in images} | {
+        "dataset_description.json", "README", ".bidsignore", "participants.tsv", "sub-01/sub-01_sessions.tsv",
+        "summary.csv", "summary.json",
+    }  # fmt: skip
+
+
+def test_the_dataset_says_what_it_is_and_where_it_comes_from(dataset, bids, tmp_path):
+    bids(dataset, tmp_path / "out", "participant", "--task", "denoise")
+    told = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert told["DatasetType"] == "derivative"
+    assert told["GeneratedBy"][0]["Name"] == "medldm"
+    assert told["SourceDatasets"] == [{"URL": dataset.resolve().as_uri()}]
+    assert told["License"] == "CC0"
+    assert (tmp_path / "out" / "participants.tsv").read_text() == "participant_id\tage\nsub-01\t34\nsub-02\t29\n"
+    assert (tmp_path / "out" / "sub-01/sub-01_sessions.tsv").read_text() == "session_id\tdose\nses-a\t1\nses-b\t2\n"
+
+
+def test_acquisition_facts_are_inherited_and_names_are_not(dataset, bids, tmp_path):
+    scan = dataset / "sub-02/anat/sub-02_T1w.nii.gz"
+    assert inherited(scan, dataset)["EchoTime"] == 0.003
+    bids(dataset, tmp_path / "out", "participant", "--task", "denoise")
+    told = json.loads((tmp_path / "out/sub-02/anat/sub-02_desc-denoised_T1w.json").read_text())
+    assert (told["EchoTime"], told["MagneticFieldStrength"]) == (0.003, 3)
+    everything = "".join((tmp_path / "out" / name).read_text(errors="ignore") for name in files(tmp_path / "out"))
+    assert "Doe^Jane" not in everything
+    assert "AcquisitionDateTime" not in everything
+
+
+def test_participants_are_chosen_and_strangers_are_named(dataset, bids, tmp_path):
+    code, _ = bids(dataset, tmp_path / "out", "participant", "--participant-label", "sub-02", "--task", "denoise")
+    assert code == 0
+    assert {name.split("/")[0] for name in files(tmp_path / "out") if name.endswith(".nii.gz")} == {"sub-02"}
+    code, said = bids(dataset, tmp_path / "two", "participant", "--participant-label", "99")
+    assert code == 3
+    assert "no sub-99; it has 01, 02" in said
+    code, said = bids(dataset, tmp_path / "two", "participant", "--task", "denoise", "--spacing", "2")
+    assert code == 2
+    assert "--spacing" in said
+    assert bids(dataset, tmp_path / "two", "group")[0] == 2
+    assert bids(dataset / "sub-01", tmp_path / "two", "participant")[0] == 3
+
+
+def test_derivatives_inside_the_dataset_are_done_once_and_never_restored_again(dataset, bids):
+    out = dataset / "derivatives" / "medldm"
+    words = (dataset, out, "participant", "--task", "denoise", "--samples", "2", "--uncertainty")
+    code, said = bids(*words)
+    assert code == 0, said
+    assert (out / "sub-02/anat/sub-02_desc-denoisedStd_T1w.nii.gz").is_file()
+    before = {name: (out / name).stat().st_mtime_ns for name in files(out) if name.endswith(".nii.gz")}
+    code, said = bids(*words)
+    assert code == 0
+    assert "already done" in said
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+    assert len(before) == 6
+
+
+def test_a_record_in_bids_is_repeated(dataset, bids, tmp_path, capsys):
+    bids(dataset, tmp_path / "out", "participant", "--participant-label", "02", "--task", "denoise")
+    sidecar = tmp_path / "out/sub-02/anat/sub-02_desc-denoised_T1w.json"
+    assert main(["rerun", str(sidecar), "--overwrite"]) == 0
+    assert "byte for byte" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", LABELS)
+def test_labels_hold_letters_and_digits(verb):
+    assert re.fullmatch("[A-Za-z0-9]+", LABELS[verb])
+    assert RESULT.fullmatch(f"sub-1_desc-{LABELS[verb]}_T1w")
+
+
+@pytest.mark.skipif(not shutil.which("bids-validator"), reason="bids-validator (npm) is not installed")
+def test_the_bids_validator_accepts_the_derivatives(dataset, bids, tmp_path):
+    bids(dataset, tmp_path / "out", "participant", "--task", "super-resolve")
+    ran = subprocess.run(["bids-validator", tmp_path / "out", "--json"], capture_output=True, text=True, check=False)
+    told = json.loads(ran.stdout)
+    assert not told["issues"]["errors"]

@@ -1,0 +1,239 @@
+"""Files that mean harm: archives that climb or burst, headers that lie, names that steer terminals or name patients."""
+
+import gzip
+import json
+import logging
+import os
+import struct
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+import phantoms
+import phantoms_dicom
+import pydicom
+import pytest
+
+import medldm.io.archive
+from medldm.cli import main
+from medldm.errors import InputError, MedldmError, shown
+from medldm.io.archive import unpack
+from medldm.io.dicom import find_series, read_series
+from medldm.io.dicom import header as dicom_header
+from medldm.io.nifti import read_nifti
+from medldm.io.scans import find_cases
+
+
+@pytest.fixture
+def verb(stub_network, capsys):
+    """Run denoise with a network that adds one; its exit code, and all that it said."""
+
+    def run(*words):
+        code = main(["denoise", *map(str, words)])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["../evil.nii", "/tmp/evil.nii", "a/../../evil.nii", "..\\evil.nii"])
+def test_no_archive_writes_outside(name, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(name, b"harm")
+    with pytest.raises(InputError, match="leads out"):
+        unpack(tmp_path / "x.zip")
+    assert not (tmp_path / "evil.nii").exists()
+
+
+def test_a_link_in_an_archive_is_refused(tmp_path):
+    link = zipfile.ZipInfo("scan.nii")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(InputError, match="leads out"):
+        unpack(tmp_path / "x.zip")
+
+
+def test_an_archive_that_hides_its_size_stops_at_what_it_claims(tmp_path):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("scan.nii", bytes(2**24))
+    data = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):  # the size after unpacking, twice
+        at = data.rfind(mark) + place
+        data[at : at + 4] = struct.pack("<I", 100)
+    path.write_bytes(data)
+    with pytest.raises(InputError):
+        unpack(path)
+
+
+def test_an_archive_larger_than_allowed_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(medldm.io.archive, "LARGEST", 2**20)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("scan.nii", bytes(2**21))
+    with pytest.raises(InputError, match="unpacks to"):
+        unpack(tmp_path / "x.zip")
+
+
+def test_archives_in_archives_are_not_opened(tmp_path):
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as inner:
+        inner.writestr("x", b"x")
+    for _ in range(3):
+        data = (tmp_path / "inner.zip").read_bytes()
+        with zipfile.ZipFile(tmp_path / "inner.zip", "w") as outer:
+            outer.writestr("inner.zip", data)
+    with pytest.raises(InputError):
+        find_cases(tmp_path / "inner.zip")
+
+
+def test_more_packed_bytes_than_the_header_promises_are_never_held(tmp_path):
+    small = phantoms.save(tmp_path / "s.nii", phantoms.brain((8, 8, 4)), dtype=np.int16).read_bytes()
+    path = tmp_path / "bomb.nii.gz"
+    path.write_bytes(gzip.compress(small + bytes(2**28), 9))
+    import tracemalloc
+
+    tracemalloc.start()
+    volume = read_nifti(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert volume.shape == (8, 8, 4)
+    assert peak < 2**27
+
+
+def test_a_deflated_data_set_that_bursts_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_header, "LARGEST_INFLATED", 2**20)
+    folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((8, 8, 3)).astype(np.int16))
+    path = sorted(folder.iterdir())[0]
+    image = pydicom.dcmread(path)
+    image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    image.save_as(path)
+    assert dicom_header.read_headers(path)
+    data = path.read_bytes()
+    start = 144 + pydicom.dcmread(path).file_meta.FileMetaInformationGroupLength
+    plain = zlib.decompress(data[start:], -zlib.MAX_WBITS)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    burst = plain + b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", 2**24) + bytes(2**24)
+    path.write_bytes(data[:start] + packer.compress(burst) + packer.flush())
+    assert not dicom_header.read_headers(path)
+
+
+def hostile(image, damage):
+    if damage == "huge":
+        image.Rows = image.Columns = 65535
+    elif damage == "frames":
+        image.NumberOfFrames = 2**31 - 1
+    elif damage == "negative":
+        image.PixelSpacing, image.SliceThickness = [-1.0, -1.0], -3
+    elif damage == "bits":
+        image.BitsAllocated, image.BitsStored = 64, 63
+    elif damage == "none":
+        image.Rows = image.Columns = 0
+
+
+@pytest.mark.parametrize("damage", ["huge", "frames", "negative", "bits", "none"])
+def test_headers_that_lie_end_in_a_sentence(damage, tmp_path):
+    voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, each=lambda image, k: hostile(image, damage))
+    for series in find_series(folder):
+        with pytest.raises(MedldmError):
+            read_series(series, fix=True)
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0xFFFFFFFE, 0x7FFFFFFF])
+def test_lengths_beyond_the_file_reserve_nothing(length, tmp_path):
+    voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels)
+    for path in folder.iterdir():
+        data = bytearray(path.read_bytes())
+        at = data.rfind(b"\xe0\x7f\x10\x00OW\0\0") + 8
+        data[at : at + 4] = struct.pack("<I", length)
+        path.write_bytes(data)
+    for series in find_series(folder):
+        try:
+            volume = read_series(series)
+        except MedldmError:
+            continue
+        # All pixels are there; only their length was wrong.
+        assert np.array_equal(volume.to_stored(volume.voxels), voxels)
+
+
+def test_sequences_without_end_are_no_image(tmp_path):
+    folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((8, 8, 3)).astype(np.int16))
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        at = data.find(b"\x08\x00\x18\x00UI")  # SOPInstanceUID
+        item = b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+        path.write_bytes(data[:at] + item * 5000 + data[at:])
+    assert all(series.verdict == "not a volume" or not series.images for series in find_series(folder))
+
+
+def test_links_out_of_the_tree_do_not_let_results_out_of_it(tmp_path, verb):
+    outside, tree = tmp_path / "outside", tmp_path / "tree"
+    outside.mkdir()
+    tree.mkdir()
+    phantoms.save(outside / "scan.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16)
+    before = (outside / "scan.nii.gz").read_bytes()
+    (tree / "linked").symlink_to(outside)
+    (tree / "up").symlink_to(tmp_path)  # a circle
+    code, said = verb(tree, tmp_path / "out")
+    assert code == 0, said
+    assert (outside / "scan.nii.gz").read_bytes() == before
+    assert sorted(path.name for path in outside.iterdir()) == ["scan.nii.gz"]
+
+
+def test_names_with_line_ends_escapes_and_odd_bytes_stay_on_their_line(tmp_path, verb):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    names = [b"two\nlines.nii.gz", b"red\x1b[31m.nii.gz", b"latin-\xe9.nii.gz", b"<script>.nii.gz"]
+    good = phantoms.save(tmp_path / "good.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16).read_bytes()
+    for name in names:
+        (tree / os.fsdecode(name)).write_bytes(good)
+    (tree / "bad\n[red]\x1b[2J.nii.gz").write_bytes(b"nothing")
+    out = tmp_path / "out"
+    code, said = verb(tree, out, "--report", "-v")
+    assert code == 8
+    assert "\x1b" not in said
+    assert r"two\nlines" in said
+    assert {os.fsencode(path.name) for path in out.glob("*.nii.gz")} == set(names)
+    assert len(json.loads((out / "summary.json").read_text())) == 5
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("<script>") == 1
+
+
+def test_words_for_a_screen_are_one_line():
+    assert shown("sub-01 é 日本") == "sub-01 é 日本"
+    assert shown("a\nb\x1b[2J\udce9\u202e") == r"a\nb\x1b[2J\udce9\u202e"
+
+
+@pytest.mark.parametrize("form", ["dicom", "nifti"])
+def test_no_patient_is_named_outside_dicom(form, tmp_path, verb, caplog):
+    def identify(image, k):
+        image.PatientBirthDate, image.OtherPatientIDs = "19700203", "OTHER-99"
+        image.ReferringPhysicianName, image.InstitutionName = "Ref^Erring", "Secret Clinic"
+        image.StudyDescription = image.SeriesDescription = "Jane Doe brain"
+        image.AccessionNumber, image.StudyID = "ACC-5", "STU-6"
+
+    voxels = phantoms.brain((24, 24, 12)).astype(np.int16)
+    folder = phantoms_dicom.write_series(tmp_path / "in" / "case", voxels, each=identify)
+    broken = phantoms_dicom.write_series(tmp_path / "in" / "broken", voxels, number=4, each=identify)
+    phantoms_dicom.cut_short(sorted(broken.iterdir())[2])
+    odd = phantoms_dicom.write_series(tmp_path / "in" / "odd", voxels, number=5, each=identify)
+    with dicom_header.no_values_on_screen():  # pydicom complains while the phantom is written, too
+        phantoms_dicom.edit(odd, lambda image: setattr(image, "PatientName", "Doe^Jane^" * 30))
+    out = tmp_path / "out"
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        _, said = verb(tmp_path / "in", out, "--report", "-v", "--format", form)
+        main(["inspect", str(folder), "--json"])
+    texts = [said, caplog.text, *(str(each.message) for each in warned)]
+    written = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".dcm"]
+    assert {path.suffix for path in written} >= {".json", ".csv", ".html", ".png"}
+    texts += [str(path.relative_to(out)) for path in out.rglob("*")]
+    texts += [
+        (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("latin-1")
+        for path in written
+    ]
+    for secret in ("Doe^Jane", "Jane", "SECRET-17", "OTHER-99", "19700203", "Erring", "Clinic", "ACC-5", "STU-6"):
+        found = [text[max(0, text.find(secret) - 200) :][:300] for text in texts if secret in text]
+        assert not found
