@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.batch import Options, Run, hash_files, one_case
-from medldm.batch.record import hash_image, package_version
+from medldm.batch.record import Record, hash_image, package_version
 from medldm.cli.progress import watching
 from medldm.errors import InputError, MedldmError, ModelError, UsageError
 from medldm.io.scans import Case, find_cases
