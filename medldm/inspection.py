@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from medldm.errors import MedldmError, NotRestorable
+from medldm.errors import MedldmError, ModelError, NotRestorable
+from medldm.guard import check
 from medldm.io import check_content, find_missing_slices, guess_modality, what_it_is
 from medldm.io.scans import Case, find_cases
 from medldm.noise_level import NoiseEstimate, estimate_noise
 from medldm.settings import Restore
 from medldm.slice_numbers import spell_slices
 from medldm.volume import Volume
+from medldm.zoo import best, card
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ class Finding:
         if "noise" in self.facts:
             told.append(f"  noise {self.facts['noise']['words']}")
         told.append(f"  {'plan: ' if self.status == 'restorable' else ''}{self.reason}")
-        return told + [f"  note: {note}" for note in self.facts.get("notes", ())]
+        told += [f"  note: {note}" for note in self.facts.get("notes", ())]
+        return told + [f"  warning: {words}" for words in self.facts.get("outside_of_card", {}).values()]
 
 
 def inspect(path: str | Path, settings: Restore | None = None) -> list[Finding]:
@@ -195,8 +198,24 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
                   "reasons": list(plan.noise.reasons), "words": str(plan.noise)},
         "plan": [asdict(step) for step in plan.steps],
         "notes": list(volume.stored.note),
-    }  # fmt: skip
+    } | outside_of_card(volume, plan.modality, settings)  # fmt: skip
     return Finding(name, "restorable", plan.words(), facts)
+
+
+def outside_of_card(volume: Volume, modality: str, settings: Restore) -> dict[str, Any]:
+    """The model that `restore` would take, and what speaks against it: name of each check and a sentence.
+
+    Parameters
+    ----------
+    volume : scan
+    modality : ``"mr"`` or ``"ct"``
+    settings : of `restore`
+    """
+    try:
+        found = best(modality, flat=min(volume.shape) == 1) if settings.model == "auto" else card(settings.model)
+    except ModelError as problem:
+        return {"model": None, "outside_of_card": {"no model": str(problem)}}
+    return {"model": found.name, "outside_of_card": check(volume, found)}
 
 
 def geometry(volume: Volume) -> dict[str, Any]:

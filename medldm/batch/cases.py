@@ -78,7 +78,8 @@ def one_case(run: Run, case: Case, target: Path) -> Row:
     seconds = round(time.monotonic() - started, 2)
     if result is volume:
         return Row(name, "unchanged", seconds, "nothing to do, the input was copied", str(target))
-    return Row(name, "done", seconds, "", str(target))
+    odd = result.history[-1].facts.get("outside_of_card") if result.history else None
+    return Row(name, "done", seconds, f"outside what the model's card covers: {', '.join(odd)}" if odd else "", str(target))
 
 
 def load(case: Case, options: Options) -> Volume:
