@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from medldm.errors import MedldmError, ModelError, NotRestorable
 from medldm.guard import check
 from medldm.io import check_content, find_missing_slices, guess_modality, what_it_is
+from medldm.io.nifti import stem
 from medldm.io.scans import Case, find_cases
 from medldm.noise_level import NoiseEstimate, estimate_noise
 from medldm.settings import Restore
@@ -153,6 +155,11 @@ class Finding:
             told.append("  " + _geometry_in_words(self.facts))
         if "noise" in self.facts:
             told.append(f"  noise {self.facts['noise']['words']}")
+        if "interval" in self.facts:
+            told.append(f"  uncertainty: {_interval_in_words(self.facts['interval'])}")
+        if self.facts.get("calibrated_intervals"):
+            verbs = ", ".join(self.facts["calibrated_intervals"])
+            told.append(f"  model {self.facts['model']}; 90 % intervals (--samples 4 --uncertainty) for {verbs}")
         told.append(f"  {'plan: ' if self.status == 'restorable' else ''}{self.reason}")
         told += [f"  note: {note}" for note in self.facts.get("notes", ())]
         return told + [f"  warning: {words}" for words in self.facts.get("outside_of_card", {}).values()]
@@ -198,7 +205,7 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
                   "reasons": list(plan.noise.reasons), "words": str(plan.noise)},
         "plan": [asdict(step) for step in plan.steps],
         "notes": list(volume.stored.note),
-    } | outside_of_card(volume, plan.modality, settings)  # fmt: skip
+    } | outside_of_card(volume, plan.modality, settings) | told_interval(case)  # fmt: skip
     return Finding(name, "restorable", plan.words(), facts)
 
 
@@ -215,7 +222,32 @@ def outside_of_card(volume: Volume, modality: str, settings: Restore) -> dict[st
         found = best(modality, flat=min(volume.shape) == 1) if settings.model == "auto" else card(settings.model)
     except ModelError as problem:
         return {"model": None, "outside_of_card": {"no model": str(problem)}}
-    return {"model": found.name, "outside_of_card": check(volume, found)}
+    return {
+        "model": found.name,
+        "calibrated_intervals": sorted(found.calibration.get("verbs", ())),
+        "outside_of_card": check(volume, found),
+    }
+
+
+def told_interval(case: Case) -> dict[str, Any]:
+    """The interval of a scan that medldm restored, from the record beside it; empty without one.
+
+    Parameters
+    ----------
+    case : scan
+    """
+    image = case.source
+    try:
+        told = json.loads(image.with_name(f"{stem(image)}_medldm.json").read_text())
+        found = dict(told["interval"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {"interval": found}
+
+
+def _interval_in_words(found: dict[str, Any]) -> str:
+    share, half = 100 * float(found["coverage"]), float(found["median_half_width"])
+    return f"{share:.0f} % of restored voxels were calibrated to lie within a map of half widths, in the middle {half:.4g}"
 
 
 def geometry(volume: Volume) -> dict[str, Any]:

@@ -6,12 +6,10 @@ import contextlib
 import logging
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from medldm.batch.maps import HALF_WIDTH, STD, remove_maps, spread_path, write_maps
 from medldm.batch.memory import check_memory, result_voxels, stored_voxels
 from medldm.batch.options import Options, Run
 from medldm.batch.places import Protected
@@ -79,7 +77,8 @@ def one_case(run: Run, case: Case, target: Path) -> Row:
     if result is volume:
         return Row(name, "unchanged", seconds, "nothing to do, the input was copied", str(target))
     odd = result.history[-1].facts.get("outside_of_card") if result.history else None
-    return Row(name, "done", seconds, f"outside what the model's card covers: {', '.join(odd)}" if odd else "", str(target))
+    message = f"warning, outside what the model covers: {', '.join(odd)}" if odd else ""
+    return Row(name, "done", seconds, message, str(target))
 
 
 def load(case: Case, options: Options) -> Volume:
@@ -103,8 +102,8 @@ def load(case: Case, options: Options) -> Volume:
 
 def wanted_companions(record: Record, options: Options) -> list[Path]:
     """Files that have to lie beside the result besides its record."""
-    endings = {"_std.nii.gz": options.uncertainty, "_preview.png": options.preview}
-    return [record.companion(ending) for ending, wanted in endings.items() if wanted]
+    companions = {spread_path(record, STD): options.uncertainty, record.companion("_preview.png"): options.preview}
+    return [path for path, wanted in companions.items() if wanted]
 
 
 def origin(case: Case, root: Path | None) -> dict[str, Any]:
@@ -129,7 +128,7 @@ def outcome(volume: Volume, result: Volume, plan: Plan | None) -> dict[str, Any]
 @contextlib.contextmanager
 def undone_on_failure(record: Record) -> Any:
     """A new result without its record is none: whatever fails in between takes it away again."""
-    files = (record.image, record.companion("_std.nii.gz"))
+    files = (record.image, spread_path(record, STD), spread_path(record, HALF_WIDTH))
     before = [path.exists() for path in files]
     try:
         yield
@@ -161,12 +160,10 @@ def publish(case: Case, volume: Volume, result: Volume, record: Record, options:
         clipped = write(result, target)
     if clipped:
         log.warning("%d voxels of %s were clipped to %s", clipped, target.name, result.stored.dtype)
-    spread = record.companion("_std.nii.gz")
     if options.uncertainty and result.std is not None:
-        stored = replace(result.stored, dtype=np.dtype(np.float32), container="nifti")
-        write(replace(result, voxels=result.std, std=None, stored=stored), spread)
+        write_maps(result, record)
     elif record.path.exists():  # an older result's companions would pass for this one's
-        spread.unlink(missing_ok=True)
+        remove_maps(record)
     if record.path.exists() and not options.preview:
         record.companion("_preview.png").unlink(missing_ok=True)
     return clipped

@@ -33,7 +33,7 @@ from medldm.io import read_nifti
 from medldm.io.atomic import whole_file
 from medldm.settings import VERBS, make
 from medldm.tasks import run
-from medldm.tasks.uncertainty import FARTHEST, Interval, distance_to_measured
+from medldm.tasks.uncertainty import Interval, distance_to_measured, pooled
 from medldm.volume import Stored, Volume, Voxels
 from medldm.zoo import Card, card
 
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 COVERAGE = 0.9
 SAMPLES, STEPS = 4, 4
-BLOCK = (96, 80, 32)  # voxels along the slice axis and the two others
+BLOCK = (64, 64, 24)  # voxels along the slice axis and the two others
 VOXELS = 4000  # of each block that take part; neighbours tell the same
 ROWS = (
     Row("noise-3", "denoise", level=0.03),
@@ -61,7 +61,7 @@ class Errors:
     Parameters
     ----------
     row, verb, subject, contrast : of the block
-    error, std, distance : (N,) scaled intensity; signed, of the samples, voxels to the nearest measured one
+    error, std, distance : (N,) scaled intensity; signed, of the samples and pooled; voxels to the nearest measured one
     sigma : noise level the network was told, scaled intensity
     residual : consistency of the result, as its record holds it
     """
@@ -182,7 +182,6 @@ def block_trial(row: Row, scan: dict[str, str], volume: Volume) -> Trial:
     inside = foreground_mask(volume.voxels)
     middle = [round(float(place)) for place in ndimage.center_of_mass(inside)]
     axis = int(np.argmax(np.round(volume.spacing, 2) + np.array([0, 0, 1e-6])))
-    # Every third scan is cut sagittally, coronally, axially: blocks of the same middle would know ventricles only.
     order = [axis, *(a for a in range(3) if a != axis)]
     if not row.needs_thin:
         order = [order[1], order[2], order[0]]
@@ -232,7 +231,7 @@ def errors_of(found: Card, trial: Trial) -> Errors:
         subject=trial.subject,
         contrast=trial.contrast,
         error=(result.voxels - trial.reference).ravel()[at] / unit,
-        std=result.std.ravel()[at] / unit,
+        std=pooled(torch.from_numpy(np.array(result.std))).numpy().ravel()[at] / unit,
         distance=distance_to_measured(observed).numpy().ravel()[at],
         sigma=float(told["noise_told"]),
         residual=float(told.get("consistency_residual", 0.0)),
@@ -333,4 +332,4 @@ def _compact(words: dict[str, Any]) -> str:
     return re.sub(r"\[\s+([-\d.,eE\s]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
-__all__ = ["COVERAGE", "FARTHEST", "ROWS", "Errors", "amend", "calibrate", "conformal_q", "fit_floor", "measure"]
+__all__ = ["COVERAGE", "ROWS", "Errors", "amend", "calibrate", "conformal_q", "fit_floor", "measure"]

@@ -40,7 +40,8 @@ def rerun(arguments: argparse.Namespace) -> int:
         volume=source.get("volume"),
         format=source.get("format"),
         fix=bool(source.get("fix")),
-        uncertainty=settings.samples > 1 and (path.parent / f"{stem_of(path)}_std.nii.gz").exists(),
+        uncertainty=settings.samples > 1
+        and any((path.parent / f"{stem_of(path)}_std{end}").exists() for end in (".nii.gz", ".dcm")),
         preview=(path.parent / f"{stem_of(path)}_preview.png").exists(),
     )
     for name in changed(told):
