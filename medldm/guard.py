@@ -304,7 +304,7 @@ def _nearest(row: Voxels, references: Voxels, spread: Voxels) -> float:
 
 
 def _far_apart(rows: Voxels, count: int) -> list[int]:
-    """Rows that stand for all: each next one is the farthest from those chosen (Gonzalez, Theor Comput Sci 38, 1985)."""
+    """Rows that stand for all: each next one is the farthest from those chosen (Gonzalez 1985)."""
     chosen = [int(np.square(rows - rows.mean(0)).sum(1).argmin())]
     distance = np.square(rows - rows[chosen[0]]).sum(1)
     while len(chosen) < min(count, len(rows)):

@@ -247,7 +247,9 @@ def told_interval(case: Case) -> dict[str, Any]:
 
 def _interval_in_words(found: dict[str, Any]) -> str:
     share, half = 100 * float(found["coverage"]), float(found["median_half_width"])
-    return f"{share:.0f} % of restored voxels were calibrated to lie within a map of half widths, in the middle {half:.4g}"
+    return (
+        f"{share:.0f} % of restored voxels were calibrated to lie within a map of half widths, in the middle {half:.4g}"
+    )
 
 
 def geometry(volume: Volume) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import csv
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +52,13 @@ def table(rows: Sequence[dict[str, object]], kind: str) -> list[str]:
     lines = [f"| {kind} | blocks | coverage, % | half width | constant of equal coverage | width ratio | skill |"]
     lines.append("|---|---|---|---|---|---|---|")
     for name, members in sorted(groups.items()):
-        mean: Callable[[str], float] = lambda key, members=members: float(np.mean([float(str(m[key])) for m in members]))  # type: ignore[misc]
+        coverage, half, constant, skill = (
+            float(np.mean([float(str(each[key])) for each in members]))
+            for key in ("coverage", "half_width", "constant", "skill")
+        )
         lines.append(
-            f"| {name} | {len(members)} | {mean('coverage'):.1f} | {mean('half_width'):.4f} | {mean('constant'):.4f} "
-            f"| {mean('half_width') / mean('constant'):.3f} | {mean('skill'):.2f} |"
+            f"| {name} | {len(members)} | {coverage:.1f} | {half:.4f} | {constant:.4f} "
+            f"| {half / constant:.3f} | {skill:.2f} |"
         )
     return lines
 
@@ -77,8 +80,8 @@ def main(data: Path, name: str) -> None:
         "",
         f"Command: `python docs/benchmarks/coverage.py ../shared/data {name}`  ",
         f"Weights: {found.name}@{found.sha256[:8]}; calibrated on {len(told['subjects'])} validation subjects.  ",
-        "Half widths in scaled intensity (1 is the 99.5th percentile of the foreground). Skill: correlation of the half "
-        "width with the size of the error, within a block. Empirical coverage, not a guarantee.",
+        "Half widths in scaled intensity (1 is the 99.5th percentile of the foreground). Skill: correlation of the "
+        "half width with the size of the error, within a block. Empirical coverage, not a guarantee.",
     ]
     for kind in ("task", "row", "contrast", "subject"):
         lines += ["", *table(rows, kind)]

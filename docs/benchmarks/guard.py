@@ -71,8 +71,10 @@ def outside(data: Path) -> Iterator[tuple[str, str, Volume]]:
         yield "knee, drawn" if "knee" in name else "phantom, drawn", name, volume
     for row in scans(data, "test"):
         scan = read_nifti(Path(row["path"]))
-        yield "voxels twice as large as they were", row["file"], Volume(
-            scan.voxels, np.diag([2, 2, 2, 1.0]) @ scan.affine, name=scan.name, stored=scan.stored
+        yield (
+            "voxels twice as large as they were",
+            row["file"],
+            Volume(scan.voxels, np.diag([2, 2, 2, 1.0]) @ scan.affine, name=scan.name, stored=scan.stored),
         )
         order = np.random.default_rng(0).permutation(scan.shape[2])
         yield "slices shuffled", row["file"], scan.with_voxels(scan.voxels[:, :, order])

@@ -21,11 +21,10 @@ class Interval(NamedTuple):
     """How the interval of one verb is scaled: ``mean +- q * sqrt(std^2 + floor^2)``, std pooled over neighbours.
 
     The spread is taken over seeds of the flow and over the planes a scan was seen in. The floor is what these do not
-    show. Its square is a sum of independent parts,
-    ``still^2 + (noisy * sigma)^2 + far^2 * distance``: what is wrong everywhere, what is left of the noise, and what was
-    never measured. Between two measured slices an image behaves like a random walk (the power spectrum of natural
-    images falls with the square of the frequency: Field, J Opt Soc Am A 4, 1987), and the variance of a random walk
-    grows with the distance to the nearest place where it is known.
+    show. Its square is a sum of independent parts, ``still^2 + (noisy * sigma)^2 + far^2 * distance``: what is wrong
+    everywhere, what is left of the noise, and what was never measured. Between two measured slices an image behaves
+    like a random walk (the power spectrum of natural images falls with the square of the frequency: Field, J Opt Soc
+    Am A 4, 1987), and the variance of a random walk grows with the distance to the nearest place where it is known.
 
     Parameters
     ----------

@@ -43,3 +43,16 @@ def test_a_page_holds_its_pictures_and_no_markup_of_others(tmp_path):
     assert "data:image/png;base64," in page
     assert "<script>" not in page
     assert "http" not in page
+
+
+def test_the_uncertainty_is_drawn_below_the_result(tmp_path):
+    scan = phantoms.phantom((32, 36, 20))
+    doubt = np.linspace(0, 5, 20, dtype=np.float32) * np.ones(scan.shape, np.float32)
+    for name, fields in (("plain", {}), ("std", {"std": doubt}), ("interval", {"std": doubt, "half_width": 2 * doubt})):
+        write_preview(scan, scan.with_voxels(scan.voxels, **fields), tmp_path / f"{name}.png")
+    plain, std, interval = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("plain", "std", "interval"))
+    assert std.shape[0] > plain.shape[0]
+    assert interval.shape == std.shape
+    row = std[plain.shape[0] - 26 : -30]
+    coloured = (row.max(-1).astype(int) - row.min(-1)) > 60
+    assert coloured.mean() > 0.1
