@@ -2,7 +2,7 @@
 
 Writes `docs/benchmarks/guard/table.md`. Test scans are ones the card should cover: every warning is a false alarm.
 Everything else lies outside on purpose: real CT as MR (HU, or shifted to be positive), real DICOM scans of phantoms and
-heads, drawn phantoms, a drawn knee, and test scans that were damaged in ways no scanner would. Loads no torch. There is
+heads, drawn phantoms, a drawn knee, and test scans that were damaged in ways no scanner would. There is
 no real knee among the data at hand: the drawn one stands for it, and says less.
 """
 
