@@ -8,6 +8,7 @@ no real knee among the data at hand: the drawn one stands for it, and says less.
 
 from __future__ import annotations
 
+import csv
 import logging
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from medldm.benchmark.scans import scans
 from medldm.errors import MedldmError
 from medldm.guard import check
 from medldm.io import read_nifti
@@ -26,6 +26,14 @@ from medldm.volume import Stored, Volume, Voxels
 from medldm.zoo import card
 
 OUT = Path(__file__).parent / "guard"
+
+
+def scans(data: Path, split: str) -> list[dict[str, str]]:
+    """MR scans of one split of the manifest; the benchmark's own reader would load torch."""
+    paths = {path.name: str(path) for path in data.rglob("*.nii*")}
+    with (data / "manifest.csv").open(newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["split"] == split and row["modality"].startswith("MR")]
+    return [{**row, "path": paths[row["file"]]} for row in rows if row["file"] in paths]
 
 
 def drawn(image: Voxels, name: str, noise: float = 0.03) -> Volume:

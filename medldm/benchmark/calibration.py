@@ -25,7 +25,7 @@ from scipy import ndimage, optimize
 
 from medldm import guard
 from medldm.benchmark.protocol import Row, Trial, damage
-from medldm.benchmark.scans import is_thin, scans
+from medldm.benchmark.scans import is_thin, scans, spacing_of
 from medldm.errors import UsageError
 from medldm.intensity import foreground_mask, mri_scaling
 from medldm.io import read_nifti
@@ -318,7 +318,7 @@ def _varied(found: Sequence[dict[str, str]], count: int) -> list[dict[str, str]]
     for row in found:
         kinds[row["modality"], row["source"].split("@")[0]].append(row)
     queues = list(kinds.values())
-    queues.sort(key=lambda rows: not is_thin([float(mm) for mm in rows[0]["spacing_mm"].split("x")]))
+    queues.sort(key=lambda rows: not is_thin(spacing_of(Path(rows[0]["path"]))))
     turns = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
     return turns[:count]
 

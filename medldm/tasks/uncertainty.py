@@ -20,7 +20,7 @@ FARTHEST = 12.0  # voxels; beyond it calibration saw nothing, and the error has 
 class Interval(NamedTuple):
     """How the interval of one verb is scaled: ``mean +- q * sqrt(std^2 + floor^2)``, std pooled over neighbours.
 
-    The spread is taken over seeds of the flow and over the planes a scan was seen in. The floor is what these do not
+    The spread is taken over samples: seeds of the flow, each drawn in one of the planes. The floor is what these do not
     show. Its square is a sum of independent parts, ``still^2 + (noisy * sigma)^2 + far^2 * distance``: what is wrong
     everywhere, what is left of the noise, and what was never measured. Between two measured slices an image behaves
     like a random walk (the power spectrum of natural images falls with the square of the frequency: Field, J Opt Soc

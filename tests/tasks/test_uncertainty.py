@@ -15,7 +15,7 @@ from medldm.tasks.uncertainty import Interval, distance_to_measured, mean_and_sp
 from medldm.zoo import card
 
 VERBS = {"denoise": {"still": 0.01, "noisy": 0.3, "far": 0.0, "q": 2.0}}
-VERBS["fill-slices"] = {"still": 0.0, "noisy": 0.0, "far": 0.03, "q": 2.0}
+VERBS["fill-slices"] = {"still": 0.0, "noisy": 0.0, "far": 0.3, "q": 2.0}
 
 
 @pytest.fixture(scope="module")
