@@ -184,7 +184,7 @@ def block_trial(row: Row, scan: dict[str, str], volume: Volume) -> Trial:
     order = [axis, *(a for a in range(3) if a != axis)]
     if not row.needs_thin:
         order = [order[1], order[2], order[0]]
-    where = [slice(None)] * 3
+    where: list[Any] = [slice(None)] * 3
     for a, size in zip(order, BLOCK, strict=True):
         start = int(np.clip(middle[a] - size // 2, 0, max(0, volume.shape[a] - size)))
         where[a] = slice(start, start + size)

@@ -90,8 +90,9 @@ def interval_for(card: Card, verb: str) -> Interval | None:
     told: Mapping[str, Any] = card.calibration.get("verbs", {}).get(verb, {})
     if not told:
         return None
-    common = {name: card.calibration[name] for name in ("coverage", "samples", "steps") if name in card.calibration}
-    return Interval(*(float(told[name]) for name in ("still", "noisy", "far", "q")), **common)
+    common: dict[str, Any] = {name: card.calibration[name] for name in ("coverage", "samples", "steps")}
+    common |= {name: float(told[name]) for name in ("still", "noisy", "far", "q")}
+    return Interval(**common)
 
 
 def why_not(found: Interval | None, settings: Settings, name: str) -> str:
