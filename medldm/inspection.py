@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medldm.errors import MedldmError, NotRestorable
+from medldm.errors import MedldmError, ModelError, NotRestorable
+from medldm.guard import check
 from medldm.io import check_content, find_missing_slices, guess_modality, what_it_is
+from medldm.io.nifti import stem
 from medldm.io.scans import Case, find_cases
 from medldm.noise_level import NoiseEstimate, estimate_noise
 from medldm.settings import Restore
 from medldm.slice_numbers import spell_slices
 from medldm.volume import Volume
+from medldm.zoo import best, card
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,14 @@ class Finding:
             told.append("  " + _geometry_in_words(self.facts))
         if "noise" in self.facts:
             told.append(f"  noise {self.facts['noise']['words']}")
+        if "interval" in self.facts:
+            told.append(f"  uncertainty: {_interval_in_words(self.facts['interval'])}")
+        if self.facts.get("calibrated_intervals"):
+            verbs = ", ".join(self.facts["calibrated_intervals"])
+            told.append(f"  model {self.facts['model']}; 90 % intervals (--samples 4 --uncertainty) for {verbs}")
         told.append(f"  {'plan: ' if self.status == 'restorable' else ''}{self.reason}")
-        return told + [f"  note: {note}" for note in self.facts.get("notes", ())]
+        told += [f"  note: {note}" for note in self.facts.get("notes", ())]
+        return told + [f"  warning: {words}" for words in self.facts.get("outside_of_card", {}).values()]
 
 
 def inspect(path: str | Path, settings: Restore | None = None) -> list[Finding]:
@@ -195,8 +205,51 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
                   "reasons": list(plan.noise.reasons), "words": str(plan.noise)},
         "plan": [asdict(step) for step in plan.steps],
         "notes": list(volume.stored.note),
-    }  # fmt: skip
+    } | outside_of_card(volume, plan.modality, settings) | told_interval(case)  # fmt: skip
     return Finding(name, "restorable", plan.words(), facts)
+
+
+def outside_of_card(volume: Volume, modality: str, settings: Restore) -> dict[str, Any]:
+    """The model that `restore` would take, and what speaks against it: name of each check and a sentence.
+
+    Parameters
+    ----------
+    volume : scan
+    modality : ``"mr"`` or ``"ct"``
+    settings : of `restore`
+    """
+    try:
+        found = best(modality, flat=min(volume.shape) == 1) if settings.model == "auto" else card(settings.model)
+    except ModelError as problem:
+        return {"model": None, "outside_of_card": {"no model": str(problem)}}
+    return {
+        "model": found.name,
+        "calibrated_intervals": sorted(found.calibration.get("verbs", ())),
+        "outside_of_card": check(volume, found),
+    }
+
+
+def told_interval(case: Case) -> dict[str, Any]:
+    """The interval of a scan that medldm restored, from the record beside it; empty without one.
+
+    Parameters
+    ----------
+    case : scan
+    """
+    image = case.source
+    try:
+        told = json.loads(image.with_name(f"{stem(image)}_medldm.json").read_text())
+        found = dict(told["interval"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {"interval": found}
+
+
+def _interval_in_words(found: dict[str, Any]) -> str:
+    share, half = 100 * float(found["coverage"]), float(found["median_half_width"])
+    return (
+        f"{share:.0f} % of restored voxels were calibrated to lie within a map of half widths, in the middle {half:.4g}"
+    )
 
 
 def geometry(volume: Volume) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Stored:
     missing : slices along the stored third axis that were never measured, counted from 0
     modality : ``"mr"``, ``"ct"`` or None where the file does not say
     note : sentences worth telling the user (repairs, guesses)
+    restored_by : what medldm did to the scan before it was stored, as its header says; empty for an original
     """
 
     axes: tuple[int, int, int] = (0, 1, 2)
@@ -55,6 +56,7 @@ class Stored:
     missing: tuple[int, ...] = ()
     modality: str | None = None
     note: tuple[str, ...] = ()
+    restored_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Volume:
     history : what was done, oldest first
     stored : how the file kept it
     std : (X, Y, Z) float32 or None, standard deviation of each restored voxel, in the unit of ``voxels``
+    half_width : (X, Y, Z) float32 or None, half the width of the calibrated interval around each voxel, same unit
 
     Raises
     ------
@@ -83,6 +86,7 @@ class Volume:
     history: tuple[Step, ...] = ()
     stored: Stored = field(default_factory=Stored)
     std: Voxels | None = None
+    half_width: Voxels | None = None
 
     def __post_init__(self) -> None:
         voxels, affine = np.asarray(self.voxels), np.array(self.affine, dtype=np.float64)
@@ -90,8 +94,9 @@ class Volume:
             raise ValueError(f"a Volume has three axes, these voxels have {voxels.ndim}: {voxels.shape}")
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
             raise ValueError(f"an affine is a finite, invertible 4 x 4 matrix, this is\n{affine}")
-        if self.std is not None and self.std.shape != voxels.shape:
-            raise ValueError(f"std has shape {self.std.shape}, the voxels have {voxels.shape}")
+        for name, each in (("std", self.std), ("half_width", self.half_width)):
+            if each is not None and each.shape != voxels.shape:
+                raise ValueError(f"{name} has shape {each.shape}, the voxels have {voxels.shape}")
         affine.flags.writeable = False
         # A read-only view: the caller's own array stays writable, this Volume's does not change under us.
         view = voxels.view()
@@ -123,6 +128,7 @@ class Volume:
         *,
         step: Step | None = None,
         std: Voxels | None = None,
+        half_width: Voxels | None = None,
         stored: Stored | None = None,
     ) -> Volume:
         """A new Volume with new voxels; geometry, name and history are carried along.
@@ -132,7 +138,7 @@ class Volume:
         voxels : (X', Y', Z') array
         affine : (4, 4), only when the grid changed
         step : what was done, appended to the history
-        std : (X', Y', Z') standard deviation of the new voxels
+        std, half_width : (X', Y', Z') standard deviation of the new voxels, half the width of their interval
         stored : only when the way of storing changed (missing slices filled, thickness)
         """
         if voxels.shape != self.voxels.shape and affine is None:
@@ -144,6 +150,7 @@ class Volume:
             history=self.history + ((step,) if step else ()),
             stored=stored or self.stored,
             std=std,
+            half_width=half_width,
         )
 
     def to_stored(self, array: Voxels) -> Voxels:

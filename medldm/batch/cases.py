@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medldm.batch.caselog import note
+from medldm.batch.maps import STD, remove_maps, spread_path, stage_maps
 from medldm.batch.memory import check_memory, needed_bytes, result_voxels, stored_voxels
 from medldm.batch.options import Options, Run
 from medldm.batch.places import Protected
-from medldm.batch.record import Record, hash_files, run_key, seconds_per_voxel, write_record
+from medldm.batch.record import Record, hash_files, run_key, seconds_per_voxel, staged_name, write_record
 from medldm.batch.summary import Row
 from medldm.errors import NotRestorable, OutputError
 from medldm.inspection import Plan, make_plan
@@ -140,7 +141,9 @@ def finish(run: Run, ready: Ready, result: Volume) -> Row:
         return Row(
             case.place.as_posix(), "unchanged", seconds, "nothing to do, the input was copied", str(ready.target)
         )
-    return Row(case.place.as_posix(), "done", seconds, "", str(ready.target))
+    odd = result.history[-1].facts.get("outside_of_card") if result.history else None
+    message = f"warning, outside what the model covers: {', '.join(odd)}" if odd else ""
+    return Row(case.place.as_posix(), "done", seconds, message, str(ready.target))
 
 
 def what_else(options: Options) -> dict[str, Any]:
@@ -186,8 +189,8 @@ def load(case: Case, options: Options) -> Volume:
 
 def wanted_companions(record: Record, options: Options) -> list[Path]:
     """Files that have to lie beside the result besides its record."""
-    endings = {"_std.nii.gz": options.uncertainty, "_preview.png": options.preview}
-    return [record.companion(ending) for ending, wanted in endings.items() if wanted]
+    companions = {spread_path(record, STD): options.uncertainty, record.companion("_preview.png"): options.preview}
+    return [path for path, wanted in companions.items() if wanted]
 
 
 def origin(case: Case, root: Path | None) -> dict[str, Any]:
@@ -216,27 +219,24 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
     a result lies there only beside a record that knows it, and without one the next run begins this case anew.
     """
     record, target = Record(ready.target), ready.target
-    staged, spread = staged_name(target), record.companion("_std.nii.gz")
+    staged = staged_name(target)
+    maps: list[Path] = []
     if target.is_dir() and any(not each.name.endswith(".dcm") for each in target.iterdir()):
         raise OutputError(f"{target} holds other files; choose another place for the series.")
     fresh = not record.path.exists()
     try:
         clipped = write_image(ready.case, ready.volume, result, staged, run.options)
-        uncertain = run.options.uncertainty and result.std is not None
-        if uncertain:
-            assert result.std is not None
-            stored = replace(result.stored, dtype=np.dtype(np.float32), container="nifti")
-            write(replace(result, voxels=result.std, std=None, stored=stored), staged_name(spread))
+        maps = stage_maps(result, record) if run.options.uncertainty else []
         told = {"clipped_voxels": clipped, **outcome(ready.volume, result, ready.plan)}
         told["voxels"] = int(np.prod(result.shape))
 
         def replaced() -> None:
             """Just before the record comes: what it will not be about must not lie beside it."""
             remove(target)
-            if uncertain:
-                staged_name(spread).replace(spread)
-            elif not fresh:  # an older result's companions would pass for this one's
-                spread.unlink(missing_ok=True)
+            if not fresh:  # an older result's companions would pass for this one's
+                remove_maps(record)
+            for path in maps:
+                staged_name(path).replace(path)
             if not fresh and not run.options.preview:
                 record.companion("_preview.png").unlink(missing_ok=True)
 
@@ -245,18 +245,13 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
     except BaseException:
         if fresh and not target.exists():  # a record without its result, where nothing was before
             record.path.unlink(missing_ok=True)
-            spread.unlink(missing_ok=True)
+            remove_maps(record)
         raise
     finally:
-        remove(staged)
-        remove(staged_name(spread))
+        for path in (target, *maps):
+            remove(staged_name(path))
     if clipped:
         log.warning("%d voxels of %s were clipped to %s", clipped, target.name, result.stored.dtype)
-
-
-def staged_name(path: Path) -> Path:
-    """A hidden place beside a file, with the same suffix, where it is written before it is shown."""
-    return path.with_name(f".staged-{path.name}")
 
 
 def remove(path: Path) -> None:

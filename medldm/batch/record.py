@@ -22,8 +22,14 @@ from medldm.settings import Settings
 from medldm.volume import Volume
 
 PACKAGES = ("medldm", "torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK", "scikit-image")
+BIDS_MAPS = {"_std.nii.gz": "Std", "_halfwidth.nii.gz": "HalfWidth"}  # what is added to a result's desc-
 TIMINGS = ("seconds", "peak_memory_mb")
 ENOUGH = 20  # finished cases to judge a pace by
+
+
+def staged_name(path: Path) -> Path:
+    """A hidden place beside a file, with the same suffix, where it is written before it is shown."""
+    return path.with_name(f".staged-{path.name}")
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,9 @@ class Record:
 
     def companion(self, ending: str) -> Path:
         """``scan_std.nii.gz`` and other files beside the result; in BIDS a spread has a desc- of its own."""
-        if ending == "_std.nii.gz" and in_derivatives(self.image):
-            return self.image.with_name(re.sub(r"(_desc-[A-Za-z0-9]+)_", r"\1Std_", self.image.name, count=1))
+        if ending in BIDS_MAPS and in_derivatives(self.image):
+            described = rf"\1{BIDS_MAPS[ending]}_"
+            return self.image.with_name(re.sub(r"(_desc-[A-Za-z0-9]+)_", described, self.image.name, count=1))
         return self.image.with_name(f"{result_stem(self.image)}{ending}")
 
     def read(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from medldm.errors import GeometryError, InputError, NotRestorable, OutputError,
 from medldm.io import nifti_header as headers
 from medldm.io.atomic import whole_file
 from medldm.io.content import modality_by_name
+from medldm.io.marks import mark, marked, recorded
 from medldm.volume import Affine, Stored, Volume, Voxels
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -109,6 +110,7 @@ def read_nifti(path: Path, *, volume_index: int | None = None, fix: bool = False
         header=found.header,
         modality=modality_by_name(path),
         note=(*place.note, *note),
+        restored_by=marked(found.header) or recorded(path, stem(path)),
     )
     return nearest_ras(voxels, place.affine, stem(path), stored)
 
@@ -335,6 +337,7 @@ def _as_stored(volume: Volume) -> tuple[Voxels, Any, int]:
     if array.dtype.kind == "f":
         header["scl_slope"], header["scl_inter"] = 1, 0
     _put_in_place(header, source, array.shape, volume)
+    mark(header, volume)
     header["magic"] = b"n+2" if header.sizeof_hdr == 540 else b"n+1"
     header["vox_offset"] = 544 if header.sizeof_hdr == 540 else 352
     return array, header, clipped

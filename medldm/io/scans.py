@@ -21,6 +21,7 @@ from medldm.volume import Volume
 
 LIST_SUFFIXES = (".txt", ".csv")
 COLUMNS = ("path", "file", "filename", "image", "scan", "nifti", "source")
+SPREADS = tuple(f"_{kind}{end}" for kind in ("std", "halfwidth") for end in (".nii.gz", ".nii", ".dcm"))
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def _ours(name: str, present: set[str]) -> bool:
     """Companions of a result: report, picture, and the spread beside a result that has a report."""
     if name.endswith(("_medldm.json", "_preview.png")):
         return True
-    spread = next((name[: -len(end)] for end in ("_std.nii.gz", "_std.nii") if name.endswith(end)), None)
+    spread = next((name[: -len(end)] for end in SPREADS if name.endswith(end)), None)
     return spread is not None and f"{spread}_medldm.json" in present
 
 

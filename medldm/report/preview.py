@@ -15,6 +15,7 @@ from medldm.volume import Volume, Voxels
 TILE = 300  # height of a picture, pixels
 EDGE = 10
 INK, PAPER, INVENTED = (235, 235, 235), (18, 20, 24), (255, 150, 40)
+HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # matplotlib's inferno, five of it
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 
 
@@ -45,6 +46,12 @@ def write_preview(
     at = focus(before, lost if before.shape == after.shape else ())
     window = grey_window(before)
     pictures = [[plane(volume, axis, window, at[axis]) for _, axis in PLANES] for _, volume, _ in rows]
+    doubt, meaning = uncertainty_of(after)
+    if doubt is not None:
+        top = float(np.percentile(doubt.voxels, 99.5)) or 1.0
+        rows.append(("uncertainty", doubt, ()))
+        pictures.append([heated(plane(doubt, axis, (0.0, top), at[axis])) for _, axis in PLANES])
+        meaning = f"{meaning}, black 0 to yellow {top:.3g}. "
     widths = [max(row[column].width for row in pictures) for column in range(3)]
     heights = [max(picture.height for picture in row) for row in pictures]
     margin, head = 90, 34
@@ -70,12 +77,39 @@ def write_preview(
     note = "orange: slices lost (before), slices with voxels that nobody measured (restored). " if invented else ""
     draw.text(
         (EDGE, sheet.height - 24),
-        note + "Restored voxels are estimates. Research use only.",
+        note + meaning + "Restored voxels are estimates. Research use only.",
         fill=(150, 150, 150),
         font=font,
     )
     with whole_file(path) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def uncertainty_of(after: Volume) -> tuple[Volume | None, str]:
+    """The uncertainty of a result as a volume, and what its numbers are; None where only one sample was drawn.
+
+    Parameters
+    ----------
+    after : restored
+    """
+    if after.half_width is not None:
+        return after.with_voxels(np.nan_to_num(after.half_width)), "Uncertainty: half width of the 90 % interval"
+    if after.std is not None:
+        return after.with_voxels(np.nan_to_num(after.std)), "Uncertainty: standard deviation, not calibrated"
+    return None, ""
+
+
+def heated(picture: Image.Image) -> Image.Image:
+    """A grey picture in colours from black over red to yellow.
+
+    Parameters
+    ----------
+    picture : RGB, grey
+    """
+    grey = np.asarray(picture)[..., 0]
+    stops = np.linspace(0, 255, len(HEAT))
+    colours = [np.interp(grey, stops, [stop[channel] for stop in HEAT]) for channel in range(3)]
+    return Image.fromarray(np.stack(colours, -1).astype(np.uint8))
 
 
 def grey_window(volume: Volume) -> tuple[float, float]:

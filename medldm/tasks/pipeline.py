@@ -17,13 +17,14 @@ from torch import Tensor
 from medldm.chain import Chain, load_chain
 from medldm.degradations import Degradation, MissingSlices, Observation, Rician, fill_smoothly
 from medldm.errors import ModelError, ResourceError, UsageError
+from medldm.guard import check, check_residual
 from medldm.intensity import Scaling, ct_scaling, mri_scaling
 from medldm.io import guess_modality
 from medldm.models.looks import Look
 from medldm.noise_level import NoiseEstimate, estimate_noise, noise_map
 from medldm.settings import Settings
 from medldm.tasks.planes import Drawing, Progress, estimate, refine
-from medldm.tasks.uncertainty import mean_and_spread
+from medldm.tasks.uncertainty import COPIED, interval_for, mean_and_spread, why_not
 from medldm.volume import Step, Stored, Volume, Voxels
 from medldm.zoo import Card, best, card
 
@@ -56,6 +57,8 @@ class Job:
     told: Progress = silent
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    half_width: Tensor | None = None
+    noise_told: float = 0.0
 
     def __post_init__(self) -> None:
         said = self.settings.modality
@@ -67,6 +70,9 @@ class Job:
         self.notes += self.volume.stored.note
         self.device = pick_device(self.settings.device)
         self.card = pick_card(self.settings.model, self.modality, self.volume)
+        self.outside = check(self.volume, self.card, self.task)
+        for warning in self.outside.values():
+            log.warning(warning)
         self.scaling = ct_scaling() if self.modality == "ct" else mri_scaling(self.volume.voxels)
 
     @property
@@ -78,6 +84,11 @@ class Job:
     def chain(self) -> Chain:
         """The networks."""
         return load_chain(self.card, self.device, pick_precision(self.settings.precision, self.device))
+
+    @property
+    def verb(self) -> str:
+        """What the network does: where `restore` makes a job of its own, it thins slices."""
+        return "super-resolve" if self.task == "restore" else self.task
 
     def scaled(self) -> tuple[Tensor, Tensor]:
         """(X, Y, Z) scaled intensity with NaN set to 0, and where there was none, (X, Y, Z) bool."""
@@ -116,6 +127,7 @@ class Job:
     def run(self, observation: Observation, sigma: Tensor, ways: Sequence[Look]) -> tuple[Tensor, Tensor | None]:
         """Draw as many restorations as asked; their mean, and their standard deviation when there are several."""
         settings = self.settings
+        self.noise_told = round(float(sigma.median()), 5)
         drawings = []
         for number in range(settings.samples):
             seed = settings.seed * 1000 + number if settings.flow_steps > 1 else None
@@ -142,7 +154,7 @@ class Job:
 
         try:
             first = estimate(chain, observation, sigma, ways, drawings[0], part(0))
-            return mean_and_spread(draw, len(drawings)) if chain.refines else (first, None)
+            mean, std = mean_and_spread(draw, len(drawings)) if chain.refines else (first, None)
         except (RuntimeError, MemoryError) as problem:
             if (
                 isinstance(problem, MemoryError)
@@ -154,6 +166,19 @@ class Job:
                     "close other programs."
                 ) from problem
             raise
+        if std is not None:
+            self.half_width = self.interval(std, observation.observed, sigma)
+        return mean, std
+
+    def interval(self, std: Tensor, observed: Tensor, sigma: Tensor) -> Tensor | None:
+        """(X, Y, Z) half width of the calibrated interval, scaled intensity; None, and a note why, without one."""
+        found = interval_for(self.card, self.verb)
+        if reason := why_not(found, self.settings, self.card.name):
+            self.notes.append(f"no calibrated interval: {reason}")
+        if reason or found is None:
+            return None
+        half = found.half_width(std, sigma, observed)
+        return torch.where(observed >= 1, 0.0, half) if self.verb in COPIED else half
 
     def finish(
         self, restored: Tensor, spread: Tensor | None, *, affine: Any = None, stored: Stored | None = None, **facts: Any
@@ -179,21 +204,34 @@ class Job:
         self, voxels: Voxels, std: Voxels | None, affine: Any, stored: Stored | None, facts: dict[str, Any]
     ) -> Volume:
         """A new volume with this run in its history."""
+        noise = facts.get("noise_level", 0.0) / (1 if self.modality == "mr" else self.scaling.unit)
+        odd = check_residual(self.card, self.verb, facts.get("consistency_residual"), noise)
+        for warning in odd.values():
+            log.warning(warning)
+        outside = self.outside | odd
         told = {
             "model": self.card.name,
             "sha256": self.card.sha256,
             "device": self.device,
             "seed": self.settings.seed,
             "steps": self.settings.flow_steps,
+            "noise_told": self.noise_told,
             "medldm": our_version(),
             "seconds": round(time.monotonic() - self.started, 2),
             "peak_memory_mb": peak_memory_mb(),
-            "notes": list(dict.fromkeys(self.notes)),
+            "notes": list(dict.fromkeys([*self.notes, *outside.values()])),
+            "outside_of_card": list(outside),
             **facts,
         }
+        half = None if self.half_width is None else self.half_width.numpy() * np.float32(self.scaling.unit)
+        if half is not None:
+            told["interval"] = self.card.calibration["verbs"][self.verb] | {
+                "coverage": self.card.calibration["coverage"],
+                "median_half_width": round(float(np.median(half[half > 0])), 5) if (half > 0).any() else 0.0,
+            }
         step = Step(self.task, self.settings.asdict(), told)
         log.info("%s: %s in %.1f s on %s", self.volume.name, self.task, told["seconds"], self.device)
-        return self.volume.with_voxels(voxels, affine, step=step, std=std, stored=stored)
+        return self.volume.with_voxels(voxels, affine, step=step, std=std, half_width=half, stored=stored)
 
 
 def without(volume: Volume, lost: Any) -> Volume:

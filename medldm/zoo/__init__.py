@@ -33,6 +33,8 @@ class Card:
     training : subjects, sources, licences, minutes, hardware
     validation : rows and PSNR in dB on validation subjects
     limits : what it must not be used for
+    guard : what its training scans look like, see `medldm.guard.fit`; empty when nobody measured it
+    calibration : how its intervals are scaled, see `medldm.tasks.uncertainty`; empty when nobody measured it
     """
 
     name: str
@@ -49,6 +51,8 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
+    guard: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
     folder: str = ""
 
     @property

@@ -92,3 +92,16 @@ def test_every_value_lies_in_a_bin(values):
     assert edges[0] <= min(values) <= max(values) <= edges[-1] * (1 + 1e-9)
     counts = [int(found) for found in re.findall(r": (\d+) case", histogram(values))]
     assert sum(counts) == len(values)
+
+
+def test_the_uncertainty_is_drawn_below_the_result(tmp_path):
+    scan = phantoms.phantom((32, 36, 20))
+    doubt = np.linspace(0, 5, 20, dtype=np.float32) * np.ones(scan.shape, np.float32)
+    for name, fields in (("plain", {}), ("std", {"std": doubt}), ("interval", {"std": doubt, "half_width": 2 * doubt})):
+        write_preview(scan, scan.with_voxels(scan.voxels, **fields), tmp_path / f"{name}.png")
+    plain, std, interval = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("plain", "std", "interval"))
+    assert std.shape[0] > plain.shape[0]
+    assert interval.shape == std.shape
+    row = std[plain.shape[0] - 26 : -30]
+    coloured = (row.max(-1).astype(int) - row.min(-1)) > 60
+    assert coloured.mean() > 0.1

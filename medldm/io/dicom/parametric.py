@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom.uid import generate_uid
@@ -25,10 +25,32 @@ EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
-NUMBER = 8000  # added to SeriesNumber; the restored series itself has 7000
 
 
-def write_uncertainty(volume: Volume, path: Path, *, task: str, facts: Mapping[str, Any]) -> None:
+class Kind(NamedTuple):
+    """One kind of map.
+
+    Parameters
+    ----------
+    short, words, label : what it is called
+    contrast : DICOM's Derived Pixel Contrast
+    number : added to SeriesNumber; the restored series itself has 7000
+    """
+
+    short: str
+    words: str
+    label: str
+    contrast: str
+    number: int
+
+
+STD = Kind("std", "standard deviation", "MEDLDM_STD", "STD_DEVIATION", 8000)
+HALF_WIDTH = Kind("half width", "half width of interval", "MEDLDM_HALFWIDTH", "QUANTITY", 8500)
+
+
+def write_uncertainty(
+    volume: Volume, path: Path, *, task: str, facts: Mapping[str, Any], half_width: bool = False
+) -> None:
     """Write ``volume.std`` as one Parametric Map, on the grid of the result and in the study of its source.
 
     Parameters
@@ -36,6 +58,7 @@ def write_uncertainty(volume: Volume, path: Path, *, task: str, facts: Mapping[s
     volume : restored, with ``std``; read from DICOM
     path : new file
     task, facts : what was done (model, sha256, steps, seed, medldm)
+    half_width : whether ``std`` holds half the width of the calibrated interval instead
 
     Raises
     ------
@@ -52,7 +75,7 @@ def write_uncertainty(volume: Volume, path: Path, *, task: str, facts: Mapping[s
     sources = [_complete(classic(*headers.frame(image))) for image in images]
     spread = np.nan_to_num(volume.to_stored(volume.std).astype(np.float32))
     with no_values_on_screen():
-        dataset = _parametric_map(volume, spread, sources, task, facts)
+        dataset = _parametric_map(volume, spread, sources, task, facts, HALF_WIDTH if half_width else STD)
     try:
         # Beside its place, then renamed: nobody finds half a file.
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial.", dir=path.parent)
@@ -78,12 +101,14 @@ def _complete(source: Any) -> Any:
     return whole
 
 
-def _parametric_map(volume: Volume, spread: Voxels, sources: list[Any], task: str, facts: Mapping[str, Any]) -> Any:
+def _parametric_map(
+    volume: Volume, spread: Voxels, sources: list[Any], task: str, facts: Mapping[str, Any], kind: Kind
+) -> Any:
     # Imported here: it takes a second, and only those who ask for the map need it.
     import highdicom as hd
 
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
-    uids = make_uids(sources, volume, spread, f"{task} std", facts)
+    uids = make_uids(sources, volume, spread, f"{task} {kind.short}", facts)
     first = sources[0]
     version = str(facts.get("medldm", "")) or "unknown"
     highest = max(float(spread.max()), 1e-6)
@@ -94,7 +119,7 @@ def _parametric_map(volume: Volume, spread: Voxels, sources: list[Any], task: st
         source_images=sources[:1],
         pixel_array=np.ascontiguousarray(spread.T),  # (slices, rows, columns)
         series_instance_uid=uids[0],
-        series_number=NUMBER + (int(number) if number.isdigit() else 0),
+        series_number=kind.number + (int(number) if number.isdigit() else 0),
         sop_instance_uid=uids[1],
         instance_number=1,
         manufacturer="medldm",
@@ -102,19 +127,19 @@ def _parametric_map(volume: Volume, spread: Voxels, sources: list[Any], task: st
         software_versions=version,
         device_serial_number="0",
         contains_recognizable_visual_features=True,
-        real_world_value_mappings=[_mapping(volume.stored.modality, highest)],
+        real_world_value_mappings=[_mapping(volume.stored.modality, highest, kind)],
         voi_lut_transformations=[hd.VOILUTTransformation(window_center=highest / 2, window_width=highest)],
         pixel_measures=measures,
         plane_orientation=orientation,
         plane_positions=positions,
-        content_label="MEDLDM_STD",
-        content_description=f"standard deviation of {task}, research use only",
-        derived_pixel_contrast="STD_DEVIATION",
+        content_label=kind.label,
+        content_description=f"{kind.words} of {task}, research use only",
+        derived_pixel_contrast=kind.contrast,
     )
     _cite(dataset, sources)
     if not dataset.get("BodyPartExamined"):
         dataset.Laterality = None  # asked for unless the body part is known to have none
-    dataset.SeriesDescription = f"medldm {task} standard deviation RUO"
+    dataset.SeriesDescription = f"medldm {task} {kind.words} RUO"[:64]
     return dataset
 
 
@@ -149,14 +174,14 @@ def _grid(lps: Affine, count: int, thickness_mm: float | None) -> tuple[Any, Any
     return measures, orientation, positions
 
 
-def _mapping(modality: str | None, highest: float) -> Any:
+def _mapping(modality: str | None, highest: float, kind: Kind) -> Any:
     """What the numbers are: HU for CT, no unit for MR."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     return hd.pm.RealWorldValueMapping(
-        lut_label="STD",
-        lut_explanation="standard deviation of the restored voxels",
+        lut_label=kind.label.removeprefix("MEDLDM_"),
+        lut_explanation=f"{kind.words} of the restored voxels",
         unit=codes.UCUM.HounsfieldUnit if modality == "ct" else codes.UCUM.NoUnits,
         value_range=(0.0, highest),
         slope=1.0,

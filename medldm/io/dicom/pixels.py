@@ -113,6 +113,7 @@ def _volume(
         missing=missing,
         modality=series.modality,
         note=notes,
+        restored_by="by its header" if series.is_derived_by_medldm else "",
     )
     return Volume(orientations.apply_orientation(stack, ornt), inside, name=series.name, stored=stored)
 

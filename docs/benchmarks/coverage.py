@@ -1,0 +1,93 @@
+"""Coverage of the calibrated intervals on test subjects: `python docs/benchmarks/coverage.py ../shared/data [NAME]`.
+
+Writes `docs/benchmarks/coverage/table.md` and `scores.csv`: per task, contrast and subject the share of foreground
+voxels inside the interval (copied voxels left out), its mean width, and that of one constant width, chosen for each row
+and subject so that it holds just as many voxels: the constant knows the answer, the interval does not.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medldm.benchmark.calibration import ROWS, Errors, measure
+from medldm.benchmark.scans import scans
+from medldm.tasks.uncertainty import interval_for
+from medldm.zoo import Card, card
+
+OUT = Path(__file__).parent / "coverage"
+
+
+def scored(found: Card, each: Errors) -> dict[str, object]:
+    """One block: coverage, width, and the constant width that holds as many."""
+    interval = interval_for(found, each.verb)
+    if interval is None:
+        raise SystemExit(f"{found.name} is not calibrated for {each.verb}: run docs/benchmarks/calibrate.py first.")
+    size, half = np.abs(each.error), each.half_width(interval)
+    coverage = float((size <= half).mean())
+    skill = float(np.corrcoef(size, half)[0, 1]) if half.std() > 1e-9 else 0.0
+    return {
+        "task": each.verb,
+        "row": each.row,
+        "contrast": each.contrast.removeprefix("MR "),
+        "subject": each.subject,
+        "coverage": round(100 * coverage, 1),
+        "half_width": round(float(half.mean()), 5),
+        "constant": round(float(np.quantile(size, coverage)), 5),
+        "skill": round(skill, 3),
+    }
+
+
+def table(rows: Sequence[dict[str, object]], kind: str) -> list[str]:
+    """Means by one column, as Markdown."""
+    groups: dict[str, list[dict[str, object]]] = defaultdict(list)
+    for row in rows:
+        groups[str(row[kind])].append(row)
+    lines = [f"| {kind} | blocks | coverage, % | half width | constant of equal coverage | width ratio | skill |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name, members in sorted(groups.items()):
+        coverage, half, constant, skill = (
+            float(np.mean([float(str(each[key])) for each in members]))
+            for key in ("coverage", "half_width", "constant", "skill")
+        )
+        lines.append(
+            f"| {name} | {len(members)} | {coverage:.1f} | {half:.4f} | {constant:.4f} "
+            f"| {half / constant:.3f} | {skill:.2f} |"
+        )
+    return lines
+
+
+def main(data: Path, name: str) -> None:
+    """Measure and write."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("medldm.tasks").setLevel(logging.ERROR)
+    found = card(name)
+    rows = [scored(found, each) for each in measure(found, scans(data, "test"), ROWS)]
+    OUT.mkdir(exist_ok=True)
+    with (OUT / "scores.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    told = found.calibration
+    lines = [
+        "# Coverage of the 90 % interval on test subjects",
+        "",
+        f"Command: `python docs/benchmarks/coverage.py ../shared/data {name}`  ",
+        f"Weights: {found.name}@{found.sha256[:8]}; calibrated on {len(told['subjects'])} validation subjects.  ",
+        "Half widths in scaled intensity (1 is the 99.5th percentile of the foreground). Skill: correlation of the "
+        "half width with the size of the error, within a block. Empirical coverage, not a guarantee.",
+    ]
+    for kind in ("task", "row", "contrast", "subject"):
+        lines += ["", *table(rows, kind)]
+    (OUT / "table.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "brain-mri-2d")

@@ -1,0 +1,140 @@
+"""How often the guard warns, rightly and wrongly: `python docs/benchmarks/guard.py ../shared/data [NAME]`.
+
+Writes `docs/benchmarks/guard/table.md`. Test scans are ones the card should cover: every warning is a false alarm.
+Everything else lies outside on purpose: real CT as MR (HU, or shifted to be positive), real DICOM scans of phantoms and
+heads, drawn phantoms, a drawn knee, and test scans that were damaged in ways no scanner would. There is
+no real knee among the data at hand: the drawn one stands for it, and says less.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from medldm.errors import MedldmError
+from medldm.guard import check
+from medldm.io import read_nifti
+from medldm.io.scans import find_cases
+from medldm.volume import Stored, Volume, Voxels
+from medldm.zoo import card
+
+OUT = Path(__file__).parent / "guard"
+
+
+def scans(data: Path, split: str) -> list[dict[str, str]]:
+    """MR scans of one split of the manifest; the benchmark's own reader would load torch."""
+    paths = {path.name: str(path) for path in data.rglob("*.nii*")}
+    with (data / "manifest.csv").open(newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["split"] == split and row["modality"].startswith("MR")]
+    return [{**row, "path": paths[row["file"]]} for row in rows if row["file"] in paths]
+
+
+def drawn(image: Voxels, name: str, noise: float = 0.03) -> Volume:
+    """A drawing at 1 mm with Rician noise, as MR."""
+    draw = np.random.default_rng(0)
+    noisy = np.hypot(image + noise * draw.standard_normal(image.shape), noise * draw.standard_normal(image.shape))
+    return Volume((1000 * noisy).astype(np.float32), np.eye(4), name=name, stored=Stored(modality="mr"))
+
+
+def phantoms() -> Iterator[tuple[str, Volume]]:
+    """Spheres, bottles, boxes, Shepp-Logan, and a knee of two bones, marrow, cartilage, muscle and fat."""
+    x, y, z = np.indices((160, 160, 140)).astype(np.float32)
+    across = np.hypot(x - 80, y - 80)
+    yield "sphere", drawn((np.hypot(across, z - 70) < 60) * 1.0, "sphere")
+    yield "bottle", drawn((across < 55) * (z > 8) * (z < 132) * 0.9, "bottle")
+    holes = (np.hypot((x % 32) - 16, (y % 32) - 16) > 6) * (across < 70) * 1.0
+    yield "resolution phantom", drawn(holes, "resolution phantom")
+    yield "box", drawn(((abs(x - 80) < 50) & (abs(y - 80) < 60) & (abs(z - 70) < 50)) * 1.0, "box")
+    from skimage.data import shepp_logan_phantom
+
+    plane = ndimage.zoom(shepp_logan_phantom(), 0.4, order=1).astype(np.float32)
+    yield "Shepp-Logan, extruded", drawn(np.repeat(plane[..., None], 100, 2), "Shepp-Logan")
+    leg = np.hypot((x - 80) / 62, (y - 80) / 66)
+    knee = np.where(leg < 1, 0.95, 0.0)  # fat
+    knee = np.where(leg < 0.88, 0.45 + 0.05 * np.sin(x / 4) * np.sin(y / 5), knee)  # muscle
+    wide = 26 + 8 * np.exp(-(((z - 70) / 25) ** 2))
+    bone = np.hypot(x - 80, y - 72) < wide
+    knee = np.where(bone, 0.85, knee)  # marrow
+    knee = np.where(bone & (np.hypot(x - 80, y - 72) > wide - 3), 0.1, knee)  # cortex
+    knee = np.where(bone & (abs(z - 70) < 4), 0.6, knee)  # cartilage
+    yield "knee, drawn", drawn(knee, "knee")
+
+
+def outside(data: Path) -> Iterator[tuple[str, str, Volume]]:
+    """Kind, name and volume of scans that a brain-MRI card does not cover."""
+    for path in sorted(data.glob("*/*_CT.nii.gz")):
+        ct = read_nifti(path)
+        told = replace(ct.stored, modality="mr")
+        yield "CT in HU, said to be MR", path.name, ct.with_voxels(ct.voxels, stored=told)
+        shifted = np.clip(ct.voxels.astype(np.float32) + 1024, 0, None)
+        yield "CT shifted above zero", path.name, ct.with_voxels(shifted, stored=told)
+    for name, volume in phantoms():
+        yield "knee, drawn" if "knee" in name else "phantom, drawn", name, volume
+    for row in scans(data, "test"):
+        scan = read_nifti(Path(row["path"]))
+        yield (
+            "voxels twice as large as they were",
+            row["file"],
+            Volume(scan.voxels, np.diag([2, 2, 2, 1.0]) @ scan.affine, name=scan.name, stored=scan.stored),
+        )
+        order = np.random.default_rng(0).permutation(scan.shape[2])
+        yield "slices shuffled", row["file"], scan.with_voxels(scan.voxels[:, :, order])
+        smooth = ndimage.gaussian_filter(scan.voxels.astype(np.float32), [2 / mm for mm in scan.spacing])
+        yield "blurred by 2 mm", row["file"], scan.with_voxels(smooth)
+        light = ndimage.gaussian_filter(scan.voxels.astype(np.float32), [0.7 / mm for mm in scan.spacing])
+        yield "restored elsewhere (smoothed by 0.7 mm), no mark", row["file"], scan.with_voxels(light)
+        told = replace(scan.stored, restored_by="denoise")
+        yield "restored by medldm, marked", row["file"], scan.with_voxels(scan.voxels, stored=told)
+    for case in find_cases(data / "dicom"):
+        try:
+            volume = case.read()
+        except MedldmError:
+            continue
+        kind = "DICOM CT, said to be MR" if volume.stored.modality == "ct" else "DICOM MR, a few slices or unusual"
+        yield kind, case.place.as_posix(), volume
+
+
+def main(data: Path, name: str) -> None:
+    """Measure and write."""
+    logging.disable(logging.WARNING)
+    found = card(name)
+    if not found.guard:
+        raise SystemExit(f"{name} holds no guard: run docs/benchmarks/calibrate.py first.")
+    lines = [
+        "# What the guard warns about",
+        "",
+        f"Command: `python docs/benchmarks/guard.py ../shared/data {name}`; limits chosen on validation scans.",
+        "",
+        "| material | scans | warned | by which check |",
+        "|---|---|---|---|",
+    ]
+    groups: dict[str, list[dict[str, str]]] = {"test scans (every warning is a false alarm)": []}
+    alarms = []
+    for row in scans(data, "test"):
+        odd = check(read_nifti(Path(row["path"])), found)
+        groups["test scans (every warning is a false alarm)"].append(odd)
+        alarms += [f"- {row['file']}: {words}" for words in odd.values()]
+    for kind, _, volume in outside(data):
+        groups.setdefault(kind, []).append(check(volume, found))
+    for kind, members in groups.items():
+        by: dict[str, int] = {}
+        for each in members:
+            for check_name in each:
+                by[check_name] = by.get(check_name, 0) + 1
+        told = ", ".join(f"{check_name} {count}" for check_name, count in sorted(by.items()))
+        lines.append(f"| {kind} | {len(members)} | {sum(bool(each) for each in members)} | {told} |")
+    lines += ["", "False alarms:", "", *(alarms or ["none"])]
+    OUT.mkdir(exist_ok=True)
+    (OUT / "table.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "brain-mri-2d")

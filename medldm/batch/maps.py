@@ -1,0 +1,69 @@
+"""The uncertainty beside a result: its standard deviation, and half the width of its interval where that is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medldm.batch.record import Record, staged_name
+from medldm.io import is_nifti, write
+from medldm.volume import Volume
+
+STD, HALF_WIDTH = "_std", "_halfwidth"
+
+
+def spread_path(record: Record, kind: str = STD) -> Path:
+    """``scan_std.nii.gz``; for a DICOM series ``series-003_std.dcm``, beside its folder and not among its slices.
+
+    Parameters
+    ----------
+    record : of the result
+    kind : `STD` or `HALF_WIDTH`
+    """
+    return record.companion(f"{kind}.nii.gz" if is_nifti(record.image) else f"{kind}.dcm")
+
+
+def stage_maps(result: Volume, record: Record) -> list[Path]:
+    """Write what is known about the uncertainty of a result, under hidden names (`staged_name`).
+
+    Parameters
+    ----------
+    result : restored, with ``std`` when several samples were drawn
+    record : of the result
+
+    Returns
+    -------
+    where the maps belong
+
+    Raises
+    ------
+    OutputError, ResourceError
+    """
+    written = []
+    for kind, voxels in ((STD, result.std), (HALF_WIDTH, result.half_width)):
+        if voxels is None:
+            continue
+        path = spread_path(record, kind)
+        if is_nifti(record.image):
+            stored = replace(result.stored, dtype=np.dtype(np.float32), container="nifti")
+            write(replace(result, voxels=voxels, std=None, half_width=None, stored=stored), staged_name(path))
+        else:
+            _write_dicom(replace(result, std=voxels), staged_name(path), kind)
+        written.append(path)
+    return written
+
+
+def remove_maps(record: Record) -> None:
+    """Take away the maps of an older result, which would pass for this one's."""
+    for kind in (STD, HALF_WIDTH):
+        spread_path(record, kind).unlink(missing_ok=True)
+
+
+def _write_dicom(result: Volume, path: Path, kind: str) -> None:
+    from medldm.io.dicom.parametric import write_uncertainty
+
+    last: Any = result.history[-1]
+    write_uncertainty(result, path, task=last.task, facts=last.facts, half_width=kind == HALF_WIDTH)

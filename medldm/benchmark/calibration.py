@@ -1,0 +1,334 @@
+"""What a card learns after training: how wide its intervals must be, and what its training scans look like.
+
+Small blocks of validation scans are damaged, restored with several samples, and compared with what they were.
+The floor of the interval (`medldm.tasks.uncertainty.Interval`) is fitted on training subjects, of all their contrasts,
+by the interval score (Gneiting and Raftery, J Am Stat Assoc 102, 2007), which asks for the right width place by place.
+The scale q is then set on validation subjects alone by split conformal prediction; voxels of one head are not
+independent, so subjects are pooled by their distributions, each with the same weight (CDF pooling: Dunn, Wasserman
+and Ramdas, J Am Stat Assoc 118, 2023). With nine subjects of two scanners that is calibration, not a guarantee.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage, optimize
+
+from medldm import guard
+from medldm.benchmark.protocol import Row, Trial, damage
+from medldm.benchmark.scans import is_thin, scans, spacing_of
+from medldm.errors import UsageError
+from medldm.intensity import foreground_mask, mri_scaling
+from medldm.io import read_nifti
+from medldm.io.atomic import whole_file
+from medldm.settings import VERBS, make
+from medldm.tasks import run
+from medldm.tasks.uncertainty import Interval, distance_to_measured, pooled
+from medldm.volume import Stored, Volume, Voxels
+from medldm.zoo import Card, card
+
+log = logging.getLogger(__name__)
+
+COVERAGE = 0.9
+SAMPLES, STEPS = 4, 4
+BLOCK = (64, 64, 24)  # voxels along the slice axis and the two others
+VOXELS = 4000  # of each block that take part; neighbours tell the same
+ROWS = (
+    Row("noise-3", "denoise", level=0.03),
+    Row("noise-7", "denoise", level=0.07),
+    Row("thick-4mm", "super-resolve", spacing=4.0),
+    Row("thick-3mm-noise-3", "super-resolve", spacing=3.0, level=0.03),
+    Row("every-4th-kept", "fill-slices", missing="every 4th kept"),
+    Row("gap-of-3", "fill-slices", missing="gap of 3"),
+    Row("region-20mm", "inpaint", region_mm=20.0),
+)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What one restored block was wrong by, at some voxels of its foreground that were not copied.
+
+    Parameters
+    ----------
+    row, verb, subject, contrast : of the block
+    error, std, distance : (N,) scaled intensity; signed, of the samples and pooled; voxels to the nearest measured one
+    sigma : noise level the network was told, scaled intensity
+    residual : consistency of the result, as its record holds it
+    """
+
+    row: str
+    verb: str
+    subject: str
+    contrast: str
+    error: Voxels
+    std: Voxels
+    distance: Voxels
+    sigma: float
+    residual: float
+
+    def half_width(self, interval: Interval) -> Voxels:
+        """(N,) scaled intensity, as `medldm.tasks.uncertainty.Interval.half_width` gives it for a whole scan."""
+        floor = interval.still**2 + (interval.noisy * self.sigma) ** 2 + interval.far**2 * self.distance
+        half: Voxels = interval.q * np.sqrt(self.std**2 + floor)
+        return half
+
+
+def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = ROWS) -> dict[str, Any]:
+    """Measure a model's intervals, residuals and training scans, and write them on its card.
+
+    Parameters
+    ----------
+    model : name or path, as ``--model`` takes it
+    data : folder with a manifest
+    blocks : training scans that the floor is fitted on
+    rows : what is done to the scans
+
+    Returns
+    -------
+    the new parts of the card, ``calibration`` and ``guard``
+
+    Raises
+    ------
+    UsageError
+        A CT model: its noise is not among these rows yet.
+    """
+    found = card(model)
+    if found.modality != "mr":
+        raise UsageError(f"{found.name} restores CT; its intervals cannot be calibrated yet.")
+    train, val = scans(data, "train"), scans(data, "val")
+    fitted = measure(found, _varied(train, blocks), rows)
+    chosen = measure(found, val, rows)
+    verbs = {verb: _calibrated(verb, fitted, chosen) for verb in dict.fromkeys(row.verb for row in rows)}
+    calibration = {
+        "coverage": COVERAGE,
+        "samples": SAMPLES,
+        "steps": STEPS,
+        "fitted_on": f"{len({each.subject for each in fitted})} training subjects (floor)",
+        "subjects": sorted({each.subject for each in chosen}),
+        "verbs": verbs,
+    }
+    told = {"calibration": calibration, "guard": {**guarded(train, val, found.modality), "residual": _usual(chosen)}}
+    amend(found, told)
+    return told
+
+
+def guarded(train: Sequence[dict[str, str]], val: Sequence[dict[str, str]], modality: str) -> dict[str, Any]:
+    """`medldm.guard.fit` on scans of a manifest.
+
+    Parameters
+    ----------
+    train, val : rows of `medldm.benchmark.scans.scans`
+    modality : ``"mr"`` or ``"ct"``
+    """
+    told = [[guard.describe(read_nifti(Path(row["path"])), modality) for row in rows] for rows in (train, val)]
+    return guard.fit(*told)
+
+
+def amend(found: Card, told: dict[str, Any]) -> None:
+    """Parts of a card written into its JSON; the weights, and the card in their header, stay as they were.
+
+    Parameters
+    ----------
+    found : card on disk
+    told : fields and their new values
+    """
+    path = found.path.with_name(f"{found.name}.json")
+    words = json.loads(path.read_text()) | told
+    with whole_file(path) as temporary:
+        temporary.write_text(_compact(words))
+
+
+def measure(found: Card, rows_of_scans: Sequence[dict[str, str]], rows: Sequence[Row]) -> list[Errors]:
+    """Every row on a block of every scan that is fit for it.
+
+    Parameters
+    ----------
+    found : card of the model
+    rows_of_scans : from `medldm.benchmark.scans.scans`
+    rows : what is done to them
+    """
+    done = []
+    for scan in rows_of_scans:
+        volume = read_nifti(Path(scan["path"]))
+        for row in rows:
+            if row.needs_thin and not is_thin(volume.spacing):
+                continue
+            trial = block_trial(row, scan, volume)
+            if trial.scored.sum() >= 500:
+                done.append(errors_of(found, trial))
+        log.info("%s: %d rows", scan["file"], len(done))
+    return done
+
+
+def block_trial(row: Row, scan: dict[str, str], volume: Volume) -> Trial:
+    """A row on a block from the middle of a scan, seeded by both names.
+
+    Parameters
+    ----------
+    row : what to do
+    scan : its line of the manifest
+    volume : the scan
+    """
+    inside = foreground_mask(volume.voxels)
+    middle = [round(float(place)) for place in ndimage.center_of_mass(inside)]
+    axis = int(np.argmax(np.round(volume.spacing, 2) + np.array([0, 0, 1e-6])))
+    order = [axis, *(a for a in range(3) if a != axis)]
+    if not row.needs_thin:
+        order = [order[1], order[2], order[0]]
+    where: list[Any] = [slice(None)] * 3
+    for a, size in zip(order, BLOCK, strict=True):
+        start = int(np.clip(middle[a] - size // 2, 0, max(0, volume.shape[a] - size)))
+        where[a] = slice(start, start + size)
+    cut = tuple(where)
+    unit = mri_scaling(volume.voxels).unit
+    clean = (volume.voxels[cut] / np.float32(unit)).astype(np.float32)
+    seed = int(hashlib.sha256(f"{row.name}|{scan['file']}|block".encode()).hexdigest()[:8], 16)
+    told = {key: scan.get(key, "") for key in ("subject", "file", "source")} | {"contrast": scan.get("modality", "")}
+    base = Volume(clean, volume.affine, name=scan["file"], stored=Stored(modality="mr"))
+    return damage(row, base, inside[cut], torch.Generator().manual_seed(seed), told)
+
+
+def errors_of(found: Card, trial: Trial) -> Errors:
+    """Restore one trial with several samples, and look where it was wrong.
+
+    Parameters
+    ----------
+    found : card of the model
+    trial : from `block_trial`
+    """
+    row = trial.row
+    facts = dict(trial.facts)
+    mask = facts.pop("mask", None)
+    if "missing" in facts:
+        facts["missing"] = tuple(facts["missing"])
+    place = str(found.path.with_name(f"{found.name}.json"))
+    known = make(VERBS[row.verb], {**facts, "model": place, "modality": "mr", "samples": SAMPLES, "steps": STEPS})
+    result = run(row.verb, trial.measured, known, mask=mask)
+    assert result.std is not None
+    told = result.history[-1].facts
+    at = np.flatnonzero(trial.scored)
+    at = np.random.default_rng(0).choice(at, min(VOXELS, len(at)), replace=False)
+    if mask is not None or "missing" in facts:
+        observed = torch.from_numpy(np.asarray(trial.untouched, dtype=np.float32))
+    elif trial.degradation is not None:
+        observed = trial.degradation.observe(torch.from_numpy(np.array(trial.measured.voxels))).observed
+    else:
+        observed = torch.ones(trial.reference.shape)
+    unit = mri_scaling(trial.measured.voxels).unit
+    return Errors(
+        row=row.name,
+        verb=row.verb,
+        subject=trial.subject,
+        contrast=trial.contrast,
+        error=(result.voxels - trial.reference).ravel()[at] / unit,
+        std=pooled(torch.from_numpy(np.array(result.std))).numpy().ravel()[at] / unit,
+        distance=distance_to_measured(observed).numpy().ravel()[at],
+        sigma=float(told["noise_told"]),
+        residual=float(told.get("consistency_residual", 0.0)),
+    )
+
+
+def fit_floor(found: Sequence[Errors]) -> Interval:
+    """The interval with the smallest mean interval score, each block weighed by its own typical error.
+
+    Parameters
+    ----------
+    found : of one verb
+    """
+    typical = [float(np.quantile(np.abs(each.error), COVERAGE)) for each in found]
+    noise, far = any(each.sigma > 0 for each in found), any(each.distance.any() for each in found)
+
+    def interval(logs: Sequence[float]) -> Interval:
+        still, noisy, away, q = np.exp(np.clip(logs, -12, 5))
+        return Interval(float(still), float(noisy) if noise else 0.0, float(away) if far else 0.0, float(q))
+
+    def score(logs: Sequence[float]) -> float:
+        tried, total = interval(logs), 0.0
+        for each, size in zip(found, typical, strict=True):
+            half = each.half_width(tried)
+            missed = np.maximum(np.abs(each.error) - half, 0)
+            total += float((2 * half + 2 / (1 - COVERAGE) * missed).mean()) / size
+        return total
+
+    starts = [np.log([0.02, 0.2, 0.02, q]) for q in (1.0, 4.0)]
+    options = {"maxiter": 600, "xatol": 1e-3, "fatol": 1e-5}
+    ends = [optimize.minimize(score, start, method="Nelder-Mead", options=options) for start in starts]
+    return interval(min(ends, key=lambda end: float(end.fun)).x)
+
+
+def conformal_q(found: Sequence[Errors], interval: Interval) -> float:
+    """The scale that holds `COVERAGE` of the voxels, each subject counting the same.
+
+    Parameters
+    ----------
+    found : of one verb, subjects that the interval was not fitted on
+    interval : its floor is used, its q is not
+    """
+    scores: dict[str, list[Voxels]] = defaultdict(list)
+    for each in found:
+        scores[each.subject].append(np.abs(each.error) / np.maximum(each.half_width(interval._replace(q=1.0)), 1e-9))
+    pooled = [np.concatenate(parts) for parts in scores.values()]
+    values = np.concatenate(pooled)
+    weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in pooled])
+    order = np.argsort(values)
+    share = np.cumsum(weights[order]) / weights.sum()
+    return float(values[order][min(int(np.searchsorted(share, COVERAGE)), len(values) - 1)])
+
+
+def _calibrated(verb: str, fitted: Sequence[Errors], chosen: Sequence[Errors]) -> dict[str, Any]:
+    mine, others = ([each for each in part if each.verb == verb] for part in (fitted, chosen))
+    interval = fit_floor(mine or others)
+    q = conformal_q(others or mine, interval)
+    return {
+        "still": round(interval.still, 5),
+        "noisy": round(interval.noisy, 4),
+        "far": round(interval.far, 5),
+        "q": round(q, 4),
+        "subjects": len({each.subject for each in others}),
+    }
+
+
+def _usual(found: Sequence[Errors]) -> dict[str, Any]:
+    """Residuals that validation blocks left, with half as much room again on both sides."""
+    limits = {}
+    for verb in ("denoise", "super-resolve"):
+        mine = [each for each in found if each.verb == verb]
+        if not mine:
+            continue
+        left = [
+            each.residual / each.sigma if verb == "denoise" else max(0.0, each.residual - each.sigma) for each in mine
+        ]
+        low = min(left) / 1.5 if verb == "denoise" else 0.0
+        limits[verb] = {"low": round(low, 4), "high": round(max(1.5 * max(left), 0.01), 4)}
+    return limits
+
+
+def _varied(found: Sequence[dict[str, str]], count: int) -> list[dict[str, str]]:
+    """Scans of different contrasts and sources, thin ones first, since every row takes them."""
+    kinds: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    for row in found:
+        kinds[row["modality"], row["source"].split("@")[0]].append(row)
+    queues = list(kinds.values())
+    queues.sort(key=lambda rows: not is_thin(spacing_of(Path(rows[0]["path"]))))
+    turns = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    return turns[:count]
+
+
+def _compact(words: dict[str, Any]) -> str:
+    """JSON as cards are written, but with lists of numbers on one line each."""
+    import re
+
+    text = json.dumps(words, indent=1)
+    return re.sub(r"\[\s+([-\d.,eE\s]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+__all__ = ["COVERAGE", "ROWS", "Errors", "amend", "calibrate", "conformal_q", "fit_floor", "measure"]

@@ -1,0 +1,53 @@
+"""The maps beside a result: plain standard deviation, and half widths where they were calibrated."""
+
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import phantoms
+import phantoms_dicom
+import pydicom
+
+from medldm.batch.maps import HALF_WIDTH, STD, remove_maps, spread_path, stage_maps
+from medldm.batch.record import Record, staged_name
+from medldm.io import read
+from medldm.volume import Step
+
+FACTS = {"model": "tiny", "sha256": "ab" * 32, "seed": 0, "steps": 4, "medldm": "0.1.0"}
+
+
+def with_maps(volume, half_width=True):
+    spread = np.linspace(1, 2, volume.voxels.size, dtype=np.float32).reshape(volume.shape)
+    done = volume.with_voxels(np.asarray(volume.voxels, np.float32), step=Step("denoise", {}, FACTS))
+    return replace(done, std=spread, half_width=3 * spread if half_width else None)
+
+
+def write_maps(result, record):
+    for path in stage_maps(result, record):
+        staged_name(path).replace(path)
+
+
+def test_both_maps_lie_beside_a_nifti_result_and_old_ones_go(tmp_path):
+    source = phantoms.save(tmp_path / "scan.nii.gz", phantoms.brain((20, 24, 12)), dtype=np.int16)
+    record = Record(tmp_path / "out.nii.gz")
+    result = with_maps(read(source))
+    write_maps(result, record)
+    std, half = (nib.load(spread_path(record, kind)).get_fdata() for kind in (STD, HALF_WIDTH))
+    assert np.allclose(half, 3 * std)
+    assert np.allclose(std, result.to_stored(result.std))
+    assert stage_maps(with_maps(read(source), half_width=False), record) == [spread_path(record, STD)]
+    remove_maps(record)
+    assert not spread_path(record, STD).exists()
+    assert not spread_path(record, HALF_WIDTH).exists()
+
+
+def test_a_dicom_result_gets_parametric_maps_beside_its_folder(tmp_path):
+    series = phantoms_dicom.write_series(tmp_path / "in", phantoms.brain((32, 36, 8)).astype(np.int16))
+    record = Record(tmp_path / "series-003")
+    write_maps(with_maps(read(series)), record)
+    std, half = (pydicom.dcmread(tmp_path / f"series-003_{name}.dcm") for name in ("std", "halfwidth"))
+    assert std.ContentLabel == "MEDLDM_STD"
+    assert half.ContentLabel == "MEDLDM_HALFWIDTH"
+    assert np.allclose(half.pixel_array, 3 * std.pixel_array)
+    assert std.SeriesInstanceUID != half.SeriesInstanceUID
+    assert std.SeriesNumber != half.SeriesNumber

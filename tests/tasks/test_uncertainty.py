@@ -1,0 +1,97 @@
+"""Intervals: the formula, where it applies, and what a run says about it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+import torch
+
+import medldm
+from medldm.settings import Denoise
+from medldm.tasks.uncertainty import Interval, distance_to_measured, mean_and_spread, pooled, why_not
+from medldm.zoo import card
+
+VERBS = {"denoise": {"still": 0.01, "noisy": 0.3, "far": 0.0, "q": 2.0}}
+VERBS["fill-slices"] = {"still": 0.0, "noisy": 0.0, "far": 0.3, "q": 2.0}
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """The tiny chain, with a calibration on its card."""
+    path = phantoms.tiny_model(tmp_path_factory.mktemp("calibrated"))
+    told = json.loads(path.read_text())
+    told["calibration"] = {"coverage": 0.9, "samples": 4, "steps": 4, "verbs": VERBS}
+    Path(path).write_text(json.dumps(told))
+    return {"model": str(path)}
+
+
+def test_the_interval_is_the_formula():
+    observed = torch.zeros(5, 5, 9)
+    observed[..., [0, 8]] = 1
+    interval = Interval(still=0.01, noisy=0.5, far=0.02, q=3.0)
+    half = interval.half_width(torch.full((5, 5, 9), 0.04), torch.full((1, 1, 1), 0.06), observed)
+    for place, distance in ((0, 0), (1, 1), (4, 4), (7, 1)):
+        expected = 3 * np.sqrt(0.04**2 + 0.01**2 + (0.5 * 0.06) ** 2 + 0.02**2 * distance)
+        assert half[2, 2, place] == pytest.approx(expected, rel=1e-5)
+
+
+def test_distances_count_from_the_nearest_measured_voxel():
+    observed = torch.ones(3, 3, 7)
+    assert not distance_to_measured(observed).any()
+    observed[..., 2:5] = 0
+    assert distance_to_measured(observed)[1, 1].tolist() == [0, 0, 1, 2, 1, 0, 0]
+
+
+def test_pooling_keeps_the_mean_variance_and_calms_its_estimate():
+    draws = torch.randn(4, 24, 24, 24, generator=torch.Generator().manual_seed(0))
+    _, std = mean_and_spread(lambda number: draws[number], 4)
+    assert std is not None
+    calm = pooled(std)
+    assert calm.pow(2).mean() == pytest.approx(float(std.pow(2).mean()), rel=0.05)
+    assert calm.std() < 0.4 * std.std()
+
+
+def test_fewer_samples_or_another_fidelity_get_no_interval_and_a_reason():
+    interval = Interval(0.01, 0.3, 0.0, 2.0)
+    assert why_not(interval, Denoise(samples=4), "m") == ""
+    assert "--samples 4" in why_not(interval, Denoise(samples=2), "m")
+    assert "--fidelity 1" in why_not(interval, Denoise(samples=4, fidelity=0.5), "m")
+    assert "no calibrated interval" in why_not(None, Denoise(samples=4), "m")
+
+
+def test_a_run_carries_its_half_width_in_stored_units(calibrated):
+    scan = phantoms.phantom((32, 32, 16))
+    noisy = scan.with_voxels(phantoms.rician(scan.voxels, 50).astype(np.float32))
+    restored = medldm.denoise(noisy, 0.05, samples=4, **calibrated)
+    assert restored.half_width is not None
+    unit = np.percentile(noisy.voxels[noisy.voxels > 300], 99.5)
+    least = 2 * np.sqrt(0.01**2 + (0.3 * 0.05) ** 2) * unit
+    assert restored.half_width.min() >= 0.9 * least
+    assert restored.history[-1].facts["interval"]["q"] == 2.0
+    alone = medldm.denoise(noisy, 0.05, **calibrated)
+    assert alone.std is None
+    assert alone.half_width is None
+
+
+def test_copied_slices_are_certain_and_the_middle_of_a_gap_is_not(calibrated):
+    scan = phantoms.with_missing_slices(phantoms.phantom((32, 32, 17)), [7, 8, 9])
+    filled = medldm.fill_slices(scan, samples=4, **calibrated)
+    half = filled.half_width
+    assert not half[..., [6, 10]].any()
+    assert (half[..., 8] > half[..., 7]).mean() > 0.9
+
+
+def test_a_card_without_calibration_says_so(tiny_model):
+    scan = phantoms.phantom((32, 32, 16))
+    restored = medldm.denoise(scan, 0.05, samples=2, model=str(tiny_model))
+    assert restored.half_width is None
+    assert any("no calibrated interval" in note for note in restored.history[-1].facts["notes"])
+    assert card(str(tiny_model)).calibration == {}
+
+
+def test_a_half_width_belongs_to_its_voxels(phantom):
+    with pytest.raises(ValueError, match="half_width"):
+        replace(phantom, half_width=np.zeros((2, 2, 2), np.float32))
