@@ -47,7 +47,7 @@ ROWS = (
     Row("noise-7", "denoise", level=0.07),
     Row("thick-4mm", "super-resolve", spacing=4.0),
     Row("thick-3mm-noise-3", "super-resolve", spacing=3.0, level=0.03),
-    Row("every-4th-kept", "fill-slices", missing="every 4th kept"),
+    Row("every-4th-kept", "fill-slices", missing="every 4 kept"),
     Row("gap-of-3", "fill-slices", missing="gap of 3"),
     Row("region-20mm", "inpaint", region_mm=20.0),
 )
