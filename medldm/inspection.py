@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,8 @@ def outside_of_card(volume: Volume, modality: str, settings: Restore) -> dict[st
     settings : of `restore`
     """
     try:
-        found = best(modality, flat=min(volume.shape) == 1) if settings.model == "auto" else card(settings.model)
+        auto, size = settings.model == "auto", math.prod(volume.shape) / 1e6
+        found = best(modality, flat=min(volume.shape) == 1, megavoxels=size) if auto else card(settings.model)
     except ModelError as problem:
         return {"model": None, "outside_of_card": {"no model": str(problem)}}
     return {

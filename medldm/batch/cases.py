@@ -25,7 +25,7 @@ from medldm.io.atomic import sentence, whole_file
 from medldm.io.scans import Case
 from medldm.settings import Restore, Settings
 from medldm.volume import Volume
-from medldm.zoo import best, card
+from medldm.zoo import card, cards
 
 log = logging.getLogger(__name__)
 
@@ -303,8 +303,8 @@ def copy_series(case: Case, target: Path) -> None:
 
 
 def weights_for(volume: Volume, settings: Settings) -> str:
-    """SHA-256 of the weights that a scan will be restored with."""
+    """What identifies the networks that a scan will be restored with; with ``auto`` all that might be chosen."""
     if settings.model != "auto":
-        return card(settings.model).sha256
+        return card(settings.model).identity
     modality = guess_modality(volume)[0] if settings.modality == "auto" else settings.modality
-    return best(modality, flat=min(volume.shape) == 1).sha256
+    return "+".join(each.identity for each in cards() if (each.modality, each.role) == (modality, "restorer"))

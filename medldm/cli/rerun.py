@@ -12,10 +12,10 @@ from medldm.batch import Options, Run, hash_files, one_case
 from medldm.batch.maps import spread_path
 from medldm.batch.record import Record, hash_image, package_version
 from medldm.cli.progress import watching
-from medldm.errors import InputError, MedldmError, ModelError, UsageError
+from medldm.errors import InputError, ModelError, UsageError
 from medldm.io.scans import Case, find_cases
 from medldm.settings import VERBS, Settings, make
-from medldm.zoo import best, card
+from medldm.zoo import card
 
 log = logging.getLogger(__name__)
 
@@ -115,12 +115,8 @@ def settings_of(told: dict[str, Any], path: Path) -> Settings:
             f"{path} was made with weights {str(told.get('sha256'))[:16]} of {told['model']}; this installation "
             f"has {found.sha256[:16]}. Install medldm {told.get('medldm')}."
         )
-    try:
-        chosen = best(found.modality).name if settings.model == "auto" else name
-    except MedldmError:
-        chosen = ""
-    # A newer set may have become the best one; the record's own is asked for by name then.
-    return settings if chosen == name else make(VERBS[told["task"]], {**told["settings"], "model": name})
+    # What `auto` means depends on the scan and on what ships; the record knows what it meant.
+    return make(VERBS[told["task"]], {**told["settings"], "model": name})
 
 
 def changed(told: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ from medldm.settings import Settings
 from medldm.tasks.planes import Drawing, Progress, estimate, refine
 from medldm.tasks.uncertainty import COPIED, interval_for, mean_and_spread, why_not
 from medldm.volume import Step, Stored, Volume, Voxels
-from medldm.zoo import Card, best, card
+from medldm.zoo import PATIENCE_S, Card, best, card
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     half_width: Tensor | None = None
     noise_told: float = 0.0
+    used: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         said = self.settings.modality
@@ -69,7 +70,7 @@ class Job:
             log.warning(note)
         self.notes += self.volume.stored.note
         self.device = pick_device(self.settings.device)
-        self.card = pick_card(self.settings.model, self.modality, self.volume)
+        self.card = pick_card(self.settings.model, self.modality, self.volume, self.verb, self.device)
         self.outside = check(self.volume, self.card, self.task)
         for warning in self.outside.values():
             log.warning(warning)
@@ -126,15 +127,16 @@ class Job:
 
     def run(self, observation: Observation, sigma: Tensor, ways: Sequence[Look]) -> tuple[Tensor, Tensor | None]:
         """Draw as many restorations as asked; their mean, and their standard deviation when there are several."""
-        settings = self.settings
+        settings, use = self.settings, self.card.used(self.verb)
         self.noise_told = round(float(sigma.median()), 5)
+        ways = ways[: use.looks]
         drawings = []
         for number in range(settings.samples):
             seed = settings.seed * 1000 + number if settings.flow_steps > 1 else None
             drawings.append(
                 Drawing(
                     steps=settings.flow_steps,
-                    fidelity=settings.fidelity,
+                    fidelity=settings.fidelity * use.faithful,
                     seed=seed,
                     tile=settings.tile or fitted_tile(self.device, self.chain.shape.spatial_dims),
                     device=self.device,
@@ -144,7 +146,11 @@ class Job:
             raise UsageError(
                 f"{self.card.name} gives one answer, not samples; say --samples 1, or choose a model with a flow."
             )
-        chain, passes = self.chain, 1 + len(drawings) * self.chain.refines
+        # Where the validation table says that the first estimate is as near to the truth, the rest costs time only.
+        plain = settings.fidelity == 1 and settings.samples == 1 and settings.steps == 1
+        chain, refines = self.chain, self.chain.refines and (use.refines or not plain)
+        passes = 1 + len(drawings) * refines
+        self.used = {"refined": refines, "faithful": use.faithful, "looks": len(ways)}
 
         def part(number: int) -> Progress:
             return lambda done, total, what: self.told(number * total + done, passes * total, what)
@@ -154,7 +160,7 @@ class Job:
 
         try:
             first = estimate(chain, observation, sigma, ways, drawings[0], part(0))
-            mean, std = mean_and_spread(draw, len(drawings)) if chain.refines else (first, None)
+            mean, std = mean_and_spread(draw, len(drawings)) if refines else (first, None)
         except (RuntimeError, MemoryError) as problem:
             if (
                 isinstance(problem, MemoryError)
@@ -215,6 +221,7 @@ class Job:
             "device": self.device,
             "seed": self.settings.seed,
             "steps": self.settings.flow_steps,
+            "networks": self.used,
             "noise_told": self.noise_told,
             "medldm": our_version(),
             "seconds": round(time.monotonic() - self.started, 2),
@@ -337,18 +344,34 @@ def pick_precision(wanted: str, device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cpu" and torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def pick_card(name: str, modality: str, volume: Volume) -> Card:
+def pick_card(name: str, modality: str, volume: Volume, verb: str, device: str = "cpu") -> Card:
     """The card that was asked for, or the best for the scan.
+
+    Parameters
+    ----------
+    name : ``--model``
+    modality : ``"mr"`` or ``"ct"``
+    volume : scan
+    verb : what is to be done
+    device : torch device; on a CPU time matters
 
     Raises
     ------
     ModelError
     """
-    found = best(modality, flat=min(volume.shape) == 1) if name == "auto" else card(name)
+    if name == "auto":
+        patience = PATIENCE_S if device == "cpu" else 0.0
+        flat, size = min(volume.shape) == 1, float(np.prod(volume.shape)) / 1e6
+        return best(modality, flat=flat, verb=verb, megavoxels=size, patience_s=patience)
+    found = card(name)
     if found.modality != modality:
         raise ModelError(
             f"{found.name} restores {found.modality.upper()}, and {volume.name} is taken for {modality.upper()}. "
             "Choose another --model, or say --modality."
+        )
+    if verb not in found.verbs:
+        raise ModelError(
+            f"{found.name} cannot {verb}: its card names {', '.join(found.verbs)}. Choose another --model."
         )
     if found.spatial_dims == 3 and min(volume.shape) == 1:
         raise ModelError(f"{found.name} works in volumes, and {volume.name} is a single slice. Choose a 2D model.")

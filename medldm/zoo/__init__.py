@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,26 @@ from typing import Any
 from medldm.errors import ModelError
 
 ROOM = Path(__file__).parent
+PATIENCE_S = 1800.0  # for one scan on a CPU
+
+
+@dataclass(frozen=True)
+class Use:
+    """How one verb uses the networks of a model, as its validation table advises.
+
+    Parameters
+    ----------
+    refines : whether flow and fusion decoder earn their time at ``--fidelity 1``; samples and lower fidelities always
+        use them
+    faithful : fidelity that the decoder is told at ``--fidelity 1``: where it was closest to the truth
+    looks : planes in which a volume is looked at, at most
+    psnr : on validation subjects, dB
+    """
+
+    refines: bool = True
+    faithful: float = 1.0
+    looks: int = 3
+    psnr: float = -math.inf
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,8 @@ class Card:
     limits : what it must not be used for
     guard : what its training scans look like, see `medldm.guard.fit`; empty when nobody measured it
     calibration : how its intervals are scaled, see `medldm.tasks.uncertainty`; empty when nobody measured it
+    use : verb to fields of `Use`, chosen on validation subjects
+    pace : seconds per million voxels and verb on two CPU cores, 0 when nobody measured it
     """
 
     name: str
@@ -53,12 +76,42 @@ class Card:
     limits: tuple[str, ...] = ()
     guard: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    use: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pace: float = 0.0
     folder: str = ""
 
     @property
     def path(self) -> Path:
         """The weights."""
         return Path(self.folder) / self.weights
+
+    @property
+    def identity(self) -> str:
+        """Changes with whatever changes results: weights, and how they are used."""
+        return hashlib.sha256(f"{self.sha256}{json.dumps(self.use, sort_keys=True)}".encode()).hexdigest()[:16]
+
+    def used(self, verb: str) -> Use:
+        """How a verb uses the networks.
+
+        Parameters
+        ----------
+        verb : as on the command line
+        """
+        return Use(**self.use.get(verb, {}))
+
+    def expected(self, verb: str) -> float:
+        """PSNR on validation subjects in dB, the mean over the rows of a verb, or over all verbs when it is empty.
+
+        Parameters
+        ----------
+        verb : as on the command line, or empty
+
+        Returns
+        -------
+        minus infinity where nobody measured it
+        """
+        known = [self.used(each).psnr for each in ([verb] if verb in self.use else self.use)]
+        return sum(known) / len(known) if known else -math.inf
 
     def asdict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -112,26 +165,38 @@ def card(name: str) -> Card:
     raise ModelError(f"There is no model {name!r}. Shipped models: {known}; or give the path of a trained one.")
 
 
-def best(modality: str, *, flat: bool = False) -> Card:
-    """The shipped restorer that suits a scan.
+def best(
+    modality: str, *, flat: bool = False, verb: str = "", megavoxels: float = 0.0, patience_s: float = PATIENCE_S
+) -> Card:
+    """The shipped restorer that suits a scan: the best on validation subjects of those that end in time.
 
     Parameters
     ----------
     modality : ``"mr"`` or ``"ct"``
     flat : whether the scan is a single slice, which needs a plane model
+    verb : what is to be done; any when empty
+    megavoxels : of the result, in millions
+    patience_s : on a CPU a model that takes longer gives way to a faster one; 0 where time does not matter
 
     Raises
     ------
     ModelError
     """
     fit = [each for each in cards() if each.modality == modality and each.role == "restorer"]
-    fit = [each for each in fit if each.spatial_dims == 2] if flat else fit
     if not fit:
         raise ModelError(
             f"No shipped model restores {modality.upper()} yet. Give one of your own with --model PATH, or train "
             "it with `medldm train`."
         )
-    return fit[0]
+    able = [each for each in fit if (not verb or verb in each.verbs) and not (flat and each.spatial_dims == 3)]
+    if not able:
+        raise ModelError(
+            f"No shipped model can {verb} {modality.upper()} scans{' of one slice' if flat else ''}; {fit[0].name} was "
+            f"found fit to {', '.join(fit[0].verbs)}. Give one of your own with --model PATH."
+        )
+    able.sort(key=lambda each: (-each.expected(verb), each.name))
+    in_time = [each for each in able if not patience_s or each.pace * megavoxels <= patience_s]
+    return in_time[0] if in_time else min(able, key=lambda each: each.pace)
 
 
 def check_weights(found: Card) -> None:

@@ -54,7 +54,7 @@ def test_a_card_is_calibrated_and_its_weights_stay(tmp_path, monkeypatch):
     data.mkdir()
     lines = ["split,file,subject,modality,source"]
     for number, split in enumerate(("train", "train", "val", "val")):
-        noisy = phantoms.rician(phantoms.phantom((44 + number, 50, 42)).voxels, 10, number)
+        noisy = phantoms.rician(phantoms.phantom((56 + number, 62, 54)).voxels, 10, number)
         phantoms.save(data / f"scan{number}.nii.gz", noisy, np.eye(4), dtype=np.int16)
         lines.append(f"{split},scan{number}.nii.gz,s{number},MR T1w,here")
     (data / "manifest.csv").write_text("\n".join(lines))
