@@ -142,7 +142,7 @@ def model(which: Card, named: str | None = None, **options: Any) -> Method:
         restored = np.asarray(done.voxels, dtype=np.float32)
         return restored if trial.row.modality == "mr" else ct_scaling().apply(restored)
 
-    return Method(restore, f"{which.name}@{which.sha256[:8]}")
+    return Method(restore, f"{which.name}@{which.identity[:8]}")
 
 
 CLASSICS: dict[str, Callable[[Trial], Voxels | None]] = {
@@ -243,7 +243,7 @@ def ablations() -> dict[str, Method]:
         No restorer is shipped.
     """
     which = best("mr")
-    weights = f"{which.name}@{which.sha256[:8]}"
+    weights = f"{which.name}@{which.identity[:8]}"
     return {name: Method(made(which), weights) for name, made in PARTS.items()}
 
 

@@ -125,9 +125,19 @@ class Job:
         trusted = estimate is None or estimate.reliable or typical > 2 * QUIET
         return torch.full((1, 1, 1), typical if typical > QUIET and trusted else 0.0)
 
-    def run(self, observation: Observation, sigma: Tensor, ways: Sequence[Look]) -> tuple[Tensor, Tensor | None]:
-        """Draw as many restorations as asked; their mean, and their standard deviation when there are several."""
-        settings, use = self.settings, self.card.used(self.verb)
+    def run(
+        self, observation: Observation, sigma: Tensor, ways: Sequence[Look], kind: str = ""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw as many restorations as asked; their mean, and their standard deviation when there are several.
+
+        Parameters
+        ----------
+        observation : (X, Y, Z)
+        sigma : noise level, (X, Y, Z) or broadcastable
+        ways : looks to average
+        kind : of damage, where a card uses its networks for it in another way than for the verb
+        """
+        settings, use = self.settings, self.card.used(kind or self.verb)
         self.noise_told = round(float(sigma.median()), 5)
         ways = ways[: use.looks]
         drawings = []

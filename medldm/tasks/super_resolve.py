@@ -20,6 +20,7 @@ from medldm.settings import SuperResolve
 from medldm.tasks.pipeline import Job, inside_slices, residual
 from medldm.tasks.planes import Progress
 from medldm.volume import Volume
+from medldm.zoo import IN_PLANE
 
 ROUNDS = 24  # each costs two passes of a small matrix along the slice axis
 
@@ -77,7 +78,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
     observation = degradation.observe(measured)
     spacing = [mm * old / new for mm, old, new in zip(volume.spacing, volume.shape, grid.shape, strict=True)]
     ways = looks((axis,) if grid.thick else (), grid.planes, grid.shape, spacing)
-    restored, spread = job.run(observation, sigma, ways)
+    restored, spread = job.run(observation, sigma, ways, kind="" if grid.thick else IN_PLANE)
     restored = reconcile(
         degradation, restored, measured, positive=job.modality == "mr" and bool((measured >= 0).all()), exact=noise == 0
     )

@@ -12,6 +12,7 @@ from typing import Any
 from medldm.errors import ModelError
 
 ROOM = Path(__file__).parent
+IN_PLANE = "in-plane"  # super-resolution of planes alone, which a card may do in another way than that of slices
 PATIENCE_S = 1800.0  # for one scan on a CPU
 
 
@@ -88,7 +89,9 @@ class Card:
     @property
     def identity(self) -> str:
         """Changes with whatever changes results: weights, and how they are used."""
-        return hashlib.sha256(f"{self.sha256}{json.dumps(self.use, sort_keys=True)}".encode()).hexdigest()[:16]
+        if not self.use:
+            return self.sha256
+        return hashlib.sha256(f"{self.sha256}{json.dumps(self.use, sort_keys=True)}".encode()).hexdigest()
 
     def used(self, verb: str) -> Use:
         """How a verb uses the networks.
@@ -110,7 +113,8 @@ class Card:
         -------
         minus infinity where nobody measured it
         """
-        known = [self.used(each).psnr for each in ([verb] if verb in self.use else self.use)]
+        verbs = [each for each in self.use if each != IN_PLANE]
+        known = [self.used(each).psnr for each in ([verb] if verb in verbs else verbs)]
         return sum(known) / len(known) if known else -math.inf
 
     def asdict(self) -> dict[str, Any]:
