@@ -115,7 +115,9 @@ def _add_others(verbs: Any) -> None:
     train.add_argument("--minutes", type=float, required=True, help="wall-clock minutes, resumed runs counted in")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints in OUT")
     train.add_argument("--init", metavar="NAME|PATH", help="model to start from")
-    train.add_argument("--spatial-dims", type=int, choices=(2, 3), default=2, help="planes or volumes (default 2)")
+    train.add_argument(
+        "--spatial-dims", type=int, choices=(2, 3), help="planes or volumes (default: those of --init, else 2)"
+    )
     train.add_argument("--devices", type=int, default=1, metavar="N", help="devices to train on")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--seed", type=int, default=0)

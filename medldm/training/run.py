@@ -23,6 +23,7 @@ from medldm.models.fusion import build_unet
 from medldm.models.latent import LatentSpace
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
+from medldm.training.inflate import inflated_unet
 from medldm.training.patches import Packed, balance, load_cache, pack
 from medldm.training.session import Plan, part, read_metadata, save_atomically
 from medldm.training.team import Team, with_team
@@ -30,7 +31,7 @@ from medldm.training.train_flow import train_flow
 from medldm.training.train_fusion import train_fusion
 from medldm.training.train_unet import train_unet
 from medldm.training.train_vae import train_vae
-from medldm.zoo import card
+from medldm.zoo import Card, card
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def train(
     minutes: float,
     resume: bool = False,
     init: str | None = None,
-    spatial_dims: int = 2,
+    spatial_dims: int | None = None,
     modality: str = "MR",
     name: str | None = None,
     seed: int = 0,
@@ -67,8 +68,8 @@ def train(
     out : checkpoints, curves, cache and the finished model
     minutes : of wall clock for `kind`, resumed runs counted in; ``all`` divides them over its stages
     resume : go on from the checkpoints in `out`
-    init : model to start from, a shipped name or a path
-    spatial_dims : 2 (planes) or 3 (volumes)
+    init : model to start from, a shipped name or a path; a U-Net for volumes may start from one for planes
+    spatial_dims : 2 (planes) or 3 (volumes); that of `init`, else 2, when not given
     modality : scans of another one are left out, where the split table tells
     name : of the finished model; the folder's name when not given
     seed : of patches and damage
@@ -95,14 +96,15 @@ def train(
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder of scans.")
     started = card(init) if init else None
-    shape = shape or (architecture(started) if started else default_shape(spatial_dims))
+    shape = shape or (grown(architecture(started), spatial_dims) if started else default_shape(spatial_dims or 2))
     pack(data, out / "cache", modality)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     stages = {stage: minutes * SHARES[stage] for stage in ORDER} if kind == "all" else {kind: minutes}
     batch, patch = PATCH[shape.spatial_dims]
     plan = Plan(minutes=minutes, batch=batch, patch=patch, seed=seed, validate_s=validate_s)
-    start = started.path if started else None
-    with_team(train_stages, devices, device, stages=stages, out=out, shape=shape, plan=plan, resume=resume, start=start)
+    with_team(
+        train_stages, devices, device, stages=stages, out=out, shape=shape, plan=plan, resume=resume, start=started
+    )
     return publish(out, name or out.resolve().name, shape, modality, f"{devices} x {device}" if devices > 1 else device)
 
 
@@ -113,7 +115,7 @@ def train_stages(
     plan: Plan,
     *,
     resume: bool,
-    start: Path | None,
+    start: Card | None,
     team: Team,
     device: str,
 ) -> None:
@@ -125,7 +127,7 @@ def train_stages(
     out : folder of the run, its cache packed
     shape, plan : architecture; batch, patch and seed
     resume : go on from the checkpoints in `out`
-    start : weights to start from
+    start : card of the model to start from
     team, device : the other processes, and where this one computes
 
     Raises
@@ -136,12 +138,14 @@ def train_stages(
     scans, val = balance(load_cache(out / "cache", "train")), load_cache(out / "cache", "val")
     if not scans or not val:
         raise UsageError(f"There are {len(scans)} scans to train on and {len(val)} to validate; both are needed.")
-    weights = load_file(start) if start else {}
+    weights = load_file(start.path) if start else {}
     if team.rank == 0:
         log.info("%d scans for training, %d for validation", len(scans), len(val))
     for stage, minutes in stages.items():
         planned = replace(plan, minutes=minutes, learning_rate=RATES[stage])
         first = {key: value.float() for key, value in part(weights, f"{stage}.").items()} or None
+        if start and first and start.spatial_dims != shape.spatial_dims:
+            first = inflated_unet(first, architecture(start), shape) if stage == "unet" else None
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(plan.seed)  # all processes start from the same network
             finished = stage_of(
@@ -151,6 +155,21 @@ def train_stages(
             told = {"architecture": json.dumps(asdict(shape))}
             save_atomically({k: v.cpu() for k, v in finished.items()}, out / stage / "weights.safetensors", told)
         team.wait()
+
+
+def grown(shape: Architecture, spatial_dims: int | None) -> Architecture:
+    """The architecture of the model to start from, in volumes where these are asked for.
+
+    Raises
+    ------
+    UsageError
+        Planes from volumes.
+    """
+    if spatial_dims in (None, shape.spatial_dims):
+        return shape
+    if spatial_dims == 2:
+        raise UsageError("A network for planes cannot start from one for volumes. Leave --spatial-dims out.")
+    return replace(shape, spatial_dims=3, context=1)
 
 
 def default_shape(spatial_dims: int) -> Architecture:

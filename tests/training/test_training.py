@@ -215,3 +215,24 @@ def test_a_broken_scan_is_left_out_of_the_cache(data, tmp_path, caplog):
     pack(folder, tmp_path / "cache")
     assert len(load_cache(tmp_path / "cache", "train")) == 3
     assert "s8_T1w.nii.gz" in caplog.text
+
+
+def test_a_network_for_volumes_starts_as_one_for_planes():
+    """Of a scan that is the same in all its planes, both make the same."""
+    from dataclasses import replace
+
+    from medldm.models.fusion import build_unet
+    from medldm.models.inputs import measured_channels
+    from medldm.training.inflate import inflated_unet
+
+    volumes = replace(SMALL, spatial_dims=3, context=1)
+    planes = build_unet(SMALL).eval()
+    torch.nn.init.normal_(planes.head.weight, std=0.1)
+    grown = build_unet(volumes).eval()
+    grown.load_state_dict(inflated_unet(planes.state_dict(), SMALL, volumes))
+    y = torch.rand(32, 32, 1, generator=torch.Generator().manual_seed(0)).expand(32, 32, 32)
+    with torch.inference_mode():
+        flat = planes(measured_channels(y, torch.ones_like(y), torch.full((1, 1, 1), 0.05), 1.0, SMALL))[16, 0]
+        deep = grown(measured_channels(y, torch.ones_like(y), torch.full((1, 1, 1), 0.05), 1.0, volumes))[0, 0]
+    assert flat.std() > 0.01
+    assert torch.allclose(deep[..., 16], flat, atol=1e-4)
