@@ -22,6 +22,7 @@ from medldm.errors import InputError
 
 log = logging.getLogger(__name__)
 
+HU_AIR = -500.0  # scans that go below hold Hounsfield units
 LOWEST_HU, HIGHEST_HU = -1024, 3071  # what 12 bits of a scanner hold
 QUARTER = 0.25  # dose of the noise that is kept beside a CT scan; other doses are made of it
 KERNELS = ("hann", "ramp")  # soft and sharp reconstructions
@@ -112,6 +113,34 @@ def _own_split(path: Path, data: Path) -> dict[str, str]:
     subject = path.name.split("_")[0].split(".")[0]
     last = int(hashlib.sha256(subject.encode()).hexdigest(), 16) % 10
     return {"path": str(path), "file": path.name, "subject": subject, "split": "val" if last == 0 else "train"}
+
+
+def found_modality(data: Path) -> str:
+    """``"CT"`` where the split table says so of every scan, or, without a word of it, where scans hold air in HU.
+
+    Parameters
+    ----------
+    data : folder with NIfTI files
+
+    Raises
+    ------
+    InputError
+        No scans.
+    """
+    rows = read_split(data)
+    told = {row["modality"].upper()[:2] for row in rows if row.get("modality")}
+    if told:
+        return "CT" if told == {"CT"} else "MR"
+    lowest = [_lowest(Path(row["path"])) for row in rows[:3]]
+    return "CT" if max(lowest) < HU_AIR else "MR"
+
+
+def _lowest(path: Path) -> float:
+    try:
+        image: Any = nib.load(path)
+        return float(np.nanmin(np.asanyarray(image.dataobj)))
+    except (ImageFileError, OSError, EOFError, ValueError, zlib.error):
+        return 0.0  # `pack` will say what is wrong with it
 
 
 def pack(data: Path, cache: Path, modality: str = "MR") -> None:

@@ -24,7 +24,7 @@ from medldm.models.latent import LatentSpace
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
 from medldm.training.inflate import inflated_unet
-from medldm.training.patches import Packed, balance, load_cache, pack
+from medldm.training.patches import Packed, balance, found_modality, load_cache, pack
 from medldm.training.session import Plan, part, read_metadata, save_atomically
 from medldm.training.team import Team, with_team
 from medldm.training.train_flow import train_flow
@@ -51,7 +51,7 @@ def train(
     resume: bool = False,
     init: str | None = None,
     spatial_dims: int | None = None,
-    modality: str = "MR",
+    modality: str | None = None,
     name: str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -70,7 +70,8 @@ def train(
     resume : go on from the checkpoints in `out`
     init : model to start from, a shipped name or a path; a U-Net for volumes may start from one for planes
     spatial_dims : 2 (planes) or 3 (volumes); that of `init`, else 2, when not given
-    modality : scans of another one are left out, where the split table tells
+    modality : ``"MR"`` or ``"CT"``; that of `init`, else that of the scans, when not given. Scans of another one are
+        left out, where the split table tells
     name : of the finished model; the folder's name when not given
     seed : of patches and damage
     device : ``auto``, ``cpu``, ``cuda``
@@ -97,6 +98,7 @@ def train(
         raise UsageError(f"{data} is not a folder of scans.")
     started = card(init) if init else None
     shape = shape or (grown(architecture(started), spatial_dims) if started else default_shape(spatial_dims or 2))
+    modality = (modality or (started.modality if started else found_modality(data))).upper()
     pack(data, out / "cache", modality)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     stages = {stage: minutes * SHARES[stage] for stage in ORDER} if kind == "all" else {kind: minutes}

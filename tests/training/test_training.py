@@ -236,3 +236,19 @@ def test_a_network_for_volumes_starts_as_one_for_planes():
         deep = grown(measured_channels(y, torch.ones_like(y), torch.full((1, 1, 1), 0.05), 1.0, volumes))[0, 0]
     assert flat.std() > 0.01
     assert torch.allclose(deep[..., 16], flat, atol=1e-4)
+
+
+def test_what_kind_of_scans_a_folder_holds(tmp_path):
+    """A table is believed; without one the values tell, and a file that is none does not decide."""
+    from medldm.training.patches import found_modality
+
+    head = phantoms.phantom((20, 20, 12)).voxels
+    phantoms.save(tmp_path / "a_1.nii.gz", head - 1000, np.eye(4), dtype=np.int16)
+    assert found_modality(tmp_path) == "CT"
+    phantoms.save(tmp_path / "b_1.nii.gz", head, np.eye(4), dtype=np.int16)
+    assert found_modality(tmp_path) == "MR"
+    (tmp_path / "split.csv").write_text("split,file,modality\ntrain,a_1.nii.gz,CT chest\n")
+    assert found_modality(tmp_path) == "CT"
+    (tmp_path / "split.csv").unlink()
+    (tmp_path / "b_1.nii.gz").write_bytes(b"no image")
+    assert found_modality(tmp_path) == "MR"
