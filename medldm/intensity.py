@@ -14,6 +14,7 @@ Mask = npt.NDArray[np.bool_]
 
 FOREGROUND_PERCENTILE = 99.5
 CT_WINDOW = (-1000.0, 1000.0)  # HU
+CT_RANGE = (-1024.0, 3071.0)  # HU; what 12 bits of a scanner hold. Less is padding, more is metal beyond its scale
 AIR_IN_CT = -500.0  # HU; half way between air and water, as in every lung segmentation
 SAMPLE = 2_000_000  # voxels that a histogram needs at most
 

@@ -19,9 +19,11 @@ def denoise(volume: Volume, settings: Denoise, told: Progress) -> Volume:
     job = Job(volume, settings, "denoise", told)
     measured, known = job.scaled()
     sigma, estimate = job.noise(settings.noise)
-    observation, _ = observe_known(measured, known, volume.slice_axis)
+    seen = job.plausible(measured)
+    observation, _ = observe_known(seen, known, volume.slice_axis)
     restored, spread = job.run(observation, sigma, looks((), (), volume.shape, volume.spacing))
     bounded = bound(restored, observation.y, sigma, job.modality)
+    bounded = torch.where(seen == measured, bounded, measured)  # padding and overflow mean what they mean
     result = torch.where(known, bounded, torch.nan)
     typical = float(sigma.median()) * (1 if job.modality == "mr" else job.scaling.unit)
     return job.finish(

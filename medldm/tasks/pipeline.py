@@ -18,7 +18,7 @@ from medldm.chain import Chain, load_chain
 from medldm.degradations import Degradation, MissingSlices, Observation, Rician, fill_smoothly
 from medldm.errors import ModelError, ResourceError, UsageError
 from medldm.guard import check, check_residual
-from medldm.intensity import Scaling, ct_scaling, mri_scaling
+from medldm.intensity import CT_RANGE, Scaling, ct_scaling, mri_scaling
 from medldm.io import guess_modality
 from medldm.models.looks import Look
 from medldm.noise_level import NoiseEstimate, estimate_noise, noise_map
@@ -96,6 +96,18 @@ class Job:
         voxels = self.scaling.apply(self.volume.voxels)
         known = np.isfinite(voxels)
         return torch.from_numpy(np.where(known, voxels, np.float32(0))), torch.from_numpy(known)
+
+    def plausible(self, measured: Tensor) -> Tensor:
+        """CT without what no tissue is: padding far below air, overflow; a network would ring at their edges.
+
+        Parameters
+        ----------
+        measured : (X, Y, Z) scaled intensity
+        """
+        if self.modality != "ct":
+            return measured
+        low, high = (float(end) for end in self.scaling.apply(np.array(CT_RANGE, np.float32)))
+        return measured.clamp(low, high)
 
     def noise(self, given: float | None) -> tuple[Tensor, NoiseEstimate | None]:
         """Noise level in scaled intensity, (1, 1, 1) or a map, and the estimate when nobody gave a level."""

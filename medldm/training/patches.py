@@ -23,7 +23,6 @@ from medldm.errors import InputError
 log = logging.getLogger(__name__)
 
 HU_AIR = -500.0  # scans that go below hold Hounsfield units
-LOWEST_HU, HIGHEST_HU = -1024, 3071  # what 12 bits of a scanner hold
 QUARTER = 0.25  # dose of the noise that is kept beside a CT scan; other doses are made of it
 KERNELS = ("hann", "ramp")  # soft and sharp reconstructions
 THICK = 1.6  # a scan whose spacing varies by more than this cannot show what thin slices look like
@@ -199,9 +198,9 @@ def _pack_mr(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, .
 
 def _pack_ct(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path) -> dict[str, float]:
     from medldm.degradations import LowDose
-    from medldm.intensity import AIR_IN_CT, ct_scaling
+    from medldm.intensity import AIR_IN_CT, CT_RANGE, ct_scaling
 
-    voxels = np.clip(voxels[_content(voxels > AIR_IN_CT)], LOWEST_HU, HIGHEST_HU)
+    voxels = np.clip(voxels[_content(voxels > AIR_IN_CT)], *CT_RANGE)
     axis = int(np.argmax(spacing))
     across = float(np.delete(spacing, axis)[0])
     slices = np.moveaxis(voxels, axis, 0)
@@ -212,9 +211,9 @@ def _pack_ct(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, .
         noise = np.stack([degradation.noise(each, generator) for each in slices])
         draws.append(np.moveaxis(noise, 0, axis))
     np.save(noise_path(target), np.clip(np.round(draws), -32768, 32767).astype(np.int16))
-    np.save(target, np.round(voxels - LOWEST_HU).astype(np.uint16))
+    np.save(target, np.round(voxels - CT_RANGE[0]).astype(np.uint16))
     scaling = ct_scaling()
-    return {"scale": 1 / scaling.unit, "shift": (LOWEST_HU - scaling.black) / scaling.unit}
+    return {"scale": 1 / scaling.unit, "shift": (CT_RANGE[0] - scaling.black) / scaling.unit}
 
 
 def _content(filled: np.ndarray[Any, Any]) -> tuple[slice, ...]:
