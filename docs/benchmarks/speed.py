@@ -1,72 +1,124 @@
-"""Seconds and peak memory of one denoising on this machine, three sizes; writes speed.md beside itself.
+"""Seconds and peak memory of our sets and of BM4D on this machine; writes speed.md beside itself.
 
-Run on an otherwise idle machine: `python docs/benchmarks/speed.py`. Every size has a process of its own, so that peak
+Run on an otherwise idle machine: `python docs/benchmarks/speed.py`. Every line has a process of its own, so that peak
 memory is its own. The shipped scan is cropped to its head and stretched to each size; nothing of it is air that could
-be skipped but what lies in a head's corners.
+be skipped but what lies in a head's corners. BM4D (extra `rivals`) restores the same array.
+`--ct` adds a CT of 512 x 512 x 800 voxels, which takes minutes.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-SIZES = ((128, 128, 90), (192, 192, 120), (256, 256, 180))
+import numpy as np
+
+LARGE = (256, 256, 180)
+CT = (512, 512, 800)
+LINES = (
+    ("denoise", "auto", (128, 128, 90)),
+    ("denoise", "auto", (192, 192, 120)),
+    ("denoise", "auto", LARGE),
+    ("denoise", "brain-mri-2d-fast", LARGE),
+    ("super-resolve", "auto", LARGE),
+    ("super-resolve", "brain-mri-2d-fast", LARGE),
+    ("bm4d", "", LARGE),
+)
 
 
-def one(shape: tuple[int, ...]) -> dict[str, float]:
-    """Load, denoise once, in this process."""
-    begun = time.monotonic()
-    import numpy as np
+def head(shape: tuple[int, ...]) -> Any:
+    """The sample's head, stretched to a shape, with 5 % Rician noise; (X, Y, Z) float32."""
     from scipy import ndimage
 
     import medldm
-    from medldm.chain import load_chain
     from medldm.samples import sample_path
-    from medldm.tasks.pipeline import peak_memory_mb
-    from medldm.zoo import best
 
-    load_chain(best("mr"))
-    loaded = time.monotonic() - begun
-    head = medldm.read(sample_path("mr")).voxels.astype(np.float32)
-    inside = np.argwhere(head > 0.1 * head.max())
-    head = head[tuple(slice(a, b) for a, b in zip(inside.min(0), inside.max(0) + 1, strict=True))]
-    scan = ndimage.zoom(head, [new / old for new, old in zip(shape, head.shape, strict=True)], order=1)
-    draw = np.random.default_rng(0)
-    scan = np.hypot(scan + draw.normal(0, 0.05 * scan.max(), scan.shape), draw.normal(0, 0.05 * scan.max(), scan.shape))
+    image = medldm.read(sample_path("mr")).voxels.astype(np.float32)
+    inside = np.argwhere(image > 0.1 * image.max())
+    image = image[tuple(slice(a, b) for a, b in zip(inside.min(0), inside.max(0) + 1, strict=True))]
+    image = ndimage.zoom(image, [new / old for new, old in zip(shape, image.shape, strict=True)], order=1)
+    draw, sigma = np.random.default_rng(0), 0.05 * image.max()
+    return np.hypot(image + draw.normal(0, sigma, shape), draw.normal(0, sigma, shape)).astype(np.float32)
+
+
+def chest(shape: tuple[int, ...]) -> Any:
+    """The CT sample, tiled to a shape; (X, Y, Z) int16 HU."""
+    import medldm
+    from medldm.samples import sample_path
+
+    crop = medldm.read(sample_path("ct")).voxels
+    return np.tile(crop, [math.ceil(n / m) for n, m in zip(shape, crop.shape, strict=True)])[
+        tuple(slice(n) for n in shape)
+    ].astype(np.int16)
+
+
+def one(verb: str, model: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Load, restore once, in this process."""
     begun = time.monotonic()
-    medldm.denoise(scan.astype(np.float32), noise=0.05, affine=np.eye(4))
-    return {"loading": loaded, "seconds": time.monotonic() - begun, "memory": peak_memory_mb()}
+    import medldm
+    from medldm.benchmark.optional import bm4d_plain
+    from medldm.chain import load_chain
+    from medldm.tasks.pipeline import peak_memory_mb, pick_precision
+    from medldm.zoo import best, card
+
+    modality = "ct" if shape == CT else "mr"
+    if verb != "bm4d":
+        found = best(modality, verb=verb) if model == "auto" else card(model)
+        load_chain(found, precision=pick_precision("auto", "cpu"))
+    loaded = time.monotonic() - begun
+    scan = chest(shape) if modality == "ct" else head(shape)
+    begun = time.monotonic()
+    if verb == "bm4d":
+        white = float(np.percentile(scan[scan > 0.1 * scan.max()], 99.5))
+        bm4d_plain(scan / white, 0.05, "mr")
+        name = "bm4d"
+    elif verb == "super-resolve":
+        thick = scan[:, :, 1::4]
+        restored = medldm.super_resolve(thick, spacing=1.0, affine=np.diag([1, 1, 4.0, 1]), model=model)
+        name = restored.history[-1].facts["model"]
+    else:
+        spacing = [0.75, 0.75, 1.5] if modality == "ct" else [1, 1, 1]
+        told: dict[str, Any] = {"noise": 20.0} if modality == "ct" else {"noise": 0.05}
+        restored = medldm.denoise(scan, affine=np.diag([*spacing, 1.0]), model=model, modality=modality, **told)
+        name = restored.history[-1].facts["model"]
+    return {"model": name, "loading": loaded, "seconds": time.monotonic() - begun, "memory": peak_memory_mb()}
 
 
-def main() -> None:
-    """All sizes; the table."""
-    lines = [
-        f"`python docs/benchmarks/speed.py` on {os.cpu_count()} cores, {platform.machine()}: one step, three planes.",
+def main(lines: tuple[tuple[str, str, tuple[int, ...]], ...]) -> None:
+    """All lines; the table."""
+    table = [
+        f"`python docs/benchmarks/speed.py{' --ct' if len(lines) > len(LINES) else ''}` on {os.cpu_count()} cores, "
+        f"{platform.machine()}: one step, one answer.",
         "",
-        "| voxels | million | loading, s | denoising, s | s per million | peak memory, GB |",
-        "|---|---|---|---|---|---|",
+        "| what | model | voxels | million | loading, s | restoring, s | s per million | peak memory, GB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for shape in SIZES:
-        told = subprocess.run(
-            [sys.executable, __file__, *map(str, shape)], capture_output=True, text=True, check=True
-        ).stdout
-        found = json.loads(told.splitlines()[-1])
-        million = shape[0] * shape[1] * shape[2] / 1e6
-        lines.append(
-            f"| {' x '.join(map(str, shape))} | {million:.1f} | {found['loading']:.1f} | {found['seconds']:.1f} "
-            f"| {found['seconds'] / million:.2f} | {found['memory'] / 1024:.2f} |"
+    for verb, model, shape in lines:
+        size, million = " x ".join(map(str, shape)), math.prod(shape) / 1e6
+        if verb == "bm4d" and importlib.util.find_spec("bm4d") is None:
+            table.append(f"| denoise | BM4D | {size} | {million:.1f} | not run: not installed | | | |")
+            continue
+        words = [sys.executable, __file__, verb, model, *map(str, shape)]
+        found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        table.append(
+            f"| {'denoise' if verb == 'bm4d' else verb} | {found['model']} | {size} | {million:.1f} "
+            f"| {found['loading']:.1f} | {found['seconds']:.1f} | {found['seconds'] / million:.2f} "
+            f"| {found['memory'] / 1024:.2f} |"
         )
-        print(lines[-1], flush=True)
-    Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")
+        print(table[-1], flush=True)
+    Path(__file__).with_suffix(".md").write_text("\n".join(table) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(one(tuple(map(int, sys.argv[1:])))))
+    if len(sys.argv) > 2:
+        print(json.dumps(one(sys.argv[1], sys.argv[2], tuple(map(int, sys.argv[3:])))))
     else:
-        main()
+        main((*LINES, ("denoise", "auto", CT)) if "--ct" in sys.argv else LINES)

@@ -1,0 +1,112 @@
+"""Does fine-tuning on two subjects of a new scanner help? `python docs/benchmarks/finetune.py ../shared/data RUNS`.
+
+A U-Net is trained without any scan of one source (``--held-out``, multi-contrast scans of patients with multiple
+sclerosis). It then goes on for a few minutes twice from the same weights: with two subjects of that source, and, as
+control, without them. All three restore other subjects of that source. Everything is `medldm train`, `--init` and the
+benchmark's rows; RUNS keeps the models. Writes finetune.md beside itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from medldm.benchmark.protocol import trials
+from medldm.benchmark.rivals import methods
+from medldm.benchmark.rows import FULL
+from medldm.metrics import psnr
+from medldm.training import train
+
+ROWS = ("noise-3", "noise-7")
+
+
+def main() -> None:
+    """Train three times, score, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--held-out", default="muschellij2/open_ms_data")
+    parser.add_argument("--minutes", type=float, default=12, help="of the base")
+    parser.add_argument("--more", type=float, default=5, help="of fine-tuning, and of the control")
+    words = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    with (words.data / "manifest.csv").open(newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["modality"].startswith("MR")]
+    base = [row for row in rows if not row["source"].startswith(words.held_out)]
+    theirs = [row for row in rows if row["source"].startswith(words.held_out)]
+    subjects = sorted({row["subject"] for row in theirs if row["split"] == "train"})[:2]
+    tuned = [row for row in theirs if row["subject"] in subjects] + [row for row in base if row["split"] == "val"]
+    others = [row for row in theirs if row["split"] == "test"]
+    options = {"spatial_dims": 2, "validate_s": 300.0, "resume": True}
+    first = train("unet", folder(words, "base", base), words.runs / "base", minutes=words.minutes, **options)
+    options |= {"init": str(first)}
+    second = train("unet", folder(words, "tuned", tuned), words.runs / "tuned", minutes=words.more, **options)
+    control = train("unet", folder(words, "control", base), words.runs / "control", minutes=words.more, **options)
+    found = {name: scores(path, others, words.data) for name, path in zip(
+        ("without the scanner", "fine-tuned on two subjects", "control: as long without them"),
+        (first, second, control), strict=True,
+    )}  # fmt: skip
+    report(found, words, subjects, sorted({row["subject"] for row in others}))
+
+
+def folder(words: argparse.Namespace, name: str, rows: list[dict[str, str]]) -> Path:
+    """A folder of links to scans, with the table that `medldm train` reads."""
+    place: Path = words.runs / f"{name}-scans"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    kept = [row for row in rows if row["split"] in ("train", "val")]
+    for row in kept:
+        (place / row["file"]).unlink(missing_ok=True)
+        (place / row["file"]).symlink_to((words.data / row["split"] / row["file"]).resolve())
+    with (place / "split.csv").open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, list(kept[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+    return place
+
+
+def scores(model: Path, rows: list[dict[str, str]], data: Path) -> dict[tuple[str, str], list[float]]:
+    """PSNR in dB by row of the protocol and contrast."""
+    method = next(iter(methods((str(model),))[0].values()))
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in (each for each in FULL if each.name in ROWS):
+        for scan in rows:
+            for trial in trials(row, {**scan, "path": str(data / "test" / scan["file"])}):
+                guess = method.restore(trial)
+                assert guess is not None
+                found[row.name, scan["modality"].removeprefix("MR ")].append(
+                    psnr(guess, trial.reference, mask=trial.scored)
+                )
+    return found
+
+
+def report(
+    found: dict[str, dict[tuple[str, str], list[float]]], words: argparse.Namespace, two: list[str], others: list[str]
+) -> None:
+    """The table."""
+    kinds = sorted(next(iter(found.values())))
+    lines = [
+        "# Fine-tuning on two subjects of a new scanner",
+        "",
+        f"`python docs/benchmarks/finetune.py ../shared/data RUNS --minutes {words.minutes:g} --more {words.more:g}`; "
+        f"held out: {words.held_out}. Fine-tuned on {', '.join(two)}; scored on {', '.join(others)}, whom no model saw. "
+        "Supervised U-Net in planes, PSNR in dB, foreground, scans of each contrast averaged.",
+        "",
+        f"| | {' | '.join(f'{row}, {contrast}' for row, contrast in kinds)} | mean |",
+        f"|---|{'---|' * (len(kinds) + 1)}",
+    ]
+    for name, told in found.items():
+        means = [float(np.mean(told[kind])) for kind in kinds]
+        lines.append(f"| {name} | {' | '.join(f'{each:.2f}' for each in means)} | {np.mean(means):.2f} |")
+    Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

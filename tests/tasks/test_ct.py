@@ -1,0 +1,64 @@
+"""What a CT keeps: Hounsfield units of tissue, and whatever lies outside of any window."""
+
+import numpy as np
+import pytest
+import torch
+
+import medldm
+from medldm.degradations import LowDose
+from medldm.errors import ModelError
+from medldm.volume import Volume
+
+PIXEL_MM = 0.8
+INSERTS = {"fat": (-100, 0), "liver": (60, 72), "contrast": (300, 144), "bone": (1500, 216), "lung": (-850, 288)}
+
+
+def cylinder(size=128, slices=4):
+    """Water with inserts, air around it, padding in the corners; HU, and where each is surely homogeneous."""
+    x, y = np.indices((size, size)) - size / 2
+    hu, sure = np.full((size, size), -1000.0), {}
+    hu[np.hypot(x, y) < 52] = 0
+    for name, (value, degrees) in INSERTS.items():
+        angle = np.radians(degrees)
+        distance = np.hypot(x - 32 * np.cos(angle), y - 32 * np.sin(angle))
+        hu[distance < 11], sure[name] = value, distance < 7
+    hu[np.hypot(x, y) < 3] = 3000
+    hu[np.hypot(x, y) > 80] = -2000
+    sure |= {"water": (np.hypot(x, y) > 6) & (np.hypot(x, y) < 14), "metal": np.hypot(x, y) < 2}
+    sure |= {"padding": hu == -2000}
+    return np.repeat(hu[..., None], slices, 2).astype(np.float32), sure
+
+
+@pytest.fixture(scope="module")
+def restored():
+    """Quarter dose, denoised with the shipped set: truth, what was measured, what came out, where what is."""
+    truth, sure = cylinder()
+    dose, generator = LowDose(0.25, pixel_mm=PIXEL_MM), torch.Generator().manual_seed(0)
+    noise = [dose.noise(np.clip(plane, -1024, 3071), generator) for plane in np.moveaxis(truth, 2, 0)]
+    noisy = np.where(truth < -1500, truth, truth + np.stack(noise, 2)).astype(np.float32)
+    scan = Volume(noisy, np.diag([PIXEL_MM, PIXEL_MM, 3.0, 1.0]))
+    return truth, noisy, medldm.denoise(scan, modality="ct").voxels, sure
+
+
+def test_tissue_loses_noise_and_keeps_its_hounsfield_units(restored):
+    _, noisy, clean, sure = restored
+    for name in ("fat", "liver", "contrast", "lung", "water"):
+        assert abs(clean[sure[name]].mean() - noisy[sure[name]].mean()) < 1, name
+    for name in ("liver", "water"):
+        assert clean[sure[name]].std() < 0.75 * noisy[sure[name]].std(), name
+
+
+def test_bone_metal_and_padding_are_unharmed(restored):
+    truth, noisy, clean, sure = restored
+    assert np.array_equal(clean[sure["padding"]], truth[sure["padding"]])
+    for name in ("bone", "metal"):
+        assert abs(clean[sure[name]].mean() - noisy[sure[name]].mean()) < 2, name
+        assert np.abs(clean[sure[name]] - truth[sure[name]]).max() < 80, name
+
+
+def test_what_the_card_does_not_cover_is_refused():
+    truth, _ = cylinder(64)
+    mask = np.zeros(truth.shape, np.uint8)
+    mask[30:34, 30:34, 1] = 1
+    with pytest.raises(ModelError, match="can inpaint CT"):
+        medldm.inpaint(Volume(truth, np.eye(4)), mask, modality="ct")
