@@ -95,7 +95,7 @@ def report(
         "# Fine-tuning on two subjects of a new scanner",
         "",
         f"`python docs/benchmarks/finetune.py ../shared/data RUNS --minutes {words.minutes:g} --more {words.more:g}`; "
-        f"held out: {words.held_out}. Fine-tuned on {', '.join(two)}; scored on {', '.join(others)}, whom no model saw. "
+        f"held out: {words.held_out}. Tuned on {', '.join(two)}; scored on {', '.join(others)}; no model saw them. "
         "Supervised U-Net in planes, PSNR in dB, foreground, scans of each contrast averaged.",
         "",
         f"| | {' | '.join(f'{row}, {contrast}' for row, contrast in kinds)} | mean |",
