@@ -31,7 +31,7 @@ def cylinder(size=128, slices=4):
 
 @pytest.fixture(scope="module")
 def restored():
-    """A twentieth of the dose, denoised with the shipped set: truth, what was measured, what came out, where what is."""
+    """A twentieth of the dose, denoised with the shipped set: truth, measured, result, inserts."""
     truth, sure = cylinder()
     dose, generator = LowDose(0.05, pixel_mm=PIXEL_MM), torch.Generator().manual_seed(0)
     noise = [dose.noise(np.clip(plane, -1024, 3071), generator) for plane in np.moveaxis(truth, 2, 0)]
