@@ -1,7 +1,8 @@
 """Who competes: doing nothing, interpolation, NLM, TV, the supervised U-Net, and we; all on the same arrays.
 
-The knobs of NLM and TV were chosen on validation scans, by PSNR at 3 and 7 % noise. Where the level is not told they
-take `medldm.noise_level`, as we do: scikit-image's own estimator needs a wavelet package, and is misled by zeroed air.
+The knobs of NLM and TV were chosen on validation scans, by PSNR (docs/benchmarks/tune_rivals.py). Where the level is
+not told they take `medldm.noise_level`, as we do: scikit-image's own estimator needs a wavelet package, and is misled
+by zeroed air.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from medldm.resample import field_of_view_affine, resample_to
 from medldm.volume import Voxels
 from medldm.zoo import Card, best, card, cards
 
-NLM_PATCH, NLM_REACH, NLM_STRENGTH = 5, 4, 0.7  # voxels, voxels, noise standard deviations
-TV_WEIGHT = 0.4  # noise standard deviations
+NLM_PATCH, NLM_REACH = 5, 4  # voxels
+NLM_STRENGTH = {"mr": 0.7, "ct": 0.7}  # noise standard deviations
+TV_WEIGHT = {"mr": 0.4, "ct": 0.4}  # noise standard deviations
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def nlm(trial: Trial) -> Voxels | None:
     sigma = level_of(trial)
     found: Voxels = denoise_nl_means(
         np.asarray(trial.measured.voxels), patch_size=NLM_PATCH, patch_distance=NLM_REACH,
-        h=NLM_STRENGTH * sigma, sigma=sigma, fast_mode=True,
+        h=NLM_STRENGTH[trial.row.modality] * sigma, sigma=sigma, fast_mode=True,
     )  # fmt: skip
     return found.astype(np.float32)
 
@@ -108,7 +110,7 @@ def tv(trial: Trial) -> Voxels | None:
     """Total variation (Chambolle, J Math Imaging Vis 20, 2004) of scikit-image."""
     if trial.row.verb != "denoise":
         return None
-    weight = TV_WEIGHT * level_of(trial)
+    weight = TV_WEIGHT[trial.row.modality] * level_of(trial)
     found: Voxels = denoise_tv_chambolle(np.asarray(trial.measured.voxels), weight=weight, max_num_iter=200)
     return found.astype(np.float32)
 

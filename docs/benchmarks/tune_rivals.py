@@ -1,0 +1,41 @@
+"""Knobs of NLM and TV on validation scans: `python docs/benchmarks/tune_rivals.py ../shared/data mr|ct`.
+
+Mean PSNR in dB for every strength, in noise standard deviations; what `medldm.benchmark.rivals` uses is the best.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from medldm.benchmark import rivals
+from medldm.benchmark.protocol import trials
+from medldm.benchmark.rows import FULL
+from medldm.benchmark.scans import few, scans
+from medldm.metrics import psnr
+
+ROWS = {"mr": ("noise-3", "noise-7"), "ct": ("ct-dose-4", "ct-dose-10")}
+NLM = (0.5, 0.7, 1.0, 1.4, 2.0)
+TV = (0.2, 0.4, 0.7, 1.2, 2.0)
+
+
+def main(data: Path, modality: str) -> None:
+    """Print the table."""
+    rows = [row for row in FULL if row.name in ROWS[modality]]
+    known = [trial for row in rows for scan in few(scans(data, "val", modality), 2) for trial in trials(row, scan)]
+    print("| method | " + " | ".join(map(str, NLM)) + " |\n|---|" + "---|" * len(NLM))
+    for name, knob, tried in (("nlm", rivals.NLM_STRENGTH, NLM), ("tv", rivals.TV_WEIGHT, TV)):
+        if tried != NLM:
+            print("| method | " + " | ".join(map(str, tried)) + " |")
+        found = []
+        for value in tried:
+            knob[modality] = value
+            method = {"nlm": rivals.nlm, "tv": rivals.tv}[name]
+            found.append(np.mean([psnr(np.asarray(method(trial)), trial.reference, trial.scored) for trial in known]))
+        print(f"| {name} | " + " | ".join(f"{each:.2f}" for each in found) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
