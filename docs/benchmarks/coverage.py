@@ -31,7 +31,8 @@ def scored(found: Card, each: Errors) -> dict[str, object]:
         raise SystemExit(f"{found.name} is not calibrated for {each.verb}: run docs/benchmarks/calibrate.py first.")
     size, half = np.abs(each.error), each.half_width(interval)
     coverage = float((size <= half).mean())
-    skill = float(np.corrcoef(size, half)[0, 1]) if half.std() > 1e-9 else 0.0
+    varies = half.std() > 1e-4 * half.mean()  # of a scan looked at in one way the samples hardly differ
+    skill = float(np.corrcoef(size, half)[0, 1]) if varies else 0.0
     return {
         "task": each.verb,
         "row": each.row,
@@ -74,11 +75,16 @@ def main(data: Path, name: str) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    write(found, rows)
+
+
+def write(found: Card, rows: Sequence[dict[str, object]]) -> None:
+    """The table of the scores."""
     told = found.calibration
     lines = [
         "# Coverage of the 90 % interval on test subjects",
         "",
-        f"Command: `python docs/benchmarks/coverage.py ../shared/data {name}`  ",
+        f"Command: `python docs/benchmarks/coverage.py ../shared/data {found.name}`  ",
         f"Weights: {found.name}@{found.sha256[:8]}; calibrated on {len(told['subjects'])} validation subjects.  ",
         "Half widths in scaled intensity (1 is the 99.5th percentile of the foreground). Skill: correlation of the "
         "half width with the size of the error, within a block. Empirical coverage, not a guarantee.",

@@ -30,7 +30,7 @@ from medldm.zoo import Card, best, card, cards
 
 NLM_PATCH, NLM_REACH = 5, 4  # voxels
 NLM_STRENGTH = {"mr": 0.7, "ct": 0.7}  # noise standard deviations
-TV_WEIGHT = {"mr": 0.4, "ct": 0.4}  # noise standard deviations
+TV_WEIGHT = {"mr": 0.4, "ct": 0.7}  # noise standard deviations
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,136 @@
+"""Pages that mkdocs makes of the code itself: the command line, the model cards, the list of decisions."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+HERE = Path(__file__).parent
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the generated pages, and the benchmark tables as they lie in their folders."""
+    for name, text in pages().items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The failure gallery, where responsible use is spoken of."""
+    cases = HERE / "benchmarks" / "gallery" / "cases.md"
+    if page.file.src_uri == "concepts/responsible-use.md" and cases.is_file():
+        return markdown.replace("(gallery)", cases.read_text())
+    return markdown
+
+
+def pages() -> dict[str, str]:
+    """Name of each generated page and its Markdown."""
+    return {
+        "reference/cli.md": command_line(),
+        "reference/models.md": models(),
+        "reference/benchmarks.md": benchmarks(),
+        "decisions/index.md": decisions(),
+    }
+
+
+def command_line() -> str:
+    """Every verb's help, from the parser."""
+    os.environ["COLUMNS"] = "110"
+    from medldm.cli import build_parser
+
+    parser = build_parser()
+    verbs = next(each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+    told = ["# Command line", "", "Made from the parser.", "", "```text", parser.format_help().strip(), "```"]
+    for name, verb in verbs.choices.items():
+        told += ["", f"## medldm {name}", "", "```text", verb.format_help().strip(), "```"]
+    return "\n".join(told) + "\n"
+
+
+def models() -> str:
+    """Every shipped card."""
+    from medldm.zoo import cards
+
+    told = ["# Models", "", "Made from the cards in `medldm/zoo`; `medldm models NAME` shows the whole of one."]
+    for each in cards():
+        low, high = each.spacing_mm
+        told += [
+            "",
+            f"## {each.name}",
+            "",
+            f"{each.title}.",
+            "",
+            f"- {each.modality.upper()}, {'planes' if each.spatial_dims == 2 else 'volumes'}, voxels of {low:g} to "
+            f"{high:g} mm; {', '.join(each.verbs)}",
+            f"- role: {each.role}; licence of the weights: {each.licence}; SHA-256 `{each.sha256[:16]}`",
+            f"- trained for {', '.join(f'{k} {v:g} min' for k, v in each.training.get('minutes', {}).items())} on "
+            f"{each.training.get('hardware', 'unknown hardware')}",
+            "",
+            "**Limits.** " + "; ".join(each.limits) + ".",
+            "",
+            "**Training subjects**",
+            "",
+            "| contrast and source | subjects |",
+            "|---|---|",
+            *(f"| {key.replace('|', ', ')} | {count} |" for key, count in each.training.get("subjects", {}).items()),
+        ]
+        rows = {name: scores for name, scores in each.validation.items() if isinstance(scores, dict)}
+        if rows:
+            names = list(next(iter(rows.values())))
+            told += ["", "**Validation**, PSNR in dB", "", f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+            told += [
+                f"| {name} | {' | '.join(f'{scores[row]:.2f}' for row in names)} |" for name, scores in rows.items()
+            ]
+        if each.use:
+            told += [
+                "",
+                "**How verbs use it** (`docs/benchmarks/advise.py`)",
+                "",
+                "| verb | flow and decoder at fidelity 1 | PSNR, dB |",
+            ]
+            told += ["|---|---|---|"]
+            told += [
+                f"| {verb} | {'yes' if use.get('refines', True) else 'no'} | {use.get('psnr', '')} |"
+                for verb, use in each.use.items()
+            ]
+        if verbs := each.calibration.get("verbs"):
+            told += [
+                "",
+                "**90 % interval**: `mean +- q sqrt(std^2 + floor^2)`",
+                "",
+                "| verb | q | floor: still, noisy, far |",
+                "|---|---|---|",
+            ]
+            told += [f"| {v} | {c['q']} | {c['still']}, {c['noisy']}, {c['far']} |" for v, c in verbs.items()]
+    return "\n".join(told) + "\n"
+
+
+def benchmarks() -> str:
+    """The tables of docs/benchmarks, one after the other."""
+    told = [
+        "# Benchmarks",
+        "",
+        "Every table is written by the command above it, on subjects no model has seen. Misses stand in it like hits.",
+    ]
+    found = sorted([*(HERE / "benchmarks").glob("*/table.md"), *(HERE / "benchmarks").glob("*.md")])
+    for path in found:
+        name = path.parent.name if path.name == "table.md" else path.stem
+        text = path.read_text()
+        body = "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines())
+        heading = "" if body.startswith("## ") else f"## {name}\n\n"
+        told += ["", heading + body]
+        for picture in sorted(path.parent.glob("*.png")) if path.name == "table.md" else []:
+            told += ["", f"![{name}](../benchmarks/{name}/{picture.name})"]
+    return "\n".join(told) + "\n"
+
+
+def decisions() -> str:
+    """All records, in order."""
+    told = ["# Decisions", "", "One record for every choice that somebody may want to undo.", ""]
+    for path in sorted((HERE / "decisions").glob("0*.md")):
+        title = path.read_text().splitlines()[0].lstrip("# ")
+        told.append(f"- [{title}]({path.name})")
+    return "\n".join(told) + "\n"

@@ -1,0 +1,92 @@
+"""Every shell and Python block of README and documentation runs, or says why it cannot.
+
+Blocks of a page run in order, in one folder, on small scans under the names that the page uses. A block that cannot run
+here has ``<!-- not run: why -->`` on the line before it. Training minutes are shortened; nothing else is changed.
+"""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import phantoms_dicom
+import pytest
+
+from medldm.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "napari_plugin" / "README.md"]
+    + [p for p in (ROOT / "docs").rglob("*.md") if p.parent.name not in ("decisions", "benchmarks", "core", "ct")]
+)
+BLOCK = re.compile(
+    r"(?:<!-- not run: (?P<why>[^>]+) -->\n+)?```(?P<kind>bash|sh|console|python)\n(?P<text>.*?)```", re.S
+)
+SECONDS = 0.03  # of training, in minutes
+
+
+def blocks(page):
+    return [match.groupdict() for match in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+
+
+def commands(text):
+    """Lines of a shell block, continued ones joined, comments cut."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.fixture
+def scans(tmp_path, monkeypatch):
+    """The files that pages speak of, small."""
+    monkeypatch.chdir(tmp_path)
+    head = phantoms.rician(phantoms.brain((40, 48, 16)), 12, 0)
+    thick = np.diag([1.0, 1.0, 3.0, 1.0])
+    phantoms.save(tmp_path / "scan.nii.gz", head, thick, dtype=np.int16)
+    mask = np.zeros(head.shape, np.uint8)
+    mask[18:22, 20:24, 6:9] = 1
+    phantoms.save(tmp_path / "lesion.nii.gz", mask, thick)
+    for name in ("a", "b"):
+        phantoms.save(tmp_path / "scans" / f"{name}.nii.gz", head, np.eye(4), dtype=np.int16)
+    phantoms_dicom.write_series(tmp_path / "dicom_folder", phantoms.brain((32, 36, 12)).astype(np.int16))
+    anat = tmp_path / "bids_dataset" / "sub-01" / "anat"
+    phantoms.save(anat / "sub-01_T1w.nii.gz", head, np.eye(4), dtype=np.int16)
+    (tmp_path / "bids_dataset" / "dataset_description.json").write_text('{"Name": "small", "BIDSVersion": "1.9.0"}')
+    lines = ["split,file,subject"]
+    for number, split in enumerate(("train", "val")):
+        grown = phantoms.rician(phantoms.brain((72, 76, 70)), 8, number)
+        phantoms.save(tmp_path / "training_scans" / f"s{number}.nii.gz", grown, np.eye(4), dtype=np.int16)
+        lines.append(f"{split},s{number}.nii.gz,s{number}")
+    (tmp_path / "training_scans" / "split.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.slow
+def test_the_blocks_of_a_page_run(page, request):
+    found = [each for each in blocks(page) if not each["why"]]
+    if not found:
+        pytest.skip("no block that can run here")
+    folder = request.getfixturevalue("scans")
+    known = {}
+    for each in found:
+        if each["kind"] == "python":
+            exec(compile(each["text"], str(page), "exec"), known)
+            continue
+        for words in commands(each["text"]):
+            assert words[0] == "medldm", f"{page.name}: nobody knows how to run {words[0]!r} here; tag the block"
+            if "--minutes" in words:
+                at = words.index("--minutes") + 1
+                words[at] = str(SECONDS * float(words[at]) / 30)
+            assert main([*words[1:], *(["--no-progress"] if words[1] in ("restore", "denoise") else [])]) == 0, words
+    assert any(folder.iterdir())
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_what_is_not_run_says_why():
+    """Few, and each with a reason."""
+    tagged = [each["why"] for page in PAGES for each in blocks(page) if each["why"]]
+    assert all(len(why) > 8 for why in tagged)
+    every = [each for page in PAGES for each in blocks(page)]
+    assert len(tagged) < len(every)
