@@ -1,5 +1,8 @@
 # make demo   restore the shipped sample scan, from nothing but Python
 # make test   all tests (installs what they need)
+# make docs      the documentation site, in build/site; warnings are errors
+# make notebooks run all notebooks, compare their figures
+# make dist      wheel and sdist, and whether the wheel works on its own
 # make check  lint, types, import contracts and the quick tests, in about a minute
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +11,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: setup demo test slow gui check lint fix types contracts wheel clean notebooks
+.PHONY: setup demo test check lint fix types contracts docs notebooks dist clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,8 +54,11 @@ contracts: $(DEV_STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/npe2 validate napari_plugin/napari_medldm/napari.yaml
 
-wheel: $(DEV_STAMP)
-	$(BIN)/python -m build
+docs: $(DEV_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: $(DEV_STAMP)
+	./.ci/dist.sh $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_result

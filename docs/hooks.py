@@ -27,6 +27,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return markdown
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """Without the one script that the theme would load from elsewhere (for searching in files opened from a disk)."""
+    return output.replace('<script src="https://unpkg.com/iframe-worker/shim"></script>', "")
+
+
 def pages() -> dict[str, str]:
     """Name of each generated page and its Markdown."""
     return {
