@@ -45,8 +45,8 @@ def table(
     return lines
 
 
-def main(folder: Path) -> None:
-    """Rewrite the README's tables."""
+def tables(folder: Path) -> str:
+    """Both tables, as Markdown."""
     scores = read_scores(folder / "scores.csv")
     lines = [
         "PSNR in dB / SSIM, mean over subjects:",
@@ -58,10 +58,15 @@ def main(folder: Path) -> None:
         "",
         *table(scores, FINE, {"detail_energy": 2, "detail_correlation": 3, "perceptual": 3}, "thick every gap"),
     ]
+    return "\n".join(lines)
+
+
+def main(folder: Path) -> None:
+    """Rewrite the README's tables."""
     text = README.read_text()
     before, rest = text.split("<!-- scores -->")
     after = rest.split("<!-- /scores -->")[1]
-    README.write_text(f"{before}<!-- scores -->\n" + "\n".join(lines) + f"\n<!-- /scores -->{after}")
+    README.write_text(f"{before}<!-- scores -->\n{tables(folder)}\n<!-- /scores -->{after}")
 
 
 if __name__ == "__main__":

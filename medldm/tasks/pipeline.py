@@ -171,18 +171,26 @@ class Job:
         # Where the validation table says that the first estimate is as near to the truth, the rest costs time only.
         plain = settings.fidelity == 1 and settings.samples == 1 and settings.steps == 1
         chain, refines = self.chain, self.chain.refines and (use.refines or not plain)
-        passes = 1 + len(drawings) * refines
+        # Each sample is one look's own answer from beginning to end: what looks disagree about is what is uncertain.
+        sampled = refines and len(drawings) > 1
+        passes = len(drawings) * (2 if sampled else 1) + (refines and not sampled)
         self.used = {"refined": refines, "faithful": use.faithful, "looks": len(ways)}
 
         def part(number: int) -> Progress:
             return lambda done, total, what: self.told(number * total + done, passes * total, what)
 
+        firsts: dict[int, Tensor] = {}  # by look: what comes before the walk of the flow is no matter of chance
+
         def draw(number: int) -> Tensor:
-            return refine(chain, observation, sigma, ways, drawings[number], first, part(1 + number))
+            drawing, look, begun = drawings[number], number % len(ways), 2 * number if sampled else number
+            seen = [ways[look]] if sampled else ways
+            if look not in firsts:
+                firsts[look] = estimate(chain, observation, sigma, seen, drawing, part(begun))
+            first = firsts[look]
+            return refine(chain, observation, sigma, seen, drawing, first, part(begun + 1)) if refines else first
 
         try:
-            first = estimate(chain, observation, sigma, ways, drawings[0], part(0))
-            mean, std = mean_and_spread(draw, len(drawings)) if refines else (first, None)
+            mean, std = mean_and_spread(draw, len(drawings))
         except (RuntimeError, MemoryError) as problem:
             if (
                 isinstance(problem, MemoryError)

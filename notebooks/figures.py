@@ -1,0 +1,108 @@
+"""What the notebooks share: crops of the shipped samples, pictures beside each other, and figures that must not change."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from PIL import Image
+
+import medldm
+from medldm.samples import sample_path
+
+EXPECTED = Path(__file__).parent / "expected"
+TOLERANCE = 6.0  # mean grey levels of 255, over the figure averaged to 120 pixels; fonts and rounding stay below 2
+plt.rcParams |= {"figure.dpi": 64, "image.cmap": "gray", "figure.facecolor": "white", "font.size": 11}
+
+
+def crop(name: str, box: Sequence[slice]) -> medldm.Volume:
+    """A part of a shipped sample, at its place in the world.
+
+    Parameters
+    ----------
+    name : ``"mr"`` or ``"ct"``
+    box : three slices, voxels
+    """
+    scan = medldm.read(sample_path(name))
+    affine = np.array(scan.affine)
+    affine[:3, 3] += affine[:3, :3] @ [part.start or 0 for part in box]
+    return medldm.Volume(np.asarray(scan.voxels[tuple(box)], np.float32), affine, name=name, stored=scan.stored)
+
+
+def side_by_side(
+    images: dict[str, Any], spacing: Sequence[float] = (1, 1), window: Sequence[float] = (0, 1), colours: str = "gray"
+) -> Any:
+    """Planes beside each other, upright, in one grey window.
+
+    Parameters
+    ----------
+    images : title to plane, (X, Y); the second axis points up
+    spacing : mm along both axes
+    window : darkest and brightest value; titles that begin with "error" or "uncertainty" get their own
+    colours : matplotlib colour map of the others
+
+    Returns
+    -------
+    the figure
+    """
+    figure, axes = plt.subplots(1, len(images), figsize=(3.4 * len(images), 3.9), layout="constrained", squeeze=False)
+    for each, (title, plane) in zip(axes[0], images.items(), strict=True):
+        odd = title.startswith(("error", "uncertainty"))
+        low, high = (0, 0.25 * (window[1] - window[0])) if odd else window
+        drawn = each.imshow(
+            np.asarray(plane).T, origin="lower", vmin=low, vmax=high, cmap="inferno" if odd else colours,
+            aspect=spacing[1] / spacing[0], interpolation="nearest",
+        )  # fmt: skip
+        each.set_title(title)
+        each.set_axis_off()
+        if odd:
+            figure.colorbar(drawn, ax=each, shrink=0.7)
+    return figure
+
+
+def keep(figure: Any, name: str, tolerance: float = TOLERANCE) -> None:
+    """Compare a figure with the one that is expected, then show it.
+
+    ``MEDLDM_FIGURES=write`` makes what was drawn the expected one.
+
+    Parameters
+    ----------
+    figure : of matplotlib
+    name : of the expected PNG
+    tolerance : mean difference, grey levels of 255
+
+    Raises
+    ------
+    AssertionError
+        The figure changed by more than that.
+    """
+    held = io.BytesIO()
+    figure.savefig(held, format="png", dpi=40)
+    drawn = Image.open(held).convert("L")
+    drawn = drawn.resize((120, max(1, round(120 * drawn.height / drawn.width))), Image.Resampling.BOX)
+    path = EXPECTED / f"{name}.png"
+    if os.environ.get("MEDLDM_FIGURES") == "write":
+        EXPECTED.mkdir(exist_ok=True)
+        drawn.save(path, optimize=True)
+    wanted = Image.open(path)
+    far = np.abs(np.asarray(drawn.resize(wanted.size), float) - np.asarray(wanted, float)).mean()
+    assert far < tolerance, f"{name} changed: {far:.1f} grey levels on average, {tolerance} are allowed"
+    plt.show()
+
+
+def look_around(volume: medldm.Volume) -> Any:
+    """A viewer to turn and scroll in, where ipyniivue is installed; else nothing."""
+    try:
+        import nibabel as nib
+        from ipyniivue import NiiVue, Volume
+    except ImportError:
+        return None
+    viewer = NiiVue()
+    image = nib.Nifti1Image(np.asarray(volume.voxels), volume.affine)
+    viewer.load_volumes([Volume(name=f"{volume.name}.nii", data=image.to_bytes())])
+    return viewer
