@@ -33,8 +33,8 @@ KEPT = (
     "SkullStripped", "MagneticFieldStrength", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle",
     "Manufacturer", "ManufacturersModelName", "PulseSequenceType", "MRAcquisitionType", "ScanningSequence",
 )  # fmt: skip
-# Pictures and tables of ours that BIDS has no name for.
-IGNORED = "*_preview.png\nsummary*.csv\nsummary*.json\nreport.html\n*.dcm\n"
+# Pictures, tables and logs of ours that BIDS has no name for.
+IGNORED = "logs/\n*_preview.png\nsummary*.csv\nsummary*.json\nreport.html\n*.dcm\n"
 README = (
     "Made by medldm from the dataset named in dataset_description.json. Restored voxels are estimates, for research "
     "only. The JSON file beside each image says what was done and which slices hold voxels that nobody measured.\n"

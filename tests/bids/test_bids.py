@@ -73,8 +73,9 @@ def test_a_dataset_gives_derivatives_with_names_that_bids_knows(dataset, bids, t
         assert told["Resolution"].endswith("mm")
     assert files(out) - images == {name.replace(".nii.gz", ".json") for name in images} | {
         "dataset_description.json", "README", ".bidsignore", "participants.tsv", "sub-01/sub-01_sessions.tsv",
-        "summary.csv", "summary.json",
+        "summary.csv", "summary.json", *(f"logs/{name.removesuffix('.nii.gz')}.log" for name in images),
     }  # fmt: skip
+    assert "logs/" in (out / ".bidsignore").read_text().splitlines()
 
 
 def test_the_dataset_says_what_it_is_and_where_it_comes_from(dataset, bids, tmp_path):
