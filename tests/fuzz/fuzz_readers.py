@@ -163,6 +163,7 @@ def _check_dicom(volume) -> None:
     import pydicom
 
     from medldm.io.dicom.frames import flat_frame
+    from medldm.io.dicom.header import Bounded
 
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
     # Scanners round: design/dicom.md tolerates 0.02 mm or 1 % of the spacing, at every step between two slices.
@@ -172,7 +173,8 @@ def _check_dicom(volume) -> None:
     for place, frame in enumerate(volume.stored.header):
         if frame is None:
             continue
-        dataset = flat_frame(pydicom.dcmread(frame.path, force=True), frame.number)
+        with Bounded(frame.path) as file:  # as for medldm: a damaged length would take the memory of this process
+            dataset = flat_frame(pydicom.dcmread(file, force=True), frame.number)
         across, down = (np.array(dataset.ImageOrientationPatient[a : a + 3], dtype=float) for a in (0, 3))
         rows_mm, columns_mm = (float(value) for value in dataset.PixelSpacing)
         wanted = np.array(dataset.ImagePositionPatient, dtype=float)

@@ -127,15 +127,38 @@ def hostile(image, damage):
         image.PixelSpacing, image.SliceThickness = [-1.0, -1.0], -3
     elif damage == "bits":
         image.BitsAllocated, image.BitsStored = 64, 63
-    elif damage == "none":
+    elif damage == "nowhere":
         image.Rows = image.Columns = 0
 
 
-@pytest.mark.parametrize("damage", ["huge", "frames", "negative", "bits", "none"])
+def test_images_without_rows_are_no_scan(tmp_path):
+    voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
+    phantoms_dicom.write_series(tmp_path / "s", voxels, each=lambda image, k: hostile(image, "nowhere"))
+    assert not find_series(tmp_path / "s")
+    with pytest.raises(InputError, match="holds no NIfTI or DICOM scan"):
+        find_cases(tmp_path / "s")
+
+
+def test_a_rescale_of_no_known_type_is_a_sentence(tmp_path):
+    """Found by the fuzzer: two changed letters name a value type that does not exist."""
+    voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, slope=2.0)
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        assert b"\x28\x00\x53\x10DS" in data
+        path.write_bytes(data.replace(b"\x28\x00\x53\x10DS", b"\x28\x00\x53\x10DC"))
+    (series,) = find_series(folder)
+    with pytest.raises(InputError, match="RescaleSlope"):
+        read_series(series)
+
+
+@pytest.mark.parametrize("damage", ["huge", "frames", "negative", "bits"])
 def test_headers_that_lie_end_in_a_sentence(damage, tmp_path):
     voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
     folder = phantoms_dicom.write_series(tmp_path / "s", voxels, each=lambda image, k: hostile(image, damage))
-    for series in find_series(folder):
+    found = find_series(folder)
+    assert found
+    for series in found:
         with pytest.raises(MedldmError):
             read_series(series, fix=True)
 

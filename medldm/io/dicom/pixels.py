@@ -222,12 +222,13 @@ def rescale(dataset: Any, path: Path) -> tuple[float, float]:
     NotRestorable
         A table stands in their place.
     """
-    if dataset.get("ModalityLUTSequence"):
-        raise NotRestorable(f"{path} maps its values through a table (Modality LUT), which has no way back.")
     try:
+        by_table = bool(dataset.get("ModalityLUTSequence"))
         slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
-    except (TypeError, ValueError) as problem:
+    except UNREADABLE as problem:
         raise InputError(f"{path} has a RescaleSlope or RescaleIntercept that is no number.") from problem
+    if by_table:
+        raise NotRestorable(f"{path} maps its values through a table (Modality LUT), which has no way back.")
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise InputError(f"{path} has a rescale of {slope} and {intercept}.")
     return slope, intercept

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from medldm.io.dicom.copies import are_copies
 from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.geometry import Array, affine_ras, judge_positions, unit_axes
-from medldm.io.dicom.grouping import Group, between, differences, directions, group, is_4d, looks_around
+from medldm.io.dicom.grouping import Group, between, by_position, differences, directions, group, is_4d, looks_around
 from medldm.io.dicom.header import Header, is_dicom, read_headers
 from medldm.volume import Affine
 
@@ -148,7 +149,7 @@ def _beside(each: Group, family: list[Group], normals: list[Array]) -> Series:
     if looks_around(normals, len(each.members)):
         reason = f"it is a localizer: its series looks in {len(normals)} directions."
         return replace(series, verdict="not a volume", reason=reason)
-    if volumes := is_4d(each.members):
+    if (volumes := is_4d(each.members)) and not are_copies(by_position(each.members)):
         reason = (
             f"it is 4D: {volumes} volumes at the same positions (times, or diffusion directions). Convert it with "
             "dcm2niix and name one with --volume."
