@@ -136,7 +136,7 @@ def _check_nifti(volume, path: Path) -> None:
         raise Finding(f"{shape} voxels in the header, {volume.shape} in the volume")
     with np.errstate(all="ignore"):
         forms = []
-        for form in (header.get_sform, lambda: header.get_qform(coded=False), lambda: _by_sizes(header, shape)):
+        for form in (header.get_sform, lambda: _by_quaternion(header), lambda: _by_sizes(header, shape)):
             with contextlib.suppress(Exception):  # nibabel refuses what it cannot use; then it is no candidate
                 forms.append(np.asarray(form(), dtype=np.float64))
         ours = volume.stored_affine()
@@ -148,9 +148,20 @@ def _check_nifti(volume, path: Path) -> None:
             raise Finding(f"an affine that stands nowhere in the header:\n{ours}\n{forms}")
 
 
-def _by_sizes(header, shape) -> np.ndarray:
+def _by_quaternion(header) -> np.ndarray:
+    header = _with_sizes(header)
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # nibabel wants it exactly; the standard, its sign
+    return header.get_qform()
+
+
+def _with_sizes(header):
     header = header.copy()
     header["pixdim"][1:4] = [abs(float(size)) or 1.0 for size in header["pixdim"][1:4]]
+    return header
+
+
+def _by_sizes(header, shape) -> np.ndarray:
+    header = _with_sizes(header)
     sizes = header["pixdim"][1:4].astype(np.float64)
     affine = np.diag([*sizes, 1.0])
     affine[:3, 3] = -(np.array(shape) - 1) / 2 * sizes
@@ -252,6 +263,7 @@ def fuzz(first: int, count: int, *, say=lambda line: None, seconds: float = floa
         child.join()
         if why:
             findings[number] = why
+            say(f"{number}: {why}")
             number += 1
         elif time.monotonic() - begun >= seconds:
             break

@@ -26,6 +26,11 @@ NOT_A_SCAN = {
     "PROJECTION IMAGE": "a projection", "MIP": "a projection", "REAL": "part of a complex image",
     "IMAGINARY": "part of a complex image",
 }  # fmt: skip
+# Modality (0008,0060), those that a sentence may name.
+MODALITIES = (
+    "cr cfm dmr dx ecg es ivoct ivus ko mg nm oct op opt opv ot pr pt px reg rf rg rtdose rtimage rtplan rtrecord "
+    "rtstruct rwv sc seg sm sr us xa xc"
+).split()
 # Single letters mean this only in MR, and only after the first two words (ORIGINAL, PRIMARY).
 MR_LETTERS = {"P": "a phase image", "R": "part of a complex image", "I": "part of a complex image"}
 MULTI_FRAME = (
@@ -244,7 +249,11 @@ def _refusal(header: Header) -> str:
     if header.samples > 1:
         return COLOUR
     if header.modality not in ("mr", "ct"):
-        return f"its modality is {header.modality.upper() or 'not stated'}, not MR or CT."
+        # A damaged header may hold anything here, the patient's name too.
+        said = (
+            header.modality.upper() if header.modality in MODALITIES else "unknown" if header.modality else "not stated"
+        )
+        return f"its modality is {said}, not MR or CT."
     if what := _what_it_is(header):
         return f"it is {what}."
     for tag, value in (
