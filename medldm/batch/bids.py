@@ -173,6 +173,9 @@ def sidecar(image: Path, scan: Path | None, verb: str, spacing: Sequence[float])
     if scan is not None and root is not None:
         words["Sources"] = [f"bids:raw:{scan.absolute().relative_to(root).as_posix()}"]
         words |= {name: value for name, value in inherited(scan, root).items() if name in KEPT}
+        if _read(root / DESCRIPTION).get("DatasetType", "raw") == "raw":
+            # Derivatives have to say it, and raw data are as the scanner gave them unless they say otherwise.
+            words.setdefault("SkullStripped", False)
     if "_res-" in image.name:
         words["Resolution"] = " x ".join(f"{size:.4g}" for size in spacing) + " mm"
     return words

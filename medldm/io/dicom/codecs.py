@@ -19,7 +19,7 @@ START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def plugin_for(syntax: str) -> str:
-    """pydicom's name of the codec to prefer; empty to leave the choice to pydicom.
+    """Name that pydicom has for the codec to prefer; empty to leave the choice to pydicom.
 
     Parameters
     ----------

@@ -28,9 +28,9 @@ NOT_A_SCAN = {
 }  # fmt: skip
 # Modality (0008,0060), those that a sentence may name.
 MODALITIES = (
-    "cr cfm dmr dx ecg es ivoct ivus ko mg nm oct op opt opv ot pr pt px reg rf rg rtdose rtimage rtplan rtrecord "
-    "rtstruct rwv sc seg sm sr us xa xc"
-).split()
+    "cr", "dx", "ecg", "es", "ivus", "ko", "mg", "nm", "oct", "op", "pr", "pt", "px", "reg", "rf", "rtdose", "rtimage",
+    "rtplan", "rtstruct", "rwv", "sc", "seg", "sm", "sr", "us", "xa", "xc",
+)  # fmt: skip
 # Single letters mean this only in MR, and only after the first two words (ORIGINAL, PRIMARY).
 MR_LETTERS = {"P": "a phase image", "R": "part of a complex image", "I": "part of a complex image"}
 MULTI_FRAME = (
