@@ -15,7 +15,7 @@ from medldm.batch.caselog import note
 from medldm.batch.memory import check_memory, needed_bytes, result_voxels, stored_voxels
 from medldm.batch.options import Options, Run
 from medldm.batch.places import Protected
-from medldm.batch.record import Record, hash_files, run_key, seconds_per_voxel, write_record
+from medldm.batch.record import Record, hash_files, run_key, seconds_per_voxel, write_record, write_spread_words
 from medldm.batch.summary import Row
 from medldm.errors import NotRestorable, OutputError
 from medldm.inspection import Plan, make_plan
@@ -235,8 +235,10 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
             remove(target)
             if uncertain:
                 staged_name(spread).replace(spread)
+                write_spread_words(record, run, source, result)
             elif not fresh:  # an older result's companions would pass for this one's
                 spread.unlink(missing_ok=True)
+                record.spread_words.unlink(missing_ok=True)
             if not fresh and not run.options.preview:
                 record.companion("_preview.png").unlink(missing_ok=True)
 
@@ -246,6 +248,7 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
         if fresh and not target.exists():  # a record without its result, where nothing was before
             record.path.unlink(missing_ok=True)
             spread.unlink(missing_ok=True)
+            record.spread_words.unlink(missing_ok=True)
         raise
     finally:
         remove(staged)

@@ -50,6 +50,12 @@ class Record:
             return self.image.with_name(re.sub(r"(_desc-[A-Za-z0-9]+)_", r"\1Std_", self.image.name, count=1))
         return self.image.with_name(f"{result_stem(self.image)}{ending}")
 
+    @property
+    def spread_words(self) -> Path:
+        """Sidecar of the spread, in BIDS derivatives only."""
+        spread = self.companion("_std.nii.gz")
+        return spread.with_name(f"{result_stem(spread)}.json")
+
     def read(self) -> dict[str, Any]:
         """The record, empty when there is none that can be read."""
         try:
@@ -194,6 +200,23 @@ def write_record(
     with whole_file(record.path) as temporary:
         temporary.write_text(compact(json.dumps(words, indent=1, default=str)) + "\n")
         before()
+
+
+def write_spread_words(record: Record, run: Run, source: dict[str, Any], result: Volume) -> None:
+    """Sidecar of the spread, which BIDS wants of every image; outside a BIDS dataset the record tells it all.
+
+    Parameters
+    ----------
+    record : of the result that the spread belongs to
+    run : what was asked
+    source : paths of the input
+    result : restored volume
+    """
+    words = bids_words(record, run, source, result)
+    if words:
+        words["Description"] = "standard deviation of several restorations, in the unit of the scan; for research only"
+        with whole_file(record.spread_words) as temporary:
+            temporary.write_text(compact(json.dumps(words, indent=1, default=str)) + "\n")
 
 
 def bids_words(record: Record, run: Run, source: dict[str, Any], result: Volume) -> dict[str, Any]:
