@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from IPython.display import Image as Picture
+from IPython.display import display
 from matplotlib import pyplot as plt
 from PIL import Image
 
@@ -92,7 +94,12 @@ def keep(figure: Any, name: str, tolerance: float = TOLERANCE) -> None:
     wanted = Image.open(path)
     far = np.abs(np.asarray(drawn.resize(wanted.size), float) - np.asarray(wanted, float)).mean()
     assert far < tolerance, f"{name} changed: {far:.1f} grey levels on average, {tolerance} are allowed"
-    plt.show()
+    shown = io.BytesIO()
+    figure.savefig(shown, format="png", dpi=64)
+    small = io.BytesIO()
+    Image.open(shown).convert("RGB").quantize(48).save(small, format="png", optimize=True)
+    plt.close(figure)
+    display(Picture(small.getvalue()))
 
 
 def look_around(volume: medldm.Volume) -> Any:

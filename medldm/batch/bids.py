@@ -33,7 +33,7 @@ KEPT = (
     "SkullStripped", "MagneticFieldStrength", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle",
     "Manufacturer", "ManufacturersModelName", "PulseSequenceType", "MRAcquisitionType", "ScanningSequence",
 )  # fmt: skip
-# Pictures and tables of ours that BIDS has no name for.
+# Pictures, tables and logs of ours that BIDS has no name for.
 IGNORED = "logs/\n*_preview.png\nsummary*.csv\nsummary*.json\nreport.html\n*.dcm\n"
 README = (
     "Made by medldm from the dataset named in dataset_description.json. Restored voxels are estimates, for research "
@@ -173,6 +173,9 @@ def sidecar(image: Path, scan: Path | None, verb: str, spacing: Sequence[float])
     if scan is not None and root is not None:
         words["Sources"] = [f"bids:raw:{scan.absolute().relative_to(root).as_posix()}"]
         words |= {name: value for name, value in inherited(scan, root).items() if name in KEPT}
+        if _read(root / DESCRIPTION).get("DatasetType", "raw") == "raw":
+            # Derivatives have to say it, and raw data are as the scanner gave them unless they say otherwise.
+            words.setdefault("SkullStripped", False)
     if "_res-" in image.name:
         words["Resolution"] = " x ".join(f"{size:.4g}" for size in spacing) + " mm"
     return words

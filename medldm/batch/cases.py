@@ -16,7 +16,15 @@ from medldm.batch.maps import STD, remove_maps, spread_path, stage_maps
 from medldm.batch.memory import check_memory, needed_bytes, result_voxels, stored_voxels
 from medldm.batch.options import Options, Run
 from medldm.batch.places import Protected
-from medldm.batch.record import Record, hash_files, run_key, seconds_per_voxel, staged_name, write_record
+from medldm.batch.record import (
+    Record,
+    hash_files,
+    run_key,
+    seconds_per_voxel,
+    staged_name,
+    write_map_words,
+    write_record,
+)
 from medldm.batch.summary import Row
 from medldm.errors import NotRestorable, OutputError
 from medldm.inspection import Plan, make_plan
@@ -237,6 +245,7 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
                 remove_maps(record)
             for path in maps:
                 staged_name(path).replace(path)
+                write_map_words(record, path, run, source, result)
             if not fresh and not run.options.preview:
                 record.companion("_preview.png").unlink(missing_ok=True)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medldm.batch.record import Record, staged_name
+from medldm.batch.bids import in_derivatives
+from medldm.batch.record import Record, map_words, staged_name
 from medldm.io import is_nifti, write
 from medldm.volume import Volume
 
@@ -59,7 +60,10 @@ def stage_maps(result: Volume, record: Record) -> list[Path]:
 def remove_maps(record: Record) -> None:
     """Take away the maps of an older result, which would pass for this one's."""
     for kind in (STD, HALF_WIDTH):
-        spread_path(record, kind).unlink(missing_ok=True)
+        path = spread_path(record, kind)
+        path.unlink(missing_ok=True)
+        if in_derivatives(record.image):
+            map_words(path).unlink(missing_ok=True)
 
 
 def _write_dicom(result: Volume, path: Path, kind: str) -> None:

@@ -203,6 +203,31 @@ def write_record(
         before()
 
 
+def map_words(path: Path) -> Path:
+    """Sidecar of a map of uncertainty; in BIDS derivatives only."""
+    return path.with_name(f"{result_stem(path)}.json")
+
+
+def write_map_words(record: Record, path: Path, run: Run, source: dict[str, Any], result: Volume) -> None:
+    """Sidecar of a map of uncertainty, which BIDS wants of every image; elsewhere the record tells it all.
+
+    Parameters
+    ----------
+    record : of the result that the map belongs to
+    path : of the map
+    run : what was asked
+    source : paths of the input
+    result : restored volume
+    """
+    words = bids_words(record, run, source, result)
+    if words:
+        half = BIDS_MAPS["_halfwidth.nii.gz"] in path.name
+        kind = "half the width of a calibrated 90 % interval" if half else "standard deviation of several restorations"
+        words["Description"] = f"{kind}, in the unit of the scan; for research only"
+        with whole_file(map_words(path)) as temporary:
+            temporary.write_text(compact(json.dumps(words, indent=1, default=str)) + "\n")
+
+
 def bids_words(record: Record, run: Run, source: dict[str, Any], result: Volume) -> dict[str, Any]:
     """What BIDS wants in front of the record; nothing outside a BIDS dataset."""
     if not in_derivatives(record.image):

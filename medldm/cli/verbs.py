@@ -13,6 +13,8 @@ from medldm.cli.flags import settings_from
 from medldm.errors import InputError, UsageError
 from medldm.settings import VERBS
 
+SOME_REFUSED = 8  # exit code, as of a batch in which some cases were refused
+
 
 def run(arguments: argparse.Namespace) -> int:
     """The verb of a parsed command line; its exit code."""
@@ -90,7 +92,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         print("\n".join(line for finding in findings for line in finding.lines()))
     if len(findings) == 1 and findings[0].status != "restorable":
         raise InputError(f"{arguments.source}: {findings[0].reason}")
-    return 0
+    return SOME_REFUSED if any(finding.status == "refused" for finding in findings) else 0
 
 
 def models(arguments: argparse.Namespace) -> int:

@@ -65,6 +65,7 @@ def unpack(archive: Path) -> Path:
         ValueError,
         zlib.error,
         EOFError,
+        IndexError,  # a member without a name
     ) as problem:
         shutil.rmtree(folder, ignore_errors=True)
         raise InputError(

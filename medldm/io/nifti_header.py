@@ -126,6 +126,11 @@ def scaling_of(header: Any) -> tuple[float, float]:
     return slope, intercept if np.isfinite(intercept) else 0.0
 
 
+def volumes_of(shape: tuple[int, ...]) -> int:
+    """How many volumes a stored shape holds."""
+    return int(np.prod(shape[3:], dtype=np.int64))
+
+
 def volume_grid(
     shape: tuple[int, ...], volume_index: int | None, name: str, intent: int = 0
 ) -> tuple[tuple[int, int, int], int]:
@@ -148,7 +153,7 @@ def volume_grid(
     padded = shape + (1,) * (3 - len(shape))
     if sum(size > 1 for size in shape) < 2:
         raise NotRestorable(f"{name} is no image: {_times(shape)} voxels. medldm restores planes and volumes.")
-    count = int(np.prod(padded[3:], dtype=np.int64))
+    count = volumes_of(shape)
     if volume_index is None:
         if count > 1:
             what = (

@@ -60,10 +60,12 @@ class Case:
 
         Parameters
         ----------
-        volume : which one of a 4D file, counted from 0
+        volume : which one of a 4D file, counted from 0; beside other scans, a 3D file is read as it is
         fix : repair what can be repaired (duplicate, irregular, tilted DICOM; contradictory NIfTI forms)
         """
         if self.series is None:
+            if volume is not None and not self.alone and headers.volumes_of(probe_nifti(self.source).shape) == 1:
+                volume = None  # in a tree, --volume is about its 4D files
             return read_nifti(self.source, volume_index=volume, fix=fix)
         return read_series(self.series, fix=True) if fix else read_series(self.series)
 

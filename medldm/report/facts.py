@@ -68,7 +68,7 @@ def _one(row: Any, width: int) -> CaseFacts:
     image = Path(row.result)
     told = _record(image)
     noise = _number(told.get("noise_level"))
-    hounsfield = str(told.get("modality", "")) == "ct" or (noise is not None and noise > 1)
+    hounsfield = told.get("modality") == "ct"
     invented = told.get("invented_slices")
     return replace(
         known,

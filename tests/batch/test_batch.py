@@ -95,9 +95,7 @@ def test_a_bad_file_of_an_archive_is_called_as_in_the_archive(tree, tmp_path, ve
 
 def test_one_scan_has_a_report_too(tree, tmp_path, verb):
     assert verb("denoise", tree / "a.nii.gz", tmp_path / "a.nii.gz", "--report")[0] == 0
-    page = (tmp_path / "report.html").read_text()
-    assert "1 case" in page
-    assert "2 case" not in page
+    assert "medldm report: 1 case<" in (tmp_path / "report.html").read_text()
 
 
 def test_one_volume_of_a_4d_file_that_needs_nothing_is_one_volume(tmp_path, tiny_model):

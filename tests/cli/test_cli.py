@@ -204,6 +204,23 @@ def test_a_slice_of_a_4d_file_can_be_asked_for(tmp_path, restore):
     assert nib.load(tmp_path / "o.nii.gz").shape == (24, 24, 12)
 
 
+def test_in_a_tree_volume_is_about_its_4d_files(tmp_path, restore):
+    stack = np.stack([phantoms.brain((24, 24, 12))] * 2, -1).astype(np.int16)
+    (tmp_path / "in").mkdir()
+    phantoms.save(tmp_path / "in" / "func.nii.gz", stack)
+    phantoms.save(tmp_path / "in" / "anat.nii.gz", stack[..., 0])
+    code, said = restore("denoise", tmp_path / "in", tmp_path / "out", "--volume", "1", "--noise", "0.05")
+    assert code == 0, said
+    assert {nib.load(path).shape for path in (tmp_path / "out").glob("*.nii.gz")} == {(24, 24, 12)}
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
+
+
+def test_a_3d_file_named_alone_has_no_volume_1(scan_file, tmp_path, restore):
+    code, said = restore("denoise", scan_file, tmp_path / "o.nii.gz", "--volume", "1", "--noise", "0.05")
+    assert code == 2
+    assert "has no volume 1" in said
+
+
 def test_uncertainty_is_written_beside_the_result(tmp_path, restore):
     damaged = phantoms.with_missing_slices(phantoms.phantom((32, 32, 24)), [10, 11])
     path = phantoms.save(tmp_path / "gap.nii.gz", damaged.voxels, damaged.affine, dtype=np.int16)
@@ -220,6 +237,15 @@ def test_inspect_and_models_speak_json_on_stdout(scan_file, capsys):
     assert finding["facts"]["noise"]["unit"]
     assert main(["models", "--json"]) == 0
     assert isinstance(json.loads(capsys.readouterr().out), list)
+
+
+def test_inspect_of_a_tree_says_by_its_code_that_some_are_refused(scan_file, capsys):
+    good = scan_file.parent
+    phantoms.save(good / "other.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16)
+    assert main(["inspect", str(good)]) == 0
+    phantoms.save(good / "empty.nii.gz", np.zeros((8, 8, 8), np.int16))
+    assert main(["inspect", str(good)]) == 8
+    assert "empty: refused" in capsys.readouterr().out
 
 
 def test_a_read_only_place_is_code_2(scan_file, tmp_path, restore):

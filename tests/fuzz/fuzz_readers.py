@@ -136,7 +136,7 @@ def _check_nifti(volume, path: Path) -> None:
         raise Finding(f"{shape} voxels in the header, {volume.shape} in the volume")
     with np.errstate(all="ignore"):
         forms = []
-        for form in (header.get_sform, lambda: header.get_qform(coded=False), lambda: _by_sizes(header, shape)):
+        for form in (header.get_sform, lambda: _by_quaternion(header), lambda: _by_sizes(header, shape)):
             with contextlib.suppress(Exception):  # nibabel refuses what it cannot use; then it is no candidate
                 forms.append(np.asarray(form(), dtype=np.float64))
         ours = volume.stored_affine()
@@ -148,9 +148,20 @@ def _check_nifti(volume, path: Path) -> None:
             raise Finding(f"an affine that stands nowhere in the header:\n{ours}\n{forms}")
 
 
-def _by_sizes(header, shape) -> np.ndarray:
+def _by_quaternion(header) -> np.ndarray:
+    header = _with_sizes(header)
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # nibabel wants it exactly; the standard, its sign
+    return header.get_qform()
+
+
+def _with_sizes(header):
     header = header.copy()
     header["pixdim"][1:4] = [abs(float(size)) or 1.0 for size in header["pixdim"][1:4]]
+    return header
+
+
+def _by_sizes(header, shape) -> np.ndarray:
+    header = _with_sizes(header)
     sizes = header["pixdim"][1:4].astype(np.float64)
     affine = np.diag([*sizes, 1.0])
     affine[:3, 3] = -(np.array(shape) - 1) / 2 * sizes
@@ -163,6 +174,7 @@ def _check_dicom(volume) -> None:
     import pydicom
 
     from medldm.io.dicom.frames import flat_frame
+    from medldm.io.dicom.header import Bounded
 
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
     # Scanners round: design/dicom.md tolerates 0.02 mm or 1 % of the spacing, at every step between two slices.
@@ -172,7 +184,8 @@ def _check_dicom(volume) -> None:
     for place, frame in enumerate(volume.stored.header):
         if frame is None:
             continue
-        dataset = flat_frame(pydicom.dcmread(frame.path, force=True), frame.number)
+        with Bounded(frame.path) as file:  # as for medldm: a damaged length would take the memory of this process
+            dataset = flat_frame(pydicom.dcmread(file, force=True), frame.number)
         across, down = (np.array(dataset.ImageOrientationPatient[a : a + 3], dtype=float) for a in (0, 3))
         rows_mm, columns_mm = (float(value) for value in dataset.PixelSpacing)
         wanted = np.array(dataset.ImagePositionPatient, dtype=float)
@@ -250,6 +263,7 @@ def fuzz(first: int, count: int, *, say=lambda line: None, seconds: float = floa
         child.join()
         if why:
             findings[number] = why
+            say(f"{number}: {why}")
             number += 1
         elif time.monotonic() - begun >= seconds:
             break

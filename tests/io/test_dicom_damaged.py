@@ -47,6 +47,12 @@ def again(folder, **said):
     return draw(folder, stamp="more", **said)
 
 
+def exported(folder, each):
+    """A series whose slices have times, and once more under new UIDs."""
+    draw(folder, each=timed(9))
+    return draw(folder, stamp="more", each=each)
+
+
 def edit(folder, change, which=None, **said):
     return phantoms_dicom.edit(draw(folder, **said), change, which)
 
@@ -104,6 +110,19 @@ def of_another_kind(image, _):
     image.ImageType = ["DERIVED", "SECONDARY", "M"]
 
 
+def timed(hour):
+    def change(image, k):
+        image.AcquisitionTime = f"{hour:02d}00{k:02d}"
+
+    return change
+
+
+def other_values(image, k):
+    """The same moment and place, and another picture."""
+    timed(9)(image, k)
+    image.RescaleSlope = 2.0
+
+
 EVEN, WIDE = np.arange(COUNT) * STEP, np.concatenate([np.arange(10) * 2.5, 22.5 + np.arange(1, 11) * 5.0])
 
 # name: how to make it; verdicts in order of name; slices of the grid that must come out without --fix
@@ -116,6 +135,9 @@ VARIANTS = {
     "most dropped": (partial(draw, missing=tuple(range(2, 18))), ["irregular"], None),
     "a file twice": (copied, ["duplicate"], None),
     "a slice taken twice": (partial(again, count=1, origin=(-20, -30, 9)), ["duplicate"], None),
+    "exported twice": (partial(exported, each=timed(9)), ["duplicate"], None),
+    "taken twice": (partial(exported, each=timed(11)), ["not a volume"], None),
+    "another picture of the same moment": (partial(exported, each=other_values), ["not a volume"], None),
     "a slice beside another": (partial(again, count=1, origin=(-20, -30, 9.15)), ["duplicate"], None),
     "numbers reversed": (partial(edit, change=swapped_numbers, shuffled=False), ["regular"], COUNT),
     "numbers all one": (partial(edit, change=tags(InstanceNumber=1)), ["regular"], COUNT),

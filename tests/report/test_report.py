@@ -70,7 +70,12 @@ def test_the_page_allows_exactly_its_own_script(tmp_path):
 def test_what_stands_out_is_flagged(tmp_path):
     rows = []
     for number in range(12):
-        facts = {"task": "denoise", "noise_level": 0.3 if number == 7 else 0.03 + number / 1000, "result_sha256": "0"}
+        facts = {
+            "task": "denoise",
+            "modality": "mr",
+            "noise_level": 0.3 if number == 7 else 0.03 + number / 1000,
+            "result_sha256": "0",
+        }
         facts |= {"consistency_residual": 0.02, "clipped_voxels": 5 if number == 3 else 0, "invented_slices": []}
         (tmp_path / f"{number}_medldm.json").write_text(json.dumps(facts))
         rows.append(Row(str(number), "done", 2.0, "", str(tmp_path / f"{number}.nii.gz")))

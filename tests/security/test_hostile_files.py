@@ -19,7 +19,7 @@ import medldm.io.archive
 from medldm.cli import main
 from medldm.errors import InputError, MedldmError, shown
 from medldm.io.archive import unpack
-from medldm.io.dicom import find_series, read_series
+from medldm.io.dicom import codecs, find_series, read_series
 from medldm.io.dicom import header as dicom_header
 from medldm.io.nifti import read_nifti
 from medldm.io.scans import find_cases
@@ -127,15 +127,93 @@ def hostile(image, damage):
         image.PixelSpacing, image.SliceThickness = [-1.0, -1.0], -3
     elif damage == "bits":
         image.BitsAllocated, image.BitsStored = 64, 63
-    elif damage == "none":
+    elif damage == "nowhere":
         image.Rows = image.Columns = 0
 
 
-@pytest.mark.parametrize("damage", ["huge", "frames", "negative", "bits", "none"])
+def test_images_without_rows_are_no_scan(tmp_path):
+    voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
+    phantoms_dicom.write_series(tmp_path / "s", voxels, each=lambda image, k: hostile(image, "nowhere"))
+    assert not find_series(tmp_path / "s")
+    with pytest.raises(InputError, match="holds no NIfTI or DICOM scan"):
+        find_cases(tmp_path / "s")
+
+
+def test_a_rescale_of_no_known_type_is_a_sentence(tmp_path):
+    """Found by the fuzzer: two changed letters name a value type that does not exist."""
+    voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, slope=2.0)
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        assert b"\x28\x00\x53\x10DS" in data
+        path.write_bytes(data.replace(b"\x28\x00\x53\x10DS", b"\x28\x00\x53\x10DC"))
+    (series,) = find_series(folder)
+    with pytest.raises(InputError, match="RescaleSlope"):
+        read_series(series)
+
+
+def test_a_modality_that_holds_a_name_is_not_repeated(tmp_path):
+    """Found by the fuzzer: a damaged length puts what stands behind it into the value."""
+    voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels)
+    with dicom_header.no_values_on_screen():
+        phantoms_dicom.edit(folder, lambda image: setattr(image, "Modality", "MR DOE^JANE"))
+        phantoms_dicom.edit(folder, lambda image: setattr(image, "Modality", "PT"), which=(1,))
+    assert {series.reason for series in find_series(folder)} == {
+        "its modality is unknown, not MR or CT.",
+        "its modality is PT, not MR or CT.",
+    }
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"])
+def test_packed_pixels_of_another_size_are_a_sentence(syntax, tmp_path):
+    """Found by the fuzzer: GDCM ends the process where a JPEG-LS stream is smaller than its header says."""
+    folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((64, 64, 3)).astype(np.int16))
+    for path in folder.iterdir():
+        image = pydicom.dcmread(path)
+        image.compress(syntax)
+        image.Columns = 255
+        image.save_as(path)
+    (series,) = find_series(folder)
+    with pytest.raises(InputError, match="no pixels that can be decoded"):
+        read_series(series)
+
+
+def test_a_jpeg_stream_is_measured_before_gdcm_sees_it():
+    start = bytes.fromhex("ffd8 ffe0 0004 0000 ff ffc3 000b 10 0020 0030 01 011100")
+    image = pydicom.Dataset()
+    image.file_meta = pydicom.dataset.FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.70"
+    image.Rows, image.Columns, image.SamplesPerPixel = 32, 48, 1
+    image.PixelData = pydicom.encaps.encapsulate([start])
+    codecs.check_stream(image, None)
+    image.Columns = 49
+    with pytest.raises(ValueError, match="48 x 32"):
+        codecs.check_stream(image, None)
+    image.PixelData = pydicom.encaps.encapsulate([bytes(32)])
+    with pytest.raises(ValueError, match="do not start"):
+        codecs.check_stream(image, None)
+
+
+def test_a_member_without_a_name_is_a_sentence(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a", b"x")
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    for mark, place, name in ((b"PK\x03\x04", 26, 30), (b"PK\x01\x02", 28, 46)):
+        at = data.find(mark)
+        data[at + place], data[at + name] = 1, 0  # a zero byte ends a name
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        unpack(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("damage", ["huge", "frames", "negative", "bits"])
 def test_headers_that_lie_end_in_a_sentence(damage, tmp_path):
     voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
     folder = phantoms_dicom.write_series(tmp_path / "s", voxels, each=lambda image, k: hostile(image, damage))
-    for series in find_series(folder):
+    found = find_series(folder)
+    assert found
+    for series in found:
         with pytest.raises(MedldmError):
             read_series(series, fix=True)
 

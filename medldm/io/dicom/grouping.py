@@ -129,15 +129,21 @@ def positions(members: list[Header]) -> Array | None:
     return along
 
 
-def repetitions(members: list[Header]) -> int:
-    """How many images every position holds; 0 when positions hold different numbers of them."""
+def by_position(members: list[Header]) -> list[list[Header]]:
+    """The images at each position along the slice normal; empty when some have no place."""
     along = positions(members)
     if along is None:
-        return 0
-    ordered = np.sort(along)
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(ordered) > same_place_mm(ordered)]))
-    counts = np.diff(np.concatenate([starts, [len(ordered)]]))
-    return int(counts[0]) if len(set(counts.tolist())) == 1 else 0
+        return []
+    order = np.argsort(along, kind="stable")
+    ordered = along[order]
+    starts = np.flatnonzero(np.diff(ordered) > same_place_mm(ordered)) + 1
+    return [[members[number] for number in place] for place in np.split(order, starts)]
+
+
+def repetitions(members: list[Header]) -> int:
+    """How many images every position holds; 0 when positions hold different numbers of them."""
+    counts = {len(place) for place in by_position(members)}
+    return counts.pop() if len(counts) == 1 else 0
 
 
 def is_4d(members: list[Header]) -> int:

@@ -12,6 +12,7 @@ from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medldm.errors import GeometryError, InputError, NotRestorable
+from medldm.io.dicom.codecs import check_stream, plugin_for
 from medldm.io.dicom.frames import Frame, flat_frame, is_enhanced
 from medldm.io.dicom.header import UNREADABLE, is_dicom, no_values_on_screen, read_dataset, said_by
 from medldm.io.dicom.repair import REPAIRABLE, places_of, regular, without_duplicates
@@ -195,7 +196,10 @@ def decode(dataset: Any, path: Path, number: int = 0) -> Voxels:
     if "PixelData" not in dataset:
         raise InputError(f"{path} has no pixels (its PixelData is missing). Export the series again.")
     try:
-        stored: Voxels = pixel_array(dataset, index=number if is_enhanced(dataset) else None)
+        index = number if is_enhanced(dataset) else None
+        check_stream(dataset, index)
+        plugin = plugin_for(dataset.file_meta.TransferSyntaxUID)
+        stored: Voxels = pixel_array(dataset, index=index, decoding_plugin=plugin)
     except Exception as problem:
         # pydicom passes on whatever its codecs raise; any of it means that this file has no usable pixels.
         raise InputError(_undecoded(dataset, path, problem)) from problem
@@ -223,12 +227,13 @@ def rescale(dataset: Any, path: Path) -> tuple[float, float]:
     NotRestorable
         A table stands in their place.
     """
-    if dataset.get("ModalityLUTSequence"):
-        raise NotRestorable(f"{path} maps its values through a table (Modality LUT), which has no way back.")
     try:
+        by_table = bool(dataset.get("ModalityLUTSequence"))
         slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
-    except (TypeError, ValueError) as problem:
+    except UNREADABLE as problem:
         raise InputError(f"{path} has a RescaleSlope or RescaleIntercept that is no number.") from problem
+    if by_table:
+        raise NotRestorable(f"{path} maps its values through a table (Modality LUT), which has no way back.")
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise InputError(f"{path} has a rescale of {slope} and {intercept}.")
     return slope, intercept

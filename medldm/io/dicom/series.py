@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from medldm.io.dicom.copies import are_copies
 from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.geometry import Array, affine_ras, judge_positions, unit_axes
-from medldm.io.dicom.grouping import Group, between, differences, directions, group, is_4d, looks_around
+from medldm.io.dicom.grouping import Group, between, by_position, differences, directions, group, is_4d, looks_around
 from medldm.io.dicom.header import Header, is_dicom, read_headers
 from medldm.volume import Affine
 
@@ -25,6 +26,11 @@ NOT_A_SCAN = {
     "PROJECTION IMAGE": "a projection", "MIP": "a projection", "REAL": "part of a complex image",
     "IMAGINARY": "part of a complex image",
 }  # fmt: skip
+# Modality (0008,0060), those that a sentence may name.
+MODALITIES = (
+    "cr", "dx", "ecg", "es", "ivus", "ko", "mg", "nm", "oct", "op", "pr", "pt", "px", "reg", "rf", "rtdose", "rtimage",
+    "rtplan", "rtstruct", "rwv", "sc", "seg", "sm", "sr", "us", "xa", "xc",
+)  # fmt: skip
 # Single letters mean this only in MR, and only after the first two words (ORIGINAL, PRIMARY).
 MR_LETTERS = {"P": "a phase image", "R": "part of a complex image", "I": "part of a complex image"}
 MULTI_FRAME = (
@@ -148,7 +154,7 @@ def _beside(each: Group, family: list[Group], normals: list[Array]) -> Series:
     if looks_around(normals, len(each.members)):
         reason = f"it is a localizer: its series looks in {len(normals)} directions."
         return replace(series, verdict="not a volume", reason=reason)
-    if volumes := is_4d(each.members):
+    if (volumes := is_4d(each.members)) and not are_copies(by_position(each.members)):
         reason = (
             f"it is 4D: {volumes} volumes at the same positions (times, or diffusion directions). Convert it with "
             "dcm2niix and name one with --volume."
@@ -243,7 +249,11 @@ def _refusal(header: Header) -> str:
     if header.samples > 1:
         return COLOUR
     if header.modality not in ("mr", "ct"):
-        return f"its modality is {header.modality.upper() or 'not stated'}, not MR or CT."
+        # A damaged header may hold anything here, the patient's name too.
+        said = (
+            header.modality.upper() if header.modality in MODALITIES else "unknown" if header.modality else "not stated"
+        )
+        return f"its modality is {said}, not MR or CT."
     if what := _what_it_is(header):
         return f"it is {what}."
     for tag, value in (
