@@ -57,6 +57,9 @@ contracts: $(DEV_STAMP)
 docs: $(DEV_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+notebooks: $(DEV_STAMP)
+	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=400 notebooks
+
 dist: $(DEV_STAMP)
 	./.ci/dist.sh $(BIN)/python
 

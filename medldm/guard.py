@@ -152,7 +152,7 @@ def check_residual(card: Card, verb: str, residual: float | None, noise: float) 
     card : of the model
     verb : that ran
     residual : root mean square of the re-measured result minus the measurement, as the record holds it, or None
-    noise : level that was told to the network, scaled intensity
+    noise : level that was told to the network, in the unit of the residual
 
     Returns
     -------

@@ -308,7 +308,7 @@ def _usual(found: Sequence[Errors]) -> dict[str, Any]:
             each.residual / each.sigma if verb == "denoise" else max(0.0, each.residual - each.sigma) for each in mine
         ]
         low = min(left) / 1.5 if verb == "denoise" else 0.0
-        limits[verb] = {"low": round(low, 4), "high": round(max(1.5 * max(left), 0.01), 4)}
+        limits[verb] = {"low": round(low, 4), "high": round(max(1.5 * max(left), 0.02), 4)}
     return limits
 
 

@@ -59,6 +59,7 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     half_width: Tensor | None = None
     noise_told: float = 0.0
+    signal: float = 1.0  # what a relative residual is relative to, scaled intensity
     used: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -241,7 +242,7 @@ class Job:
     ) -> Volume:
         """A new volume with this run in its history."""
         noise = facts.get("noise_level", 0.0) / (1 if self.modality == "mr" else self.scaling.unit)
-        odd = check_residual(self.card, self.verb, facts.get("consistency_residual"), noise)
+        odd = check_residual(self.card, self.verb, facts.get("consistency_residual"), noise / self.signal)
         for warning in odd.values():
             log.warning(warning)
         outside = self.outside | odd

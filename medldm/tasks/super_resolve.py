@@ -83,6 +83,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
         degradation, restored, measured, positive=job.modality == "mr" and bool((measured >= 0).all()), exact=noise == 0
     )
     left = residual(degradation, restored, measured)
+    job.signal = max(float(measured.pow(2).mean().sqrt()), 1e-6)
     restored = torch.where(unseen, torch.nan, restored)
     affine = field_of_view_affine(volume.affine, volume.shape, grid.shape)
     slices = grid.shape[axis]
