@@ -90,3 +90,14 @@ def test_shipped_weights_match_their_cards_and_stay_small():
     for card in cards():
         check_weights(card)
     assert sum(card.path.stat().st_size for card in cards()) < 25e6
+
+
+def test_one_version():
+    """It stands in pyproject.toml; the citation repeats it, the plugin asks for it."""
+    import tomllib
+
+    import napari_medldm
+
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {told}\n" in (ROOT / "CITATION.cff").read_text()
+    assert napari_medldm.__version__ == told

@@ -18,7 +18,7 @@ import numpy as np
 
 from medldm.benchmark.calibration import ROWS, Errors, measure
 from medldm.benchmark.scans import scans
-from medldm.tasks.uncertainty import interval_for
+from medldm.tasks.uncertainty import calibrated, interval_for
 from medldm.zoo import Card, card
 
 OUT = Path(__file__).parent / "coverage"
@@ -26,15 +26,17 @@ OUT = Path(__file__).parent / "coverage"
 
 def scored(found: Card, each: Errors) -> dict[str, object]:
     """One block: coverage, width, and the constant width that holds as many."""
-    interval = interval_for(found, each.verb)
+    interval = interval_for(found, each.verb, each.looks)
     if interval is None:
-        raise SystemExit(f"{found.name} is not calibrated for {each.verb}: run docs/benchmarks/calibrate.py first.")
+        raise SystemExit(
+            f"{found.name} is not calibrated for {calibrated(each.verb, each.looks)}: run docs/benchmarks/calibrate.py first."
+        )
     size, half = np.abs(each.error), each.half_width(interval)
     coverage = float((size <= half).mean())
     varies = half.std() > 1e-4 * half.mean()  # of a scan looked at in one way the samples hardly differ
     skill = float(np.corrcoef(size, half)[0, 1]) if varies else 0.0
     return {
-        "task": each.verb,
+        "task": calibrated(each.verb, each.looks),
         "row": each.row,
         "contrast": each.contrast.removeprefix("MR "),
         "subject": each.subject,

@@ -32,7 +32,7 @@ from medldm.io import read_nifti
 from medldm.io.atomic import whole_file
 from medldm.settings import VERBS, make
 from medldm.tasks import run
-from medldm.tasks.uncertainty import Interval, distance_to_measured, pooled
+from medldm.tasks.uncertainty import Interval, calibrated, distance_to_measured, pooled
 from medldm.volume import Stored, Volume, Voxels
 from medldm.zoo import Card, card
 
@@ -63,6 +63,7 @@ class Errors:
     error, std, distance : (N,) scaled intensity; signed, of the samples and pooled; voxels to the nearest measured one
     sigma : noise level the network was told, scaled intensity
     residual : consistency of the result, as its record holds it
+    looks : planes in which samples were drawn
     """
 
     row: str
@@ -74,6 +75,7 @@ class Errors:
     distance: Voxels
     sigma: float
     residual: float
+    looks: int = 3
 
     def half_width(self, interval: Interval) -> Voxels:
         """(N,) scaled intensity, as `medldm.tasks.uncertainty.Interval.half_width` gives it for a whole scan."""
@@ -107,7 +109,9 @@ def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = 
     train, val = scans(data, "train"), scans(data, "val")
     fitted = measure(found, _varied(train, blocks), rows)
     chosen = measure(found, val, rows)
-    verbs = {verb: _calibrated(verb, fitted, chosen) for verb in dict.fromkeys(row.verb for row in rows)}
+    # A kind that no validation subject shows has no scale, and gets no interval.
+    kinds = sorted({calibrated(each.verb, each.looks) for each in chosen})
+    verbs = {kind: _calibrated(kind, fitted, chosen) for kind in kinds}
     calibration = {
         "coverage": COVERAGE,
         "samples": SAMPLES,
@@ -234,6 +238,7 @@ def errors_of(found: Card, trial: Trial) -> Errors:
         distance=distance_to_measured(observed).numpy().ravel()[at],
         sigma=float(told["noise_told"]),
         residual=float(told.get("consistency_residual", 0.0)),
+        looks=int(told["networks"]["looks"]),
     )
 
 
@@ -284,8 +289,8 @@ def conformal_q(found: Sequence[Errors], interval: Interval) -> float:
     return float(values[order][min(int(np.searchsorted(share, COVERAGE)), len(values) - 1)])
 
 
-def _calibrated(verb: str, fitted: Sequence[Errors], chosen: Sequence[Errors]) -> dict[str, Any]:
-    mine, others = ([each for each in part if each.verb == verb] for part in (fitted, chosen))
+def _calibrated(kind: str, fitted: Sequence[Errors], chosen: Sequence[Errors]) -> dict[str, Any]:
+    mine, others = ([each for each in part if calibrated(each.verb, each.looks) == kind] for part in (fitted, chosen))
     interval = fit_floor(mine or others)
     q = conformal_q(others or mine, interval)
     return {

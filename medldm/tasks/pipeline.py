@@ -24,7 +24,7 @@ from medldm.models.looks import Look
 from medldm.noise_level import NoiseEstimate, estimate_noise, noise_map
 from medldm.settings import Settings
 from medldm.tasks.planes import Drawing, Progress, estimate, refine
-from medldm.tasks.uncertainty import COPIED, interval_for, mean_and_spread, why_not
+from medldm.tasks.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, why_not
 from medldm.volume import Step, Stored, Volume, Voxels
 from medldm.zoo import PATIENCE_S, Card, best, card
 
@@ -209,7 +209,7 @@ class Job:
 
     def interval(self, std: Tensor, observed: Tensor, sigma: Tensor) -> Tensor | None:
         """(X, Y, Z) half width of the calibrated interval, scaled intensity; None, and a note why, without one."""
-        found = interval_for(self.card, self.verb)
+        found = interval_for(self.card, self.verb, self.used["looks"])
         if reason := why_not(found, self.settings, self.card.name):
             self.notes.append(f"no calibrated interval: {reason}")
         if reason or found is None:
@@ -264,7 +264,7 @@ class Job:
         }
         half = None if self.half_width is None else self.half_width.numpy() * np.float32(self.scaling.unit)
         if half is not None:
-            told["interval"] = self.card.calibration["verbs"][self.verb] | {
+            told["interval"] = self.card.calibration["verbs"][calibrated(self.verb, self.used["looks"])] | {
                 "coverage": self.card.calibration["coverage"],
                 "median_half_width": round(float(np.median(half[half > 0])), 5) if (half > 0).any() else 0.0,
             }

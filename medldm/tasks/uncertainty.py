@@ -79,15 +79,27 @@ def pooled(std: Tensor) -> Tensor:
     return torch.from_numpy(variance).to(std).clamp_min(0).sqrt()
 
 
-def interval_for(card: Card, verb: str) -> Interval | None:
+def calibrated(verb: str, looks: int) -> str:
+    """Under which name a card keeps an interval: samples of one look hardly differ, so its floor is another one.
+
+    Parameters
+    ----------
+    verb : that runs
+    looks : planes in which samples were drawn
+    """
+    return verb if looks > 1 else f"{verb}, one look"
+
+
+def interval_for(card: Card, verb: str, looks: int = 3) -> Interval | None:
     """The calibrated interval of a verb, None where the card holds none.
 
     Parameters
     ----------
     card : of the model
     verb : that runs
+    looks : planes in which samples were drawn
     """
-    told: Mapping[str, Any] = card.calibration.get("verbs", {}).get(verb, {})
+    told: Mapping[str, Any] = card.calibration.get("verbs", {}).get(calibrated(verb, looks), {})
     if not told:
         return None
     common: dict[str, Any] = {name: card.calibration[name] for name in ("coverage", "samples", "steps")}

@@ -1,3 +1,8 @@
 """The napari plugin of medldm; nothing is imported until a reader or widget is opened."""
 
-__version__ = "0.1.0"
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("medldm")
+except PackageNotFoundError:  # run from a checkout that nobody installed
+    __version__ = "unknown"

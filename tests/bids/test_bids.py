@@ -152,7 +152,7 @@ def test_raw_scans_have_their_skull_unless_they_say_otherwise(dataset, bids, tmp
     }
 
 
-# The validator of that name on npm (1.x) knows no names of derivatives; the one written for Deno, which pip installs, is its successor.
+# The older validator (1.x) knows no names of derivatives; the one written for Deno is its successor.
 @pytest.mark.skipif(not shutil.which("bids-validator-deno"), reason="bids-validator-deno is not installed")
 @pytest.mark.parametrize("words", [["super-resolve"], ["denoise", "--samples", "2", "--uncertainty", "--report"]])
 def test_the_bids_validator_accepts_the_derivatives(words, dataset, bids, tmp_path):
