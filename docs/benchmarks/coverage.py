@@ -28,9 +28,7 @@ def scored(found: Card, each: Errors) -> dict[str, object]:
     """One block: coverage, width, and the constant width that holds as many."""
     interval = interval_for(found, each.verb, each.looks)
     if interval is None:
-        raise SystemExit(
-            f"{found.name} is not calibrated for {calibrated(each.verb, each.looks)}: run docs/benchmarks/calibrate.py first."
-        )
+        raise SystemExit(f"{found.name} is not calibrated for {calibrated(each.verb, each.looks)}: see calibrate.py.")
     size, half = np.abs(each.error), each.half_width(interval)
     coverage = float((size <= half).mean())
     varies = half.std() > 1e-4 * half.mean()  # of a scan looked at in one way the samples hardly differ

@@ -196,7 +196,7 @@ class Panel(Container):  # type: ignore[misc]
         try:
             name = self.rows.widgets["model"].value
             said = self.rows.widgets["modality"].value
-            self.card.value = words.describe(name, "mr" if said == "auto" else said)
+            self.card.value = words.describe(name, "mr" if said == "auto" else said, self.verb)
             if self.scan.value is None:
                 self.plan.value = "Open or choose a scan first."
                 return
@@ -206,9 +206,9 @@ class Panel(Container):  # type: ignore[misc]
 
     def _say_plan(self, options: dict[str, Any]) -> None:
         scan = self.snapshot().empty
-        self.plan.value = " ".join(
-            [words.intent(self.verb, scan, options), words.unfit(self.rows.widgets["model"].value, "mr", scan)]
-        )
+        model, said = (self.rows.widgets[name].value for name in ("model", "modality"))
+        fit = words.unfit(model, "mr" if said == "auto" else said, scan, self.verb)
+        self.plan.value = f"{words.intent(self.verb, scan, options)} {fit}".strip()
 
     def ask(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None], into: Any) -> None:
         """Ask the computing process something short: a plan, a noise level.

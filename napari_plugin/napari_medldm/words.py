@@ -102,7 +102,7 @@ def _finer(scan: Volume, settings: SuperResolve) -> str:
     return f"Refine {' and '.join(told)}. The field of view stays."
 
 
-def describe(name: str, modality: str = "mr") -> str:
+def describe(name: str, modality: str = "mr", verb: str = "") -> str:
     """A model card in a few lines: what it is, licence, range, limits.
 
     Raises
@@ -110,7 +110,7 @@ def describe(name: str, modality: str = "mr") -> str:
     ModelError
         No such model.
     """
-    found: Card = best(modality) if name == "auto" else card(name)
+    found: Card = best(modality, verb=verb) if name == "auto" else card(name)
     low, high = found.spacing_mm
     limits = "; ".join(found.limits[:2])
     return (
@@ -119,9 +119,9 @@ def describe(name: str, modality: str = "mr") -> str:
     ).strip()
 
 
-def unfit(name: str, modality: str, scan: Volume) -> str:
+def unfit(name: str, modality: str, scan: Volume, verb: str = "") -> str:
     """Why a scan lies outside of what a model has seen; empty when it does not."""
-    found = best(modality) if name == "auto" else card(name)
+    found = best(modality, verb=verb) if name == "auto" else card(name)
     low, high = found.spacing_mm
     outside = [mm for mm in scan.spacing if not low * 0.99 <= mm <= high * 1.01]
     if not outside:
