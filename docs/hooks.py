@@ -80,7 +80,7 @@ def models() -> str:
             "",
             "| contrast and source | subjects |",
             "|---|---|",
-            *(f"| {key.replace('|', ', ')} | {count} |" for key, count in each.training.get("subjects", {}).items()),
+            *(f"| {key.replace(' | ', ', ')} | {count} |" for key, count in each.training.get("subjects", {}).items()),
         ]
         rows = {name: scores for name, scores in each.validation.items() if isinstance(scores, dict)}
         if rows:
