@@ -25,7 +25,7 @@ from napari_medldm.rows import Rows
 from napari_medldm.worker import End, Failure, Run, start
 
 SETTLED_MS = 400  # a plan is made when nothing was changed for this long
-WIDTH = 360  # pixels; below that rows are cut off
+WIDTH = 410  # pixels; below that rows are cut off, the bar that scrolls down included
 SLICE, ALL, ONE = "current slice", "all volumes", "current volume"
 
 

@@ -83,6 +83,15 @@ def test_a_widget_has_a_row_for_every_knob_with_its_default(kind, make_napari_vi
     assert "torch" not in sys.modules or "medldm.chain" in sys.modules  # the widget is not what loaded it
 
 
+@pytest.mark.parametrize("kind", ALL)
+def test_a_narrow_dock_cuts_no_row_off(kind, show, qtbot, as_layer):
+    _, widget = show(kind, as_layer(phantoms.phantom(SHAPE)))
+    widget.more.value = True
+    inner, bar = widget.native.widget(), widget.native.verticalScrollBar().sizeHint().width()
+    qtbot.waitUntil(lambda: widget.plan.value != "" and "looking" not in widget.plan.value, timeout=LONG)
+    assert inner.minimumSizeHint().width() + bar <= widget.native.minimumWidth()
+
+
 def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
     viewer, widget = show(DenoiseWidget, as_layer(phantoms.oblique_phantom(SHAPE)))
     widget.rows.widgets["samples"].value = 2
@@ -316,7 +325,7 @@ def test_any_kind_of_layer_is_denoised_where_it_lies(kind, show, qtbot):
     run(qtbot, widget)
     assert widget.said == []
     before, after = volume_of(scan), volume_of(viewer.layers[1])
-    assert after.voxels.dtype == before.voxels.dtype
+    assert after.stored.dtype == before.stored.dtype  # what it will be saved as
     assert after.shape == before.shape
     assert np.allclose(after.affine, before.affine, atol=1e-4)
     assert np.corrcoef(after.voxels.ravel(), before.voxels.ravel())[0, 1] > 0.9
