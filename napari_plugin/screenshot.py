@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import napari
+import numpy as np
 from napari_medldm import samples
 from napari_medldm.engine import ENGINE
 from napari_medldm.widgets import DenoiseWidget, FillSlicesWidget, InpaintWidget, RestoreWidget, SuperResolveWidget
-from qtpy.QtCore import Qt
+from qtpy.QtGui import QPainter, QPixmap
 from qtpy.QtTest import QTest
 
 PATIENCE_S = 540
@@ -49,7 +50,9 @@ def preview(out: Path, model: str) -> None:
     wait(lambda: widget.run_now is None)
     print(f"second preview, model loaded: {time.monotonic() - begun:.1f} s from button to layer")
     viewer.layers.pop()
-    viewer.grid.enabled = True
+    getattr(viewer, "canvas", viewer).grid.enabled = True  # napari 0.9 moved it
+    viewer.layers.selection.active = viewer.layers[-1]
+    viewer.reset_view()
     viewer.dims.set_current_step(0, 75)
     QTest.qWait(1500)
     viewer.screenshot(str(out), canvas_only=False, flash=False)
@@ -57,20 +60,36 @@ def preview(out: Path, model: str) -> None:
 
 
 def verbs(out: Path) -> None:
-    """The widgets side by side, the brain in thick slices behind them."""
+    """The widgets of four verbs side by side, each as it stands in its own dock."""
+    pictures = [widget_picture(kind) for kind in (RestoreWidget, SuperResolveWidget, FillSlicesWidget, InpaintWidget)]
+    row = QPixmap(sum(each.width() for each in pictures), max(each.height() for each in pictures))
+    painter, left = QPainter(row), 0
+    for each in pictures:
+        painter.drawPixmap(left, 0, each)
+        left += each.width()
+    painter.end()
+    row.save(str(out))
+
+
+def widget_picture(kind) -> QPixmap:
+    """A widget with the scan that it is made for."""
     viewer = napari.Viewer(show=True)
-    ((data, arguments, _),) = samples.thick_sample()
+    sample = samples.gap_sample if kind is FillSlicesWidget else samples.thick_sample
+    ((data, arguments, _),) = sample()
     viewer.add_image(data, **arguments)
-    kinds = (RestoreWidget, SuperResolveWidget, FillSlicesWidget, InpaintWidget)
-    widgets = [kind(viewer) for kind in kinds]
-    docks = [viewer.window.add_dock_widget(widget.native, name=widget.title) for widget in widgets]
-    for left, right in (docks[:2], docks[2:]):
-        viewer.window._qt_window.splitDockWidget(left, right, Qt.Orientation.Horizontal)
-    viewer.window.resize(1580, 960)
-    wait(lambda: "1." in widgets[0].plan.value or "Nothing" in widgets[0].plan.value)
+    if kind is InpaintWidget:
+        viewer.add_labels(np.zeros(data.shape, np.uint8), name="region", scale=arguments["scale"])
+    widget = kind(viewer)
+    dock = viewer.window.add_dock_widget(widget.native, name=widget.title)
+    viewer.window.resize(1300, 900)
+    wait(lambda: widget.plan.value and "looking" not in widget.plan.value)
+    if kind is FillSlicesWidget:
+        widget.look()
+        wait(lambda: "missing" in widget.options() and "Fill 4" in widget.plan.value)
     QTest.qWait(1500)
-    viewer.screenshot(str(out), canvas_only=False, flash=False)
+    picture = dock.grab()
     viewer.close()
+    return picture
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from medldm.io import guess_modality
 from medldm.io.nifti import from_array
 from medldm.volume import Affine, Stored, Volume
 
 SWAP = np.eye(4)[[2, 1, 0, 3]]  # reverses the order of the three axes
 SAMPLED = 500_000  # voxels that tell a grey window
+SPARSE = 8  # every so many voxels along an axis tell CT from MR
 
 LayerTuple = tuple[Any, dict[str, Any], str]
 
@@ -130,6 +132,12 @@ class Snapshot:
     def empty(self) -> Volume:
         """The volume with bytes of zero for voxels: for questions of geometry, without reading anything."""
         return self._volume(np.zeros(self.shape, np.uint8))
+
+    @property
+    def modality(self) -> str:
+        """``"mr"`` or ``"ct"``, for the model that is shown; a lazy layer without a file that says it counts as MR."""
+        array = self.data[self.current] if isinstance(self.data, np.ndarray) else np.zeros(self.shape, np.uint8)
+        return guess_modality(self._volume(array[::SPARSE, ::SPARSE, ::SPARSE]))[0]
 
     def load(self, *, every: bool = False) -> Snapshot:
         """The same with its voxels copied out of the layer (and out of disk or dask).

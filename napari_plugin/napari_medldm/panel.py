@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QApplication, QComboBox, QSizePolicy
 
-from medldm.errors import MedldmError
+from medldm.errors import MedldmError, ModelError
 from medldm.settings import VERBS, make
 from napari_medldm import words
 from napari_medldm.engine import ENGINE
@@ -24,7 +25,7 @@ from napari_medldm.rows import Rows
 from napari_medldm.worker import End, Failure, Run, start
 
 SETTLED_MS = 400  # a plan is made when nothing was changed for this long
-WIDTH = 360  # pixels; below that rows are cut off
+WIDTH = 410  # pixels; below that rows are cut off, the bar that scrolls down included
 SLICE, ALL, ONE = "current slice", "all volumes", "current volume"
 
 
@@ -83,6 +84,10 @@ class Panel(Container):  # type: ignore[misc]
 
     def mask(self) -> Any:
         """What `inpaint` fills; for subclasses."""
+        return None
+
+    def mask_path(self) -> str | None:
+        """The file of the mask in a copied run, None for verbs without one; for subclasses."""
         return None
 
     def _build(self) -> None:
@@ -194,9 +199,7 @@ class Panel(Container):  # type: ignore[misc]
         if self.closed:
             return
         try:
-            name = self.rows.widgets["model"].value
-            said = self.rows.widgets["modality"].value
-            self.card.value = words.describe(name, "mr" if said == "auto" else said, self.verb)
+            self._say_card()
             if self.scan.value is None:
                 self.plan.value = "Open or choose a scan first."
                 return
@@ -204,11 +207,25 @@ class Panel(Container):  # type: ignore[misc]
         except (MedldmError, ValueError) as problem:
             self.plan.value = str(problem)
 
+    def _say_card(self) -> None:
+        try:
+            self.card.value = words.describe(self.rows.widgets["model"].value, self.modality, self.verb)
+        except ModelError as problem:
+            self.card.value = str(problem)
+
+    @property
+    def modality(self) -> str:
+        """Of the chosen scan, as chosen or as it seems; MR while there is none."""
+        said = self.rows.widgets["modality"].value
+        if said != "auto":
+            return str(said)
+        return "mr" if self.scan.value is None else self.snapshot().modality
+
     def _say_plan(self, options: dict[str, Any]) -> None:
         scan = self.snapshot().empty
-        model, said = (self.rows.widgets[name].value for name in ("model", "modality"))
-        fit = words.unfit(model, "mr" if said == "auto" else said, scan, self.verb)
-        self.plan.value = f"{words.intent(self.verb, scan, options)} {fit}".strip()
+        self.plan.value = words.intent(self.verb, scan, options)
+        with suppress(ModelError):  # the card says it already
+            self.plan.value += " " + words.unfit(self.rows.widgets["model"].value, self.modality, scan, self.verb)
 
     def ask(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None], into: Any) -> None:
         """Ask the computing process something short: a plan, a noise level.
@@ -349,11 +366,10 @@ class Panel(Container):  # type: ignore[misc]
             return
         whole = scan.current and self.series.value != ALL
         number = int(np.ravel_multi_index(scan.current, scan.data.shape[:-3])) if whole else None
-        text = spell(self.verb, options, scan.path, masked=self.verb == "inpaint", volume=number)
+        text = spell(self.verb, options, scan.path, mask=self.mask_path(), volume=number)
         QApplication.clipboard().setText(text)
-        self.status.value = (
-            "copied" if scan.path else "copied; the layer lies in no file yet, so save it as SCAN.nii.gz"
-        )
+        unsaved = [name for name in ("SCAN.nii.gz", "MASK.nii.gz") if name in text]
+        self.status.value = f"copied; save the layer as {' and the region as '.join(unsaved)}" if unsaved else "copied"
 
 
 def _close(panel: weakref.ref[Panel]) -> None:

@@ -1,4 +1,8 @@
-"""Sample data: the shipped scans, and the brain with known damage, so that the truth is there to compare with."""
+"""Sample data: the shipped scans, and the brain and a phantom with known damage, so that the truth can be compared.
+
+The phantom is the three-dimensional Shepp-Logan head with the contrast of Toft (1996); its ellipsoids are those of
+M. Schabel, "3D Shepp-Logan phantom" (2006).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,21 @@ if TYPE_CHECKING:
 GAP = range(60, 64)  # slices that the sample with a gap lacks
 NOISE = 0.07  # of the 99.5th percentile
 THICK = 5  # thin slices in a thick one
+SIDE = 128  # voxels and mm along each edge of the phantom
+BRIGHT = 1000.0  # its skull, in scanner units
+# signal, half axes x y z, centre x y z (the edge of the cube is 1), turn about z in degrees
+HEAD = (
+    (1.0, 0.69, 0.92, 0.81, 0.0, 0.0, 0.0, 0),
+    (-0.8, 0.6624, 0.874, 0.78, 0.0, -0.0184, 0.0, 0),
+    (-0.2, 0.11, 0.31, 0.22, 0.22, 0.0, 0.0, -18),
+    (-0.2, 0.16, 0.41, 0.28, -0.22, 0.0, 0.0, 18),
+    (0.1, 0.21, 0.25, 0.41, 0.0, 0.35, -0.15, 0),
+    (0.1, 0.046, 0.046, 0.05, 0.0, 0.1, 0.25, 0),
+    (0.1, 0.046, 0.046, 0.05, 0.0, -0.1, 0.25, 0),
+    (0.1, 0.046, 0.023, 0.05, -0.08, -0.605, 0.0, 0),
+    (0.1, 0.023, 0.023, 0.02, 0.0, -0.606, 0.0, 0),
+    (0.1, 0.023, 0.046, 0.02, 0.06, -0.605, 0.0, 0),
+)
 
 
 def mr_sample() -> list[LayerTuple]:
@@ -38,6 +57,37 @@ def noisy_sample() -> list[LayerTuple]:
 def thick_sample() -> list[LayerTuple]:
     """The brain in slices five times as thick."""
     return _layers(with_thick_slices(shipped("mr")), "brain in thick slices")
+
+
+def phantom_gap_sample() -> list[LayerTuple]:
+    """The phantom with four empty slices."""
+    return _layers(with_gap(phantom()), "phantom with a gap")
+
+
+def phantom_noise_sample() -> list[LayerTuple]:
+    """The phantom with 7 % of Rician noise."""
+    return _layers(with_noise(phantom()), "phantom with noise")
+
+
+def phantom_thick_sample() -> list[LayerTuple]:
+    """The phantom in slices five times as thick."""
+    return _layers(with_thick_slices(phantom()), "phantom in thick slices")
+
+
+def phantom() -> Volume:
+    """The Shepp-Logan head: (SIDE, SIDE, SIDE) float32, 1 mm, centred on the origin."""
+    from medldm.io.nifti import from_array
+
+    ends = (SIDE - 1) / SIDE
+    x, y, z = np.meshgrid(*[np.linspace(-ends, ends, SIDE)] * 3, indexing="ij", sparse=True)
+    head = np.zeros((SIDE,) * 3, np.float32)
+    for signal, a, b, c, x0, y0, z0, degrees in HEAD:
+        cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+        along, across = (x - x0) * cos + (y - y0) * sin, (y - y0) * cos - (x - x0) * sin
+        head[(along / a) ** 2 + (across / b) ** 2 + ((z - z0) / c) ** 2 <= 1] += signal
+    affine = np.eye(4)
+    affine[:3, 3] = -(SIDE - 1) / 2
+    return from_array(BRIGHT * head.clip(0), affine, name="phantom")
 
 
 def shipped(name: str) -> Volume:

@@ -131,6 +131,11 @@ class InpaintWidget(Panel):
         if not self.closed:
             self.region_layer.reset_choices()
 
+    def mask_path(self) -> str | None:
+        """The file that the labels were opened from; a name to save them under when there is none."""
+        path = getattr(getattr(self.region_layer.value, "source", None), "path", None)
+        return str(path or "MASK.nii.gz")
+
     def mask(self) -> Any:
         """The region: painted labels, or outlines."""
         layer = self.region_layer.value

@@ -130,7 +130,7 @@ def unfit(name: str, modality: str, scan: Volume, verb: str = "") -> str:
 
 
 def command_line(
-    verb: str, options: Mapping[str, Any], path: str, *, masked: bool = False, volume: int | None = None
+    verb: str, options: Mapping[str, Any], path: str, *, mask: str | None = None, volume: int | None = None
 ) -> str:
     """A run as a command.
 
@@ -139,11 +139,11 @@ def command_line(
     verb : as on the command line
     options : that differ from the defaults
     path : of the scan; empty when it lies in no file
-    masked : whether a mask goes with it
+    mask : file of the mask; None for verbs without one
     volume : which one of a 4D file
     """
     words = ["medldm", verb, path or "SCAN.nii.gz", "RESTORED.nii.gz"]
-    words += ["--mask", "MASK.nii.gz"] if masked else []
+    words += ["--mask", mask] if mask else []
     words += [] if volume is None else ["--volume", str(volume)]
     for name, value in options.items():
         said = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
@@ -151,10 +151,12 @@ def command_line(
     return shlex.join(words)
 
 
-def python(verb: str, options: Mapping[str, Any], path: str, *, masked: bool = False, volume: int | None = None) -> str:
+def python(
+    verb: str, options: Mapping[str, Any], path: str, *, mask: str | None = None, volume: int | None = None
+) -> str:
     """A run as Python; see `command_line`."""
     index = "" if volume is None else f", volume_index={volume}"
-    more = ['medldm.read("MASK.nii.gz")'] if masked else []
+    more = [f"medldm.read({mask!r})"] if mask else []
     more += [f"{name}={value!r}" for name, value in options.items()]
     call = f"medldm.{verb.replace('-', '_')}({', '.join(['scan', *more])})"
     return (

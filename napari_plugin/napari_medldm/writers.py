@@ -65,6 +65,11 @@ def write_dicom(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
     volumes = _volumes(data, attributes)
     volume = volumes[0]
+    if len(volumes) > 1:
+        raise UsageError(
+            f"{volume.name} holds {len(volumes)} volumes, a DICOM series holds one. Split the layer along its first "
+            "axis, or save it as NIfTI."
+        )
     if volume.stored.container != "dicom" or not volume.stored.header:
         raise UsageError(
             f"{volume.name} was not opened from DICOM, so there is no patient and study to derive a series from. "

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from napari.layers import Image
 from napari_medldm import samples
-from napari_medldm.layers import layer_data, volume_of
+from napari_medldm.layers import layer_data, series_data, volume_of
 from napari_medldm.readers import get_reader
 from napari_medldm.writers import write_dicom, write_nifti
 
@@ -177,6 +177,12 @@ def test_a_layer_that_is_not_from_dicom_is_refused_as_dicom(tmp_path, as_layer):
         save(as_layer(phantoms.phantom()), write_dicom, tmp_path / "out.dcm")
 
 
+def test_several_volumes_are_refused_as_dicom(tmp_path):
+    data, arguments, _ = series_data([phantoms.phantom((8, 8, 6))] * 2)
+    with pytest.raises(UsageError, match="holds 2 volumes"):
+        save(Image(data, **arguments), write_dicom, tmp_path / "out.dcm")
+
+
 def test_the_samples_have_the_damage_they_are_named_after():
     from medldm.io import find_missing_slices
     from medldm.noise_level import estimate_noise
@@ -191,8 +197,24 @@ def test_the_samples_have_the_damage_they_are_named_after():
     assert np.linalg.solve(scan.affine, [*middle, 1])[:3] == pytest.approx([80, 100, 52])
 
 
+def test_the_phantom_has_a_bright_skull_around_darker_tissue_and_the_damage_it_is_named_after():
+    from medldm.io import find_missing_slices
+    from medldm.noise_level import estimate_noise
+
+    head = samples.phantom()
+    across = head.voxels[:, 64, 64]
+    assert across[[5, 20, 50]] == pytest.approx([0, 1000, 0], abs=1)  # air, skull, the left ventricle
+    assert head.voxels[64, 64, 64] == pytest.approx(200, abs=1)
+    assert find_missing_slices(samples.with_gap(head)) == tuple(samples.GAP)
+    noisy = samples.with_noise(head)
+    assert estimate_noise(noisy.voxels, noisy.spacing).level == pytest.approx(samples.NOISE, rel=0.2)
+    assert samples.with_thick_slices(head).spacing[2] == pytest.approx(5)
+
+
 def test_the_sample_menu_gives_layers():
-    for make in (samples.mr_sample, samples.ct_sample):
+    made = [getattr(samples, name) for name in dir(samples) if name.endswith("_sample")]
+    assert len(made) == 8
+    for make in made:
         ((data, arguments, kind),) = make()
         assert kind == "image"
         assert data.ndim == 3

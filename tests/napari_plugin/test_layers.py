@@ -1,11 +1,13 @@
 """Layer to volume and back, whatever the layer: no viewer needed."""
 
+from dataclasses import replace
+
 import dask.array
 import numpy as np
 import phantoms
 import pytest
 from napari.layers import Image
-from napari_medldm.layers import series_data, snapshot, volume_of
+from napari_medldm.layers import layer_data, series_data, snapshot, volume_of
 
 
 @pytest.mark.parametrize("make", [phantoms.phantom, phantoms.oblique_phantom])
@@ -92,6 +94,16 @@ def test_a_flat_image_is_one_slice_where_it_is():
     volume = volume_of(Image(np.arange(20.0).reshape(4, 5), scale=(2, 3), translate=(10, 20)))
     assert volume.shape == (5, 4, 1)
     assert (volume.affine @ [0, 0, 0, 1])[:2].tolist() == [20, 10]
+
+
+def test_the_modality_is_told_by_the_file_or_by_the_values():
+    voxels = np.random.default_rng(0).uniform(-1000, 1000, (20, 24, 16))
+    assert snapshot(Image(voxels)).modality == "ct"
+    assert snapshot(Image(np.abs(voxels))).modality == "mr"
+    said = phantoms.phantom((8, 8, 8))
+    said = replace(said, stored=replace(said.stored, modality="ct"))
+    data, arguments, _ = layer_data(said)
+    assert snapshot(Image(data, **arguments)).modality == "ct"
 
 
 def test_colours_are_refused_in_words():

@@ -8,16 +8,20 @@ import sys
 import time
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import phantoms
 import pytest
 from napari.layers import Image
 from napari_medldm import panel as panels
+from napari_medldm import words
 from napari_medldm.engine import ENGINE
 from napari_medldm.layers import series_data, volume_of
 from napari_medldm.widgets import DenoiseWidget, FillSlicesWidget, InpaintWidget, RestoreWidget, SuperResolveWidget
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
+
+from medldm.errors import ModelError
 
 # A timeout that strikes inside of a Qt slot aborts the interpreter; on a busy machine loading torch takes minutes.
 pytestmark = [pytest.mark.gui, pytest.mark.timeout(900)]
@@ -77,6 +81,15 @@ def test_a_widget_has_a_row_for_every_knob_with_its_default(kind, make_napari_vi
     assert set(widget.rows.widgets) == names
     assert widget.options() == {}
     assert "torch" not in sys.modules or "medldm.chain" in sys.modules  # the widget is not what loaded it
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_narrow_dock_cuts_no_row_off(kind, show, qtbot, as_layer):
+    _, widget = show(kind, as_layer(phantoms.phantom(SHAPE)))
+    widget.more.value = True
+    inner, bar = widget.native.widget(), widget.native.verticalScrollBar().sizeHint().width()
+    qtbot.waitUntil(lambda: widget.plan.value != "" and "looking" not in widget.plan.value, timeout=LONG)
+    assert inner.minimumSizeHint().width() + bar <= widget.native.minimumWidth()
 
 
 def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
@@ -286,6 +299,49 @@ def test_colours_lost_weights_and_no_layer_are_told_in_words(show, qtbot, tmp_pa
     run(qtbot, widget)
     assert "weights of tiny-2d are missing" in widget.said[-1]
     assert widget.button.enabled
+
+
+def turned(degrees):
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+
+
+KINDS = {
+    "dask": lambda array: Image(da.from_array(array, chunks=8)),
+    "pyramid": lambda array: Image([array, array[::2, ::2, ::2]], multiscale=True),
+    "integer": lambda array: Image(array.astype(np.uint16)),
+    "thick": lambda array: Image(array, scale=(5, 1, 0.8)),
+    "rotated": lambda array: Image(array, rotate=turned(30)),
+    "flipped": lambda array: Image(array, scale=(1, -1, 1), translate=(0, 39, 0)),
+    "flat": lambda array: Image(array[10]),
+    "tiny": lambda array: Image(array[8:11, 17:22, 14:18]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_kind_of_layer_is_denoised_where_it_lies(kind, show, qtbot):
+    scan = KINDS[kind](phantoms.phantom(SHAPE).voxels.T)
+    viewer, widget = show(DenoiseWidget, scan)
+    run(qtbot, widget)
+    assert widget.said == []
+    before, after = volume_of(scan), volume_of(viewer.layers[1])
+    assert after.stored.dtype == before.stored.dtype  # what it will be saved as
+    assert after.shape == before.shape
+    assert np.allclose(after.affine, before.affine, atol=1e-4)
+    assert np.corrcoef(after.voxels.ravel(), before.voxels.ravel())[0, 1] > 0.9
+
+
+def test_a_ct_scan_is_not_shown_the_card_of_an_mr_model(show, qtbot):
+    values = np.random.default_rng(0).uniform(-1000, 1000, SHAPE[::-1]).astype(np.float32)
+    _, widget = show(DenoiseWidget, Image(values))
+    widget.rows.widgets["model"].value = "auto"
+    try:
+        expected = words.describe("auto", "ct")
+    except ModelError as problem:
+        expected = str(problem)
+    qtbot.waitUntil(lambda: widget.card.value == expected, timeout=LONG)
+    widget.rows.widgets["modality"].value = "mr"
+    qtbot.waitUntil(lambda: widget.card.value == words.describe("auto", "mr"), timeout=LONG)
 
 
 def test_a_run_is_copied_as_text(show, qtbot, as_layer):

@@ -45,6 +45,13 @@ def test_the_copied_command_is_one_that_the_command_line_takes():
     assert settings_from(arguments, SuperResolve) == SuperResolve(**options)
 
 
+def test_a_copied_inpainting_names_the_file_of_its_mask():
+    assert "--mask '/data/a mask.nii.gz'" in words.command_line("inpaint", {}, "scan.nii", mask="/data/a mask.nii.gz")
+    told = words.python("inpaint", {}, "scan.nii", mask="mask.nii")
+    assert "medldm.inpaint(scan, medldm.read('mask.nii'))" in told
+    compile(told, "copied", "exec")
+
+
 def test_the_copied_python_runs(tmp_path, monkeypatch, scan_file):
     import medldm
 
