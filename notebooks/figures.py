@@ -95,9 +95,9 @@ def keep(figure: Any, name: str, tolerance: float = TOLERANCE) -> None:
     far = np.abs(np.asarray(drawn.resize(wanted.size), float) - np.asarray(wanted, float)).mean()
     assert far < tolerance, f"{name} changed: {far:.1f} grey levels on average, {tolerance} are allowed"
     shown = io.BytesIO()
-    figure.savefig(shown, format="png", dpi=64)
+    figure.savefig(shown, format="png", dpi=56)
     small = io.BytesIO()
-    Image.open(shown).convert("RGB").quantize(48).save(small, format="png", optimize=True)
+    Image.open(shown).convert("RGB").quantize(96).save(small, format="png", optimize=True)
     plt.close(figure)
     display(Picture(small.getvalue()))
 
