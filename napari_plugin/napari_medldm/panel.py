@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from medldm.settings import VERBS, make
 from napari_medldm import words
 from napari_medldm.engine import ENGINE
 from napari_medldm.jobs import Order, Outcome
-from napari_medldm.layers import Snapshot, snapshot
+from napari_medldm.layers import Snapshot, millimetres, snapshot
 from napari_medldm.regions import Corners, around, current_slice, drawn
 from napari_medldm.rows import Rows
 from napari_medldm.worker import End, Failure, Run, start
@@ -138,8 +138,16 @@ class Panel(Container):  # type: ignore[misc]
 
     @property
     def point(self) -> tuple[float, ...]:
-        """World coordinates of what the viewer shows."""
-        return tuple(self.viewer.dims.point)
+        """World coordinates of what the viewer shows, mm."""
+        return self.in_mm(self.viewer.dims.point)
+
+    def in_mm(self, position: Sequence[float]) -> tuple[float, ...]:
+        """A position of the viewer, which counts in the units that its layers agree on, in mm."""
+        factors = np.ones(len(position))
+        units = getattr(self.viewer.layers.extent, "units", None)
+        if units is not None:
+            factors[-len(units) :] = millimetres(units[-len(position) :])
+        return tuple((np.asarray(position) * factors).tolist())
 
     def snapshot(self) -> Snapshot:
         """The chosen layer as it is now.
@@ -339,6 +347,7 @@ class Panel(Container):  # type: ignore[misc]
         if not added:
             show_info(outcome.words)
             return
+        self._same_units(before, added)
         result = added[0]
         for layer in added[1:]:
             layer.visible = False
@@ -351,6 +360,12 @@ class Panel(Container):  # type: ignore[misc]
         self.pair = (weakref.ref(before), weakref.ref(result))
         self.compare.enabled, self.compare.value = True, 1
         self.viewer.layers.selection.active = result
+
+    def _same_units(self, before: Any, added: list[Any]) -> None:
+        """A layer that counts in pixels gets results that do: napari warns when layers of one viewer differ."""
+        if before is not None and not any(unit.is_compatible_with("mm") for unit in before.units):
+            for layer in added:
+                layer.units = ("pixel",) * layer.ndim
 
     def _blend(self, share: float) -> None:
         before, after = self.pair[0](), self.pair[1]()

@@ -311,6 +311,7 @@ KINDS = {
     "pyramid": lambda array: Image([array, array[::2, ::2, ::2]], multiscale=True),
     "integer": lambda array: Image(array.astype(np.uint16)),
     "thick": lambda array: Image(array, scale=(5, 1, 0.8)),
+    "micrometres": lambda array: Image(array, scale=(900, 900, 900), units=("um",) * 3),
     "rotated": lambda array: Image(array, rotate=turned(30)),
     "flipped": lambda array: Image(array, scale=(1, -1, 1), translate=(0, 39, 0)),
     "flat": lambda array: Image(array[10]),
@@ -328,6 +329,7 @@ def test_any_kind_of_layer_is_denoised_where_it_lies(kind, show, qtbot):
     assert after.stored.dtype == before.stored.dtype  # what it will be saved as
     assert after.shape == before.shape
     assert np.allclose(after.affine, before.affine, atol=1e-4)
+    assert viewer.layers.extent.units is not None  # all layers measure alike
     assert np.corrcoef(after.voxels.ravel(), before.voxels.ravel())[0, 1] > 0.9
 
 
