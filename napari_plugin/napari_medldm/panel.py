@@ -343,14 +343,14 @@ class Panel(Container):  # type: ignore[misc]
             self._show(end, before())
 
     def _show(self, outcome: Outcome, before: Any) -> None:
-        added = [self.viewer.add_layer(Image(data, **arguments)) for data, arguments, _ in outcome.layers]
+        added = [Image(data, **arguments) for data, arguments, _ in outcome.layers]
         if not added:
             show_info(outcome.words)
             return
-        self._same_units(before, added)
-        result = added[0]
         for layer in added[1:]:
             layer.visible = False
+        self._add(before, added)
+        result = added[0]
         if before is None or before not in self.viewer.layers:
             show_info("The scan was removed during the run; its result was added all the same.")
             return
@@ -361,11 +361,13 @@ class Panel(Container):  # type: ignore[misc]
         self.compare.enabled, self.compare.value = True, 1
         self.viewer.layers.selection.active = result
 
-    def _same_units(self, before: Any, added: list[Any]) -> None:
-        """A layer that counts in pixels gets results that do: napari warns when layers of one viewer differ."""
-        if before is not None and not any(unit.is_compatible_with("mm") for unit in before.units):
-            for layer in added:
+    def _add(self, before: Any, layers: list[Any]) -> None:
+        """Add results; of a layer that counts in pixels they do so too, as napari warns when its layers differ."""
+        pixels = before is not None and not any(unit.is_compatible_with("mm") for unit in before.units)
+        for layer in layers:
+            if pixels:
                 layer.units = ("pixel",) * layer.ndim
+            self.viewer.add_layer(layer)
 
     def _blend(self, share: float) -> None:
         before, after = self.pair[0](), self.pair[1]()
