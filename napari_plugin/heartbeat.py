@@ -1,11 +1,14 @@
 """Measure how long the GUI thread is held up, at rest and during a run: a timer that should fire every 10 ms.
 
 Run as ``xvfb-run -a python napari_plugin/heartbeat.py [MODEL]``. The first run loads torch and the model. Gaps at rest
-are the machine's own; only what a run adds to them is ours.
+are the machine's own; only what a run adds to them is ours. How long it takes napari to add any layer is measured too,
+because the end of a run adds one. Last comes the time from the button to the preview of a slice, model loaded.
 """
 
+import os
 import sys
 import time
+from collections.abc import Callable
 
 import napari
 import numpy as np
@@ -43,6 +46,20 @@ class Heartbeat:
         return f"{what}: longest gap {gaps.max():.0f} ms, {late} of {gaps.size} beats over 50 ms"
 
 
+class Stopwatch:
+    """A function that knows how long its last call took."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
+        self.ms = 0.0
+
+    def __call__(self, *given: object) -> None:
+        """Call it."""
+        begun = time.perf_counter()
+        self.function(*given)
+        self.ms = 1000 * (time.perf_counter() - begun)
+
+
 def main(model: str = "") -> None:
     """Rest, run cold, run warm."""
     viewer = napari.Viewer(show=True)
@@ -53,15 +70,31 @@ def main(model: str = "") -> None:
     if model:
         widget.rows.choose_model(model)
     QTest.qWait(2000)
+    print(f"load before: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores of {os.cpu_count()}")
     heart = Heartbeat()
     QTest.qWait(1000 * REST_S)
     print(heart.words("at rest"))
+    for what in ("first", "second"):
+        viewer.add_image(data[60:80].copy(), **arguments)
+        QTest.qWait(1000)
+        print(heart.words(f"napari adds its {what} layer, nothing runs"))
+        viewer.layers.pop()
+        QTest.qWait(1000)
+    showing = Stopwatch(widget._show)
+    widget._show = showing
     for what in ("first run, loading torch and the model", "second run"):
         heart.gaps.clear()
         widget.run()
         while widget.run_now is not None:
             QTest.qWait(50)
-        print(heart.words(what), "|", widget.status.value, flush=True)
+        QTest.qWait(500)
+        print(f"{heart.words(what)}; adding the result took {showing.ms:.0f} ms | {widget.status.value}", flush=True)
+    begun = time.perf_counter()
+    widget.run_preview()
+    while widget.run_now is not None:
+        QTest.qWait(10)
+    print(f"preview of one slice: {time.perf_counter() - begun:.1f} s from button to layer | {widget.status.value}")
+    print(f"load after: {os.getloadavg()[0]:.1f}")
     viewer.close()
     ENGINE.unload()
 

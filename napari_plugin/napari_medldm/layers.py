@@ -222,8 +222,18 @@ def snapshot(layer: Any, point: Sequence[float] | None = None) -> Snapshot:
     )
 
 
+def millimetres(units: Sequence[Any] | None) -> Any:
+    """Millimetres in each unit; pixels, and whatever else is no length, count as millimetres.
+
+    Parameters
+    ----------
+    units : pint units, as layers have them; None when layers contradict each other
+    """
+    return np.array([(1 * unit).to("mm").magnitude if unit.is_compatible_with("mm") else 1.0 for unit in units or ()])
+
+
 def _transform(layer: Any) -> Affine:
-    """(4, 4) index (z, y, x) to world of the last three axes; a flat image lies at z = 0, 1 mm thick."""
+    """(4, 4) index (z, y, x) to world, mm, of the last three axes; a flat image lies at z = 0, 1 mm thick."""
     ndim = layer.ndim
     origin = np.array(layer.data_to_world((0.0,) * ndim))
     matrix = np.eye(4)
@@ -234,6 +244,7 @@ def _transform(layer: Any) -> Affine:
         column = np.array(layer.data_to_world(tuple(unit))) - origin
         matrix[3 - size : 3, 3 - size + axis] = column[-size:]
     matrix[3 - size : 3, 3] = origin[-size:]
+    matrix[3 - size : 3] *= millimetres(layer.units[-size:])[:, None]
     return matrix
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from medldm.settings import VERBS, make
 from napari_medldm import words
 from napari_medldm.engine import ENGINE
 from napari_medldm.jobs import Order, Outcome
-from napari_medldm.layers import Snapshot, snapshot
+from napari_medldm.layers import Snapshot, millimetres, snapshot
 from napari_medldm.regions import Corners, around, current_slice, drawn
 from napari_medldm.rows import Rows
 from napari_medldm.worker import End, Failure, Run, start
@@ -138,8 +138,16 @@ class Panel(Container):  # type: ignore[misc]
 
     @property
     def point(self) -> tuple[float, ...]:
-        """World coordinates of what the viewer shows."""
-        return tuple(self.viewer.dims.point)
+        """World coordinates of what the viewer shows, mm."""
+        return self.in_mm(self.viewer.dims.point)
+
+    def in_mm(self, position: Sequence[float]) -> tuple[float, ...]:
+        """A position of the viewer, which counts in the units that its layers agree on, in mm."""
+        factors = np.ones(len(position))
+        units = getattr(self.viewer.layers.extent, "units", None)
+        if units is not None:
+            factors[-len(units) :] = millimetres(units[-len(position) :])
+        return tuple((np.asarray(position) * factors).tolist())
 
     def snapshot(self) -> Snapshot:
         """The chosen layer as it is now.
@@ -335,13 +343,14 @@ class Panel(Container):  # type: ignore[misc]
             self._show(end, before())
 
     def _show(self, outcome: Outcome, before: Any) -> None:
-        added = [self.viewer.add_layer(Image(data, **arguments)) for data, arguments, _ in outcome.layers]
+        added = [Image(data, **arguments) for data, arguments, _ in outcome.layers]
         if not added:
             show_info(outcome.words)
             return
-        result = added[0]
         for layer in added[1:]:
             layer.visible = False
+        self._add(before, added)
+        result = added[0]
         if before is None or before not in self.viewer.layers:
             show_info("The scan was removed during the run; its result was added all the same.")
             return
@@ -351,6 +360,14 @@ class Panel(Container):  # type: ignore[misc]
         self.pair = (weakref.ref(before), weakref.ref(result))
         self.compare.enabled, self.compare.value = True, 1
         self.viewer.layers.selection.active = result
+
+    def _add(self, before: Any, layers: list[Any]) -> None:
+        """Add results; of a layer that counts in pixels they do so too, as napari warns when its layers differ."""
+        pixels = before is not None and not any(unit.is_compatible_with("mm") for unit in before.units)
+        for layer in layers:
+            if pixels:
+                layer.units = ("pixel",) * layer.ndim
+            self.viewer.add_layer(layer)
 
     def _blend(self, share: float) -> None:
         before, after = self.pair[0](), self.pair[1]()

@@ -11,7 +11,7 @@ from skimage.draw import polygon
 
 from medldm.resample import resample_to
 from medldm.volume import Affine, Volume
-from napari_medldm.layers import Snapshot
+from napari_medldm.layers import Snapshot, millimetres
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # first and behind the last voxel along X, Y, Z
 
@@ -144,6 +144,7 @@ def drawn(layer: Any, point: Sequence[float], deeper: int = 0) -> Drawn:
             angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)[:, None]
             corner = centre + np.cos(angle) * a + np.sin(angle) * b
         world = np.array([layer.data_to_world(tuple(each)) for each in corner])[:, -3:]
+        world = world * millimetres(layer.units[-3:])
         if world.shape[1] == 2:
             world = np.column_stack([np.full(len(world), tuple(point)[-3:][0]), world])
         outlines.append(world)

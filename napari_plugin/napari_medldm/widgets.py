@@ -108,7 +108,7 @@ class FillSlicesWidget(Panel):
 
     def _clicked(self, _: Any, event: Any) -> None:
         if not self.closed:
-            self.toggle(event.position)
+            self.toggle(self.in_mm(event.position))
 
 
 class InpaintWidget(Panel):

@@ -9,7 +9,7 @@ import numpy as np
 
 from medldm.errors import UsageError
 
-PLACE = ("name", "scale", "translate", "affine", "rotate", "shear", "metadata")
+PLACE = ("name", "scale", "translate", "affine", "rotate", "shear", "units", "metadata")
 
 
 def write_nifti(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:

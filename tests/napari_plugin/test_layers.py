@@ -6,8 +6,12 @@ import dask.array
 import numpy as np
 import phantoms
 import pytest
-from napari.layers import Image
+from napari.layers import Image, Shapes
 from napari_medldm.layers import layer_data, series_data, snapshot, volume_of
+from napari_medldm.regions import drawn
+from napari_medldm.writers import write_nifti
+
+import medldm
 
 
 @pytest.mark.parametrize("make", [phantoms.phantom, phantoms.oblique_phantom])
@@ -104,6 +108,19 @@ def test_the_modality_is_told_by_the_file_or_by_the_values():
     said = replace(said, stored=replace(said.stored, modality="ct"))
     data, arguments, _ = layer_data(said)
     assert snapshot(Image(data, **arguments)).modality == "ct"
+
+
+def test_lengths_in_other_units_become_millimetres(tmp_path):
+    scan = Image(np.ones((4, 5, 6), np.float32), scale=(2000, 500, 500), translate=(0, 0, 3000), units=("um",) * 3)
+    volume = volume_of(scan)
+    assert volume.spacing == pytest.approx((0.5, 0.5, 2))
+    assert volume.affine[:3, 3] == pytest.approx([3, 0, 0])
+    data, attributes, _ = scan.as_layer_data_tuple()
+    write_nifti(str(tmp_path / "scan.nii.gz"), data, attributes)
+    assert medldm.read(tmp_path / "scan.nii.gz").spacing == pytest.approx((0.5, 0.5, 2))
+    box = Shapes([np.array([[2, 1, 1], [2, 1, 3], [2, 4, 3], [2, 4, 1]])], scale=(2000, 500, 500), units=("um",) * 3)
+    (outline,) = drawn(box, (0, 0, 0)).outlines
+    assert outline[:, 0] == pytest.approx(4)
 
 
 def test_colours_are_refused_in_words():
