@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,16 +16,18 @@ import pytest
 pytest.importorskip("distributed")
 
 from medldm.batch import Options, Watch, run_batch
-from medldm.batch.cluster import environments
+from medldm.batch.cluster import AHEAD, environments
 from medldm.errors import ResourceError
 from medldm.settings import Denoise
 
-# What every worker loads before it starts: a network that adds one, sleeps on cases called "slow", kills on "poison".
+# What every worker loads before it starts: a network that adds one, sleeps on cases called "slow", kills on "poison";
+# a disk that is full for "full".
 PRELOAD = """
 import os, signal, sys, time, types
 import medldm
 tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
 from medldm.batch import cases
+from medldm.io.atomic import sentence
 from medldm.volume import Step
 
 def run(task, volume, settings, *, mask=None, progress=None):
@@ -38,7 +41,16 @@ def run(task, volume, settings, *, mask=None, progress=None):
     facts = {"model": "stub", "sha256": "0", "seconds": 1.0}
     return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
 
-tasks.run = run
+real = getattr(cases.write, "real", cases.write)  # Dask may load this twice
+
+def write(volume, path, **words):
+    if "full" in path.name:
+        problem = OSError(28, "No space left on device")
+        raise sentence(problem, path) from problem
+    return real(volume, path, **words)
+
+write.real = real
+tasks.run, cases.write = run, write
 cases.weights_for = lambda *_: "0"
 """
 
@@ -72,9 +84,17 @@ def scans(folder, *names):
     return folder
 
 
-def denoise(source, out, address, say=lambda line: None):
-    options = Options(scheduler=address)
+def denoise(source, out, address, say=lambda line: None, **options):
+    options = Options(scheduler=address, **options)
     return run_batch("denoise", source, out, Denoise(noise=0.05), options, Watch(say=say))
+
+
+def until(true, seconds=60):
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def rows(out):
@@ -132,3 +152,49 @@ def test_without_dask_a_sentence_says_what_to_install(tmp_path, tiny_model, caps
     words = ["denoise", str(source), str(tmp_path / "out"), "--workers", "2", "--model", str(tiny_model)]
     assert main(words) == 2
     assert "pip install medldm[cluster]" in capsys.readouterr().err
+
+
+def test_after_a_failure_fail_fast_sends_no_other_case(tmp_path):
+    source, out = scans(tmp_path / "in", "a-empty", *(f"b{number}" for number in range(8))), tmp_path / "out"
+    phantoms.save(source / "a-empty.nii.gz", np.zeros((16, 16, 8), np.int16))
+    with cluster(tmp_path, 1) as address:
+        code = denoise(source, out, address, fail_fast=True)
+    found = rows(out)
+    assert code == 8
+    assert found["a-empty"]["status"] == "refused"
+    assert len(found) <= 1 + AHEAD  # what was under way already
+
+
+def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tmp_path):
+    source, out = scans(tmp_path / "in", "a", "full", *(f"later{number}" for number in range(8))), tmp_path / "out"
+    with cluster(tmp_path, 1) as address:
+        code = denoise(source, out, address)
+    found = rows(out)
+    assert code == 8
+    assert found["a"]["status"] == "done"
+    assert found["full"]["status"] == "failed"
+    assert "disk is full" in found["full"]["message"]
+    assert len(found) <= 2 + AHEAD
+    assert not list(out.glob("*full*.gz"))
+
+
+def test_ctrl_c_leaves_a_summary_and_no_marks_and_the_next_run_goes_on(tmp_path):
+    source, out = scans(tmp_path / "in", "a", "b", "slow"), tmp_path / "out"
+    with cluster(tmp_path, 1) as address:
+        words = ["denoise", source, out, "--noise", "0.05", "--scheduler", address]
+        running = subprocess.Popen(
+            [sys.executable, "-m", "medldm", *map(str, words)], stderr=subprocess.PIPE, text=True
+        )
+        until(lambda: (tmp_path / "slow-began").exists())
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+        assert running.returncode == 130, said
+        assert "run the same command again" in said
+        assert {name: row["status"] for name, row in rows(out).items()} == {"a": "done", "b": "done"}
+        assert not list(out.glob(".tries*"))
+        until(lambda: (tmp_path / "slow-began").read_text())
+        os.kill(int((tmp_path / "slow-began").read_text()), signal.SIGKILL)  # asleep on a case that nobody waits for
+        lines = []
+        assert denoise(source, out, address, say=lines.append) == 0
+    assert {row["status"] for row in rows(out).values()} == {"done"}
+    assert sum("already done" in line for line in lines) == 2
