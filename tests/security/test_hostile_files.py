@@ -185,8 +185,11 @@ def test_a_jpeg_stream_is_measured_before_gdcm_sees_it():
     image.file_meta = pydicom.dataset.FileMetaDataset()
     image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.70"
     image.Rows, image.Columns, image.SamplesPerPixel = 32, 48, 1
-    image.PixelData = pydicom.encaps.encapsulate([start])
+    image.PixelData, image.BitsAllocated = pydicom.encaps.encapsulate([start]), 16
     codecs.check_stream(image, None)
+    image.PixelData = pydicom.encaps.encapsulate([start.replace(bytes.fromhex("000b10"), bytes.fromhex("000b08"))])
+    with pytest.raises(ValueError, match="8 bits"):
+        codecs.check_stream(image, None)
     image.Columns = 49
     with pytest.raises(ValueError, match="48 x 32"):
         codecs.check_stream(image, None)

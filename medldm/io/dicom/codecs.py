@@ -30,7 +30,7 @@ def plugin_for(syntax: str) -> str:
 
 
 def check_stream(dataset: Any, number: int | None) -> None:
-    """Refuse a JPEG or JPEG-LS image of another size than its header says.
+    """Refuse a JPEG or JPEG-LS image of another size, or of fewer bytes a pixel, than its header says.
 
     Parameters
     ----------
@@ -47,13 +47,15 @@ def check_stream(dataset: Any, number: int | None) -> None:
         return
     count = int(dataset.get("NumberOfFrames") or 1)
     frame = get_frame(dataset.PixelData, number or 0, number_of_frames=count)
-    found, said = _size(frame), (int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel))
+    (bits, *found), said = _start(frame), [int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)]
     if found != said:
         raise ValueError(f"its pixels are {found[1]} x {found[0]} x {found[2]}, its header says {said[1]} x {said[0]}.")
+    if bits <= 8 < int(dataset.BitsAllocated) and syntax in JPEGTransferSyntaxes:
+        raise ValueError(f"its pixels have {bits} bits, its header says {dataset.BitsAllocated}.")
 
 
-def _size(frame: bytes) -> tuple[int, int, int]:
-    """Rows, columns and components of a JPEG or JPEG-LS stream, by its start of frame.
+def _start(frame: bytes) -> tuple[int, int, int, int]:
+    """Bits, rows, columns and components of a JPEG or JPEG-LS stream, by its start of frame.
 
     Raises
     ------
@@ -64,8 +66,8 @@ def _size(frame: bytes) -> tuple[int, int, int]:
         if frame[at + 1] == 0xFF:  # padding
             at += 1
             continue
-        length, _, rows, columns, components = struct.unpack(">HBHHB", frame[at + 2 : at + 10])
+        length, bits, rows, columns, components = struct.unpack(">HBHHB", frame[at + 2 : at + 10])
         if frame[at + 1] in START_OF_FRAME:
-            return rows, columns, components
+            return bits, rows, columns, components
         at += 2 + length
     raise ValueError("its pixels do not start as JPEG does.")
