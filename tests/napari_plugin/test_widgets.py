@@ -321,21 +321,18 @@ KINDS = {
 }
 
 
-def test_any_kind_of_layer_is_denoised_where_it_lies(show, qtbot):
-    viewer, widget = show(DenoiseWidget)
-    for kind, made in KINDS.items():
-        viewer.layers.clear()
-        scan = viewer.add_layer(made(phantoms.phantom(SHAPE).voxels.T))
-        scan.name = kind
-        widget.scan.reset_choices()
-        run(qtbot, widget)
-        assert (kind, widget.said) == (kind, [])
-        before, after = volume_of(scan), volume_of(viewer.layers[1])
-        assert (kind, after.stored.dtype) == (kind, before.stored.dtype)  # what it will be saved as
-        assert (kind, after.shape) == (kind, before.shape)
-        assert np.allclose(after.affine, before.affine, atol=1e-4), kind
-        assert viewer.layers.extent.units is not None, kind  # all layers measure alike
-        assert np.corrcoef(after.voxels.ravel(), before.voxels.ravel())[0, 1] > 0.9, kind
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_kind_of_layer_is_denoised_where_it_lies(kind, show, qtbot):
+    scan = KINDS[kind](phantoms.phantom(SHAPE).voxels.T)
+    viewer, widget = show(DenoiseWidget, scan)
+    run(qtbot, widget)
+    assert widget.said == []
+    before, after = volume_of(scan), volume_of(viewer.layers[1])
+    assert after.stored.dtype == before.stored.dtype  # what it will be saved as
+    assert after.shape == before.shape
+    assert np.allclose(after.affine, before.affine, atol=1e-4)
+    assert viewer.layers.extent.units is not None  # all layers measure alike
+    assert np.corrcoef(after.voxels.ravel(), before.voxels.ravel())[0, 1] > 0.9
 
 
 def test_a_ct_scan_is_not_shown_the_card_of_an_mr_model(show, qtbot):
