@@ -57,11 +57,13 @@ def test_what_lies_far_away_changes_nothing(dims):
 
 def test_weights_grow_into_a_network_that_reads_more():
     shape = SHAPES[2]
-    rival, fusion = build_unet(shape), build_fusion(shape)
+    # In double precision: outputs reach 20, where single precision alone differs by more than 1e-5.
+    rival, fusion = build_unet(shape).double(), build_fusion(shape).double()
     torch.nn.init.normal_(rival.head.weight)
     fusion.load_state_dict(grow_inputs(rival.state_dict(), fusion))
     inputs, extra = torch.rand(1, shape.measured_channels, 32, 32), torch.rand(1, 2 + shape.context, 32, 32)
-    assert torch.allclose(fusion(torch.cat([inputs, extra], 1)), rival(inputs), atol=1e-5)
+    inputs, extra = inputs.double(), extra.double()
+    assert torch.allclose(fusion(torch.cat([inputs, extra], 1)), rival(inputs), rtol=0, atol=1e-9)
 
 
 def test_flow_and_decoder_start_from_the_supervised_estimate(tmp_path):
