@@ -9,15 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medldm.degradations import Observation
 from medldm.diffusion import sample_flow
 from medldm.errors import ModelError
 from medldm.models.blocks import space_to_depth
-from medldm.models.checkpoint import architecture
+from medldm.models.checkpoint import architecture, read_weights
 from medldm.models.flow import Flow, build_flow
 from medldm.models.fusion import Residual, apply_fusion, build_fusion, build_unet
 from medldm.models.inputs import centre_channel, centre_plane, measured_channels, own_planes, stacked_neighbours
@@ -207,7 +205,7 @@ def load_chain(card: Card, device: str = "cpu", precision: torch.dtype = torch.f
     ------
     ModelError
     """
-    key = (str(card.path), card.sha256, device, precision)
+    key = (f"{card.path}+{'+'.join(card.parts)}", card.sha256, device, precision)
     if key not in _loaded:
         check_weights(card)
         unload()
@@ -225,10 +223,7 @@ def unload() -> None:
 
 def _build(card: Card, device: str) -> Chain:
     shape = architecture(card)
-    try:
-        tensors = load_file(card.path)
-    except (SafetensorError, OSError) as problem:
-        raise ModelError(f"The weights of {card.name} cannot be read: {problem}") from problem
+    tensors = read_weights(card)
     try:
         if not any(key.startswith("flow.") for key in tensors):
             return Chain(shape, _filled(build_unet(shape), _part(tensors, "unet"), device))

@@ -82,3 +82,22 @@ def test_a_verb_outside_of_the_card_is_refused(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "verbs": ["denoise"]}))
     with pytest.raises(ModelError, match="cannot fill-slices"):
         medldm.fill_slices(phantoms.phantom((32, 36, 20)), missing="4", model=str(path))
+
+
+def test_a_set_and_its_rival_share_one_file(tmp_path):
+    """A card may name the networks that are its own; what is another's is neither loaded nor taken for the same."""
+    from medldm.chain import load_chain
+
+    path = phantoms.tiny_model(tmp_path)
+    words = json.loads(path.read_text())
+    rival = tmp_path / "rival.json"
+    rival.write_text(json.dumps({**words, "name": "rival", "role": "rival", "parts": ["unet"]}))
+    whole, part = zoo.card(str(path)), zoo.card(str(rival))
+    assert (whole.path, whole.sha256) == (part.path, part.sha256)
+    assert whole.identity != part.identity
+    assert load_chain(whole).refines
+    assert not load_chain(part).refines
+    scan = phantoms.phantom((32, 36, 20))
+    alone = medldm.denoise(scan, noise=0.05, model=str(rival))
+    path.write_text(json.dumps({**words, "use": {"denoise": {"refines": False}}}))
+    assert np.array_equal(alone.voxels, medldm.denoise(scan, noise=0.05, model=str(path)).voxels)

@@ -15,14 +15,13 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors import safe_open
-
 from medldm.benchmark.calibration import amend
 from medldm.benchmark.protocol import Trial, trials
 from medldm.benchmark.rivals import methods
 from medldm.benchmark.rows import CORE, Row
 from medldm.benchmark.scans import few, scans
 from medldm.metrics import psnr
+from medldm.models.checkpoint import read_weights
 from medldm.zoo import IN_PLANE, Card, card
 
 FAITHFUL = (1.0, 0.4, 0.2)
@@ -76,8 +75,7 @@ def main() -> None:
     logging.getLogger("medldm").setLevel(logging.ERROR)
     found, some = card(words.model), few(scans(words.data, "val"), words.scans)
     by_name = {row.name: row for row in CORE}
-    with safe_open(found.path, "pt") as weights:
-        refines = any(key.startswith("flow.") for key in weights.keys())  # noqa: SIM118, it is no mapping
+    refines = any(key.startswith("flow.") for key in read_weights(found))
     ways = [(False, 1.0), *((True, weight) for weight in FAITHFUL if refines)]
     use: dict[str, dict[str, object]] = dict(found.use)
     print("| verb | row |", " | ".join(str(weight) if refined else "first estimate" for refined, weight in ways), "|")

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medldm.errors import ModelError
@@ -55,3 +56,17 @@ def architecture(card: Card) -> Architecture:
         raise ModelError(
             f"The card of {card.name} describes networks this version does not know: {problem}"
         ) from problem
+
+
+def read_weights(card: Card) -> dict[str, Tensor]:
+    """The tensors of a card's networks, ``<network>.<name>``, as they are stored.
+
+    Raises
+    ------
+    ModelError
+    """
+    try:
+        tensors = load_file(card.path)
+    except (SafetensorError, OSError) as problem:
+        raise ModelError(f"The weights of {card.name} cannot be read: {problem}") from problem
+    return {key: value for key, value in tensors.items() if not card.parts or key.split(".")[0] in card.parts}

@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medldm.errors import ModelError
-from medldm.models.checkpoint import architecture
+from medldm.models.checkpoint import architecture, read_weights
 from medldm.models.flow import TIME_GAIN, Flow, build_flow
 from medldm.models.fusion import build_fusion, build_unet
 from medldm.models.inputs import NOISE_GAIN, centre_channel, centre_plane, own_planes
@@ -42,7 +40,7 @@ class Networks(nn.Module):
     def __init__(self, card: Card) -> None:
         super().__init__()
         shape = self.shape = architecture(card)
-        tensors = _tensors(card)
+        tensors = read_weights(card)
         self.rival = not any(key.startswith("flow.") for key in tensors)
         try:
             if self.rival or shape.staged:
@@ -280,14 +278,6 @@ def _freeze_time(flow: Flow) -> None:
     with torch.no_grad():
         embedding = get_timestep_embedding(torch.full((1,), TIME_GAIN), network.block_out_channels[0])
         network.time_embed = _Fixed(network.time_embed(embedding))
-
-
-def _tensors(card: Card) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(card.path)
-    except (SafetensorError, OSError) as problem:
-        raise ModelError(f"The weights of {card.name} cannot be read: {problem}") from problem
-    return tensors
 
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medldm.errors import ModelError, UsageError
-from medldm.models.checkpoint import architecture, save_model
+from medldm.models.checkpoint import architecture, read_weights, save_model
 from medldm.models.flow import build_flow
-from medldm.models.fusion import build_unet
+from medldm.models.fusion import build_fusion, build_unet
 from medldm.models.latent import LatentSpace
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
@@ -31,6 +31,7 @@ from medldm.training.train_flow import train_flow
 from medldm.training.train_fusion import train_fusion
 from medldm.training.train_unet import train_unet
 from medldm.training.train_vae import train_vae
+from medldm.training.widen import flow_widened, widened
 from medldm.zoo import Card, card
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def train(
     out : checkpoints, curves, cache and the finished model
     minutes : of wall clock for `kind`, resumed runs counted in; ``all`` divides them over its stages
     resume : go on from the checkpoints in `out`
-    init : model to start from, a shipped name or a path; a U-Net for volumes may start from one for planes
+    init : model to start from, a shipped name or a path; a U-Net for volumes may start from one for planes, one of more
+        channels and neighbouring slices (`shape`) from one of fewer
     spatial_dims : 2 (planes) or 3 (volumes); that of `init`, else 2, when not given
     modality : ``"MR"`` or ``"CT"``; that of `init`, else that of the scans, when not given. Scans of another one are
         left out, where the split table tells
@@ -140,7 +142,7 @@ def train_stages(
     scans, val = balance(load_cache(out / "cache", "train")), load_cache(out / "cache", "val")
     if not scans or not val:
         raise UsageError(f"There are {len(scans)} scans to train on and {len(val)} to validate; both are needed.")
-    weights = load_file(start.path) if start else {}
+    weights = read_weights(start) if start else {}
     if team.rank == 0:
         log.info("%d scans for training, %d for validation", len(scans), len(val))
     for stage, minutes in stages.items():
@@ -148,6 +150,8 @@ def train_stages(
         first = {key: value.float() for key, value in part(weights, f"{stage}.").items()} or None
         if start and first and start.spatial_dims != shape.spatial_dims:
             first = inflated_unet(first, architecture(start), shape) if stage == "unet" else None
+        elif start and first and architecture(start) != shape:
+            first = _wider(stage, first, architecture(start), shape)
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(plan.seed)  # all processes start from the same network
             finished = stage_of(
@@ -157,6 +161,14 @@ def train_stages(
             told = {"architecture": json.dumps(asdict(shape))}
             save_atomically({k: v.cpu() for k, v in finished.items()}, out / stage / "weights.safetensors", told)
         team.wait()
+
+
+def _wider(stage: str, weights: dict[str, Tensor], was: Architecture, shape: Architecture) -> dict[str, Tensor]:
+    if stage == "vae":
+        return weights  # it sees one plane at a time
+    if stage == "flow":
+        return flow_widened(weights, was, shape)
+    return widened(weights, build_unet(shape) if stage == "unet" else build_fusion(shape), was, shape)
 
 
 def grown(shape: Architecture, spatial_dims: int | None) -> Architecture:

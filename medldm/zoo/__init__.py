@@ -50,6 +50,7 @@ class Card:
     architecture : widths of its networks
     weights : file beside the card
     sha256 : of that file
+    parts : which networks of that file are its own, so that a set and its rival share one file; all when empty
     licence : of the weights
     spacing_mm : smallest and largest voxel it has seen, mm
     training : subjects, sources, licences, minutes, hardware
@@ -79,6 +80,7 @@ class Card:
     calibration: dict[str, Any] = field(default_factory=dict)
     use: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: float = 0.0
+    parts: tuple[str, ...] = ()
     folder: str = ""
 
     @property
@@ -89,9 +91,10 @@ class Card:
     @property
     def identity(self) -> str:
         """Changes with whatever changes results: weights, and how they are used."""
-        if not self.use:
+        if not self.use and not self.parts:
             return self.sha256
-        return hashlib.sha256(f"{self.sha256}{json.dumps(self.use, sort_keys=True)}".encode()).hexdigest()
+        told = f"{self.sha256}{'+'.join(self.parts)}{json.dumps(self.use, sort_keys=True)}"
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def used(self, verb: str) -> Use:
         """How a verb uses the networks.
@@ -132,7 +135,7 @@ def read_card(path: Path) -> Card:
     try:
         words: dict[str, Any] = json.loads(path.read_text())
         known = {each.name for each in fields(Card)}
-        lists = {"verbs", "spacing_mm", "limits"}
+        lists = {"verbs", "spacing_mm", "limits", "parts"}
         told: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in words.items() if k in known}
         return Card(**told, folder=str(path.parent))
     except (OSError, ValueError, TypeError) as problem:

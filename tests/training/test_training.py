@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import phantoms
@@ -219,8 +220,6 @@ def test_a_broken_scan_is_left_out_of_the_cache(data, tmp_path, caplog):
 
 def test_a_network_for_volumes_starts_as_one_for_planes():
     """Of a scan that is the same in all its planes, both make the same."""
-    from dataclasses import replace
-
     from medldm.models.fusion import build_unet
     from medldm.models.inputs import measured_channels
     from medldm.training.inflate import inflated_unet
@@ -252,3 +251,45 @@ def test_what_kind_of_scans_a_folder_holds(tmp_path):
     (tmp_path / "split.csv").unlink()
     (tmp_path / "b_1.nii.gz").write_bytes(b"no image")
     assert found_modality(tmp_path) == "MR"
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_a_wider_network_begins_as_the_narrower_one(spatial_dims):
+    """More channels and neighbouring slices change nothing until training makes use of them."""
+    from medldm.models.flow import build_flow
+    from medldm.models.fusion import build_fusion, build_unet
+    from medldm.training.widen import entrance_channels, flow_widened, widened
+
+    context = 5 if spatial_dims == 2 else 1
+    was = replace(SMALL, spatial_dims=spatial_dims, context=context)
+    shape = replace(was, context=9 if spatial_dims == 2 else 1, unet=tuple(2 * width for width in was.unet))
+    generator = torch.Generator().manual_seed(0)
+    grid = (16,) * spatial_dims
+    for build, extra in ((build_unet, 0), (build_fusion, 2 + context)):
+        narrow, wide = build(was).eval(), build(shape).eval()
+        torch.nn.init.normal_(narrow.head.weight, std=0.1)
+        wide.load_state_dict(widened(narrow.state_dict(), wide, was, shape))
+        inputs = torch.rand(2, wide.unet.in_channels, *grid, generator=generator)
+        seen = inputs[:, entrance_channels(was, shape, extra)]
+        with torch.inference_mode():
+            assert narrow(seen).std() > 1e-3
+            assert torch.allclose(wide(inputs), narrow(seen), atol=1e-5)
+    old, new = build_flow(was).eval(), build_flow(shape).eval()
+    torch.nn.init.normal_(old.network.out[-1].conv.weight, std=0.1)
+    new.load_state_dict(flow_widened(old.state_dict(), was, shape))
+    inputs = torch.rand(1, shape.measured_channels + 1, *grid, generator=generator)
+    latents = torch.randn(1, was.latent_channels, *(size // was.latent_factor for size in grid), generator=generator)
+    with torch.inference_mode():
+        then = old(latents, torch.tensor([0.5]), latents, inputs[:, entrance_channels(was, shape, 1)])
+        assert torch.allclose(new(latents, torch.tensor([0.5]), latents, inputs), then, atol=1e-4)
+
+
+def test_a_wider_network_does_not_begin_as_another_kind():
+    """Fewer channels, fewer slices or other levels are refused in words."""
+    from medldm.models.fusion import build_unet
+    from medldm.training.widen import widened
+
+    weights = build_unet(SMALL).state_dict()
+    for change in ({"unet": tuple(width // 2 for width in SMALL.unet)}, {"context": 1}, {"unet_units": 3}):
+        with pytest.raises(UsageError, match="grow"):
+            widened(weights, build_unet(SMALL), SMALL, replace(SMALL, **change))
