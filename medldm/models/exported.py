@@ -92,9 +92,10 @@ class Restorer(nn.Module):
     networks : traced `Networks`
     shape : architecture
     modality : ``"mr"`` or ``"ct"``
+    most_looks : planes that are averaged, at most
     """
 
-    def __init__(self, networks: nn.Module, shape: Architecture, modality: str) -> None:
+    def __init__(self, networks: nn.Module, shape: Architecture, modality: str, most_looks: int = 3) -> None:
         super().__init__()
         self.networks: Any = networks
         self.dims: int = shape.spatial_dims
@@ -103,6 +104,7 @@ class Restorer(nn.Module):
         self.multiple: int = MULTIPLE
         self.noise_gain: float = NOISE_GAIN
         self.bound_at: float = BOUND
+        self.most_looks: int = most_looks
 
     def forward(self, inputs: Tensor, fidelity: float = 1.0) -> Tensor:
         """(B, C, ...) measured channels to (B, 1, ...) image on any grid, in one look, planes in their order."""
@@ -182,7 +184,7 @@ class Restorer(nn.Module):
         if shape[thin] < 8:
             coarse = thin
         elif spacing[coarse] <= 1.6 * finest:
-            return [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
+            return [[0, 1, 2], [1, 2, 0], [2, 0, 1]][: self.most_looks]
         rest: list[int] = []
         for axis in range(3):
             if axis != coarse:
@@ -268,7 +270,8 @@ def scripted(card: Card) -> torch.jit.ScriptModule:
         firsts = example[:, : shape.context]  # any image will do: a trace follows shapes, not values
         stages = {"estimate": example, "refine": (example, firsts, torch.ones(1))}
         traced: Any = jit.trace_module(networks, stages, check_trace=False)
-        module: torch.jit.ScriptModule = jit.script(Restorer(traced, shape, card.modality).eval())
+        restorer = Restorer(traced, shape, card.modality, card.used("denoise").looks)
+        module: torch.jit.ScriptModule = jit.script(restorer.eval())
     return module
 
 
