@@ -39,7 +39,7 @@ class Rician(Degradation):
 
     def observe(self, measured: Tensor) -> Observation:
         """The noisy image itself: every voxel was measured."""
-        return Observation(measured, torch.ones_like(measured))
+        return Observation(measured, measured.new_ones((1,) * measured.ndim).expand_as(measured))
 
     def reconcile(self, guess: Tensor, measured: Tensor) -> Tensor:
         """Keep each voxel within 4 standard deviations of the bias-corrected measurement.
@@ -50,7 +50,9 @@ class Rician(Degradation):
         level = self.level(measured)
         unbiased = (measured**2 - 2 * level**2).clamp_min(0).sqrt()
         lower = torch.minimum(unbiased, measured) - BOUND * level
-        return guess.clamp(min=lower, max=measured + BOUND * level)
+        # One bound after the other, in place: a scan may fill a good part of the memory.
+        kept = torch.maximum(guess, lower, out=lower)
+        return torch.minimum(kept, measured + BOUND * level, out=kept)
 
 
 class VaryingRician(Rician):

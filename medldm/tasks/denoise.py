@@ -27,9 +27,10 @@ def denoise(volume: Volume, settings: Denoise, told: Progress) -> Volume:
     bounded = bound(restored, observation.y, sigma, job.modality)
     if job.modality == "ct":
         # Padding, dense bone and metal mean what they mean; no tissue is lost in the noise of theirs.
-        bounded = torch.lerp(bounded, measured, ((measured - 1) / HAND_OVER).clamp(0, 1))
-        bounded = torch.where(seen == measured, bounded, measured)
-    result = torch.where(known, bounded, torch.nan)
+        bounded = bounded.lerp_(measured, ((measured - 1) / HAND_OVER).clamp_(0, 1))
+        if seen is not measured:
+            bounded = torch.where(seen == measured, bounded, measured)
+    result = bounded if bool(known.all()) else torch.where(known, bounded, torch.nan)
     typical = float(sigma.median()) * (1 if job.modality == "mr" else job.scaling.unit)
     return job.finish(
         result,
@@ -44,7 +45,9 @@ def denoise(volume: Volume, settings: Denoise, told: Progress) -> Volume:
 def bound(restored: torch.Tensor, measured: torch.Tensor, sigma: torch.Tensor, modality: str) -> torch.Tensor:
     """No voxel moves more than four standard deviations; MRI counts from the bias-corrected magnitude."""
     if modality == "ct":
-        return torch.minimum(torch.maximum(restored, measured - BOUND * sigma), measured + BOUND * sigma)
+        kept = measured - BOUND * sigma
+        kept = torch.maximum(restored, kept, out=kept)
+        return torch.minimum(kept, measured + BOUND * sigma, out=kept)
 
     class Level(Rician):
         def level(self, like: torch.Tensor) -> torch.Tensor:

@@ -96,7 +96,9 @@ class Job:
         """(X, Y, Z) scaled intensity with NaN set to 0, and where there was none, (X, Y, Z) bool."""
         voxels = self.scaling.apply(self.volume.voxels)
         known = np.isfinite(voxels)
-        return torch.from_numpy(np.where(known, voxels, np.float32(0))), torch.from_numpy(known)
+        if not known.all():
+            voxels = np.where(known, voxels, np.float32(0))
+        return torch.from_numpy(np.ascontiguousarray(voxels)), torch.from_numpy(known)
 
     def plausible(self, measured: Tensor) -> Tensor:
         """CT without what no tissue is: padding far below air, overflow; a network would ring at their edges.
@@ -108,7 +110,8 @@ class Job:
         if self.modality != "ct":
             return measured
         low, high = (float(end) for end in self.scaling.apply(np.array(CT_RANGE, np.float32)))
-        return measured.clamp(low, high)
+        inside = float(measured.min()) >= low and float(measured.max()) <= high
+        return measured if inside else measured.clamp(low, high)
 
     def noise(self, given: float | None) -> tuple[Tensor, NoiseEstimate | None]:
         """Noise level in scaled intensity, (1, 1, 1) or a map, and the estimate when nobody gave a level."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from medldm.chain import Chain
 from medldm.degradations import Observation
-from medldm.models.inputs import measured_channels, stacked_neighbours
+from medldm.models.inputs import measured_channels, neighbours
 from medldm.models.looks import Look
 
 Progress = Callable[[int, int, str], None]
@@ -59,12 +59,7 @@ def estimate(
     -------
     (X, Y, Z) float32
     """
-    channels = chain.shape.measured_channels
-
-    def predict(tile: Tensor) -> Tensor:
-        return chain.estimate(tile[:, :channels])
-
-    return _averaged(chain, observation, [observation.y], sigma, ways, drawing, told, predict)
+    return _averaged(chain, observation, observation.y, [], sigma, ways, drawing, told, chain.estimate)
 
 
 def refine(
@@ -100,12 +95,13 @@ def refine(
         inputs, firsts, drawn = tile[:, :channels], tile[:, channels : channels + seen], tile[:, channels + seen :]
         return chain.refine(inputs, firsts, drawn if white else None, drawing.steps, drawing.fidelity)
 
-    return _averaged(chain, observation, [first, *white], sigma, ways, drawing, told, predict)
+    return _averaged(chain, observation, first, [first, *white], sigma, ways, drawing, told, predict)
 
 
 def _averaged(
     chain: Chain,
     observation: Observation,
+    base: Tensor,
     extras: list[Tensor],
     sigma: Tensor,
     ways: Sequence[Look],
@@ -113,29 +109,31 @@ def _averaged(
     told: Progress,
     predict: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """(X, Y, Z) mean over looks; `extras` are what is refined (or, alone and equal to y, measured), and white noise."""
+    """(X, Y, Z) mean over looks; `base` stays where there is air, `extras` are what is refined, and white noise."""
     y = observation.y
     ways = ways[:1] if chain.shape.spatial_dims == 3 else ways
     box = content_box(y)
     total = sum(way.turned(y)[tuple(box[a] for a in way.order)].shape[2] for way in ways)
     done = 0
-    summed = torch.zeros_like(y)
+    mean: Tensor | None = None
     for way in ways:
         at = tuple(box[a] for a in way.order)
         fields = [observation.y, observation.observed, sigma, *extras]
         stack = [way.turned(field.expand_as(y))[at] for field in fields]
-        if len(stack) == 5:
-            stack[4] = smooth_along_stack(stack[4])
+        stack[4:] = [smooth_along_stack(white) for white in stack[4:]]
 
         def count(planes: int) -> None:
             nonlocal done
             done += planes
             told(done, total, "planes")
 
-        whole = way.turned(extras[0]).clone()
-        whole[at] = _one_way(chain, stack, observation.thickness, drawing, count, predict)
-        summed += way.back(whole)
-    return summed / len(ways)
+        whole = way.turned(base).clone()
+        _one_way(chain, stack, observation.thickness, drawing, count, predict, into=whole[at])
+        seen = way.back(whole)
+        # In place: a whole-body CT is a gigabyte, and every copy of it another.
+        mean = seen if mean is None else mean.add_(seen)
+    assert mean is not None
+    return mean if len(ways) == 1 else mean.div_(len(ways))
 
 
 def _one_way(
@@ -145,32 +143,37 @@ def _one_way(
     drawing: Drawing,
     count: Callable[[int], None],
     predict: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """(H, W, D) restored plane by plane, or as one volume; what holds nothing stays as it was in ``stack[3]``."""
-    half = chain.shape.context // 2
+    into: Tensor,
+) -> None:
+    """Restore plane by plane, or as one volume, into (H, W, D); what holds nothing stays as it was."""
     flat = chain.shape.spatial_dims == 2
-    depth = stack[0].shape[2]
+    half, depth = chain.shape.context // 2 if flat else 0, stack[0].shape[2]
     at_once = max(1, PIXELS_AT_ONCE // (stack[0].shape[0] * stack[0].shape[1])) if flat else depth
-    results = []
     for start in range(0, depth, at_once):
         stop = min(depth, start + at_once)
-        low, high = max(0, start - half), min(depth, stop + half)
+        chunk = [_beside(field, start - half, stop + half) for field in stack]
         # The outline of a head changes from plane to plane: a third of its bounding box is air.
-        here = content_box(stack[0][..., low:high])[:2] if flat else (slice(None), slice(None))
-        y, observed, sigma, first, *white = (field[(*here, slice(low, high))] for field in stack)
-        inputs = measured_channels(y, observed, sigma, thickness, chain.shape)
-        own = first.permute(2, 0, 1)[:, None] if flat else first[None, None]
-        parts = [inputs, stacked_neighbours(own, chain.shape)]
-        parts += [each.permute(2, 0, 1)[:, None] if flat else each[None, None] for each in white]
-        channels = torch.cat(parts, 1)
-        if flat:
-            channels = channels[start - low : len(channels) - (high - stop)]
+        here = content_box(chunk[0])[:2] if flat else (slice(None), slice(None))
+        y, observed, sigma, *extras = (field[here] for field in chunk)
+        parts = [measured_channels(y, observed, sigma, thickness, chain.shape, inner=True)]
+        if extras and flat:
+            first, *white = extras
+            parts.append(neighbours(first, chain.shape.context, inner=True))
+            parts += [each[..., half : half + stop - start].permute(2, 0, 1)[:, None] for each in white]
+        elif extras:
+            parts += [each[None, None] for each in extras]
+        channels = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         guess = infer(channels, drawing, predict)
-        restored = stack[3][..., start:stop].clone()
-        restored[here] = guess[:, 0].permute(1, 2, 0) if flat else guess[0, 0]
-        results.append(restored)
+        into[(*here, slice(start, stop))] = guess[:, 0].permute(1, 2, 0) if flat else guess[0, 0]
         count(stop - start)
-    return torch.cat(results, 2)
+
+
+def _beside(stack: Tensor, low: int, high: int) -> Tensor:
+    """Planes `low` to `high` of a stack (H, W, D); beyond its ends the outermost are repeated."""
+    depth = stack.shape[-1]
+    if low >= 0 and high <= depth:
+        return stack[..., low:high]
+    return stack[..., torch.arange(low, high).clamp_(0, depth - 1)]
 
 
 def infer(channels: Tensor, drawing: Drawing, predict: Callable[[Tensor], Tensor]) -> Tensor:
