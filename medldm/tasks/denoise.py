@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from medldm.degradations import Rician
@@ -37,9 +36,15 @@ def denoise(volume: Volume, settings: Denoise, told: Progress) -> Volume:
         spread,
         noise_level=round(typical, 5),
         noise_estimated=estimate is not None,
-        consistency_residual=round(float(np.nanstd((result - measured).numpy()[known.numpy()])), 5),
+        consistency_residual=round(_residual(result, measured, known), 5),
         invented_slices=[],
     )
+
+
+def _residual(result: torch.Tensor, measured: torch.Tensor, known: torch.Tensor) -> float:
+    """Standard deviation of what was taken away, scaled intensity."""
+    away = result - measured
+    return float((away if bool(known.all()) else away[known]).std(correction=0))
 
 
 def bound(restored: torch.Tensor, measured: torch.Tensor, sigma: torch.Tensor, modality: str) -> torch.Tensor:
