@@ -153,7 +153,7 @@ def _one_way(
         stop = min(depth, start + at_once)
         chunk = [_beside(field, start - half, stop + half) for field in stack]
         # The outline of a head changes from plane to plane: a third of its bounding box is air.
-        here = content_box(chunk[0])[:2] if flat else (slice(None), slice(None))
+        here = _outline((chunk[0] > AIR).any(2)) if flat else (slice(None), slice(None))
         y, observed, sigma, *extras = (field[here] for field in chunk)
         parts = [measured_channels(y, observed, sigma, thickness, chain.shape, inner=True)]
         if extras and flat:
@@ -213,16 +213,23 @@ def content_box(y: Tensor) -> tuple[slice, slice, slice]:
     ----------
     y : (X, Y, Z) scaled intensity
     """
-    box = []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        filled = torch.nonzero((y > AIR).any(others[1]).any(others[0])).flatten()
-        if len(filled) == 0:
-            return slice(0, y.shape[0]), slice(0, y.shape[1]), slice(0, y.shape[2])
-        # Boxes begin on the latent grid, so that planes beside each other fold the same noise into a latent voxel.
-        begin = max(0, int(filled[0]) - MARGIN) // MARGIN * MARGIN
-        box.append(slice(begin, min(y.shape[axis], int(filled[-1]) + 1 + MARGIN)))
-    return box[0], box[1], box[2]
+    filled = y > AIR
+    return (*_outline(filled.any(2)), _extent(filled.any(0).any(0)))
+
+
+def _outline(filled: Tensor) -> tuple[slice, slice]:
+    """The box around what is True in a plane, (H, W)."""
+    return _extent(filled.any(1)), _extent(filled.any(0))
+
+
+def _extent(filled: Tensor) -> slice:
+    """From the first to the last True of a line, with a margin; all of it where there is none."""
+    at = torch.nonzero(filled).flatten()
+    if len(at) == 0:
+        return slice(0, len(filled))
+    # Boxes begin on the latent grid, so that planes beside each other fold the same noise into a latent voxel.
+    begin = max(0, int(at[0]) - MARGIN) // MARGIN * MARGIN
+    return slice(begin, min(len(filled), int(at[-1]) + 1 + MARGIN))
 
 
 def smooth_along_stack(white: Tensor) -> Tensor:
