@@ -107,7 +107,7 @@ def refusal(run: Run, case: Case, out: Path) -> Work | None:
     """A case whose result would replace a scan of the batch; only here all scans are known."""
     work = Work(run, case, out)
     try:
-        if not case.skip:
+        if not (case.skip or case.broken):
             run.protected.check(output_path(case, out, run.options.format))
     except MedldmError as problem:
         work.row = Row(case.place.as_posix(), "refused", message=str(problem))

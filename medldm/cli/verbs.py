@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.cli.flags import settings_from
-from medldm.errors import InputError, UsageError
+from medldm.errors import InputError, UsageError, shown
 from medldm.settings import VERBS
 
 SOME_REFUSED = 8  # exit code, as of a batch in which some cases were refused
@@ -89,7 +89,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([finding.asdict() for finding in findings], indent=1))
     else:
-        print("\n".join(line for finding in findings for line in finding.lines()))
+        print("\n".join(shown(line) for finding in findings for line in finding.lines()))
     if len(findings) == 1 and findings[0].status != "restorable":
         raise InputError(f"{arguments.source}: {findings[0].reason}")
     return SOME_REFUSED if any(finding.status == "refused" for finding in findings) else 0

@@ -72,6 +72,8 @@ def _layer(case: Case) -> LayerTuple:
 
     if case.series is not None and case.skip:
         raise NotRestorable(f"{case.series.name}: {case.skip}")
+    if case.broken:
+        raise InputError(case.broken)
     count = 1 if case.series is not None else _length(case.source)
     if count > 1:
         return series_data([case.read(index) for index in range(count)])
