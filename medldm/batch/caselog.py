@@ -62,7 +62,7 @@ def write_log(out: Path, row: Row, lines: list[str]) -> None:
     lines : what was said
     """
     try:
-        with whole_file(out / "logs" / f"{row.case}.log") as temporary:
+        with whole_file(out / "logs" / f"{row.case}.log", durable=False) as temporary:
             ending = f"{row.status} after {row.seconds} s" + (f": {row.message}" if row.message else "")
             # Names of files may hold bytes that are no text.
             told = "\n".join([*lines, ending]) + "\n"

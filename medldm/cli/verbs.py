@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.cli.flags import settings_from
+from medldm.cli.settings_file import settings_in
 from medldm.errors import InputError, UsageError, shown
 from medldm.settings import VERBS
 
@@ -33,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def restore(arguments: argparse.Namespace) -> int:
     """All restoring verbs."""
-    settings = settings_from(arguments, VERBS[arguments.verb])
+    told, files = settings_in(Path(arguments.settings), arguments.verb) if arguments.settings else ({}, {})
+    settings = settings_from(arguments, VERBS[arguments.verb], told)
     if arguments.workers < 1:
         raise UsageError(f"--workers {arguments.workers}: at least one is needed.")
     if arguments.workers > 1 and arguments.scheduler:
@@ -46,15 +48,15 @@ def restore(arguments: argparse.Namespace) -> int:
     options = Options(
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
-        format=arguments.format,
-        volume=arguments.volume,
+        format=arguments.format or files.get("format"),
+        volume=files.get("volume") if arguments.volume is None else arguments.volume,
         uncertainty=arguments.uncertainty,
         preview=arguments.preview or arguments.report,  # a report shows pictures
         report=arguments.report,
         overwrite=arguments.overwrite,
         fail_fast=arguments.fail_fast,
         dry_run=arguments.dry_run,
-        fix=arguments.fix,
+        fix=arguments.fix or files.get("fix", False),
         shard=shard(arguments.shard),
         workers=arguments.workers,
         scheduler=arguments.scheduler,

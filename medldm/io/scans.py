@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fnmatch
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -217,7 +218,7 @@ def _sorted_out(
     dicom = [path for path in others if is_dicom(path)]
     cases += _dicom_cases(dicom, root)
     images = {file for case in cases for file in case.files}
-    folders = {path.parent for path in images if path in set(dicom)}
+    folders = {path.parent for path in dicom if path in images}
     for path in others:
         if is_zip(path):
             cases += _zipped(path, path.relative_to(root).with_suffix(""), include, exclude, root)
@@ -259,7 +260,7 @@ def _header_speaks_against(path: Path) -> str:
 def _dicom_cases(files: list[Path], root: Path) -> list[Case]:
     """Series of all files; a place is the series' folder, and its name where that folder holds anything else."""
     placed = [(_folder(series), series) for series in _all_series(files)]
-    folders = [folder for folder, _ in placed]
+    within = Counter(at for folder, _ in placed for at in (folder, *folder.parents))
     cases, seen = [], dict[tuple[Path, str], int]()
     for folder, series in placed:
         number = series.number
@@ -267,8 +268,7 @@ def _dicom_cases(files: list[Path], root: Path) -> list[Case]:
         seen[folder, base] = seen.get((folder, base), 0) + 1
         name = base if seen[folder, base] == 1 else f"{base}-{seen[folder, base]}"
         below = folder.relative_to(root)
-        shared = sum(folder == other or folder in other.parents for other in folders) > 1
-        place = below / name if shared or folder == root else below
+        place = below / name if within[folder] > 1 or folder == root else below
         skip = series.reason if series.verdict == "not a volume" else ""
         cases.append(Case(folder, place, replace(series, name=name), skip))
     return cases
