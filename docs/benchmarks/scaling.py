@@ -99,10 +99,10 @@ def sleeping(counts: list[int]) -> Iterator[str]:
     yield from (
         "# Sleeping cases on 1 to 32 workers",
         "",
-        f"`python docs/benchmarks/scaling.py sleeping` on {os.cpu_count()} cores, {platform.machine()}: {EACH} cases a "
-        f"worker that sleep {SLEEP:g} s each instead of computing, all workers on this machine; each has done two cases "
-        "before the clock starts, so that its libraries are loaded. Overhead: wall clock without the sleep, per case of "
-        "one worker, and per case of the whole cluster.",
+        f"`python docs/benchmarks/scaling.py sleeping` on {os.cpu_count()} cores, {platform.machine()}: {EACH} cases "
+        f"a worker that sleep {SLEEP:g} s each instead of computing, all workers on this machine; each has done two "
+        "cases before the clock starts, so that its libraries are loaded. Overhead: wall clock without the sleep, per "
+        "case of one worker, and per case of the whole cluster.",
         "",
         "| workers | cases | exit code | sleep, s | wall clock, s | efficiency | overhead, ms | per case of all, ms |",
         "|---|---|---|---|---|---|---|---|",
