@@ -18,7 +18,7 @@ from medldm.io.archive import unpack as unpack  # the batch runner opens archive
 from medldm.io.content import not_a_scan
 from medldm.io.dicom import Series, find_series, is_dicom, read_series
 from medldm.io.nifti import is_nifti, probe_nifti, read_nifti, stem
-from medldm.io.unreadable import by_folder, regular, what_is_wrong
+from medldm.io.unreadable import by_folder, foreign, regular, what_is_wrong
 from medldm.volume import Volume
 
 LIST_SUFFIXES = (".txt", ".csv")
@@ -225,7 +225,9 @@ def _sorted_out(
         elif path not in images and (wrong := what_is_wrong(path, beside_dicom=path.parent in folders)):
             problems[path] = wrong
     wanted = {path: wrong for path, wrong in problems.items() if _wanted(path.relative_to(root), include, exclude)}
-    return cases + [Case(path, path.relative_to(root), broken=told) for path, told in by_folder(wanted)]
+    cases += [Case(path, path.relative_to(root), broken=told) for path, told in by_folder(wanted)]
+    unknown = [path for path in others if path not in images and path not in problems]
+    return cases + [Case(path, path.relative_to(root), skip=told) for path, told in foreign(unknown)]
 
 
 def _zipped(

@@ -1,4 +1,4 @@
-"""Files that may have been scans and cannot be read: whoever looks after the tree has to hear of each."""
+"""Files that may hold scans and that nobody reads, damaged or foreign: who looks after the tree has to hear of each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pathlib import Path
 from medldm.io.dicom import damage
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+# Images of other programs, and archives that are not opened.
+FOREIGN = (
+    ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".hdr", ".img", ".rec", ".nii.bz2", ".nii.xz", ".dcm.gz",
+    ".ima.gz", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar",
+)  # fmt: skip
 MOST_NAMED = 5  # in one sentence; the rest is counted
 
 
@@ -33,6 +38,24 @@ def what_is_wrong(path: Path, *, beside_dicom: bool) -> str:
     if head[128:] == b"DICM":
         return "" if path.name.upper() == "DICOMDIR" else damage(path)
     return "no DICOM inside" if called_dicom else ""
+
+
+def foreign(paths: Iterable[Path]) -> Iterable[tuple[Path, str]]:
+    """Files in formats that are not read, as one path and one sentence for each folder.
+
+    Parameters
+    ----------
+    paths : files that are neither NIfTI nor DICOM nor zip
+    """
+    folders: dict[Path, list[Path]] = {}
+    for path in paths:
+        if path.name.lower().endswith(FOREIGN):
+            folders.setdefault(path.parent, []).append(path)
+    for folder, found in folders.items():
+        named = ", ".join(path.name for path in found[:MOST_NAMED])
+        more = f", and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+        told = f"{named}{more}: medldm reads NIfTI, DICOM and zip. Convert images to NIfTI, unpack archives."
+        yield found[0] if len(found) == 1 else folder / "other-formats", told
 
 
 def by_folder(problems: dict[Path, str]) -> Iterable[tuple[Path, str]]:
