@@ -185,8 +185,8 @@ def inspect(path: str | Path, settings: Restore | None = None) -> list[Finding]:
 def inspect_case(case: Case, settings: Restore) -> Finding:
     """One scan of a tree."""
     name = case.place.as_posix()
-    if case.skip:
-        return Finding(name, "skipped", case.skip)
+    if case.skip or case.broken:
+        return Finding(name, "skipped" if case.skip else "refused", case.skip or case.broken)
     try:
         volume = case.read()
         check_content(volume)

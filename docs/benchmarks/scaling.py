@@ -1,22 +1,26 @@
-"""How a cluster scales: cases that sleep instead of computing, on 1 to 32 workers of one machine.
+"""How a cluster scales: cases that sleep instead of computing on 1 to 32 workers, and real ones on 1 and 2.
 
-`python docs/benchmarks/scaling.py` starts `dask scheduler` and `dask worker` for each number of workers, as users do,
-and sends ten cases a worker through `medldm denoise --scheduler`. Efficiency is the time that the sleeping alone would
-take, divided by the wall clock; overhead is what is left, per case of one worker. A line of JSON on stdout for each.
-Sleeping stands for a GPU of its own per worker: the processes still share the cores of this machine for all the rest.
+Both start `dask scheduler` and `dask worker` as users do and send cases through `medldm denoise --scheduler`.
+`python docs/benchmarks/scaling.py sleeping`: ten cases of ten seconds for each worker. Efficiency is the time that the
+sleeping alone would take, divided by the wall clock; overhead is what is left, per case of one worker. Sleeping stands
+for a GPU of its own per worker: the processes still share the cores of this machine for all the rest.
+`python docs/benchmarks/scaling.py real`: phantoms and the weights that ship, one core to a worker, models loaded
+before the clock starts. Tables go to `docs/benchmarks/scaling-sleeping.md` and `scaling-real.md`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +32,7 @@ from distributed import Client
 from medldm.batch import Options, Watch, run_batch
 from medldm.settings import Denoise
 
-PRELOAD = """
+ASLEEP = """
 import os, sys, time, types
 import medldm
 tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
@@ -36,55 +40,122 @@ from medldm.batch import cases
 from medldm.volume import Step
 
 def run(task, volume, settings, *, mask=None, progress=None):
-    time.sleep(float(os.environ["MEDLDM_SLEEP"]))
+    if not volume.name.startswith("warm"):
+        time.sleep(float(os.environ["MEDLDM_SLEEP"]))
     facts = {"model": "stub", "sha256": "0", "seconds": 1.0}
     return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
 
 tasks.run = run
 cases.weights_for = lambda *_: "0"
 """
+SLEEP, EACH = 10.0, 10  # seconds of a case, cases a worker
+REAL, REAL_SHAPE = 8, (128, 128, 60)  # cases, voxels
 
 
-def measure(workers: int, seconds: float, each: int) -> dict[str, float]:
-    """Wall clock of a batch of sleeping cases on so many workers."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "preload.py").write_text(PRELOAD)
-        (folder / "in").mkdir()
-        for number in range(workers * each):
-            phantoms.save(folder / "in" / f"{number:04d}.nii.gz", phantoms.brain((16, 16, 8)), dtype=np.int16)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        address = f"tcp://127.0.0.1:{port}"
-        dask = [sys.executable, "-m", "dask"]
-        scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"]
-        worker = [*dask, "worker", address, "--nworkers", str(workers), "--nthreads", "1", "--no-dashboard"]
-        worker += ["--preload", str(folder / "preload.py"), "--local-directory", name, "--memory-limit", "0"]
-        environment = os.environ | {"MEDLDM_SLEEP": str(seconds), "OMP_NUM_THREADS": "1"}
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-        running = [subprocess.Popen(words, env=environment, **quiet) for words in (scheduler, worker)]
-        try:
-            with Client(address, timeout=60) as client:
-                client.wait_for_workers(workers, timeout=300)
-            begun = time.monotonic()
-            options = Options(scheduler=address)
-            code = run_batch("denoise", folder / "in", folder / "out", Denoise(noise=0.05), options, Watch())
-            wall = time.monotonic() - begun
-        finally:
-            for process in reversed(running):
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    asleep = seconds * each
-    told = {"workers": workers, "cases": workers * each, "exit_code": code, "wall_s": wall, "sleep_s": asleep}
-    return told | {"efficiency": asleep / wall, "overhead_ms_per_case": 1000 * (wall - asleep) / each}
+@contextmanager
+def cluster(folder: Path, workers: int, preload: str = "") -> Iterator[str]:
+    """A scheduler and workers of one core each; gives the address."""
+    (folder / "preload.py").write_text(preload)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address = f"tcp://127.0.0.1:{port}"
+    dask = [sys.executable, "-m", "dask"]
+    scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"]
+    worker = [*dask, "worker", address, "--nworkers", str(workers), "--nthreads", "1", "--no-dashboard"]
+    worker += ["--preload", str(folder / "preload.py"), "--local-directory", str(folder), "--memory-limit", "0"]
+    environment = os.environ | {"MEDLDM_SLEEP": str(SLEEP), "OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    running = [subprocess.Popen(words, env=environment, **quiet) for words in (scheduler, worker)]
+    try:
+        with Client(address, timeout=60) as client:
+            client.wait_for_workers(workers, timeout=600)
+        yield address
+    finally:
+        for process in reversed(running):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
+
+def denoise(source: Path, out: Path, address: str) -> tuple[float, int]:
+    """Wall clock and exit code of a batch."""
+    begun = time.monotonic()
+    code = run_batch("denoise", source, out, Denoise(noise=0.05), Options(scheduler=address), Watch())
+    return time.monotonic() - begun, code
+
+
+def draw(folder: Path, count: int, shape: tuple[int, int, int]) -> Path:
+    """Noisy phantoms, named after their folder."""
+    folder.mkdir()
+    clean = phantoms.brain(shape)
+    for number in range(count):
+        noisy = phantoms.rician(clean, 50, seed=number)
+        phantoms.save(folder / f"{folder.name}-{number:04d}.nii.gz", noisy, dtype=np.int16)
+    return folder
+
+
+def sleeping(counts: list[int]) -> Iterator[str]:
+    """Lines of the table."""
+    yield from (
+        "# Sleeping cases on 1 to 32 workers",
+        "",
+        f"`python docs/benchmarks/scaling.py sleeping` on {os.cpu_count()} cores, {platform.machine()}: {EACH} cases "
+        f"a worker that sleep {SLEEP:g} s each instead of computing, all workers on this machine; each has done two "
+        "cases before the clock starts, so that its libraries are loaded. Overhead: wall clock without the sleep, per "
+        "case of one worker, and per case of the whole cluster.",
+        "",
+        "| workers | cases | exit code | sleep, s | wall clock, s | efficiency | overhead, ms | per case of all, ms |",
+        "|---|---|---|---|---|---|---|---|",
+    )
+    for workers in counts:
+        with tempfile.TemporaryDirectory() as name, cluster(Path(name), workers, ASLEEP) as address:
+            warm = draw(Path(name, "warm"), 2 * workers, (16, 16, 8))
+            denoise(warm, Path(name, "warmed"), address)  # so that no worker still imports its libraries
+            source = draw(Path(name, "in"), workers * EACH, (16, 16, 8))
+            wall, code = denoise(source, Path(name, "out"), address)
+        asleep = SLEEP * EACH
+        yield (
+            f"| {workers} | {workers * EACH} | {code} | {asleep:.0f} | {wall:.1f} | {asleep / wall:.3f} "
+            f"| {1000 * (wall - asleep) / EACH:.0f} | {1000 * (wall - asleep) / EACH / workers:.1f} |"
+        )
+
+
+def real(counts: list[int]) -> Iterator[str]:
+    """Lines of the table."""
+    yield from (
+        "# Real cases on 1 and 2 workers",
+        "",
+        f"`python docs/benchmarks/scaling.py real` on {os.cpu_count()} cores, {platform.machine()}: `denoise`, {REAL} "
+        f"phantoms of {' x '.join(map(str, REAL_SHAPE))} voxels, one core to a worker.",
+        "",
+        "| workers | exit code | wall clock, s | s per case | speed-up | efficiency |",
+        "|---|---|---|---|---|---|",
+    )
+    alone = 0.0
+    for workers in counts:
+        with tempfile.TemporaryDirectory() as name, cluster(Path(name), workers) as address:
+            warm = draw(Path(name, "warm"), 2 * workers, REAL_SHAPE)
+            denoise(warm, Path(name, "warmed"), address)  # so that each worker has its model
+            source = draw(Path(name, "in"), REAL, REAL_SHAPE)
+            wall, code = denoise(source, Path(name, "out"), address)
+        alone = alone or wall * workers
+        yield (
+            f"| {workers} | {code} | {wall:.1f} | {wall / REAL:.2f} | {alone / wall:.2f} "
+            f"| {alone / wall / workers:.2f} |"
+        )
+
+
+KINDS = {"sleeping": (sleeping, [1, 2, 8, 32]), "real": (real, [1, 2])}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 8, 32])
-    parser.add_argument("--seconds", type=float, default=10.0, help="sleep of a case")
-    parser.add_argument("--each", type=int, default=10, help="cases a worker")
+    parser.add_argument("what", choices=KINDS)
+    parser.add_argument("--workers", type=int, nargs="+", help="with others than usual nothing is written")
     given = parser.parse_args()
-    for workers in given.workers:
-        print(json.dumps(measure(workers, given.seconds, given.each)), flush=True)
+    measure, usual = KINDS[given.what]
+    table = []
+    for line in measure(given.workers or usual):
+        print(line, flush=True)
+        table.append(line)
+    if given.workers in (None, usual):
+        Path(__file__).with_name(f"scaling-{given.what}.md").write_text("\n".join(table) + "\n")

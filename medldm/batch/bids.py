@@ -79,7 +79,9 @@ def derived(cases: Sequence[Case], verb: str, settings: Settings) -> list[Case]:
     raw = [case for case in cases if case.place.parts[0].startswith("sub-")]
     if not raw:
         raise InputError("This BIDS dataset has no scan below any sub- folder. Check BIDS_DIR.")
-    return [case if case.skip else replace(case, place=_renamed(case.place, verb, settings)) for case in raw]
+    return [
+        case if case.skip or case.broken else replace(case, place=_renamed(case.place, verb, settings)) for case in raw
+    ]
 
 
 def _renamed(place: Path, verb: str, settings: Settings) -> Path:

@@ -62,8 +62,10 @@ def write_log(out: Path, row: Row, lines: list[str]) -> None:
     lines : what was said
     """
     try:
-        with whole_file(out / "logs" / f"{row.case}.log") as temporary:
+        with whole_file(out / "logs" / f"{row.case}.log", durable=False) as temporary:
             ending = f"{row.status} after {row.seconds} s" + (f": {row.message}" if row.message else "")
-            temporary.write_text("\n".join([*lines, ending]) + "\n")
+            # Names of files may hold bytes that are no text.
+            told = "\n".join([*lines, ending]) + "\n"
+            temporary.write_text(told, encoding="utf-8", errors="backslashreplace")
     except MedldmError as problem:
         log.debug("no log of %s: %s", row.case, problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
@@ -252,13 +253,15 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
         write_record(record, ready.key, run, source, result, told, staged, before=replaced)
         staged.replace(target)
     except BaseException:
-        if fresh and not target.exists():  # a record without its result, where nothing was before
-            record.path.unlink(missing_ok=True)
-            remove_maps(record)
+        with contextlib.suppress(OSError):  # a name that is too long could not be written, nor removed
+            if fresh and not target.exists():  # a record without its result, where nothing was before
+                record.path.unlink(missing_ok=True)
+                remove_maps(record)
         raise
     finally:
-        for path in (target, *maps):
-            remove(staged_name(path))
+        with contextlib.suppress(OSError):
+            for path in (target, *maps):
+                remove(staged_name(path))
     if clipped:
         log.warning("%d voxels of %s were clipped to %s", clipped, target.name, result.stored.dtype)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from medldm.io.scans import Case, output_path
 TRIES = 2  # a case that took this many workers with it is given up
 QUIET = logging.CRITICAL  # what became of workers is told by the rows
 PATIENCE = 20  # seconds until a scheduler answers
+PAUSES = (2, 10, 30)  # seconds that a case waits for memory before it is tried again
 AHEAD = 2  # cases on their way for each worker: one in work, one waiting
 
 
@@ -107,7 +109,7 @@ def refusal(run: Run, case: Case, out: Path) -> Work | None:
     """A case whose result would replace a scan of the batch; only here all scans are known."""
     work = Work(run, case, out)
     try:
-        if not case.skip:
+        if not (case.skip or case.broken):
             run.protected.check(output_path(case, out, run.options.format))
     except MedldmError as problem:
         work.row = Row(case.place.as_posix(), "refused", message=str(problem))
@@ -138,10 +140,20 @@ def one_away(run: Run, case: Case, out: Path, marks: Path) -> tuple[Row, bool]:
         with mark.open("a") as file:
             file.write("begun\n")
         with keeping():
-            work.read().restore().write()
+            patiently(work)
         mark.unlink(missing_ok=True)
     assert work.row is not None
     return work.row, work.full
+
+
+def patiently(work: Work) -> Work:
+    """All steps of a case; what lacked memory waits for its neighbours on the machine and is tried again."""
+    work.read().restore()
+    for pause in PAUSES:
+        if work.crowded and not work.full:
+            time.sleep(pause)
+            work.again().restore()
+    return work.write()
 
 
 def mark_of(marks: Path, case: Case) -> Path:

@@ -56,14 +56,17 @@ def named_alone(cases: list[Case], source: Path, out: Path) -> bool:
     UsageError
         One file as OUT for several scans.
     """
-    if is_nifti(out) and len(cases) > 1:
+    images = [case for case in cases if not case.broken] or cases
+    if is_nifti(out) and len(images) > 1:
         raise UsageError(
-            f"OUT ({out.name}) is a file, but {source} holds {len(cases)} images. Give a folder, or choose one with "
+            f"OUT ({out.name}) is a file, but {source} holds {len(images)} images. Give a folder, or choose one with "
             "--include."
         )
+    if is_nifti(out):
+        return True
     (case, *others) = cases
     whole_folder = case.series is not None and case.source.resolve() == source.resolve()
-    return not others and (source.is_file() or is_nifti(out) or whole_folder)
+    return not others and (source.is_file() or whole_folder or bool(case.broken))
 
 
 class Protected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from medldm.batch.overlap import overlapped
 from medldm.batch.places import Protected, check_out, inputs_only, named_alone
 from medldm.batch.summary import Row, exit_code, words, write_summary
 from medldm.batch.work import Work
-from medldm.errors import UsageError
+from medldm.errors import InputError, UsageError
 from medldm.io import is_nifti
 from medldm.io.scans import Case, find_cases, output_path
 from medldm.settings import Inpaint, Settings
 from medldm.zoo import card, check_weights
+
+log = logging.getLogger(__name__)
 
 
 def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: Options, watch: Watch) -> int:
@@ -62,6 +65,11 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
             write_participants(source, out)
         return code
     for case in mine:
+        if case.broken and len(cases) > 1:  # the only image beside it is what was meant
+            log.warning("%s", case.broken)
+            continue
+        if case.broken:
+            raise InputError(case.broken)
         row = one_case(run, case, output_path(replace(case, alone=True), out, options.format))
         watch.say(f"{row.status}: {row.result or row.case}" + (f" ({row.message})" if row.message else ""))
         if options.report and not options.dry_run:

@@ -50,6 +50,8 @@ class Work:
         """First step."""
         if self.case.skip:
             self.row = Row(self.case.place.as_posix(), "skipped", message=self.case.skip)
+        elif self.case.broken:
+            self.row = Row(self.case.place.as_posix(), "failed", message=self._sentence(self.case.broken))
         return self._step(self._read)
 
     def again(self) -> Work:
@@ -97,15 +99,18 @@ class Work:
             except (Cancelled, KeyboardInterrupt):
                 raise
             except NotRestorable as problem:
-                self._end("skipped", self._sentence(problem), started)
+                self._end("skipped", self._sentence(str(problem)), started)
             except MedldmError as problem:
                 unfit = isinstance(problem, InputError | UsageError) and type(problem) is not InputError
-                self._end("refused" if unfit else "failed", self._sentence(problem), started)
+                self._end("refused" if unfit else "failed", self._sentence(str(problem)), started)
                 self.full = isinstance(problem.__cause__, OSError) and problem.__cause__.errno in FULL
                 self.crowded = isinstance(problem, ResourceError)
             except MemoryError:
                 self._end("failed", "it needs more memory than is free; crop it, or use a larger machine", started)
                 self.crowded = True
+            except OSError as problem:  # a disk or network that failed, not a bug
+                told = f"{problem.filename or self.case.source}: {problem.strerror or problem}"
+                self._end("failed", self._sentence(f"it could not be read or written: {told}"), started)
             except Exception as problem:
                 told = f"{type(problem).__name__}: {problem}"
                 self._end("failed", f"a bug in medldm ({told}); please report it, run with -v for details", started)
@@ -119,9 +124,7 @@ class Work:
             log.debug("details of %s", self.row.case, exc_info=True)
         self.ready = self.result = None
 
-    def _sentence(self, problem: MedldmError) -> str:
+    def _sentence(self, problem: str) -> str:
         """What went wrong; files of an archive by their names in it, not by where they were unpacked to."""
         keep = self.case.keep  # on a cluster a path
-        return (
-            str(problem).replace(f"{getattr(keep, 'folder', keep)}{os.sep}", "") if keep is not None else str(problem)
-        )
+        return problem.replace(f"{getattr(keep, 'folder', keep)}{os.sep}", "") if keep is not None else problem

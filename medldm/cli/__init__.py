@@ -79,6 +79,9 @@ def _add_files(verb: Any) -> None:
     group.add_argument("--report", action="store_true", help="write one HTML page for the batch, with previews")
     group.add_argument("--fix", action="store_true", help="repair duplicate, irregular or tilted DICOM")
     group.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    group.add_argument(
+        "--settings", metavar="FILE", help="take what is not said here from a ..._medldm.json, or from JSON of options"
+    )
     group.add_argument("--fail-fast", action="store_true", help="stop at the first case that fails")
     group.add_argument("--dry-run", action="store_true", help="say what would be done")
     group.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the cases")

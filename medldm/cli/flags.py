@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
@@ -57,12 +58,19 @@ def explain(knob: Any) -> str:
     return " ".join(parts)
 
 
-def settings_from(arguments: argparse.Namespace, kind: type[Kind]) -> Kind:
+def settings_from(arguments: argparse.Namespace, kind: type[Kind], told: Mapping[str, Any] | None = None) -> Kind:
     """The settings that the flags of a command line ask for.
+
+    Parameters
+    ----------
+    arguments : parsed command line
+    kind : settings of the verb
+    told : settings that hold where no flag says otherwise
 
     Raises
     ------
     UsageError
     """
     given = vars(arguments)
-    return make(kind, {each.name: given[each.name] for each in fields(kind) if each.name in given})
+    said = {each.name: given[each.name] for each in fields(kind) if each.name in given}
+    return make(kind, {**(told or {}), **said})

@@ -12,7 +12,7 @@ from medldm.batch import Options, Run, hash_files, one_case
 from medldm.batch.maps import spread_path
 from medldm.batch.record import Record, hash_image, package_version
 from medldm.cli.progress import watching
-from medldm.errors import InputError, ModelError, UsageError
+from medldm.errors import InputError, ModelError, UsageError, shown
 from medldm.io.scans import Case, find_cases
 from medldm.settings import VERBS, Settings, make
 from medldm.zoo import card
@@ -51,7 +51,7 @@ def rerun(arguments: argparse.Namespace) -> int:
         row = one_case(run, case, out)
         same = hash_image(out) == told.get("result_sha256")
         watch.say("the same image, byte for byte" if same else "the image differs from the one of the record")
-    print(row.result)
+    print(shown(row.result))
     return 0
 
 

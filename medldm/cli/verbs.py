@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medldm.cli.flags import settings_from
-from medldm.errors import InputError, UsageError
+from medldm.cli.settings_file import settings_in
+from medldm.errors import InputError, UsageError, shown
 from medldm.settings import VERBS
 
 SOME_REFUSED = 8  # exit code, as of a batch in which some cases were refused
@@ -33,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def restore(arguments: argparse.Namespace) -> int:
     """All restoring verbs."""
-    settings = settings_from(arguments, VERBS[arguments.verb])
+    told, files = settings_in(Path(arguments.settings), arguments.verb) if arguments.settings else ({}, {})
+    settings = settings_from(arguments, VERBS[arguments.verb], told)
     if arguments.workers < 1:
         raise UsageError(f"--workers {arguments.workers}: at least one is needed.")
     if arguments.workers > 1 and arguments.scheduler:
@@ -46,15 +48,15 @@ def restore(arguments: argparse.Namespace) -> int:
     options = Options(
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
-        format=arguments.format,
-        volume=arguments.volume,
+        format=arguments.format or files.get("format"),
+        volume=files.get("volume") if arguments.volume is None else arguments.volume,
         uncertainty=arguments.uncertainty,
         preview=arguments.preview or arguments.report,  # a report shows pictures
         report=arguments.report,
         overwrite=arguments.overwrite,
         fail_fast=arguments.fail_fast,
         dry_run=arguments.dry_run,
-        fix=arguments.fix,
+        fix=arguments.fix or files.get("fix", False),
         shard=shard(arguments.shard),
         workers=arguments.workers,
         scheduler=arguments.scheduler,
@@ -89,7 +91,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([finding.asdict() for finding in findings], indent=1))
     else:
-        print("\n".join(line for finding in findings for line in finding.lines()))
+        print("\n".join(shown(line) for finding in findings for line in finding.lines()))
     if len(findings) == 1 and findings[0].status != "restorable":
         raise InputError(f"{arguments.source}: {findings[0].reason}")
     return SOME_REFUSED if any(finding.status == "refused" for finding in findings) else 0

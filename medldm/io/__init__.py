@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from medldm.errors import InputError, NotRestorable, UsageError
@@ -16,6 +17,8 @@ from medldm.io.content import (
 )
 from medldm.io.nifti import from_array, from_nibabel, is_nifti, read_nifti, write_nifti
 from medldm.volume import Volume
+
+log = logging.getLogger(__name__)
 
 
 def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False) -> Volume:
@@ -42,12 +45,15 @@ def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False
     from medldm.io.scans import find_cases
 
     cases = find_cases(path)
-    good = [case for case in cases if not case.skip]
+    good = [case for case in cases if not (case.skip or case.broken)]
+    for case in cases:
+        if case.broken and good:
+            log.warning("%s", case.broken)
     if len(good) > 1:
         names = ", ".join(case.place.as_posix() for case in good[:5]) + (", ..." if len(good) > 5 else "")
         raise InputError(f"{path} holds {len(good)} scans ({names}). Name one of them, or run the command line on all.")
     if not good:
-        reasons = "; ".join(f"{case.place.as_posix()}: {case.skip}" for case in cases[:5])
+        reasons = "; ".join(f"{case.place.as_posix()}: {case.skip or case.broken}" for case in cases[:5])
         raise NotRestorable(f"{path} holds no scan that can be restored ({reasons})")
     return good[0].read(volume_index, fix=fix)
 

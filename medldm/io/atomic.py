@@ -14,12 +14,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary name to write to; renamed to `path` when the block ends well, removed when it does not.
 
     Parameters
     ----------
     path : where the file is wanted; missing folders are made, an existing file is replaced at the last moment
+    durable : whether the disk must hold it before it shows; waiting for that takes milliseconds
 
     Yields
     ------
@@ -36,8 +37,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as problem:
         raise sentence(problem, path) from problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fnmatch
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from medldm.io.archive import unpack as unpack  # the batch runner opens archive
 from medldm.io.content import not_a_scan
 from medldm.io.dicom import Series, find_series, is_dicom, read_series
 from medldm.io.nifti import is_nifti, probe_nifti, read_nifti, stem
+from medldm.io.unreadable import by_folder, foreign, regular, what_is_wrong
 from medldm.volume import Volume
 
 LIST_SUFFIXES = (".txt", ".csv")
@@ -34,6 +36,7 @@ class Case:
     place : where its result goes below OUT, without suffix
     series : the DICOM series, None for NIfTI
     skip : reason to leave it alone; empty when it is to be restored
+    broken : what a person must hear, where a scan may have been and none can be read; empty otherwise
     alone : whether it is the only scan that was found
     keep : whatever must live as long as the case (the folder that a zip was unpacked to)
     """
@@ -42,6 +45,7 @@ class Case:
     place: Path
     series: Series | None = None
     skip: str = ""
+    broken: str = ""
     alone: bool = False
     keep: Any = field(default=None, compare=False, repr=False)
 
@@ -62,7 +66,13 @@ class Case:
         ----------
         volume : which one of a 4D file, counted from 0; beside other scans, a 3D file is read as it is
         fix : repair what can be repaired (duplicate, irregular, tilted DICOM; contradictory NIfTI forms)
+
+        Raises
+        ------
+        InputError
         """
+        if self.broken:
+            raise InputError(self.broken)
         if self.series is None:
             if volume is not None and not self.alone and headers.volumes_of(probe_nifti(self.source).shape) == 1:
                 volume = None  # in a tree, --volume is about its 4D files
@@ -100,6 +110,8 @@ def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str]
         cases = _listed(read_list(source), include, exclude)
     else:
         cases = _found(source, source if source.is_dir() else source.parent, include, exclude)
+        if source.is_file() and len(cases) == 1 and cases[0].broken:
+            raise InputError(cases[0].broken)
     if not cases:
         raise InputError(_nothing(source, bool(include or exclude)))
     cases = _distinct(sorted(cases, key=lambda case: str(case.place)))
@@ -170,13 +182,15 @@ def _column(text: str) -> list[str]:
 
 
 def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
+    """Cases of a list: its DICOM files are one heap, from which series are made as from a folder."""
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    cases: list[Case] = []
-    for path in paths:
-        path = path.absolute()
-        if path.exists() and (found := _found(path, root, include, exclude)):
-            cases += found
-        elif _wanted(path.relative_to(root), include, exclude):
+    problems: dict[Path, str] = {}
+    below = {path: list(_walk(path, problems)) if path.is_dir() else [path] for path in map(Path.absolute, paths)}
+    files = list(dict.fromkeys(file for path, found in below.items() if path.exists() for file in found))
+    cases = _sorted_out(files, root, include, exclude, problems)
+    known = {file for case in cases for file in case.files} | {path for path in files if is_zip(path)} | set(problems)
+    for path, found in below.items():
+        if known.isdisjoint(found) and _wanted(path.relative_to(root), include, exclude):
             # It fails when it is read, with a sentence, and the others go on.
             cases.append(Case(path, path.relative_to(root).with_name(stem(path))))
     return cases
@@ -184,26 +198,48 @@ def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -
 
 def _found(source: Path, root: Path, include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
     """Cases below one path, places relative to a root."""
-    files = list(_walk(source)) if source.is_dir() else [source]
+    problems: dict[Path, str] = {}
+    if source.is_file() and is_zip(source):
+        return _zipped(source, Path(), include, exclude)
+    files = list(_walk(source, problems)) if source.is_dir() else [source]
+    if source in problems:
+        raise InputError(f"{source} cannot be opened: {problems[source]}.")
+    return _sorted_out(files, root, include, exclude, problems)
+
+
+def _sorted_out(
+    files: list[Path], root: Path, include: Sequence[str], exclude: Sequence[str], problems: dict[Path, str]
+) -> list[Case]:
+    """Cases of some files; what may have been one and cannot be read is noted and becomes a case that fails."""
     # Patterns are about scans: an archive is opened to see what is inside.
     files = [path for path in files if _wanted(path.relative_to(root), () if is_zip(path) else include, exclude)]
     cases = [_nifti_case(path, root) for path in files if is_nifti(path)]
     others = [path for path in files if not is_nifti(path)]
-    cases += _dicom_cases([path for path in others if is_dicom(path)], root)
+    dicom = [path for path in others if is_dicom(path)]
+    cases += _dicom_cases(dicom, root)
+    images = {file for case in cases for file in case.files}
+    folders = {path.parent for path in dicom if path in images}
     for path in others:
         if is_zip(path):
-            cases += _zipped(path, source == path, root, include, exclude)
-    return cases
+            cases += _zipped(path, path.relative_to(root).with_suffix(""), include, exclude, root)
+        elif path not in images and (wrong := what_is_wrong(path, beside_dicom=path.parent in folders)):
+            problems[path] = wrong
+    wanted = {path: wrong for path, wrong in problems.items() if _wanted(path.relative_to(root), include, exclude)}
+    cases += [Case(path, path.relative_to(root), broken=told) for path, told in by_folder(wanted)]
+    unknown = [path for path in others if path not in images and path not in problems]
+    return cases + [Case(path, path.relative_to(root), skip=told) for path, told in foreign(unknown)]
 
 
-def _zipped(path: Path, named: bool, root: Path, include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
+def _zipped(
+    path: Path, below: Path, include: Sequence[str], exclude: Sequence[str], root: Path | None = None
+) -> list[Case]:
+    """Cases of an archive; one that cannot be opened is a case that fails, below a root, or an error without one."""
     try:
         unpacked = Unpacked(unpack(path))
     except InputError as problem:
-        if named:
+        if root is None:
             raise
-        return [Case(path, path.relative_to(root).with_suffix(""), skip=str(problem))]
-    below = Path() if named else path.relative_to(root).with_suffix("")
+        return [Case(path, below, broken=str(problem))]
     inside = _found(unpacked.folder, unpacked.folder, include, exclude)
     return [replace(case, place=below / case.place, keep=unpacked) for case in inside]
 
@@ -226,7 +262,7 @@ def _header_speaks_against(path: Path) -> str:
 def _dicom_cases(files: list[Path], root: Path) -> list[Case]:
     """Series of all files; a place is the series' folder, and its name where that folder holds anything else."""
     placed = [(_folder(series), series) for series in _all_series(files)]
-    folders = [folder for folder, _ in placed]
+    within = Counter(at for folder, _ in placed for at in (folder, *folder.parents))
     cases, seen = [], dict[tuple[Path, str], int]()
     for folder, series in placed:
         number = series.number
@@ -234,8 +270,7 @@ def _dicom_cases(files: list[Path], root: Path) -> list[Case]:
         seen[folder, base] = seen.get((folder, base), 0) + 1
         name = base if seen[folder, base] == 1 else f"{base}-{seen[folder, base]}"
         below = folder.relative_to(root)
-        shared = sum(folder == other or folder in other.parents for other in folders) > 1
-        place = below / name if shared or folder == root else below
+        place = below / name if within[folder] > 1 or folder == root else below
         skip = series.reason if series.verdict == "not a volume" else ""
         cases.append(Case(folder, place, replace(series, name=name), skip))
     return cases
@@ -258,10 +293,20 @@ def _folder(series: Series) -> Path:
     return Path(os.path.commonpath([path.parent for path in series.files]))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder, sorted, links followed once; what is hidden or made by us is left out."""
+def _walk(folder: Path, problems: dict[Path, str]) -> Iterator[Path]:
+    """Files below a folder, sorted, links followed once; what is hidden or made by us is left out.
+
+    Parameters
+    ----------
+    folder : to look into
+    problems : gets the folders that cannot be opened, and why
+    """
     been: set[str] = set()
-    for at, below, names in os.walk(folder, followlinks=True):
+
+    def closed(problem: OSError) -> None:
+        problems[Path(problem.filename)] = problem.strerror or type(problem).__name__
+
+    for at, below, names in os.walk(folder, followlinks=True, onerror=closed):
         true = os.path.realpath(at)
         if true in been:
             below.clear()
@@ -269,7 +314,11 @@ def _walk(folder: Path) -> Iterator[Path]:
         been.add(true)
         below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
         present = set(names)
-        yield from (Path(at, name) for name in sorted(names) if not name.startswith(".") and not _ours(name, present))
+        yield from (
+            path
+            for name in sorted(names)
+            if not name.startswith(".") and not _ours(name, present) and regular(path := Path(at, name))
+        )
 
 
 def _ours(name: str, present: set[str]) -> bool:

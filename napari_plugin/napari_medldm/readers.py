@@ -67,11 +67,13 @@ def read(path: str | list[str]) -> list[LayerTuple]:
 
 
 def _layer(case: Case) -> LayerTuple:
-    from medldm.io import looks_like_labels
+    from medldm.io import is_nifti, looks_like_labels
     from napari_medldm.layers import layer_data, series_data
 
-    if case.series is not None and case.skip:
-        raise NotRestorable(f"{case.series.name}: {case.skip}")
+    if case.skip and not is_nifti(case.source):
+        raise NotRestorable(f"{case.series.name}: {case.skip}" if case.series else case.skip)
+    if case.broken:
+        raise InputError(case.broken)
     count = 1 if case.series is not None else _length(case.source)
     if count > 1:
         return series_data([case.read(index) for index in range(count)])

@@ -93,6 +93,46 @@ def test_a_bad_file_of_an_archive_is_called_as_in_the_archive(tree, tmp_path, ve
     assert "medldm-zip" not in said
 
 
+def test_a_broken_archive_is_a_failure_and_the_others_go_on(tree, tmp_path, verb):
+    (tree / "more.zip").write_bytes(b"PK\x03\x04 nonsense")
+    code, said = verb("denoise", tree, tmp_path / "out")
+    assert code == 8
+    assert rows(tmp_path / "out") == {"a": "done", "b": "done", "c": "done", "more": "failed"}
+    assert "cannot be unpacked" in said
+
+
+def test_the_only_scan_of_a_folder_may_lie_beside_a_damaged_file(tree, tmp_path, verb):
+    for name in "bc":
+        (tree / f"{name}.nii.gz").unlink()
+    (tree / "x.dcm").write_bytes(b"")
+    code, said = verb("denoise", tree, tmp_path / "o.nii.gz")
+    assert code == 0
+    assert "x.dcm cannot be read (empty)" in said
+    (tree / "a.nii.gz").unlink()
+    assert verb("denoise", tree, tmp_path / "o2.nii.gz")[0] == 3
+
+
+def test_a_disk_that_fails_is_no_bug_of_ours(tree, tmp_path, verb, monkeypatch):
+    from medldm.batch import cases
+
+    def failing(case, options):
+        raise OSError(errno.EIO, "Input/output error", str(case.source))
+
+    monkeypatch.setattr(cases, "load", failing)
+    code, said = verb("denoise", tree, tmp_path / "out")
+    assert code == 8
+    assert "Input/output error" in said
+    assert "bug" not in said
+
+
+def test_a_name_that_is_too_long_for_a_result_is_a_sentence(tree, tmp_path, verb):
+    (tree / "a.nii.gz").rename(tree / f"{'x' * 245}.nii.gz")
+    code, said = verb("denoise", tree, tmp_path / "out")
+    assert code == 8
+    assert "File name too long" in said
+    assert "bug" not in said
+
+
 def test_one_scan_has_a_report_too(tree, tmp_path, verb):
     assert verb("denoise", tree / "a.nii.gz", tmp_path / "a.nii.gz", "--report")[0] == 0
     assert "medldm report: 1 case<" in (tmp_path / "report.html").read_text()

@@ -37,7 +37,7 @@ def run(task, volume, settings, *, mask=None, progress=None):
     if volume.name.startswith("slow") and not os.path.exists(marker):
         with open(marker, "w") as file:
             file.write(str(os.getpid()))
-        time.sleep(60)
+        time.sleep(600)
     facts = {"model": "stub", "sha256": "0", "seconds": 1.0}
     return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
 
@@ -89,7 +89,7 @@ def denoise(source, out, address, say=lambda line: None, **options):
     return run_batch("denoise", source, out, Denoise(noise=0.05), options, Watch(say=say))
 
 
-def until(true, seconds=60):
+def until(true, seconds=180):
     """Wait for something to become true."""
     end = time.monotonic() + seconds
     while not true():
@@ -116,7 +116,7 @@ def test_a_killed_worker_loses_nothing_and_a_poisonous_case_is_given_up(tmp_path
             ]
         )
         code = denoise(source, out, address)
-        assert killer.wait(timeout=10) == 0
+        assert killer.wait(timeout=60) == 0
     found = rows(out)
     assert code == 8
     assert {name: row["status"] for name, row in found.items()} == {
@@ -129,6 +129,26 @@ def test_a_killed_worker_loses_nothing_and_a_poisonous_case_is_given_up(tmp_path
     assert "died 2 times" in found["poison"]["message"]
     assert sorted(path.name for path in out.glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz", "c.nii.gz", "slow.nii.gz"]
     assert not list(out.glob(".tries*"))
+
+
+def test_a_case_that_finds_no_memory_beside_its_neighbours_waits_for_it(tmp_path, stub_network, monkeypatch):
+    from medldm.batch import Run, cases, cluster
+    from medldm.io.scans import find_cases
+
+    reads, read = [], cases.load
+
+    def load(case, options):
+        reads.append(case)
+        if len(reads) < 3:
+            raise ResourceError("it needs about 1.0 GiB of memory, 0.9 GiB are free")
+        return read(case, options)
+
+    monkeypatch.setattr(cases, "load", load)
+    monkeypatch.setattr(cases, "weights_for", lambda *_: "0")
+    monkeypatch.setattr(cluster, "PAUSES", (0, 0, 0))
+    (case,) = find_cases(scans(tmp_path / "in", "a"))
+    row, full = cluster.one_away(Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", tmp_path / "marks")
+    assert (row.status, full, len(reads)) == ("done", False, 3)
 
 
 def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
@@ -187,7 +207,7 @@ def test_ctrl_c_leaves_a_summary_and_no_marks_and_the_next_run_goes_on(tmp_path)
         )
         until(lambda: (tmp_path / "slow-began").exists())
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=30)
+        _, said = running.communicate(timeout=120)
         assert running.returncode == 130, said
         assert "run the same command again" in said
         assert {name: row["status"] for name, row in rows(out).items()} == {"a": "done", "b": "done"}

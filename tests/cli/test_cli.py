@@ -361,6 +361,40 @@ def test_a_record_of_an_archive_is_repeated_from_anywhere(scan_file, tmp_path, r
     assert (tmp_path / "again.nii.gz").read_bytes() == (tmp_path / "o.nii.gz").read_bytes()
 
 
+def test_a_settings_file_or_a_record_replays_a_run(scan_file, tmp_path, restore):
+    said = tmp_path / "mine.json"
+    said.write_text(json.dumps({"noise": 0.05, "seed": 3}))
+    assert restore("denoise", scan_file, tmp_path / "a.nii.gz", "--settings", said)[0] == 0
+    told = json.loads((tmp_path / "a_medldm.json").read_text())["settings"]
+    assert (told["noise"], told["seed"]) == (0.05, 3)
+    record = tmp_path / "a_medldm.json"
+    assert restore("denoise", scan_file, tmp_path / "b.nii.gz", "--settings", record)[0] == 0
+    assert (tmp_path / "b.nii.gz").read_bytes() == (tmp_path / "a.nii.gz").read_bytes()
+    assert restore("denoise", scan_file, tmp_path / "c.nii.gz", "--settings", record, "--seed", "4")[0] == 0
+    told = json.loads((tmp_path / "c_medldm.json").read_text())["settings"]
+    assert (told["noise"], told["seed"]) == (0.05, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be used"),
+        ("[1]", "holds no object"),
+        ('{"nois": 0.05}', "no option 'nois'"),
+        ('{"noise": true}', "--noise cannot be true"),
+        ('{"noise": {"a": 1}}', "--noise cannot be"),
+        ('{"format": "png"}', "--format cannot be"),
+        ('{"noise": -1}', "makes no sense"),
+        ('{"task": "inpaint", "settings": {}}', "made by inpaint"),
+    ],
+)
+def test_a_settings_file_that_cannot_be_meant_is_wrong_usage(text, said, scan_file, tmp_path, restore):
+    (tmp_path / "mine.json").write_text(text)
+    code, told = restore("denoise", scan_file, tmp_path / "o.nii.gz", "--settings", tmp_path / "mine.json")
+    assert code == 2
+    assert said in told
+
+
 def test_what_is_no_record_is_not_rerun(tmp_path, capsys):
     (tmp_path / "x_medldm.json").write_text('{"task": "denoise"}')
     assert main(["rerun", str(tmp_path / "x_medldm.json")]) == 3

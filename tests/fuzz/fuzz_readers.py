@@ -80,7 +80,7 @@ def read_one(seed: Seed, folder: Path) -> str:
         warnings.simplefilter("always")
         try:
             for case in find_cases(folder):
-                ears.said.append(f"{case.skip} {case.place}")
+                ears.said.append(f"{case.skip}{case.broken} {case.place}")
                 for fix in (False, True):
                     try:
                         volume = case.read(fix=fix)

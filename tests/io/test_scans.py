@@ -1,6 +1,8 @@
 """Finding scans: whatever IN is, each scan is found once and its result has a place of its own."""
 
+import errno
 import json
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -150,6 +152,14 @@ def test_a_list_mirrors_what_its_paths_share(tmp_path):
             find_cases(tmp_path / name)
 
 
+def test_a_list_of_dicom_files_is_one_heap(tmp_path):
+    files = sorted(dicom(tmp_path / "d" / "one", count=5).iterdir())
+    dicom(tmp_path / "d" / "two", number=4, uid="1.2.4")
+    (tmp_path / "list.txt").write_text("\n".join([*map(str, files), "d/two", "d/two/IM0000", "d/gone"]))
+    found = {case.place.as_posix(): len(case.files) for case in find_cases(tmp_path / "list.txt")}
+    assert found == {"one": 5, "two": 4, "gone": 1}
+
+
 def test_a_zip_is_a_tree_and_leaves_nothing_behind(tmp_path):
     nifti(tmp_path / "t" / "sub" / "scan.nii.gz")
     with zipfile.ZipFile(tmp_path / "t" / "more.zip", "w") as packed:
@@ -201,6 +211,65 @@ def test_nothing_to_find_is_a_sentence(tmp_path):
             find_cases(tmp_path / path)
     with pytest.raises(InputError, match="no NIfTI or DICOM"):
         find_cases(tmp_path)
+
+
+def test_what_might_have_been_a_scan_and_cannot_be_read_is_told(tmp_path, monkeypatch):
+    whole = dicom(tmp_path / "whole", count=5)
+    last = sorted(whole.iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:330])  # the outermost slice: no gap tells that it is gone
+    (whole / "readme").write_text("no scan, and no reason to worry")
+    (whole / "empty").write_bytes(b"")
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 nonsense")
+    (tmp_path / "lost" / "below").mkdir(parents=True)
+    (tmp_path / "lost" / "IM1").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "text.dcm").write_text("no image")
+    os.mkfifo(tmp_path / "pipe.dcm")  # opening it would wait for ever
+    look = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("below"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    told = {case.place.as_posix(): case.broken for case in find_cases(tmp_path)}
+    assert told["whole"] == ""
+    assert "2 files of" in told["whole/unreadable"]
+    assert "damaged or cut short" in told["whole/unreadable"]
+    assert "cannot be unpacked" in told["broken"]
+    assert "Permission denied" in told["lost/unreadable"]
+    assert "leads nowhere" in told["lost/unreadable"]
+    assert "no DICOM inside" in told["text.dcm"]
+    assert len(told) == 5
+
+
+def test_images_and_archives_that_nobody_reads_are_skipped_in_words(tmp_path):
+    nifti(tmp_path / "scan.nii.gz")
+    for name in ("T1.mgz", "brain.mgz", "pair.hdr", "pair.img", "old/night.tar.gz", "physio.tsv.gz", "motion.par"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"whatever")
+    told = {case.place.as_posix(): case.skip for case in find_cases(tmp_path)}
+    assert sorted(told) == ["old/night.tar.gz", "other-formats", "scan"]
+    assert "T1.mgz, brain.mgz, pair.hdr, pair.img: medldm reads NIfTI" in told["other-formats"]
+    (alone,) = find_cases(tmp_path / "T1.mgz")
+    assert "medldm reads NIfTI" in alone.skip
+
+
+def test_a_report_or_a_dicomdir_is_nothing_to_worry_about(tmp_path):
+    folder = dicom(tmp_path / "d")
+    report = pydicom.dcmread(sorted(folder.iterdir())[0])
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.33"
+    del report.PixelData, report.Rows, report.Columns
+    report.save_as(folder / "report", enforce_file_format=True)
+    report.save_as(folder / "DICOMDIR", enforce_file_format=True)
+    assert places(tmp_path / "d") == ["series-003"]
+
+
+def test_the_only_image_of_a_folder_is_read_and_the_damaged_file_beside_it_told(tmp_path, caplog):
+    folder = dicom(tmp_path / "d")
+    (folder / "cut.dcm").write_bytes(b"")
+    assert io.read(folder).shape == (5, 6, 4)
+    assert "cut.dcm cannot be read (empty)" in caplog.text
 
 
 def test_read_takes_a_file_or_the_only_scan_of_a_folder(tmp_path):

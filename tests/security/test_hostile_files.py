@@ -135,8 +135,9 @@ def test_images_without_rows_are_no_scan(tmp_path):
     voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
     phantoms_dicom.write_series(tmp_path / "s", voxels, each=lambda image, k: hostile(image, "nowhere"))
     assert not find_series(tmp_path / "s")
-    with pytest.raises(InputError, match="holds no NIfTI or DICOM scan"):
-        find_cases(tmp_path / "s")
+    (case,) = find_cases(tmp_path / "s")
+    with pytest.raises(InputError, match=r"3 files of .* cannot be read: .*damaged or cut short"):
+        case.read()
 
 
 def test_a_rescale_of_no_known_type_is_a_sentence(tmp_path):
@@ -280,6 +281,18 @@ def test_names_with_line_ends_escapes_and_odd_bytes_stay_on_their_line(tmp_path,
     assert len(json.loads((out / "summary.json").read_text())) == 5
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<script>") == 1
+
+
+def test_a_damaged_file_whose_name_is_no_text_ends_nobodys_night(tmp_path, verb):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    phantoms.save(tree / "scan.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16)
+    (tree / os.fsdecode(b"latin-\xe9.nii.gz")).write_bytes(b"nothing")  # the sentence about it has its name
+    code, said = verb(tree, tmp_path / "out")
+    assert code == 8
+    assert "1 done, 1 failed" in said
+    assert len(list((tmp_path / "out" / "logs").iterdir())) == 2
+    assert main(["inspect", str(tree)]) == 8
 
 
 def test_words_for_a_screen_are_one_line():

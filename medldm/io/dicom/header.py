@@ -19,6 +19,7 @@ import psutil
 import pydicom
 import pydicom.filereader
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import UID
 
 from medldm.io.dicom.frames import PER_FRAME, SHARED, Frame, flat_frames, is_enhanced
 
@@ -224,6 +225,25 @@ def read_headers(path: Path) -> list[Header]:
         log.debug("%s is not read as DICOM: %s", path, said_by(problem))
         return []
     return headers if headers and headers[0].rows > 0 and headers[0].columns > 0 else []
+
+
+@no_values_on_screen()
+def damage(path: Path) -> str:
+    """Why a DICOM file without an image should have held one, in words; empty for reports, plans, presentation states.
+
+    Parameters
+    ----------
+    path : file that `read_headers` found no image in
+    """
+    try:
+        dataset = read_dataset(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+    except UNREADABLE as problem:
+        return said_by(problem)
+    kind = _word(dataset.file_meta, "MediaStorageSOPClassUID") or _word(dataset, "SOPClassUID")
+    words = UID(kind).name
+    # A file that ends before it says what it is may have been anything.
+    image = not kind or ("Image Storage" in words and "Non-Image" not in words)
+    return "its header is damaged or cut short" if image else ""
 
 
 def _parsed_frames(path: Path, dataset: Any) -> list[Header]:

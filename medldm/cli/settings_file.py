@@ -1,0 +1,76 @@
+"""Settings from a file: the record beside a result, or JSON that somebody wrote; flags count more."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from medldm.cli.flags import flag
+from medldm.errors import UsageError
+from medldm.settings import VERBS
+
+FILES = ("fix", "format", "volume")  # options about files that change the image
+
+
+def settings_in(path: Path, verb: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a file asks for.
+
+    Parameters
+    ----------
+    path : a record (``scan_medldm.json``), or a JSON object of option names and values
+    verb : that is to be run
+
+    Returns
+    -------
+    settings of the verb by field name; options about files (`FILES`)
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, belongs to another verb, or names what the verb does not know.
+    """
+    told = _object(path)
+    record = isinstance(told.get("settings"), dict)
+    if told.get("task", verb) != verb:
+        raise UsageError(f"--settings {path} was made by {told['task']}, not by {verb}.")
+    if record:
+        source = told["input"] if isinstance(told.get("input"), dict) else {}
+        told = told["settings"] | {name: source[name] for name in FILES if source.get(name)}
+    told = {name.replace("-", "_"): value for name, value in told.items() if name != "task"}
+    known = {each.name for each in fields(VERBS[verb])}
+    for name, value in told.items():
+        if name not in known and name not in FILES:
+            raise UsageError(
+                f"--settings {path}: {verb} has no option {name!r}; it has {', '.join(sorted({*known, *FILES}))}."
+            )
+        if not _fits(name, value):
+            raise UsageError(f"--settings {path}: {flag(name)} cannot be {json.dumps(value)}.")
+    return (
+        {name: value for name, value in told.items() if name in known},
+        {name: value for name, value in told.items() if name in FILES},
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8-sig"))
+        if isinstance(told, dict):
+            return told
+        problem: object = "it holds no object"
+    except (OSError, ValueError) as reason:
+        problem = getattr(reason, "strerror", None) or reason
+    raise UsageError(
+        f"--settings {path} cannot be used ({problem}). Name a ..._medldm.json, or JSON of option names and values."
+    )
+
+
+def _fits(name: str, value: object) -> bool:
+    """Whether an option may have such a value; a knob takes nothing, a word, a number, or several of them."""
+    if name == "fix":
+        return isinstance(value, bool)
+    if name == "format":
+        return value in ("nifti", "dicom")
+    several = value if isinstance(value, list) else [value]
+    return all(each is None or (isinstance(each, str | int | float) and not isinstance(each, bool)) for each in several)
