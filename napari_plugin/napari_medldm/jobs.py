@@ -52,6 +52,11 @@ class Order:
     every: bool = False
     difference: bool = False
 
+    @property
+    def question(self) -> bool:
+        """Whether it asks about the scan, and changes nothing."""
+        return self.verb in ASKED
+
     def loaded(self) -> Order:
         """The same with all voxels copied out of the layers."""
         mask = self.mask.load() if isinstance(self.mask, Snapshot) else self.mask
