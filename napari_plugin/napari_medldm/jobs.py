@@ -147,7 +147,9 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
         try:
             settings = make(VERBS[verb], options | ({"tile": smaller} if smaller else {}))
             result = tasks.run(verb, volume, settings, mask=mask, progress=told)
-        except ResourceError:
+        except (ResourceError, MemoryError, RuntimeError) as problem:
+            if not crowded(problem):
+                raise
             told(0, 1, f"out of memory, trying smaller tiles than {smaller or options.get('tile', 384)}")
             _free()
             continue
@@ -156,6 +158,12 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
         f"{volume.name} needs more memory than is free, even in tiles of {TILES[-1]} voxels. Close other programs, "
         "choose another device, or restore a box of it."
     )
+
+
+def crowded(problem: BaseException) -> bool:
+    """Whether memory ran out: torch says so in a RuntimeError, wherever it moves a model or a scan."""
+    words = str(problem).lower()
+    return isinstance(problem, ResourceError | MemoryError) or "out of memory" in words or "not enough memory" in words
 
 
 def _free() -> None:

@@ -12,6 +12,7 @@ from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, Label, 
 from napari.layers import Image, Labels, Layer, Shapes
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QApplication, QComboBox, QSizePolicy
 
 from medldm.errors import MedldmError, ModelError
@@ -27,6 +28,7 @@ from napari_medldm.worker import End, Failure, Run, start
 SETTLED_MS = 400  # a plan is made when nothing was changed for this long
 WIDTH = 410  # pixels; below that rows are cut off, the bar that scrolls down included
 UNSAVED = {"the scan": "SCAN.nii.gz", "the region": "MASK.nii.gz"}  # names in a copied run of what lies in no file
+LARGER = 1.25  # napari's letters beside those of the system
 SLICE, ALL, ONE = "current slice", "all volumes", "current volume"
 
 
@@ -98,6 +100,9 @@ class Panel(Container):  # type: ignore[misc]
         self.extend([self.bar, self.status, self.compare])
         self.append(_line(self.copy_command, self.copy_python))
         self.append(self.unload)
+        # What a high window has to spare goes to the end, and not between the rows.
+        self.native.widget().layout().addStretch(1)
+        _align([*self, *self.advanced])
         for widget in (self.scan, self.rows.widgets["model"], self.where):
             # A long name or path must not push the picture off the screen.
             widget.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
@@ -427,8 +432,17 @@ def _text() -> Any:
     label = Label(value="")
     label.native.setWordWrap(True)
     label.native.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
-    label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.MinimumExpanding)
+    label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
     return label
+
+
+def _align(rows: Sequence[Any]) -> None:
+    """Make all labels as wide as the widest, in the larger letters that napari will give them."""
+    labeled = [row._labeled_widget() for row in rows if row._labeled_widget() is not None]
+    letters = QFontMetrics(QApplication.font())
+    widest = max(letters.horizontalAdvance(each._inner_widget.label) for each in labeled)
+    for each in labeled:
+        each.label_width = round(LARGER * widest)
 
 
 def _line(*widgets: Any) -> Any:

@@ -13,6 +13,7 @@ from napari.layers import Image
 from napari_medldm.engine import Engine
 from napari_medldm.jobs import Order, Outcome
 from napari_medldm.layers import snapshot
+from napari_medldm.pipe import receive, send
 
 from medldm.errors import Cancelled, InputError, ResourceError
 
@@ -94,8 +95,6 @@ def test_a_run_that_nobody_waits_for_is_ended(engine, scan):
 
 
 def test_messages_with_arrays_survive_the_pipe():
-    from napari_medldm.pipe import receive, send
-
     take, give = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
     sent = {"array": np.random.default_rng(0).random((200, 300, 40)), "turned": np.arange(6).reshape(2, 3).T}
     writer = threading.Thread(target=send, args=(give, sent))
@@ -140,13 +139,16 @@ def test_what_is_edited_while_another_run_goes_on_is_not_what_was_asked_for(engi
     assert end_of(news).words == "9"
 
 
-def test_a_question_that_nobody_waits_for_costs_no_loaded_model(engine, scan):
+def test_a_question_that_nobody_waits_for_any_more_costs_no_loaded_model(engine, scan, monkeypatch):
     last(engine, Order("plan", scan))
-    process = engine.process
-    stop = threading.Event()
-    news = engine.run(Order("plan", scan), stop)
-    next(news)
-    next(news)
-    stop.set()
-    assert isinstance(end_of(news), Outcome)
+    process, stop, sent = engine.process, threading.Event(), []
+
+    def send_and_stop(pipe, message):
+        sent.append(message)
+        send(pipe, message)
+        stop.set()
+
+    monkeypatch.setattr("napari_medldm.engine.send", send_and_stop)
+    assert isinstance(last(engine, Order("plan", scan), stop), Outcome)
     assert engine.process is process
+    assert len(sent) == 1

@@ -168,6 +168,31 @@ def test_out_of_memory_is_met_with_smaller_tiles_and_then_with_a_sentence(scan, 
         carry_out(Order("denoise", scan).loaded(), quiet)
 
 
+@pytest.mark.parametrize(
+    "problem", [RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()], ids=["torch", "numpy"]
+)
+def test_memory_that_runs_out_outside_of_the_network_is_told_in_words_too(problem, scan, monkeypatch):
+    from medldm import tasks
+
+    def greedy(*_, **__):
+        raise problem
+
+    monkeypatch.setattr(tasks, "run", greedy)
+    with pytest.raises(ResourceError, match="needs more memory than is free"):
+        carry_out(Order("denoise", scan).loaded(), quiet)
+
+
+def test_other_errors_of_torch_are_not_taken_for_lack_of_memory(scan, monkeypatch):
+    from medldm import tasks
+
+    def broken(*_, **__):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(tasks, "run", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        carry_out(Order("denoise", scan).loaded(), quiet)
+
+
 def test_missing_weights_are_named(scan, tmp_path):
     model = phantoms.tiny_model(tmp_path / "model")
     next(model.parent.glob("*.safetensors")).unlink()

@@ -53,7 +53,9 @@ def state(viewer, qtbot):
 
     def look(name, widget, *, settled=True):
         if settled:
-            qtbot.waitUntil(lambda: not widget.timer.isActive() and "looking" not in widget.plan.value)
+            qtbot.waitUntil(
+                lambda: not widget.timer.isActive() and "looking" not in widget.plan.value, timeout=hands.LONG
+            )
         QTest.qWait(100)
         folder = os.environ.get("MEDLDM_SCREENSHOTS")
         if folder:

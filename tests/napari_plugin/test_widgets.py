@@ -240,17 +240,12 @@ def test_a_viewer_closed_during_a_run_ends_it_silently(show, qtbot, as_layer):
     assert widget.said == []
 
 
-def test_a_dock_closed_during_a_run_ends_it_and_the_viewer_stays(show, qtbot, as_layer):
-    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom((96, 96, 96))))
-    widget.rows.widgets["samples"].value = 8
+def test_a_dock_closed_during_a_run_loses_no_result(show, qtbot, as_layer):
+    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
     click(qtbot, widget.button)
-    qtbot.waitUntil(lambda: "planes" in widget.status.value, timeout=LONG)
-    viewer.window.remove_dock_widget(widget.native)
-    widget.native.deleteLater()  # what napari does when the cross of a dock is clicked
-    qtbot.waitUntil(lambda: not ENGINE.busy, timeout=LONG)
-    assert widget.said == []
-    assert len(viewer.layers) == 1
-    viewer.add_layer(as_layer(phantoms.phantom(SHAPE)))  # the dead widget does not mind
+    viewer.window.remove_dock_widget(widget.native)  # as its cross does
+    finish(qtbot, widget)
+    assert [layer.name for layer in viewer.layers] == ["phantom", "phantom denoised"]
 
 
 def test_everything_that_touches_the_window_happens_on_its_thread(show, qtbot, qtlog, as_layer, monkeypatch):
@@ -355,6 +350,8 @@ KINDS = {
 }
 
 
+# A viewer for each kind: vispy leaves vertex arrays switched on when a program and its buffers are deleted, and drawing
+# then crashed once in Mesa's glDrawArrays where one viewer took them all; on Windows this is napari's issue 6472.
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_kind_of_layer_is_denoised_where_it_lies(kind, show, qtbot):
     scan = KINDS[kind](phantoms.phantom(SHAPE).voxels.T)
