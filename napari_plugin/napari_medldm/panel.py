@@ -74,6 +74,7 @@ class Panel(Container):  # type: ignore[misc]
         self.timer.setSingleShot(True)
         self._build()
         self._connect()
+        self.changed_scan()
         self.describe()
 
     @property

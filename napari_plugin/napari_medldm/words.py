@@ -112,7 +112,7 @@ def describe(name: str, modality: str = "mr", verb: str = "") -> str:
     """
     found: Card = best(modality, verb=verb) if name == "auto" else card(name)
     low, high = found.spacing_mm
-    limits = "; ".join(found.limits[:2])
+    limits = f"Limits: {'; '.join(found.limits[:2])}" if found.limits else ""
     return (
         f"{found.title} ({found.name}). {found.modality.upper()}, {found.spatial_dims}D, "
         f"voxels {low:g} to {high:g} mm. Licence of the weights: {found.licence}. {limits}"

@@ -200,9 +200,9 @@ def test_a_region(dock, state, qtbot, viewer):
 def test_a_series(dock, state):
     data, arguments, _ = series_data([phantoms.phantom(SHAPE)] * 3)
     widget = dock(DenoiseWidget, Image(data, **arguments))
+    state("series_asks", widget)
     assert widget.series.visible
     assert tuple(widget.series.choices) == (panels.ONE, panels.ALL)
-    state("series_asks", widget)
 
 
 def test_two_widgets_under_each_other(dock, state):
