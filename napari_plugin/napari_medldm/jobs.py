@@ -143,14 +143,15 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
     from medldm import tasks
 
     edges = [tile for tile in TILES if tile < options.get("tile", 384)]
-    for smaller in [None, *edges]:
+    for smaller, following in zip([None, *edges], [*edges, None], strict=True):
         try:
             settings = make(VERBS[verb], options | ({"tile": smaller} if smaller else {}))
             result = tasks.run(verb, volume, settings, mask=mask, progress=told)
         except (ResourceError, MemoryError, RuntimeError) as problem:
             if not crowded(problem):
                 raise
-            told(0, 1, f"out of memory, trying smaller tiles than {smaller or options.get('tile', 384)}")
+            if following:
+                told(0, 1, f"out of memory, trying tiles of {following} voxels")
             _free()
             continue
         return result

@@ -26,7 +26,7 @@ from napari_medldm.rows import Rows
 from napari_medldm.worker import End, Failure, Run, start
 
 SETTLED_MS = 400  # a plan is made when nothing was changed for this long
-WIDTH = 410  # pixels; below that rows are cut off, the bar that scrolls down included
+WIDTH = 440  # pixels; below that rows are cut off, the bar that scrolls down included
 UNSAVED = {"the scan": "SCAN.nii.gz", "the region": "MASK.nii.gz"}  # names in a copied run of what lies in no file
 LARGER = 1.25  # napari's letters beside those of the system
 SLICE, ALL, ONE = "current slice", "all volumes", "current volume"
