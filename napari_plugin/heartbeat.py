@@ -1,8 +1,10 @@
 """Measure how long the GUI thread is held up, at rest and during a run: a timer that should fire every 10 ms.
 
-Run as ``xvfb-run -a python napari_plugin/heartbeat.py [MODEL]``. The first run loads torch and the model. Gaps at rest
-are the machine's own; only what a run adds to them is ours. How long it takes napari to add any layer is measured too,
-because the end of a run adds one. Last comes the time from the button to the preview of a slice, model loaded.
+Run on a quiet machine as ``xvfb-run -a python napari_plugin/heartbeat.py [MODEL]``; it prints a table.
+The first run loads torch and the model. Gaps at rest are the machine's own; only what a run adds to them is
+ours. How long it takes napari to add any layer is measured too, because the end of a run adds one: what comes after
+the last beat of a run is a row of its own. Last comes the time from the button to the preview of a slice, model loaded,
+three times.
 """
 
 import os
@@ -20,6 +22,8 @@ from qtpy.QtTest import QTest
 
 BEAT_MS = 10
 REST_S = 10
+LIMIT_MS = 50
+PREVIEWS = 3
 
 
 class Heartbeat:
@@ -39,29 +43,36 @@ class Heartbeat:
         self.gaps.append(1000 * (now - self.last))
         self.last = now
 
-    def words(self, what: str) -> str:
-        """The longest gap and how many were too long, and start anew."""
+    def row(self, what: str, more: str = "") -> None:
+        """Print a line of the table, and start anew."""
         gaps, self.gaps = np.array(self.gaps[1:]), []
-        late = int((gaps > 50).sum())
-        return f"{what}: longest gap {gaps.max():.0f} ms, {late} of {gaps.size} beats over 50 ms"
+        late = int((gaps > LIMIT_MS).sum())
+        line(what, gaps.size, f"{gaps.max(initial=0):.0f}", late, f"{np.percentile(gaps, 99):.0f}", more)
 
 
-class Stopwatch:
-    """A function that knows how long its last call took."""
+class Watched:
+    """A function that notes the beats before it, and how long it took itself."""
 
-    def __init__(self, function: Callable[..., None]) -> None:
-        self.function = function
-        self.ms = 0.0
+    def __init__(self, heart: Heartbeat, what: str, function: Callable[..., None]) -> None:
+        self.heart, self.what, self.function = heart, what, function
 
     def __call__(self, *given: object) -> None:
         """Call it."""
+        self.heart.beat()
+        self.heart.row(self.what)
         begun = time.perf_counter()
         self.function(*given)
-        self.ms = 1000 * (time.perf_counter() - begun)
+        self.heart.last = time.perf_counter()
+        line("  napari adds its result", 1, f"{1000 * (self.heart.last - begun):.0f}")
+
+
+def line(what: str, *cells: object) -> None:
+    """One line of the table."""
+    print(" | ".join([f"{what:44}", *(f"{cell!s:>11}" for cell in cells)]).rstrip(" |"), flush=True)
 
 
 def main(model: str = "") -> None:
-    """Rest, run cold, run warm."""
+    """Rest, run cold, run warm, preview."""
     viewer = napari.Viewer(show=True)
     ((data, arguments, _),) = samples.noisy_sample()
     viewer.add_image(data[60:80], **arguments)
@@ -70,33 +81,40 @@ def main(model: str = "") -> None:
     if model:
         widget.rows.choose_model(model)
     QTest.qWait(2000)
-    print(f"load before: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores of {os.cpu_count()}")
+    print(f"napari {napari.__version__}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} before")
+    line("state of the window", "beats", "longest, ms", f"over {LIMIT_MS} ms", "99 %, ms")
     heart = Heartbeat()
     QTest.qWait(1000 * REST_S)
-    print(heart.words("at rest"))
+    heart.row("at rest")
     for what in ("first", "second"):
         viewer.add_image(data[60:80].copy(), **arguments)
         QTest.qWait(1000)
-        print(heart.words(f"napari adds its {what} layer, nothing runs"))
+        heart.row(f"napari adds its {what} layer, nothing runs")
         viewer.layers.pop()
         QTest.qWait(1000)
-    showing = Stopwatch(widget._show)
-    widget._show = showing
-    for what in ("first run, loading torch and the model", "second run"):
+    show = widget._show
+    for what in ("first run: torch and the model are loaded", "second run"):
         heart.gaps.clear()
-        widget.run()
-        while widget.run_now is not None:
-            QTest.qWait(50)
+        widget._show = Watched(heart, what, show)
+        finish(widget, widget.run)
         QTest.qWait(500)
-        print(f"{heart.words(what)}; adding the result took {showing.ms:.0f} ms | {widget.status.value}", flush=True)
-    begun = time.perf_counter()
-    widget.run_preview()
-    while widget.run_now is not None:
-        QTest.qWait(10)
-    print(f"preview of one slice: {time.perf_counter() - begun:.1f} s from button to layer | {widget.status.value}")
+        heart.row("  the half second after it")
+    widget._show = show
+    for number in range(PREVIEWS):
+        begun = time.perf_counter()
+        finish(widget, widget.run_preview)
+        print(f"preview {number + 1} of one slice: {time.perf_counter() - begun:.2f} s from button to layer")
+    print(f"last status: {widget.status.value}")
     print(f"load after: {os.getloadavg()[0]:.1f}")
     viewer.close()
     ENGINE.unload()
+
+
+def finish(widget: DenoiseWidget, begin: Callable[[], None]) -> None:
+    """Begin a run and let Qt work until its end."""
+    begin()
+    while widget.run_now is not None:
+        QTest.qWait(10)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from medldm.errors import Cancelled, MedldmError, ResourceError
@@ -48,17 +48,19 @@ class Engine:
         MedldmError
             Whatever went wrong, as a sentence.
         """
+        yield 0, 1, "copying the scan"
+        # Before the turn comes: what is edited while another run goes on is not what was asked for.
+        loaded = yield from _apart(order.loaded, stop)
         while not self.turn.acquire(timeout=TICK_S):
             yield 0, 1, "waiting for another run"
             if stop.is_set():
                 raise Cancelled("cancelled")
         try:
-            yield 0, 1, "copying the scan"
-            loaded = order.loaded()
             process = self._started()
             try:
                 send(process.stdin, loaded)  # type: ignore[arg-type]
-                return (yield from self._watch(process, stop))
+                # A question is short, and ending its process would cost the model that is loaded there.
+                return (yield from self._watch(process, threading.Event() if order.question else stop))
             except OSError as problem:
                 raise self._died(process) from problem
             except GeneratorExit:
@@ -132,6 +134,31 @@ class Engine:
         if process is not None:
             process.kill()
             process.wait()
+
+
+def _apart(work: Callable[[], Order], stop: threading.Event) -> Generator[News, None, Order]:
+    """What a function returns, called in a thread of its own: a slow disk or dask must not hold Cancel up."""
+    box: queue.Queue[tuple[Order | None, BaseException | None]] = queue.Queue()
+
+    def go() -> None:
+        try:
+            box.put((work(), None))
+        except BaseException as problem:  # raised again where it is awaited
+            box.put((None, problem))
+
+    threading.Thread(target=go, daemon=True).start()
+    while True:
+        if stop.is_set():
+            raise Cancelled("cancelled")
+        try:
+            done, problem = box.get(timeout=TICK_S)
+        except queue.Empty:
+            yield 0, 1, "copying the scan"
+            continue
+        if done is None:
+            assert problem is not None
+            raise problem
+        return done
 
 
 def _listen(process: subprocess.Popen[bytes], mail: queue.Queue[tuple[str, Any]]) -> None:

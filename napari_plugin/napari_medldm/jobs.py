@@ -52,6 +52,11 @@ class Order:
     every: bool = False
     difference: bool = False
 
+    @property
+    def question(self) -> bool:
+        """Whether it asks about the scan, and changes nothing."""
+        return self.verb in ASKED
+
     def loaded(self) -> Order:
         """The same with all voxels copied out of the layers."""
         mask = self.mask.load() if isinstance(self.mask, Snapshot) else self.mask
@@ -138,12 +143,15 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
     from medldm import tasks
 
     edges = [tile for tile in TILES if tile < options.get("tile", 384)]
-    for smaller in [None, *edges]:
+    for smaller, following in zip([None, *edges], [*edges, None], strict=True):
         try:
             settings = make(VERBS[verb], options | ({"tile": smaller} if smaller else {}))
             result = tasks.run(verb, volume, settings, mask=mask, progress=told)
-        except ResourceError:
-            told(0, 1, f"out of memory, trying smaller tiles than {smaller or options.get('tile', 384)}")
+        except (ResourceError, MemoryError, RuntimeError) as problem:
+            if not crowded(problem):
+                raise
+            if following:
+                told(0, 1, f"out of memory, trying tiles of {following} voxels")
             _free()
             continue
         return result
@@ -151,6 +159,12 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
         f"{volume.name} needs more memory than is free, even in tiles of {TILES[-1]} voxels. Close other programs, "
         "choose another device, or restore a box of it."
     )
+
+
+def crowded(problem: BaseException) -> bool:
+    """Whether memory ran out: torch says so in a RuntimeError, wherever it moves a model or a scan."""
+    words = str(problem).lower()
+    return isinstance(problem, ResourceError | MemoryError) or "out of memory" in words or "not enough memory" in words
 
 
 def _free() -> None:

@@ -6,13 +6,15 @@ therefore (z, y, x) in RAS millimetres.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medldm.io import guess_modality
+from medldm.io import guess_modality, modality_by_name
 from medldm.io.nifti import from_array
 from medldm.volume import Affine, Stored, Volume
 
@@ -96,6 +98,25 @@ def contrast(voxels: np.ndarray[Any, Any]) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a layer was read from, to tell later whether it still shows that.
+
+    Parameters
+    ----------
+    path : a file or folder that holds this scan and no other
+    mark : of the voxels, see `mark`
+    """
+
+    path: str
+    mark: int
+
+
+def mark(array: Any) -> int:
+    """A number that changes when voxels do; lazy arrays count as changed."""
+    return zlib.crc32(np.ascontiguousarray(array)) if isinstance(array, np.ndarray) else -1
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """A layer as it is at one moment; taken on the GUI thread, used on another, whatever happens to the layer.
 
@@ -106,7 +127,7 @@ class Snapshot:
     to_world : (4, 4) index (z, y, x) to world (z, y, x)
     frame : the volume that the layer was made from, without its voxels; None for a foreign layer
     current : index along each axis before the last three
-    path : file or folder that the layer was opened from; empty when there is none
+    origin : what the layer was read from; None when medldm did not read it
     """
 
     name: str
@@ -114,7 +135,7 @@ class Snapshot:
     to_world: Affine
     frame: Volume | None = None
     current: tuple[int, ...] = ()
-    path: str = ""
+    origin: Origin | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -138,6 +159,33 @@ class Snapshot:
         """``"mr"`` or ``"ct"``, for the model that is shown; a lazy layer without a file that says it counts as MR."""
         array = self.data[self.current] if isinstance(self.data, np.ndarray) else np.zeros(self.shape, np.uint8)
         return guess_modality(self._volume(array[::SPARSE, ::SPARSE, ::SPARSE]))[0]
+
+    @property
+    def file(self) -> str:
+        """The file or folder that holds exactly what the layer shows; empty when it was moved, cropped or edited."""
+        if self.origin is None or self.frame is None or self.frame.shape != self.shape[::-1]:
+            return ""
+        moved = not np.allclose(self.frame.affine, self.affine, atol=1e-4)
+        return "" if moved or mark(self.data) != self.origin.mark else self.origin.path
+
+    def said(self, verb: str, path: str) -> dict[str, Any]:
+        """Options that say of a copied run what only the layer knows.
+
+        Parameters
+        ----------
+        verb : as on the command line
+        path : `file`; a layer that must be saved first loses what DICOM says beside the voxels
+        """
+        stored = self.empty.stored
+        named = modality_by_name(Path(self.name))
+        found: dict[str, Any] = {}
+        if not path and (stored.modality or named):
+            found["modality"] = stored.modality or named
+        elif path and stored.modality is None and named:
+            found["modality"] = named
+        if verb == "super-resolve" and not path and stored.thickness_mm:
+            found["slice_thickness"] = float(stored.thickness_mm)
+        return found
 
     def load(self, *, every: bool = False) -> Snapshot:
         """The same with its voxels copied out of the layer (and out of disk or dask).
@@ -216,9 +264,14 @@ def snapshot(layer: Any, point: Sequence[float] | None = None) -> Snapshot:
         limits = data.shape[:-3]
         current = tuple(int(np.clip(round(float(v)), 0, n - 1)) for v, n in zip(where, limits, strict=False))
     frame = layer.metadata.get("medldm")
-    path = getattr(layer.source, "path", None)
+    origin = layer.metadata.get("medldm_origin")
     return Snapshot(
-        str(layer.name), data, to_world, frame if isinstance(frame, Volume) else None, current, str(path or "")
+        str(layer.name),
+        data,
+        to_world,
+        frame if isinstance(frame, Volume) else None,
+        current,
+        origin if isinstance(origin, Origin) else None,
     )
 
 

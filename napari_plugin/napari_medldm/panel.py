@@ -12,6 +12,7 @@ from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, Label, 
 from napari.layers import Image, Labels, Layer, Shapes
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QApplication, QComboBox, QSizePolicy
 
 from medldm.errors import MedldmError, ModelError
@@ -25,7 +26,9 @@ from napari_medldm.rows import Rows
 from napari_medldm.worker import End, Failure, Run, start
 
 SETTLED_MS = 400  # a plan is made when nothing was changed for this long
-WIDTH = 410  # pixels; below that rows are cut off, the bar that scrolls down included
+WIDTH = 440  # pixels; below that rows are cut off, the bar that scrolls down included
+UNSAVED = {"the scan": "SCAN.nii.gz", "the region": "MASK.nii.gz"}  # names in a copied run of what lies in no file
+LARGER = 1.25  # napari's letters beside those of the system
 SLICE, ALL, ONE = "current slice", "all volumes", "current volume"
 
 
@@ -46,7 +49,7 @@ class Panel(Container):  # type: ignore[misc]
         self.run_now: Run | None = None
         self.clock = words.Clock()
         self.closed = False
-        self.asked = 0  # number of the newest plan; older ones come too late
+        self.questions: dict[int, Run] = {}  # the newest question for each label; older answers come too late
         self.rows = Rows(VERBS[self.verb])
         self.scan = ComboBox(label="scan", choices=lambda _: self._layers(Image))
         self.series = ComboBox(label="series", choices=[ONE, ALL], value=ONE, visible=False)
@@ -71,6 +74,7 @@ class Panel(Container):  # type: ignore[misc]
         self.timer.setSingleShot(True)
         self._build()
         self._connect()
+        self.changed_scan()
         self.describe()
 
     @property
@@ -97,6 +101,9 @@ class Panel(Container):  # type: ignore[misc]
         self.extend([self.bar, self.status, self.compare])
         self.append(_line(self.copy_command, self.copy_python))
         self.append(self.unload)
+        # What a high window has to spare goes to the end, and not between the rows.
+        self.native.widget().layout().addStretch(1)
+        _align([*self, *self.advanced])
         for widget in (self.scan, self.rows.widgets["model"], self.where):
             # A long name or path must not push the picture off the screen.
             widget.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
@@ -206,6 +213,7 @@ class Panel(Container):  # type: ignore[misc]
         """Say the plan and the model."""
         if self.closed:
             return
+        self._forget(self.plan)
         try:
             self._say_card()
             if self.scan.value is None:
@@ -245,19 +253,25 @@ class Panel(Container):  # type: ignore[misc]
         answered : gets the outcome
         into : label that tells the wait, or what went wrong
         """
-        self.asked += 1
-        number = self.asked
 
         def done(end: End) -> None:
-            if self.closed or number != self.asked:
+            if self.closed or self.questions.get(id(into)) is not asked:
                 return
             if isinstance(end, Outcome):
                 answered(end)
             else:
                 into.value = "" if end is None else end.words
 
+        order = Order(verb, self.snapshot(), options)
+        self._forget(into)
         into.value = "looking at the scan..."
-        start(Order(verb, self.snapshot(), options), told=lambda _: None, done=done)
+        self.questions[id(into)] = asked = start(order, told=lambda _: None, done=done)
+
+    def _forget(self, into: Any) -> None:
+        """Wait no longer for what was asked for a label; a question that still waits for its turn is dropped."""
+        older = self.questions.pop(id(into), None)
+        if older is not None:
+            older.stop()
 
     def _ask_simply(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None]) -> None:
         try:
@@ -284,8 +298,10 @@ class Panel(Container):  # type: ignore[misc]
             if not outlines:
                 raise ValueError(f"Draw a rectangle in {chosen.name} first.")
             return around(np.concatenate(outlines), scan)
-        hidden = self.viewer.dims.not_displayed
-        return current_slice(scan, (0.0, *self.point), (hidden[-1] - self.viewer.dims.ndim) % 3 if hidden else 0)
+        dims = self.viewer.dims
+        # The axis of space that is not shown; the first one where all are (in 3D), whatever else a slider moves.
+        hidden = [axis - dims.ndim + 3 for axis in dims.not_displayed if axis >= dims.ndim - 3]
+        return current_slice(scan, (0.0, *self.point), min(hidden, default=0))
 
     def _begin(self, order: Callable[[], Order]) -> None:
         if self.run_now is not None:
@@ -296,7 +312,7 @@ class Panel(Container):  # type: ignore[misc]
         except (MedldmError, ValueError) as problem:
             show_error(str(problem))
             return
-        self.asked += 1  # a plan that comes now is about something that has begun
+        self._forget(self.status)
         self.clock = words.Clock()
         self._busy(True)
         self.status.value = "starting"
@@ -339,6 +355,7 @@ class Panel(Container):  # type: ignore[misc]
             self.status.value = end.words
             show_error(end.words)
         else:
+            self.bar.value = 100
             self.status.value = end.words
             self._show(end, before())
 
@@ -378,15 +395,24 @@ class Panel(Container):  # type: ignore[misc]
     def _copy(self, spell: Callable[..., str]) -> None:
         try:
             scan, options = self.snapshot(), self.options()
+            path = scan.file
+            options = scan.said(self.verb, path) | options
+            text = spell(self.verb, options, path, mask=self.mask_path(), volumes=self._numbers(scan))
         except (MedldmError, ValueError) as problem:
             show_error(str(problem))
             return
-        whole = scan.current and self.series.value != ALL
-        number = int(np.ravel_multi_index(scan.current, scan.data.shape[:-3])) if whole else None
-        text = spell(self.verb, options, scan.path, mask=self.mask_path(), volume=number)
         QApplication.clipboard().setText(text)
-        unsaved = [name for name in ("SCAN.nii.gz", "MASK.nii.gz") if name in text]
-        self.status.value = f"copied; save the layer as {' and the region as '.join(unsaved)}" if unsaved else "copied"
+        first = [f"{what} as {name}" for what, name in UNSAVED.items() if name in text]
+        self.status.value = f"copied; save {' and '.join(first)} first" if first else "copied"
+
+    def _numbers(self, scan: Snapshot) -> tuple[int, ...]:
+        """Which volumes of a 4D file are restored; none for a file of one volume."""
+        if not scan.current:
+            return ()
+        sizes = scan.data.shape[:-3]
+        if self.series.value == ALL:
+            return tuple(range(int(np.prod(sizes))))
+        return (int(np.ravel_multi_index(scan.current, sizes)),)
 
 
 def _close(panel: weakref.ref[Panel]) -> None:
@@ -394,8 +420,8 @@ def _close(panel: weakref.ref[Panel]) -> None:
     me = panel()
     if me is not None:
         me.closed = True
-        if me.run_now is not None:
-            me.run_now.stop()
+        for run in [*me.questions.values(), *([me.run_now] if me.run_now is not None else [])]:
+            run.stop()
 
 
 def _nothing() -> None:
@@ -407,8 +433,17 @@ def _text() -> Any:
     label = Label(value="")
     label.native.setWordWrap(True)
     label.native.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
-    label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.MinimumExpanding)
+    label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
     return label
+
+
+def _align(rows: Sequence[Any]) -> None:
+    """Make all labels as wide as the widest, in the larger letters that napari will give them."""
+    labeled = [row._labeled_widget() for row in rows if row._labeled_widget() is not None]
+    letters = QFontMetrics(QApplication.font())
+    widest = max(letters.horizontalAdvance(each._inner_widget.label) for each in labeled)
+    for each in labeled:
+        each.label_width = round(LARGER * widest)
 
 
 def _line(*widgets: Any) -> Any:

@@ -48,15 +48,12 @@ def read(path: str | list[str]) -> list[LayerTuple]:
     InputError
         Nothing could be opened; its sentence says why.
     """
-    from medldm.io.scans import find_cases
-
     layers, problems = [], []
-    for each in [path] if isinstance(path, str) else path:
-        for case in find_cases(Path(each)):
-            try:
-                layers.append(_layer(case))
-            except MedldmError as problem:
-                problems.append(str(problem))
+    for case, origin in _cases([Path(each) for each in ([path] if isinstance(path, str) else path)]):
+        try:
+            layers.append(_layer(case, origin))
+        except MedldmError as problem:
+            problems.append(str(problem))
     if not layers:
         raise InputError("; ".join(problems) or f"{path} holds no scan.")
     if problems:
@@ -66,9 +63,36 @@ def read(path: str | list[str]) -> list[LayerTuple]:
     return layers
 
 
-def _layer(case: Case) -> LayerTuple:
-    from medldm.io import is_nifti, looks_like_labels
-    from napari_medldm.layers import layer_data, series_data
+def _cases(paths: list[Path]) -> Iterator[tuple[Case, str]]:
+    """Scans, each with a path that holds it and no other; empty where there is none."""
+    from medldm.io.dicom import find_series
+    from medldm.io.scans import Case, find_cases
+
+    slices = [path for path in paths if path.is_file() and not is_nifti(path)]
+    if len(slices) > 1:  # chosen together, to be stacked
+        paths = [path for path in paths if path not in slices]
+        for series in find_series(slices):
+            skip = series.reason if series.verdict == "not a volume" else ""
+            yield Case(series.files[0].parent, Path(series.name), series, skip), ""
+    for path in paths:
+        cases = find_cases(path)
+        for case in cases:
+            yield case, _alone(path.absolute(), case, cases)
+
+
+def _alone(path: Path, case: Case, cases: list[Case]) -> str:
+    if case.keep is not None:
+        return ""  # it was unpacked to a folder that is gone soon
+    if case.alone:
+        return str(path)
+    place = case.source.absolute()
+    others = (file.absolute() for other in cases if other is not case for file in other.files)
+    return "" if any(place in file.parents or place == file for file in others) else str(place)
+
+
+def _layer(case: Case, origin: str) -> LayerTuple:
+    from medldm.io import looks_like_labels
+    from napari_medldm.layers import Origin, layer_data, mark, series_data
 
     if case.skip and not is_nifti(case.source):
         raise NotRestorable(f"{case.series.name}: {case.skip}" if case.series else case.skip)
@@ -76,13 +100,17 @@ def _layer(case: Case) -> LayerTuple:
         raise InputError(case.broken)
     count = 1 if case.series is not None else _length(case.source)
     if count > 1:
-        return series_data([case.read(index) for index in range(count)])
-    volume = case.read()
-    # A mask is no scan, but whoever opens one wants to see it, and inpaint wants it as labels.
-    if looks_like_labels(volume.voxels) and volume.voxels.any():
-        whole = volume.with_voxels(volume.voxels.astype("int32"))
-        return layer_data(whole, kind="labels")
-    return layer_data(volume)
+        found = series_data([case.read(index) for index in range(count)])
+    else:
+        volume = case.read()
+        # A mask is no scan, but whoever opens one wants to see it, and inpaint wants it as labels.
+        if looks_like_labels(volume.voxels) and volume.voxels.any():
+            found = layer_data(volume.with_voxels(volume.voxels.astype("int32")), kind="labels")
+        else:
+            found = layer_data(volume)
+    if origin:
+        found[1]["metadata"]["medldm_origin"] = Origin(origin, mark(found[0]))
+    return found
 
 
 def _length(path: Path) -> int:

@@ -58,6 +58,22 @@ class Text(LineEdit):  # type: ignore[misc]
         return words or None
 
 
+class Models(ComboBox):  # type: ignore[misc]
+    """Every card, and the models on disk that were chosen."""
+
+    def __init__(self, **more: Any) -> None:
+        self.offered = ["auto", *(card.name for card in cards())]
+        # A function, because napari resets the choices of a widget from its menu whenever layers come and go.
+        super().__init__(choices=lambda _: self.offered, value="auto", **more)
+
+    def choose(self, path: str) -> None:
+        """Offer a model on disk, and choose it."""
+        if path not in self.offered:
+            self.offered.append(path)
+        self.reset_choices()
+        self.value = path
+
+
 def row(knob: Field[Any], hint: Any) -> Any:
     """The widget of one knob.
 
@@ -73,7 +89,7 @@ def row(knob: Field[Any], hint: Any) -> Any:
     if knob.name == "device":
         return ComboBox(label=label, tooltip=tip, choices=devices(), value=knob.default)
     if knob.name == "model":
-        return ComboBox(label=label, tooltip=tip, choices=["auto", *(card.name for card in cards())], value="auto")
+        return Models(label=label, tooltip=tip)
     if words.get("choices"):
         return ComboBox(label=label, tooltip=tip, choices=list(words["choices"]), value=knob.default)
     if str in kinds or any(get_origin(kind) is tuple for kind in kinds):
@@ -144,10 +160,7 @@ class Rows:
 
     def choose_model(self, path: str) -> None:
         """Offer a trained model on disk, and choose it."""
-        model = self.widgets["model"]
-        if path not in model.choices:
-            model.choices = (*model.choices, path)
-        model.value = path
+        self.widgets["model"].choose(path)
 
 
 def devices() -> list[str]:

@@ -11,9 +11,9 @@ from napari.layers import Labels, Shapes
 from medldm.errors import MedldmError
 from medldm.slice_numbers import parse_slices, spell_slices
 from napari_medldm.jobs import Outcome
-from napari_medldm.layers import snapshot
+from napari_medldm.layers import layer_data, snapshot
 from napari_medldm.panel import Panel
-from napari_medldm.regions import drawn
+from napari_medldm.regions import Drawn, drawn, filled
 
 
 class RestoreWidget(Panel):
@@ -133,8 +133,24 @@ class InpaintWidget(Panel):
 
     def mask_path(self) -> str | None:
         """The file that the labels were opened from; a name to save them under when there is none."""
-        path = getattr(getattr(self.region_layer.value, "source", None), "path", None)
-        return str(path or "MASK.nii.gz")
+        layer = self.region_layer.value
+        if isinstance(layer, Shapes):
+            self.paint(self.mask(), f"{layer.name} as labels")
+        return (isinstance(layer, Labels) and snapshot(layer).file) or "MASK.nii.gz"
+
+    def paint(self, shapes: Drawn, name: str) -> None:
+        """Outlines as a labels layer, which can be saved.
+
+        Parameters
+        ----------
+        shapes : drawn
+        name : of the layer; one of that name is replaced
+        """
+        if name in self.viewer.layers:
+            self.viewer.layers.remove(name)
+        mask = filled(shapes, self.snapshot()).volumes()[0]
+        data, arguments, _ = layer_data(mask, kind="labels", name=name)
+        self.viewer.add_layer(Labels(data, **arguments))
 
     def mask(self) -> Any:
         """The region: painted labels, or outlines."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medldm.resample import new_shape_for_spacing
@@ -112,7 +112,7 @@ def describe(name: str, modality: str = "mr", verb: str = "") -> str:
     """
     found: Card = best(modality, verb=verb) if name == "auto" else card(name)
     low, high = found.spacing_mm
-    limits = "; ".join(found.limits[:2])
+    limits = f"Limits: {'; '.join(found.limits[:2])}" if found.limits else ""
     return (
         f"{found.title} ({found.name}). {found.modality.upper()}, {found.spatial_dims}D, "
         f"voxels {low:g} to {high:g} mm. Licence of the weights: {found.licence}. {limits}"
@@ -130,9 +130,9 @@ def unfit(name: str, modality: str, scan: Volume, verb: str = "") -> str:
 
 
 def command_line(
-    verb: str, options: Mapping[str, Any], path: str, *, mask: str | None = None, volume: int | None = None
+    verb: str, options: Mapping[str, Any], path: str, *, mask: str | None = None, volumes: Sequence[int] = ()
 ) -> str:
-    """A run as a command.
+    """A run as a command, or as one for each volume.
 
     Parameters
     ----------
@@ -140,26 +140,36 @@ def command_line(
     options : that differ from the defaults
     path : of the scan; empty when it lies in no file
     mask : file of the mask; None for verbs without one
-    volume : which one of a 4D file
+    volumes : which ones of a 4D file; none for a file of one volume
     """
-    words = ["medldm", verb, path or "SCAN.nii.gz", "RESTORED.nii.gz"]
-    words += ["--mask", mask] if mask else []
-    words += [] if volume is None else ["--volume", str(volume)]
+    said = []
     for name, value in options.items():
-        said = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
-        words += [f"--{name.replace('_', '-')}", said]
-    return shlex.join(words)
+        spelled = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+        said += [f"--{name.replace('_', '-')}", spelled]
+    lines = []
+    for number in volumes or (None,):
+        out = "RESTORED.nii.gz" if len(volumes) < 2 else f"RESTORED-{number}.nii.gz"
+        line = ["medldm", verb, path or "SCAN.nii.gz", out, *(["--mask", mask] if mask else [])]
+        lines.append(shlex.join([*line, *([] if number is None else ["--volume", str(number)]), *said]))
+    return "\n".join(lines)
 
 
 def python(
-    verb: str, options: Mapping[str, Any], path: str, *, mask: str | None = None, volume: int | None = None
+    verb: str, options: Mapping[str, Any], path: str, *, mask: str | None = None, volumes: Sequence[int] = ()
 ) -> str:
     """A run as Python; see `command_line`."""
-    index = "" if volume is None else f", volume_index={volume}"
     more = [f"medldm.read({mask!r})"] if mask else []
     more += [f"{name}={value!r}" for name, value in options.items()]
     call = f"medldm.{verb.replace('-', '_')}({', '.join(['scan', *more])})"
+    source = repr(path or "SCAN.nii.gz")
+    if len(volumes) > 1:
+        return (
+            f"import medldm\n\nfor number in {list(volumes)}:\n"
+            f"    scan = medldm.read({source}, volume_index=number)\n    restored = {call}\n"
+            '    medldm.write(restored, f"RESTORED-{number}.nii.gz")\n'
+        )
+    index = f", volume_index={volumes[0]}" if volumes else ""
     return (
-        f"import medldm\n\nscan = medldm.read({(path or 'SCAN.nii.gz')!r}{index})\n"
+        f"import medldm\n\nscan = medldm.read({source}{index})\n"
         f'restored = {call}\nmedldm.write(restored, "RESTORED.nii.gz")\n'
     )

@@ -5,11 +5,15 @@ import signal
 import threading
 import time
 
+import dask.array as da
+import numpy as np
 import phantoms
 import pytest
+from napari.layers import Image
 from napari_medldm.engine import Engine
 from napari_medldm.jobs import Order, Outcome
 from napari_medldm.layers import snapshot
+from napari_medldm.pipe import receive, send
 
 from medldm.errors import Cancelled, InputError, ResourceError
 
@@ -27,7 +31,10 @@ def scan(as_layer):
 
 
 def last(engine, order, stop=None):
-    news = engine.run(order, stop or threading.Event())
+    return end_of(engine.run(order, stop or threading.Event()))
+
+
+def end_of(news):
     while True:
         try:
             next(news)
@@ -88,9 +95,6 @@ def test_a_run_that_nobody_waits_for_is_ended(engine, scan):
 
 
 def test_messages_with_arrays_survive_the_pipe():
-    import numpy as np
-    from napari_medldm.pipe import receive, send
-
     take, give = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
     sent = {"array": np.random.default_rng(0).random((200, 300, 40)), "turned": np.arange(6).reshape(2, 3).T}
     writer = threading.Thread(target=send, args=(give, sent))
@@ -103,3 +107,48 @@ def test_messages_with_arrays_survive_the_pipe():
     with pytest.raises(EOFError):
         receive(take)
     take.close()
+
+
+def test_a_slow_lazy_scan_does_not_hold_cancel_up(engine):
+    wait = threading.Event()
+
+    def slow(block):
+        wait.wait(30)
+        return block
+
+    lazy = da.ones((4, 8, 8), chunks=(1, 8, 8)).map_blocks(slow, meta=np.ones((1, 1, 1)))
+    stop = threading.Event()
+    news = engine.run(Order("denoise", snapshot(Image(lazy, contrast_limits=(0, 1)))), stop)
+    assert next(news)[2] == "copying the scan"
+    assert next(news)[2] == "copying the scan"
+    begun = time.monotonic()
+    stop.set()
+    with pytest.raises(Cancelled):
+        list(news)
+    assert time.monotonic() - begun < 2
+    wait.set()
+
+
+def test_what_is_edited_while_another_run_goes_on_is_not_what_was_asked_for(engine, as_layer):
+    layer = as_layer(phantoms.with_missing_slices(phantoms.phantom((32, 40, 20)), [9]))
+    engine.turn.acquire()
+    news = engine.run(Order("missing", snapshot(layer)), threading.Event())
+    assert "waiting" in [what for _, _, what in (next(news), next(news))][-1]
+    layer.data[4] = 0
+    engine.turn.release()
+    assert end_of(news).words == "9"
+
+
+def test_a_question_that_nobody_waits_for_any_more_costs_no_loaded_model(engine, scan, monkeypatch):
+    last(engine, Order("plan", scan))
+    process, stop, sent = engine.process, threading.Event(), []
+
+    def send_and_stop(pipe, message):
+        sent.append(message)
+        send(pipe, message)
+        stop.set()
+
+    monkeypatch.setattr("napari_medldm.engine.send", send_and_stop)
+    assert isinstance(last(engine, Order("plan", scan), stop), Outcome)
+    assert engine.process is process
+    assert len(sent) == 1

@@ -1,5 +1,10 @@
 """Orders carried out in this process, with a tiny untrained chain: no viewer, no second process."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import phantoms
 import pytest
@@ -162,9 +167,34 @@ def test_out_of_memory_is_met_with_smaller_tiles_and_then_with_a_sentence(scan, 
     enough = 128
     carry_out(Order("denoise", scan).loaded(), lambda *news: told.append(news[2]))
     assert tried == [None, 256, 128]
-    assert "out of memory" in told[0]
+    assert told == ["out of memory, trying tiles of 256 voxels", "out of memory, trying tiles of 128 voxels"]
     enough = 0
     with pytest.raises(ResourceError, match="tiles of 64"):
+        carry_out(Order("denoise", scan).loaded(), quiet)
+
+
+@pytest.mark.parametrize(
+    "problem", [RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()], ids=["torch", "numpy"]
+)
+def test_memory_that_runs_out_outside_of_the_network_is_told_in_words_too(problem, scan, monkeypatch):
+    from medldm import tasks
+
+    def greedy(*_, **__):
+        raise problem
+
+    monkeypatch.setattr(tasks, "run", greedy)
+    with pytest.raises(ResourceError, match="needs more memory than is free"):
+        carry_out(Order("denoise", scan).loaded(), quiet)
+
+
+def test_other_errors_of_torch_are_not_taken_for_lack_of_memory(scan, monkeypatch):
+    from medldm import tasks
+
+    def broken(*_, **__):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(tasks, "run", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
         carry_out(Order("denoise", scan).loaded(), quiet)
 
 
@@ -179,3 +209,43 @@ def test_a_bug_becomes_a_sentence():
     told = jobs.sentence(KeyError("x"))
     assert isinstance(told, MedldmError)
     assert "please report" in str(told)
+
+
+CROWDED = """
+import resource, sys
+import phantoms, torch
+from napari.layers import Image
+from napari_medldm.jobs import Order, carry_out, sentence
+from napari_medldm.layers import layer_data, snapshot
+
+def denoised(data, arguments, _):
+    order = Order("denoise", snapshot(Image(data, **arguments)), {"model": sys.argv[1], "device": "cpu"})
+    try:
+        return carry_out(order.loaded(), lambda *_: None).words
+    except Exception as problem:
+        return str(sentence(problem))
+
+small, large = (layer_data(phantoms.phantom(shape)) for shape in ((64, 64, 4), (400, 400, 6)))
+print(denoised(*small))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20, resource.RLIM_INFINITY))
+print(denoised(*large))
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(denoised(*large))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits memory as Linux does")
+def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
+    told = subprocess.run(
+        [sys.executable, "-c", CROWDED, str(tiny_model)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    before, crowded, after = told.stdout.splitlines()
+    assert before.startswith("cpu, ")
+    assert "needs more memory than is free, even in tiles of 64" in crowded
+    assert after.startswith("cpu, ")

@@ -61,3 +61,10 @@ def test_the_copied_python_runs(tmp_path, monkeypatch, scan_file):
     exec(words.python("denoise", {"noise": 0.05, "seed": 3}, str(scan_file)))
     assert seen == {"noise": 0.05, "seed": 3}
     assert (tmp_path / "RESTORED.nii.gz").exists()
+
+
+def test_each_volume_of_a_series_is_a_command_of_its_own():
+    told = words.command_line("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)).splitlines()
+    assert told == [f"medldm denoise bold.nii RESTORED-{n}.nii.gz --volume {n} --seed 3" for n in (0, 2)]
+    assert "--volume 2" in words.command_line("denoise", {}, "bold.nii", volumes=(2,))
+    compile(words.python("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)), "copied", "exec")

@@ -1,0 +1,22 @@
+"""How tests press the buttons of the napari widgets."""
+
+from qtpy.QtCore import Qt
+
+LONG = 200_000  # ms; the machine may be busy, and the first run loads torch
+
+
+def click(qtbot, button):
+    """Click a button as a user does."""
+    qtbot.mouseClick(button.native, Qt.MouseButton.LeftButton)
+
+
+def finish(qtbot, widget):
+    """Wait for the end of a run."""
+    qtbot.waitUntil(lambda: widget.run_now is None, timeout=LONG)
+
+
+def run(qtbot, widget, button=None):
+    """Click, and wait for the end."""
+    click(qtbot, button or widget.button)
+    assert widget.run_now is not None
+    finish(qtbot, widget)

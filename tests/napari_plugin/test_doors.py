@@ -1,0 +1,268 @@
+"""napari's own doors: its menus open, show and save; and a copied run is the same run."""
+
+import os
+import shlex
+import subprocess
+import sys
+
+import medldm_widgets as hands
+import nibabel as nib
+import numpy as np
+import phantoms
+import phantoms_dicom
+import pytest
+from napari_medldm import panel as panels
+from qtpy.QtWidgets import QApplication
+
+import medldm
+from medldm.cli import main
+
+pytestmark = [pytest.mark.gui, pytest.mark.timeout(900)]
+SHAPE = (32, 40, 20)
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    return make_napari_viewer()
+
+
+@pytest.fixture
+def opened(viewer, tiny_model, monkeypatch):
+    """A widget from the menu, for a file that was opened as by dragging it in."""
+    said = []
+    monkeypatch.setattr(panels, "show_error", said.append)
+    monkeypatch.setattr(panels, "show_info", said.append)
+
+    def make(title, *paths):
+        for path in paths:
+            viewer.open(str(path), plugin="medldm")
+        _, widget = viewer.window.add_plugin_dock_widget("medldm", title)
+        widget.said = said
+        widget.rows.choose_model(str(tiny_model))
+        widget.rows.widgets["device"].value = "cpu"
+        return widget
+
+    return make
+
+
+def copied(qtbot, button):
+    hands.click(qtbot, button)
+    return QApplication.clipboard().text()
+
+
+def same_as_copied(qtbot, widget, layer, folder, monkeypatch):
+    """Run what was copied, and compare every voxel with the layer as napari saves it."""
+    monkeypatch.chdir(folder)
+    (saved,) = layer.save(str(folder / "layer.nii.gz"), plugin="medldm")
+    expected = nib.load(saved)
+    assert expected.get_data_dtype() == widget.scan.value.metadata["medldm"].stored.dtype
+    for button, do in ((widget.copy_command, by_command), (widget.copy_python, by_python)):
+        text = copied(qtbot, button)
+        do(text)
+        found = nib.load(folder / "RESTORED.nii.gz")
+        assert np.array_equal(np.asanyarray(found.dataobj), np.asanyarray(expected.dataobj)), text
+        assert np.allclose(found.affine, expected.affine, atol=1e-4)
+        (folder / "RESTORED.nii.gz").unlink()
+
+
+def by_command(text):
+    for line in text.splitlines():
+        words = shlex.split(line)
+        assert words[0] == "medldm"
+        assert main(words[1:]) == 0, line
+
+
+def by_python(text):
+    exec(compile(text, "copied", "exec"), {})
+
+
+@pytest.fixture
+def thick_file(tmp_path):
+    scan = phantoms.brain((32, 40, 8))
+    affine = np.diag([-1, 1, 4.0, 1])
+    return phantoms.save(tmp_path / "thick.nii.gz", scan + 3, affine, dtype=np.int16)
+
+
+@pytest.fixture
+def noisy_file(tmp_path):
+    noisy = phantoms.rician(phantoms.brain(SHAPE), 50)
+    return phantoms.save(tmp_path / "noisy.nii.gz", noisy, phantoms.OBLIQUE, dtype=np.float32)
+
+
+def test_a_copied_denoising_gives_the_same_voxels(opened, viewer, qtbot, noisy_file, tmp_path, monkeypatch):
+    widget = opened("Denoise", noisy_file)
+    widget.rows.widgets["seed"].value = 5
+    hands.run(qtbot, widget)
+    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+
+
+def test_a_copied_refinement_gives_the_same_voxels(opened, viewer, qtbot, thick_file, tmp_path, monkeypatch):
+    widget = opened("Super-resolve", thick_file)
+    widget.rows.widgets["spacing"].value = "1,1,1.3"
+    hands.run(qtbot, widget)
+    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+
+
+def test_a_copied_restoration_gives_the_same_voxels(opened, viewer, qtbot, thick_file, tmp_path, monkeypatch):
+    widget = opened("Restore", thick_file)
+    qtbot.waitUntil(lambda: "apart" in widget.plan.value or "thick" in widget.plan.value, timeout=hands.LONG)
+    hands.run(qtbot, widget)
+    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+
+
+def test_a_copied_filling_gives_the_same_voxels(opened, viewer, qtbot, tmp_path, monkeypatch):
+    gap = phantoms.brain(SHAPE)
+    gap[:, :, 9] = 0
+    widget = opened("Fill slices", phantoms.save(tmp_path / "gap.nii.gz", gap, np.diag([1, -1, 2, 1.0])))
+    widget.rows.widgets["missing"].value = "9,12"
+    hands.run(qtbot, widget)
+    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+
+
+def test_a_copied_inpainting_takes_the_file_of_the_mask_until_it_is_painted_on(
+    opened, viewer, qtbot, noisy_file, tmp_path, monkeypatch
+):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[12:18, 15:22, 9:11] = 1
+    mask_file = phantoms.save(tmp_path / "lesion_mask.nii.gz", mask, phantoms.OBLIQUE)
+    widget = opened("Inpaint", noisy_file, mask_file)
+    assert widget.region_layer.value.name.startswith("lesion")
+    hands.run(qtbot, widget)
+    assert str(mask_file) in copied(qtbot, widget.copy_command)
+    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    widget.region_layer.value.data[0, 0, 0] = 1
+    assert "--mask MASK.nii.gz" in copied(qtbot, widget.copy_command)
+    assert "save the region as MASK.nii.gz first" in widget.status.value
+
+
+def test_a_drawn_region_is_copied_by_a_labels_layer_that_can_be_saved(
+    opened, viewer, qtbot, noisy_file, tmp_path, monkeypatch
+):
+    widget = opened("Inpaint", noisy_file)
+    scan = viewer.layers[0]
+    corner = np.array([[9, 12, 10], [9, 12, 18], [9, 24, 18], [9, 24, 10.0]])
+    place = {"scale": scan.scale, "translate": scan.translate, "affine": scan.affine.affine_matrix}
+    widget.region_layer.value = viewer.add_shapes([corner], shape_type="rectangle", name="drawn", **place)
+    hands.run(qtbot, widget)
+    result = viewer.layers[-1]
+    text = copied(qtbot, widget.copy_command)
+    viewer.layers["drawn as labels"].save(str(tmp_path / "MASK.nii.gz"), plugin="medldm")
+    assert "--mask MASK.nii.gz" in text
+    same_as_copied(qtbot, widget, result, tmp_path, monkeypatch)
+
+
+def test_one_volume_of_a_series_and_all_of_them_are_copied(opened, viewer, qtbot, tmp_path, monkeypatch):
+    data = np.stack([phantoms.brain(SHAPE), phantoms.brain(SHAPE) * 0.8], -1)
+    path = tmp_path / "bold.nii.gz"
+    nib.save(nib.Nifti1Image(data, np.diag([1, 1, 2, 1.0])), path)
+    widget = opened("Denoise", path)
+    viewer.dims.set_point(0, 1)
+    hands.run(qtbot, widget)
+    assert "--volume 1" in copied(qtbot, widget.copy_command)
+    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    widget.series.value = panels.ALL
+    hands.run(qtbot, widget)
+    for button, do in ((widget.copy_command, by_command), (widget.copy_python, by_python)):
+        do(copied(qtbot, button))
+        for number in (0, 1):
+            found = medldm.read(tmp_path / f"RESTORED-{number}.nii.gz").voxels
+            assert np.array_equal(found.transpose(2, 1, 0), viewer.layers[-1].data[number])
+            (tmp_path / f"RESTORED-{number}.nii.gz").unlink()
+
+
+def test_what_lies_in_no_file_is_saved_first_and_keeps_what_dicom_said(opened, viewer, qtbot, tmp_path, monkeypatch):
+    voxels = np.rint(phantoms.brain((32, 40, 8))).astype(np.int16) + 5
+    phantoms_dicom.write_series(tmp_path / "in", voxels)
+    widget = opened("Super-resolve", tmp_path / "in")
+    assert str(tmp_path / "in") in copied(qtbot, widget.copy_command)
+    scan = viewer.layers[0]
+    scan.translate = scan.translate + np.array([0, 3.0, 0])
+    text = copied(qtbot, widget.copy_command)
+    assert "SCAN.nii.gz" in text
+    assert "save the scan as SCAN.nii.gz first" in widget.status.value
+    assert f"--modality {scan.metadata['medldm'].stored.modality}" in text
+    hands.run(qtbot, widget)
+    scan.save(str(tmp_path / "SCAN.nii.gz"), plugin="medldm")
+    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+
+
+def test_voxels_that_were_changed_are_not_taken_from_the_file(opened, viewer, qtbot, noisy_file):
+    widget = opened("Denoise", noisy_file)
+    assert str(noisy_file) in copied(qtbot, widget.copy_command)
+    viewer.layers[0].data[3, 4, 5] += 1
+    assert "SCAN.nii.gz" in copied(qtbot, widget.copy_python)
+
+
+def test_a_dicom_result_is_saved_as_a_derived_series_from_the_menu(opened, viewer, qtbot, tmp_path):
+    voxels = np.rint(phantoms.brain((24, 20, 6))).astype(np.int16) + 5
+    phantoms_dicom.write_series(tmp_path / "in", voxels)
+    widget = opened("Super-resolve", tmp_path / "in")
+    widget.rows.widgets["spacing"].value = "1"
+    hands.run(qtbot, widget)
+    result = viewer.layers[-1]
+    assert result.data.shape[0] > 6
+    result.save(str(tmp_path / "out.dcm"), plugin="medldm")
+    (again,) = viewer.open(str(tmp_path / "out"), plugin="medldm")
+    assert again.data.shape == result.data.shape
+    assert np.allclose(again.extent.world, result.extent.world, atol=1e-2)
+
+
+def test_every_sample_of_the_menu_opens(viewer):
+    from npe2 import PluginManager
+
+    keys = [sample.key for sample in PluginManager.instance().get_manifest("medldm").contributions.sample_data]
+    assert len(keys) == 8
+    for key in keys:
+        (layer,) = viewer.open_sample("medldm", key)
+        assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
+        viewer.layers.clear()
+
+
+def test_every_widget_is_in_the_filter_menu(viewer):
+    from npe2 import PluginManager
+
+    commands = [item.command for item in PluginManager.instance().iter_menu("napari/layers/filter")]
+    assert {f"medldm.{verb}" for verb in ("restore", "denoise", "super_resolve", "fill_slices", "inpaint")} <= {
+        *commands
+    }
+
+
+LOOKING = """
+import sys
+import napari
+from qtpy.QtTest import QTest
+from napari_medldm.engine import ENGINE
+
+viewer = napari.Viewer(show=False)
+viewer.open(sys.argv[1], plugin="medldm")
+viewer.open_sample("medldm", "gap")
+titles = ("Restore", "Denoise", "Super-resolve", "Fill slices", "Inpaint")
+widgets = [viewer.window.add_plugin_dock_widget("medldm", title)[1] for title in titles]
+plan, denoise, _, fill, _ = widgets
+denoise.measure()
+fill.look()
+for widget in widgets:
+    widget.rows.widgets["model"].value = "brain-mri-2d-fast"
+    widget.rows.widgets["seed"].value = 3
+    widget.copy_command.native.click()
+    widget.copy_python.native.click()
+while not plan.plan.value or "looking" in plan.plan.value + denoise.status.value + fill.status.value:
+    QTest.qWait(50)
+maps = open(f"/proc/{ENGINE.process.pid}/maps").read()
+heavy = [name for name in ("torch", "monai") if name in sys.modules]
+print("here", heavy, "there", "libtorch" in maps, flush=True)
+viewer.close()
+ENGINE.unload()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="looks at libraries through /proc")
+def test_opening_reading_planning_and_measuring_load_no_torch_in_either_process(scan_file):
+    told = subprocess.run(
+        [sys.executable, "-c", LOOKING, str(scan_file)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert "here [] there False" in told.stdout, told.stdout + told.stderr
