@@ -12,17 +12,18 @@ for file in dist/*; do
 done
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
-# The dependencies are those of the tested environment; medldm itself comes from the wheel alone.
+# Nothing is borrowed from the tested environment: what the wheel does not ask for must not be needed.
 "$python" -m venv "$place/venv"
-site=$("$python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
-"$place/venv/bin/python" - "$site" <<'PY'
-import pathlib, sys, sysconfig
-# A path file is read after site-packages: the wheel wins over an editable install of the repository.
-pathlib.Path(sysconfig.get_path("purelib"), "tested.pth").write_text(sys.argv[1] + "\n")
-PY
-"$place/venv/bin/python" -m pip install --quiet --no-deps --no-index dist/*.whl
+wheel=$(realpath dist/*.whl) constraints=$(realpath constraints.txt)
 cd "$place"
+unset PYTHONPATH
+"$place/venv/bin/python" -m pip install --quiet -c "$constraints" "$wheel" 2>/dev/null ||
+    "$place/venv/bin/python" -m pip install -c "$constraints" "$wheel"
+"$place/venv/bin/python" -m pip check
 "$place/venv/bin/python" -c "import medldm; assert '$place' in medldm.__file__, medldm.__file__"
-"$place/venv/bin/medldm" --version
+told=$("$place/venv/bin/medldm" --version)
+echo "$told"
+case "$wheel" in *"-${told##* }-"*) ;; *) echo "$wheel says another version than medldm --version"; exit 1 ;; esac
 "$place/venv/bin/medldm" models
 "$place/venv/bin/medldm" demo demo_result --no-progress
+ls demo_result

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import os
+import re
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 HERE = Path(__file__).parent
@@ -20,11 +25,43 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The failure gallery, where responsible use is spoken of."""
-    cases = HERE / "benchmarks" / "gallery" / "cases.md"
-    if page.file.src_uri == "concepts/responsible-use.md" and cases.is_file():
-        return markdown.replace("(gallery)", cases.read_text())
+    """The failure gallery and scores by source, where responsible use is spoken of."""
+    if page.file.src_uri != "concepts/responsible-use.md":
+        return markdown
+    made = {"gallery": (HERE / "benchmarks" / "gallery" / "cases.md").read_text(), "bias": by_source()}
+    for name, text in made.items():
+        found = re.search(rf"<!-- {name}: .*? -->", markdown)
+        if found is None:
+            raise PluginError(f"{page.file.src_uri} has no place for the {name} any more.")
+        markdown = markdown.replace(found[0], text)
     return markdown
+
+
+def by_source() -> str:
+    """PSNR on test subjects by contrast and source: before, after."""
+    rows = {"noise-7": "nothing", "thick-4mm": "cubic", "gap-of-3": "cubic"}
+    with (HERE / "benchmarks" / "core" / "scores.csv").open(newline="") as lines:
+        scores = [score for score in csv.DictReader(lines) if score["row"] in rows and score["psnr"]]
+    # Of weights that a method has no longer, nothing: a ledger keeps what was computed before.
+    weights = {score["method"]: score["weights"] for score in scores}
+    kinds: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    subjects = defaultdict(set)
+    for score in (each for each in scores if each["weights"] == weights[each["method"]]):
+        kind = (score["contrast"].removeprefix("MR "), score["source"])
+        kinds[kind][score["row"], score["method"]].append(float(score["psnr"]))
+        subjects[kind].add(score["subject"])
+    titles = [f"{row}: {rival}, medldm" for row, rival in rows.items()]
+    told = [f"| contrast, source | test subjects | {' | '.join(titles)} |", "|---" * (len(rows) + 2) + "|"]
+    for kind, found in sorted(kinds.items()):
+        cells = []
+        for row, rival in rows.items():
+            before, after = found.get((row, rival)), found.get((row, "medldm"))
+            known = before is not None and after is not None
+            cells.append(
+                f"{fmean(before):.1f}, {fmean(after):.1f} ({fmean(after) - fmean(before):+.1f})" if known else ""
+            )
+        told.append(f"| {', '.join(kind)} | {len(subjects[kind])} | {' | '.join(cells)} |")
+    return "PSNR, dB:\n\n" + "\n".join(told) + "\n"
 
 
 def on_post_page(output: str, **_: Any) -> str:
@@ -44,7 +81,7 @@ def pages() -> dict[str, str]:
 
 def command_line() -> str:
     """Every verb's help, from the parser."""
-    os.environ["COLUMNS"] = "110"
+    os.environ["COLUMNS"] = "92"  # as much as a page shows without a scroll bar
     from medldm.cli import build_parser
 
     parser = build_parser()
@@ -59,8 +96,13 @@ def models() -> str:
     """Every shipped card."""
     from medldm.zoo import cards
 
-    told = ["# Models", "", "Made from the cards in `medldm/zoo`; `medldm models NAME` shows the whole of one."]
-    for each in cards():
+    told = [
+        "# Models",
+        "",
+        "Made from the cards in `medldm/zoo`; `medldm models NAME` shows the whole of one. What all of them are for, "
+        "and for whom nobody knows how well they do, stands in [Responsible use](../concepts/responsible-use.md).",
+    ]
+    for each in sorted(cards(), key=lambda card: (card.modality != "mr", card.name != "brain-mri-2d", card.name)):
         low, high = each.spacing_mm
         told += [
             "",
@@ -81,6 +123,10 @@ def models() -> str:
             "| contrast and source | subjects |",
             "|---|---|",
             *(f"| {key.replace(' | ', ', ')} | {count} |" for key, count in each.training.get("subjects", {}).items()),
+            "",
+            "| licence of the data | subjects |",
+            "|---|---|",
+            *(f"| {name} | {count} |" for name, count in each.training.get("licences", {}).items()),
         ]
         rows = {name: scores for name, scores in each.validation.items() if isinstance(scores, dict)}
         if rows:
@@ -90,17 +136,18 @@ def models() -> str:
                 f"| {name} | {' | '.join(f'{scores[row]:.2f}' for row in names)} |" for name, scores in rows.items()
             ]
         if each.use:
+            flow = "flow" in each.training.get("minutes", {})
             told += [
                 "",
                 "**How verbs use it** (`docs/benchmarks/advise.py`)",
                 "",
-                "| verb | flow and decoder at fidelity 1 | PSNR, dB |",
+                "| verb | flow and decoder at fidelity 1 | looks at most | PSNR on validation scans, dB |",
+                "|---|---|---|---|",
             ]
-            told += ["|---|---|---|"]
-            told += [
-                f"| {verb} | {'yes' if use.get('refines', True) else 'no'} | {use.get('psnr', '')} |"
-                for verb, use in each.use.items()
-            ]
+            for verb in each.use:
+                use = each.used(verb)
+                refines = ("yes" if use.refines else "no") if flow else "has none"
+                told.append(f"| {verb} | {refines} | {use.looks} | {use.psnr if use.psnr > 0 else ''} |")
         if verbs := each.calibration.get("verbs"):
             told += [
                 "",
@@ -113,19 +160,50 @@ def models() -> str:
     return "\n".join(told) + "\n"
 
 
+TITLES = {
+    "core": "MR: us, a U-Net and what needs no training",
+    "rivals": "MR noise: BM4D, DIPY, ANTs",
+    "ct": "CT",
+    "speed": "Seconds and memory",
+}
+BENCHMARKS = """# Benchmarks
+
+Each table is written by the command above it, on subjects no model has seen, and can be made again from the scores
+beside it (`scores.csv`, in the repository under `docs/benchmarks`): the notebook `06_reproduce_the_tables` does so and
+compares. Misses stand in it like hits.
+
+A **row** is a damage that is done to a scan, from which a **method** restores it:
+
+| row | damage |
+|---|---|
+| `noise-3`, `noise-7` | Rician noise of 3 and 7 % of the scan's 99.5th percentile; `-blind`: the level is not told |
+| `thick-4mm` | slices of 4 mm, with a Gaussian slice profile |
+| `every-4th-kept`, `gap-of-3` | one slice in four measured; gaps of three slices |
+| `region-20mm` | blobs of 20 mm cut out |
+| `lesions-...` | bright and dark spheres put in before the damage is done |
+| `ct-dose-4`, `ct-dose-10` | a quarter and a tenth of the dose, made in the sinogram |
+| `ct-object-...` | the same for a drawn test object, whose edges and noise can be measured |
+
+| method | what it is |
+|---|---|
+| `nothing`, `linear`, `cubic`, `smooth-fill` | the damaged scan; interpolation; a smooth surface over a region |
+| `nlm`, `tv`, `dipy-nlm`, `bm4d...`, `ants` | filters that need no training: non-local means, total variation, BM4D; \
+`-unbiased`: the Rician mean is inverted, `-stabilised`: the noise is made even first |
+| `unet` | a supervised U-Net with the same inputs and patches, without a latent |
+| `medldm`, `medldm-sharp` | ours with `--fidelity 1` (the default) and `--fidelity 0` |
+"""
+
+
 def benchmarks() -> str:
     """The tables of docs/benchmarks, one after the other."""
-    told = [
-        "# Benchmarks",
-        "",
-        "Every table is written by the command above it, on subjects no model has seen. Misses stand in it like hits.",
-    ]
-    found = sorted([*(HERE / "benchmarks").glob("*/table.md"), *(HERE / "benchmarks").glob("*.md")])
-    for path in found:
-        name = path.parent.name if path.name == "table.md" else path.stem
-        text = path.read_text()
-        body = "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines())
-        heading = "" if body.startswith("## ") else f"## {name}\n\n"
+    told = [BENCHMARKS]
+    found = [*(HERE / "benchmarks").glob("*/table.md"), *(HERE / "benchmarks").glob("*.md")]
+    names = {path: path.parent.name if path.name == "table.md" else path.stem for path in found}
+    first = ("core", "rivals", "ct")
+    for path in sorted(found, key=lambda path: (names[path] not in first, names[path] == "speed", names[path])):
+        name = names[path]
+        body = "\n".join(f"#{line}" if line.startswith("#") else line for line in path.read_text().splitlines())
+        heading = "" if body.startswith("## ") else f"## {TITLES.get(name, name)}\n\n"
         told += ["", heading + body]
         for picture in sorted(path.parent.glob("*.png")) if path.name == "table.md" else []:
             told += ["", f"![{name}](../benchmarks/{name}/{picture.name})"]

@@ -12,6 +12,7 @@ import numpy as np
 from IPython.display import Image as Picture
 from IPython.display import display
 from matplotlib import pyplot as plt
+from matplotlib.patches import Circle
 from PIL import Image
 
 import medldm
@@ -37,7 +38,13 @@ def crop(name: str, box: Sequence[slice]) -> medldm.Volume:
 
 
 def side_by_side(
-    images: dict[str, Any], spacing: Sequence[float] = (1, 1), window: Sequence[float] = (0, 1), colours: str = "gray"
+    images: dict[str, Any],
+    spacing: Sequence[float] = (1, 1),
+    window: Sequence[float] = (0, 1),
+    colours: str = "gray",
+    rows: int = 1,
+    ring: Sequence[float] = (),
+    odd_high: float = 0.25,
 ) -> Any:
     """Planes beside each other, upright, in one grey window.
 
@@ -47,23 +54,30 @@ def side_by_side(
     spacing : mm along both axes
     window : darkest and brightest value; titles that begin with "error" or "uncertainty" get their own
     colours : matplotlib colour map of the others
+    rows : in which they stand
+    ring : pixel to draw a ring around; empty for none
+    odd_high : of errors and uncertainties, the brightest value, share of the window
 
     Returns
     -------
     the figure
     """
-    figure, axes = plt.subplots(1, len(images), figsize=(3.4 * len(images), 3.9), layout="constrained", squeeze=False)
-    for each, (title, plane) in zip(axes[0], images.items(), strict=True):
+    across = -(-len(images) // rows)
+    wide, tall = (np.asarray(next(iter(images.values()))).shape[axis] * spacing[axis] for axis in (0, 1))
+    width = min(3.4, 13.6 / across)
+    size = (width * across, rows * (width * tall / wide + 0.42))
+    figure, axes = plt.subplots(rows, across, figsize=size, layout="constrained", squeeze=False)
+    for each, (title, plane) in zip(axes.flat, images.items(), strict=True):
         odd = title.startswith(("error", "uncertainty"))
-        low, high = (0, 0.25 * (window[1] - window[0])) if odd else window
-        drawn = each.imshow(
+        low, high = (0, odd_high * (window[1] - window[0])) if odd else window
+        each.imshow(
             np.asarray(plane).T, origin="lower", vmin=low, vmax=high, cmap="inferno" if odd else colours,
             aspect=spacing[1] / spacing[0], interpolation="nearest",
         )  # fmt: skip
-        each.set_title(title)
+        if len(ring):
+            each.add_patch(Circle(tuple(ring), 9, fill=False, edgecolor="orange", linewidth=1.5))
+        each.set_title(f"{title}, 0 to {high:g}" if odd else title)
         each.set_axis_off()
-        if odd:
-            figure.colorbar(drawn, ax=each, shrink=0.7)
     return figure
 
 

@@ -11,7 +11,7 @@ import csv
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,9 @@ def scored(found: Card, each: Errors) -> dict[str, object]:
     varies = half.std() > 1e-4 * half.mean()  # of a scan looked at in one way the samples hardly differ
     skill = float(np.corrcoef(size, half)[0, 1]) if varies else 0.0
     return {
+        "card": found.name,
+        "weights": found.sha256[:8],
+        "calibrated_on": len(found.calibration["subjects"]),
         "task": calibrated(each.verb, each.looks),
         "row": each.row,
         "contrast": each.contrast.removeprefix("MR "),
@@ -45,9 +48,9 @@ def scored(found: Card, each: Errors) -> dict[str, object]:
     }
 
 
-def table(rows: Sequence[dict[str, object]], kind: str) -> list[str]:
+def table(rows: Sequence[Mapping[str, object]], kind: str) -> list[str]:
     """Means by one column, as Markdown."""
-    groups: dict[str, list[dict[str, object]]] = defaultdict(list)
+    groups: dict[str, list[Mapping[str, object]]] = defaultdict(list)
     for row in rows:
         groups[str(row[kind])].append(row)
     lines = [f"| {kind} | blocks | coverage, % | half width | constant of equal coverage | width ratio | skill |"]
@@ -72,27 +75,33 @@ def main(data: Path, name: str) -> None:
     rows = [scored(found, each) for each in measure(found, scans(data, "test"), ROWS)]
     OUT.mkdir(exist_ok=True)
     with (OUT / "scores.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write(found, rows)
+    (OUT / "table.md").write_text(page(read()))
+    print(page(read()))
 
 
-def write(found: Card, rows: Sequence[dict[str, object]]) -> None:
-    """The table of the scores."""
-    told = found.calibration
+def read() -> list[dict[str, str]]:
+    """What was measured last: a block of voxels a line."""
+    with (OUT / "scores.csv").open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def page(rows: Sequence[Mapping[str, object]]) -> str:
+    """All tables of the scores."""
     lines = [
         "# Coverage of the 90 % interval on test subjects",
         "",
-        f"Command: `python docs/benchmarks/coverage.py ../shared/data {found.name}`  ",
-        f"Weights: {found.name}@{found.sha256[:8]}; calibrated on {len(told['subjects'])} validation subjects.  ",
+        f"Command: `python docs/benchmarks/coverage.py ../shared/data {rows[0]['card']}`  ",
+        f"Weights: {rows[0]['card']}@{rows[0]['weights']}; calibrated on {rows[0]['calibrated_on']} validation "
+        "subjects.  ",
         "Half widths in scaled intensity (1 is the 99.5th percentile of the foreground). Skill: correlation of the "
         "half width with the size of the error, within a block. Empirical coverage, not a guarantee.",
     ]
     for kind in ("task", "row", "contrast", "subject"):
         lines += ["", *table(rows, kind)]
-    (OUT / "table.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 A U-Net is trained without any scan of one source (``--held-out``, multi-contrast scans of patients with multiple
 sclerosis). It then goes on for a few minutes twice from the same weights: with two subjects of that source, and, as
 control, without them. All three restore other subjects of that source. Everything is `medldm train`, `--init` and the
-benchmark's rows; RUNS keeps the models. Writes finetune.md beside itself.
+benchmark's rows; RUNS keeps the models. Writes finetune.csv and finetune.md beside itself.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from medldm.benchmark.rows import FULL
 from medldm.metrics import psnr
 from medldm.training import train
 
+SCORES = Path(__file__).with_suffix(".csv")
 ROWS = ("noise-3", "noise-7")
 
 
@@ -52,7 +53,8 @@ def main() -> None:
         ("without the scanner", "fine-tuned on two subjects", "control: as long without them"),
         (first, second, control), strict=True,
     )}  # fmt: skip
-    report(found, words, subjects, sorted({row["subject"] for row in others}))
+    keep(found, words, subjects, sorted({row["subject"] for row in others}))
+    Path(__file__).with_suffix(".md").write_text(table(read()))
 
 
 def folder(words: argparse.Namespace, name: str, rows: list[dict[str, str]]) -> Path:
@@ -86,26 +88,56 @@ def scores(model: Path, rows: list[dict[str, str]], data: Path) -> dict[tuple[st
     return found
 
 
-def report(
+def keep(
     found: dict[str, dict[tuple[str, str], list[float]]], words: argparse.Namespace, two: list[str], others: list[str]
 ) -> None:
-    """The table."""
-    kinds = sorted(next(iter(found.values())))
+    """Scores to finetune.csv: scans of each contrast averaged."""
+    told = {
+        "command": f"python docs/benchmarks/finetune.py ../shared/data RUNS --minutes {words.minutes:g} "
+        f"--more {words.more:g}",
+        "held_out": words.held_out,
+        "tuned_on": ", ".join(two),
+        "scored_on": ", ".join(others),
+    }
+    with SCORES.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*told, "model", "row", "contrast", "psnr"], lineterminator="\n")
+        writer.writeheader()
+        for name, by_kind in found.items():
+            for (row, contrast), each in sorted(by_kind.items()):
+                score = {"model": name, "row": row, "contrast": contrast, "psnr": round(float(np.mean(each)), 4)}
+                writer.writerow(told | score)
+
+
+def read() -> list[dict[str, str]]:
+    """What was measured last."""
+    with SCORES.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def means(rows: list[dict[str, str]]) -> dict[str, float]:
+    """Model to its PSNR, dB, mean over rows and contrasts."""
+    names = dict.fromkeys(row["model"] for row in rows)
+    return {name: float(np.mean([float(row["psnr"]) for row in rows if row["model"] == name])) for name in names}
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """The scores as Markdown."""
+    kinds = list(dict.fromkeys((row["row"], row["contrast"]) for row in rows))
+    told = rows[0]
     lines = [
         "# Fine-tuning on two subjects of a new scanner",
         "",
-        f"`python docs/benchmarks/finetune.py ../shared/data RUNS --minutes {words.minutes:g} --more {words.more:g}`; "
-        f"held out: {words.held_out}. Tuned on {', '.join(two)}; scored on {', '.join(others)}; no model saw them. "
+        f"`{told['command']}`; held out: {told['held_out']}. Tuned on {told['tuned_on']}; scored on "
+        f"{told['scored_on']}; no model saw them. "
         "Supervised U-Net in planes, PSNR in dB, foreground, scans of each contrast averaged.",
         "",
         f"| | {' | '.join(f'{row}, {contrast}' for row, contrast in kinds)} | mean |",
         f"|---|{'---|' * (len(kinds) + 1)}",
     ]
-    for name, told in found.items():
-        means = [float(np.mean(told[kind])) for kind in kinds]
-        lines.append(f"| {name} | {' | '.join(f'{each:.2f}' for each in means)} | {np.mean(means):.2f} |")
-    Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    for name, mean in means(rows).items():
+        mine = [f"{float(row['psnr']):.2f}" for row in rows if row["model"] == name]
+        lines.append(f"| {name} | {' | '.join(mine)} | {mean:.2f} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

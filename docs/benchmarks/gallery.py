@@ -1,23 +1,24 @@
 """The worst test cases, to look at: `python docs/benchmarks/gallery.py ../shared/data`.
 
 For each row the test scan on which the scores beside this file are lowest against plain interpolation (or the
-measurement), and, of scans with lesions put in, the lesion whose contrast was recovered least and the largest blob that
-was invented. One PNG a case: what was measured, what came out, the truth, the error. Writes gallery/ beside
-itself, cases.md in it.
+measurement), and, of scans with lesions put in, the lesion whose contrast was recovered least and the thickest blob
+that nobody put there. One PNG a case: what was measured, what came out, the truth, the error. Writes gallery/ beside
+itself, cases.csv and cases.md in it.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from scipy import ndimage
 
-from medldm.benchmark.lesions import CONTRAST
+from medldm.benchmark.lesions import CONTRAST, distance_mm
 from medldm.benchmark.protocol import Trial, trials
 from medldm.benchmark.rivals import methods, nothing
 from medldm.benchmark.rows import FULL
@@ -27,11 +28,14 @@ from medldm.volume import Voxels
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.patches import Ellipse
 
 HERE = Path(__file__).parent
 OUT = HERE / "gallery"
 ROWS = {"noise-7": "nothing", "thick-4mm": "cubic", "every-4th-kept": "linear", "region-20mm": "nothing"}
 LESIONS = ("lesions-thick-4mm", "lesions-gap-of-5")
+AROUND_MM = 28  # shown on either side of a lesion
+CASES = OUT / "cases.csv"
 
 
 def worst_files() -> dict[str, tuple[str, float]]:
@@ -49,32 +53,51 @@ def worst_files() -> dict[str, tuple[str, float]]:
     return found
 
 
-def draw(trial: Trial, guess: Voxels, at: tuple[int, ...], name: str, title: str) -> str:
-    """One picture through a voxel, in the plane that shows the damage; the file's name."""
+def draw(trial: Trial, guess: Voxels, at: tuple[int, ...], case: Mapping[str, object], around_mm: float = 0) -> None:
+    """One picture through a voxel, in the plane that shows the damage.
+
+    Parameters
+    ----------
+    trial : what was damaged
+    guess : (X, Y, Z) what came out
+    at : voxel to show
+    case : with the picture's name and the words of its title
+    around_mm : show so much around the voxel, and a ring about it; 0 shows the whole plane
+    """
     axis = trial.facts["axis"]
     shown = next(a for a in (0, 1, 2) if a != axis) if trial.row.verb != "denoise" else axis
-    images = [nothing(trial), guess, trial.reference]
-    planes = [np.rot90(np.take(np.asarray(image), at[shown], axis=shown)) for image in images]
-    planes.append(np.abs(planes[1] - planes[2]))
     rest = [a for a in range(3) if a != shown]
-    spacing = [trial.measured.spacing[a] * trial.measured.shape[a] / trial.reference.shape[a] for a in rest]
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
+    images = [nothing(trial), guess, trial.reference]
+    planes = [np.take(np.asarray(image), at[shown], axis=shown).T for image in images]
+    planes.append(np.abs(planes[1] - planes[2]))
+    mm = spacing(trial)
+    figure, axes = plt.subplots(1, 4, figsize=(13, 4.1 if around_mm else 3.7), layout="constrained")
     for each, plane, word in zip(axes, planes, ("measured", "restored", "truth", "error"), strict=True):
         low, high, colours = (0, 0.3, "inferno") if word == "error" else (0, 1.05, "gray")
-        each.imshow(plane, cmap=colours, vmin=low, vmax=high, aspect=spacing[1] / spacing[0])
+        each.imshow(plane, origin="lower", cmap=colours, vmin=low, vmax=high, aspect=mm[rest[1]] / mm[rest[0]])
         each.set_title(word)
         each.set_axis_off()
-        if trial.lesions:
-            x, y = at[rest[0]], trial.reference.shape[rest[1]] - 1 - at[rest[1]]
-            each.plot(x, y, "o", markersize=22, markerfacecolor="none", markeredgecolor="orange")
-    figure.suptitle(title)
-    figure.savefig(OUT / f"{name}.png", dpi=80)
+        if around_mm:
+            x, y = at[rest[0]], at[rest[1]]
+            ring = Ellipse((x, y), 14 / mm[rest[0]], 14 / mm[rest[1]], fill=False, edgecolor="orange", linewidth=1.5)
+            each.add_patch(ring)
+            each.set_xlim(x - around_mm / mm[rest[0]], x + around_mm / mm[rest[0]])
+            each.set_ylim(y - around_mm / mm[rest[1]], y + around_mm / mm[rest[1]])
+    figure.suptitle(words(case))
+    figure.savefig(OUT / str(case["picture"]), dpi=72)
     plt.close(figure)
-    return f"{name}.png"
 
 
-def worst_cases(data: Path) -> Iterator[tuple[str, str]]:
-    """Title and picture of each row's worst case."""
+def spacing(trial: Trial) -> list[float]:
+    """Of the reference, mm."""
+    measured = trial.measured
+    return [
+        mm * had / has for mm, had, has in zip(measured.spacing, measured.shape, trial.reference.shape, strict=True)
+    ]
+
+
+def worst_cases(data: Path) -> Iterator[dict[str, Any]]:
+    """Each row's worst scan; draws it."""
     found, rows = scans(data, "test"), {row.name: row for row in FULL}
     method = methods(("medldm",))[0]["medldm"]
     for name, (file, gain) in worst_files().items():
@@ -83,13 +106,14 @@ def worst_cases(data: Path) -> Iterator[tuple[str, str]]:
         assert guess is not None
         error = ndimage.gaussian_filter(np.abs(guess - trial.reference) * trial.scored, 2)
         at = tuple(int(i) for i in np.unravel_index(error.argmax(), error.shape))
-        score = psnr(guess, trial.reference, trial.scored)
-        title = f"{name}: {file.split('.')[0]}, {score:.1f} dB ({gain:+.1f} over {ROWS[name]}), where it is most wrong"
-        yield title, draw(trial, guess, at, name, title)
+        case = {"picture": f"{name}.png", "row": name, "kind": "worst", "scan": file, "gain_db": round(gain, 3)}
+        case |= {"psnr_db": round(psnr(guess, trial.reference, trial.scored), 3), "against": ROWS[name]}
+        draw(trial, guess, at, case)
+        yield case
 
 
-def lesions(data: Path) -> Iterator[tuple[str, str]]:
-    """A lesion that was lost, and one that was invented, of each row."""
+def lesions(data: Path) -> Iterator[dict[str, Any]]:
+    """A lesion that was lost, and one that was invented, of each row; draws them."""
     rows = {row.name: row for row in FULL}
     method = methods(("medldm",))[0]["medldm"]
     thin = few([scan for scan in scans(data, "test") if "ds002748" in scan["file"] or "OAS" in scan["file"]], 2)
@@ -101,32 +125,84 @@ def lesions(data: Path) -> Iterator[tuple[str, str]]:
                 assert guess is not None
                 assert trial.healthy is not None
                 for lesion in trial.lesions:
-                    grown = float((guess - trial.healthy)[lesion.centre]) / lesion.contrast
-                    lost.append((grown, lesion.centre, lesion.diameter_mm, trial, guess))
-                error = np.abs(guess - trial.reference)
-                labels, count = ndimage.label((error > CONTRAST / 2) & trial.inside)
-                if count:
-                    largest = int(np.bincount(labels.ravel())[1:].argmax()) + 1
-                    centre = tuple(int(i) for i in ndimage.center_of_mass(labels == largest))
-                    invented.append((int((labels == largest).sum()), centre, trial, guess))
+                    came = float((guess - trial.healthy)[lesion.centre]) / lesion.contrast
+                    lost.append((came, lesion.centre, lesion.diameter_mm, trial, guess))
+                thickness, sign, centre = thickest_blob(trial, guess)
+                invented.append((thickness, sign, centre, trial, guess))
         if lost:
             share, centre, size, trial, guess = min(lost, key=lambda each: abs(each[0]))
-            title = f"{name}: a lesion of {size:g} mm of which {100 * share:.0f} % of the contrast came back"
-            yield title, draw(trial, guess, centre, f"{name}-lost", title)
+            case = {"picture": f"{name}-lost.png", "row": name, "kind": "lost", "size_mm": size}
+            case |= {"scan": trial.measured.name, "share": round(share, 4)}
+            draw(trial, guess, centre, case, AROUND_MM)
+            yield case
         if invented:
-            voxels, centre, trial, guess = max(invented, key=lambda each: each[0])
-            title = f"{name}: the largest blob wrong by more than half a lesion's contrast, {voxels} voxels"
-            yield title, draw(trial, guess, centre, f"{name}-false", title)
+            thickness, sign, centre, trial, guess = max(invented, key=lambda each: each[0])
+            case = {"picture": f"{name}-false.png", "row": name, "kind": "false", "size_mm": round(thickness, 2)}
+            case |= {"scan": trial.measured.name, "share": sign}
+            draw(trial, guess, centre, case, AROUND_MM)
+            yield case
+
+
+def thickest_blob(trial: Trial, guess: Voxels) -> tuple[float, int, tuple[int, ...]]:
+    """Of what is wrong by more than half a lesion's contrast where no lesion is: how thick, which sign, where.
+
+    A blob as large in all directions looks like a lesion; the long thin ones are edges that lie a little beside.
+    """
+    mm = spacing(trial)
+    free = trial.inside.copy()
+    for lesion in trial.lesions:
+        free &= distance_mm(lesion, guess.shape, mm) > lesion.diameter_mm / 2 + 2.5
+    found = []
+    for sign in (1, -1):
+        odd = (sign * (guess - trial.reference) > CONTRAST / 2) & free
+        depth = ndimage.distance_transform_edt(odd, sampling=mm)
+        at = tuple(int(i) for i in np.unravel_index(depth.argmax(), depth.shape))
+        found.append((2 * float(depth.max()), sign, at))
+    return max(found, key=lambda each: each[0])
+
+
+def words(case: Mapping[str, object]) -> str:
+    """A case as a sentence."""
+    scan = str(case["scan"]).split(".")[0]
+    if case["kind"] == "worst":
+        return (
+            f"{case['row']}: {scan}, {float(str(case['psnr_db'])):.1f} dB, {float(str(case['gain_db'])):+.1f} dB over "
+            f"{case['against']}; where the error is largest"
+        )
+    if case["kind"] == "lost":
+        share = 100 * float(str(case["share"]))
+        return f"{case['row']}: a lesion of {float(str(case['size_mm'])):g} mm of which {share:.0f} % came back"
+    kind = "brighter" if int(str(case["share"])) > 0 else "darker"
+    return (
+        f"{case['row']}: nobody put a lesion here; the thickest spot ({float(str(case['size_mm'])):.1f} mm) {kind} "
+        "than the truth by more than half a lesion's contrast"
+    )
+
+
+def read() -> list[dict[str, str]]:
+    """The cases that were drawn last."""
+    with CASES.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def page(cases: list[dict[str, str]]) -> str:
+    """The pictures with their sentences, as Markdown."""
+    return "".join(
+        f"![{words(case)}](../benchmarks/gallery/{case['picture']})\n\n*{words(case)}*\n\n" for case in cases
+    )
 
 
 def main(data: Path) -> None:
     """Pictures, and the page that shows them."""
     OUT.mkdir(exist_ok=True)
-    lines = []
-    for title, picture in (*worst_cases(data), *lesions(data)):
-        lines += [f"![{title}](../benchmarks/gallery/{picture})", ""]
-        print(title, flush=True)
-    (OUT / "cases.md").write_text("\n".join(lines))
+    columns = ("picture", "row", "kind", "scan", "psnr_db", "gain_db", "against", "size_mm", "share")
+    with CASES.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for case in (*worst_cases(data), *lesions(data)):
+            writer.writerow(case)
+            print(words(case), flush=True)
+    (OUT / "cases.md").write_text(page(read()))
 
 
 if __name__ == "__main__":

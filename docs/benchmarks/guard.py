@@ -1,6 +1,7 @@
 """How often the guard warns, rightly and wrongly: `python docs/benchmarks/guard.py ../shared/data [NAME]`.
 
-Writes `docs/benchmarks/guard/table.md`. Test scans are ones the card should cover: every warning is a false alarm.
+Writes `scores.csv` and `table.md` into `docs/benchmarks/guard`.
+Test scans are ones the card should cover: every warning is a false alarm.
 Everything else lies outside on purpose: real CT as MR (HU, or shifted to be positive), real DICOM scans of phantoms and
 heads, drawn phantoms, a drawn knee, and test scans that were damaged in ways no scanner would. There is
 no real knee among the data at hand: the drawn one stands for it, and says less.
@@ -11,8 +12,10 @@ from __future__ import annotations
 import csv
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,8 @@ from medldm.volume import Stored, Volume, Voxels
 from medldm.zoo import card
 
 OUT = Path(__file__).parent / "guard"
+SCORES = OUT / "scores.csv"
+TEST = "test scans (every warning is a false alarm)"
 
 
 def scans(data: Path, split: str) -> list[dict[str, str]]:
@@ -107,33 +112,45 @@ def main(data: Path, name: str) -> None:
     found = card(name)
     if not found.guard:
         raise SystemExit(f"{name} holds no guard: run docs/benchmarks/calibrate.py first.")
+    inside = ((TEST, row["file"], read_nifti(Path(row["path"]))) for row in scans(data, "test"))
+    OUT.mkdir(exist_ok=True)
+    with SCORES.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["card", "material", "scan", "checks", "words"], lineterminator="\n")
+        writer.writeheader()
+        for kind, scan, volume in chain(inside, outside(data)):
+            odd = check(volume, found)
+            words = " ".join(odd.values()) if kind == TEST else ""
+            writer.writerow(
+                {"card": name, "material": kind, "scan": scan, "checks": ", ".join(sorted(odd)), "words": words}
+            )
+    (OUT / "table.md").write_text(table(read()))
+    print(table(read()))
+
+
+def read() -> list[dict[str, str]]:
+    """What was found last: a scan a line, with the checks that warned."""
+    with SCORES.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Warnings by material, as Markdown."""
     lines = [
         "# What the guard warns about",
         "",
-        f"Command: `python docs/benchmarks/guard.py ../shared/data {name}`; limits chosen on validation scans.",
+        f"Command: `python docs/benchmarks/guard.py ../shared/data {rows[0]['card']}`; limits chosen on validation "
+        "scans.",
         "",
         "| material | scans | warned | by which check |",
         "|---|---|---|---|",
     ]
-    groups: dict[str, list[dict[str, str]]] = {"test scans (every warning is a false alarm)": []}
-    alarms = []
-    for row in scans(data, "test"):
-        odd = check(read_nifti(Path(row["path"])), found)
-        groups["test scans (every warning is a false alarm)"].append(odd)
-        alarms += [f"- {row['file']}: {words}" for words in odd.values()]
-    for kind, _, volume in outside(data):
-        groups.setdefault(kind, []).append(check(volume, found))
-    for kind, members in groups.items():
-        by: dict[str, int] = {}
-        for each in members:
-            for check_name in each:
-                by[check_name] = by.get(check_name, 0) + 1
-        told = ", ".join(f"{check_name} {count}" for check_name, count in sorted(by.items()))
-        lines.append(f"| {kind} | {len(members)} | {sum(bool(each) for each in members)} | {told} |")
-    lines += ["", "False alarms:", "", *(alarms or ["none"])]
-    OUT.mkdir(exist_ok=True)
-    (OUT / "table.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    for kind in dict.fromkeys(row["material"] for row in rows):
+        checks = [row["checks"].split(", ") if row["checks"] else [] for row in rows if row["material"] == kind]
+        by = Counter(name for each in checks for name in each)
+        told = ", ".join(f"{name} {count}" for name, count in sorted(by.items()))
+        lines.append(f"| {kind} | {len(checks)} | {sum(map(bool, checks))} | {told} |")
+    alarms = [f"- {row['scan']}: {row['words']}" for row in rows if row["material"] == TEST and row["checks"]]
+    return "\n".join([*lines, "", "False alarms:", "", *(alarms or ["none"])]) + "\n"
 
 
 if __name__ == "__main__":

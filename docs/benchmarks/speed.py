@@ -1,4 +1,4 @@
-"""Seconds and peak memory of our sets and of BM4D on this machine; writes speed.md beside itself.
+"""Seconds and peak memory of our sets and of BM4D on this machine; writes speed.csv and speed.md beside itself.
 
 Run on an otherwise idle machine: `python docs/benchmarks/speed.py`. Every line has a process of its own, so that peak
 memory is its own. The shipped scan is cropped to its head and stretched to each size; nothing of it is air that could
@@ -8,6 +8,7 @@ be skipped but what lies in a head's corners. BM4D (extra `rivals`) restores the
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import math
@@ -21,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+SCORES = Path(__file__).with_suffix(".csv")
+COLUMNS = ("command", "machine", "what", "model", "voxels", "loading_s", "restoring_s", "network", "peak_gb", "note")
 LARGE = (256, 256, 180)
 CT = (512, 512, 800)
 LINES = (
@@ -116,28 +119,53 @@ def watched(kind: Any, names: tuple[str, ...]) -> list[float]:
 
 def main(lines: tuple[tuple[str, str, tuple[int, ...]], ...]) -> None:
     """All lines; the table."""
-    table = [
-        f"`python docs/benchmarks/speed.py{' --ct' if len(lines) > len(LINES) else ''}` on {os.cpu_count()} cores, "
-        f"{platform.machine()}: one step, one answer.",
+    rows = []
+    for verb, model, shape in lines:
+        told = {"what": "denoise" if verb == "bm4d" else verb, "voxels": " x ".join(map(str, shape))}
+        if verb == "bm4d" and importlib.util.find_spec("bm4d") is None:
+            rows.append(told | {"model": "BM4D", "note": "not run: not installed"})
+            continue
+        words = [sys.executable, __file__, verb, model, *map(str, shape)]
+        found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        seconds: dict[str, Any] = {"loading_s": round(found["loading"], 2), "restoring_s": round(found["seconds"], 2)}
+        seconds["network"] = "" if verb == "bm4d" else round(100 * found["network"])
+        rows.append(told | seconds | {"model": found["model"], "peak_gb": round(found["memory"] / 1024, 3)})
+        print(rows[-1], flush=True)
+    command = f"python docs/benchmarks/speed.py{' --ct' if len(lines) > len(LINES) else ''}"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}"
+    with SCORES.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"command": command, "machine": machine, **row} for row in rows)
+    Path(__file__).with_suffix(".md").write_text(table(read()))
+
+
+def read() -> list[dict[str, str]]:
+    """What was measured last."""
+    with SCORES.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """The measurements as Markdown."""
+    lines = [
+        f"`{rows[0]['command']}` on {rows[0]['machine']}: one step, one answer.",
         "",
         "| what | model | voxels | million | loading, s | restoring, s | of it network, % | s per million | peak, GB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for verb, model, shape in lines:
-        size, million = " x ".join(map(str, shape)), math.prod(shape) / 1e6
-        if verb == "bm4d" and importlib.util.find_spec("bm4d") is None:
-            table.append(f"| denoise | BM4D | {size} | {million:.1f} | not run: not installed | | | | |")
+    for row in rows:
+        million = math.prod(map(int, row["voxels"].split(" x "))) / 1e6
+        told = f"| {row['what']} | {row['model']} | {row['voxels']} | {million:.1f} "
+        if row["note"]:
+            lines.append(f"{told}| {row['note']} | | | | |")
             continue
-        words = [sys.executable, __file__, verb, model, *map(str, shape)]
-        found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        share = "" if verb == "bm4d" else f"{100 * found['network']:.0f}"
-        table.append(
-            f"| {'denoise' if verb == 'bm4d' else verb} | {found['model']} | {size} | {million:.1f} "
-            f"| {found['loading']:.1f} | {found['seconds']:.1f} | {share} | {found['seconds'] / million:.2f} "
-            f"| {found['memory'] / 1024:.2f} |"
+        seconds = float(row["restoring_s"])
+        lines.append(
+            f"{told}| {float(row['loading_s']):.1f} | {seconds:.1f} | {row['network']} | {seconds / million:.1f} "
+            f"| {float(row['peak_gb']):.2f} |"
         )
-        print(table[-1], flush=True)
-    Path(__file__).with_suffix(".md").write_text("\n".join(table) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""How mkdocstrings is to read medldm: our docstrings give shape and unit where others repeat the type.
+
+`voxels : (X, Y, Z), HU` would end up under *type*, as code, with no description. The signature has the type, so the
+words after the colon become the description. And a verb has the name of its file (`medldm.tasks.denoise` is both): what
+users call is put where they call it, `medldm.denoise`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+VERBS = ("restore", "denoise", "super_resolve", "fill_slices", "inpaint")
+SECTION = re.compile(r"^(Parameters|Returns|Raises|Attributes)\n-+\n((?:.+\n?|\n(?! *\w+\n-+))*)", re.M)
+
+
+class Prose(griffe.Extension):
+    """Words become descriptions; verbs are found under the name that users know."""
+
+    def __init__(self) -> None:
+        self.verbs: dict[str, griffe.Function] = {}
+
+    def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
+        """A function's words, and its return."""
+        if func.docstring:
+            func.docstring.value = told(func.docstring.value, str(func.returns or ""))
+        if func.name in VERBS and func.parent is not None and func.parent.path == "medldm.tasks":
+            self.verbs[func.name] = func
+
+    def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
+        """A class's words."""
+        if cls.docstring:
+            cls.docstring.value = told(cls.docstring.value, "")
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """The verbs, in the package."""
+        for name, verb in self.verbs.items():
+            if pkg.name == "medldm":
+                pkg.set_member(name, verb)
+
+
+def told(docstring: str, returned: str) -> str:
+    """A docstring whose words stand below the names, for a parser that takes what follows a colon for a type.
+
+    Parameters
+    ----------
+    docstring : in numpydoc, dedented
+    returned : type of what is returned, as in the signature
+    """
+    return SECTION.sub(lambda found: section(found, returned), docstring)
+
+
+def section(found: re.Match[str], returned: str) -> str:
+    """One section, its items rewritten."""
+    title, body = found[1], found[2]
+    lines = []
+    for line in body.splitlines():
+        named = re.match(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*) : (.+)", line)
+        if line.startswith(" ") or not line or title == "Raises":
+            lines.append(line)
+        elif title == "Returns":
+            lines += [returned or "Any", f"    {line}"] if not named or returned == "" else [line]
+        elif named:
+            for name in named[1].split(", "):
+                lines += [name, f"    {named[2]}"]
+        else:
+            lines.append(line)
+    return f"{title}\n{'-' * len(title)}\n" + "\n".join(lines) + "\n"
