@@ -16,7 +16,8 @@ from medldm.models.looks import looks
 from medldm.resample import field_of_view_affine
 from medldm.settings import Denoise
 from medldm.tasks import TASKS
-from medldm.tasks.pipeline import pick_precision, silent
+from medldm.tasks.choices import pick_precision
+from medldm.tasks.pipeline import silent
 from medldm.tasks.planes import Drawing, estimate, infer, refine, smooth_along_stack
 from medldm.zoo import card
 
