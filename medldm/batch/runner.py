@@ -12,7 +12,7 @@ from medldm.batch.cases import one_case
 from medldm.batch.cluster import spread_out
 from medldm.batch.options import Options, Run, Watch
 from medldm.batch.overlap import overlapped
-from medldm.batch.places import Protected, check_out, inputs_only, named_alone
+from medldm.batch.places import Protected, check_out, inputs_only, named_alone, sweep
 from medldm.batch.summary import Row, exit_code, words, write_summary
 from medldm.batch.work import Work
 from medldm.errors import InputError, UsageError
@@ -99,6 +99,8 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
         watch.say(f"{work.row.status}: {work.row.case}" + (f": {work.row.message}" if work.row.message else ""))
         return not (work.full or (options.fail_fast and work.row.status in ("failed", "refused")))
 
+    if not options.dry_run:
+        sweep(out)
     try:
         with keeping():
             if options.scheduler or options.workers > 1:
