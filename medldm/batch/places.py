@@ -79,7 +79,7 @@ def named_alone(cases: list[Case], source: Path, out: Path) -> bool:
     UsageError
         One file as OUT for several scans.
     """
-    images = [case for case in cases if not case.broken] or cases
+    images = [case for case in cases if case.is_image]
     if is_nifti(out) and len(images) > 1:
         raise UsageError(
             f"OUT ({out.name}) is a file, but {source} holds {len(images)} images. Give a folder, or choose one with "
@@ -89,7 +89,7 @@ def named_alone(cases: list[Case], source: Path, out: Path) -> bool:
         return True
     (case, *others) = cases
     whole_folder = case.series is not None and case.source.resolve() == source.resolve()
-    return not others and (source.is_file() or whole_folder or bool(case.broken))
+    return not others and (source.is_file() or whole_folder or not case.is_image)
 
 
 class Protected:

@@ -65,11 +65,11 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
             write_participants(source, out)
         return code
     for case in mine:
-        if case.broken and len(cases) > 1:  # the only image beside it is what was meant
-            log.warning("%s", case.broken)
+        if not case.is_image and any(other.is_image for other in cases):  # that one is what was meant
+            log.warning("%s", case.broken or case.skip)
             continue
-        if case.broken:
-            raise InputError(case.broken)
+        if not case.is_image:
+            raise InputError(case.broken or case.skip)
         row = one_case(run, case, output_path(replace(case, alone=True), out, options.format))
         watch.say(f"{row.status}: {row.result or row.case}" + (f" ({row.message})" if row.message else ""))
         if options.report and not options.dry_run:

@@ -106,9 +106,11 @@ def test_the_only_scan_of_a_folder_may_lie_beside_a_damaged_file(tree, tmp_path,
     for name in "bc":
         (tree / f"{name}.nii.gz").unlink()
     (tree / "x.dcm").write_bytes(b"")
+    (tree / "backup.tar.gz").write_bytes(b"whatever")
     code, said = verb("denoise", tree, tmp_path / "o.nii.gz")
     assert code == 0
     assert "x.dcm cannot be read (empty)" in said
+    assert "backup.tar.gz: medldm reads" in said
     (tree / "a.nii.gz").unlink()
     assert verb("denoise", tree, tmp_path / "o2.nii.gz")[0] == 3
 
