@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from medldm.batch.caselog import note
+from medldm.batch.forecast import forecast
 from medldm.batch.maps import STD, remove_maps, spread_path, stage_maps
-from medldm.batch.memory import check_memory, needed_bytes, result_voxels, stored_voxels
+from medldm.batch.memory import check_memory, result_voxels, stored_voxels
 from medldm.batch.options import Options, Run
 from medldm.batch.places import Protected
 from medldm.batch.record import (
     Record,
     hash_files,
     run_key,
-    seconds_per_voxel,
     staged_name,
     write_map_words,
     write_record,
@@ -106,7 +106,8 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     ready = Ready(case, target, volume, digest, key, plan)
     if options.dry_run:
         check_memory(name, result_voxels(volume, settings, plan))
-        return Row(name, "done", 0.0, f"would write {target}; {told(run, ready)}; {forecast(run, ready)}")
+        ahead = forecast(volume, verb, settings, plan, target.parent)
+        return Row(name, "done", 0.0, f"would write {target}; {told(run, ready)}; {ahead}")
     ready.seconds = time.monotonic() - started
     return ready
 
@@ -165,16 +166,6 @@ def told(run: Run, ready: Ready) -> str:
     if ready.plan:
         return ready.plan.words()
     return f"{run.verb} {' x '.join(map(str, ready.volume.shape))} voxels"
-
-
-def forecast(run: Run, ready: Ready) -> str:
-    """Memory and time that a case will take, in words."""
-    voxels = result_voxels(ready.volume, run.settings, ready.plan)
-    memory = f"about {needed_bytes(voxels) / 2**30:.1f} GiB"
-    pace = seconds_per_voxel(ready.target.parent, run.verb)
-    if pace is None:
-        return f"{memory}, time unknown until a first case lies in {ready.target.parent}"
-    return f"{memory}, about {pace * voxels:.0f} s at the pace of what lies in {ready.target.parent}"
 
 
 def load(case: Case, options: Options) -> Volume:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from medldm.errors import InputError, OutputError, UsageError
 from medldm.io import is_nifti
 from medldm.io.scans import Case
+
+DAY = 24 * 3600  # seconds
+# Hidden names of results that are being written, and of the marks of a cluster.
+LEFTOVER = re.compile(r"\.{1,2}staged-\d+-|\.\d+\.partial\.|\.tries-[0-9a-f]{32}$")
 
 
 def check_out(source: Path, out: Path) -> None:
@@ -29,6 +37,21 @@ def check_out(source: Path, out: Path) -> None:
         raise OutputError(f"{out} cannot be written: {folder} is no folder. Choose another OUT.")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{out} cannot be written: {folder} is read-only. Choose another OUT.")
+
+
+def sweep(out: Path) -> None:
+    """Take away what runs left that were killed more than a day ago; a younger file may be in use on another machine.
+
+    Parameters
+    ----------
+    out : folder of the batch
+    """
+    for at, below, names in os.walk(out):
+        for name in [*below, *names]:
+            path = Path(at, name)
+            with contextlib.suppress(OSError):
+                if LEFTOVER.match(name) and time.time() - path.stat().st_mtime > DAY:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def inputs_only(cases: list[Case], source: Path, out: Path) -> list[Case]:
@@ -56,7 +79,7 @@ def named_alone(cases: list[Case], source: Path, out: Path) -> bool:
     UsageError
         One file as OUT for several scans.
     """
-    images = [case for case in cases if not case.broken] or cases
+    images = [case for case in cases if case.is_image]
     if is_nifti(out) and len(images) > 1:
         raise UsageError(
             f"OUT ({out.name}) is a file, but {source} holds {len(images)} images. Give a folder, or choose one with "
@@ -66,7 +89,7 @@ def named_alone(cases: list[Case], source: Path, out: Path) -> bool:
         return True
     (case, *others) = cases
     whole_folder = case.series is not None and case.source.resolve() == source.resolve()
-    return not others and (source.is_file() or whole_folder or bool(case.broken))
+    return not others and (source.is_file() or whole_folder or not case.is_image)
 
 
 class Protected:

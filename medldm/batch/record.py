@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import platform
 import re
 import statistics
@@ -28,8 +29,8 @@ ENOUGH = 20  # finished cases to judge a pace by
 
 
 def staged_name(path: Path) -> Path:
-    """A hidden place beside a file, with the same suffix, where it is written before it is shown."""
-    return path.with_name(f".staged-{path.name}")
+    """A hidden place beside a file, with the same suffix, where this process writes it before it is shown."""
+    return path.with_name(f".staged-{os.getpid()}-{path.name}")
 
 
 @dataclass(frozen=True)

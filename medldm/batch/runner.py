@@ -12,7 +12,7 @@ from medldm.batch.cases import one_case
 from medldm.batch.cluster import spread_out
 from medldm.batch.options import Options, Run, Watch
 from medldm.batch.overlap import overlapped
-from medldm.batch.places import Protected, check_out, inputs_only, named_alone
+from medldm.batch.places import Protected, check_out, inputs_only, named_alone, sweep
 from medldm.batch.summary import Row, exit_code, words, write_summary
 from medldm.batch.work import Work
 from medldm.errors import InputError, UsageError
@@ -65,11 +65,11 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
             write_participants(source, out)
         return code
     for case in mine:
-        if case.broken and len(cases) > 1:  # the only image beside it is what was meant
-            log.warning("%s", case.broken)
+        if not case.is_image and any(other.is_image for other in cases):  # that one is what was meant
+            log.warning("%s", case.broken or case.skip)
             continue
-        if case.broken:
-            raise InputError(case.broken)
+        if not case.is_image:
+            raise InputError(case.broken or case.skip)
         row = one_case(run, case, output_path(replace(case, alone=True), out, options.format))
         watch.say(f"{row.status}: {row.result or row.case}" + (f" ({row.message})" if row.message else ""))
         if options.report and not options.dry_run:
@@ -99,6 +99,8 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
         watch.say(f"{work.row.status}: {work.row.case}" + (f": {work.row.message}" if work.row.message else ""))
         return not (work.full or (options.fail_fast and work.row.status in ("failed", "refused")))
 
+    if not options.dry_run:
+        sweep(out)
     try:
         with keeping():
             if options.scheduler or options.workers > 1:

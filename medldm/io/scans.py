@@ -55,6 +55,12 @@ class Case:
         return "dicom" if self.series else "nifti"
 
     @property
+    def is_image(self) -> bool:
+        """Whether it stands for an image, rather than for files beside one that cannot be read."""
+        foreign = bool(self.skip) and self.series is None and not is_nifti(self.source)
+        return not (self.broken or foreign)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All files that the scan is read from."""
         return self.series.files if self.series else (self.source,)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -105,9 +106,11 @@ def test_the_only_scan_of_a_folder_may_lie_beside_a_damaged_file(tree, tmp_path,
     for name in "bc":
         (tree / f"{name}.nii.gz").unlink()
     (tree / "x.dcm").write_bytes(b"")
+    (tree / "backup.tar.gz").write_bytes(b"whatever")
     code, said = verb("denoise", tree, tmp_path / "o.nii.gz")
     assert code == 0
     assert "x.dcm cannot be read (empty)" in said
+    assert "backup.tar.gz: medldm reads" in said
     (tree / "a.nii.gz").unlink()
     assert verb("denoise", tree, tmp_path / "o2.nii.gz")[0] == 3
 
@@ -131,6 +134,21 @@ def test_a_name_that_is_too_long_for_a_result_is_a_sentence(tree, tmp_path, verb
     assert code == 8
     assert "File name too long" in said
     assert "bug" not in said
+
+
+def test_what_killed_runs_left_goes_after_a_day(tree, tmp_path, verb):
+    out = tmp_path / "out"
+    old = [out / ".staged-12-a.nii.gz", out / "sub" / ".12.partial..staged-12-b.nii.gz", out / f".tries-{'0' * 32}"]
+    new, foreign = out / ".staged-13-a.nii.gz", out / ".somebody.partial"
+    for path in (*old, new, foreign):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half a file")
+        if path is not new:
+            os.utime(path, (0, 0))
+    assert verb("denoise", tree, out)[0] == 0
+    assert not [path for path in old if path.exists()]
+    assert new.exists()
+    assert foreign.exists()
 
 
 def test_one_scan_has_a_report_too(tree, tmp_path, verb):

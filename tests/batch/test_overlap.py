@@ -118,7 +118,7 @@ def test_a_dry_run_tells_memory_and_time_and_writes_nothing(tree, tmp_path, seen
     out = tmp_path / "out"
     code, said = denoise(tree, out, dry_run=True)
     assert code == 0
-    assert said.count("denoise 16 x 16 x 8 voxels; about 1.0 GiB, time unknown") == 4
+    assert said.count("denoise 16 x 16 x 8 voxels; about 1.0 GiB, about 0 s on two CPU cores, by the card of") == 4
     assert not out.exists()
     denoise(tree, out, include=("a*",))
     assert "about 1 s at the pace of what lies in" in denoise(tree, out, dry_run=True, exclude=("a*",))[1]
