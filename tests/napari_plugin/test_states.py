@@ -4,6 +4,7 @@ Set MEDLDM_SCREENSHOTS to a folder, as CI does, and a picture of each state is l
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import medldm_widgets as hands
@@ -57,6 +58,8 @@ def state(viewer, qtbot):
                 lambda: not widget.timer.isActive() and "looking" not in widget.plan.value, timeout=hands.LONG
             )
         QTest.qWait(100)
+        with suppress(qtbot.TimeoutError):  # Qt lays rows out anew a while after their words changed
+            qtbot.waitUntil(lambda: not flaws(widget.native.widget()), timeout=10_000)
         folder = os.environ.get("MEDLDM_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
