@@ -382,9 +382,8 @@ def test_a_run_is_copied_as_text(show, qtbot, as_layer):
     _, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
     widget.rows.widgets["seed"].value = 5
     click(qtbot, widget.copy_command)
-    assert (
-        QApplication.clipboard().text().startswith("medldm denoise SCAN.nii.gz RESTORED.nii.gz --modality mr --model")
-    )
-    assert QApplication.clipboard().text().endswith("--seed 5")
+    text = QApplication.clipboard().text()
+    assert text.startswith("medldm denoise SCAN.nii.gz RESTORED.nii.gz --modality mr --model")
+    assert text.endswith("--seed 5")
     click(qtbot, widget.copy_python)
-    assert "medldm.denoise(scan, model=" in QApplication.clipboard().text()
+    assert "medldm.denoise(scan, modality='mr', model=" in QApplication.clipboard().text()
