@@ -164,7 +164,12 @@ def test_previews(dock, state, qtbot, viewer):
     hands.run(qtbot, widget, widget.preview)
     state("preview_slice", widget)
     box = np.array([[20, 10, 8], [20, 10, 39], [20, 29, 39], [20, 29, 8.0]])
-    widget.where.value = viewer.add_shapes([box], shape_type="rectangle", face_color="transparent", edge_color="red")
+    like = {
+        "face_color": "transparent",
+        "edge_color": "red",
+        "units": viewer.layers[0].units,
+    }  # as its button
+    widget.where.value = viewer.add_shapes([box], shape_type="rectangle", **like)
     hands.run(qtbot, widget, widget.preview)
     state("preview_box", widget)
     hands.click(qtbot, widget.estimate)
