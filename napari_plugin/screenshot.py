@@ -94,6 +94,7 @@ def widget_picture(kind) -> QPixmap:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
     preview(folder / "napari.png", sys.argv[2] if len(sys.argv) > 2 else "")
     verbs(folder / "napari_verbs.png")
     ENGINE.unload()

@@ -285,6 +285,24 @@ def millimetres(units: Sequence[Any] | None) -> Any:
     return np.array([(1 * unit).to("mm").magnitude if unit.is_compatible_with("mm") else 1.0 for unit in units or ()])
 
 
+def measure_like(scan: Any, result: Any) -> None:
+    """Measure a result, which is in mm, in the units of its scan; it stays where it is.
+
+    Parameters
+    ----------
+    scan, result : napari layers
+    """
+    units = scan.units[-3:]
+    per_unit = millimetres(units)
+    if np.ptp(per_unit) > 0:
+        return  # axes in different units: mm are as good
+    space = min(3, result.ndim)
+    factor = np.ones(result.ndim)
+    factor[-space:] = 1 / per_unit[0]
+    result.scale, result.translate = result.scale * factor, result.translate * factor
+    result.units = (*result.units[:-space], *([units[-1]] * space))
+
+
 def _transform(layer: Any) -> Affine:
     """(4, 4) index (z, y, x) to world, mm, of the last three axes; a flat image lies at z = 0, 1 mm thick."""
     ndim = layer.ndim

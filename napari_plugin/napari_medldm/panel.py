@@ -20,7 +20,7 @@ from medldm.settings import VERBS, make
 from napari_medldm import words
 from napari_medldm.engine import ENGINE
 from napari_medldm.jobs import Order, Outcome
-from napari_medldm.layers import Snapshot, millimetres, snapshot
+from napari_medldm.layers import Snapshot, measure_like, millimetres, snapshot
 from napari_medldm.regions import Corners, around, current_slice, drawn
 from napari_medldm.rows import Rows
 from napari_medldm.worker import End, Failure, Run, start
@@ -149,9 +149,11 @@ class Panel(Container):  # type: ignore[misc]
         return self.in_mm(self.viewer.dims.point)
 
     def in_mm(self, position: Sequence[float]) -> tuple[float, ...]:
-        """A position of the viewer, which counts in the units that its layers agree on, in mm."""
+        """A position of the viewer, in mm; it counts in the units that layers agree on, else in those of the scan."""
         factors = np.ones(len(position))
-        units = getattr(self.viewer.layers.extent, "units", None)
+        units = getattr(self.viewer.layers.extent, "units", None)  # napari 0.6 has none
+        if units is None and self.scan.value is not None:
+            units = self.scan.value.units
         if units is not None:
             factors[-len(units) :] = millimetres(units[-len(position) :])
         return tuple((np.asarray(position) * factors).tolist())
@@ -379,11 +381,10 @@ class Panel(Container):  # type: ignore[misc]
         self.viewer.layers.selection.active = result
 
     def _add(self, before: Any, layers: list[Any]) -> None:
-        """Add results; of a layer that counts in pixels they do so too, as napari warns when its layers differ."""
-        pixels = before is not None and not any(unit.is_compatible_with("mm") for unit in before.units)
+        """Add results, in the units of the scan: napari shows layers of several units apart, or warns."""
         for layer in layers:
-            if pixels:
-                layer.units = ("pixel",) * layer.ndim
+            if before is not None:
+                measure_like(before, layer)
             self.viewer.add_layer(layer)
 
     def _blend(self, share: float) -> None:

@@ -57,6 +57,13 @@ def test_a_single_extensionless_slice_is_opened_alone(tmp_path):
     assert layer.data.shape == (1, 20, 24)
 
 
+def test_slices_that_were_chosen_together_are_stacked_to_their_series(tmp_path):
+    for number, shape in ((3, (24, 20, 9)), (4, (24, 20, 5))):
+        phantoms_dicom.write_series(tmp_path / str(number), voxels(shape), number=number)
+    files = sorted(str(path) for path in tmp_path.rglob("*") if path.is_file())
+    assert sorted(len(data) for data, _, _ in get_reader(files)(files)) == [5, 9]
+
+
 def test_a_four_dimensional_file_is_one_layer_in_true_geometry(tmp_path):
     path = tmp_path / "bold.nii.gz"
     data = np.stack([voxels(), voxels() + 100], -1)

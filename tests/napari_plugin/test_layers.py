@@ -7,7 +7,7 @@ import numpy as np
 import phantoms
 import pytest
 from napari.layers import Image, Shapes
-from napari_medldm.layers import layer_data, series_data, snapshot, volume_of
+from napari_medldm.layers import layer_data, measure_like, series_data, snapshot, volume_of
 from napari_medldm.regions import drawn
 from napari_medldm.writers import write_nifti
 
@@ -121,6 +121,16 @@ def test_lengths_in_other_units_become_millimetres(tmp_path):
     box = Shapes([np.array([[2, 1, 1], [2, 1, 3], [2, 4, 3], [2, 4, 1]])], scale=(2000, 500, 500), units=("um",) * 3)
     (outline,) = drawn(box, (0, 0, 0)).outlines
     assert outline[:, 0] == pytest.approx(4)
+
+
+def test_a_result_is_measured_in_the_units_of_its_scan(as_layer):
+    scan = Image(np.ones((4, 5, 6), np.float32), scale=(2000, 500, 500), translate=(0, 0, 3000), units=("um",) * 3)
+    data, arguments, _ = layer_data(volume_of(scan))
+    result = Image(data, **arguments)
+    measure_like(scan, result)
+    assert result.scale.tolist() == [2000, 500, 500]
+    assert result.translate.tolist() == [0, 0, 3000]
+    assert np.allclose(volume_of(result).affine, volume_of(scan).affine)
 
 
 def test_colours_are_refused_in_words():

@@ -4,6 +4,7 @@ Set MEDLDM_SCREENSHOTS to a folder, as CI does, and a picture of each state is l
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import medldm_widgets as hands
@@ -57,6 +58,8 @@ def state(viewer, qtbot):
                 lambda: not widget.timer.isActive() and "looking" not in widget.plan.value, timeout=hands.LONG
             )
         QTest.qWait(100)
+        with suppress(qtbot.TimeoutError):  # Qt lays rows out anew a while after their words changed
+            qtbot.waitUntil(lambda: not flaws(widget.native.widget()), timeout=10_000)
         folder = os.environ.get("MEDLDM_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -161,7 +164,12 @@ def test_previews(dock, state, qtbot, viewer):
     hands.run(qtbot, widget, widget.preview)
     state("preview_slice", widget)
     box = np.array([[20, 10, 8], [20, 10, 39], [20, 29, 39], [20, 29, 8.0]])
-    widget.where.value = viewer.add_shapes([box], shape_type="rectangle", face_color="transparent", edge_color="red")
+    like = {
+        "face_color": "transparent",
+        "edge_color": "red",
+        "units": viewer.layers[0].units,
+    }  # as its button
+    widget.where.value = viewer.add_shapes([box], shape_type="rectangle", **like)
     hands.run(qtbot, widget, widget.preview)
     state("preview_box", widget)
     hands.click(qtbot, widget.estimate)

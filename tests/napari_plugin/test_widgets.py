@@ -1,6 +1,5 @@
 """The actual widgets in a real viewer, clicked as a user clicks them; how they look is for test_states.py."""
 
-import sys
 import threading
 import time
 
@@ -56,7 +55,6 @@ def test_a_widget_has_a_row_for_every_knob_with_its_default(kind, make_napari_vi
     names = {each.name for each in fields(VERBS[kind.verb])} - {"mask"}
     assert set(widget.rows.widgets) == names
     assert widget.options() == {}
-    assert "torch" not in sys.modules or "medldm.chain" in sys.modules  # the widget is not what loaded it
 
 
 def test_a_narrow_dock_cuts_no_row_off(make_napari_viewer, qtbot):
@@ -361,7 +359,9 @@ def test_any_kind_of_layer_is_denoised_where_it_lies(kind, show, qtbot):
     assert after.stored.dtype == before.stored.dtype  # what it will be saved as
     assert after.shape == before.shape
     assert np.allclose(after.affine, before.affine, atol=1e-4)
-    assert viewer.layers.extent.units is not None  # all layers measure alike
+    assert {str(unit) for unit in viewer.layers[1].units} == {str(unit) for unit in scan.units}
+    # napari shows it where the scan is, whether it makes one of several units (0.9) or not (0.6)
+    assert np.allclose(viewer.layers[1].extent.world[:, -2:], scan.extent.world[:, -2:], atol=1e-3)
     assert np.corrcoef(after.voxels.ravel(), before.voxels.ravel())[0, 1] > 0.9
 
 
@@ -382,9 +382,8 @@ def test_a_run_is_copied_as_text(show, qtbot, as_layer):
     _, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
     widget.rows.widgets["seed"].value = 5
     click(qtbot, widget.copy_command)
-    assert (
-        QApplication.clipboard().text().startswith("medldm denoise SCAN.nii.gz RESTORED.nii.gz --modality mr --model")
-    )
-    assert QApplication.clipboard().text().endswith("--seed 5")
+    text = QApplication.clipboard().text()
+    assert text.startswith("medldm denoise SCAN.nii.gz RESTORED.nii.gz --modality mr --model")
+    assert text.endswith("--seed 5")
     click(qtbot, widget.copy_python)
-    assert "medldm.denoise(scan, model=" in QApplication.clipboard().text()
+    assert "medldm.denoise(scan, modality='mr', model=" in QApplication.clipboard().text()
