@@ -85,7 +85,11 @@ def estimate_noise(
 
 
 def noise_map(
-    voxels: Voxels, spacing: tuple[float, float, float] = (1, 1, 1), modality: str = "mr", reach_mm: float = 8.0
+    voxels: Voxels,
+    spacing: tuple[float, float, float] = (1, 1, 1),
+    modality: str = "mr",
+    reach_mm: float = 8.0,
+    overall: float | None = None,
 ) -> Voxels:
     """Noise level at each voxel, smooth, for parallel imaging (Aja-Fernandez et al., Magn Reson Imaging 33, 2015).
 
@@ -98,13 +102,14 @@ def noise_map(
     spacing : mm
     modality : ``"mr"`` or ``"ct"``
     reach_mm : standard deviation of the neighbourhood that one value is averaged over
+    overall : sigma of `estimate_noise`, stored units, where it is known already
 
     Returns
     -------
     (X, Y, Z) float32, standard deviation in stored units; its median in flat tissue is that of `estimate_noise`
     """
     image, tissue = _filled(voxels, modality), _tissue(voxels, modality)
-    overall = estimate_noise(voxels, spacing, modality).sigma
+    overall = estimate_noise(voxels, spacing, modality).sigma if overall is None else overall
     if tissue.sum() < FEWEST or overall == 0:
         return np.full(image.shape, overall, dtype=np.float32)
     axes = fine_axes(image.shape, spacing)

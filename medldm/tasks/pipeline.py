@@ -29,6 +29,7 @@ from medldm.volume import Step, Stored, Volume, Voxels
 log = logging.getLogger(__name__)
 
 VARIES = 1.5  # a noise map whose 90th percentile is this many times its 10th is used as a map
+MAPPED = 0.015  # scaled noise; below it a map would be one of anatomy
 QUIET = 0.01  # scaled noise below this is not told to networks that fill or sharpen
 
 
@@ -119,14 +120,11 @@ class Job:
         if not estimate.reliable:
             self.notes.append(f"noise level {estimate}")
         level = torch.full((1, 1, 1), estimate.level * per_level)
-        if min(self.volume.shape) >= 16:
-            levels = noise_map(self.volume.voxels, self.volume.spacing, self.modality) / self.scaling.unit
-            low, high = (
-                np.percentile(levels[self.volume.voxels > 0.25 * self.scaling.unit], [10, 90])
-                if self.modality == "mr"
-                else (1, 1)
-            )
-            if high > VARIES * low and estimate.level > 0.015:
+        if min(self.volume.shape) >= 16 and self.modality == "mr" and estimate.level > MAPPED:
+            voxels, unit = self.volume.voxels, self.scaling.unit
+            levels = noise_map(voxels, self.volume.spacing, self.modality, overall=estimate.sigma) / unit
+            low, high = np.percentile(levels[voxels > 0.25 * unit], [10, 90])
+            if high > VARIES * low:
                 level = torch.from_numpy(levels)
                 self.notes.append("the noise varies over the scan; a noise map was used")
         return level, estimate
