@@ -113,7 +113,7 @@ def keep(figure: Any, name: str, tolerance: float = TOLERANCE) -> None:
     shown = io.BytesIO()
     figure.savefig(shown, format="png", dpi=56)
     small = io.BytesIO()
-    Image.open(shown).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+    Image.open(shown).convert("RGB").quantize(48).save(small, format="png", optimize=True)
     plt.close(figure)
     display(Picture(small.getvalue()))
 
