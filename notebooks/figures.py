@@ -45,6 +45,7 @@ def side_by_side(
     rows: int = 1,
     ring: Sequence[float] = (),
     odd_high: float = 0.25,
+    panel: float = 3.4,
 ) -> Any:
     """Planes beside each other, upright, in one grey window.
 
@@ -57,6 +58,7 @@ def side_by_side(
     rows : in which they stand
     ring : pixel to draw a ring around; empty for none
     odd_high : of errors and uncertainties, the brightest value, share of the window
+    panel : width of a plane at most, inches
 
     Returns
     -------
@@ -64,7 +66,7 @@ def side_by_side(
     """
     across = -(-len(images) // rows)
     wide, tall = (np.asarray(next(iter(images.values()))).shape[axis] * spacing[axis] for axis in (0, 1))
-    width = min(3.4, 13.6 / across)
+    width = min(panel, 13.6 / across)
     size = (width * across, rows * (width * tall / wide + 0.42))
     figure, axes = plt.subplots(rows, across, figsize=size, layout="constrained", squeeze=False)
     for each, (title, plane) in zip(axes.flat, images.items(), strict=True):
@@ -111,7 +113,7 @@ def keep(figure: Any, name: str, tolerance: float = TOLERANCE) -> None:
     shown = io.BytesIO()
     figure.savefig(shown, format="png", dpi=56)
     small = io.BytesIO()
-    Image.open(shown).convert("RGB").quantize(96).save(small, format="png", optimize=True)
+    Image.open(shown).convert("RGB").quantize(48).save(small, format="png", optimize=True)
     plt.close(figure)
     display(Picture(small.getvalue()))
 

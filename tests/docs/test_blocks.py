@@ -109,6 +109,11 @@ def test_the_site_is_built_of_the_code_and_loads_nothing(tmp_path):
     assert "fill-slices" in pages["reference/cli.html"]
     assert "brain-mri-2d-fast" in pages["reference/models.html"]
     assert "half_width" in pages["reference/python.html"]
+    assert 'id="medldm.denoise"' in pages["reference/python.html"]
+    assert "See <code>medldm.denoise</code>" not in pages["reference/python.html"]  # that is what inner functions say
+    assert re.search(r"<code>path</code>.*?–\s*<div[^>]*>\s*<p>file or folder", pages["reference/python.html"], re.S)
+    assert "lesions-gap-of-5-lost.png" in pages["concepts/responsible-use.html"]
+    assert "test subjects" in pages["concepts/responsible-use.html"]
     for name, text in pages.items():
         assert not re.search(r'<(?:script|img|iframe)[^>]+src="(?:https?:)?//', text), name
         assert not re.search(r'<link[^>]+rel="(?:stylesheet|preconnect)"[^>]+href="(?:https?:)?//', text), name
