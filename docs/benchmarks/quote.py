@@ -17,8 +17,8 @@ from medldm.benchmark.protocol import CORE
 from medldm.benchmark.tables import by_subject
 
 README = Path(__file__).parents[2] / "README.md"
-METHODS = ("nothing", "linear", "cubic", "nlm", "tv", "unet", "medldm", "medldm-sharp")
-FINE = ("linear", "cubic", "unet", "medldm", "medldm-sharp")
+METHODS = ("nothing", "linear", "cubic", "nlm", "tv", "medldm", "medldm-sharp")
+FINE = ("linear", "cubic", "medldm", "medldm-sharp")
 
 
 def mean(scores: list[dict[str, object]], row: str, method: str, field: str) -> float:
