@@ -161,7 +161,8 @@ def models() -> str:
 
 
 TITLES = {
-    "core": "MR: us, a U-Net and what needs no training",
+    "core": "MR: us, and what needs no training",
+    "lesions": "Lesions put into MR scans",
     "rivals": "MR noise: BM4D, DIPY, ANTs",
     "ct": "CT",
     "speed": "Seconds and memory",
@@ -199,7 +200,7 @@ def benchmarks() -> str:
     told = [BENCHMARKS]
     found = [*(HERE / "benchmarks").glob("*/table.md"), *(HERE / "benchmarks").glob("*.md")]
     names = {path: path.parent.name if path.name == "table.md" else path.stem for path in found}
-    first = ("core", "rivals", "ct")
+    first = ("core", "rivals", "lesions", "ct")
     for path in sorted(found, key=lambda path: (names[path] not in first, names[path] == "speed", names[path])):
         name = names[path]
         body = "\n".join(f"#{line}" if line.startswith("#") else line for line in path.read_text().splitlines())

@@ -46,7 +46,7 @@ def test_the_readmes_tables_are_those_of_the_scores():
     assert shown.strip() == script("quote").tables(BENCHMARKS / "core").strip()
 
 
-@pytest.mark.parametrize("name", ["core", "ct", "rivals"])
+@pytest.mark.parametrize("name", ["core", "ct", "rivals", "lesions"])
 def test_a_benchmarks_tables_are_those_of_its_scores(claims, name):
     made = markdown(claims.scores(name), {}, "").splitlines()
     for part in (BENCHMARKS / name / "table.md").read_text().split("\n\n###"):
