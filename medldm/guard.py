@@ -30,20 +30,21 @@ REFERENCES = 24  # training scans kept on the card
 HU_AIR = -500.0
 
 
-def describe(volume: Volume, modality: str) -> dict[str, dict[str, float]]:
+def describe(volume: Volume, modality: str, foreground: Mask | None = None) -> dict[str, dict[str, float]]:
     """A scan in named numbers, by group.
 
     Parameters
     ----------
     volume : scan, stored units; NaN counts as air
     modality : ``"mr"`` or ``"ct"``, which says how it is scaled
+    foreground : (X, Y, Z) bool, of `medldm.intensity.foreground_mask`, where it is known already
 
     Returns
     -------
     ``intensity``, ``texture`` and ``anatomy``, each name to number; ``anatomy`` and ``texture`` are left out for scans
     of a few slices, whose outline says nothing. Empty without foreground.
     """
-    image, inside, spacing = _coarse(volume, modality)
+    image, inside, spacing = _coarse(volume, modality, foreground)
     if inside.sum() < 100:
         return {}
     told = {"intensity": _intensity(image, inside)}
@@ -104,7 +105,7 @@ def distances(told: Mapping[str, Mapping[str, float]], card: Mapping[str, Any]) 
     return found
 
 
-def check(volume: Volume, card: Card, verb: str = "") -> dict[str, str]:
+def check(volume: Volume, card: Card, verb: str = "", foreground: Mask | None = None) -> dict[str, str]:
     """What speaks against restoring a scan with a model.
 
     Parameters
@@ -112,6 +113,7 @@ def check(volume: Volume, card: Card, verb: str = "") -> dict[str, str]:
     volume : scan, as read
     card : of the model
     verb : about to run; one that ran before, in this process, is told too
+    foreground : (X, Y, Z) bool, of `medldm.intensity.foreground_mask`, where it is known already
 
     Returns
     -------
@@ -127,7 +129,7 @@ def check(volume: Volume, card: Card, verb: str = "") -> dict[str, str]:
     limits = card.guard
     if not limits:
         return found
-    told = describe(volume, card.modality)
+    told = describe(volume, card.modality, foreground)
     if not told:
         return found
     for group, far in distances(told, limits).items():
@@ -204,10 +206,10 @@ def _units(volume: Volume, card: Card) -> dict[str, str]:
     return {}
 
 
-def _coarse(volume: Volume, modality: str) -> tuple[Voxels, Mask, tuple[float, ...]]:
+def _coarse(volume: Volume, modality: str, known: Mask | None) -> tuple[Voxels, Mask, tuple[float, ...]]:
     """The scan averaged to about 3 mm, scaled and cut to its foreground, where that is, and the new spacing."""
     voxels = _without_gaps(volume.voxels)
-    mask = foreground_mask(voxels, modality)
+    mask = known if known is not None and voxels is volume.voxels else foreground_mask(voxels, modality)
     if not mask.any():
         return np.zeros((1, 1, 1), np.float32), np.zeros((1, 1, 1), dtype=bool), volume.spacing
     # One percentile serves here, where `mri_scaling` would look for the foreground once more.

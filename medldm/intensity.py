@@ -74,7 +74,7 @@ def ct_scaling() -> Scaling:
     return Scaling(*CT_WINDOW)
 
 
-def mri_scaling(voxels: Array) -> Scaling:
+def mri_scaling(voxels: Array, inside: Mask | None = None) -> Scaling:
     """Zero to the 99.5th percentile of the foreground, as 0 to 1.
 
     Scans that were standardised to zero mean hold many negative voxels; their black is the 0.5th percentile.
@@ -82,12 +82,13 @@ def mri_scaling(voxels: Array) -> Scaling:
     Parameters
     ----------
     voxels : (X, Y, Z) stored units; NaN and exact zeros are left out
+    inside : (X, Y, Z) bool, of `foreground_mask`, where it is known already
 
     Returns
     -------
     scaling; an image without any signal maps 1 to 1
     """
-    foreground = voxels[foreground_mask(voxels)]
+    foreground = voxels[foreground_mask(voxels) if inside is None else inside]
     if foreground.size == 0:
         return Scaling(0.0, 1.0)
     white = float(np.percentile(foreground, FOREGROUND_PERCENTILE))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -73,15 +73,7 @@ def estimate_noise(
     spacing : mm; axes much coarser than the finest are not differentiated along
     modality : ``"mr"`` (Rician) or ``"ct"`` (Gaussian, in soft tissue)
     """
-    image, tissue = _filled(voxels, modality), _tissue(voxels, modality)
-    if tissue.sum() < FEWEST:
-        return NoiseEstimate(0.0, 0.0, "HU" if modality == "ct" else "fraction", False, ("too few tissue voxels",))
-    axes = fine_axes(image.shape, spacing)
-    if modality == "ct":
-        sigma, reasons = _global_noise_level(image, tissue, axes)
-        return NoiseEstimate(sigma, sigma, "HU", not reasons, tuple(reasons))
-    sigma, reasons = _rician_level(image, tissue, axes)
-    return NoiseEstimate(sigma, sigma / mri_scaling(voxels).unit, "fraction", not reasons, tuple(reasons))
+    return NoisyScan(voxels, spacing, modality).estimate()
 
 
 def noise_map(
@@ -92,9 +84,6 @@ def noise_map(
     overall: float | None = None,
 ) -> Voxels:
     """Noise level at each voxel, smooth, for parallel imaging (Aja-Fernandez et al., Magn Reson Imaging 33, 2015).
-
-    Local means of the absolute second difference in flat tissue, on a coarse grid; what is far above its
-    neighbourhood is an edge and is cut. Away from tissue the nearest tissue counts.
 
     Parameters
     ----------
@@ -108,27 +97,126 @@ def noise_map(
     -------
     (X, Y, Z) float32, standard deviation in stored units; its median in flat tissue is that of `estimate_noise`
     """
-    image, tissue = _filled(voxels, modality), _tissue(voxels, modality)
-    overall = estimate_noise(voxels, spacing, modality).sigma if overall is None else overall
-    if tissue.sum() < FEWEST or overall == 0:
-        return np.full(image.shape, overall, dtype=np.float32)
-    axes = fine_axes(image.shape, spacing)
-    flat = flat_tissue(image, _inner(tissue), axes)
-    difference = np.abs(second_difference(image, axes))
-    grid = Coarse(
-        image.shape,
-        tuple(max(1, min(size // 4, round(reach_mm / 2 / mm))) for size, mm in zip(image.shape, spacing, strict=True)),
-    )
-    reach = [reach_mm / (mm * step) for mm, step in zip(spacing, grid.steps, strict=True)]
-    weight = grid.shrink(flat.astype(np.float32))
-    level = float(difference[flat].mean())
-    local = np.full(weight.shape, level, dtype=np.float32)
-    for _ in range(3):  # cut edges against the local level, not the overall one
-        cut = np.where(flat, np.minimum(difference, 2.5 * grid.grow(local)), 0)
-        local = _shared(grid.shrink(cut), weight, reach, level)
-    ratio = grid.grow(local)
-    mapped: Voxels = (ratio * (overall / float(np.median(ratio[flat])))).astype(np.float32)
-    return mapped
+    return NoisyScan(voxels, spacing, modality).map(reach_mm, overall)
+
+
+class NoisyScan:
+    """A scan as its noise is looked at; what the level and the map both need is computed once.
+
+    Parameters
+    ----------
+    voxels : (X, Y, Z) stored units; NaN where nothing was measured
+    spacing : mm
+    modality : ``"mr"`` or ``"ct"``
+    foreground : (X, Y, Z) bool, of `medldm.intensity.foreground_mask`, where an MR scan's is known already
+    """
+
+    def __init__(
+        self,
+        voxels: Voxels,
+        spacing: tuple[float, float, float] = (1, 1, 1),
+        modality: str = "mr",
+        foreground: Mask | None = None,
+    ) -> None:
+        self.spacing, self.modality = spacing, modality
+        self.image = np.nan_to_num(np.asarray(voxels, dtype=np.float32), nan=-1000.0 if modality == "ct" else 0.0)
+        self.axes = fine_axes(self.image.shape, spacing)
+        self._voxels, self._foreground = voxels, foreground
+
+    def estimate(self) -> NoiseEstimate:
+        """As `estimate_noise`."""
+        ct = self.modality == "ct"
+        if self.tissue.sum() < FEWEST:
+            return NoiseEstimate(0.0, 0.0, "HU" if ct else "fraction", False, ("too few tissue voxels",))
+        sigma, reasons = self._global_noise_level() if ct else self._rician_level()
+        level = sigma if ct else sigma / mri_scaling(self._voxels, self.tissue).unit
+        return NoiseEstimate(sigma, level, "HU" if ct else "fraction", not reasons, tuple(reasons))
+
+    def map(self, reach_mm: float = 8.0, overall: float | None = None) -> Voxels:
+        """As `noise_map`.
+
+        Local means of the absolute second difference in flat tissue, on a coarse grid; what is far above its
+        neighbourhood is an edge and is cut. Away from tissue the nearest tissue counts.
+        """
+        shape = self.image.shape
+        overall = self.estimate().sigma if overall is None else overall
+        if self.tissue.sum() < FEWEST or overall == 0:
+            return np.full(shape, overall, dtype=np.float32)
+        flat, difference = self.flat, np.abs(self.difference)
+        grid = Coarse(
+            shape,
+            tuple(
+                max(1, min(size // 4, round(reach_mm / 2 / mm))) for size, mm in zip(shape, self.spacing, strict=True)
+            ),
+        )
+        reach = [reach_mm / (mm * step) for mm, step in zip(self.spacing, grid.steps, strict=True)]
+        weight = grid.shrink(flat.astype(np.float32))
+        level = float(difference[flat].mean())
+        local = np.full(weight.shape, level, dtype=np.float32)
+        for _ in range(3):  # cut edges against the local level, not the overall one
+            cut = np.where(flat, np.minimum(difference, 2.5 * grid.grow(local)), 0)
+            local = _shared(grid.shrink(cut), weight, reach, level)
+        ratio = grid.grow(local)
+        mapped: Voxels = (ratio * (overall / float(np.median(ratio[flat])))).astype(np.float32)
+        return mapped
+
+    @cached_property
+    def tissue(self) -> Mask:
+        """(X, Y, Z) bool: MR foreground, or soft tissue by HU."""
+        if self.modality != "ct":
+            return foreground_mask(self._voxels) if self._foreground is None else self._foreground
+        smooth = ndimage.uniform_filter(self.image, [3 if size > 2 else 1 for size in self.image.shape])
+        inside: Mask = (smooth > SOFT_TISSUE_HU[0]) & (smooth < SOFT_TISSUE_HU[1])
+        return inside
+
+    @cached_property
+    def inner(self) -> Mask:
+        """(X, Y, Z) bool, tissue two voxels away from its border, unless that leaves too little."""
+        thin = np.ones([3 if size > 4 else 1 for size in self.image.shape], dtype=bool)
+        inner: Mask = ndimage.binary_erosion(self.tissue, thin, iterations=2)
+        return inner if inner.sum() >= FEWEST else self.tissue
+
+    @cached_property
+    def flat(self) -> Mask:
+        """(X, Y, Z) bool, see `flat_tissue`."""
+        return flat_tissue(self.image, self.inner, self.axes)
+
+    @cached_property
+    def difference(self) -> Voxels:
+        """(X, Y, Z) second difference of neighbours, stored units."""
+        return second_difference(self.image, self.axes)
+
+    def _rician_level(self) -> tuple[float, list[str]]:
+        signal = float(np.median(self.image[self.inner]))
+        differences = (self.difference, second_difference(self.image, self.axes, lag=2))
+        sigma, beyond = (rician_correction(signal, _mad(each[self.flat])) for each in differences)
+        opinion, reasons = _background_opinion(self.image, self.tissue)
+        if beyond > ANATOMY * sigma:
+            reasons.append("the noise is spatially correlated, or hidden by anatomy")
+            if opinion is not None:  # air knows nothing of anatomy, and its median nothing of correlation
+                sigma = min(max(opinion, sigma), beyond)
+        if opinion is not None and not 1 / AGREE < opinion / max(sigma, 1e-9) < AGREE:
+            reasons.append("background and tissue disagree")
+        return sigma, reasons
+
+    def _global_noise_level(self) -> tuple[float, list[str]]:
+        """Mode of the local standard deviation over windows that hold nothing but soft tissue, HU."""
+        image, tissue = self.image, self.tissue
+        size = [WINDOW if axis in self.axes[:2] else 1 for axis in range(3)]
+        centred = np.where(tissue, image - float(np.median(image[tissue])), 0).astype(np.float32)
+        mean, square = ndimage.uniform_filter(centred, size), ndimage.uniform_filter(centred**2, size)
+        count = math.prod(size)
+        whole = ndimage.uniform_filter(tissue.astype(np.float32), size) > 1 - 0.5 / count
+        if whole.sum() < FEWEST:
+            return _mad(self.difference[tissue]), ["too little soft tissue in one piece"]
+        spread = np.sqrt(np.maximum(square - mean**2, 0)[whole] * count / (count - 1))
+        middle = float(np.median(spread))
+        if middle == 0:
+            return 0.0, []
+        counts, edges = np.histogram(spread, bins=200, range=(0, 3 * middle))
+        heap = ndimage.gaussian_filter1d(counts.astype(np.float64), 4)
+        top = int(np.argmax(heap))
+        return float(edges[top] + edges[top + 1]) / 2, []
 
 
 def fine_axes(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, ...]:
@@ -220,40 +308,6 @@ class Coarse:
         return coarse
 
 
-def _rician_level(image: Voxels, tissue: Mask, axes: tuple[int, ...]) -> tuple[float, list[str]]:
-    inner = _inner(tissue)
-    flat = flat_tissue(image, inner, axes)
-    signal = float(np.median(image[inner]))
-    sigma, beyond = (rician_correction(signal, _mad(second_difference(image, axes, lag)[flat])) for lag in (1, 2))
-    opinion, reasons = _background_opinion(image, tissue)
-    if beyond > ANATOMY * sigma:
-        reasons.append("the noise is spatially correlated, or hidden by anatomy")
-        if opinion is not None:  # air knows nothing of anatomy, and its median nothing of correlation
-            sigma = min(max(opinion, sigma), beyond)
-    if opinion is not None and not 1 / AGREE < opinion / max(sigma, 1e-9) < AGREE:
-        reasons.append("background and tissue disagree")
-    return sigma, reasons
-
-
-def _global_noise_level(image: Voxels, tissue: Mask, axes: tuple[int, ...]) -> tuple[float, list[str]]:
-    """Mode of the local standard deviation over windows that hold nothing but soft tissue, HU."""
-    size = [WINDOW if axis in axes[:2] else 1 for axis in range(3)]
-    centred = np.where(tissue, image - float(np.median(image[tissue])), 0).astype(np.float32)
-    mean, square = ndimage.uniform_filter(centred, size), ndimage.uniform_filter(centred**2, size)
-    count = math.prod(size)
-    whole = ndimage.uniform_filter(tissue.astype(np.float32), size) > 1 - 0.5 / count
-    if whole.sum() < FEWEST:
-        return _mad(second_difference(image, axes)[tissue]), ["too little soft tissue in one piece"]
-    spread = np.sqrt(np.maximum(square - mean**2, 0)[whole] * count / (count - 1))
-    middle = float(np.median(spread))
-    if middle == 0:
-        return 0.0, []
-    counts, edges = np.histogram(spread, bins=200, range=(0, 3 * middle))
-    heap = ndimage.gaussian_filter1d(counts.astype(np.float64), 4)
-    top = int(np.argmax(heap))
-    return float(edges[top] + edges[top + 1]) / 2, []
-
-
 def _background_opinion(image: Voxels, tissue: Mask) -> tuple[float | None, list[str]]:
     """Sigma by the Rayleigh median of the air, None without measured air; and what speaks against it."""
     coarse = tuple(slice(None, None, 2) if size >= 64 else slice(None) for size in image.shape)
@@ -283,26 +337,6 @@ def _variance_share(snr: float) -> float:
     half = snr**2 / 4
     mean = math.sqrt(math.pi / 2) * ((1 + 2 * half) * ive(0, half) + 2 * half * ive(1, half))
     return float(2 + snr**2 - mean**2)
-
-
-def _filled(voxels: Voxels, modality: str) -> npt.NDArray[Any]:
-    air = -1000.0 if modality == "ct" else 0.0
-    return np.nan_to_num(np.asarray(voxels, dtype=np.float32), nan=air)
-
-
-def _tissue(voxels: Voxels, modality: str) -> Mask:
-    if modality != "ct":
-        return foreground_mask(voxels)
-    smooth = ndimage.uniform_filter(_filled(voxels, modality), [3 if size > 2 else 1 for size in voxels.shape])
-    inside: Mask = (smooth > SOFT_TISSUE_HU[0]) & (smooth < SOFT_TISSUE_HU[1])
-    return inside
-
-
-def _inner(tissue: Mask) -> Mask:
-    """Tissue two voxels away from its border, unless that leaves too little."""
-    thin = np.ones([3 if size > 4 else 1 for size in tissue.shape], dtype=bool)
-    inner: Mask = ndimage.binary_erosion(tissue, thin, iterations=2)
-    return inner if inner.sum() >= FEWEST else tissue
 
 
 def _mad(values: Voxels) -> float:

@@ -16,10 +16,10 @@ from medldm.chain import Chain, load_chain
 from medldm.degradations import Degradation, MissingSlices, Observation, Rician, fill_smoothly
 from medldm.errors import ResourceError, UsageError
 from medldm.guard import check, check_residual
-from medldm.intensity import CT_RANGE, Scaling, ct_scaling, mri_scaling
+from medldm.intensity import CT_RANGE, Scaling, ct_scaling, foreground_mask, mri_scaling
 from medldm.io import guess_modality
 from medldm.models.looks import Look
-from medldm.noise_level import NoiseEstimate, estimate_noise, noise_map
+from medldm.noise_level import NoiseEstimate, NoisyScan
 from medldm.settings import Settings
 from medldm.tasks.choices import fitted_tile, our_version, peak_memory_mb, pick_card, pick_device, pick_precision
 from medldm.tasks.planes import Drawing, Progress, estimate, refine
@@ -70,10 +70,13 @@ class Job:
         self.notes += self.volume.stored.note
         self.device = pick_device(self.settings.device)
         self.card = pick_card(self.settings.model, self.modality, self.volume, self.verb, self.device)
-        self.outside = check(self.volume, self.card, self.task)
+        # Guard, scaling and noise look at the same foreground; of CT the guard alone does.
+        self.foreground = foreground_mask(self.volume.voxels) if self.modality == "mr" else None
+        known = self.foreground if self.card.modality == "mr" else None
+        self.outside = check(self.volume, self.card, self.task, known)
         for warning in self.outside.values():
             log.warning(warning)
-        self.scaling = ct_scaling() if self.modality == "ct" else mri_scaling(self.volume.voxels)
+        self.scaling = ct_scaling() if self.modality == "ct" else mri_scaling(self.volume.voxels, self.foreground)
 
     @property
     def positive(self) -> bool:
@@ -116,14 +119,15 @@ class Job:
         per_level = 1.0 if self.modality == "mr" else 1 / self.scaling.unit
         if given is not None:
             return torch.full((1, 1, 1), float(given) * per_level), None
-        estimate = estimate_noise(self.volume.voxels, self.volume.spacing, self.modality)
+        scan = NoisyScan(self.volume.voxels, self.volume.spacing, self.modality, self.foreground)
+        estimate = scan.estimate()
         if not estimate.reliable:
             self.notes.append(f"noise level {estimate}")
         level = torch.full((1, 1, 1), estimate.level * per_level)
         if min(self.volume.shape) >= 16 and self.modality == "mr" and estimate.level > MAPPED:
-            voxels, unit = self.volume.voxels, self.scaling.unit
-            levels = noise_map(voxels, self.volume.spacing, self.modality, overall=estimate.sigma) / unit
-            low, high = np.percentile(levels[voxels > 0.25 * unit], [10, 90])
+            unit = self.scaling.unit
+            levels = scan.map(overall=estimate.sigma) / unit
+            low, high = np.percentile(levels[self.volume.voxels > 0.25 * unit], [10, 90])
             if high > VARIES * low:
                 level = torch.from_numpy(levels)
                 self.notes.append("the noise varies over the scan; a noise map was used")
