@@ -153,10 +153,12 @@ def models() -> str:
                 "",
                 "**90 % interval**: `mean +- q sqrt(std^2 + floor^2)`",
                 "",
-                "| verb | q | floor: still, noisy, far |",
+                "| verb | q | floor: still, noisy, far, busy |",
                 "|---|---|---|",
             ]
-            told += [f"| {v} | {c['q']} | {c['still']}, {c['noisy']}, {c['far']} |" for v, c in verbs.items()]
+            told += [
+                f"| {v} | {c['q']} | {c['still']}, {c['noisy']}, {c['far']}, {c['busy']} |" for v, c in verbs.items()
+            ]
     return "\n".join(told) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The validation tables of a brain-MRI set: `python docs/benchmarks/validation.py ../shared/data [MODEL]`.
+"""The validation tables of a set: `python docs/benchmarks/validation.py ../shared/data [MODEL]`.
 
 On the fixed cubes that the training curves show (validation subjects): PSNR in dB of every stage of the chain, looked
 at in one way and in all, then what became of fine detail at fidelity 1 and 0; what the cards and
@@ -23,48 +23,64 @@ from medldm.training.patches import load_cache, pack
 from medldm.training.validation import EDGE, Cube, cubes, score, score_volumes
 from medldm.zoo import best, card
 
+OneLook = Callable[[torch.Tensor], torch.Tensor]
+AllLooks = Callable[[Cube], torch.Tensor]
+
 
 def main(data: Path, model: str | None = None) -> None:
     """Print the tables of the shipped set, or of another."""
     shown = card(model) if model else best("mr")
     chain = load_chain(shown, precision=torch.bfloat16)
-    latent, shape = chain.latent, chain.shape
-    assert latent is not None
-    assert chain.unet is not None
-    rival = Chain(shape, chain.unet)
-
-    def proposed(inputs: torch.Tensor) -> torch.Tensor:
-        first = chain.estimate(inputs)
-        return latent.decode(chain.propose(inputs, first, torch.zeros_like(latent_noise(first, shape))))
-
-    one_look = {
-        "input": lambda inputs: centre_plane(inputs, shape),
-        "supervised estimate b": rival.estimate,
-        "decode E(y)": lambda inputs: latent.decode(latent.encode(centre_plane(inputs, shape))),
-        "decode E(b)": lambda inputs: latent.decode(latent.encode(chain.estimate(inputs))),
-        "decode the flow's one-step latent": proposed,
-    }
-    all_looks = {
-        "supervised estimate b, all looks": lambda case: rival.restore_volume(case.observation, case.sigma, case.ways),
-        "chain, all looks": lambda case: chain.restore_volume(case.observation, case.sigma, case.ways),
-        "chain, all looks, fidelity 0": lambda case: chain.restore_volume(case.observation, case.sigma, case.ways, 0.0),
-    }
+    shape = chain.shape
+    one_look, all_looks = stages(chain)
     with tempfile.TemporaryDirectory() as cache:
-        pack(data, Path(cache))
+        pack(data, Path(cache), shown.modality.upper())
         cases = cubes(load_cache(Path(cache), "val"), shape)
     with torch.inference_mode():
         table = {name: score(cases, way) for name, way in one_look.items()}
         table |= {name: score_volumes(cases, way) for name, way in all_looks.items()}
-        details = detail_rows(cases, all_looks, latent.vae)
+        details = detail_rows(cases, all_looks, chain.latent.vae) if chain.latent else {}
     rows = list(table["input"])
     print(f"{shown.name} {shown.sha256[:8]}\n\n| | {' | '.join(rows)} |\n{'|---' * (len(rows) + 1)}|")
     for name, scores in table.items():
         print(f"| {name} | {' | '.join(f'{scores[row]:.2f}' for row in rows)} |")
+    if not details:
+        return  # there is no encoder to measure a perceptual distance with
     print("\nFine detail: energy / correlation / perceptual distance\n")
     print(f"| | {' | '.join(rows)} |\n{'|---' * (len(rows) + 1)}|")
     for name, scored in details.items():
         told = [f"{energy:.2f} / {place:.3f} / {felt:.4f}" for energy, place, felt in (scored[row] for row in rows)]
         print(f"| {name} | {' | '.join(told)} |")
+
+
+def stages(chain: Chain) -> tuple[dict[str, OneLook], dict[str, AllLooks]]:
+    """What is scored: every stage of a chain, looked at in one way and in all; of a U-Net alone its estimate."""
+    latent, shape = chain.latent, chain.shape
+    rival = Chain(shape, chain.unet) if chain.unet else chain
+    one_look: dict[str, OneLook] = {
+        "input": lambda inputs: centre_plane(inputs, shape),
+        "supervised estimate b": rival.estimate,
+    }
+    all_looks: dict[str, AllLooks] = {
+        "supervised estimate b, all looks": lambda case: rival.restore_volume(case.observation, case.sigma, case.ways),
+    }
+    if latent is None:
+        return one_look, all_looks
+
+    def proposed(inputs: torch.Tensor) -> torch.Tensor:
+        first = chain.estimate(inputs)
+        return latent.decode(chain.propose(inputs, first, torch.zeros_like(latent_noise(first, shape))))
+
+    one_look |= {
+        "decode E(y)": lambda inputs: latent.decode(latent.encode(centre_plane(inputs, shape))),
+        "decode E(b)": lambda inputs: latent.decode(latent.encode(chain.estimate(inputs))),
+        "decode the flow's one-step latent": proposed,
+    }
+    all_looks |= {
+        "chain, all looks": lambda case: chain.restore_volume(case.observation, case.sigma, case.ways),
+        "chain, all looks, fidelity 0": lambda case: chain.restore_volume(case.observation, case.sigma, case.ways, 0.0),
+    }
+    return one_look, all_looks
 
 
 def detail_rows(

@@ -32,7 +32,7 @@ from medldm.io import read_nifti
 from medldm.io.atomic import whole_file
 from medldm.settings import VERBS, make
 from medldm.tasks import run
-from medldm.tasks.uncertainty import Interval, calibrated, distance_to_measured, pooled
+from medldm.tasks.uncertainty import Interval, calibrated, local_contrast, pooled, remoteness
 from medldm.volume import Stored, Volume, Voxels
 from medldm.zoo import Card, card
 
@@ -60,7 +60,8 @@ class Errors:
     Parameters
     ----------
     row, verb, subject, contrast : of the block
-    error, std, distance : (N,) scaled intensity; signed, of the samples and pooled; voxels to the nearest measured one
+    error, std, busy : (N,) scaled intensity; signed, of the samples and pooled, local contrast of the result
+    remoteness : (N,) voxels, see `medldm.tasks.uncertainty.remoteness`
     sigma : noise level the network was told, scaled intensity
     residual : consistency of the result, as its record holds it
     looks : planes in which samples were drawn
@@ -72,15 +73,16 @@ class Errors:
     contrast: str
     error: Voxels
     std: Voxels
-    distance: Voxels
+    busy: Voxels
+    remoteness: Voxels
     sigma: float
     residual: float
     looks: int = 3
 
     def half_width(self, interval: Interval) -> Voxels:
         """(N,) scaled intensity, as `medldm.tasks.uncertainty.Interval.half_width` gives it for a whole scan."""
-        floor = interval.still**2 + (interval.noisy * self.sigma) ** 2 + interval.far**2 * self.distance
-        half: Voxels = interval.q * np.sqrt(self.std**2 + floor)
+        floor = interval.still**2 + (interval.noisy * self.sigma) ** 2 + interval.far**2 * self.remoteness
+        half: Voxels = interval.q * np.sqrt(self.std**2 + floor + (interval.busy * self.busy) ** 2)
         return half
 
 
@@ -235,7 +237,8 @@ def errors_of(found: Card, trial: Trial) -> Errors:
         contrast=trial.contrast,
         error=(result.voxels - trial.reference).ravel()[at] / unit,
         std=pooled(torch.from_numpy(np.array(result.std))).numpy().ravel()[at] / unit,
-        distance=distance_to_measured(observed).numpy().ravel()[at],
+        busy=local_contrast(torch.from_numpy(np.array(result.voxels))).numpy().ravel()[at] / unit,
+        remoteness=remoteness(observed).numpy().ravel()[at],
         sigma=float(told["noise_told"]),
         residual=float(told.get("consistency_residual", 0.0)),
         looks=int(told["networks"]["looks"]),
@@ -250,11 +253,11 @@ def fit_floor(found: Sequence[Errors]) -> Interval:
     found : of one verb
     """
     typical = [float(np.quantile(np.abs(each.error), COVERAGE)) for each in found]
-    noise, far = any(each.sigma > 0 for each in found), any(each.distance.any() for each in found)
+    noise, far = any(each.sigma > 0 for each in found), any(each.remoteness.any() for each in found)
 
     def interval(logs: Sequence[float]) -> Interval:
-        still, noisy, away, q = np.exp(np.clip(logs, -12, 5))
-        return Interval(float(still), float(noisy) if noise else 0.0, float(away) if far else 0.0, float(q))
+        still, noisy, away, busy, q = (float(each) for each in np.exp(np.clip(logs, -12, 5)))
+        return Interval(still, noisy if noise else 0.0, away if far else 0.0, busy, q)
 
     def score(logs: Sequence[float]) -> float:
         tried, total = interval(logs), 0.0
@@ -264,8 +267,8 @@ def fit_floor(found: Sequence[Errors]) -> Interval:
             total += float((2 * half + 2 / (1 - COVERAGE) * missed).mean()) / size
         return total
 
-    starts = [np.log([0.02, 0.2, 0.02, q]) for q in (1.0, 4.0)]
-    options = {"maxiter": 600, "xatol": 1e-3, "fatol": 1e-5}
+    starts = [np.log([0.02, 0.2, 0.02, 0.1, q]) for q in (1.0, 4.0)]
+    options = {"maxiter": 1500, "xatol": 1e-3, "fatol": 1e-5, "adaptive": True}
     ends = [optimize.minimize(score, start, method="Nelder-Mead", options=options) for start in starts]
     return interval(min(ends, key=lambda end: float(end.fun)).x)
 
@@ -297,6 +300,7 @@ def _calibrated(kind: str, fitted: Sequence[Errors], chosen: Sequence[Errors]) -
         "still": round(interval.still, 5),
         "noisy": round(interval.noisy, 4),
         "far": round(interval.far, 5),
+        "busy": round(interval.busy, 4),
         "q": round(q, 4),
         "subjects": len({each.subject for each in others}),
     }

@@ -206,17 +206,17 @@ class Job:
                 ) from problem
             raise
         if std is not None:
-            self.half_width = self.interval(std, observation.observed, sigma)
+            self.half_width = self.interval(mean, std, observation.observed, sigma)
         return mean, std
 
-    def interval(self, std: Tensor, observed: Tensor, sigma: Tensor) -> Tensor | None:
+    def interval(self, mean: Tensor, std: Tensor, observed: Tensor, sigma: Tensor) -> Tensor | None:
         """(X, Y, Z) half width of the calibrated interval, scaled intensity; None, and a note why, without one."""
         found = interval_for(self.card, self.verb, self.used["looks"])
         if reason := why_not(found, self.settings, self.card.name):
             self.notes.append(f"no calibrated interval: {reason}")
         if reason or found is None:
             return None
-        half = found.half_width(std, sigma, observed)
+        half = found.half_width(mean, std, sigma, observed)
         return torch.where(observed >= 1, 0.0, half) if self.verb in COPIED else half
 
     def finish(

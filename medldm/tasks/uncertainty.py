@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
@@ -15,21 +16,25 @@ from medldm.zoo import Card
 COPIED = ("fill-slices", "inpaint")  # verbs whose measured voxels come out bit for bit: nothing about them is uncertain
 POOLED = 1.0  # voxels; width of the Gaussian over which variances are averaged
 FARTHEST = 12.0  # voxels; beyond it calibration saw nothing, and the error has long stopped to grow
+NEARBY = 8.0  # voxels; width of the Gaussian over which the share of measured voxels is taken
 
 
 class Interval(NamedTuple):
     """How the interval of one verb is scaled: ``mean +- q * sqrt(std^2 + floor^2)``, std pooled over neighbours.
 
     The spread is taken over samples: seeds of the flow, each drawn in one of the planes. The floor is what these do not
-    show. Its square is a sum of independent parts, ``still^2 + (noisy * sigma)^2 + far^2 * distance``: what is wrong
-    everywhere, what is left of the noise, and what was never measured. Between two measured slices an image behaves
-    like a random walk (the power spectrum of natural images falls with the square of the frequency: Field, J Opt Soc
-    Am A 4, 1987), and the variance of a random walk grows with the distance to the nearest place where it is known.
+    show. Its square is a sum of independent parts, ``still^2 + (noisy * sigma)^2 + far^2 * r + (busy * c)^2``: what is
+    wrong everywhere, what is left of the noise, what was never measured, and what lies a little aside of where it is.
+    The remoteness r is a distance: between two measured slices an image behaves like a random walk (the power spectrum
+    of natural images falls with the square of the frequency: Field, J Opt Soc Am A 4, 1987), and the variance of a
+    random walk grows with the distance to the nearest place where it is known; the less there is measured around, the
+    faster. The local contrast c of the restored image turns a shift into an error, as a slope does.
 
     Parameters
     ----------
     still, far : scaled intensity; `far` per root of a voxel
     noisy : share of the noise level
+    busy : share of the local contrast
     q : conformal scale
     coverage : share of voxels that the interval was calibrated to hold
     samples, steps : drawn when it was calibrated
@@ -38,31 +43,33 @@ class Interval(NamedTuple):
     still: float
     noisy: float
     far: float
+    busy: float
     q: float
     coverage: float = 0.9
     samples: int = 4
     steps: int = 4
 
-    def floor(self, sigma: Tensor, observed: Tensor) -> Tensor:
-        """(X, Y, Z) or broadcastable, scaled intensity.
+    def floor(self, mean: Tensor, sigma: Tensor, observed: Tensor) -> Tensor:
+        """(X, Y, Z), scaled intensity.
 
         Parameters
         ----------
+        mean : (X, Y, Z) restored, scaled intensity
         sigma : noise level, scaled intensity, (X, Y, Z) or broadcastable
         observed : (X, Y, Z) observation map, 0 where nothing was measured
         """
-        squared = self.still**2 + (self.noisy * sigma) ** 2 + self.far**2 * distance_to_measured(observed)
-        return squared.sqrt()
+        squared = self.still**2 + (self.noisy * sigma) ** 2 + self.far**2 * remoteness(observed)
+        return (squared + (self.busy * local_contrast(mean)) ** 2).sqrt()
 
-    def half_width(self, std: Tensor, sigma: Tensor, observed: Tensor) -> Tensor:
+    def half_width(self, mean: Tensor, std: Tensor, sigma: Tensor, observed: Tensor) -> Tensor:
         """(X, Y, Z) half width of the interval, scaled intensity.
 
         Parameters
         ----------
         std : (X, Y, Z) standard deviation of the samples, scaled intensity
-        sigma, observed : as in `floor`
+        mean, sigma, observed : as in `floor`
         """
-        return self.q * (pooled(std) ** 2 + self.floor(sigma, observed) ** 2).sqrt()
+        return self.q * (pooled(std) ** 2 + self.floor(mean, sigma, observed) ** 2).sqrt()
 
 
 def pooled(std: Tensor) -> Tensor:
@@ -100,10 +107,11 @@ def interval_for(card: Card, verb: str, looks: int = 3) -> Interval | None:
     looks : planes in which samples were drawn
     """
     told: Mapping[str, Any] = card.calibration.get("verbs", {}).get(calibrated(verb, looks), {})
-    if not told:
-        return None
+    fitted = ("still", "noisy", "far", "busy", "q")
+    if any(name not in told for name in fitted):
+        return None  # not calibrated, or by a version whose floor was another one
     common: dict[str, Any] = {name: card.calibration[name] for name in ("coverage", "samples", "steps")}
-    common |= {name: float(told[name]) for name in ("still", "noisy", "far", "q")}
+    common |= {name: float(told[name]) for name in fitted}
     return Interval(**common)
 
 
@@ -136,6 +144,35 @@ def distance_to_measured(observed: Tensor) -> Tensor:
     if not bool(empty.any()) or bool(empty.all()):
         return torch.zeros_like(observed)
     return torch.from_numpy(ndimage.distance_transform_edt(empty.numpy())).to(observed).clamp_max(FARTHEST)
+
+
+def remoteness(observed: Tensor) -> Tensor:
+    """(X, Y, Z) distance to the nearest measured voxel times the share of voxels around that were not, voxels.
+
+    A gap between whole slabs is easier to fill than as wide a one between single slices: on validation scans intervals
+    that knew the distance alone held 96 % of the voxels of the first and 84 % of the second.
+
+    Parameters
+    ----------
+    observed : (X, Y, Z) observation map, 0 where nothing was measured
+    """
+    distance = distance_to_measured(observed)
+    if not bool(distance.any()):
+        return distance
+    near = ndimage.gaussian_filter(observed.float().numpy(), NEARBY, truncate=3.0)
+    return distance * (1 - torch.from_numpy(near).to(observed).clamp(0, 1))
+
+
+def local_contrast(mean: Tensor) -> Tensor:
+    """(X, Y, Z) standard deviation over the 3 x 3 x 3 voxels around each.
+
+    Parameters
+    ----------
+    mean : (X, Y, Z)
+    """
+    voxels = mean.float().numpy()
+    average, square = ndimage.uniform_filter(voxels, 3), ndimage.uniform_filter(voxels**2, 3)
+    return torch.from_numpy(np.sqrt(np.maximum(square - average**2, 0)))
 
 
 def mean_and_spread(draw: Callable[[int], Tensor], count: int) -> tuple[Tensor, Tensor | None]:

@@ -11,11 +11,19 @@ import torch
 
 import medldm
 from medldm.settings import Denoise
-from medldm.tasks.uncertainty import Interval, distance_to_measured, mean_and_spread, pooled, why_not
+from medldm.tasks.uncertainty import (
+    Interval,
+    distance_to_measured,
+    local_contrast,
+    mean_and_spread,
+    pooled,
+    remoteness,
+    why_not,
+)
 from medldm.zoo import card
 
-VERBS = {"denoise": {"still": 0.01, "noisy": 0.3, "far": 0.0, "q": 2.0}}
-VERBS["fill-slices"] = {"still": 0.0, "noisy": 0.0, "far": 0.3, "q": 2.0}
+VERBS = {"denoise": {"still": 0.01, "noisy": 0.3, "far": 0.0, "busy": 0.0, "q": 2.0}}
+VERBS["fill-slices"] = {"still": 0.0, "noisy": 0.0, "far": 0.3, "busy": 0.0, "q": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +39,13 @@ def calibrated(tmp_path_factory):
 def test_the_interval_is_the_formula():
     observed = torch.zeros(5, 5, 9)
     observed[..., [0, 8]] = 1
-    interval = Interval(still=0.01, noisy=0.5, far=0.02, q=3.0)
-    half = interval.half_width(torch.full((5, 5, 9), 0.04), torch.full((1, 1, 1), 0.06), observed)
-    for place, distance in ((0, 0), (1, 1), (4, 4), (7, 1)):
-        expected = 3 * np.sqrt(0.04**2 + 0.01**2 + (0.5 * 0.06) ** 2 + 0.02**2 * distance)
-        assert half[2, 2, place] == pytest.approx(expected, rel=1e-5)
+    mean = torch.linspace(0, 1, 9).expand(5, 5, 9)
+    interval = Interval(still=0.01, noisy=0.5, far=0.02, busy=0.1, q=3.0)
+    half = interval.half_width(mean, torch.full((5, 5, 9), 0.04), torch.full((1, 1, 1), 0.06), observed)
+    slope = float(np.std([0, 1 / 8, 2 / 8]))  # along the last axis; along the others nothing changes
+    for place in (1, 4, 7):
+        floor = 0.01**2 + (0.5 * 0.06) ** 2 + 0.02**2 * float(remoteness(observed)[2, 2, place]) + (0.1 * slope) ** 2
+        assert half[2, 2, place] == pytest.approx(3 * np.sqrt(0.04**2 + floor), rel=1e-4)
 
 
 def test_distances_count_from_the_nearest_measured_voxel():
@@ -43,6 +53,22 @@ def test_distances_count_from_the_nearest_measured_voxel():
     assert not distance_to_measured(observed).any()
     observed[..., 2:5] = 0
     assert distance_to_measured(observed)[1, 1].tolist() == [0, 0, 1, 2, 1, 0, 0]
+
+
+def test_a_gap_among_lone_slices_is_more_remote_than_one_between_slabs():
+    slabs = torch.ones(4, 4, 61)
+    slabs[..., 29:32] = 0
+    lone = torch.zeros(4, 4, 61)
+    lone[..., 0::4] = 1
+    assert not remoteness(torch.ones(4, 4, 61)).any()
+    assert remoteness(slabs)[1, 1, 30] == pytest.approx(2 * 0.15, abs=0.02)  # three of some twenty slices
+    assert remoteness(lone)[1, 1, 30] == pytest.approx(2 * 0.75, abs=0.02)
+
+
+def test_local_contrast_is_that_of_the_neighbours():
+    image = torch.zeros(7, 7, 7)
+    image[3:] = 1
+    assert local_contrast(image)[[0, 2, 3, 6], 3, 3].tolist() == pytest.approx([0, 2**0.5 / 3, 2**0.5 / 3, 0], abs=1e-5)
 
 
 def test_pooling_keeps_the_mean_variance_and_calms_its_estimate():
@@ -55,7 +81,7 @@ def test_pooling_keeps_the_mean_variance_and_calms_its_estimate():
 
 
 def test_fewer_samples_or_another_fidelity_get_no_interval_and_a_reason():
-    interval = Interval(0.01, 0.3, 0.0, 2.0)
+    interval = Interval(0.01, 0.3, 0.0, 0.0, 2.0)
     assert why_not(interval, Denoise(samples=4), "m") == ""
     assert "--samples 4" in why_not(interval, Denoise(samples=2), "m")
     assert "--fidelity 1" in why_not(interval, Denoise(samples=4, fidelity=0.5), "m")
