@@ -11,6 +11,7 @@ import numpy as np
 import phantoms
 import phantoms_dicom
 import pytest
+from napari_medldm import form
 from napari_medldm import panel as panels
 from qtpy.QtWidgets import QApplication
 
@@ -160,7 +161,7 @@ def test_one_volume_of_a_series_and_all_of_them_are_copied(opened, viewer, qtbot
     hands.run(qtbot, widget)
     assert "--volume 1" in copied(qtbot, widget.copy_command)
     same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
-    widget.series.value = panels.ALL
+    widget.series.value = form.ALL
     hands.run(qtbot, widget)
     for button, do in ((widget.copy_command, by_command), (widget.copy_python, by_python)):
         do(copied(qtbot, button))

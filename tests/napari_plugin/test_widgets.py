@@ -9,8 +9,8 @@ import phantoms
 import pytest
 from medldm_widgets import LONG, click, finish, run
 from napari.layers import Image
+from napari_medldm import form, words
 from napari_medldm import panel as panels
-from napari_medldm import words
 from napari_medldm.engine import ENGINE
 from napari_medldm.layers import series_data, volume_of
 from napari_medldm.widgets import DenoiseWidget, FillSlicesWidget, InpaintWidget, RestoreWidget, SuperResolveWidget
@@ -307,7 +307,7 @@ def test_a_series_offers_its_volumes_and_restores_all_of_them(show, qtbot):
     viewer, widget = show(DenoiseWidget, Image(data, **arguments))
     run(qtbot, widget)
     assert viewer.layers[1].data.shape == (20, 40, 32)
-    widget.series.value = panels.ALL
+    widget.series.value = form.ALL
     run(qtbot, widget)
     assert viewer.layers[2].data.shape == (2, 20, 40, 32)
 
