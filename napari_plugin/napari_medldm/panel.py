@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ from napari_medldm.jobs import Order, Outcome
 from napari_medldm.layers import Snapshot, snapshot
 from napari_medldm.questions import Questions
 from napari_medldm.regions import Corners
-from napari_medldm.results import Results
+from napari_medldm.results import Results, in_turns
 from napari_medldm.worker import End, Failure, Run, start
 
 SETTLED_MS = 400  # a plan is made when nothing was changed for this long
@@ -255,27 +255,33 @@ class Panel(Form):
         self.status.value = self.clock.words(*news)
 
     def _done(self, end: End, before: Any) -> None:
-        self.run_now = None
-        if self.closed:
+        if isinstance(end, Outcome) and not self.closed:
+            in_turns(self._show(end, before()))
             return
-        self._busy(False)
-        if end is None:
-            self.status.value = "cancelled"
-        elif isinstance(end, Failure):
-            self.status.value = end.words
+        self._ended("cancelled" if end is None else end.words)
+        if isinstance(end, Failure) and not self.closed:
             show_error(end.words)
-        else:
-            self.bar.value = 100
-            self.status.value = end.words
-            self._show(end, before())
 
-    def _show(self, outcome: Outcome, before: Any) -> None:
-        if not outcome.layers:
-            show_info(outcome.words)
-            return
-        self.results.show(outcome, before)
-        if before is None or before not in self.viewer.layers:
-            show_info("The scan was removed during the run; its result was added all the same.")
+    def _show(self, outcome: Outcome, before: Any) -> Iterator[None]:
+        """Show what came of a run, in steps; the run has ended when all is shown."""
+        try:
+            if not outcome.layers:
+                show_info(outcome.words)
+                return
+            for _ in self.results.show(outcome, before):
+                yield
+                if self.closed:
+                    return
+            if before not in self.viewer.layers:
+                show_info("The scan was removed during the run; its result was added all the same.")
+        finally:
+            self._ended(outcome.words, 100)
+
+    def _ended(self, said: str, share: int = 0) -> None:
+        self.run_now = None
+        if not self.closed:
+            self._busy(False)
+            self.bar.value, self.status.value = share, said
 
     def _copy(self, spell: Callable[..., str]) -> None:
         try:

@@ -14,6 +14,7 @@ from napari_medldm import panel as panels
 from napari_medldm.engine import ENGINE
 from napari_medldm.layers import series_data, volume_of
 from napari_medldm.widgets import DenoiseWidget, FillSlicesWidget, InpaintWidget, RestoreWidget, SuperResolveWidget
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
 from medldm.errors import ModelError
@@ -87,6 +88,43 @@ def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
     assert (scan.opacity, result.opacity) == (1, 0.25)
     assert widget.button.enabled
     assert not widget.cancel.enabled
+
+
+def test_results_are_added_one_at_a_time_and_the_window_works_in_between(show, qtbot, as_layer):
+    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
+    widget.rows.widgets["samples"].value = 2
+    widget.difference.value = True
+    beats, added = [], []
+    heart = QTimer()
+    heart.timeout.connect(lambda: beats.append(1))
+    heart.start(1)
+    viewer.layers.events.inserted.connect(lambda event: added.append(len(beats)))
+    run(qtbot, widget)
+    assert len(added) == len(set(added)) == 3
+    assert [layer.visible for layer in viewer.layers] == [True, True, False, False]
+    assert set(viewer.layers.selection) == {viewer.layers[1]}
+    assert widget.compare.enabled
+
+
+@pytest.mark.parametrize("gone", ["scan", "result", "viewer"])
+def test_what_goes_while_results_are_added_is_not_missed(gone, show, qtbot, as_layer):
+    viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
+    widget.rows.widgets["samples"].value = 2
+
+    def close():
+        viewer.layers.events.inserted.disconnect(first)
+        viewer.close() if gone == "viewer" else viewer.layers.pop(0 if gone == "scan" else 1)
+
+    def first(event):
+        QTimer.singleShot(0, close)
+
+    viewer.layers.events.inserted.connect(first)
+    run(qtbot, widget)
+    if gone == "viewer":
+        assert widget.closed
+    else:
+        assert widget.button.enabled
+        assert not widget.compare.enabled
 
 
 def test_the_plan_is_told_before_anything_runs(show, qtbot, as_layer):
