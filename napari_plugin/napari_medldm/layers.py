@@ -183,7 +183,7 @@ class Snapshot:
             found["modality"] = stored.modality or named
         elif path and stored.modality is None and named:
             found["modality"] = named
-        if verb == "super-resolve" and not path and stored.thickness_mm:
+        if verb in ("super-resolve", "restore") and not path and stored.thickness_mm:
             found["slice_thickness"] = float(stored.thickness_mm)
         return found
 

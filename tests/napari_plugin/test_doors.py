@@ -187,6 +187,21 @@ def test_what_lies_in_no_file_is_saved_first_and_keeps_what_dicom_said(opened, v
     same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
 
 
+def test_a_restoration_copied_from_a_moved_dicom_layer_keeps_the_thickness_of_its_slices(
+    opened, viewer, qtbot, tmp_path, monkeypatch
+):
+    voxels = np.rint(phantoms.brain((32, 40, 8))).astype(np.int16) + 5
+    phantoms_dicom.write_series(tmp_path / "in", voxels, spacing=(0.9, 0.8, 4.0), SliceThickness=2.5)
+    widget = opened("Restore", tmp_path / "in")
+    scan = viewer.layers[0]
+    assert scan.metadata["medldm"].stored.thickness_mm == 2.5
+    scan.translate = scan.translate + np.array([0, 3.0, 0])
+    assert "--slice-thickness 2.5" in copied(qtbot, widget.copy_command)
+    hands.run(qtbot, widget)
+    scan.save(str(tmp_path / "SCAN.nii.gz"), plugin="medldm")
+    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+
+
 def test_voxels_that_were_changed_are_not_taken_from_the_file(opened, viewer, qtbot, noisy_file):
     widget = opened("Denoise", noisy_file)
     assert str(noisy_file) in copied(qtbot, widget.copy_command)

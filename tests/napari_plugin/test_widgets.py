@@ -385,8 +385,8 @@ KINDS = {
 }
 
 
-# A viewer for each kind: vispy leaves vertex arrays switched on when a program and its buffers are deleted, and drawing
-# then crashed once in Mesa's glDrawArrays where one viewer took them all; on Windows this is napari's issue 6472.
+# A viewer for each kind: where one took them all, drawing crashed once in Mesa's glDrawArrays. It never happened again,
+# and the cause is not known; the plugin's README has two guesses.
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_kind_of_layer_is_denoised_where_it_lies(kind, show, qtbot):
     scan = KINDS[kind](phantoms.phantom(SHAPE).voxels.T)
