@@ -47,7 +47,14 @@ class Form(Container):  # type: ignore[misc]
         self.difference = CheckBox(text="difference layer", value=False)
         self.bar = ProgressBar(label="", value=0, min=0, max=100)
         self.status = _text()
-        self.compare = FloatSlider(label="before / after", min=0, max=1, value=1, enabled=False)
+        self.compare = FloatSlider(
+            label="before / after",
+            min=0,
+            max=1,
+            value=1,
+            enabled=False,
+            tooltip="after a run: from the scan to its result",
+        )
         self.copy_command = PushButton(text="Copy as command line")
         self.copy_python = PushButton(text="Copy as Python")
         self.more = CheckBox(text="more settings", value=False)

@@ -220,6 +220,8 @@ class Panel(Form):
         try:
             wanted = order()
         except (MedldmError, ValueError) as problem:
+            # The words of the run before would seem to be about this one.
+            self.bar.value, self.status.value = 0, str(problem)
             show_error(str(problem))
             return
         self.questions.forget(self.status)

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import QApplication
 
 import medldm
 from medldm.cli import main
+from medldm.errors import InputError
 
 pytestmark = [pytest.mark.gui, pytest.mark.timeout(900)]
 SHAPE = (32, 40, 20)
@@ -232,6 +233,23 @@ def test_every_sample_of_the_menu_opens(viewer):
         (layer,) = viewer.open_sample("medldm", key)
         assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
         viewer.layers.clear()
+
+
+def test_a_sagittal_scan_of_three_slices_is_not_taken_for_colours(opened, viewer, qtbot, tmp_path):
+    affine = np.array([[0, 0, 3.0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # slices count along the body's x
+    path = phantoms.save(tmp_path / "sagittal.nii.gz", phantoms.brain((32, 40, 3)), affine, dtype=np.float32)
+    widget = opened("Denoise", path)
+    (scan,) = viewer.layers
+    assert scan.data.shape == (40, 32, 3)
+    assert not scan.rgb
+    hands.run(qtbot, widget)
+    assert viewer.layers[1].data.shape == scan.data.shape
+
+
+def test_a_scan_that_needs_an_option_says_where_options_are(viewer, tmp_path):
+    phantoms_dicom.write_series(tmp_path / "tilted", np.ones((12, 10, 6), np.int16), shear=0.5)
+    with pytest.raises(InputError, match=r"--fix.*command line"):
+        viewer.open(str(tmp_path / "tilted"), plugin="medldm")
 
 
 def test_every_widget_is_in_the_filter_menu(viewer):

@@ -357,6 +357,7 @@ def test_colours_lost_weights_and_no_layer_are_told_in_words(show, qtbot, tmp_pa
     viewer.add_image(np.zeros((4, 8, 8, 3), np.uint8), rgb=True)
     click(qtbot, widget.button)
     assert "colour" in widget.said[-1]
+    assert widget.status.value == widget.said[-1]
     viewer.layers.clear()
     viewer.add_layer(as_layer(phantoms.phantom(SHAPE)))
     model = phantoms.tiny_model(tmp_path / "model")
