@@ -137,6 +137,9 @@ class Inpaint(Settings):
 class Restore(Settings):
     """Look at the scan, say a plan, and do what it needs."""
 
+    slice_thickness: float | None = knob(
+        None, "slice thickness; the file's, else the slice spacing, when not given", unit="mm", low=0.05, high=100
+    )
     slice_profile: str = knob("gaussian", "shape of a slice", choices=("gaussian", "rect"))
     thick_from: float = knob(1.5, "super-resolve when slices are farther apart than this", unit="mm", low=0.1, high=20)
     thick_ratio: float = knob(1.5, "and than this many times the in-plane spacing", low=1, high=20)

@@ -30,7 +30,7 @@ def restore(volume: Volume, settings: Restore, told: Progress) -> Volume:
         wanted = SuperResolve(**shared, spacing=verbs["super-resolve"].options["spacing"])
         job = Job(volume, wanted, "restore", told)
         sigma = job.noise(None)[0] if "denoise" in verbs else torch.zeros(1, 1, 1)
-        result = resolve(job, wanted_grid(volume, wanted), None, settings.slice_profile, sigma)
+        result = resolve(job, wanted_grid(volume, wanted), settings.slice_thickness, settings.slice_profile, sigma)
     elif "fill-slices" in verbs:
         result = fill_slices(volume, FillSlices(**shared, missing=plan.missing), told)
         if "denoise" in verbs:

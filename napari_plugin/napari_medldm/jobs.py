@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -96,7 +97,7 @@ def carry_out(order: Order, told: Told) -> Outcome:
     volumes = order.scan.volumes()
     if order.verb == "plan":
         plan = make_plan(volumes[0], make(VERBS["restore"], order.options))  # type: ignore[arg-type]
-        return Outcome(words=plan.words())
+        return Outcome(words=rows_for_flags(plan.words()))
     if order.verb == "missing":
         named = spell_slices(find_missing_slices(volumes[0], order.options.get("axis", 2)))
         return Outcome(words=named)
@@ -119,7 +120,12 @@ def carry_out(order: Order, told: Told) -> Outcome:
 def status(facts: dict[str, Any]) -> str:
     """Device, seconds and memory, and what the user should know."""
     words = f"{facts.get('device', '?')}, {facts.get('seconds', '?')} s, {facts.get('peak_memory_mb', '?')} MB"
-    return " · ".join([words, *(str(note) for note in facts.get("notes", ()))])
+    return " · ".join([words, *(rows_for_flags(str(note)) for note in facts.get("notes", ()))])
+
+
+def rows_for_flags(words: str) -> str:
+    """Advice to say ``--slice-thickness 3``, as it is meant here: *slice thickness* is a row of the widget."""
+    return re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), words)
 
 
 def _noise(volume: Volume, modality: str) -> NoiseEstimate:

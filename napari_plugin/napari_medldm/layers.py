@@ -41,7 +41,8 @@ def layer_data(volume: Volume, *, kind: str = "image", **more: Any) -> LayerTupl
     array = np.ascontiguousarray(volume.voxels.transpose(2, 1, 0))
     arguments: dict[str, Any] = {"name": volume.name, **placed(volume), "metadata": about(volume)}
     if kind == "image":
-        arguments["contrast_limits"] = contrast(volume.voxels)
+        # napari takes three or four voxels along the last axis for colours.
+        arguments |= {"contrast_limits": contrast(volume.voxels), "rgb": False}
     return array, arguments | more, kind
 
 
@@ -61,6 +62,7 @@ def series_data(volumes: Sequence[Volume], **more: Any) -> LayerTuple:
         "axis_labels": ("t", "z", "y", "x"),
         "metadata": about(first),
         "contrast_limits": contrast(array),
+        "rgb": False,
     }
     return array, arguments | more, "image"
 
@@ -183,7 +185,7 @@ class Snapshot:
             found["modality"] = stored.modality or named
         elif path and stored.modality is None and named:
             found["modality"] = named
-        if verb == "super-resolve" and not path and stored.thickness_mm:
+        if verb in ("super-resolve", "restore") and not path and stored.thickness_mm:
             found["slice_thickness"] = float(stored.thickness_mm)
         return found
 

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, Label, ProgressBar, PushButton
-from napari.layers import Image, Labels, Layer, Shapes
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import Qt, QTimer
-from qtpy.QtGui import QFontMetrics
-from qtpy.QtWidgets import QApplication, QComboBox, QSizePolicy
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
 
 from medldm.errors import MedldmError, ModelError
 from medldm.settings import VERBS, make
-from napari_medldm import words
+from napari_medldm import sight, words
 from napari_medldm.engine import ENGINE
+from napari_medldm.form import ALL, Form
 from napari_medldm.jobs import Order, Outcome
-from napari_medldm.layers import Snapshot, measure_like, millimetres, snapshot
-from napari_medldm.regions import Corners, around, current_slice, drawn
-from napari_medldm.rows import Rows
+from napari_medldm.layers import Snapshot, snapshot
+from napari_medldm.questions import Questions
+from napari_medldm.regions import Corners
+from napari_medldm.results import Results, in_turns
 from napari_medldm.worker import End, Failure, Run, start
 
 SETTLED_MS = 400  # a plan is made when nothing was changed for this long
-WIDTH = 440  # pixels; below that rows are cut off, the bar that scrolls down included
 UNSAVED = {"the scan": "SCAN.nii.gz", "the region": "MASK.nii.gz"}  # names in a copied run of what lies in no file
-LARGER = 1.25  # napari's letters beside those of the system
-SLICE, ALL, ONE = "current slice", "all volumes", "current volume"
 
 
-class Panel(Container):  # type: ignore[misc]
+class Panel(Form):
     """Choose a scan and settings, see the plan, preview, run, compare.
 
     Parameters
@@ -40,51 +36,18 @@ class Panel(Container):  # type: ignore[misc]
     napari_viewer : given by napari
     """
 
-    verb: ClassVar[str] = "restore"
-    title: ClassVar[str] = "Restore"
-
     def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(scrollable=True)
-        self.viewer = napari_viewer
+        super().__init__(napari_viewer)
         self.run_now: Run | None = None
         self.clock = words.Clock()
         self.closed = False
-        self.questions: dict[int, Run] = {}  # the newest question for each label; older answers come too late
-        self.rows = Rows(VERBS[self.verb])
-        self.scan = ComboBox(label="scan", choices=lambda _: self._layers(Image))
-        self.series = ComboBox(label="series", choices=[ONE, ALL], value=ONE, visible=False)
-        self.plan = _text()
-        self.model_file = PushButton(text="Model from file...")
-        self.card = _text()
-        self.where = ComboBox(label="preview of", choices=lambda _: [SLICE, *self._layers(Shapes)])
-        self.preview = PushButton(text="Preview")
-        self.button = PushButton(text=self.title)
-        self.cancel = PushButton(text="Cancel", enabled=False)
-        self.unload = PushButton(text="Unload model")
-        self.difference = CheckBox(text="difference layer", value=False)
-        self.bar = ProgressBar(label="", value=0, min=0, max=100)
-        self.status = _text()
-        self.compare = FloatSlider(label="before / after", min=0, max=1, value=1, enabled=False)
-        self.copy_command = PushButton(text="Copy as command line")
-        self.copy_python = PushButton(text="Copy as Python")
-        self.more = CheckBox(text="more settings", value=False)
-        self.advanced = Container(widgets=[*self.rows.shared[1:], self.model_file], visible=False)
-        self.pair: tuple[Any, Any] = (_nothing, _nothing)
+        self.questions = Questions()
+        self.results = Results(self.viewer, self.compare)
         self.timer = QTimer()
         self.timer.setSingleShot(True)
-        self._build()
         self._connect()
         self.changed_scan()
         self.describe()
-
-    @property
-    def native(self) -> Any:
-        """The Qt widget to dock: the scroll area, which magicgui calls root, and not what is inside of it."""
-        return self.root_native_widget
-
-    def extras(self) -> list[Any]:
-        """Rows that only one verb has; for subclasses."""
-        return []
 
     def mask(self) -> Any:
         """What `inpaint` fills; for subclasses."""
@@ -94,21 +57,6 @@ class Panel(Container):  # type: ignore[misc]
         """The file of the mask in a copied run, None for verbs without one; for subclasses."""
         return None
 
-    def _build(self) -> None:
-        self.extend([self.scan, self.series, *self.rows.own, *self.extras(), self.rows.widgets["model"], self.card])
-        self.extend([self.more, self.advanced, self.plan, self.difference, self.where])
-        self.append(_line(self.preview, self.button, self.cancel))
-        self.extend([self.bar, self.status, self.compare])
-        self.append(_line(self.copy_command, self.copy_python))
-        self.append(self.unload)
-        # What a high window has to spare goes to the end, and not between the rows.
-        self.native.widget().layout().addStretch(1)
-        _align([*self, *self.advanced])
-        for widget in (self.scan, self.rows.widgets["model"], self.where):
-            # A long name or path must not push the picture off the screen.
-            widget.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            widget.native.setMinimumContentsLength(12)
-
     def _connect(self) -> None:
         self.button.clicked.connect(self.run)
         self.preview.clicked.connect(self.run_preview)
@@ -116,7 +64,6 @@ class Panel(Container):  # type: ignore[misc]
         self.unload.clicked.connect(self.free)
         self.copy_command.clicked.connect(lambda: self._copy(words.command_line))
         self.copy_python.clicked.connect(lambda: self._copy(words.python))
-        self.compare.changed.connect(self._blend)
         self.more.changed.connect(lambda on: setattr(self.advanced, "visible", on))
         self.model_file.clicked.connect(self._ask_for_model)
         self.scan.changed.connect(lambda _: self.changed_scan())
@@ -125,23 +72,18 @@ class Panel(Container):  # type: ignore[misc]
         layers = self.viewer.layers.events
         layers.inserted.connect(self._relist)
         layers.removed.connect(self._relist)
-        self.native.setMinimumWidth(WIDTH)
         # The widget dies with its window; what still runs must not talk to it afterwards.
         me = weakref.ref(self)
         self.native.destroyed.connect(lambda: _close(me))
 
     # What is chosen
 
-    def _layers(self, kind: type[Layer]) -> list[Any]:
-        return [layer for layer in self.viewer.layers if isinstance(layer, kind) and not isinstance(layer, Labels)]
-
     def _relist(self, _: Any = None) -> None:
         if self.closed:
             return
         for widget in (self.scan, self.where):
             widget.reset_choices()
-        if self.pair[1]() not in self.viewer.layers or self.pair[0]() not in self.viewer.layers:
-            self.compare.enabled = False
+        self.results.relist()
 
     @property
     def point(self) -> tuple[float, ...]:
@@ -149,14 +91,8 @@ class Panel(Container):  # type: ignore[misc]
         return self.in_mm(self.viewer.dims.point)
 
     def in_mm(self, position: Sequence[float]) -> tuple[float, ...]:
-        """A position of the viewer, in mm; it counts in the units that layers agree on, else in those of the scan."""
-        factors = np.ones(len(position))
-        units = getattr(self.viewer.layers.extent, "units", None)  # napari 0.6 has none
-        if units is None and self.scan.value is not None:
-            units = self.scan.value.units
-        if units is not None:
-            factors[-len(units) :] = millimetres(units[-len(position) :])
-        return tuple((np.asarray(position) * factors).tolist())
+        """A position of the viewer, in mm."""
+        return sight.in_mm(self.viewer, position, self.scan.value)
 
     def snapshot(self) -> Snapshot:
         """The chosen layer as it is now.
@@ -215,7 +151,7 @@ class Panel(Container):  # type: ignore[misc]
         """Say the plan and the model."""
         if self.closed:
             return
-        self._forget(self.plan)
+        self.questions.forget(self.plan)
         try:
             self._say_card()
             if self.scan.value is None:
@@ -255,25 +191,7 @@ class Panel(Container):  # type: ignore[misc]
         answered : gets the outcome
         into : label that tells the wait, or what went wrong
         """
-
-        def done(end: End) -> None:
-            if self.closed or self.questions.get(id(into)) is not asked:
-                return
-            if isinstance(end, Outcome):
-                answered(end)
-            else:
-                into.value = "" if end is None else end.words
-
-        order = Order(verb, self.snapshot(), options)
-        self._forget(into)
-        into.value = "looking at the scan..."
-        self.questions[id(into)] = asked = start(order, told=lambda _: None, done=done)
-
-    def _forget(self, into: Any) -> None:
-        """Wait no longer for what was asked for a label; a question that still waits for its turn is dropped."""
-        older = self.questions.pop(id(into), None)
-        if older is not None:
-            older.stop()
+        self.questions.ask(Order(verb, self.snapshot(), options), answered, into)
 
     def _ask_simply(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None]) -> None:
         try:
@@ -293,17 +211,7 @@ class Panel(Container):  # type: ignore[misc]
 
     def region(self) -> Corners:
         """Where the preview looks, in the world."""
-        scan = self.snapshot()
-        chosen = self.where.value
-        if isinstance(chosen, Shapes):
-            outlines = drawn(chosen, self.point).outlines
-            if not outlines:
-                raise ValueError(f"Draw a rectangle in {chosen.name} first.")
-            return around(np.concatenate(outlines), scan)
-        dims = self.viewer.dims
-        # The axis of space that is not shown; the first one where all are (in 3D), whatever else a slider moves.
-        hidden = [axis - dims.ndim + 3 for axis in dims.not_displayed if axis >= dims.ndim - 3]
-        return current_slice(scan, (0.0, *self.point), min(hidden, default=0))
+        return sight.region(self.viewer, self.where.value, self.snapshot(), self.point)
 
     def _begin(self, order: Callable[[], Order]) -> None:
         if self.run_now is not None:
@@ -312,9 +220,11 @@ class Panel(Container):  # type: ignore[misc]
         try:
             wanted = order()
         except (MedldmError, ValueError) as problem:
+            # The words of the run before would seem to be about this one.
+            self.bar.value, self.status.value = 0, str(problem)
             show_error(str(problem))
             return
-        self._forget(self.status)
+        self.questions.forget(self.status)
         self.clock = words.Clock()
         self._busy(True)
         self.status.value = "starting"
@@ -347,51 +257,33 @@ class Panel(Container):  # type: ignore[misc]
         self.status.value = self.clock.words(*news)
 
     def _done(self, end: End, before: Any) -> None:
-        self.run_now = None
-        if self.closed:
+        if isinstance(end, Outcome) and not self.closed:
+            in_turns(self._show(end, before()))
             return
-        self._busy(False)
-        if end is None:
-            self.status.value = "cancelled"
-        elif isinstance(end, Failure):
-            self.status.value = end.words
+        self._ended("cancelled" if end is None else end.words)
+        if isinstance(end, Failure) and not self.closed:
             show_error(end.words)
-        else:
-            self.bar.value = 100
-            self.status.value = end.words
-            self._show(end, before())
 
-    def _show(self, outcome: Outcome, before: Any) -> None:
-        added = [Image(data, **arguments) for data, arguments, _ in outcome.layers]
-        if not added:
-            show_info(outcome.words)
-            return
-        for layer in added[1:]:
-            layer.visible = False
-        self._add(before, added)
-        result = added[0]
-        if before is None or before not in self.viewer.layers:
-            show_info("The scan was removed during the run; its result was added all the same.")
-            return
-        result.contrast_limits_range = before.contrast_limits_range
-        result.contrast_limits, result.colormap = before.contrast_limits, before.colormap
-        self.viewer.layers.link_layers([before, result], ("contrast_limits", "gamma"))
-        self.pair = (weakref.ref(before), weakref.ref(result))
-        self.compare.enabled, self.compare.value = True, 1
-        self.viewer.layers.selection.active = result
+    def _show(self, outcome: Outcome, before: Any) -> Iterator[None]:
+        """Show what came of a run, in steps; the run has ended when all is shown."""
+        try:
+            if not outcome.layers:
+                show_info(outcome.words)
+                return
+            for _ in self.results.show(outcome, before):
+                yield
+                if self.closed:
+                    return
+            if before not in self.viewer.layers:
+                show_info("The scan was removed during the run; its result was added all the same.")
+        finally:
+            self._ended(outcome.words, 100)
 
-    def _add(self, before: Any, layers: list[Any]) -> None:
-        """Add results, in the units of the scan: napari shows layers of several units apart, or warns."""
-        for layer in layers:
-            if before is not None:
-                measure_like(before, layer)
-            self.viewer.add_layer(layer)
-
-    def _blend(self, share: float) -> None:
-        before, after = self.pair[0](), self.pair[1]()
-        if before in self.viewer.layers and after in self.viewer.layers:
-            before.visible = after.visible = True
-            before.opacity, after.opacity = 1.0, share
+    def _ended(self, said: str, share: int = 0) -> None:
+        self.run_now = None
+        if not self.closed:
+            self._busy(False)
+            self.bar.value, self.status.value = share, said
 
     def _copy(self, spell: Callable[..., str]) -> None:
         try:
@@ -421,33 +313,6 @@ def _close(panel: weakref.ref[Panel]) -> None:
     me = panel()
     if me is not None:
         me.closed = True
-        for run in [*me.questions.values(), *([me.run_now] if me.run_now is not None else [])]:
-            run.stop()
-
-
-def _nothing() -> None:
-    """A weak reference to nothing."""
-
-
-def _text() -> Any:
-    """A label that breaks its lines."""
-    label = Label(value="")
-    label.native.setWordWrap(True)
-    label.native.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
-    label.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
-    return label
-
-
-def _align(rows: Sequence[Any]) -> None:
-    """Make all labels as wide as the widest, in the larger letters that napari will give them."""
-    labeled = [row._labeled_widget() for row in rows if row._labeled_widget() is not None]
-    letters = QFontMetrics(QApplication.font())
-    widest = max(letters.horizontalAdvance(each._inner_widget.label) for each in labeled)
-    for each in labeled:
-        each.label_width = round(LARGER * widest)
-
-
-def _line(*widgets: Any) -> Any:
-    line = Container(widgets=list(widgets), layout="horizontal", labels=False)
-    line.margins = (0, 0, 0, 0)
-    return line
+        me.questions.close()
+        if me.run_now is not None:
+            me.run_now.stop()

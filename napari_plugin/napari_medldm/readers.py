@@ -55,12 +55,18 @@ def read(path: str | list[str]) -> list[LayerTuple]:
         except MedldmError as problem:
             problems.append(str(problem))
     if not layers:
-        raise InputError("; ".join(problems) or f"{path} holds no scan.")
+        raise InputError(_told(problems) or f"{path} holds no scan.")
     if problems:
         from napari.utils.notifications import show_warning
 
-        show_warning(f"{len(layers)} opened, the others not: " + "; ".join(problems[:5]))
+        show_warning(f"{len(layers)} opened, the others not: {_told(problems[:5])}")
     return layers
+
+
+def _told(problems: list[str]) -> str:
+    """Sentences of the readers, which advise options that napari has no rows for."""
+    said = "; ".join(problems)
+    return f"{said} (Options like these are of the command line: medldm restore IN OUT.)" if " --" in said else said
 
 
 def _cases(paths: list[Path]) -> Iterator[tuple[Case, str]]:

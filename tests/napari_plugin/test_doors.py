@@ -11,11 +11,13 @@ import numpy as np
 import phantoms
 import phantoms_dicom
 import pytest
+from napari_medldm import form
 from napari_medldm import panel as panels
 from qtpy.QtWidgets import QApplication
 
 import medldm
 from medldm.cli import main
+from medldm.errors import InputError
 
 pytestmark = [pytest.mark.gui, pytest.mark.timeout(900)]
 SHAPE = (32, 40, 20)
@@ -160,7 +162,7 @@ def test_one_volume_of_a_series_and_all_of_them_are_copied(opened, viewer, qtbot
     hands.run(qtbot, widget)
     assert "--volume 1" in copied(qtbot, widget.copy_command)
     same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
-    widget.series.value = panels.ALL
+    widget.series.value = form.ALL
     hands.run(qtbot, widget)
     for button, do in ((widget.copy_command, by_command), (widget.copy_python, by_python)):
         do(copied(qtbot, button))
@@ -181,6 +183,21 @@ def test_what_lies_in_no_file_is_saved_first_and_keeps_what_dicom_said(opened, v
     assert "SCAN.nii.gz" in text
     assert "save the scan as SCAN.nii.gz first" in widget.status.value
     assert f"--modality {scan.metadata['medldm'].stored.modality}" in text
+    hands.run(qtbot, widget)
+    scan.save(str(tmp_path / "SCAN.nii.gz"), plugin="medldm")
+    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+
+
+def test_a_restoration_copied_from_a_moved_dicom_layer_keeps_the_thickness_of_its_slices(
+    opened, viewer, qtbot, tmp_path, monkeypatch
+):
+    voxels = np.rint(phantoms.brain((32, 40, 8))).astype(np.int16) + 5
+    phantoms_dicom.write_series(tmp_path / "in", voxels, spacing=(0.9, 0.8, 4.0), SliceThickness=2.5)
+    widget = opened("Restore", tmp_path / "in")
+    scan = viewer.layers[0]
+    assert scan.metadata["medldm"].stored.thickness_mm == 2.5
+    scan.translate = scan.translate + np.array([0, 3.0, 0])
+    assert "--slice-thickness 2.5" in copied(qtbot, widget.copy_command)
     hands.run(qtbot, widget)
     scan.save(str(tmp_path / "SCAN.nii.gz"), plugin="medldm")
     same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
@@ -216,6 +233,23 @@ def test_every_sample_of_the_menu_opens(viewer):
         (layer,) = viewer.open_sample("medldm", key)
         assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
         viewer.layers.clear()
+
+
+def test_a_sagittal_scan_of_three_slices_is_not_taken_for_colours(opened, viewer, qtbot, tmp_path):
+    affine = np.array([[0, 0, 3.0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # slices count along the body's x
+    path = phantoms.save(tmp_path / "sagittal.nii.gz", phantoms.brain((32, 40, 3)), affine, dtype=np.float32)
+    widget = opened("Denoise", path)
+    (scan,) = viewer.layers
+    assert scan.data.shape == (40, 32, 3)
+    assert not scan.rgb
+    hands.run(qtbot, widget)
+    assert viewer.layers[1].data.shape == scan.data.shape
+
+
+def test_a_scan_that_needs_an_option_says_where_options_are(viewer, tmp_path):
+    phantoms_dicom.write_series(tmp_path / "tilted", np.ones((12, 10, 6), np.int16), shear=0.5)
+    with pytest.raises(InputError, match=r"--fix.*command line"):
+        viewer.open(str(tmp_path / "tilted"), plugin="medldm")
 
 
 def test_every_widget_is_in_the_filter_menu(viewer):

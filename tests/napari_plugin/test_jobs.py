@@ -249,3 +249,10 @@ def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
     assert before.startswith("cpu, ")
     assert "needs more memory than is free, even in tiles of 64" in crowded
     assert after.startswith("cpu, ")
+
+
+def test_flags_that_the_library_advises_are_told_as_rows():
+    told = jobs.status(
+        {"device": "cpu", "notes": ["taken for MR; say --modality ct otherwise", "say --slice-thickness 3"]}
+    )
+    assert told.endswith("say modality ct otherwise · say slice thickness 3")

@@ -12,8 +12,8 @@ import numpy as np
 import phantoms
 import pytest
 from napari.layers import Image
+from napari_medldm import form, samples
 from napari_medldm import panel as panels
-from napari_medldm import samples
 from napari_medldm.layers import layer_data, series_data
 from napari_medldm.widgets import DenoiseWidget, FillSlicesWidget, InpaintWidget, RestoreWidget, SuperResolveWidget
 from qtpy.QtCore import QPoint, QRect
@@ -210,7 +210,7 @@ def test_a_series(dock, state):
     widget = dock(DenoiseWidget, Image(data, **arguments))
     state("series_asks", widget)
     assert widget.series.visible
-    assert tuple(widget.series.choices) == (panels.ONE, panels.ALL)
+    assert tuple(widget.series.choices) == (form.ONE, form.ALL)
 
 
 def test_two_widgets_under_each_other(dock, state):
