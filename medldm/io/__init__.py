@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from medldm.errors import InputError, NotRestorable, UsageError
@@ -40,7 +41,7 @@ def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False
         With a sentence that names the file and the remedy.
     """
     path = Path(path)
-    if is_nifti(path) and not path.is_dir():
+    if is_nifti(path) and not os.path.isdir(path):
         return read_nifti(path, volume_index=volume_index, fix=fix)
     from medldm.io.scans import find_cases
 

@@ -13,6 +13,10 @@ from medldm.errors import InputError
 
 LARGEST = 64 * 2**30  # bytes after unpacking
 MOST = 1_000_000  # members
+DAMAGE = (
+    zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError, zlib.error, EOFError,
+    IndexError,  # a member without a name
+)  # fmt: skip
 LINK = 0xA  # file type of a symbolic link, in the high bits of a Unix mode
 
 
@@ -54,23 +58,14 @@ def unpack(archive: Path) -> Path:
                 if not info.is_dir():
                     _check_name(info, archive)
                     packed.extract(info, folder)
-    except InputError:
+    except BaseException as problem:
+        # Whatever stops it, Ctrl-C too: a patient's images stay in no forgotten folder.
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(problem, DAMAGE):
+            raise InputError(
+                f"{archive} cannot be unpacked ({problem}). Unpack it yourself and name the folder."
+            ) from problem
         raise
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        RuntimeError,
-        NotImplementedError,
-        ValueError,
-        zlib.error,
-        EOFError,
-        IndexError,  # a member without a name
-    ) as problem:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(
-            f"{archive} cannot be unpacked ({problem}). Unpack it yourself and name the folder."
-        ) from problem
     return folder
 
 

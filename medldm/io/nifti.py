@@ -124,21 +124,51 @@ def from_array(voxels: Voxels, affine: Affine, name: str = "volume", modality: s
     affine : (4, 4) index to mm in RAS+ world space
     name : what to call it
     modality : ``"mr"``, ``"ct"`` or None
+
+    Returns
+    -------
+    volume; integers stay integers, everything else is float32, where infinite voxels count as missing (NaN)
+
+    Raises
+    ------
+    NotRestorable
+        Colours or complex numbers.
     """
-    dtype = np.dtype(voxels.dtype) if voxels.dtype.kind in "iu" else np.dtype(np.float32)
-    if voxels.dtype.kind not in "iu":
-        voxels = voxels.astype(np.float32)
-    return nearest_ras(voxels, np.asarray(affine, dtype=np.float64), name, Stored(dtype=dtype, modality=modality))
+    if voxels.dtype.kind not in "iufb":
+        raise NotRestorable(f"{name} holds voxels of {voxels.dtype}; medldm restores scans of one real number a voxel.")
+    affine = np.asarray(affine, dtype=np.float64)
+    if voxels.dtype.kind in "iu":
+        native = voxels.dtype.newbyteorder("=")
+        return nearest_ras(voxels.astype(native, copy=False), affine, name, Stored(dtype=native, modality=modality))
+    values, note = _finite(voxels, name)
+    return nearest_ras(values, affine, name, Stored(modality=modality, note=note))
 
 
 def from_nibabel(image: Any, name: str = "volume") -> Volume:
-    """A three-dimensional nibabel image as a Volume; a NIfTI header is kept for writing."""
-    affine = np.asarray(image.affine, dtype=np.float64)
-    volume = from_array(np.asanyarray(image.dataobj), affine, name)
-    if isinstance(image, nib.Nifti1Pair):
-        stored = replace(volume.stored, container="nifti", header=image.header.copy())
-        volume = volume.with_voxels(volume.voxels, stored=stored)
-    return volume
+    """A nibabel image as a Volume; a NIfTI header is kept for writing, and its unit of length counts.
+
+    Parameters
+    ----------
+    image : three-dimensional
+    name : what to call it
+
+    Raises
+    ------
+    NotRestorable
+        Colours or complex numbers.
+    GeometryError
+        It has no affine.
+    """
+    if image.affine is None:
+        raise GeometryError(f"{name} has no affine: nobody knows where its voxels lie. Give it one.")
+    voxels, affine = np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
+    if not isinstance(image, nib.Nifti1Pair):
+        return from_array(voxels, affine, name)
+    # nibabel hands the affine on in the unit of the header; what was made in Python rarely names one.
+    unit_mm, _ = headers.unit_of(image.header, affine, voxels.shape, name)
+    volume = from_array(voxels, np.diag([unit_mm] * 3 + [1.0]) @ affine, name)
+    stored = replace(volume.stored, container="nifti", header=image.header.copy())
+    return volume.with_voxels(volume.voxels, stored=stored)
 
 
 def nearest_ras(voxels: Voxels, affine: Affine, name: str, stored: Stored) -> Volume:
@@ -220,11 +250,12 @@ def to_dtype(array: Voxels, dtype: np.dtype[Any], slope: float = 1.0, intercept:
         array = (array.astype(np.float64) - intercept) / slope
     rounded = np.rint(array) if array.dtype.kind == "f" else array
     limits = np.iinfo(dtype)
-    clipped = int(((rounded < limits.min) | (rounded > limits.max)).sum())
-    if rounded.dtype.kind == "f" and dtype.itemsize >= 4:
-        rounded = rounded.astype(np.float64)  # float32 cannot hold the largest int32
-    fitting: Voxels = np.clip(rounded, limits.min, limits.max).astype(dtype)
-    return fitting, clipped
+    # The largest 32 and 64 bit integers are no floats, one more is: a float clipped to them would wrap around.
+    over, under = rounded >= limits.max + 1, rounded < limits.min
+    with np.errstate(invalid="ignore"):
+        fitting: Voxels = rounded.astype(dtype)
+    fitting[over], fitting[under] = limits.max, limits.min
+    return fitting, int(over.sum() + under.sum())
 
 
 def _must_be_file(path: Path) -> None:
@@ -281,10 +312,13 @@ def _packed(stream: io.BufferedReader) -> bool:
 def _read_voxels(stream: BinaryIO, found: Probe, grid: tuple[int, int, int], index: int) -> Voxels:
     size = math.prod(grid) * found.dtype.itemsize
     _must_fit(size, found.path)
-    offset = float(found.header["vox_offset"])
-    if not 0 <= offset < 2**40:
-        raise InputError(f"{found.path} says that its voxels start at byte {offset:g}; its header is damaged.")
-    start = int(offset) or (352 if found.header.sizeof_hdr == 348 else 544)
+    offset, first = float(found.header["vox_offset"]), 352 if found.header.sizeof_hdr == 348 else 544
+    # Nearer to the start, bytes of the header would be taken for voxels.
+    if offset != 0 and not first <= offset < 2**40:
+        raise InputError(
+            f"{found.path} says that its voxels start at byte {offset:g}; its header is damaged. Export it again."
+        )
+    start = int(offset) or first
     stream.seek(start + index * size)
     data = stream.read(size)
     if len(data) < size:
@@ -310,20 +344,24 @@ def _must_fit(size: int, path: Path) -> None:
         )
 
 
-def _scanner_values(array: Voxels, found: Probe) -> tuple[Voxels, list[str]]:
+def _scanner_values(array: Voxels, found: Probe) -> tuple[Voxels, tuple[str, ...]]:
     """Stored voxels with the header's slope applied, and sentences about what was odd."""
     slope, intercept = headers.scaling_of(found.header)
     scaled = (slope, intercept) != (1.0, 0.0)
     if array.dtype.kind in "iu" and not scaled:
-        return array, []
-    values: Voxels = array.astype(np.float64) * slope + intercept if scaled else array
+        return array, ()
+    return _finite(array.astype(np.float64) * slope + intercept if scaled else array, str(found.path))
+
+
+def _finite(values: Voxels, name: str) -> tuple[Voxels, tuple[str, ...]]:
+    """Float32 with NaN for what is infinite, in a copy, and a sentence about it."""
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is told
         values = values.astype(np.float32)
     infinite = np.isinf(values)
     if not infinite.any():
-        return values, []
+        return values, ()
     values[infinite] = np.nan
-    return values, [f"{found.path} holds {int(infinite.sum())} infinite voxels; they count as missing."]
+    return values, (f"{name} holds {int(infinite.sum())} infinite voxels; they count as missing.",)
 
 
 def _as_stored(volume: Volume) -> tuple[Voxels, Any, int]:

@@ -209,7 +209,7 @@ def place_of(header: Any, shape: tuple[int, int, int], name: str, *, fix: bool =
     else:
         affine, code = _sizes_alone(header, shape, name), 0
         note.append(f"{name} does not say how the patient lay (sform and qform are unset): left and right are a guess.")
-    unit_mm, unit_note = _unit(header, affine, shape, name)
+    unit_mm, unit_note = unit_of(header, affine, shape, name)
     affine = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ affine
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if any(count > 1 and not MADE_MM[0] <= size <= MADE_MM[1] for count, size in zip(shape, sizes, strict=True)):
@@ -220,6 +220,32 @@ def place_of(header: Any, shape: tuple[int, int, int], name: str, *, fix: bool =
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.99:
         note.append(f"{name} has axes that are not at right angles; they are kept as they are.")
     return Place(affine, unit_mm, code, (*note, *unit_note))
+
+
+def unit_of(header: Any, affine: Affine, shape: tuple[int, int, int], name: str) -> tuple[float, tuple[str, ...]]:
+    """Millimetres per unit of length of the header, not believing units that make voxels of a metre; and a sentence.
+
+    Parameters
+    ----------
+    header : nibabel NIfTI header
+    affine : (4, 4), stored index to RAS+ in the unit of the header
+    shape : stored 3D grid
+    name : of the file, for messages
+    """
+    code = int(header["xyzt_units"]) & 7
+    word = {1: "meter", 2: "mm", 3: "micron"}.get(code, "unknown")
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    sizes = sizes[[axis for axis in range(3) if shape[axis] > 1]]
+
+    def plausible(unit_mm: float) -> bool:
+        return bool((sizes * unit_mm >= PLAUSIBLE_MM[0]).all() and (sizes * unit_mm <= PLAUSIBLE_MM[1]).all())
+
+    if word == "unknown":
+        note = f"{name} does not say its unit of length; millimetres are assumed."
+        return 1.0, (note,)
+    if word != "mm" and not plausible(MILLIMETRES[word]) and plausible(1.0):
+        return 1.0, (f"{name} says that its unit is {word}, which would make impossible voxels; read as millimetres.",)
+    return MILLIMETRES[word], ()
 
 
 def is_sound(header: Any) -> bool:
@@ -350,24 +376,6 @@ def _contradictions(sform: Affine, qform: Affine, same_space: bool, name: str, f
         return [f"{name}: sform and qform {found}; the sform was trusted."]
     apart = np.abs(sform - qform)[:3].max() > 0.5 * s_sizes.min()
     return [f"{name}: sform and qform describe different places; the sform is used."] if same_space and apart else []
-
-
-def _unit(header: Any, affine: Affine, shape: tuple[int, int, int], name: str) -> tuple[float, tuple[str, ...]]:
-    """Millimetres per unit of the header, not believing units that make voxels of a metre."""
-    code = int(header["xyzt_units"]) & 7
-    word = {1: "meter", 2: "mm", 3: "micron"}.get(code, "unknown")
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    sizes = sizes[[axis for axis in range(3) if shape[axis] > 1]]
-
-    def plausible(unit_mm: float) -> bool:
-        return bool((sizes * unit_mm >= PLAUSIBLE_MM[0]).all() and (sizes * unit_mm <= PLAUSIBLE_MM[1]).all())
-
-    if word == "unknown":
-        note = f"{name} does not say its unit of length; millimetres are assumed."
-        return 1.0, (note,)
-    if word != "mm" and not plausible(MILLIMETRES[word]) and plausible(1.0):
-        return 1.0, (f"{name} says that its unit is {word}, which would make impossible voxels; read as millimetres.",)
-    return MILLIMETRES[word], ()
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -110,8 +110,7 @@ def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str]
         The path does not exist, cannot be read, or holds no scan at all.
     """
     source = Path(source)
-    if not source.exists():
-        raise InputError(f"{source} does not exist. Check the path.")
+    _must_be_there(source)
     if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
         cases = _listed(read_list(source), include, exclude)
     else:
@@ -122,6 +121,15 @@ def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str]
         raise InputError(_nothing(source, bool(include or exclude)))
     cases = _distinct(sorted(cases, key=lambda case: str(case.place)))
     return [replace(case, alone=len(cases) == 1) for case in cases]
+
+
+def _must_be_there(source: Path) -> None:
+    try:
+        source.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as problem:
+        raise InputError(f"{source} does not exist. Check the path.") from problem
+    except OSError as problem:
+        raise InputError(f"{source} cannot be opened: {problem.strerror}.") from problem
 
 
 def output_path(case: Case, out: Path, form: str | None = None) -> Path:
@@ -165,15 +173,20 @@ def read_list(path: Path) -> list[Path]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"{path} cannot be read as a list of paths: {problem}.") from problem
-    words = _column(text) if path.suffix.lower() == ".csv" else [line.strip() for line in text.splitlines()]
+    try:
+        words = _column(text) if path.suffix.lower() == ".csv" else [line.strip() for line in text.splitlines()]
+    except csv.Error as problem:
+        raise InputError(f"{path} cannot be read as a table of paths: {problem}.") from problem
     words = [word for word in words if word and not word.startswith("#")]
     if not words:
         raise InputError(f"{path} lists no scan. Write one path a line.")
-    beside = [path.parent / Path(word).expanduser() for word in words]
+    # A list may hold anything, text that no file system takes for a name too: os.path answers no, where Path raises.
+    beside = [path.parent / os.path.expanduser(word) for word in words]
     places = [
-        at if at.exists() or not Path(word).exists() else Path(word) for at, word in zip(beside, words, strict=True)
+        at if os.path.exists(at) or not os.path.exists(word) else Path(word)
+        for at, word in zip(beside, words, strict=True)
     ]
-    if not any(place.exists() for place in places):
+    if not any(map(os.path.exists, places)):
         raise InputError(f"{path} lists {len(words)} paths and none of them exists, the first being {words[0]}.")
     return list(dict.fromkeys(places))
 
@@ -191,8 +204,8 @@ def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -
     """Cases of a list: its DICOM files are one heap, from which series are made as from a folder."""
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     problems: dict[Path, str] = {}
-    below = {path: list(_walk(path, problems)) if path.is_dir() else [path] for path in map(Path.absolute, paths)}
-    files = list(dict.fromkeys(file for path, found in below.items() if path.exists() for file in found))
+    below = {path: list(_walk(path, problems)) if os.path.isdir(path) else [path] for path in map(Path.absolute, paths)}
+    files = list(dict.fromkeys(file for path, found in below.items() if os.path.exists(path) for file in found))
     cases = _sorted_out(files, root, include, exclude, problems)
     known = {file for case in cases for file in case.files} | {path for path in files if is_zip(path)} | set(problems)
     for path, found in below.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -13,10 +13,28 @@ from medldm.io.atomic import whole_file
 from medldm.volume import Volume, Voxels
 
 TILE = 300  # height of a picture, pixels
-EDGE = 10
+WIDEST = 4 * TILE  # a single slice, seen from its side, would be as wide as it is thin
+EDGE, MARGIN, HEAD, FOOT = 10, 90, 34, 26  # around pictures, left of them, above, below, pixels
 INK, PAPER, INVENTED = (235, 235, 235), (18, 20, 24), (255, 150, 40)
 HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # matplotlib's inferno, five of it
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
+
+
+class Row(NamedTuple):
+    """One volume on the sheet.
+
+    Parameters
+    ----------
+    label : beside the pictures
+    volume : that they show
+    marked : slices along the stored third axis that get a mark at the margin
+    pictures : one for each of `PLANES`
+    """
+
+    label: str
+    volume: Volume
+    marked: tuple[int, ...]
+    pictures: list[Image.Image]
 
 
 def write_preview(
@@ -39,50 +57,48 @@ def write_preview(
     facts = record or (after.history[-1].facts if after.history else {})
     invented = tuple(facts.get("invented_slices", ()))
     lost = tuple(facts.get("filled_slices", ())) or (invented if before.shape == after.shape else ())
-    rows = [("before", before, lost), ("restored", after, invented)]
-    if reference is not None:
-        rows.append(("reference", reference, ()))
     # A scan that was only filled is cut where it was; one that was thinned too shows its slices in the middle.
     at = focus(before, lost if before.shape == after.shape else ())
+    shown = [("before", before, lost), ("restored", after, invented)]
+    if reference is not None:
+        shown.append(("reference", reference, ()))
     window = grey_window(before)
-    pictures = [[plane(volume, axis, window, at[axis]) for _, axis in PLANES] for _, volume, _ in rows]
+    rows = [
+        Row(label, volume, marked, [plane(volume, axis, window, at[axis]) for _, axis in PLANES])
+        for label, volume, marked in shown
+    ]
     doubt, meaning = uncertainty_of(after)
     if doubt is not None:
         top = float(np.percentile(doubt.voxels, 99.5)) or 1.0
-        rows.append(("uncertainty", doubt, ()))
-        pictures.append([heated(plane(doubt, axis, (0.0, top), at[axis])) for _, axis in PLANES])
+        pictures = [heated(plane(doubt, axis, (0.0, top), at[axis])) for _, axis in PLANES]
+        rows.append(Row("uncertainty", doubt, (), pictures))
         meaning = f"{meaning}, black 0 to yellow {top:.3g}. "
-    widths = [max(row[column].width for row in pictures) for column in range(3)]
-    heights = [max(picture.height for picture in row) for row in pictures]
-    margin, head = 90, 34
-    sheet = Image.new(
-        "RGB", (margin + sum(widths) + EDGE * 4, head + sum(heights) + EDGE * (len(rows) + 1) + 26), PAPER
-    )
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(15)
-    x = margin + EDGE
-    for (name, _), width in zip(PLANES, widths, strict=True):
-        draw.text((x + width // 2, 10), name, fill=INK, font=font, anchor="ma")
-        x += width + EDGE
-    y = head
-    for (label, volume, marked), row, height in zip(rows, pictures, heights, strict=True):
-        draw.text((EDGE, y + height // 2), label, fill=INK, font=font, anchor="lm")
-        x = margin + EDGE
-        for (_, axis), picture, width in zip(PLANES, row, widths, strict=True):
-            sheet.paste(picture, (x + (width - picture.width) // 2, y))
-            if axis != volume.slice_axis and marked:
-                _mark(draw, volume, axis, marked, (x + (width - picture.width) // 2, y), picture.size)
-            x += width + EDGE
-        y += height + EDGE
     note = "orange: slices lost (before), slices with voxels that nobody measured (restored). " if invented else ""
-    draw.text(
-        (EDGE, sheet.height - 24),
-        note + meaning + "Restored voxels are estimates. Research use only.",
-        fill=(150, 150, 150),
-        font=font,
-    )
     with whole_file(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        _sheet(rows, note + meaning + "Restored voxels are estimates. Research use only.").save(temporary, format="PNG")
+
+
+def _sheet(rows: list[Row], note: str) -> Image.Image:
+    """All pictures on one sheet: planes side by side, volumes below each other, a note at the foot."""
+    widths = [max(row.pictures[column].width for row in rows) for column in range(len(PLANES))]
+    heights = [max(picture.height for picture in row.pictures) for row in rows]
+    width = MARGIN + sum(widths) + EDGE * (len(PLANES) + 1)
+    sheet = Image.new("RGB", (width, HEAD + sum(heights) + EDGE * (len(rows) + 1) + FOOT), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    lefts = [MARGIN + EDGE + sum(widths[:column]) + EDGE * column for column in range(len(PLANES))]
+    for (name, _), left, wide in zip(PLANES, lefts, widths, strict=True):
+        draw.text((left + wide // 2, 10), name, fill=INK, font=font, anchor="ma")
+    y = HEAD
+    for row, height in zip(rows, heights, strict=True):
+        draw.text((EDGE, y + height // 2), row.label, fill=INK, font=font, anchor="lm")
+        for (_, axis), picture, left, wide in zip(PLANES, row.pictures, lefts, widths, strict=True):
+            corner = left + (wide - picture.width) // 2, y
+            sheet.paste(picture, corner)
+            if axis != row.volume.slice_axis and row.marked:
+                _mark(draw, row.volume, axis, row.marked, corner, picture.size)
+        y += height + EDGE
+    draw.text((EDGE, sheet.height - 24), note, fill=(150, 150, 150), font=font)
+    return sheet
 
 
 def uncertainty_of(after: Volume) -> tuple[Volume | None, str]:
@@ -140,16 +156,25 @@ def focus(before: Volume, lost: tuple[int, ...]) -> tuple[float, float, float]:
 
 
 def plane(volume: Volume, axis: int, window: tuple[float, float], at: float = 0.5) -> Image.Image:
-    """One plane across an axis, in millimetres, front or top up; `at` is its place as a share of the axis."""
+    """One plane across an axis, in millimetres, front or top up; `TILE` pixels high unless it is very wide.
+
+    Parameters
+    ----------
+    volume : scan
+    axis : of ``voxels``, that the plane is cut across
+    window : values that become black and white
+    at : its place, as a share of the axis
+    """
     middle = min(int(volume.shape[axis] * at), volume.shape[axis] - 1)
     image: Voxels = np.nan_to_num(np.take(volume.voxels, middle, axis=axis).astype(np.float32), nan=window[0])
-    low, high = window
-    grey = (np.clip((image - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
+    black, white = window
+    grey = (np.clip((image - black) / max(white - black, 1e-9), 0, 1) * 255).astype(np.uint8)
     size = [count * mm for a, (count, mm) in enumerate(zip(volume.shape, volume.spacing, strict=True)) if a != axis]
-    scale = TILE / max(size[1], 1e-6)
+    scale = min(TILE / max(size[1], 1e-6), WIDEST / max(size[0], 1e-6))
     shown = Image.fromarray(grey.T[::-1])
     # Nearest: a preview that interpolates would restore too.
-    return shown.resize((max(1, round(size[0] * scale)), TILE), Image.Resampling.NEAREST).convert("RGB")
+    wide, high = (max(1, round(mm * scale)) for mm in size)
+    return shown.resize((wide, high), Image.Resampling.NEAREST).convert("RGB")
 
 
 def _mark(

@@ -386,6 +386,8 @@ def test_a_settings_file_or_a_record_replays_a_run(scan_file, tmp_path, restore)
         ('{"format": "png"}', "--format cannot be"),
         ('{"noise": -1}', "makes no sense"),
         ('{"task": "inpaint", "settings": {}}', "made by inpaint"),
+        ('{"volume": "1"}', "--volume cannot be"),
+        ('{"volume": [0]}', "--volume cannot be"),
     ],
 )
 def test_a_settings_file_that_cannot_be_meant_is_wrong_usage(text, said, scan_file, tmp_path, restore):

@@ -12,7 +12,7 @@ import phantoms_dicom
 import pydicom
 import pytest
 
-from medldm.errors import InputError, OutputError
+from medldm.errors import InputError, OutputError, ResourceError
 from medldm.io import from_array, read, write
 from medldm.io.dicom import find_series, read_series, write_series, write_uncertainty
 from medldm.volume import Step
@@ -285,6 +285,20 @@ def test_a_map_of_an_anonymous_series_names_nobody(voxels, tmp_path, recwarn):
     write_uncertainty(replace(volume, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
     assert pydicom.dcmread(tmp_path / "std.dcm").FrameOfReferenceUID
     assert not [each for each in recwarn if "Doe" in str(each.message)]
+
+
+def test_a_map_that_the_disk_does_not_take_leaves_nothing_behind(voxels, tmp_path, monkeypatch):
+    volume = read(phantoms_dicom.write_series(tmp_path / "s", voxels))
+    doubtful = volume.with_voxels(volume.voxels, std=np.ones(volume.shape, np.float32))
+
+    def full(dataset, file, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pydicom.dataset.Dataset.save_as", full)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ResourceError, match="disk is full"):
+        write_uncertainty(doubtful, tmp_path / "out" / "std.dcm", task="denoise", facts=FACTS)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_result_without_uncertainty_makes_no_map(voxels, tmp_path):

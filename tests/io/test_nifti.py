@@ -58,10 +58,13 @@ def test_the_voxel_type_is_kept(dtype, suffix, tmp_path):
 def test_both_byte_orders_are_read_alike(tmp_path):
     voxels = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
     header = nib.Nifti1Header(endianness=">")
+    header.set_data_dtype(np.int16)
     nib.save(nib.Nifti1Image(voxels, np.eye(4), header), tmp_path / "big.nii")
+    assert (tmp_path / "big.nii").read_bytes().endswith(b"\0\x11\0\x17")  # most significant byte first
     volume = read_nifti(tmp_path / "big.nii")
     assert np.array_equal(volume.voxels, voxels)
-    assert volume.voxels.dtype.isnative
+    assert volume.voxels.dtype == volume.stored.dtype == np.int16
+    assert from_array(voxels.astype(">i2"), np.eye(4)).voxels.dtype.isnative
     write_nifti(volume, tmp_path / "out.nii")
     assert np.array_equal(np.asanyarray(nib.load(tmp_path / "out.nii").dataobj), voxels)
 
@@ -72,6 +75,16 @@ def test_clipped_voxels_are_counted(tmp_path):
     too_much[0, 0, :3] = [300, -2, 255.6]
     assert write_nifti(volume.with_voxels(too_much), tmp_path / "b.nii") == 3
     assert np.asanyarray(nib.load(tmp_path / "b.nii").dataobj)[0, 0].tolist() == [255, 0, 255, 100]
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "uint32", "int64", "uint64"])
+def test_what_is_beyond_the_largest_integer_does_not_wrap_around(dtype):
+    limits = np.iinfo(dtype)
+    for kind in (np.float32, np.float64):
+        far = np.array([-1e30, limits.min, 5, limits.max + 1, 1e30], kind)
+        stored, clipped = nifti.to_dtype(far, np.dtype(dtype))
+        assert stored.tolist() == [limits.min, limits.min, 5, limits.max, limits.max]
+        assert clipped == 3
 
 
 def test_nan_stays_nan_and_turns_integers_into_float32(tmp_path):
@@ -138,6 +151,35 @@ def test_arrays_and_nibabel_images_become_volumes(tmp_path):
     assert np.array_equal(np.asanyarray(nib.load(tmp_path / "a.nii").dataobj), stored)
 
 
+def test_a_nibabel_image_in_micrometres_lies_where_its_file_does(tmp_path):
+    image = nib.Nifti1Image(np.ones((4, 4, 4), np.int16), np.diag([800.0, 800, 2000, 1]))
+    image.header.set_xyzt_units("micron")
+    nib.save(image, tmp_path / "a.nii")
+    volume = from_nibabel(image)
+    assert np.allclose(volume.affine, read_nifti(tmp_path / "a.nii").affine)
+    write_nifti(volume, tmp_path / "b.nii")
+    again = nib.load(tmp_path / "b.nii")
+    assert np.allclose(again.affine, image.affine)
+    assert again.header.get_xyzt_units()[0] == "micron"
+
+
+def test_images_without_a_place_or_a_number_a_voxel_are_refused_in_words():
+    with pytest.raises(GeometryError, match="no affine"):
+        from_nibabel(nib.Nifti1Image(np.ones((4, 4, 4), np.int16), None))
+    for strange in (np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]):
+        with pytest.raises(NotRestorable, match="one real number a voxel"):
+            from_nibabel(nib.Nifti1Image(np.zeros((4, 4, 4), strange), np.eye(4)))
+
+
+def test_infinite_numbers_in_an_array_count_as_missing():
+    array = np.ones((3, 3, 3))
+    array[0, 0, 0], array[1, 1, 1] = -np.inf, 1e300
+    volume = from_array(array, np.eye(4))
+    assert np.isnan(volume.voxels).sum() == 2
+    assert "2 infinite voxels" in volume.stored.note[0]
+    assert np.isinf(array[0, 0, 0])  # the caller's own stay
+
+
 def test_planes_and_trailing_ones_are_volumes(tmp_path):
     plane = np.arange(20, dtype=np.int16).reshape(5, 4)
     for shape in [(5, 4), (5, 4, 1), (5, 4, 1, 1)]:
@@ -179,6 +221,13 @@ def test_units_that_make_giant_voxels_are_not_believed(tmp_path):
     volume = read_nifti(path)
     assert volume.spacing == pytest.approx((1, 1, 1))
     assert "meter" in volume.stored.note[0]
+
+
+@pytest.mark.parametrize("offset", [16, 351, -1, np.nan, np.inf])
+def test_voxels_that_would_start_inside_the_header_are_not_read(offset, tmp_path):
+    path = phantoms.save(tmp_path / "a.nii", np.ones((3, 3, 3), np.int16), vox_offset=offset)
+    with pytest.raises(InputError, match="start at byte"):
+        read_nifti(path)
 
 
 NAN = np.array([np.nan] * 4)

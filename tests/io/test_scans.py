@@ -195,6 +195,25 @@ def test_zips_too_large_or_broken_are_named(tmp_path, monkeypatch):
         unpack(tmp_path / "a.zip")
 
 
+def test_an_interrupted_archive_leaves_no_images_behind(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("first.nii", b"a patient")
+        packed.writestr("second.nii", b"another")
+    extract = zipfile.ZipFile.extract
+
+    def interrupted(archive, info, folder):
+        if info.filename == "second.nii":
+            raise KeyboardInterrupt
+        return extract(archive, info, folder)
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(zipfile.ZipFile, "extract", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        unpack(tmp_path / "a.zip")
+    assert not list((tmp_path / "temporary").iterdir())
+
+
 def test_an_unpacked_folder_goes_with_its_last_holder(tmp_path):
     held = tmp_path / "held"
     held.mkdir()
@@ -211,6 +230,23 @@ def test_nothing_to_find_is_a_sentence(tmp_path):
             find_cases(tmp_path / path)
     with pytest.raises(InputError, match="no NIfTI or DICOM"):
         find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("words", ["x" * 3000, "~nobody_of_that_name/scan.nii"])
+def test_text_that_is_no_name_of_a_file_is_a_sentence_wherever_it_stands(words, phantom, tmp_path):
+    for source in (words, f"{words}.nii"):
+        with pytest.raises(InputError, match=r"too long|does not exist"):
+            io.read(source)
+    (tmp_path / "alone.txt").write_text(words)
+    with pytest.raises(InputError, match="none of them exists"):
+        find_cases(tmp_path / "alone.txt")
+    scan = phantoms.save(tmp_path / "scan.nii", phantom.voxels)
+    (tmp_path / "mixed.txt").write_text(f"{words}\n{scan}\n")
+    with pytest.raises(InputError):
+        {case.place.name: case for case in find_cases(tmp_path / "mixed.txt")}[Path(words).stem].read()
+    (tmp_path / "wide.csv").write_text(f'path\n"{"x" * 200_000}"\n')
+    with pytest.raises(InputError, match="table"):
+        find_cases(tmp_path / "wide.csv")
 
 
 def test_what_might_have_been_a_scan_and_cannot_be_read_is_told(tmp_path, monkeypatch):

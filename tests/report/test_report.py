@@ -44,6 +44,12 @@ def test_thick_and_thin_share_one_window_and_one_size(tmp_path):
     assert Image.open(tmp_path / "p.png").height > 900
 
 
+def test_a_single_slice_is_not_a_picture_of_seventy_thousand_pixels(tmp_path):
+    plane = phantoms.one_slice((128, 128))
+    write_preview(plane, plane, tmp_path / "p.png")
+    assert max(Image.open(tmp_path / "p.png").size) < 3000
+
+
 def test_a_page_holds_its_pictures_and_reaches_for_nothing(tmp_path, phantom):
     write_preview(phantom, phantom, tmp_path / "a_preview.png")
     page = write_page([Row("a", "done", 1.0, "", str(tmp_path / "a.nii.gz"))], tmp_path).read_text()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 from pydicom.uid import generate_uid
 
 from medldm.errors import InputError
-from medldm.io.atomic import sentence
+from medldm.io.atomic import whole_file
 from medldm.io.dicom.classic import classic
 from medldm.io.dicom.declared import make_uids, reference
 from medldm.io.dicom.frames import Frame
@@ -76,15 +74,8 @@ def write_uncertainty(
     spread = np.nan_to_num(volume.to_stored(volume.std).astype(np.float32))
     with no_values_on_screen():
         dataset = _parametric_map(volume, spread, sources, task, facts, HALF_WIDTH if half_width else STD)
-    try:
-        # Beside its place, then renamed: nobody finds half a file.
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            dataset.save_as(file, enforce_file_format=True)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except OSError as problem:
-        raise sentence(problem, path) from problem
+    with whole_file(path) as temporary:
+        dataset.save_as(temporary, enforce_file_format=True)
 
 
 def _complete(source: Any) -> Any:
