@@ -146,6 +146,22 @@ def check(volume: Volume, card: Card, verb: str = "", foreground: Mask | None = 
     return found
 
 
+def untold(volume: Volume, card: Card) -> str:
+    """A sentence where a card says nothing of its training scans, so that `check` has nothing to compare; else empty.
+
+    Parameters
+    ----------
+    volume : scan
+    card : of the model
+    """
+    if any(group in card.guard for group in GROUPS):
+        return ""
+    return (
+        f"{card.name} does not say what its training scans look like: whether it covers {volume.name}, nobody can "
+        "tell. Only units and spacing were checked."
+    )
+
+
 def check_residual(card: Card, verb: str, residual: float | None, noise: float) -> dict[str, str]:
     """Whether what a restoration leaves of the measurement looks as it did on validation scans.
 
