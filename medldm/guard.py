@@ -76,7 +76,10 @@ def fit(train: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, Any]])
         spread = np.maximum(table.std(0), 0.02)
         kept = table[_far_apart(table / spread, REFERENCES)]
         # Leaving one out shows how lonely a scan of the same kind may be; validation scans show it for new subjects.
-        alone = [_nearest(row, np.delete(kept, np.flatnonzero((kept == row).all(1)), 0), spread) for row in table]
+        different = [kept[(kept != row).any(1)] for row in table]
+        alone = [_nearest(row, rest, spread) for row, rest in zip(table, different, strict=True) if len(rest)]
+        if not alone:
+            continue  # one scan, or one scan many times, has no neighbours to learn distances from
         seen = [_nearest(row, kept, spread) for row in others]
         card[group] = {
             "names": names,
@@ -86,6 +89,31 @@ def fit(train: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, Any]])
             "limit": round(max(MARGIN * max(seen, default=0.0), float(np.percentile(alone, 95))), 3),
         }
     return card
+
+
+def extended(card: Mapping[str, Any], train: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a card keeps after its model was trained on: its scans, and the new ones beside them; the same limits.
+
+    Parameters
+    ----------
+    card : from `fit`, of the model that training started from
+    train : from `describe`, of the scans it went on with
+    """
+    found: dict[str, Any] = {}
+    for group, kept in card.items():
+        rows = [[each[group][name] for name in kept["names"]] for each in train if group in each and group in GROUPS]
+        if group not in GROUPS or not rows:
+            found |= {group: kept} if group in GROUPS else {}
+            continue
+        table = np.array(rows)
+        new = table[_far_apart(table / np.array(kept["spread"]), REFERENCES)]
+        ends = zip(kept["range"], table.min(0), table.max(0), strict=True)
+        found[group] = {
+            **kept,
+            "range": [[round(min(low, float(a)), 3), round(max(high, float(b)), 3)] for (low, high), a, b in ends],
+            "references": [*kept["references"], *([round(float(value), 3) for value in row] for row in new)],
+        }
+    return found
 
 
 def distances(told: Mapping[str, Mapping[str, float]], card: Mapping[str, Any]) -> dict[str, float]:

@@ -150,3 +150,24 @@ def test_where_nothing_can_be_compared_record_and_inspection_say_so(tmp_path):
     assert any(line.startswith("  note: ct-2d") and "nobody can tell" in line for line in found.lines())
     done = medldm.denoise(medldm.read(path), noise=20.0, modality="ct")
     assert any("nobody can tell" in note for note in done.history[-1].facts["notes"])
+
+
+def test_a_card_covers_what_its_model_was_trained_on_later_and_before(covered):
+    """Fine-tuning on bottles: bottles are no alarm then, brains are none still, a box is one."""
+    at = phantoms.coordinates((50, 56, 44))
+
+    def scan(inside, seed):
+        voxels = phantoms.rician(1000.0 * inside, 20, seed).astype(np.float32)
+        return Volume(voxels, np.diag([3.0, 3.0, 3.0, 1.0]), name="scan", stored=Stored(modality="mr"))
+
+    bottle, box = np.hypot(at[..., 0], at[..., 1]) < 0.9, (np.abs(at) < 0.8).all(-1)
+    tuned = card_with(guard.extended(covered.guard, [guard.describe(scan(bottle, seed), "mr") for seed in (1, 2)]))
+    assert guard.check(scan(bottle, 3), covered)
+    assert guard.check(scan(bottle, 3), tuned) == {}
+    assert guard.check(brain(99), tuned) == {}
+    assert "anatomy" in guard.check(scan(box, 3), tuned)
+
+
+def test_one_scan_shows_no_limits():
+    told = guard.describe(brain(1), "mr")
+    assert guard.fit([told, told], [told]) == {}

@@ -63,6 +63,48 @@ def test_without_a_table_subjects_are_kept_together(tmp_path):
         read_split(tmp_path / "nothing")
 
 
+def test_a_small_folder_without_a_table_has_somebody_to_validate_on(tmp_path):
+    for count in range(2, 6):
+        for number in range(count):
+            folder = tmp_path / str(count) / f"sub-{number:02d}" / "anat"
+            folder.mkdir(parents=True)
+            phantoms.save(folder / f"sub-{number:02d}_T1w.nii.gz", phantoms.brain((16, 16, 16)))
+        assert {row["split"] for row in read_split(tmp_path / str(count))} == {"train", "val"}
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for name in ("anna", "bert", "cleo"):
+        (tmp_path / name).mkdir()
+        phantoms.save(tmp_path / name / "T1w.nii.gz", phantoms.brain((16, 16, 16)))
+    assert {row["subject"] for row in read_split(tmp_path)} == {"anna", "bert", "cleo"}
+    lines = ["split,file,subject", "train,anna/T1w.nii.gz,anna", "val, bert/T1w.nii.gz ,bert"]
+    (tmp_path / "split.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    found = {row["subject"]: (row["split"], row["path"]) for row in read_split(tmp_path)}
+    assert found == {
+        name: (split, str(tmp_path / name / "T1w.nii.gz")) for split, name in (("train", "anna"), ("val", "bert"))
+    }
+    (tmp_path / "split.csv").write_text("split,file\ntrain,T1w.nii.gz\n")
+    with pytest.raises(InputError, match="several scans"):
+        read_split(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("file,subject\na_T1w.nii.gz,a\n", "columns split and file"),
+        ("split,file,weight\ntrain,a_T1w.nii.gz,much\n", "weight of a_T1w"),
+        ("split,file,subject\ntrain,a_T1w.nii.gz,a\nval,a_T2w.nii.gz,a\n", "Split by subject"),
+        ("split,file\nval,a_T1w.nii.gz\n", "none of the scans"),
+    ],
+)
+def test_a_split_table_that_cannot_be_meant_is_refused_in_words(lines, words, tmp_path):
+    for name in ("a_T1w", "a_T2w"):
+        phantoms.save(tmp_path / f"{name}.nii.gz", phantoms.brain((16, 16, 16)))
+    (tmp_path / "split.csv").write_text(lines)
+    with pytest.raises(InputError, match=words):
+        read_split(tmp_path)
+
+
 def test_packed_scans_are_scaled_to_their_foreground(scans):
     values = scans[0].scaled((slice(None),) * 3, None)
     assert 0.9 < float(values.max()) < 1.3
@@ -209,13 +251,27 @@ def test_more_devices_than_there_are_is_said(data, tmp_path):
 def test_a_broken_scan_is_left_out_of_the_cache(data, tmp_path, caplog):
     folder = tmp_path / "some"
     shutil.copytree(data, folder)
-    (folder / "s8_T1w.nii.gz").write_bytes(b"")
+    whole = (data / "s0_T1w.nii.gz").read_bytes()
+    labels = (phantoms.brain((40, 40, 40)) > 500).astype(np.int16)
+    bad = {
+        "empty": b"",
+        "text": b"patient,age\n",
+        "torn": whole[: len(whole) // 2],
+        "label": phantoms.save(tmp_path / "labels.nii.gz", labels, dtype=np.int16).read_bytes(),
+        "air": phantoms.save(tmp_path / "air.nii.gz", 0 * labels, dtype=np.int16).read_bytes(),
+        "flat": phantoms.save(tmp_path / "flat.nii.gz", phantoms.brain((20, 20, 20))[:, :, :1]).read_bytes(),
+        "4D": phantoms.save(tmp_path / "4d.nii.gz", np.stack([phantoms.brain((20, 20, 20))] * 2, -1)).read_bytes(),
+    }
     with (folder / "split.csv").open("a") as table:
-        table.write("train,s8_T1w.nii.gz,s8,MR T1w,CC0,drawn\n")
+        for name, content in bad.items():
+            (folder / f"{name}_T1w.nii.gz").write_bytes(content)
+            table.write(f"train,{name}_T1w.nii.gz,{name},MR T1w,CC0,drawn\n")
+        table.write("train,nowhere_T1w.nii.gz,nowhere,MR T1w,CC0,drawn\n")
     caplog.set_level("WARNING", "medldm")  # a test of --quiet may have run before
     pack(folder, tmp_path / "cache")
     assert len(load_cache(tmp_path / "cache", "train")) == 3
-    assert "s8_T1w.nii.gz" in caplog.text
+    for name in (*bad, "nowhere"):
+        assert f"{name}_T1w.nii.gz" in caplog.text
 
 
 def test_a_network_for_volumes_starts_as_one_for_planes():
