@@ -16,7 +16,9 @@ from medldm.training import train
 from medldm.training.augment import piecewise_linear
 from medldm.training.examples import DRAW, draw_example, measure
 from medldm.training.patches import balance, load_cache, pack, read_split
+from medldm.training.run import covered
 from medldm.training.session import Plan, Session, read_metadata
+from medldm.zoo import card
 
 SMALL = Architecture(latent_channels=4, unet=(8, 8, 8, 8), unet_units=1, vae=(8, 8), flow=(8, 8, 8))
 
@@ -272,6 +274,26 @@ def test_a_broken_scan_is_left_out_of_the_cache(data, tmp_path, caplog):
     assert len(load_cache(tmp_path / "cache", "train")) == 3
     for name in (*bad, "nowhere"):
         assert f"{name}_T1w.nii.gz" in caplog.text
+
+
+def test_a_trained_card_says_what_it_covers(tmp_path):
+    """Of six scans it can tell, of three it cannot; what training started from is covered still."""
+    rows = ["split,file,subject"]
+    for number in range(7):
+        voxels = phantoms.rician(phantoms.brain((44 + number, 52, 40)) ** (1 + number / 50), 20, number)
+        phantoms.save(tmp_path / f"s{number}_T1w.nii.gz", voxels, np.diag([3.0, 3, 3, 1]), dtype=np.float32)
+        rows.append(f"{'train' if number < 6 else 'val'},s{number}_T1w.nii.gz,s{number}")
+    (tmp_path / "split.csv").write_text("\n".join(rows))
+    pack(tmp_path, tmp_path / "cache")
+    told = covered(tmp_path, None)
+    assert {"intensity", "texture", "anatomy"} <= set(told)
+    more = covered(tmp_path, card("brain-mri-2d"))
+    shipped = card("brain-mri-2d").guard
+    assert len(more["anatomy"]["references"]) == len(shipped["anatomy"]["references"]) + 6
+    assert more["anatomy"]["limit"] == shipped["anatomy"]["limit"]
+    (tmp_path / "split.csv").write_text("\n".join([*rows[:4], rows[-1]]))
+    pack(tmp_path, tmp_path / "cache")
+    assert covered(tmp_path, None) == {}
 
 
 def test_a_network_for_volumes_starts_as_one_for_planes():
