@@ -241,7 +241,7 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
     cache : folder to fill; reused when it was made of the same files
     modality : scans of another modality are left out
     """
-    rows = [row for row in read_split(data) if row.get("modality", modality).upper().startswith(modality)]
+    rows = [row for row in read_split(data) if (row.get("modality") or modality).upper().startswith(modality)]
     stamp = hashlib.sha256(json.dumps([[r["path"], Path(r["path"]).stat().st_size] for r in rows]).encode()).hexdigest()
     index = cache / "index.json"
     if index.is_file() and json.loads(index.read_text())["stamp"] == stamp:
@@ -255,6 +255,7 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
             log.warning("%s is left out: unreadable, nothing but air, a label map, or not a 3D image", row["path"])
             continue
         known = {key: row.get(key, "") for key in ("file", "subject", "modality", "licence", "source", "split")}
+        known["modality"] = known["modality"] or modality  # a table need not say; what is packed is known
         entries.append({**entry, **known, "weight": float(row.get("weight") or 1), "name": f"{number:04d}.npy"})
     index.write_text(json.dumps({"stamp": stamp, "scans": entries}, indent=1))
 

@@ -201,7 +201,7 @@ def stage_of(
 ) -> dict[str, Tensor]:
     """Train one stage; the frozen ones before it are read from `out`."""
     folder = out / stage
-    log.info("training %s for %.0f minutes", stage, plan.minutes)
+    log.info("training %s for %.3g minutes", stage, plan.minutes)
     simple: dict[str, Callable[..., dict[str, Tensor]]] = {"unet": train_unet, "vae": train_vae}
     if stage in simple:
         init = options.pop("init")

@@ -144,6 +144,17 @@ def test_ct_is_packed_in_hounsfield_units_with_the_noise_of_a_quarter_dose(tmp_p
     assert {"noise", "thick", "gap", "region"} == set(seen)
 
 
+def test_what_a_table_does_not_say_of_a_scan_is_what_it_was_packed_as(tmp_path):
+    """A table without a word on modality, or with an empty cell, leaves nobody out; CT is CT."""
+    ramp = np.linspace(-1000, 1000, 24**3).reshape(24, 24, 24)
+    for name in ("a", "b"):
+        phantoms.save(tmp_path / f"{name}.nii.gz", ramp, dtype=np.int16)
+    (tmp_path / "split.csv").write_text("split,file,modality\ntrain,a.nii.gz,CT chest\ntrain,b.nii.gz\n")
+    pack(tmp_path, tmp_path / "cache", "CT")
+    assert [scan.modality for scan in load_cache(tmp_path / "cache", "train")] == ["CT chest", "CT"]
+    assert all(scan.is_ct for scan in load_cache(tmp_path / "cache", "train"))
+
+
 @pytest.mark.parametrize("task", DRAW)
 def test_every_family_of_damage_can_be_learned_from(task, monkeypatch, scans):
     monkeypatch.setattr("medldm.training.examples.draw_task", lambda *_: task)
