@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from medldm.intensity import FOREGROUND_PERCENTILE, Mask, Scaling, ct_scaling, foreground_mask
+from medldm.novelty import GROUPS, distances, extended, fit
 from medldm.volume import Volume, Voxels
 from medldm.zoo import Card
 
@@ -24,9 +25,6 @@ BINS = 6  # of an outline: cross-sections from one end of the foreground to the 
 SMALLEST = 12  # coarse voxels along every axis that an outline needs
 QUANTILES = (5, 25, 50, 75, 95)
 AXES = ("left to right", "back to front", "bottom to top")
-GROUPS = {"intensity": "grey values", "texture": "texture", "anatomy": "anatomy"}
-MARGIN = 1.25  # between the farthest validation scan and the limit: other scanners will come
-REFERENCES = 24  # training scans kept on the card
 HU_AIR = -500.0
 
 
@@ -52,85 +50,6 @@ def describe(volume: Volume, modality: str, foreground: Mask | None = None) -> d
         told["texture"] = _texture(image, inside, spacing)
         told["anatomy"] = _anatomy(image, inside, spacing)
     return told
-
-
-def fit(train: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a card keeps: training scans that stand for all, how the numbers spread, and limits.
-
-    Parameters
-    ----------
-    train : from `describe`, of the scans a model was trained on
-    chosen : from `describe`, of the validation scans that choose the limits
-
-    Returns
-    -------
-    JSON-ready, see `check`
-    """
-    card: dict[str, Any] = {}
-    for group in GROUPS:
-        if not any(group in each for each in train):
-            continue  # slabs of a few slices have no outline
-        names = list(next(each[group] for each in train if group in each))
-        table = np.array([[each[group][name] for name in names] for each in train if group in each])
-        others = np.array([[each[group][name] for name in names] for each in chosen if group in each])
-        spread = np.maximum(table.std(0), 0.02)
-        kept = table[_far_apart(table / spread, REFERENCES)]
-        # Leaving one out shows how lonely a scan of the same kind may be; validation scans show it for new subjects.
-        different = [kept[(kept != row).any(1)] for row in table]
-        alone = [_nearest(row, rest, spread) for row, rest in zip(table, different, strict=True) if len(rest)]
-        if not alone:
-            continue  # one scan, or one scan many times, has no neighbours to learn distances from
-        seen = [_nearest(row, kept, spread) for row in others]
-        card[group] = {
-            "names": names,
-            "spread": [round(float(value), 4) for value in spread],
-            "range": [[round(float(f), 3) for f in ends] for ends in zip(table.min(0), table.max(0), strict=True)],
-            "references": [[round(float(value), 3) for value in row] for row in kept],
-            "limit": round(max(MARGIN * max(seen, default=0.0), float(np.percentile(alone, 95))), 3),
-        }
-    return card
-
-
-def extended(card: Mapping[str, Any], train: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a card keeps after its model was trained on: its scans, and the new ones beside them; the same limits.
-
-    Parameters
-    ----------
-    card : from `fit`, of the model that training started from
-    train : from `describe`, of the scans it went on with
-    """
-    found: dict[str, Any] = {}
-    for group, kept in card.items():
-        rows = [[each[group][name] for name in kept["names"]] for each in train if group in each and group in GROUPS]
-        if group not in GROUPS or not rows:
-            found |= {group: kept} if group in GROUPS else {}
-            continue
-        table = np.array(rows)
-        new = table[_far_apart(table / np.array(kept["spread"]), REFERENCES)]
-        ends = zip(kept["range"], table.min(0), table.max(0), strict=True)
-        found[group] = {
-            **kept,
-            "range": [[round(min(low, float(a)), 3), round(max(high, float(b)), 3)] for (low, high), a, b in ends],
-            "references": [*kept["references"], *([round(float(value), 3) for value in row] for row in new)],
-        }
-    return found
-
-
-def distances(told: Mapping[str, Mapping[str, float]], card: Mapping[str, Any]) -> dict[str, float]:
-    """How far a scan lies from the nearest training scan, as a multiple of the limit, by group.
-
-    Parameters
-    ----------
-    told : from `describe`
-    card : from `fit`
-    """
-    found = {}
-    for group, kept in card.items():
-        if group in GROUPS and group in told:
-            row = np.array([told[group][name] for name in kept["names"]])
-            far = _nearest(row, np.array(kept["references"]), np.array(kept["spread"]))
-            found[group] = far / kept["limit"]
-    return found
 
 
 def check(volume: Volume, card: Card, verb: str = "", foreground: Mask | None = None) -> dict[str, str]:
@@ -346,21 +265,6 @@ def _alike(one: Voxels, other: Voxels) -> float:
     return float((one * other).sum() / size) if size > 1e-9 else 0.0
 
 
-def _nearest(row: Voxels, references: Voxels, spread: Voxels) -> float:
-    """Root mean square distance to the nearest reference, in spreads."""
-    return float(np.sqrt(np.square((references - row) / spread).mean(1)).min())
-
-
-def _far_apart(rows: Voxels, count: int) -> list[int]:
-    """Rows that stand for all: each next one is the farthest from those chosen (Gonzalez 1985)."""
-    chosen = [int(np.square(rows - rows.mean(0)).sum(1).argmin())]
-    distance = np.square(rows - rows[chosen[0]]).sum(1)
-    while len(chosen) < min(count, len(rows)):
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.square(rows - rows[chosen[-1]]).sum(1))
-    return sorted(set(chosen))
-
-
 def _why(told: Mapping[str, float], kept: Mapping[str, Any]) -> str:
     """The number that lies farthest from the training scans, and where those lie."""
     outside = [
@@ -369,3 +273,6 @@ def _why(told: Mapping[str, float], kept: Mapping[str, Any]) -> str:
     ]
     _, name, low, high = max(outside)
     return f"{name} {told[name]:.2f}, there {low:.2f} to {high:.2f}"
+
+
+__all__ = ["GROUPS", "check", "check_residual", "describe", "distances", "extended", "fit", "untold"]

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medldm import guard
 from medldm.errors import ModelError, UsageError
 from medldm.models.checkpoint import architecture, read_weights, save_model
 from medldm.models.flow import build_flow
 from medldm.models.fusion import build_fusion, build_unet
 from medldm.models.latent import LatentSpace
 from medldm.models.vae import build_vae
+from medldm.novelty import extended, fit
 from medldm.settings import Architecture
 from medldm.training.inflate import inflated_unet
 from medldm.training.patches import Packed, balance, found_modality, load_cache, pack, what_scans_look_like
@@ -287,8 +287,8 @@ def covered(out: Path, started: Card | None) -> dict[str, Any]:
     """
     train = what_scans_look_like(out / "cache", "train")
     if started and started.guard:
-        return guard.extended(started.guard, train)
-    return guard.fit(train, what_scans_look_like(out / "cache", "val")) if len(train) >= FEWEST else {}
+        return extended(started.guard, train)
+    return fit(train, what_scans_look_like(out / "cache", "val")) if len(train) >= FEWEST else {}
 
 
 def training_facts(out: Path, stages: tuple[str, ...], device: str) -> dict[str, Any]:
