@@ -2,6 +2,7 @@
 # make test   all tests (installs what they need)
 # make docs      the documentation site, in build/site; warnings are errors
 # make notebooks run all notebooks, compare their figures
+# make tables    every benchmark table and figure from its scores, and what README quotes; DATA=../shared/data scores first
 # make dist      wheel and sdist, and whether the wheel works on its own
 # make check  lint, types, import contracts and the quick tests, in about a minute
 PYTHON ?= python3
@@ -11,7 +12,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: setup demo test check lint fix types contracts docs notebooks dist clean
+.PHONY: setup demo test check lint fix types contracts docs notebooks tables dist clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +60,9 @@ docs: $(DEV_STAMP)
 
 notebooks: $(DEV_STAMP)
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=400 notebooks
+
+tables: $(DEV_STAMP)
+	$(BIN)/python docs/benchmarks/all.py $(DATA)
 
 dist: $(DEV_STAMP)
 	./.ci/dist.sh $(BIN)/python

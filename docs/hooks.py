@@ -175,6 +175,12 @@ Each table is written by the command above it, on subjects no model has seen, an
 beside it (`scores.csv`, in the repository under `docs/benchmarks`): the notebook `06_reproduce_the_tables` does so and
 compares. Misses stand in it like hits.
 
+One command makes all of them again from their scores, and what the README quotes: `make tables`; with
+`make tables DATA=../shared/data` the scores are made first, where they are not there yet. A rival that a machine lacks
+is listed as not run when nobody names methods. Networks of your own judge too: `medldm benchmark ... --backbones
+lpips.ts,inception.ts` takes TorchScript files; one that takes two images compares pairs (LPIPS), one that takes one
+gives features or class probabilities (kernel, Frechet, inception score).
+
 A **row** is a damage that is done to a scan, from which a **method** restores it:
 
 | row | damage |

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from medldm.intensity import FOREGROUND_PERCENTILE, Mask, Scaling, ct_scaling, foreground_mask
+from medldm.novelty import GROUPS, distances, extended, fit
 from medldm.volume import Volume, Voxels
 from medldm.zoo import Card
 
@@ -24,9 +25,6 @@ BINS = 6  # of an outline: cross-sections from one end of the foreground to the 
 SMALLEST = 12  # coarse voxels along every axis that an outline needs
 QUANTILES = (5, 25, 50, 75, 95)
 AXES = ("left to right", "back to front", "bottom to top")
-GROUPS = {"intensity": "grey values", "texture": "texture", "anatomy": "anatomy"}
-MARGIN = 1.25  # between the farthest validation scan and the limit: other scanners will come
-REFERENCES = 24  # training scans kept on the card
 HU_AIR = -500.0
 
 
@@ -52,57 +50,6 @@ def describe(volume: Volume, modality: str, foreground: Mask | None = None) -> d
         told["texture"] = _texture(image, inside, spacing)
         told["anatomy"] = _anatomy(image, inside, spacing)
     return told
-
-
-def fit(train: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a card keeps: training scans that stand for all, how the numbers spread, and limits.
-
-    Parameters
-    ----------
-    train : from `describe`, of the scans a model was trained on
-    chosen : from `describe`, of the validation scans that choose the limits
-
-    Returns
-    -------
-    JSON-ready, see `check`
-    """
-    card: dict[str, Any] = {}
-    for group in GROUPS:
-        if not any(group in each for each in train):
-            continue  # slabs of a few slices have no outline
-        names = list(next(each[group] for each in train if group in each))
-        table = np.array([[each[group][name] for name in names] for each in train if group in each])
-        others = np.array([[each[group][name] for name in names] for each in chosen if group in each])
-        spread = np.maximum(table.std(0), 0.02)
-        kept = table[_far_apart(table / spread, REFERENCES)]
-        # Leaving one out shows how lonely a scan of the same kind may be; validation scans show it for new subjects.
-        alone = [_nearest(row, np.delete(kept, np.flatnonzero((kept == row).all(1)), 0), spread) for row in table]
-        seen = [_nearest(row, kept, spread) for row in others]
-        card[group] = {
-            "names": names,
-            "spread": [round(float(value), 4) for value in spread],
-            "range": [[round(float(f), 3) for f in ends] for ends in zip(table.min(0), table.max(0), strict=True)],
-            "references": [[round(float(value), 3) for value in row] for row in kept],
-            "limit": round(max(MARGIN * max(seen, default=0.0), float(np.percentile(alone, 95))), 3),
-        }
-    return card
-
-
-def distances(told: Mapping[str, Mapping[str, float]], card: Mapping[str, Any]) -> dict[str, float]:
-    """How far a scan lies from the nearest training scan, as a multiple of the limit, by group.
-
-    Parameters
-    ----------
-    told : from `describe`
-    card : from `fit`
-    """
-    found = {}
-    for group, kept in card.items():
-        if group in GROUPS and group in told:
-            row = np.array([told[group][name] for name in kept["names"]])
-            far = _nearest(row, np.array(kept["references"]), np.array(kept["spread"]))
-            found[group] = far / kept["limit"]
-    return found
 
 
 def check(volume: Volume, card: Card, verb: str = "", foreground: Mask | None = None) -> dict[str, str]:
@@ -144,6 +91,22 @@ def check(volume: Volume, card: Card, verb: str = "", foreground: Mask | None = 
             f"{volume.name} covers too little for its anatomy to be compared with what {card.name} was trained on."
         )
     return found
+
+
+def untold(volume: Volume, card: Card) -> str:
+    """A sentence where a card says nothing of its training scans, so that `check` has nothing to compare; else empty.
+
+    Parameters
+    ----------
+    volume : scan
+    card : of the model
+    """
+    if any(group in card.guard for group in GROUPS):
+        return ""
+    return (
+        f"{card.name} does not say what its training scans look like: whether it covers {volume.name}, nobody can "
+        "tell. Only units and spacing were checked."
+    )
 
 
 def check_residual(card: Card, verb: str, residual: float | None, noise: float) -> dict[str, str]:
@@ -302,21 +265,6 @@ def _alike(one: Voxels, other: Voxels) -> float:
     return float((one * other).sum() / size) if size > 1e-9 else 0.0
 
 
-def _nearest(row: Voxels, references: Voxels, spread: Voxels) -> float:
-    """Root mean square distance to the nearest reference, in spreads."""
-    return float(np.sqrt(np.square((references - row) / spread).mean(1)).min())
-
-
-def _far_apart(rows: Voxels, count: int) -> list[int]:
-    """Rows that stand for all: each next one is the farthest from those chosen (Gonzalez 1985)."""
-    chosen = [int(np.square(rows - rows.mean(0)).sum(1).argmin())]
-    distance = np.square(rows - rows[chosen[0]]).sum(1)
-    while len(chosen) < min(count, len(rows)):
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.square(rows - rows[chosen[-1]]).sum(1))
-    return sorted(set(chosen))
-
-
 def _why(told: Mapping[str, float], kept: Mapping[str, Any]) -> str:
     """The number that lies farthest from the training scans, and where those lie."""
     outside = [
@@ -325,3 +273,6 @@ def _why(told: Mapping[str, float], kept: Mapping[str, Any]) -> str:
     ]
     _, name, low, high = max(outside)
     return f"{name} {told[name]:.2f}, there {low:.2f} to {high:.2f}"
+
+
+__all__ = ["GROUPS", "check", "check_residual", "describe", "distances", "extended", "fit", "untold"]

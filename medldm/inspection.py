@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medldm.errors import MedldmError, ModelError, NotRestorable
-from medldm.guard import check
+from medldm.guard import check, untold
 from medldm.io import check_content, find_missing_slices, guess_modality, what_it_is
 from medldm.io.nifti import stem
 from medldm.io.scans import Case, find_cases
@@ -162,7 +162,7 @@ class Finding:
             verbs = ", ".join(self.facts["calibrated_intervals"])
             told.append(f"  model {self.facts['model']}; 90 % intervals (--samples 4 --uncertainty) for {verbs}")
         told.append(f"  {'plan: ' if self.status == 'restorable' else ''}{self.reason}")
-        told += [f"  note: {note}" for note in self.facts.get("notes", ())]
+        told += [f"  note: {note}" for note in (*self.facts.get("notes", ()), self.facts.get("not_compared")) if note]
         return told + [f"  warning: {words}" for words in self.facts.get("outside_of_card", {}).values()]
 
 
@@ -228,6 +228,7 @@ def outside_of_card(volume: Volume, modality: str, settings: Restore) -> dict[st
         "model": found.name,
         "calibrated_intervals": sorted(found.calibration.get("verbs", ())),
         "outside_of_card": check(volume, found),
+        "not_compared": untold(volume, found),
     }
 
 

@@ -7,11 +7,13 @@ import numpy as np
 import phantoms
 import pytest
 
+import medldm
 from medldm import guard
 from medldm.inspection import inspect
 from medldm.io import read_nifti, write_nifti
+from medldm.samples import sample_path
 from medldm.volume import Step, Stored, Volume
-from medldm.zoo import Card
+from medldm.zoo import Card, cards
 
 
 def brain(seed):
@@ -122,3 +124,50 @@ def test_inspect_warns(tmp_path):
     (found,) = inspect(path)
     assert "spacing" in found.facts["outside_of_card"]
     assert any(line.startswith("  warning: ") and "9 mm" in line for line in found.lines())
+
+
+def test_a_card_that_says_nothing_of_its_training_scans_is_not_taken_for_one_that_covers_all(covered):
+    assert guard.untold(brain(99), covered) == ""
+    assert "nobody can tell" in guard.untold(brain(99), card_with({}))
+    assert "nobody can tell" in guard.untold(brain(99), card_with({"residual": {}}))
+
+
+def test_every_shipped_set_for_brains_knows_a_brain_from_a_bottle():
+    """Whichever of them somebody names; they were trained on the same scans, and look at them in the same way."""
+    at = phantoms.coordinates((50, 56, 44))
+    voxels = phantoms.rician(1000.0 * (np.hypot(at[..., 0], at[..., 1]) < 0.9), 20).astype(np.float32)
+    bottle = Volume(voxels, np.diag([3.0, 3.0, 3.0, 1.0]), name="bottle", stored=Stored(modality="mr"))
+    for each in cards():
+        if each.modality == "mr":
+            assert {"intensity", "anatomy"} & set(guard.check(bottle, each)), each.name
+            assert guard.check(medldm.read(sample_path("mr")), each) == {}, each.name
+
+
+def test_where_nothing_can_be_compared_record_and_inspection_say_so(tmp_path):
+    """The experimental CT set was trained on three subjects, and does not say what it covers."""
+    path = phantoms.save(tmp_path / "ct.nii.gz", phantoms.ct((64, 64, 12)).voxels, np.eye(4), dtype=np.int16)
+    (found,) = inspect(path)
+    assert any(line.startswith("  note: ct-2d") and "nobody can tell" in line for line in found.lines())
+    done = medldm.denoise(medldm.read(path), noise=20.0, modality="ct")
+    assert any("nobody can tell" in note for note in done.history[-1].facts["notes"])
+
+
+def test_a_card_covers_what_its_model_was_trained_on_later_and_before(covered):
+    """Fine-tuning on bottles: bottles are no alarm then, brains are none still, a box is one."""
+    at = phantoms.coordinates((50, 56, 44))
+
+    def scan(inside, seed):
+        voxels = phantoms.rician(1000.0 * inside, 20, seed).astype(np.float32)
+        return Volume(voxels, np.diag([3.0, 3.0, 3.0, 1.0]), name="scan", stored=Stored(modality="mr"))
+
+    bottle, box = np.hypot(at[..., 0], at[..., 1]) < 0.9, (np.abs(at) < 0.8).all(-1)
+    tuned = card_with(guard.extended(covered.guard, [guard.describe(scan(bottle, seed), "mr") for seed in (1, 2)]))
+    assert guard.check(scan(bottle, 3), covered)
+    assert guard.check(scan(bottle, 3), tuned) == {}
+    assert guard.check(brain(99), tuned) == {}
+    assert "anatomy" in guard.check(scan(box, 3), tuned)
+
+
+def test_one_scan_shows_no_limits():
+    told = guard.describe(brain(1), "mr")
+    assert guard.fit([told, told], [told]) == {}

@@ -50,6 +50,17 @@ def test_on_a_cpu_a_huge_scan_gets_a_faster_model():
 
 
 @pytest.mark.usefixtures("shelf")
+def test_a_model_whose_pace_nobody_measured_is_not_taken_for_fast(tmp_path):
+    untimed = {**json.loads((tmp_path / "volumes.json").read_text()), "name": "untimed", "pace": 0.0}
+    poor = {**untimed, "use": {"denoise": {"psnr": 20.0}}}
+    (tmp_path / "untimed.json").write_text(json.dumps(poor))
+    assert zoo.best("mr", verb="denoise", megavoxels=1000).name == "fast"
+    assert zoo.best("mr", verb="denoise", megavoxels=1e6).name == "fast"
+    (tmp_path / "untimed.json").write_text(json.dumps({**untimed, "use": {"denoise": {"psnr": 35.0}}}))
+    assert zoo.best("mr", verb="denoise", megavoxels=1000).name == "untimed"  # the best, and nobody says it is slow
+
+
+@pytest.mark.usefixtures("shelf")
 def test_a_verb_that_no_card_names_is_refused_in_words():
     assert zoo.best("ct", verb="denoise").name == "ct"
     with pytest.raises(ModelError, match="can inpaint CT"):

@@ -121,3 +121,8 @@ GUESTS: dict[str, Callable[[Voxels, float, str], Voxels]] = {
     "bm4d-stabilised": bm4d_stabilised,
 }
 NEEDS = {"dipy-nlm": "dipy", "ants": "ants", "bm4d": "bm4d", "bm4d-unbiased": "bm4d", "bm4d-stabilised": "bm4d"}
+# Named by the protocol, and run nowhere yet: they stand in the table as what they are.
+NOWHERE = {
+    "eclare": "it trains a network for each scan, hours on a CPU; no interface to it yet",
+    "synthsr": "it comes as a part of FreeSurfer, with networks that are downloaded; no interface to it yet",
+}

@@ -19,7 +19,7 @@ from scipy.interpolate import CubicSpline
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from medldm.benchmark.ablation import PARTS
-from medldm.benchmark.optional import GUESTS, NEEDS, installed
+from medldm.benchmark.optional import GUESTS, NEEDS, NOWHERE, installed
 from medldm.benchmark.protocol import Trial
 from medldm.errors import ModelError, UsageError
 from medldm.intensity import ct_scaling, mri_scaling
@@ -196,7 +196,7 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
 def optional() -> tuple[dict[str, Method], dict[str, str]]:
     """Rivals of other packages, and those whose package is not installed, with the reason."""
     found: dict[str, Method] = {}
-    absent: dict[str, str] = {}
+    absent: dict[str, str] = dict(NOWHERE)
     for name, denoiser in GUESTS.items():
         package = NEEDS[name]
         if installed(package):

@@ -53,7 +53,7 @@ def run(
     methods_wanted : only these methods; the path of a model card is one too
     split : of the manifest
     progress : called with (done, total, what); a log line for each score when not given
-    backbones : TorchScript networks of the user's own for distances of sets; see `medldm.benchmark.sets`
+    backbones : TorchScript networks of the user's own, for distances of sets or of pairs; see `medldm.benchmark.sets`
 
     Returns
     -------

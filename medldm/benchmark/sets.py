@@ -18,6 +18,7 @@ from medldm.errors import ModelError
 from medldm.volume import Voxels
 
 TRUTH = "reference"
+PAIRWISE = ", pairs"  # in the name of a network that compares two images, as LPIPS does
 Extractor = Callable[[Trial, Voxels], Voxels]
 
 
@@ -27,7 +28,8 @@ def extractors(backbone: Backbone, files: Iterable[str | Path] = ()) -> dict[str
     Parameters
     ----------
     backbone : encoder of ours; none where it has no features
-    files : TorchScript networks that the user has (RadImageNet, Inception, ...): (B, 3, H, W) in [0, 1] to (B, D)
+    files : TorchScript networks that the user has: (B, 3, H, W) in [0, 1] to (B, D) features or class probabilities
+        (RadImageNet, Inception, ...); or two of (B, 3, H, W) in [-1, 1] to distances (LPIPS)
 
     Raises
     ------
@@ -41,13 +43,32 @@ def extractors(backbone: Backbone, files: Iterable[str | Path] = ()) -> dict[str
         path = Path(each)
         network = load_torchscript(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-        found[f"{path.stem}@{digest}"] = partial(_planes_by, network)
+        pairs = images_taken(network) > 1
+        name = f"{path.stem}{PAIRWISE if pairs else ''}@{digest}"
+        found[name] = partial(_pairs_by if pairs else _planes_by, network)
     return found
+
+
+def images_taken(network: Any) -> int:
+    """How many images a TorchScript network takes: one gives features, two are compared.
+
+    Parameters
+    ----------
+    network : from `load_torchscript`
+    """
+    return sum(not each.has_default_value() for each in network.forward.schema.arguments[1:])
 
 
 def _planes_by(network: Any, trial: Trial, image: Voxels) -> Voxels:
     shown = np.where(trial.scored, image, trial.reference)
     return torchscript_features(network, np.moveaxis(shown[:, scored_places(trial)], 1, 0))
+
+
+def _pairs_by(network: Any, trial: Trial, image: Voxels) -> Voxels:
+    """(1, 1) distance of planes from the reference's."""
+    shown = [np.where(trial.scored, each, trial.reference) for each in (image, trial.reference)]
+    planes = [np.moveaxis(each[:, scored_places(trial)], 1, 0) for each in shown]
+    return np.array([[torchscript_distance(network, *planes)]])
 
 
 def load_torchscript(path: Path) -> Any:
@@ -126,14 +147,17 @@ def set_distances(
 
     Returns
     -------
-    method to ``kid``, ``fid`` and, where features are class probabilities, ``inception``; methods without features
-    are left out
+    method to ``kid``, ``fid`` and, where features are class probabilities, ``inception``; to ``distance``, the mean
+    over scans, where the network compares; methods without features are left out
     """
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for method in methods:
         pairs = [[_place(folder, backbone, row, who, file) for who in (method, TRUTH)] for file in files]
         pairs = [pair for pair in pairs if all(path.is_file() for path in pair)]
         if not pairs:
+            continue
+        if PAIRWISE in backbone:
+            found[method] = {"distance": float(np.mean([np.load(mine) for mine, _ in pairs]))}
             continue
         ours, real = (np.concatenate([np.load(pair[side]) for pair in pairs]) for side in (0, 1))
         if len(ours) < 2:

@@ -110,18 +110,24 @@ def set_table(backbone: str, found: dict[str, dict[str, dict[str, float]]]) -> s
     Parameters
     ----------
     backbone : whose features
-    found : row to method to ``kid``, ``fid``, ``inception``
+    found : row to method to ``kid``, ``fid``, ``inception``; or to ``distance``
     """
     names = _in_order(method for row in found.values() for method in row)
     if not names:
         return ""
-    lines = [f"### Sets of planes, features of {backbone}: kernel distance x 1000 / Frechet distance (indicative)", ""]
+    compares = any("distance" in each for row in found.values() for each in row.values())
+    what = "kernel distance x 1000 / Frechet distance (indicative)"
+    title = (
+        f"Planes compared in pairs by {backbone} (lower is better)" if compares else f"features of {backbone}: {what}"
+    )
+    lines = [f"### {title if compares else f'Sets of planes, {title}'}", ""]
     lines += [f"| row | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for row, methods in found.items():
         cells = []
         for name in names:
             score = methods.get(name)
-            words = "" if score is None else f"{1000 * score['kid']:.3f} / {score['fid']:.3f}"
+            words = "" if score is None or compares else f"{1000 * score['kid']:.3f} / {score['fid']:.3f}"
+            words = f"{score['distance']:.4f}" if score and compares else words
             cells.append(words + (f" / IS {score['inception']:.2f}" if score and "inception" in score else ""))
         if methods:
             lines.append(f"| {row} | {' | '.join(cells)} |")

@@ -130,6 +130,9 @@ def _add_others(verbs: Any) -> None:
     benchmark.add_argument("--out", metavar="DIR", default="benchmark_result")
     benchmark.add_argument("--tasks", metavar="ROW,...", help="only these rows")
     benchmark.add_argument("--methods", metavar="NAME,...", help="only these methods")
+    benchmark.add_argument(
+        "--backbones", metavar="FILE,...", help="TorchScript networks of your own (LPIPS, RadImageNet, Inception)"
+    )
     benchmark.add_argument("--split", default="test", help="split of the manifest (default test)")
     demo = verbs.add_parser("demo", help="the main job on the sample scan that ships with medldm")
     demo.add_argument("out", nargs="?", default="demo_result", metavar="OUT")

@@ -181,6 +181,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
         tasks=_listed(arguments.tasks),
         methods_wanted=_listed(arguments.methods),
         split=arguments.split,
+        backbones=_listed(arguments.backbones) or (),
     )
     print(written)
     return 0

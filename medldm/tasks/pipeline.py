@@ -15,7 +15,7 @@ from torch import Tensor
 from medldm.chain import Chain, load_chain
 from medldm.degradations import Degradation, MissingSlices, Observation, Rician, fill_smoothly
 from medldm.errors import ResourceError, UsageError
-from medldm.guard import check, check_residual
+from medldm.guard import check, check_residual, untold
 from medldm.intensity import CT_RANGE, Scaling, ct_scaling, foreground_mask, mri_scaling
 from medldm.io import guess_modality
 from medldm.models.looks import Look
@@ -76,6 +76,9 @@ class Job:
         self.outside = check(self.volume, self.card, self.task, known)
         for warning in self.outside.values():
             log.warning(warning)
+        if nothing_to_compare := untold(self.volume, self.card):
+            self.notes.append(nothing_to_compare)
+            log.warning(nothing_to_compare)
         self.scaling = ct_scaling() if self.modality == "ct" else mri_scaling(self.volume.voxels, self.foreground)
 
     @property

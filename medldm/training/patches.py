@@ -16,6 +16,8 @@ import nibabel as nib
 import numpy as np
 import torch
 from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import OrientationError
+from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
 from medldm.errors import InputError
@@ -24,6 +26,9 @@ log = logging.getLogger(__name__)
 
 HU_AIR = -500.0  # scans that go below hold Hounsfield units
 QUARTER = 0.25  # dose of the noise that is kept beside a CT scan; other doses are made of it
+# What nibabel, gzip and NumPy raise on files that are damaged in one way or another.
+UNREADABLE = (ImageFileError, HeaderDataError, OrientationError, np.linalg.LinAlgError, OSError, EOFError, ValueError,
+              ArithmeticError, MemoryError, zlib.error)  # fmt: skip
 KERNELS = ("hann", "ramp")  # soft and sharp reconstructions
 THICK = 1.6  # a scan whose spacing varies by more than this cannot show what thin slices look like
 
@@ -76,8 +81,9 @@ def read_split(data: Path) -> list[dict[str, str]]:
     """Which file belongs to which split, from `manifest.csv` or `split.csv` beside or above the scans.
 
     The table needs the columns ``split`` (train, val) and ``file``; ``subject``, ``modality``, ``weight``, ``licence``
-    and ``source`` are used where they stand. Without a table one subject in ten is set aside for validation, the
-    subject being the file name up to its first underscore.
+    and ``source`` are used where they stand. Without a table one subject in ten (at least one) is set aside for
+    validation, the subject being the file name up to its first underscore, or the folder where files in several
+    folders have one name.
 
     Parameters
     ----------
@@ -86,7 +92,8 @@ def read_split(data: Path) -> list[dict[str, str]]:
     Raises
     ------
     InputError
-        No scans, or a table that names files which are not there.
+        No scans; a table without the columns, with none of the scans, with names that several scans have, or with a
+        subject in train and val.
     """
     tables = [folder / name for folder in (data, data.parent) for name in ("split.csv", "manifest.csv")]
     table = next((path for path in tables if path.is_file()), None)
@@ -94,24 +101,107 @@ def read_split(data: Path) -> list[dict[str, str]]:
     if not found:
         raise InputError(f"{data} holds no NIfTI file to train on.")
     if table is None:
-        return [_own_split(path, data) for path in found]
-    by_name = {path.name: path for path in found}
-    rows = []
-    with table.open(newline="") as lines:
-        for row in csv.DictReader(lines):
-            path = by_name.get(Path(row["file"]).name)
-            if path is not None and row["split"] in ("train", "val"):
-                rows.append({**row, "path": str(path)})
-    seen = {row["path"]: row for row in rows}  # a file listed twice is one file
-    if not any(row["split"] == "train" for row in seen.values()):
+        return _own_split(found, data)
+    seen: dict[str, dict[str, str]] = {}  # a file listed twice is one file
+    absent = []
+    for row in _lines(table):
+        if row["split"] not in ("train", "val"):
+            continue
+        path = _named(row["file"], found, table)
+        if path is None:
+            absent.append(row["file"])
+        else:
+            seen[str(path)] = {**row, "path": str(path)}
+    if absent and table.parent == data:
+        log.warning("%s names %d files that are not in %s, %s among them", table, len(absent), data, absent[0])
+    rows = list(seen.values())
+    if not any(row["split"] == "train" for row in rows):
         raise InputError(f"{table} assigns none of the scans in {data} to the split 'train'.")
-    return list(seen.values())
+    _check_subjects(rows, table)
+    return rows
 
 
-def _own_split(path: Path, data: Path) -> dict[str, str]:
-    subject = path.name.split("_")[0].split(".")[0]
-    last = int(hashlib.sha256(subject.encode()).hexdigest(), 16) % 10
-    return {"path": str(path), "file": path.name, "subject": subject, "split": "val" if last == 0 else "train"}
+def _lines(table: Path) -> list[dict[str, str]]:
+    """Lines of a split table, its words without spaces around them.
+
+    Raises
+    ------
+    InputError
+        A column that is missing, a weight that is no number.
+    """
+    try:
+        # Excel begins its files with a byte order mark.
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [{key: (word or "").strip() for key, word in line.items() if key} for line in csv.DictReader(lines)]
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{table} is no text in UTF-8. Save it as CSV, UTF-8.") from problem
+    if rows and not {"split", "file"} <= rows[0].keys():
+        raise InputError(f"{table} needs the columns split and file; it has {', '.join(rows[0])}.")
+    for row in rows:
+        try:
+            heavy = float(row.get("weight") or 1)
+        except ValueError:
+            heavy = -1.0
+        if not 0 <= heavy < float("inf"):
+            raise InputError(f"{table}: the weight of {row['file']} is a number from 0, not {row['weight']!r}.")
+    return rows
+
+
+def _named(name: str, found: list[Path], table: Path) -> Path | None:
+    """The scan that a table means: by its path below the table or the data, else by its name alone.
+
+    Raises
+    ------
+    InputError
+        A name that several scans have.
+    """
+    parts = Path(name).parts
+    same = [path for path in found if path.name == Path(name).name]
+    exact = [path for path in same if path.parts[-len(parts) :] == parts]
+    if len(exact) > 1 or (not exact and len(same) > 1):
+        raise InputError(
+            f"{table}: several scans are called {name}. Write the folder too, as in {same[0].parent.name}/{name}."
+        )
+    return next(iter(exact or same), None)
+
+
+def _check_subjects(rows: list[dict[str, str]], table: Path) -> None:
+    """A subject seen in training must not judge it.
+
+    Raises
+    ------
+    InputError
+    """
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.get("subject"):
+            splits.setdefault(row["subject"], set()).add(row["split"])
+    if both := sorted(subject for subject, found in splits.items() if len(found) > 1):
+        raise InputError(
+            f"{table} puts scans of {', '.join(both[:3])} into train and val. Split by subject, never by file: what "
+            "validation says of people seen in training is worth nothing."
+        )
+
+
+def _own_split(found: list[Path], data: Path) -> list[dict[str, str]]:
+    """One subject in ten for validation, by a hash of its name, so that a folder may grow; never nobody."""
+    common = len({path.name for path in found}) < len(found)  # sub-01/T1w.nii, sub-02/T1w.nii: the folder tells
+    subjects = {
+        path: path.parent.name if common and path.parent != data else path.name.split("_")[0].split(".")[0]
+        for path in found
+    }
+    order = sorted(set(subjects.values()), key=_hash)
+    chosen = {subject for subject in order if _hash(subject) % 10 == 0} or set(order[:1])
+    if len(chosen) == len(order):
+        chosen = set(order[:1]) if len(order) > 1 else set()
+    return [
+        {"path": str(path), "file": path.name, "subject": subject, "split": "val" if subject in chosen else "train"}
+        for path, subject in subjects.items()
+    ]
+
+
+def _hash(subject: str) -> int:
+    return int(hashlib.sha256(subject.encode()).hexdigest(), 16)
 
 
 def found_modality(data: Path) -> str:
@@ -138,7 +228,7 @@ def _lowest(path: Path) -> float:
     try:
         image: Any = nib.load(path)
         return float(np.nanmin(np.asanyarray(image.dataobj)))
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error):
+    except UNREADABLE:
         return 0.0  # `pack` will say what is wrong with it
 
 
@@ -151,7 +241,7 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
     cache : folder to fill; reused when it was made of the same files
     modality : scans of another modality are left out
     """
-    rows = [row for row in read_split(data) if row.get("modality", modality).upper().startswith(modality)]
+    rows = [row for row in read_split(data) if (row.get("modality") or modality).upper().startswith(modality)]
     stamp = hashlib.sha256(json.dumps([[r["path"], Path(r["path"]).stat().st_size] for r in rows]).encode()).hexdigest()
     index = cache / "index.json"
     if index.is_file() and json.loads(index.read_text())["stamp"] == stamp:
@@ -162,27 +252,37 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
         packed = _pack_ct if modality == "CT" else _pack_mr
         entry = _pack_one(Path(row["path"]), cache / f"{number:04d}.npy", packed)
         if entry is None:
-            log.warning("%s is left out: unreadable, nothing but air, or not a 3D image", row["path"])
+            log.warning("%s is left out: unreadable, nothing but air, a label map, or not a 3D image", row["path"])
             continue
         known = {key: row.get(key, "") for key in ("file", "subject", "modality", "licence", "source", "split")}
+        known["modality"] = known["modality"] or modality  # a table need not say; what is packed is known
         entries.append({**entry, **known, "weight": float(row.get("weight") or 1), "name": f"{number:04d}.npy"})
     index.write_text(json.dumps({"stamp": stamp, "scans": entries}, indent=1))
 
 
-def _pack_one(path: Path, target: Path, packed: Callable[..., dict[str, float]]) -> dict[str, Any] | None:
+def _pack_one(path: Path, target: Path, packed: Callable[..., dict[str, Any]]) -> dict[str, Any] | None:
     try:
         image: Any = nib.as_closest_canonical(nib.load(path))
         raw = np.asanyarray(image.dataobj)
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as problem:
+    except UNREADABLE as problem:
         log.warning("%s cannot be read: %s", path, problem)
         return None
     if raw.ndim != 3 or raw.dtype.kind not in "iuf":
         return None
-    voxels = np.nan_to_num(raw.astype(np.float32))
-    if not voxels.any():
-        return None
+    voxels = np.nan_to_num(raw.astype(np.float32), posinf=0, neginf=0)
     spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
-    return {**packed(voxels, raw.dtype == np.uint8, spacing, target), "spacing": spacing}
+    if not voxels.any() or min(voxels.shape) < 2 or not all(0 < mm < float("inf") for mm in spacing):
+        return None
+    # As `mri_scaling` below.
+    from medldm.guard import describe
+    from medldm.io.content import looks_like_labels
+    from medldm.volume import Volume
+
+    if float(voxels.min()) >= 0 and looks_like_labels(raw):
+        return None
+    seen = Volume(voxels, np.diag([*spacing, 1.0]), name=path.name)
+    looks = describe(seen, "ct" if packed is _pack_ct else "mr")
+    return {**packed(voxels, raw.dtype == np.uint8, spacing, target), "spacing": spacing, "looks": looks}
 
 
 def _pack_mr(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path) -> dict[str, float]:
@@ -253,6 +353,12 @@ def load_cache(cache: Path, split: str) -> list[Packed]:
             )
         )
     return scans
+
+
+def what_scans_look_like(cache: Path, split: str) -> list[dict[str, Any]]:
+    """`medldm.guard.describe` of the packed scans of one split; caches of earlier versions do not know it."""
+    entries = json.loads((cache / "index.json").read_text())["scans"]
+    return [entry["looks"] for entry in entries if entry["split"] == split and entry.get("looks")]
 
 
 class Block(NamedTuple):

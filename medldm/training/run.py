@@ -22,9 +22,10 @@ from medldm.models.flow import build_flow
 from medldm.models.fusion import build_fusion, build_unet
 from medldm.models.latent import LatentSpace
 from medldm.models.vae import build_vae
+from medldm.novelty import extended, fit
 from medldm.settings import Architecture
 from medldm.training.inflate import inflated_unet
-from medldm.training.patches import Packed, balance, found_modality, load_cache, pack
+from medldm.training.patches import Packed, balance, found_modality, load_cache, pack, what_scans_look_like
 from medldm.training.session import Plan, part, read_metadata, save_atomically
 from medldm.training.team import Team, with_team
 from medldm.training.train_flow import train_flow
@@ -40,6 +41,7 @@ ORDER = ("unet", "vae", "flow", "fusion")
 # Where `all` spends its minutes: the rival starts the fusion decoder, the flow has the most to learn.
 SHARES = {"unet": 0.35, "vae": 0.17, "flow": 0.26, "fusion": 0.22}
 RATES = {"unet": 1.5e-3, "vae": 1e-3, "flow": 8e-4, "fusion": 8e-4}
+FEWEST = 5  # scans; fewer do not show how much scans differ
 PATCH = {2: (8, 96), 3: (2, 48)}  # batch and patch edge by spatial_dims
 
 
@@ -109,7 +111,8 @@ def train(
     with_team(
         train_stages, devices, device, stages=stages, out=out, shape=shape, plan=plan, resume=resume, start=started
     )
-    return publish(out, name or out.resolve().name, shape, modality, f"{devices} x {device}" if devices > 1 else device)
+    hardware = f"{devices} x {device}" if devices > 1 else device
+    return publish(out, name or out.resolve().name, shape, modality, hardware, started)
 
 
 def train_stages(
@@ -198,7 +201,7 @@ def stage_of(
 ) -> dict[str, Tensor]:
     """Train one stage; the frozen ones before it are read from `out`."""
     folder = out / stage
-    log.info("training %s for %.0f minutes", stage, plan.minutes)
+    log.info("training %s for %.3g minutes", stage, plan.minutes)
     simple: dict[str, Callable[..., dict[str, Tensor]]] = {"unet": train_unet, "vae": train_vae}
     if stage in simple:
         init = options.pop("init")
@@ -238,7 +241,7 @@ def finished_weights(out: Path, stage: str) -> dict[str, Tensor]:
     return found
 
 
-def publish(out: Path, name: str, shape: Architecture, modality: str, device: str) -> Path:
+def publish(out: Path, name: str, shape: Architecture, modality: str, device: str, started: Card | None = None) -> Path:
     """Write the finished sets of a run as models with cards: the chain, and the rival for benchmarks."""
     done = [stage for stage in ORDER if (out / stage / "weights.safetensors").is_file()]
     written = out / done[-1]
@@ -247,6 +250,7 @@ def publish(out: Path, name: str, shape: Architecture, modality: str, device: st
         "spatial_dims": shape.spatial_dims,
         "architecture": asdict(shape),
         "licence": "as you choose",
+        "guard": covered(out, started),
     }
     if "unet" in done:
         told = common | {
@@ -271,6 +275,20 @@ def publish(out: Path, name: str, shape: Architecture, modality: str, device: st
         written = save_model(parts, told, out)
     log.info("wrote %s", written)
     return written
+
+
+def covered(out: Path, started: Card | None) -> dict[str, Any]:
+    """What the card says of its training scans, so that `medldm.guard` warns of others; empty of too few.
+
+    Parameters
+    ----------
+    out : folder of the run, its cache packed
+    started : card of the model that training started from; what that covers, the new one covers too
+    """
+    train = what_scans_look_like(out / "cache", "train")
+    if started and started.guard:
+        return extended(started.guard, train)
+    return fit(train, what_scans_look_like(out / "cache", "val")) if len(train) >= FEWEST else {}
 
 
 def training_facts(out: Path, stages: tuple[str, ...], device: str) -> dict[str, Any]:

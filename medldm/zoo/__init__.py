@@ -202,8 +202,11 @@ def best(
             f"found fit to {', '.join(fit[0].verbs)}. Give one of your own with --model PATH."
         )
     able.sort(key=lambda each: (-each.expected(verb), each.name))
+    timed = [each for each in able if each.pace]
+    # One whose pace nobody measured may be the best, but is not taken for fast.
     in_time = [each for each in able if not patience_s or each.pace * megavoxels <= patience_s]
-    return in_time[0] if in_time else min(able, key=lambda each: each.pace)
+    in_time = [each for each in in_time if each.pace or each is able[0] or not timed]
+    return in_time[0] if in_time else min(timed, key=lambda each: each.pace)
 
 
 def check_weights(found: Card) -> None:

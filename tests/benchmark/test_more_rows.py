@@ -18,8 +18,9 @@ from medldm.benchmark.rod import drawn_object, object_scores
 from medldm.benchmark.rows import CORE, FULL, GROUPS, MORE, chosen_rows
 from medldm.benchmark.run import DRAWN, run
 from medldm.benchmark.scans import scans
-from medldm.benchmark.scoring import Backbone, scores_of
+from medldm.benchmark.scoring import Backbone, scored_places, scores_of
 from medldm.benchmark.sets import TRUTH, extractors, load_torchscript, set_distances, torchscript_distance
+from medldm.cli import main
 from medldm.errors import ModelError, UsageError
 from medldm.zoo import card
 
@@ -220,6 +221,7 @@ def test_rivals_that_are_not_installed_are_listed_with_what_to_install(monkeypat
     monkeypatch.setattr(rivals, "installed", lambda package: package == "dipy")
     found, absent = rivals.optional()
     assert list(found) == ["dipy-nlm"]
+    assert {"eclare", "synthsr"} <= absent.keys()  # named by the protocol, run nowhere
     assert "medldm[rivals]" in absent["bm4d"]
     assert "bm4d" in methods()[1]
 
@@ -312,6 +314,30 @@ def test_a_network_of_the_users_own_judges_sets(scan, tmp_path):
     assert set(found) == {"linear", TRUTH}
     assert found[TRUTH]["fid"] == pytest.approx(0, abs=1e-6)
     assert found["linear"]["fid"] > 0
+
+
+class Apart(torch.nn.Module):
+    """Stands for LPIPS: two pictures to a distance."""
+
+    def forward(self, one, other, per_layer: bool = False):
+        return (one - other).abs().mean((1, 2, 3))
+
+
+def test_a_network_that_compares_judges_pairs_from_the_command_line(scan, tmp_path, capsys):
+    path, out = tmp_path / "apart.ts", tmp_path / "out"
+    torch.jit.script(Apart()).save(str(path))
+    words = ["--tasks", "thick-4mm", "--methods", "nothing,linear", "--backbones", str(path), "-q"]
+    assert main(["benchmark", str(tmp_path / "data"), "--out", str(out), *words]) == 0
+    assert "Planes compared in pairs by apart, pairs@" in (out / "table.md").read_text()
+    (name,) = extractors(Backbone(), [path])
+    found = set_distances(out / "features", name, "thick-4mm", ["nothing", "linear", TRUTH], [scan["file"]])
+    assert found[TRUTH] == {"distance": 0}
+    # The distance is the mean absolute error in LPIPS's range, twice as wide as ours.
+    (trial,) = trials(ROWS["thick-4mm"], scan)
+    shown = np.where(trial.scored, CLASSICS["linear"](trial), trial.reference)
+    error = np.abs(np.clip(shown, 0, 1) - np.clip(trial.reference, 0, 1))[:, scored_places(trial)].mean()
+    assert found["linear"]["distance"] == pytest.approx(2 * error, rel=1e-4)
+    assert main(["benchmark", str(tmp_path / "data"), "--backbones", str(tmp_path / "none.ts"), "-q"]) == 4
 
 
 def test_what_is_no_network_is_refused_in_words(tmp_path):

@@ -56,6 +56,18 @@ def test_a_benchmarks_tables_are_those_of_its_scores(claims, name):
         assert not set(lines) - set(made), part.splitlines()[0]
 
 
+def test_one_command_makes_every_benchmarks_table_again():
+    """`docs/benchmarks/all.py`: what the scores say is there already, line by line."""
+    every, claims = script("all"), script("claims")
+    assert set(every.ledgers()) >= {"core", "ct", "rivals", "lesions"}
+    for name in every.ledgers():
+        page = (BENCHMARKS / name / "table.md").read_text()
+        assert every.refreshed(page, claims.scores(name)) == page, name
+        wrong = page.replace("\n| nothing", "\n| something").replace("0", "9")
+        assert every.refreshed(wrong, claims.scores(name)).split("### ")[1:] != wrong.split("### ")[1:]
+    assert sum("medldm benchmark" in each for each in every.commands("DATA")) == len(every.ledgers())
+
+
 @pytest.mark.parametrize(
     ("name", "table", "page"),
     [

@@ -16,7 +16,9 @@ from medldm.training import train
 from medldm.training.augment import piecewise_linear
 from medldm.training.examples import DRAW, draw_example, measure
 from medldm.training.patches import balance, load_cache, pack, read_split
+from medldm.training.run import covered
 from medldm.training.session import Plan, Session, read_metadata
+from medldm.zoo import card
 
 SMALL = Architecture(latent_channels=4, unet=(8, 8, 8, 8), unet_units=1, vae=(8, 8), flow=(8, 8, 8))
 
@@ -63,6 +65,48 @@ def test_without_a_table_subjects_are_kept_together(tmp_path):
         read_split(tmp_path / "nothing")
 
 
+def test_a_small_folder_without_a_table_has_somebody_to_validate_on(tmp_path):
+    for count in range(2, 6):
+        for number in range(count):
+            folder = tmp_path / str(count) / f"sub-{number:02d}" / "anat"
+            folder.mkdir(parents=True)
+            phantoms.save(folder / f"sub-{number:02d}_T1w.nii.gz", phantoms.brain((16, 16, 16)))
+        assert {row["split"] for row in read_split(tmp_path / str(count))} == {"train", "val"}
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for name in ("anna", "bert", "cleo"):
+        (tmp_path / name).mkdir()
+        phantoms.save(tmp_path / name / "T1w.nii.gz", phantoms.brain((16, 16, 16)))
+    assert {row["subject"] for row in read_split(tmp_path)} == {"anna", "bert", "cleo"}
+    lines = ["split,file,subject", "train,anna/T1w.nii.gz,anna", "val, bert/T1w.nii.gz ,bert"]
+    (tmp_path / "split.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    found = {row["subject"]: (row["split"], row["path"]) for row in read_split(tmp_path)}
+    assert found == {
+        name: (split, str(tmp_path / name / "T1w.nii.gz")) for split, name in (("train", "anna"), ("val", "bert"))
+    }
+    (tmp_path / "split.csv").write_text("split,file\ntrain,T1w.nii.gz\n")
+    with pytest.raises(InputError, match="several scans"):
+        read_split(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("file,subject\na_T1w.nii.gz,a\n", "columns split and file"),
+        ("split,file,weight\ntrain,a_T1w.nii.gz,much\n", "weight of a_T1w"),
+        ("split,file,subject\ntrain,a_T1w.nii.gz,a\nval,a_T2w.nii.gz,a\n", "Split by subject"),
+        ("split,file\nval,a_T1w.nii.gz\n", "none of the scans"),
+    ],
+)
+def test_a_split_table_that_cannot_be_meant_is_refused_in_words(lines, words, tmp_path):
+    for name in ("a_T1w", "a_T2w"):
+        phantoms.save(tmp_path / f"{name}.nii.gz", phantoms.brain((16, 16, 16)))
+    (tmp_path / "split.csv").write_text(lines)
+    with pytest.raises(InputError, match=words):
+        read_split(tmp_path)
+
+
 def test_packed_scans_are_scaled_to_their_foreground(scans):
     values = scans[0].scaled((slice(None),) * 3, None)
     assert 0.9 < float(values.max()) < 1.3
@@ -98,6 +142,17 @@ def test_ct_is_packed_in_hounsfield_units_with_the_noise_of_a_quarter_dose(tmp_p
     noisy = np.array(seen["noise"])
     assert np.corrcoef(noisy.T)[0, 1] > 0.8
     assert {"noise", "thick", "gap", "region"} == set(seen)
+
+
+def test_what_a_table_does_not_say_of_a_scan_is_what_it_was_packed_as(tmp_path):
+    """A table without a word on modality, or with an empty cell, leaves nobody out; CT is CT."""
+    ramp = np.linspace(-1000, 1000, 24**3).reshape(24, 24, 24)
+    for name in ("a", "b"):
+        phantoms.save(tmp_path / f"{name}.nii.gz", ramp, dtype=np.int16)
+    (tmp_path / "split.csv").write_text("split,file,modality\ntrain,a.nii.gz,CT chest\ntrain,b.nii.gz\n")
+    pack(tmp_path, tmp_path / "cache", "CT")
+    assert [scan.modality for scan in load_cache(tmp_path / "cache", "train")] == ["CT chest", "CT"]
+    assert all(scan.is_ct for scan in load_cache(tmp_path / "cache", "train"))
 
 
 @pytest.mark.parametrize("task", DRAW)
@@ -209,13 +264,47 @@ def test_more_devices_than_there_are_is_said(data, tmp_path):
 def test_a_broken_scan_is_left_out_of_the_cache(data, tmp_path, caplog):
     folder = tmp_path / "some"
     shutil.copytree(data, folder)
-    (folder / "s8_T1w.nii.gz").write_bytes(b"")
+    whole = (data / "s0_T1w.nii.gz").read_bytes()
+    labels = (phantoms.brain((40, 40, 40)) > 500).astype(np.int16)
+    bad = {
+        "empty": b"",
+        "text": b"patient,age\n",
+        "torn": whole[: len(whole) // 2],
+        "label": phantoms.save(tmp_path / "labels.nii.gz", labels, dtype=np.int16).read_bytes(),
+        "air": phantoms.save(tmp_path / "air.nii.gz", 0 * labels, dtype=np.int16).read_bytes(),
+        "flat": phantoms.save(tmp_path / "flat.nii.gz", phantoms.brain((20, 20, 20))[:, :, :1]).read_bytes(),
+        "4D": phantoms.save(tmp_path / "4d.nii.gz", np.stack([phantoms.brain((20, 20, 20))] * 2, -1)).read_bytes(),
+    }
     with (folder / "split.csv").open("a") as table:
-        table.write("train,s8_T1w.nii.gz,s8,MR T1w,CC0,drawn\n")
+        for name, content in bad.items():
+            (folder / f"{name}_T1w.nii.gz").write_bytes(content)
+            table.write(f"train,{name}_T1w.nii.gz,{name},MR T1w,CC0,drawn\n")
+        table.write("train,nowhere_T1w.nii.gz,nowhere,MR T1w,CC0,drawn\n")
     caplog.set_level("WARNING", "medldm")  # a test of --quiet may have run before
     pack(folder, tmp_path / "cache")
     assert len(load_cache(tmp_path / "cache", "train")) == 3
-    assert "s8_T1w.nii.gz" in caplog.text
+    for name in (*bad, "nowhere"):
+        assert f"{name}_T1w.nii.gz" in caplog.text
+
+
+def test_a_trained_card_says_what_it_covers(tmp_path):
+    """Of six scans it can tell, of three it cannot; what training started from is covered still."""
+    rows = ["split,file,subject"]
+    for number in range(7):
+        voxels = phantoms.rician(phantoms.brain((44 + number, 52, 40)) ** (1 + number / 50), 20, number)
+        phantoms.save(tmp_path / f"s{number}_T1w.nii.gz", voxels, np.diag([3.0, 3, 3, 1]), dtype=np.float32)
+        rows.append(f"{'train' if number < 6 else 'val'},s{number}_T1w.nii.gz,s{number}")
+    (tmp_path / "split.csv").write_text("\n".join(rows))
+    pack(tmp_path, tmp_path / "cache")
+    told = covered(tmp_path, None)
+    assert {"intensity", "texture", "anatomy"} <= set(told)
+    more = covered(tmp_path, card("brain-mri-2d"))
+    shipped = card("brain-mri-2d").guard
+    assert len(more["anatomy"]["references"]) == len(shipped["anatomy"]["references"]) + 6
+    assert more["anatomy"]["limit"] == shipped["anatomy"]["limit"]
+    (tmp_path / "split.csv").write_text("\n".join([*rows[:4], rows[-1]]))
+    pack(tmp_path, tmp_path / "cache")
+    assert covered(tmp_path, None) == {}
 
 
 def test_a_network_for_volumes_starts_as_one_for_planes():

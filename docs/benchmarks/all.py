@@ -1,0 +1,97 @@
+"""Every table and figure of this folder, and what README quotes of them: one command.
+
+`python docs/benchmarks/all.py` makes the tables again from the scores that lie beside them, in seconds, and rewrites
+README's tables and numbers. `python docs/benchmarks/all.py ../shared/data` runs everything that is scored first. The
+benchmarks resume: of what their ledgers hold nothing is computed again unless weights changed. From nothing it takes
+a night on two cores; `medldm benchmark` writes the head of each table: command, commit, subjects.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from medldm.benchmark.tables import figure, markdown
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+LEDGERS = ("core", "ct", "rivals", "lesions", "ablation")  # folders of `medldm benchmark`
+PAGES = {"coverage": "coverage/table.md", "guard": "guard/table.md", "gallery": "gallery/cases.md",
+         "finetune": "finetune.md", "speed": "speed.md"}  # fmt: skip
+# Not means of scores: made of scans and features, by running the benchmark.
+RECOMPUTED = ("Noise level estimate", "Sets of planes", "Planes compared in pairs")
+
+
+def script(name: str) -> Any:
+    """Another script of this folder, as a module."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def commands(data: str) -> list[str]:
+    """Everything that makes scores; rows and methods of a benchmark are those that its ledger holds."""
+    claims, found = script("claims"), []
+    for name in ledgers():
+        every = script("quote").newest(claims.read_scores(HERE / name / "scores.csv"))
+        rows, methods = (",".join(dict.fromkeys(score[key] for score in every)) for key in ("row", "method"))
+        found.append(f"-m medldm benchmark {data} --out docs/benchmarks/{name} --tasks {rows} --methods {methods}")
+    found += [f"docs/benchmarks/{name}.py {data}" for name in ("coverage", "guard", "gallery")]
+    return [
+        *found, f"docs/benchmarks/finetune.py {data} build/finetune --minutes 12 --more 5", "docs/benchmarks/speed.py"
+    ]  # fmt: skip
+
+
+def ledgers() -> list[str]:
+    """The benchmarks that have been run."""
+    return [name for name in LEDGERS if (HERE / name / "scores.csv").is_file()]
+
+
+def refreshed(table: str, scores: list[dict[str, Any]]) -> str:
+    """A page of tables with those that scores make made again; its head, and what scans make, stay.
+
+    Parameters
+    ----------
+    table : Markdown, as it lies there
+    scores : of its ledger
+    """
+    head = table.split("### ")[0]
+    kept = [part for part in re.split(r"^### ", table, flags=re.MULTILINE)[1:] if part.startswith(RECOMPUTED)]
+    made = markdown(scores, {}, "").split("### ", 1)
+    # Titles name the network behind the perceptual distance.
+    tables = f"### {made[1]}" if len(made) > 1 else ""
+    return head + tables + "".join(f"\n### {part.rstrip()}\n" for part in kept)
+
+
+def main(data: str | None) -> None:
+    """Run what is scored, if told where the scans are; make the tables; quote them."""
+    for words in commands(data) if data else ():
+        print(words, flush=True)
+        subprocess.run([sys.executable, *shlex.split(words)], cwd=ROOT, check=True)
+    claims = script("claims")
+    for name in ledgers():
+        page = HERE / name / "table.md"
+        page.write_text(refreshed(page.read_text(), claims.scores(name)))
+        if (HERE / name / "figure.png").is_file():
+            figure(claims.scores(name), HERE / name / "figure.png")
+        print(page.relative_to(ROOT))
+    for name, place in PAGES.items():
+        module = script(name)
+        page = HERE / place
+        page.write_text(getattr(module, "page" if hasattr(module, "page") else "table")(module.read()))
+        print(page.relative_to(ROOT))
+    script("quote").main(HERE / "core")
+    for words in (["--write"], []):
+        subprocess.run([sys.executable, str(HERE / "claims.py"), *words], check=not words)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else None)
