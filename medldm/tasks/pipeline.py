@@ -121,7 +121,7 @@ class Job:
             if self.modality == "mr" and given > 1:
                 raise UsageError(
                     f"--noise {given:g} is more than all signal: in MRI it is a fraction of the scan's 99.5th "
-                    f"percentile. Say --noise {given / 100:g} for {given:g} %, or --modality ct if {given:g} HU are meant."
+                    f"percentile. Say --noise {given / 100:g} for {given:g} %, or --modality ct if it is {given:g} HU."
                 )
             return torch.full((1, 1, 1), float(given) * per_level), None
         scan = NoisyScan(self.volume.voxels, self.volume.spacing, self.modality, self.foreground)
