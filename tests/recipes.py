@@ -67,8 +67,9 @@ def from_a_clone(text, folder, patched, run_here):
         where = "import medldm; print(medldm.__file__)"
         assert str(own) in bash(f'python -c "{where}"', folder, environment)
         assert bash("medldm --version", folder, environment).startswith("medldm ")
-    if "\nmedldm demo\n" in text:
+    if "\nmedldm demo " in text:
         assert "PSNR against the scan" in said
+        assert (clone / text.split("medldm demo ")[1].split()[0] / "restored_preview.png").exists()
 
 
 def own_environment(folder):

@@ -67,7 +67,7 @@ def scans(tmp_path, monkeypatch):
     for folder in ("scans", "training_scans", "bids_dataset/sub-01/anat"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("a", "b"):
-        phantoms.save(tmp_path / "scans" / f"{name}.nii.gz", head, np.eye(4), dtype=np.int16)
+        phantoms.save(tmp_path / "scans" / f"{name}.nii.gz", head, thick, dtype=np.int16)
     phantoms_dicom.write_series(tmp_path / "dicom_folder", phantoms.brain((32, 36, 12)).astype(np.int16))
     anat = tmp_path / "bids_dataset" / "sub-01" / "anat"
     phantoms.save(anat / "sub-01_T1w.nii.gz", head, np.eye(4), dtype=np.int16)
