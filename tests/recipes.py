@@ -287,11 +287,8 @@ def known_to_kubernetes(pod):
     """What is left of a pod when each word that Kubernetes does not know is dropped."""
     from kubernetes import client
 
-    class Answer:
-        data = json.dumps(pod)
-
     api = client.ApiClient()
-    return api.sanitize_for_serialization(api.deserialize(Answer, "V1PodSpec"))
+    return api.sanitize_for_serialization(api.deserialize(json.dumps(pod), "V1PodSpec", "application/json"))
 
 
 def without_nothing(value):

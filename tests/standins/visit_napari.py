@@ -7,6 +7,7 @@ from pathlib import Path
 import napari
 from napari.__main__ import main
 from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
 
 VERBS = ("Restore", "Denoise", "Super-resolve", "Fill slices", "Inpaint")
 real_run = napari.run
@@ -18,8 +19,12 @@ def look():
     if viewer is None:
         QTimer.singleShot(200, look)
         return
-    seen = [viewer.window.add_plugin_dock_widget("medldm", verb)[0].isVisible() for verb in VERBS]
-    told = [verb for verb, visible in zip(VERBS, seen, strict=True) if visible]
+    told = []
+    for verb in VERBS:
+        dock, _ = viewer.window.add_plugin_dock_widget("medldm", verb)
+        dock.raise_()  # they share a tab bar
+        QApplication.processEvents()
+        told += [verb] * dock.isVisible()
     Path(os.environ["STANDIN_NAPARI"]).write_text("\n".join(told))
     viewer.close()
 
