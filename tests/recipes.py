@@ -122,7 +122,7 @@ def small_networks(text, folder, patched, run_here):
     assert all(minutes > 0 for minutes in card["training"]["minutes"].values())
     assert set(card["training"]["minutes"]) == {"unet", "vae", "flow", "fusion"}
     record = json.loads((folder / "out" / "scan_medldm.json").read_text())
-    assert record["model"]["name"] == "mine"
+    assert record["model"] == "mine"
 
 
 # --- many machines ----------------------------------------------------------------------------------------------------
