@@ -65,7 +65,11 @@ def by_source() -> str:
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """Without the one script that the theme would load from elsewhere (for searching in files opened from a disk)."""
+    """Without the one script that the theme would load from elsewhere, and without dashes that nothing follows.
+
+    The script is for searching in files opened from a disk; an error that says nothing but its name needs no dash.
+    """
+    output = re.sub(r'</code>\s*–\s*<div class="doc-md-description">\s*</div>', "</code>", output)
     return output.replace('<script src="https://unpkg.com/iframe-worker/shim"></script>', "")
 
 
@@ -116,7 +120,9 @@ def models() -> str:
             f"- trained for {', '.join(f'{k} {v:g} min' for k, v in each.training.get('minutes', {}).items())} on "
             f"{each.training.get('hardware', 'unknown hardware')}",
             "",
-            "**Limits.** " + "; ".join(each.limits) + ".",
+            "**Limits**",
+            "",
+            *(f"- {limit}" for limit in each.limits),
             "",
             "**Training subjects**",
             "",

@@ -159,7 +159,7 @@ class Finding:
         if "interval" in self.facts:
             told.append(f"  uncertainty: {_interval_in_words(self.facts['interval'])}")
         if self.facts.get("calibrated_intervals"):
-            verbs = ", ".join(self.facts["calibrated_intervals"])
+            verbs = ", ".join(verb for verb in self.facts["calibrated_intervals"] if "," not in verb)
             told.append(f"  model {self.facts['model']}; 90 % intervals (--samples 4 --uncertainty) for {verbs}")
         told.append(f"  {'plan: ' if self.status == 'restorable' else ''}{self.reason}")
         told += [f"  note: {note}" for note in (*self.facts.get("notes", ()), self.facts.get("not_compared")) if note]

@@ -218,7 +218,9 @@ def check(name: str, value: Any, words: Mapping[str, Any]) -> None:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
         low, high = words.get("low"), words.get("high")
-        unit = f" {words['unit']}" if words.get("unit") else ""
+        # A unit of one word follows the number; one that has to be explained stands in brackets.
+        unit = words.get("unit") or ""
+        unit = f" ({unit})" if " " in unit else f" {unit}" if unit else ""
         if not abs(number) < float("inf") or (low is not None and number < low) or (high is not None and number > high):
             limits = " and ".join(
                 part
@@ -228,7 +230,7 @@ def check(name: str, value: Any, words: Mapping[str, Any]) -> None:
                 )
                 if part
             )
-            raise UsageError(f"{flag} {number:g} makes no sense: {limits or 'a finite number'}{unit}")
+            raise UsageError(f"{flag} {number:g} makes no sense: {limits or 'a finite number'}{unit}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,13 +108,14 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
             else:
                 overlapped(run, cases, out, tell)
     finally:
-        if not options.dry_run and rows:
+        # A shard on which no case falls leaves an empty table: what is missing then is a shard that did not run.
+        if not options.dry_run and (rows or not cases):
             write_summary(sorted(rows, key=lambda row: row.case), out, options.shard)
     if len(rows) < len(cases):
         watch.say(f"{len(cases) - len(rows)} cases were not finished.")
     if options.report and not options.dry_run:
         watch.report(rows, out)
-    watch.say(f"{len(rows)} cases: {words(rows)}")
+    watch.say(f"{len(rows)} cases: {words(rows)}" if cases else "No case falls to this shard.")
     return exit_code(rows)
 
 

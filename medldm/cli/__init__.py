@@ -175,7 +175,10 @@ def _guarded(words: list[str], verbose: bool) -> int:
             print(f"medldm {version('medldm')}")
             return 0
         parser = build_parser()
-        arguments = parser.parse_args(words)
+        arguments, unknown = parser.parse_known_args(words)
+        if unknown:
+            help_of = f"medldm {arguments.verb}" if arguments.verb else "medldm"
+            raise UsageError(f"Unrecognized arguments: {' '.join(unknown)}. See `{help_of} --help`.")
         if not arguments.verb:
             parser.print_help(sys.stderr)
             return 2

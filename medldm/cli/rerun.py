@@ -62,6 +62,8 @@ def read_record(path: Path) -> dict[str, Any]:
     ------
     InputError
     """
+    if not path.exists():
+        raise InputError(f"{path} does not exist. Name a ..._medldm.json that lies beside a result.")
     try:
         told: dict[str, Any] = json.loads(path.read_text())
         complete = {"task", "settings", "input", "result"} <= set(told) and {"root", "sha256"} <= set(told["input"])

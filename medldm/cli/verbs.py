@@ -93,7 +93,8 @@ def inspect(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(shown(line) for finding in findings for line in finding.lines()))
     if len(findings) == 1 and findings[0].status != "restorable":
-        raise InputError(f"{arguments.source}: {findings[0].reason}")
+        known = findings[0].reason.startswith(str(arguments.source))
+        raise InputError(findings[0].reason if known else f"{arguments.source}: {findings[0].reason}")
     return SOME_REFUSED if any(finding.status == "refused" for finding in findings) else 0
 
 

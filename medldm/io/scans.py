@@ -22,6 +22,21 @@ from medldm.io.unreadable import by_folder, foreign, regular, what_is_wrong
 from medldm.volume import Volume
 
 LIST_SUFFIXES = (".txt", ".csv")
+NEVER_WRITTEN = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".tif",
+    ".tiff",
+    ".nrrd",
+    ".mha",
+    ".mhd",
+    ".mgz",
+    ".mgh",
+    ".mnc",
+    ".img",
+    ".npy",
+)
 COLUMNS = ("path", "file", "filename", "image", "scan", "nifti", "source")
 SPREADS = tuple(f"_{kind}{end}" for kind in ("std", "halfwidth") for end in (".nii.gz", ".nii", ".dcm"))
 
@@ -151,6 +166,11 @@ def output_path(case: Case, out: Path, form: str | None = None) -> Path:
             f"{case.source} is NIfTI: there is no patient or study to derive a DICOM series from. Leave --format out."
         )
     if not is_nifti(out):
+        if out.suffix.lower() in NEVER_WRITTEN and not out.is_dir():
+            raise UsageError(
+                f"{out} is called like an image of a format that medldm does not write. "
+                "Name a .nii.gz file or a folder as OUT; --preview adds a PNG."
+            )
         return case.target(out, form)
     if not case.alone:
         raise UsageError(f"{out} is one file, but there are several scans. Name a folder as OUT.")

@@ -121,6 +121,11 @@ class Job:
         """Noise level in scaled intensity, (1, 1, 1) or a map, and the estimate when nobody gave a level."""
         per_level = 1.0 if self.modality == "mr" else 1 / self.scaling.unit
         if given is not None:
+            if self.modality == "mr" and given > 1:
+                raise UsageError(
+                    f"--noise {given:g} is more than all signal: in MRI it is a fraction of the scan's 99.5th "
+                    f"percentile. Say --noise {given / 100:g} for {given:g} %, or --modality ct if it is {given:g} HU."
+                )
             return torch.full((1, 1, 1), float(given) * per_level), None
         scan = NoisyScan(self.volume.voxels, self.volume.spacing, self.modality, self.foreground)
         estimate = scan.estimate()

@@ -184,6 +184,13 @@ def test_shards_add_up_to_one_summary(tree, tmp_path, verb):
     assert rows(out) == {"a": "done", "b": "done", "c": "done"}
 
 
+def test_a_shard_without_cases_leaves_a_table_too(tree, tmp_path, verb):
+    """Who counts the tables sees that every shard ran."""
+    code, _ = verb("denoise", tree, tmp_path / "out", "--shard", "9/9")
+    assert code == 0
+    assert rows(tmp_path / "out", "summary-9-of-9.json") == {}
+
+
 def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tree, tmp_path, verb, monkeypatch):
     from medldm.batch import cases
     from medldm.io.atomic import sentence

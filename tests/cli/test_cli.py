@@ -443,3 +443,22 @@ def test_a_bundle_that_cannot_be_made_yet_is_a_sentence(tiny_model, tmp_path, ca
     code = main(["export-model", str(tiny_model), str(tmp_path / "bundle")])
     assert code in (0, 2)
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["denoise", "scan.nii.gz", "d.nii.gz", "--nois", "5"], 2, "See `medldm denoise --help`"),
+        (["denoise", "scan.nii.gz", "d.nii.gz", "--noise", "-1"], 2, "at least 0 (MRI: fraction of"),
+        (["denoise", "scan.nii.gz", "d.nii.gz", "--noise", "5"], 2, "Say --noise 0.05 for 5 %"),
+        (["denoise", "scan.nii.gz", "d.png"], 2, "Name a .nii.gz file or a folder as OUT"),
+        (["rerun", "nowhere.json"], 3, "nowhere.json does not exist"),
+        (["inspect", "cut.nii.gz"], 3, "medldm: cut.nii.gz is truncated"),
+    ],
+)
+def test_what_people_mistype_is_answered_in_a_sentence(words, code, said, scan_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cut.nii.gz").write_bytes(scan_file.read_bytes()[:3000])
+    assert main(words) == code
+    assert said in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.nii.gz", "scan.nii.gz"]
