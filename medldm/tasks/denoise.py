@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from scipy import ndimage
 
 from medldm.degradations import Rician
 from medldm.degradations.noise import BOUND
@@ -12,6 +15,7 @@ from medldm.tasks.pipeline import Job, observe_known
 from medldm.tasks.planes import Progress
 from medldm.volume import Volume
 
+MEANS_MM = 2.5  # standard deviation of the Gaussian; on the validation slab 5 mm wins 0.03 dB and leaves more bias, 2 mm costs 0.1
 HAND_OVER = 0.25  # scaled intensity above the CT window, 1000 to 1500 HU: from the network's voxels to the measured
 
 
@@ -23,6 +27,8 @@ def denoise(volume: Volume, settings: Denoise, told: Progress) -> Volume:
     seen = job.plausible(measured)
     observation, _ = observe_known(seen, known, volume.slice_axis)
     restored, spread = job.run(observation, sigma, looks((), (), volume.shape, volume.spacing))
+    if job.modality == "ct":
+        restored = keep_means(restored, observation.y, volume.spacing, volume.slice_axis)
     bounded = bound(restored, observation.y, sigma, job.modality)
     if job.modality == "ct":
         # Padding, dense bone and metal mean what they mean; no tissue is lost in the noise of theirs.
@@ -45,6 +51,25 @@ def _residual(result: torch.Tensor, measured: torch.Tensor, known: torch.Tensor)
     """Standard deviation of what was taken away, scaled intensity."""
     away = result - measured
     return float((away if bool(known.all()) else away[known]).std(correction=0))
+
+
+def keep_means(restored: torch.Tensor, measured: torch.Tensor, spacing: Sequence[float], axis: int) -> torch.Tensor:
+    """CT whose local means, over half a centimetre or so of a slice, are those of the measurement.
+
+    The ramp filter of a reconstruction leaves noise hardly any power at low frequencies (Riederer, Pelc and Chesler,
+    Phys Med Biol 23, 1978): what a network says of them is no better than what was measured, and its bias goes.
+
+    Parameters
+    ----------
+    restored, measured : (X, Y, Z) scaled intensity
+    spacing : of X, Y, Z, mm
+    axis : across slices
+    """
+    sigma = [MEANS_MM / mm for a, mm in enumerate(spacing) if a != axis]
+    kept = restored.clone()
+    for plane, seen in zip(kept.unbind(axis), measured.unbind(axis), strict=True):  # slices, for memory's sake
+        plane += torch.from_numpy(ndimage.gaussian_filter((seen - plane).numpy(), sigma, truncate=3.0))
+    return kept
 
 
 def bound(restored: torch.Tensor, measured: torch.Tensor, sigma: torch.Tensor, modality: str) -> torch.Tensor:

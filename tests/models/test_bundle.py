@@ -82,7 +82,10 @@ def test_a_bundle_restores_as_we_do_where_medldm_cannot_be_imported(tiny_model, 
 @pytest.mark.slow
 @pytest.mark.parametrize("found", cards(), ids=lambda found: found.name)
 def test_every_shipped_model_runs_with_monai_alone(found, tmp_path):
-    """Close to the verb: a bundle runs the whole chain where a card may advise its beginning, and leaves no air out."""
+    """Close to the verb: a bundle runs the whole chain where a card may advise its beginning, and leaves no air out.
+
+    Of CT the verb also keeps the local means, which a bundle leaves to its network.
+    """
     bundle = export(found, tmp_path / "bundle")
     path, result = denoised_alone(bundle, tmp_path, np.diag([-1.0, 1.0, 1.1, 1.0]), found.modality)
     told = {"model": found.name, "modality": found.modality, "precision": "fp32", "device": "cpu"}
@@ -95,7 +98,7 @@ def test_every_shipped_model_runs_with_monai_alone(found, tmp_path):
     white = 1000
     assert changed.std() > 0.01 * white
     assert np.abs(away).max() < 0.02 * white
-    assert away.std() < 0.1 * changed.std()
+    assert away.std() < (0.15 if found.modality == "ct" else 0.1) * changed.std()
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -13,7 +13,7 @@ PIXEL_MM = 0.8
 INSERTS = {"fat": (-100, 0), "liver": (60, 72), "contrast": (300, 144), "bone": (1500, 216), "lung": (-850, 288)}
 
 
-def cylinder(size=128, slices=4):
+def cylinder(size=128, slices=16):
     """Water with inserts, air around it, padding in the corners; HU, and where each is surely homogeneous."""
     x, y = np.indices((size, size)) - size / 2
     hu, sure = np.full((size, size), -1000.0), {}
