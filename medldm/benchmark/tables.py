@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import wilcoxon
 
+from medldm.benchmark.optional import GUESTS
+from medldm.benchmark.rivals import CLASSICS
+from medldm.benchmark.rows import FULL
+
 Scores = Sequence[dict[str, Any]]
+RANKS = {name: rank for rank, name in enumerate([*(row.name for row in FULL), *CLASSICS, *GUESTS])}
 
 
 class Column(NamedTuple):
@@ -280,4 +285,6 @@ def _pairs(ours: dict[str, float], theirs: dict[str, float]) -> np.ndarray[Any, 
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
+    """Each name once: rows and rivals in the order of the protocol, others as they came; a ledger's lines have none."""
+    once = list(dict.fromkeys(names))
+    return sorted(once, key=lambda name: RANKS.get(name, len(RANKS)))

@@ -341,7 +341,8 @@ def test_the_better_of_linear_and_cubic_is_the_rival_and_the_subject_is_the_unit
     scores += [score("linear", s, psnr=28.0) for s in "ab"] + [score("cubic", s, psnr=29.0) for s in "ab"]
     (line,) = [line for line in against(scores, "medldm", "psnr") if line.startswith("| thick-4mm")]
     assert "| cubic | 2 | +1.50 [" in line
-    assert "| thick-4mm | 2 | **30.50** | 28.00 | 29.00 |" in markdown(scores, {}, "medldm benchmark")
+    told = markdown(scores, {}, "medldm benchmark")
+    assert "| thick-4mm | 2 | 28.00 | 29.00 | **30.50** |" in told  # rivals first, however the ledger lists them
 
 
 def test_a_rival_that_skipped_a_subject_is_not_the_best_for_it():
