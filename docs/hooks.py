@@ -173,6 +173,7 @@ TITLES = {
     "lesions": "Lesions put into MR scans",
     "rivals": "MR noise: BM4D, DIPY, ANTs",
     "ct": "CT",
+    "ablation": "What each part of the chain brings",
     "speed": "Seconds and memory",
 }
 BENCHMARKS = """# Benchmarks
@@ -205,6 +206,9 @@ A **row** is a damage that is done to a scan, from which a **method** restores i
 | `nlm`, `tv`, `dipy-nlm`, `bm4d...`, `ants` | filters that need no training: non-local means, total variation, BM4D; \
 `-unbiased`: the Rician mean is inverted, `-stabilised`: the noise is made even first |
 | `unet` | a supervised U-Net with the same inputs and patches, without a latent |
+| `vae-of-the-truth` | the reference through the autoencoder: the ceiling of its latents |
+| `decode-estimate`, `decode-flow` | the U-Net's estimate through the autoencoder; the flow's latent, plainly decoded |
+| `chain-...` | flow and measurement-aware decoder: before projection, with 1 and 8 steps, the mean of 8 samples |
 | `medldm`, `medldm-sharp` | ours with `--fidelity 1` (the default) and `--fidelity 0` |
 """
 
@@ -214,7 +218,7 @@ def benchmarks() -> str:
     told = [BENCHMARKS]
     found = [*(HERE / "benchmarks").glob("*/table.md"), *(HERE / "benchmarks").glob("*.md")]
     names = {path: path.parent.name if path.name == "table.md" else path.stem for path in found}
-    first = ("core", "rivals", "lesions", "ct")
+    first = ("core", "rivals", "lesions", "ct", "ablation")
     for path in sorted(found, key=lambda path: (names[path] not in first, names[path] == "speed", names[path])):
         name = names[path]
         body = "\n".join(f"#{line}" if line.startswith("#") else line for line in path.read_text().splitlines())

@@ -5,6 +5,7 @@ Networks and the mathematics of the flow are strangers to each other; this is wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -195,6 +196,9 @@ _loaded: dict[tuple[str, str, str, torch.dtype], Chain] = {}
 def load_chain(card: Card, device: str = "cpu", precision: torch.dtype = torch.float32) -> Chain:
     """The networks of a card on a device, checked against the card's SHA-256; the last one loaded is kept.
 
+    With ``MEDLDM_COMPILE=1`` in the environment they are compiled (`torch.compile`, which needs a C++ compiler): that
+    takes longer than a scan, and pays over a cohort (`docs/decisions/0028-compiled-on-request.md`).
+
     Parameters
     ----------
     card : from `medldm.zoo`
@@ -212,6 +216,8 @@ def load_chain(card: Card, device: str = "cpu", precision: torch.dtype = torch.f
         chain = _build(card, device)
         for network in chain.networks():
             network.to(precision)
+            if os.environ.get("MEDLDM_COMPILE") == "1":
+                network.compile()
         _loaded[key] = chain
     return _loaded[key]
 

@@ -30,7 +30,6 @@ MAD_TO_SIGMA = 1 / 0.674490  # of a normal distribution
 MEAN_TO_SIGMA = math.sqrt(math.pi / 2)  # of its absolute deviation
 RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
 SOFT_TISSUE_HU = (-50.0, 150.0)
-SECOND_DIFFERENCE = np.array([1.0, -2.0, 1.0]) / math.sqrt(6)  # keeps the variance of white noise
 FEWEST = 200  # voxels that a median needs
 FLAT = 0.35  # share of the tissue, flattest first, that noise is measured in
 ANATOMY = 1.4  # differences of second neighbours that are so much larger are not white noise
@@ -227,7 +226,7 @@ def fine_axes(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, 
 
 
 def second_difference(image: Voxels, axes: tuple[int, ...], lag: int = 1) -> Voxels:
-    """Second difference along each of `axes`; white noise keeps its standard deviation.
+    """Second difference along each of `axes`, over the root of 6, so that white noise keeps its standard deviation.
 
     Parameters
     ----------
@@ -235,10 +234,12 @@ def second_difference(image: Voxels, axes: tuple[int, ...], lag: int = 1) -> Vox
     axes : which
     lag : distance of the neighbours, voxels
     """
-    kernel = np.zeros(2 * lag + 1)
-    kernel[[0, lag, -1]] = SECOND_DIFFERENCE
+    before, middle, after = (slice(start, end) for start, end in ((None, -2 * lag), (lag, -lag), (2 * lag, None)))
     for axis in axes:
-        image = ndimage.convolve1d(image, kernel, axis=axis, mode="reflect")
+        wide = np.pad(image, [(lag, lag) if each == axis else (0, 0) for each in range(3)], mode="symmetric")
+        at = [(slice(None),) * axis + (part,) for part in (before, middle, after)]
+        # Slices of a padded copy: three times as fast as a convolution whose kernel is mostly zero.
+        image = (wide[at[0]] - 2 * wide[at[1]] + wide[at[2]]) / np.float32(math.sqrt(6))
     return image
 
 

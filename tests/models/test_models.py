@@ -1,12 +1,13 @@
 """Networks from one code path for planes and volumes; nothing in them makes a tile feel what lies far away."""
 
 import dataclasses
+import shutil
 
 import phantoms
 import pytest
 import torch
 
-from medldm.chain import Chain, load_chain
+from medldm.chain import Chain, load_chain, unload
 from medldm.degradations import Observation
 from medldm.errors import ModelError
 from medldm.models.blocks import depth_to_space, grow_inputs, space_to_depth
@@ -126,3 +127,18 @@ def test_damaged_and_unknown_weights_are_refused_in_words(tmp_path):
         load_chain(found)
     with pytest.raises(ModelError, match="no model 'nope'"):
         card("nope")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (apt-get install g++)")
+def test_compiled_networks_say_the_same(tmp_path, monkeypatch):
+    found = card(str(phantoms.tiny_model(tmp_path)))
+    inputs = torch.rand(1, load_chain(found).shape.measured_channels, 32, 32)
+    with torch.inference_mode():
+        plain = load_chain(found).estimate(inputs)
+        unload()
+        monkeypatch.setenv("MEDLDM_COMPILE", "1")
+        compiled = load_chain(found)
+        assert torch.allclose(compiled.estimate(inputs), plain, atol=1e-5)
+        assert compiled.networks()[0]._compiled_call_impl is not None
+    unload()
