@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from types import TracebackType
 
@@ -24,7 +25,8 @@ class PeakMemory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> PeakMemory:
-        """Begin to watch."""
+        """Begin to watch; what others left behind is cleared first, or a method would seem to free it."""
+        gc.collect()
         self._before = self._highest = self._process.memory_info().rss
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()

@@ -355,9 +355,9 @@ def test_a_comparing_network_sees_planes_between_minus_one_and_one():
 
 def test_memory_counts_from_what_was_there_before():
     with PeakMemory() as peak:
-        held = np.ones(50 * 1024**2 // 8)
+        held = np.ones(400 * 1024**2 // 8)  # so much that what the process gives back meanwhile cannot hide it
     assert held.sum() > 0
-    assert 40 < peak.megabytes < 200
+    assert 200 < peak.megabytes < 600
     with PeakMemory() as nothing:
         pass
     assert nothing.megabytes < 20
