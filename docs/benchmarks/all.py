@@ -8,13 +8,15 @@ a night on two cores; `medldm benchmark` writes the head of each table: command,
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from claims import script
 
 from medldm.benchmark.tables import figure, markdown
 
@@ -25,16 +27,6 @@ PAGES = {"coverage": "coverage/table.md", "guard": "guard/table.md", "gallery": 
          "finetune": "finetune.md", "speed": "speed.md"}  # fmt: skip
 # Not means of scores: made of scans and features, by running the benchmark.
 RECOMPUTED = ("Noise level estimate", "Sets of planes", "Planes compared in pairs")
-
-
-def script(name: str) -> Any:
-    """Another script of this folder, as a module."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def commands(data: str) -> list[str]:
