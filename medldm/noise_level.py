@@ -34,6 +34,7 @@ FEWEST = 200  # voxels that a median needs
 FLAT = 0.35  # share of the tissue, flattest first, that noise is measured in
 ANATOMY = 1.4  # differences of second neighbours that are so much larger are not white noise
 AGREE = 1.5  # two opinions within this factor agree
+REACH = 6  # voxels of air around the tissue that are looked at too; every filter here reaches less far
 WINDOW = 9  # voxels along the edge of a local standard deviation in CT, about 6 mm
 
 
@@ -141,13 +142,11 @@ class NoisyScan:
         overall = self.estimate().sigma if overall is None else overall
         if self.tissue.sum() < FEWEST or overall == 0:
             return np.full(shape, overall, dtype=np.float32)
-        flat, difference = self.flat, np.abs(self.difference)
-        grid = Coarse(
-            shape,
-            tuple(
-                max(1, min(size // 4, round(reach_mm / 2 / mm))) for size, mm in zip(shape, self.spacing, strict=True)
-            ),
+        flat, difference = self.flat[self.box], np.abs(self.difference[self.box])
+        steps = tuple(
+            max(1, min(size // 4, round(reach_mm / 2 / mm))) for size, mm in zip(shape, self.spacing, strict=True)
         )
+        grid, whole = Coarse(shape, steps, self.box), Coarse(shape, steps)
         reach = [reach_mm / (mm * step) for mm, step in zip(self.spacing, grid.steps, strict=True)]
         weight = grid.shrink(flat.astype(np.float32))
         level = float(difference[flat].mean())
@@ -155,8 +154,8 @@ class NoisyScan:
         for _ in range(3):  # cut edges against the local level, not the overall one
             cut = np.where(flat, np.minimum(difference, 2.5 * grid.grow(local)), 0)
             local = _shared(grid.shrink(cut), weight, reach, level)
-        ratio = grid.grow(local)
-        mapped: Voxels = (ratio * (overall / float(np.median(ratio[flat])))).astype(np.float32)
+        ratio = whole.grow(local)
+        mapped: Voxels = (ratio * (overall / float(np.median(ratio[self.flat])))).astype(np.float32)
         return mapped
 
     @cached_property
@@ -169,16 +168,33 @@ class NoisyScan:
         return inside
 
     @cached_property
+    def box(self) -> tuple[slice, ...]:
+        """Around the tissue, and as much air as filters reach into; half of a scan is air farther away."""
+        box = []
+        for axis in range(3):
+            at = np.flatnonzero(self.tissue.any(tuple(other for other in range(3) if other != axis)))
+            box.append(slice(max(0, int(at[0]) - REACH), int(at[-1]) + 1 + REACH) if len(at) else slice(None))
+        return tuple(box)
+
+    @cached_property
     def inner(self) -> Mask:
         """(X, Y, Z) bool, tissue two voxels away from its border, unless that leaves too little."""
-        thin = np.ones([3 if size > 4 else 1 for size in self.image.shape], dtype=bool)
-        inner: Mask = ndimage.binary_erosion(self.tissue, thin, iterations=2)
-        return inner if inner.sum() >= FEWEST else self.tissue
+        thin = self.tissue[self.box].view(np.uint8)
+        for axis, size in enumerate(self.tissue.shape):
+            if size > 4:  # an erosion by a cube, axis by axis
+                thin = ndimage.minimum_filter1d(thin, 5, axis=axis, mode="constant", cval=0)
+        if thin.sum() < FEWEST:
+            return self.tissue
+        inner = np.zeros_like(self.tissue)
+        inner[self.box] = thin
+        return inner
 
     @cached_property
     def flat(self) -> Mask:
         """(X, Y, Z) bool, see `flat_tissue`."""
-        return flat_tissue(self.image, self.inner, self.axes)
+        flat = np.zeros(self.image.shape, dtype=bool)
+        flat[self.box] = flat_tissue(self.image[self.box], self.inner[self.box], self.axes)
+        return flat
 
     @cached_property
     def difference(self) -> Voxels:
@@ -187,8 +203,9 @@ class NoisyScan:
 
     def _rician_level(self) -> tuple[float, list[str]]:
         signal = float(np.median(self.image[self.inner]))
-        differences = (self.difference, second_difference(self.image, self.axes, lag=2))
-        sigma, beyond = (rician_correction(signal, _mad(each[self.flat])) for each in differences)
+        wider = second_difference(self.image[self.box], self.axes, lag=2)
+        differences = (self.difference[self.flat], wider[self.flat[self.box]])
+        sigma, beyond = (rician_correction(signal, _mad(each)) for each in differences)
         opinion, reasons = _background_opinion(self.image, self.tissue)
         if beyond > ANATOMY * sigma:
             reasons.append("the noise is spatially correlated, or hidden by anatomy")
@@ -258,9 +275,27 @@ def flat_tissue(image: Voxels, tissue: Mask, axes: tuple[int, ...], share: float
         smooth = ndimage.uniform_filter1d(smooth, 5, axis=axis)
     steepness = np.zeros(image.shape, dtype=np.float32)
     for axis in axes:
-        steepness += ndimage.correlate1d(smooth, [-0.5, 0, 0.5], axis=axis) ** 2
+        steepness += central_difference(smooth, axis) ** 2
     flat: Mask = tissue & (steepness <= np.quantile(steepness[tissue], share))
     return flat
+
+
+def central_difference(image: Voxels, axis: int) -> Voxels:
+    """Half the difference of both neighbours along an axis; at its ends an image goes on as its mirror.
+
+    Parameters
+    ----------
+    image : (X, Y, Z)
+    axis : at least two voxels long
+    """
+    line = np.moveaxis(image, axis, 0)
+    slope = np.empty_like(image)
+    into = np.moveaxis(slope, axis, 0)
+    np.subtract(line[2:], line[:-2], out=into[1:-1])
+    np.subtract(line[1], line[0], out=into[0])
+    np.subtract(line[-1], line[-2], out=into[-1])
+    slope *= np.float32(0.5)
+    return slope
 
 
 def rician_correction(signal: float, measured: float) -> float:
@@ -290,27 +325,33 @@ class Coarse:
 
     Parameters
     ----------
-    shape : fine voxels
+    shape : fine voxels of the whole
     steps : fine voxels per coarse one, along each axis
+    box : the part of the fine grid that is given and asked for; all of it by default
     """
 
-    def __init__(self, shape: tuple[int, ...], steps: tuple[int, ...]) -> None:
-        self.shape, self.steps = shape, steps
+    def __init__(self, shape: tuple[int, ...], steps: tuple[int, ...], box: tuple[slice, ...] | None = None) -> None:
+        self.steps, self.counts = steps, [-(-size // step) for size, step in zip(shape, steps, strict=True)]
+        self.ranges = [range(size)[part] for size, part in zip(shape, box or [slice(None)] * 3, strict=True)]
 
     def shrink(self, fine: Voxels) -> Voxels:
-        """Sums over blocks."""
-        for axis, step in enumerate(self.steps):
-            fine = np.add.reduceat(fine, np.arange(0, self.shape[axis], step), axis=axis)
+        """Sums over blocks, of the whole; outside the box there is nothing."""
+        for axis, (step, part) in enumerate(zip(self.steps, self.ranges, strict=True)):
+            first = part.start // step
+            begins = np.maximum(np.arange(first, (part.stop - 1) // step + 1) * step - part.start, 0)
+            fine = np.add.reduceat(fine, begins, axis=axis)
+            after = self.counts[axis] - first - len(begins)
+            fine = np.pad(fine, [(first, after) if each == axis else (0, 0) for each in range(3)])
         return fine
 
     def grow(self, coarse: Voxels) -> Voxels:
-        """Linear interpolation between the centres of the blocks, edges repeated."""
-        for axis, step in enumerate(self.steps):
-            at = np.clip((np.arange(self.shape[axis]) + 0.5) / step - 0.5, 0, coarse.shape[axis] - 1)
+        """Linear interpolation between the centres of the blocks, edges repeated; in the box."""
+        for axis, (step, part) in enumerate(zip(self.steps, self.ranges, strict=True)):
+            at = np.clip((np.asarray(part) + 0.5) / step - 0.5, 0, coarse.shape[axis] - 1)
             low = np.floor(at).astype(int)
             high = np.minimum(low + 1, coarse.shape[axis] - 1)
-            part = (at - low).astype(np.float32).reshape([-1 if each == axis else 1 for each in range(3)])
-            coarse = np.take(coarse, low, axis=axis) * (1 - part) + np.take(coarse, high, axis=axis) * part
+            share = (at - low).astype(np.float32).reshape([-1 if each == axis else 1 for each in range(3)])
+            coarse = np.take(coarse, low, axis=axis) * (1 - share) + np.take(coarse, high, axis=axis) * share
         return coarse
 
 
