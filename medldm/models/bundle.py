@@ -100,6 +100,8 @@ def channel_names(shape: Architecture) -> list[str]:
 def inference(card: Card) -> dict[str, Any]:
     """The configuration that denoises every NIfTI file of a folder."""
     flat, told = card.spatial_dims == 2, architecture(card).measured_channels
+    # As the verb: where validation found no use in flow and decoder, they come in below fidelity 1 only.
+    plain = "False" if card.used("denoise").refines else "@fidelity >= 1"
     scaled = "(v - @network.limits(v)[0]) / (@network.limits(v)[1] - @network.limits(v)[0])"
     return {
         "imports": ["$import glob", "$import os", "$import torch"],
@@ -143,7 +145,7 @@ def inference(card: Card) -> dict[str, Any]:
         f"tile[:, :{told}], tile[:, {told}:], @fidelity)), order)",
         "first": "$lambda y, orders: sum(@look(y, order) for order in orders) / len(orders)",
         "second": "$lambda y, first, orders: sum(@again(y, first, order) for order in orders) / len(orders)",
-        "average": "$lambda y, orders: @second(y, @first(y, orders), orders)",
+        "average": f"$lambda y, orders: @first(y, orders) if {plain} else @second(y, @first(y, orders), orders)",
         "denoise": "$lambda y, spacing: @network.bounded("
         "@average(y, @network.looks(list(y.shape), spacing)), y, @sigma(y))"
         + (".clamp_min(0)" if card.modality == "mr" else ""),
@@ -218,7 +220,8 @@ def readme(card: Card) -> str:
         *(f"{number}. {name}" for number, name in enumerate(channel_names(shape))),
         "",
         "That is one look. medldm averages `network.estimate(inputs)` over several looks, and hands the average, as",
-        "`network.beside(average, order)`, to `network.refine(inputs, beside, fidelity)`; so does `inference.json`.",
+        "`network.beside(average, order)`, to `network.refine(inputs, beside, fidelity)`; so does `inference.json`"
+        + ("." if card.used("denoise").refines else " below `fidelity` 1."),
         "`network.volume(guess, order)` puts restored planes back; `network.looks(shape, spacing)` says which orders",
         "to average.",
         "For thick or missing slices, interpolate to the wanted grid, mark in `observed` what was measured, look along",

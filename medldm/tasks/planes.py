@@ -21,6 +21,7 @@ MULTIPLE = 16  # grid axes are padded to this, so that every level of every netw
 AIR = 0.02  # scaled intensity; planes that never exceed it are copied
 MARGIN = 8  # voxels of air around what is restored; a multiple of the latent factor
 PIXELS_AT_ONCE = 200_000  # plane pixels per call of the networks; twice as many are a fifth slower, caches being small
+COPIED_UP_TO = 64_000_000  # voxels of a stack whose planes are brought into one piece each
 
 
 class Drawing(NamedTuple):
@@ -119,7 +120,7 @@ def _averaged(
     for way in ways:
         at = tuple(box[a] for a in way.order)
         fields = [observation.y, observation.observed, sigma, *extras]
-        stack = [way.turned(field.expand_as(y))[at] for field in fields]
+        stack = [_by_planes(way.turned(field.expand_as(y))[at]) for field in fields]
         stack[4:] = [smooth_along_stack(white) for white in stack[4:]]
 
         def count(planes: int) -> None:
@@ -127,7 +128,9 @@ def _averaged(
             done += planes
             told(done, total, "planes")
 
-        whole = way.turned(base).clone()
+        turned = way.turned(base)
+        whole = _by_planes(turned)
+        whole = whole.clone() if whole is turned else whole
         _one_way(chain, stack, observation.thickness, drawing, count, predict, into=whole[at])
         seen = way.back(whole)
         # In place: a whole-body CT is a gigabyte, and every copy of it another.
@@ -154,7 +157,9 @@ def _one_way(
         chunk = [_beside(field, start - half, stop + half) for field in stack]
         # The outline of a head changes from plane to plane: a third of its bounding box is air.
         here = _outline((chunk[0] > AIR).any(2)) if flat else (slice(None), slice(None))
-        y, observed, sigma, *extras = (field[here] for field in chunk)
+        grid = chunk[0][here].shape
+        # Padded before neighbours become channels: there are twenty channels of three fields.
+        y, observed, sigma, *extras = (_padded(field[here]) if flat else field for field in chunk)
         parts = [measured_channels(y, observed, sigma, thickness, chain.shape, inner=True)]
         if extras and flat:
             first, *white = extras
@@ -164,8 +169,22 @@ def _one_way(
             parts += [each[None, None] for each in extras]
         channels = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         guess = infer(channels, drawing, predict)
-        into[(*here, slice(start, stop))] = guess[:, 0].permute(1, 2, 0) if flat else guess[0, 0]
+        into[(*here, slice(start, stop))] = guess[:, 0, : grid[0], : grid[1]].permute(1, 2, 0) if flat else guess[0, 0]
         count(stop - start)
+
+
+def _by_planes(stack: Tensor) -> Tensor:
+    """The same stack (H, W, D) with each plane in one piece of memory, where that is no matter of gigabytes."""
+    planes = stack.permute(2, 0, 1)
+    if planes.is_contiguous() or 0 in stack.stride() or stack.numel() > COPIED_UP_TO:
+        return stack
+    return planes.contiguous().permute(1, 2, 0)
+
+
+def _padded(stack: Tensor) -> Tensor:
+    """Planes (H, W, D) whose edges are multiples of `MULTIPLE`, their border repeated."""
+    bottom, right = ((-size) % MULTIPLE for size in stack.shape[:2])
+    return F.pad(stack.permute(2, 0, 1), (0, right, 0, bottom), mode="replicate").permute(1, 2, 0)
 
 
 def _beside(stack: Tensor, low: int, high: int) -> Tensor:
@@ -191,7 +210,8 @@ def infer(channels: Tensor, drawing: Drawing, predict: Callable[[Tensor], Tensor
     """
     grid = channels.shape[2:]
     pads = [(-size) % MULTIPLE for size in grid]
-    padded = F.pad(channels, [n for pad in reversed(pads) for n in (0, pad)], mode="replicate").to(drawing.device)
+    margins = [n for pad in reversed(pads) for n in (0, pad)]
+    padded = (F.pad(channels, margins, mode="replicate") if any(pads) else channels).to(drawing.device)
     with torch.inference_mode():
         tile = max(MULTIPLE, drawing.tile // MULTIPLE * MULTIPLE)
         if all(size <= tile for size in padded.shape[2:]):

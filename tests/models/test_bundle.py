@@ -83,7 +83,7 @@ def test_a_bundle_restores_as_we_do_where_medldm_cannot_be_imported(tiny_model, 
 @pytest.mark.slow
 @pytest.mark.parametrize("found", cards(), ids=lambda found: found.name)
 def test_every_shipped_model_runs_with_monai_alone(found, tmp_path):
-    """Close to the verb: a bundle runs the whole chain where a card may advise its beginning, and leaves no air out.
+    """Close to the verb: a bundle leaves no air out.
 
     Of CT the verb also keeps the local means, which a bundle leaves to its network.
     """
