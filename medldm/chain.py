@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medldm.degradations import Observation
 from medldm.diffusion import sample_flow
 from medldm.errors import ModelError
-from medldm.models.blocks import space_to_depth
+from medldm.models.blocks import dense_format, space_to_depth
 from medldm.models.checkpoint import architecture, read_weights
 from medldm.models.flow import Flow, build_flow
 from medldm.models.fusion import Residual, apply_fusion, build_fusion, build_unet
@@ -252,6 +252,6 @@ def _filled(network: Any, weights: dict[str, Tensor], device: str) -> Any:
     network.load_state_dict(weights)
     network.to(device).eval().requires_grad_(False)
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            module.weight.data = dense_format(module.weight.data)
     return network

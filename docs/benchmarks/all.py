@@ -22,7 +22,7 @@ from medldm.benchmark.tables import figure, markdown
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-LEDGERS = ("core", "ct", "rivals", "lesions", "ablation")  # folders of `medldm benchmark`
+LEDGERS = ("core", "more", "ct", "rivals", "lesions", "ablation")  # folders of `medldm benchmark`
 PAGES = {"coverage": "coverage/table.md", "guard": "guard/table.md", "gallery": "gallery/cases.md",
          "finetune": "finetune.md", "speed": "speed.md"}  # fmt: skip
 # Not means of scores: made of scans and features, by running the benchmark.
@@ -80,6 +80,7 @@ def main(data: str | None) -> None:
         page = HERE / place
         page.write_text(getattr(module, "page" if hasattr(module, "page") else "table")(module.read()))
         print(page.relative_to(ROOT))
+    script("aims").main()
     script("quote").main(HERE / "core")
     for words in (["--write"], []):
         subprocess.run([sys.executable, str(HERE / "claims.py"), *words], check=not words)

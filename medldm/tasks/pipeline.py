@@ -21,7 +21,15 @@ from medldm.io import guess_modality
 from medldm.models.looks import Look
 from medldm.noise_level import NoiseEstimate, NoisyScan
 from medldm.settings import Settings
-from medldm.tasks.choices import fitted_tile, our_version, peak_memory_mb, pick_card, pick_device, pick_precision
+from medldm.tasks.choices import (
+    fitted_pixels,
+    fitted_tile,
+    our_version,
+    peak_memory_mb,
+    pick_card,
+    pick_device,
+    pick_precision,
+)
 from medldm.tasks.planes import Drawing, Progress, estimate, refine
 from medldm.tasks.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, why_not
 from medldm.volume import Step, Stored, Volume, Voxels
@@ -173,6 +181,7 @@ class Job:
                     seed=seed,
                     tile=settings.tile or fitted_tile(self.device, self.chain.shape.spatial_dims),
                     device=self.device,
+                    pixels=fitted_pixels(self.device),
                 )
             )
         if len(drawings) > 1 and not self.chain.refines:

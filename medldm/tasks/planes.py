@@ -14,13 +14,13 @@ from medldm.chain import Chain
 from medldm.degradations import Observation
 from medldm.models.inputs import measured_channels, neighbours
 from medldm.models.looks import Look
+from medldm.tasks.choices import PIXELS_AT_ONCE
 
 Progress = Callable[[int, int, str], None]
 
 MULTIPLE = 16  # grid axes are padded to this, so that every level of every network divides them
 AIR = 0.02  # scaled intensity; planes that never exceed it are copied
 MARGIN = 8  # voxels of air around what is restored; a multiple of the latent factor
-PIXELS_AT_ONCE = 200_000  # plane pixels per call of the networks; twice as many are a fifth slower, caches being small
 COPIED_UP_TO = 64_000_000  # voxels of a stack whose planes are brought into one piece each
 
 
@@ -33,6 +33,7 @@ class Drawing(NamedTuple):
     seed : of the white noise; None for the conditional mean
     tile : edge of a tile, voxels
     device : torch device
+    pixels : of planes that go through the networks at once
     """
 
     steps: int = 1
@@ -40,6 +41,7 @@ class Drawing(NamedTuple):
     seed: int | None = None
     tile: int = 384
     device: str = "cpu"
+    pixels: int = PIXELS_AT_ONCE
 
 
 def estimate(
@@ -151,7 +153,7 @@ def _one_way(
     """Restore plane by plane, or as one volume, into (H, W, D); what holds nothing stays as it was."""
     flat = chain.shape.spatial_dims == 2
     half, depth = chain.shape.context // 2 if flat else 0, stack[0].shape[2]
-    at_once = max(1, PIXELS_AT_ONCE // (stack[0].shape[0] * stack[0].shape[1])) if flat else depth
+    at_once = max(1, drawing.pixels // (stack[0].shape[0] * stack[0].shape[1])) if flat else depth
     for start in range(0, depth, at_once):
         stop = min(depth, start + at_once)
         chunk = [_beside(field, start - half, stop + half) for field in stack]

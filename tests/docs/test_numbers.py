@@ -68,6 +68,15 @@ def test_one_command_makes_every_benchmarks_table_again():
     assert sum("medldm benchmark" in each for each in every.commands("DATA")) == len(every.ledgers())
 
 
+def test_every_aim_stands_beside_what_was_reached_and_every_miss_is_explained():
+    aims = script("aims")
+    lines = aims.lines()
+    assert aims.PAGE.read_text() == aims.page(lines)
+    assert {line.met for line in lines} == {True, False}  # a page without a miss would need another look
+    with pytest.raises(KeyError):
+        aims.why("Colours")
+
+
 @pytest.mark.parametrize(
     ("name", "table", "page"),
     [

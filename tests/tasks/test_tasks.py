@@ -16,7 +16,7 @@ from medldm.models.looks import looks
 from medldm.resample import field_of_view_affine
 from medldm.settings import Denoise
 from medldm.tasks import TASKS
-from medldm.tasks.choices import pick_precision
+from medldm.tasks.choices import fitted_pixels, pick_precision
 from medldm.tasks.pipeline import silent
 from medldm.tasks.planes import Drawing, estimate, infer, refine, smooth_along_stack
 from medldm.zoo import card
@@ -235,22 +235,27 @@ def test_tiles_agree_on_the_noise_they_draw(tiny_model):
     assert float((whole - tiled).abs().mean()) < 0.1 * float((whole - first).abs().mean())
 
 
-def test_chunks_of_planes_give_what_the_whole_stack_gives(tiny_model, monkeypatch):
+def test_chunks_of_planes_give_what_the_whole_stack_gives(tiny_model):
     chain = load_chain(card(str(tiny_model)))
     y = torch.rand(32, 32, 48, generator=torch.Generator().manual_seed(0))
     seen = Observation(y, torch.ones_like(y))
-    drawing = Drawing()
     ways = looks((), (), y.shape, (1, 1, 1))
     sigma = torch.full((1, 1, 1), 0.05)
 
-    def restored():
+    def restored(drawing):
         first = estimate(chain, seen, sigma, ways, drawing, silent)
         return refine(chain, seen, sigma, ways, drawing, first, silent)
 
-    whole = restored()
+    whole = restored(Drawing())
     assert torch.allclose(whole, chain.restore_volume(seen, sigma, ways), atol=1e-5)
-    monkeypatch.setattr("medldm.tasks.planes.PIXELS_AT_ONCE", 32 * 32 * 5)
-    assert torch.allclose(whole, restored(), atol=1e-5)
+    assert torch.allclose(whole, restored(Drawing(pixels=32 * 32 * 5)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("free_gb", "megapixels"), [(1, 0.2), (16, 2), (80, 8)])
+def test_a_graphics_card_takes_as_many_planes_as_a_quarter_of_its_memory_holds(free_gb, megapixels, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gb * 1e9), int(96e9)))
+    assert fitted_pixels("cuda:0") == pytest.approx(megapixels * 1e6)
+    assert fitted_pixels("cpu") == 200_000
 
 
 def test_a_sample_is_drawn_in_one_look_and_the_next_in_another(tiny_model):
