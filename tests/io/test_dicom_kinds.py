@@ -12,6 +12,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from medldm.errors import InputError, NotRestorable
 from medldm.io.dicom import find_series, read_series
+from medldm.io.dicom.pixels import decode, load
 
 
 @pytest.fixture
@@ -244,3 +245,26 @@ def end_of(series):
         return read_series(series, fix=True)
     except InputError as problem:
         return str(problem)
+
+
+def written_high(image, k):
+    """Twelve bits at the top of sixteen, as scanners of the eighties wrote them."""
+    image.HighBit = 15
+    image.PixelData = (
+        np.frombuffer(image.PixelData, np.int16 if image.PixelRepresentation else np.uint16) << 4
+    ).tobytes()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_that_lie_at_the_top_of_their_words_are_moved_down(signed, voxels, tmp_path):
+    seen = voxels - 300 if signed else voxels
+    folder = phantoms_dicom.write_series(tmp_path / "s", seen, signed=signed, bits=12, each=written_high)
+    assert np.array_equal(stored(folder), seen)
+    image = load(next(folder.iterdir()))
+    decode(image, folder)
+    assert image.BitsStored == 12  # what is derived from it says so too
+
+
+def test_a_high_bit_that_is_merely_wrong_changes_nothing(voxels, tmp_path):
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, bits=12, HighBit=15)
+    assert np.array_equal(stored(folder), voxels)

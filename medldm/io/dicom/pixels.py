@@ -200,10 +200,28 @@ def decode(dataset: Any, path: Path, number: int = 0) -> Voxels:
         check_stream(dataset, index)
         plugin = plugin_for(dataset.file_meta.TransferSyntaxUID)
         stored: Voxels = pixel_array(dataset, index=index, decoding_plugin=plugin)
+        stored = _right_aligned(dataset, index, plugin, stored)
     except Exception as problem:
         # pydicom passes on whatever its codecs raise; any of it means that this file has no usable pixels.
         raise InputError(_undecoded(dataset, path, problem)) from problem
     return stored
+
+
+def _right_aligned(dataset: Any, index: int | None, plugin: str, stored: Voxels) -> Voxels:
+    """Values whose bits lie at the top of their words, as old scanners wrote them and a HighBit tells, moved down.
+
+    A HighBit that is merely wrong is common, too: there the bits below the value are not all empty.
+    """
+    bits, high = int(dataset.BitsStored), int(dataset.get("HighBit", dataset.BitsStored - 1))
+    below = high + 1 - bits
+    if below <= 0 or high >= int(dataset.BitsAllocated):
+        return stored
+    dataset.BitsStored = high + 1  # for a moment: a copy of a data set shares its elements
+    try:
+        whole: Voxels = pixel_array(dataset, index=index, decoding_plugin=plugin)
+    finally:
+        dataset.BitsStored = bits
+    return whole >> below if whole.any() and not (whole & ((1 << below) - 1)).any() else stored
 
 
 def _undecoded(dataset: Any, path: Path, problem: Exception) -> str:
