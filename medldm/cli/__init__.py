@@ -6,6 +6,7 @@ stdout carries results, stderr everything else. Only this room speaks and exits.
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -27,6 +28,8 @@ HELP = {
     "fill-slices": "fill missing or damaged slices; measured ones stay bit for bit",
     "inpaint": "fill a region; everything outside stays bit for bit",
 }
+# What a file system says of a place that was named, and no mistake of ours.
+PLACES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP)
 BUG = "This is a bug in medldm, not your fault. Please report it with the command line and what -v prints."
 
 
@@ -208,6 +211,10 @@ def _guarded(words: list[str], verbose: bool) -> int:
         )
         return 8
     except Exception as problem:
+        if isinstance(problem, OSError) and problem.errno in PLACES and problem.filename is not None:
+            place = shown(os.fsdecode(problem.filename))
+            _say(f"medldm: {place} cannot be used: {problem.strerror}. Choose another place.")
+            return UsageError.exit_code
         _say(f"medldm: {type(problem).__name__}: {shown(str(problem))}\n{BUG}")
         if verbose:
             logging.getLogger("medldm").exception("details")

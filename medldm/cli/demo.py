@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +84,7 @@ def clinical(reference: Volume) -> Volume:
 def compare(reference: Volume, source: Volume, result: Volume) -> tuple[float, float]:
     """PSNR in the foreground against the scan before it was damaged, of linear interpolation and of the result, dB."""
     from medldm.intensity import foreground_mask, mri_scaling
+    from medldm.metrics import psnr
     from medldm.resample import resample_to
 
     scaling = mri_scaling(reference.voxels)
@@ -100,11 +100,8 @@ def compare(reference: Volume, source: Volume, result: Volume) -> tuple[float, f
     # Half a slice at either end lies beyond the outermost slice centres, where interpolation has no answer.
     inside = inside & np.isfinite(interpolated)
 
-    def psnr(voxels: Voxels) -> float:
-        error = float(np.square(scaling.apply(voxels) - clean)[inside].mean())
-        return -10 * math.log10(max(error, 1e-12))
-
-    return psnr(interpolated), psnr(restored)
+    before, after = (psnr(scaling.apply(each), clean, inside) for each in (interpolated, restored))
+    return before, after
 
 
 def bridged(voxels: Voxels, axis: int) -> Voxels:

@@ -138,7 +138,7 @@ def _picture(path: Path, width: int) -> str:
     try:
         with Image.open(path) as image:
             small = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as problem:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
         log.warning("%s is not shown in the report: %s", path, problem)
         return ""
     small.thumbnail((width, width))

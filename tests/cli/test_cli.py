@@ -320,6 +320,14 @@ def test_a_bug_of_ours_is_code_1_and_asks_for_a_report(scan_file, tmp_path, rest
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("words", [["denoise", "SCAN", "OUT"], ["demo", "OUT"], ["export-model", "ct-2d", "OUT"]])
+def test_a_name_that_no_file_system_takes_is_no_bug_of_ours(words, scan_file, tmp_path, capsys):
+    out = tmp_path / ("x" * 300)
+    assert main([str({"SCAN": scan_file, "OUT": out}.get(word, word)) for word in words]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith("cannot be used: File name too long. Choose another place.")
+
+
 def test_a_list_and_a_zip_are_scans_too(scan_file, tmp_path, restore):
     listed = tmp_path / "scans.txt"
     listed.write_text(f"# my scans\n{scan_file.name}\n")

@@ -89,6 +89,13 @@ def test_what_stands_out_is_flagged(tmp_path):
     assert flagged == {"3": ("5 voxels clipped",), "7": ("noise far above the others",)}
 
 
+def test_a_picture_that_would_burst_is_left_out(tmp_path, phantom, monkeypatch):
+    write_preview(phantom, phantom, tmp_path / "a_preview.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    page = write_page([Row("a", "done", 1.0, "", str(tmp_path / "a.nii.gz"))], tmp_path).read_text()
+    assert "data:image/jpeg;base64," not in page
+
+
 def test_a_picture_that_is_none_spoils_no_page(tmp_path):
     (tmp_path / "a_preview.png").write_bytes(b"\x89PNG")
     page = write_page([Row("a", "done", 1.0, "", str(tmp_path / "a.nii.gz"))], tmp_path).read_text()
