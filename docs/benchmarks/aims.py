@@ -178,8 +178,9 @@ WHY = {
     "Width and eight neighbours brought a tenth to half a decibel (record 0026), the flow nothing (0029). Best guess: "
     "more subjects, since the network has seen a hundred heads at most.",
     "Fidelity 0": "Losses on fine detail and on features of our encoder, with and without noise in the latent, four "
-    "steps and one (records 0007, 0008, 0026). More energy comes back, not in the right place. Best guess: the decoder "
-    "has had a few thousand steps, and a latent of a factor of four holds too little of what is finer.",
+    "steps and one (records 0007, 0008, 0026); trained for the distance alone the decoder falls silent and hands back "
+    "the U-Net's answer (0031). Best guess: the distance is a squared one, and the mean is its best answer; and the "
+    "decoder has had a few thousand steps on a latent that holds too little of what is fine.",
     "Lesions put in": "No lesions were drawn in training. Best guess: the mean of what is likely has none of 2 mm "
     "where noise or a gap hides it, and a filter that knows no anatomy keeps what it does not understand. Those wholly "
     "inside a gap cannot be known; the gallery shows them and the interval is wide there.",

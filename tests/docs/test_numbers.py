@@ -46,7 +46,7 @@ def test_the_readmes_tables_are_those_of_the_scores():
     assert shown.strip() == script("quote").tables(BENCHMARKS / "core").strip()
 
 
-@pytest.mark.parametrize("name", ["core", "ct", "rivals", "lesions"])
+@pytest.mark.parametrize("name", ["core", "more", "ct", "rivals", "lesions", "ablation"])
 def test_a_benchmarks_tables_are_those_of_its_scores(claims, name):
     made = markdown(claims.scores(name), {}, "").splitlines()
     for part in (BENCHMARKS / name / "table.md").read_text().split("\n\n###"):
@@ -59,7 +59,7 @@ def test_a_benchmarks_tables_are_those_of_its_scores(claims, name):
 def test_one_command_makes_every_benchmarks_table_again():
     """`docs/benchmarks/all.py`: what the scores say is there already, line by line."""
     every, claims = script("all"), script("claims")
-    assert set(every.ledgers()) >= {"core", "ct", "rivals", "lesions"}
+    assert set(every.ledgers()) >= {"core", "more", "ct", "rivals", "lesions", "ablation"}
     for name in every.ledgers():
         page = (BENCHMARKS / name / "table.md").read_text()
         assert every.refreshed(page, claims.scores(name)) == page, name
