@@ -2,8 +2,9 @@
 
 For each row the test scan on which the scores beside this file are lowest against plain interpolation (or the
 measurement), and, of scans with lesions put in, the lesion whose contrast was recovered least and the thickest blob
-that nobody put there. One PNG a case: what was measured, what came out, the truth, the error. Writes gallery/ beside
-itself, cases.csv and cases.md in it.
+that nobody put there. Of lesions wholly inside a gap, which nobody can know of, the one that came back least, beside
+the 90 % interval that marks it. One PNG a case: what was measured, what came out, the truth, the error. Writes gallery/
+beside itself, cases.csv and cases.md in it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import matplotlib
 import numpy as np
 from scipy import ndimage
 
-from medldm.benchmark.lesions import CONTRAST, distance_mm
+from medldm.benchmark.lesions import CONTRAST, LOST, Lesion, distance_mm, weight
 from medldm.benchmark.protocol import Trial, trials
 from medldm.benchmark.rivals import methods, nothing
 from medldm.benchmark.rows import FULL
 from medldm.benchmark.scans import few, scans
 from medldm.metrics import psnr
+from medldm.tasks import fill_slices
 from medldm.volume import Voxels
 
 matplotlib.use("Agg")
@@ -34,6 +36,8 @@ HERE = Path(__file__).parent
 OUT = HERE / "gallery"
 ROWS = {"noise-7": "nothing", "thick-4mm": "cubic", "every-4th-kept": "linear", "region-20mm": "nothing"}
 LESIONS = ("lesions-thick-4mm", "lesions-gap-of-5")
+GAPS = "lesions-gap-of-5"
+SAMPLES = 4  # what the intervals are calibrated for
 AROUND_MM = 28  # shown on either side of a lesion
 CASES = OUT / "cases.csv"
 
@@ -53,7 +57,14 @@ def worst_files() -> dict[str, tuple[str, float]]:
     return found
 
 
-def draw(trial: Trial, guess: Voxels, at: tuple[int, ...], case: Mapping[str, object], around_mm: float = 0) -> None:
+def draw(
+    trial: Trial,
+    guess: Voxels,
+    at: tuple[int, ...],
+    case: Mapping[str, object],
+    around_mm: float = 0,
+    half_width: Voxels | None = None,
+) -> None:
     """One picture through a voxel, in the plane that shows the damage.
 
     Parameters
@@ -63,6 +74,7 @@ def draw(trial: Trial, guess: Voxels, at: tuple[int, ...], case: Mapping[str, ob
     at : voxel to show
     case : with the picture's name and the words of its title
     around_mm : show so much around the voxel, and a ring about it; 0 shows the whole plane
+    half_width : (X, Y, Z) of the interval, to show beside
     """
     axis = trial.facts["axis"]
     shown = next(a for a in (0, 1, 2) if a != axis) if trial.row.verb != "denoise" else axis
@@ -70,10 +82,15 @@ def draw(trial: Trial, guess: Voxels, at: tuple[int, ...], case: Mapping[str, ob
     images = [nothing(trial), guess, trial.reference]
     planes = [np.take(np.asarray(image), at[shown], axis=shown).T for image in images]
     planes.append(np.abs(planes[1] - planes[2]))
+    titles = ["measured", "restored", "truth", "error"]
+    if half_width is not None:
+        planes.append(np.take(half_width, at[shown], axis=shown).T)
+        titles.append("half width of the interval")
     mm = spacing(trial)
-    figure, axes = plt.subplots(1, 4, figsize=(13, 4.1 if around_mm else 3.7), layout="constrained")
-    for each, plane, word in zip(axes, planes, ("measured", "restored", "truth", "error"), strict=True):
-        low, high, colours = (0, 0.3, "inferno") if word == "error" else (0, 1.05, "gray")
+    wide = 13 / 4 * len(planes)
+    figure, axes = plt.subplots(1, len(planes), figsize=(wide, 4.1 if around_mm else 3.7), layout="constrained")
+    for each, plane, word in zip(axes, planes, titles, strict=True):
+        low, high, colours = (0, 1.05, "gray") if word in titles[:3] else (0, 0.3, "inferno")
         each.imshow(plane, origin="lower", cmap=colours, vmin=low, vmax=high, aspect=mm[rest[1]] / mm[rest[0]])
         each.set_title(word)
         each.set_axis_off()
@@ -83,7 +100,7 @@ def draw(trial: Trial, guess: Voxels, at: tuple[int, ...], case: Mapping[str, ob
             each.add_patch(ring)
             each.set_xlim(x - around_mm / mm[rest[0]], x + around_mm / mm[rest[0]])
             each.set_ylim(y - around_mm / mm[rest[1]], y + around_mm / mm[rest[1]])
-    figure.suptitle(words(case))
+    figure.suptitle(words(case).split(": nobody can know")[0])
     figure.savefig(OUT / str(case["picture"]), dpi=72)
     plt.close(figure)
 
@@ -125,6 +142,8 @@ def lesions(data: Path) -> Iterator[dict[str, Any]]:
                 assert guess is not None
                 assert trial.healthy is not None
                 for lesion in trial.lesions:
+                    if wholly_lost(trial, lesion):
+                        continue  # has a picture of its own
                     came = float((guess - trial.healthy)[lesion.centre]) / lesion.contrast
                     lost.append((came, lesion.centre, lesion.diameter_mm, trial, guess))
                 thickness, sign, centre = thickest_blob(trial, guess)
@@ -141,6 +160,40 @@ def lesions(data: Path) -> Iterator[dict[str, Any]]:
             case |= {"scan": trial.measured.name, "share": sign}
             draw(trial, guess, centre, case, AROUND_MM)
             yield case
+
+
+def hidden(data: Path) -> Iterator[dict[str, Any]]:
+    """Lesions wholly inside a gap: whether the interval marks them; draws the one that came back least."""
+    row = next(each for each in FULL if each.name == GAPS)
+    found = []
+    for scan in few(scans(data, "test"), 8):
+        for trial in trials(row, scan):
+            missing, axis = tuple(trial.facts["missing"]), trial.facts["axis"]
+            done = fill_slices(trial.stored(), missing, axis=axis, samples=SAMPLES, model="brain-mri-2d")
+            assert done.half_width is not None
+            assert trial.healthy is not None
+            guess, half = np.asarray(done.voxels, np.float32), np.asarray(done.half_width)
+            for lesion in trial.lesions:
+                if not wholly_lost(trial, lesion):
+                    continue
+                inside = weight(lesion, guess.shape, spacing(trial)) > LOST
+                came = float((guess - trial.healthy)[inside].mean()) / lesion.contrast
+                held = float((np.abs(guess - trial.reference) <= half)[inside].mean())
+                found.append((came, held, float(half[inside].mean()), lesion, trial, guess, half))
+    if not found:
+        return
+    came, _, _, lesion, trial, guess, half = min(found, key=lambda each: abs(each[0]))
+    case = {"picture": f"{GAPS}-hidden.png", "row": GAPS, "kind": "hidden", "size_mm": lesion.diameter_mm}
+    case |= {"scan": trial.measured.name, "share": round(came, 4), "count": len(found)}
+    case |= {"held": round(float(np.mean([each[1] for each in found])), 4)}
+    case |= {"half_width": round(float(np.mean([each[2] for each in found])), 4)}
+    draw(trial, guess, lesion.centre, case, AROUND_MM, half)
+    yield case
+
+
+def wholly_lost(trial: Trial, lesion: Lesion) -> bool:
+    """Whether no voxel of a lesion was measured."""
+    return trial.lost is not None and bool(trial.lost[weight(lesion, trial.reference.shape, spacing(trial)) > 0].all())
 
 
 def thickest_blob(trial: Trial, guess: Voxels) -> tuple[float, int, tuple[int, ...]]:
@@ -172,6 +225,15 @@ def words(case: Mapping[str, object]) -> str:
     if case["kind"] == "lost":
         share = 100 * float(str(case["share"]))
         return f"{case['row']}: a lesion of {float(str(case['size_mm'])):g} mm of which {share:.0f} % came back"
+    if case["kind"] == "hidden":
+        share, held = (100 * float(str(case[name])) for name in ("share", "held"))
+        size, half = (float(str(case[name])) for name in ("size_mm", "half_width"))
+        return (
+            f"{case['row']}: a lesion of {size:g} mm wholly inside a gap, of which {share:.0f} % came back: nobody can "
+            f"know of it. The half width of the 90 % interval, zero where slices were measured, is {half:.2f} in "
+            f"{case['count']} such lesions of a contrast of {CONTRAST:g}, and holds {held:.0f} % of their voxels: it "
+            "says where the network guesses, not that a lesion is there"
+        )
     kind = "brighter" if int(str(case["share"])) > 0 else "darker"
     return (
         f"{case['row']}: nobody put a lesion here; the thickest spot ({float(str(case['size_mm'])):.1f} mm) {kind} "
@@ -195,11 +257,24 @@ def page(cases: list[dict[str, str]]) -> str:
 def main(data: Path) -> None:
     """Pictures, and the page that shows them."""
     OUT.mkdir(exist_ok=True)
-    columns = ("picture", "row", "kind", "scan", "psnr_db", "gain_db", "against", "size_mm", "share")
+    columns = (
+        "picture",
+        "row",
+        "kind",
+        "scan",
+        "psnr_db",
+        "gain_db",
+        "against",
+        "size_mm",
+        "share",
+        "held",
+        "half_width",
+        "count",
+    )
     with CASES.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        for case in (*worst_cases(data), *lesions(data)):
+        for case in (*worst_cases(data), *lesions(data), *hidden(data)):
             writer.writerow(case)
             print(words(case), flush=True)
     (OUT / "cases.md").write_text(page(read()))
