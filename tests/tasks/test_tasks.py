@@ -12,13 +12,16 @@ import medldm
 from medldm.chain import load_chain
 from medldm.degradations import Observation, ThickSlices
 from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotRestorable, UsageError
+from medldm.intensity import mri_scaling
 from medldm.models.looks import looks
 from medldm.resample import field_of_view_affine
+from medldm.samples import sample_path
 from medldm.settings import Denoise
 from medldm.tasks import TASKS
 from medldm.tasks.choices import fitted_pixels, pick_precision
-from medldm.tasks.pipeline import silent
+from medldm.tasks.pipeline import residual, silent
 from medldm.tasks.planes import Drawing, estimate, infer, refine, smooth_along_stack
+from medldm.volume import Stored, Volume
 from medldm.zoo import card
 
 
@@ -58,6 +61,22 @@ def test_slices_are_counted_as_the_file_counts_them(phantom, model, tmp_path):
     changed = [k for k in range(before.shape[2]) if not np.array_equal(before[..., k], after[..., k])]
     assert set(changed) <= {3, 5, 6}
     assert filled.history[-1].facts["invented_slices"] == [3, 5, 6]
+
+
+@pytest.mark.parametrize("made", ["gaussian", "rect"])
+@pytest.mark.parametrize("told", ["gaussian", "rect"])
+def test_a_scan_says_which_slice_profile_it_was_made_with(made, told, caplog):
+    """A wrong one would be deconvolved into ringing; nobody knows the profile of a file."""
+    clean = medldm.read(sample_path("mr"))
+    block = torch.from_numpy(mri_scaling(clean.voxels).apply(clean.voxels)[30:126, 40:136, 30:126].copy())
+    thick = ThickSlices(96, 2, 4.0, profile=made)
+    measured = Volume(thick.degrade(block).numpy(), np.diag([1.0, 1, 4, 1]), stored=Stored(modality="mr"))
+    thin = medldm.super_resolve(measured, 1.0, slice_profile=told, noise=0.0, model="brain-mri-2d")
+    facts = thin.history[-1].facts
+    assert facts["slice_profile"] == made
+    assert any("profile" in note for note in facts["notes"]) == (made != told) == ("profile that was" in caplog.text)
+    scaled = torch.from_numpy(np.array(thin.voxels))
+    assert residual(thick, scaled, torch.from_numpy(np.array(measured.voxels))) < 0.01
 
 
 @pytest.mark.parametrize("spacing", [2.0, 3.0, 4.0, 2.5])
