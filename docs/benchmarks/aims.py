@@ -172,8 +172,9 @@ WHY = {
     "groups like patches of the very scan, where a small network knows other people's.",
     "Denoising CT": "On the drawn object non-local means finds the same disc many times over and no network trained on "
     "patients has seen its like; more training made it worse (record 0024). On the patient we are ahead.",
-    "Thick slices": "The lines with noise, with a wrong profile or at extreme spacings lie below the others. Width and "
-    "neighbours brought most (record 0026); projection onto the measurement brings a third of a decibel (0029).",
+    "Thick slices": "Rectangular slices leave less to win than Gaussian ones, since cubic interpolation of them is "
+    "better; a profile that was told wrongly is noticed (record 0032), and cost a decibel more than interpolation "
+    "before that. Width and neighbours brought most elsewhere (0026), projection a third of a decibel (0029).",
     "Missing slices": "Where three of four slices are gone, what could stand there varies more than any mean can show. "
     "Width and eight neighbours brought a tenth to half a decibel (record 0026), the flow nothing (0029). Best guess: "
     "more subjects, since the network has seen a hundred heads at most.",
