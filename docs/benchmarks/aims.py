@@ -78,7 +78,8 @@ def noise() -> list[Line]:
     found = [over(kind, "rivals", row, by=1.0) for row in ("noise-3", "noise-7")]
     kind = "Denoising MRI, best of NLM and TV"
     found += [over(kind, folder, row) for folder in ("core", "more") for row in rows(folder) if row.startswith("noise")]
-    return found + [over("Denoising CT", "ct", row, "medldm-ct") for row in rows("ct")]
+    doses = [row for row in rows("ct") if "dose" in row]
+    return found + [over("Denoising CT", "ct", row, "medldm-ct") for row in doses]
 
 
 def rows(folder: str) -> list[str]:
@@ -97,6 +98,14 @@ def slices() -> list[Line]:
             elif row.startswith(("every", "gap", "random", "edge")):
                 found.append(over("Missing slices, better of linear and cubic", folder, row, by=1.5))
     return found
+
+
+def planes() -> list[Line]:
+    """Coarse planes and lost regions, of which no more was asked than to be above the rest."""
+    found = [over("Coarse planes, best of the rest", "core", row) for row in rows("core") if row.startswith("plane")]
+    found += [over("Coarse planes, best of the rest", "ct", row, "medldm-ct") for row in rows("ct") if "plane" in row]
+    regions = [(folder, row) for folder in ("core", "more") for row in rows(folder) if row.startswith("region")]
+    return found + [over("Lost regions, smooth filling", folder, row) for folder, row in regions]
 
 
 def sharp() -> list[Line]:
@@ -193,7 +202,7 @@ WHY = {
 
 def lines() -> list[Line]:
     """All aims that scores speak of."""
-    return [*noise(), *slices(), *sharp(), *lesions(), *coverage(), *speed()]
+    return [*noise(), *slices(), *planes(), *sharp(), *lesions(), *coverage(), *speed()]
 
 
 def page(found: list[Line]) -> str:
