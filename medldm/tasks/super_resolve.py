@@ -96,7 +96,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
                 f"estimate is {100 * (1 - found / told):.0f} % nearer to the scan with a {profile} one, which was used"
             )
             job.notes.append(note)
-            log.warning(note)
+            log.info(note)  # most scans made in planes are closer to rectangles: no matter for alarm
     restored = reconcile(
         degradation, restored, measured, positive=job.modality == "mr" and bool((measured >= 0).all()), exact=noise == 0
     )
