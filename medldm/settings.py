@@ -109,7 +109,11 @@ class SuperResolve(Settings):
     slice_thickness: float | None = knob(
         None, "slice thickness; the file's, else the slice spacing, when not given", unit="mm", low=0.05, high=100
     )
-    slice_profile: str = knob("gaussian", "shape of a slice", choices=("gaussian", "rect"))
+    slice_profile: str = knob(
+        "gaussian",
+        "shape of a slice; gaussian gives way to rect where the scan contradicts it",
+        choices=("gaussian", "rect"),
+    )
     noise: float | None = knob(
         None, "noise level; estimated when not given", unit="MRI: fraction of the 99.5th percentile; CT: HU", low=0
     )
@@ -140,7 +144,11 @@ class Restore(Settings):
     slice_thickness: float | None = knob(
         None, "slice thickness; the file's, else the slice spacing, when not given", unit="mm", low=0.05, high=100
     )
-    slice_profile: str = knob("gaussian", "shape of a slice", choices=("gaussian", "rect"))
+    slice_profile: str = knob(
+        "gaussian",
+        "shape of a slice; gaussian gives way to rect where the scan contradicts it",
+        choices=("gaussian", "rect"),
+    )
     thick_from: float = knob(1.5, "super-resolve when slices are farther apart than this", unit="mm", low=0.1, high=20)
     thick_ratio: float = knob(1.5, "and than this many times the in-plane spacing", low=1, high=20)
     finest: float = knob(1.0, "never ask for thinner slices than this", unit="mm", low=0.3, high=10)

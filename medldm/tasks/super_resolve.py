@@ -90,11 +90,13 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
         rival = damage(volume, grid, thickness_mm, other, noise, tuple(places), job.modality)
         told, found = (residual(each, restored, measured) for each in (degradation, rival))
         if found < CONTRADICTS * told:
-            degradation, profile, rejected = rival, other, profile
+            # Gaussian is what nobody said; a rectangle is somebody's word, and stands.
+            assumed, used = profile, profile if profile == "rect" else other
             note = (
-                f"the slices of {volume.name} do not have the {rejected} profile that was assumed: measured again, the "
-                f"estimate is {100 * (1 - found / told):.0f} % nearer to the scan with a {profile} one, which was used"
+                f"the slices of {volume.name} do not look as if they had a {assumed} profile: measured again, the "
+                f"estimate is {100 * (1 - found / told):.0f} % nearer to the scan with a {other} one; {used} was used"
             )
+            degradation, profile = (degradation, profile) if used == assumed else (rival, other)
             job.notes.append(note)
             log.info(note)  # most scans made in planes are closer to rectangles: no matter for alarm
     restored = reconcile(

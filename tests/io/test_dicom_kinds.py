@@ -265,6 +265,7 @@ def test_bits_that_lie_at_the_top_of_their_words_are_moved_down(signed, voxels, 
     assert image.BitsStored == 12  # what is derived from it says so too
 
 
-def test_a_high_bit_that_is_merely_wrong_changes_nothing(voxels, tmp_path):
-    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, bits=12, HighBit=15)
+@pytest.mark.parametrize("high", [15, None])
+def test_a_high_bit_that_is_merely_wrong_changes_nothing(high, voxels, tmp_path):
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, bits=12, HighBit=high)
     assert np.array_equal(stored(folder), voxels)

@@ -212,8 +212,8 @@ def _right_aligned(dataset: Any, index: int | None, plugin: str, stored: Voxels)
 
     A HighBit that is merely wrong is common, too: there the bits below the value are not all empty.
     """
-    bits, high = int(dataset.BitsStored), int(dataset.get("HighBit", dataset.BitsStored - 1))
-    below = high + 1 - bits
+    bits, high = dataset.BitsStored, dataset.get("HighBit")
+    below = high + 1 - bits if isinstance(high, int) else 0  # some leave it empty
     if below <= 0 or high >= int(dataset.BitsAllocated):
         return stored
     dataset.BitsStored = high + 1  # for a moment: a copy of a data set shares its elements
