@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,10 +27,13 @@ from medldm.batch.work import Work
 from medldm.errors import MedldmError, ResourceError, UsageError
 from medldm.io.scans import Case, output_path
 
+log = logging.getLogger(__name__)
+
 TRIES = 2  # a case that took this many workers with it is given up
 QUIET = logging.CRITICAL  # what became of workers is told by the rows
 PATIENCE = 20  # seconds until a scheduler answers
 PAUSES = (2, 10, 30)  # seconds that a case waits for memory before it is tried again
+LONELY = 60  # seconds between two looks for workers
 AHEAD = 2  # cases on their way for each worker: one in work, one waiting
 
 
@@ -61,7 +65,7 @@ def spread_out(run: Run, cases: list[Case], out: Path, tell: Callable[[Work], bo
     marks = out.absolute() / f".tries-{uuid.uuid4().hex}"
     away = replace(run, watch=Watch(preview=run.watch.preview), protected=Protected())
     left, number, going_on = iter(cases), 0, True
-    with connected(run) as client:
+    with connected(run) as client, missing_workers_told(client):
         answers, under_way = as_completed([], loop=client.loop), {}
 
         def send(case: Case) -> None:
@@ -220,6 +224,36 @@ def connected(run: Run) -> Iterator[Any]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@contextmanager
+def missing_workers_told(client: Any) -> Iterator[None]:
+    """Say so when a cluster has no worker left: new ones may come, so the batch waits, but nobody should wonder.
+
+    Parameters
+    ----------
+    client : of Dask
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        told = False
+        while not over.wait(LONELY):
+            gone = not client.scheduler_info(n_workers=-1)["workers"]
+            if gone and not told:
+                log.warning(
+                    "The Dask scheduler has no worker; the batch waits for one. Start `dask worker ADDRESS`, or stop "
+                    "here and run the same command again later."
+                )
+            told = gone
+
+    watching = threading.Thread(target=watch, name="medldm-workers", daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import pytest
 
 pytest.importorskip("distributed")
 
+from distributed import Client
+
 from medldm.batch import Options, Watch, run_batch
 from medldm.batch.cluster import AHEAD, environments
 from medldm.errors import ResourceError
@@ -70,11 +72,23 @@ def cluster(folder, workers):
     worker += ["--preload", str(folder / "preload.py"), "--local-directory", str(folder), "--memory-limit", "0"]
     running = [subprocess.Popen(words, env=environment, **quiet) for words in (scheduler, worker)]
     try:
+        all_up(address, workers)
         yield address
     finally:
         for process in reversed(running):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def all_up(address, workers):
+    """Wait for workers and their nannies.
+
+    `dask worker` ends as a whole when one of its workers dies before its nanny calls it started; a case that kills at
+    once would end them all, where real ones first load a model.
+    """
+    with Client(address, timeout=60, set_as_default=False) as client:
+        client.wait_for_workers(workers, timeout=60)
+        until(lambda: set(client.run(lambda dask_worker: dask_worker.status.name, nanny=True).values()) == {"running"})
 
 
 def scans(folder, *names):
@@ -149,6 +163,24 @@ def test_a_case_that_finds_no_memory_beside_its_neighbours_waits_for_it(tmp_path
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     row, full = cluster.one_away(Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", tmp_path / "marks")
     assert (row.status, full, len(reads)) == ("done", False, 3)
+
+
+def test_a_cluster_without_workers_is_waited_for_in_words(monkeypatch, caplog):
+    from types import SimpleNamespace
+
+    from medldm.batch import cluster
+
+    workers = {"tcp://a": {}}
+    client = SimpleNamespace(scheduler_info=lambda n_workers: {"workers": workers})
+    monkeypatch.setattr(cluster, "LONELY", 0.01)
+    with cluster.missing_workers_told(client):
+        time.sleep(0.1)
+        assert not caplog.records
+        workers.clear()
+        until(lambda: caplog.records, 5)
+        time.sleep(0.1)
+    assert len(caplog.records) == 1  # once, not every minute
+    assert "no worker" in caplog.text
 
 
 def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
