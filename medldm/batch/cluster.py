@@ -34,6 +34,7 @@ QUIET = logging.CRITICAL  # what became of workers is told by the rows
 PATIENCE = 20  # seconds until a scheduler answers
 PAUSES = (2, 10, 30)  # seconds that a case waits for memory before it is tried again
 LONELY = 60  # seconds between two looks for workers
+ANSWERED = 2  # seconds that the last look may take
 AHEAD = 2  # cases on their way for each worker: one in work, one waiting
 
 
@@ -239,8 +240,11 @@ def missing_workers_told(client: Any) -> Iterator[None]:
     def watch() -> None:
         told = False
         while not over.wait(LONELY):
-            gone = not client.scheduler_info(n_workers=-1)["workers"]
-            if gone and not told:
+            try:
+                gone = not client.scheduler_info(n_workers=-1).get("workers")
+            except (OSError, RuntimeError):  # its client is closed, or is about to say so itself
+                return
+            if gone and not told and not over.is_set():
                 log.warning(
                     "The Dask scheduler has no worker; the batch waits for one. Start `dask worker ADDRESS`, or stop "
                     "here and run the same command again later."
@@ -253,7 +257,7 @@ def missing_workers_told(client: Any) -> Iterator[None]:
         yield
     finally:
         over.set()
-        watching.join()
+        watching.join(ANSWERED)  # a scheduler that hangs would keep it, and us
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
@@ -181,6 +182,27 @@ def test_a_cluster_without_workers_is_waited_for_in_words(monkeypatch, caplog):
         time.sleep(0.1)
     assert len(caplog.records) == 1  # once, not every minute
     assert "no worker" in caplog.text
+
+
+def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, caplog):
+    from types import SimpleNamespace
+
+    from medldm.batch import cluster
+
+    asked, answer = threading.Event(), threading.Event()
+
+    def scheduler_info(n_workers):
+        asked.set()
+        answer.wait()
+        return {}
+
+    monkeypatch.setattr(cluster, "LONELY", 0.01)
+    monkeypatch.setattr(cluster, "ANSWERED", 0.1)
+    with cluster.missing_workers_told(SimpleNamespace(scheduler_info=scheduler_info)):
+        assert asked.wait(5)
+    answer.set()
+    until(lambda: not any(thread.name == "medldm-workers" for thread in threading.enumerate()), 5)
+    assert not caplog.records  # what comes too late is of no interest
 
 
 def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
