@@ -58,6 +58,24 @@ class Cancelled(MedldmError):
     exit_code = 130
 
 
+def ending(problem: Exception) -> str:
+    """Status of a case that ended with this problem.
+
+    Parameters
+    ----------
+    problem : what was raised
+
+    Returns
+    -------
+    ``"skipped"`` for what medldm leaves alone on purpose, ``"refused"`` for what was understood and is unfit,
+    ``"failed"`` for what could not be read, written or computed
+    """
+    if isinstance(problem, NotRestorable):
+        return "skipped"
+    unfit = isinstance(problem, InputError | UsageError) and type(problem) is not InputError
+    return "refused" if unfit else "failed"
+
+
 def shown(words: str) -> str:
     """Words as they may stand on a screen or in a log: one line, nothing that steers a terminal, valid UTF-8.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from medldm.errors import MedldmError, ModelError, NotRestorable
+from medldm.errors import MedldmError, ModelError, ending
 from medldm.guard import check, untold
 from medldm.io import check_content, find_missing_slices, guess_modality, what_it_is
 from medldm.io.nifti import stem
@@ -135,7 +135,7 @@ class Finding:
     Parameters
     ----------
     name : relative place of its result
-    status : ``"restorable"``, ``"skipped"`` or ``"refused"``
+    status : ``"restorable"``, or as a batch would end: ``"skipped"``, ``"refused"`` or ``"failed"``
     reason : why not, or what would be done
     facts : geometry, noise, gaps, plan; JSON-ready
     """
@@ -186,19 +186,17 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
     """One scan of a tree."""
     name = case.place.as_posix()
     if case.skip or case.broken:
-        return Finding(name, "skipped" if case.skip else "refused", case.skip or case.broken)
+        return Finding(name, "skipped" if case.skip else "failed", case.skip or case.broken)
     try:
         volume = case.read()
-        check_content(volume)
+        check_content(volume, case.source)
         if reason := what_it_is(volume):
             return Finding(name, "skipped", f"it looks like {reason}", geometry(volume))
         plan = make_plan(volume, settings)
-    except NotRestorable as reason:
-        return Finding(name, "skipped", str(reason))
     except MedldmError as problem:
-        return Finding(name, "refused", str(problem))
+        return Finding(name, ending(problem), str(problem))
     except MemoryError:
-        return Finding(name, "refused", "it needs more memory than is free")
+        return Finding(name, "failed", "it needs more memory than is free")
     facts = geometry(volume) | {
         "modality": plan.modality,
         "missing_slices": list(plan.missing),

@@ -74,6 +74,6 @@ def test_inspect_tells_scans_masks_and_wrecks_apart(tmp_path):
         "scan": "restorable",
         "seg": "skipped",
         "four": "skipped",
-        "bad": "refused",
+        "bad": "failed",
     }
     assert "MR 48 x 56 x 40 voxels of 1 x 1 x 1 mm, RAS, int16" in told["scan"].lines()[1]

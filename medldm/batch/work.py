@@ -14,7 +14,7 @@ from medldm.batch.caselog import about, note, write_log
 from medldm.batch.cases import Ready, compute, finish, prepare
 from medldm.batch.options import Run
 from medldm.batch.summary import Row
-from medldm.errors import Cancelled, InputError, MedldmError, NotRestorable, ResourceError, UsageError
+from medldm.errors import Cancelled, MedldmError, ResourceError, ending
 from medldm.io.atomic import FULL
 from medldm.io.scans import Case, output_path
 from medldm.volume import Volume
@@ -98,11 +98,8 @@ class Work:
                 step()
             except (Cancelled, KeyboardInterrupt):
                 raise
-            except NotRestorable as problem:
-                self._end("skipped", self._sentence(str(problem)), started)
             except MedldmError as problem:
-                unfit = isinstance(problem, InputError | UsageError) and type(problem) is not InputError
-                self._end("refused" if unfit else "failed", self._sentence(str(problem)), started)
+                self._end(ending(problem), self._sentence(str(problem)), started)
                 self.full = isinstance(problem.__cause__, OSError) and problem.__cause__.errno in FULL
                 self.crowded = isinstance(problem, ResourceError)
             except MemoryError:

@@ -95,7 +95,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     if len(findings) == 1 and findings[0].status != "restorable":
         known = findings[0].reason.startswith(str(arguments.source))
         raise InputError(findings[0].reason if known else f"{arguments.source}: {findings[0].reason}")
-    return SOME_REFUSED if any(finding.status == "refused" for finding in findings) else 0
+    return SOME_REFUSED if any(finding.status in ("refused", "failed") for finding in findings) else 0
 
 
 def models(arguments: argparse.Namespace) -> int:
