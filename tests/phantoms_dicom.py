@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,3 +191,11 @@ def cut_short(path: Path, lost=900) -> Path:
     """A copy interrupted: the last bytes are not there."""
     path.write_bytes(path.read_bytes()[:-lost])
     return path
+
+
+def jpeg_lossless(folder: Path) -> Path:
+    """The same files with pixels packed as lossless JPEG, by GDCM's own program."""
+    tool = Path(sys.executable).with_name("gdcmconv")
+    for path in folder.iterdir():
+        subprocess.run([tool, "--jpeg", path, path], check=True)
+    return folder

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 import weakref
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock, Timeout
+
 from medldm.errors import InputError
+
+PREFIX, LOCK = "medldm-zip-", ".lock"
+START = b"PK\x03\x04"
 
 LARGEST = 64 * 2**30  # bytes after unpacking
 MOST = 1_000_000  # members
@@ -26,47 +32,91 @@ class Unpacked:
     Parameters
     ----------
     folder : removed with everything in it when the last reference goes, or when Python ends
+    lock : of this folder, held until then
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lock: FileLock | None = None) -> None:
         self.folder = folder
-        self._end = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._end = weakref.finalize(self, _removed, folder, lock)
 
     def __reduce__(self) -> tuple[type[Path], tuple[str]]:
         # A copy in another process must not remove what this one still needs.
         return Path, (str(self.folder),)
 
 
+def _removed(folder: Path, lock: FileLock | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock is not None:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
 def is_zip(path: Path) -> bool:
-    """Whether a file is called .zip and is one."""
-    return path.suffix.lower() == ".zip" and path.is_file()
+    """Whether a file is called .zip, or has no suffix and begins as archives do; numbers are part of a name."""
+    if path.suffix.lower() == ".zip":
+        return path.is_file()
+    if (path.suffix and not path.suffix[1:].isdigit()) or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(START)) == START
+    except OSError:
+        return False
 
 
-def unpack(archive: Path) -> Path:
-    """A zip archive in a temporary folder that the caller removes; nothing lands outside it.
+def unpack(archive: Path) -> Unpacked:
+    """A zip archive in a temporary folder; nothing lands outside it.
 
     Raises
     ------
     InputError
         Damaged, encrypted, too large, or with names that lead out of the folder.
     """
-    folder = Path(tempfile.mkdtemp(prefix="medldm-zip-"))
+    _sweep()
+    folder = Path(tempfile.gettempdir(), f"{PREFIX}{uuid.uuid4().hex}")
+    lock = FileLock(f"{folder}{LOCK}", thread_local=False)
+    taken: set[str] = set()
     try:
+        lock.acquire()  # before there is a folder that somebody could sweep
+        folder.mkdir(mode=0o700)
         with zipfile.ZipFile(archive) as packed:
             _check_size(packed, archive, shutil.disk_usage(folder).free)
             for info in packed.infolist():
                 if not info.is_dir():
                     _check_name(info, archive)
+                    info.filename = _own_name(info.filename, taken)
                     packed.extract(info, folder)
     except BaseException as problem:
         # Whatever stops it, Ctrl-C too: a patient's images stay in no forgotten folder.
-        shutil.rmtree(folder, ignore_errors=True)
+        _removed(folder, lock)
         if isinstance(problem, DAMAGE):
             raise InputError(
                 f"{archive} cannot be unpacked ({problem}). Unpack it yourself and name the folder."
             ) from problem
         raise
-    return folder
+    return Unpacked(folder, lock)
+
+
+def _sweep() -> None:
+    """Remove what a killed run has unpacked; a living one holds its lock, in whatever container it lives."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*{LOCK}"):
+        lock = FileLock(path, thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except (OSError, Timeout):  # alive, or somebody else's
+            continue
+        _removed(path.with_name(path.name.removesuffix(LOCK)), lock)
+
+
+def _own_name(name: str, taken: set[str]) -> str:
+    """A name that no other member has: an archive may hold one twice, and the second would replace the first."""
+    path, count = PurePosixPath(name.replace("\\", "/")), 1
+    own = path
+    while str(own).lower() in taken:  # as file systems see it that do not tell letters apart
+        count += 1
+        own = path.with_name(f"{path.stem}-{count}{path.suffix}")
+    taken.add(str(own).lower())
+    return str(own)
 
 
 def _check_size(packed: zipfile.ZipFile, archive: Path, free: int) -> None:

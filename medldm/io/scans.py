@@ -13,8 +13,7 @@ from typing import Any
 
 from medldm.errors import InputError, NotRestorable, UsageError
 from medldm.io import nifti_header as headers
-from medldm.io.archive import Unpacked, is_zip
-from medldm.io.archive import unpack as unpack  # the batch runner opens archives through this room
+from medldm.io.archive import is_zip, unpack
 from medldm.io.content import not_a_scan
 from medldm.io.dicom import Series, find_series, is_dicom, read_series
 from medldm.io.nifti import is_nifti, probe_nifti, read_nifti, stem
@@ -38,6 +37,8 @@ NEVER_WRITTEN = (
     ".npy",
 )
 COLUMNS = ("path", "file", "filename", "image", "scan", "nifti", "source")
+LOGS = "logs"
+PIPE = "is a pipe, a socket or a device, not a file. Write what comes out of it to a file first."
 SPREADS = tuple(f"_{kind}{end}" for kind in ("std", "halfwidth") for end in (".nii.gz", ".nii", ".dcm"))
 
 
@@ -145,6 +146,8 @@ def _must_be_there(source: Path) -> None:
         raise InputError(f"{source} does not exist. Check the path.") from problem
     except OSError as problem:
         raise InputError(f"{source} cannot be opened: {problem.strerror}.") from problem
+    if not source.is_dir() and not regular(source):
+        raise InputError(f"{source} {PIPE}")
 
 
 def output_path(case: Case, out: Path, form: str | None = None) -> Path:
@@ -225,7 +228,10 @@ def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     problems: dict[Path, str] = {}
     below = {path: list(_walk(path, problems)) if os.path.isdir(path) else [path] for path in map(Path.absolute, paths)}
-    files = list(dict.fromkeys(file for path, found in below.items() if os.path.exists(path) for file in found))
+    endless = [path for path in below if os.path.exists(path) and not (path.is_dir() or regular(path))]
+    problems |= dict.fromkeys(endless, "a pipe, a socket or a device")
+    there = {path: found for path, found in below.items() if os.path.exists(path) and path not in endless}
+    files = list(dict.fromkeys(file for found in there.values() for file in found))
     cases = _sorted_out(files, root, include, exclude, problems)
     known = {file for case in cases for file in case.files} | {path for path in files if is_zip(path)} | set(problems)
     for path, found in below.items():
@@ -235,19 +241,27 @@ def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -
     return cases
 
 
-def _found(source: Path, root: Path, include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
-    """Cases below one path, places relative to a root."""
+def _found(
+    source: Path, root: Path, include: Sequence[str], exclude: Sequence[str], *, packed: bool = False
+) -> list[Case]:
+    """Cases below one path, places relative to a root; in the folder of an archive no other is opened."""
     problems: dict[Path, str] = {}
     if source.is_file() and is_zip(source):
         return _zipped(source, Path(), include, exclude)
     files = list(_walk(source, problems)) if source.is_dir() else [source]
     if source in problems:
         raise InputError(f"{source} cannot be opened: {problems[source]}.")
-    return _sorted_out(files, root, include, exclude, problems)
+    return _sorted_out(files, root, include, exclude, problems, packed=packed)
 
 
 def _sorted_out(
-    files: list[Path], root: Path, include: Sequence[str], exclude: Sequence[str], problems: dict[Path, str]
+    files: list[Path],
+    root: Path,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    problems: dict[Path, str],
+    *,
+    packed: bool = False,
 ) -> list[Case]:
     """Cases of some files; what may have been one and cannot be read is noted and becomes a case that fails."""
     # Patterns are about scans: an archive is opened to see what is inside.
@@ -255,12 +269,18 @@ def _sorted_out(
     cases = [_nifti_case(path, root) for path in files if is_nifti(path)]
     others = [path for path in files if not is_nifti(path)]
     dicom = [path for path in others if is_dicom(path)]
-    cases += _dicom_cases(dicom, root)
+    zips = [path for path in others if is_zip(path)]
+    cases += _dicom_cases(dicom, root, [case.source for case in cases if not case.skip] + ([] if packed else zips))
     images = {file for case in cases for file in case.files}
     folders = {path.parent for path in dicom if path in images}
     for path in others:
-        if is_zip(path):
-            cases += _zipped(path, path.relative_to(root).with_suffix(""), include, exclude, root)
+        if is_zip(path) and packed:
+            told = f"{path.relative_to(root)} is an archive in an archive, and is not opened. Unpack the outer one."
+            cases.append(Case(path, path.relative_to(root), broken=told))
+        elif is_zip(path):
+            place = path.relative_to(root)
+            place = place.with_suffix("") if place.suffix.lower() == ".zip" else place
+            cases += _zipped(path, place, include, exclude, root)
         elif path not in images and (wrong := what_is_wrong(path, beside_dicom=path.parent in folders)):
             problems[path] = wrong
     wanted = {path: wrong for path, wrong in problems.items() if _wanted(path.relative_to(root), include, exclude)}
@@ -274,12 +294,12 @@ def _zipped(
 ) -> list[Case]:
     """Cases of an archive; one that cannot be opened is a case that fails, below a root, or an error without one."""
     try:
-        unpacked = Unpacked(unpack(path))
+        unpacked = unpack(path)
     except InputError as problem:
         if root is None:
             raise
         return [Case(path, below, broken=str(problem))]
-    inside = _found(unpacked.folder, unpacked.folder, include, exclude)
+    inside = _found(unpacked.folder, unpacked.folder, include, exclude, packed=True)
     return [replace(case, place=below / case.place, keep=unpacked) for case in inside]
 
 
@@ -298,10 +318,20 @@ def _header_speaks_against(path: Path) -> str:
         return ""
 
 
-def _dicom_cases(files: list[Path], root: Path) -> list[Case]:
-    """Series of all files; a place is the series' folder, and its name where that folder holds anything else."""
+def _dicom_cases(files: list[Path], root: Path, others: list[Path]) -> list[Case]:
+    """Series of all files; a place is the series' folder, and its name where that folder holds anything else.
+
+    A derived series is a folder of its own: the result of no other case may lie in it.
+
+    Parameters
+    ----------
+    files : DICOM
+    root : that places are relative to
+    others : files of other cases
+    """
     placed = [(_folder(series), series) for series in _all_series(files)]
-    within = Counter(at for folder, _ in placed for at in (folder, *folder.parents))
+    folders = [folder for folder, _ in placed] + [path.parent for path in others]
+    within = Counter(at for folder in folders for at in (folder, *folder.parents))
     cases, seen = [], dict[tuple[Path, str], int]()
     for folder, series in placed:
         number = series.number
@@ -310,6 +340,8 @@ def _dicom_cases(files: list[Path], root: Path) -> list[Case]:
         name = base if seen[folder, base] == 1 else f"{base}-{seen[folder, base]}"
         below = folder.relative_to(root)
         place = below / name if within[folder] > 1 or folder == root else below
+        if place.parts[0] == LOGS:  # a batch keeps its own there
+            place = Path(f"{LOGS}-2", *place.parts[1:])
         skip = series.reason if series.verdict == "not a volume" else ""
         cases.append(Case(folder, place, replace(series, name=name), skip))
     return cases

@@ -81,6 +81,8 @@ def _series(voxels, folder: Path) -> list[Seed]:
         planes = np.tile(voxels, (4, 5, 1)) if syntax == JPEG2000Lossless else voxels
         at = phantoms_dicom.write_series(folder / name, planes, slope=0.5, intercept=-7, shuffled=False)
         found.append(_damaged_slice(_packed(at, syntax)))
+    at = phantoms_dicom.write_series(folder / "jpeg", voxels, shuffled=False)
+    found.append(_damaged_slice(phantoms_dicom.jpeg_lossless(at)))
     at = phantoms_dicom.write_series(
         folder / "ct", voxels, modality="CT", missing=(2,), orientation=(0, 1, 0, 0, 0, -1)
     )

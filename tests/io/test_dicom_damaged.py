@@ -5,6 +5,7 @@ interpolation (--fix) must reproduce it too.
 """
 
 import shutil
+import time
 from functools import partial
 
 import numpy as np
@@ -247,3 +248,32 @@ def test_of_duplicates_the_first_is_kept(tmp_path):
     assert not [
         image for image in read_series(series, fix=True).stored.header if image.path.name.startswith("a-second")
     ]
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_stray_slice_half_way_does_not_halve_the_spacing_of_a_few(count, after, tmp_path):
+    along = sorted([*(STEP * k for k in range(count)), STEP * (after + 0.5)])
+    (series,) = find_series(draw(tmp_path / "s", count=count + 1, along=along, shuffled=False, SliceThickness=STEP))
+    assert series.verdict == "irregular"
+
+
+def test_a_few_slices_of_which_one_was_lost_are_known_by_their_numbers(tmp_path):
+    (series,) = find_series(draw(tmp_path / "s", count=4, missing=(2,), shuffled=False, SliceThickness=STEP))
+    assert (series.verdict, series.spacing[2]) == ("missing", pytest.approx(STEP))
+
+
+def test_slices_that_turn_a_little_are_no_localizer(tmp_path):
+    def turned(image, k):
+        angle = np.radians(1.5 * (k % 2))
+        image.ImageOrientationPatient = [np.cos(angle), np.sin(angle), 0, -np.sin(angle), np.cos(angle), 0]
+
+    found = find_series(draw(tmp_path / "s", count=8, each=turned))
+    assert not [series for series in found if "localizer" in series.reason]
+
+
+def test_hundreds_of_kinds_of_images_are_told_apart_in_seconds(tmp_path):
+    folder = draw(tmp_path / "s", count=400, each=lambda image, k: setattr(image, "ImageType", ["ORIGINAL", f"K{k}"]))
+    begun = time.monotonic()
+    assert len(find_series(folder)) == 400
+    assert time.monotonic() - begun < 10  # it were minutes when all were compared with all

@@ -101,6 +101,28 @@ def test_compressed_pixels_are_those_of_the_original(syntax, signed, voxels, tmp
     assert np.array_equal(stored(folder), voxels)
 
 
+def test_lossless_jpeg_gives_the_pixels_of_the_original(voxels, tmp_path):
+    assert np.array_equal(
+        stored(phantoms_dicom.jpeg_lossless(phantoms_dicom.write_series(tmp_path / "s", voxels))), voxels
+    )
+
+
+@pytest.mark.parametrize(("said", "step"), [({}, 2.0), ({"SpacingBetweenSlices": 6}, 6.0)])
+def test_a_single_image_is_as_thick_as_its_header_says(said, step, voxels, tmp_path):
+    volume = read_series(only(phantoms_dicom.write_series(tmp_path / "s", voxels[:, :, :1], **said)))
+    assert volume.spacing[2] == pytest.approx(step)
+    assert volume.stored.note == ()
+
+
+def test_a_single_image_of_unknown_thickness_says_what_is_assumed(voxels, tmp_path):
+    folder = phantoms_dicom.write_series(
+        tmp_path / "s", voxels[:, :, :1], SliceThickness=None, SpacingBetweenSlices=None
+    )
+    volume = read_series(only(folder))
+    assert volume.spacing[2] == 1.0
+    assert "1 mm is assumed" in volume.stored.note[0]
+
+
 def test_a_missing_codec_is_named_with_the_package_to_install(voxels, tmp_path, monkeypatch):
     folder = phantoms_dicom.write_series(tmp_path / "s", voxels)
     phantoms_dicom.edit(folder, lambda image: image.compress(JPEGLSLossless, generate_instance_uid=False))

@@ -4,11 +4,15 @@ import errno
 import json
 import os
 import pickle
+import subprocess
+import sys
+import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import phantoms
+import phantoms_dicom
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -220,6 +224,56 @@ def test_an_unpacked_folder_goes_with_its_last_holder(tmp_path):
     keeper = Unpacked(held)
     del keeper
     assert not held.exists()
+
+
+def test_no_other_result_lies_in_the_folder_of_a_series(tmp_path):
+    voxels = phantoms.brain((8, 8, 4)).astype(np.int16)
+    phantoms_dicom.write_series(tmp_path / "x", voxels)
+    nifti(tmp_path / "x" / "scan.nii")
+    phantoms_dicom.write_series(tmp_path / "logs", voxels, number=4)
+    assert [case.place.as_posix() for case in find_cases(tmp_path)] == ["logs-2", "x/scan", "x/series-003"]
+
+
+def test_what_a_killed_run_has_unpacked_goes_with_the_next_archive(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("scan.nii", b"a patient")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    told = (
+        "import os, sys; from medldm.io.archive import unpack; kept = unpack(__import__('pathlib').Path(sys.argv[1]));"
+    )
+    dead = f"{told} os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", dead, str(tmp_path / "a.zip")], check=False)
+    (left,) = (tmp_path / "temporary").glob("*/scan.nii")
+    alive = unpack(tmp_path / "a.zip")
+    other = unpack(tmp_path / "a.zip")
+    assert not left.exists()
+    assert alive.folder.exists()
+    assert other.folder.exists()
+    del alive, other
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_members_of_one_name_are_all_kept(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, name in enumerate(["x/1.dcm", "x/1.dcm", "X/1.DCM", "./x/1.dcm"]):
+            packed.writestr(name, str(number))
+    unpacked = unpack(tmp_path / "a.zip")
+    assert sorted(path.read_text() for path in unpacked.folder.rglob("*") if path.is_file()) == ["0", "1", "2", "3"]
+
+
+def test_an_archive_without_a_suffix_is_opened(tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("export", "1.2.840"):
+        with zipfile.ZipFile(tree / name, "w") as packed:
+            packed.write(nifti(tmp_path / "scan.nii"), "scan.nii")
+    assert [(case.place.as_posix(), case.read().shape) for case in find_cases(tree)] == [
+        ("1.2.840/scan", (6, 5, 4)),
+        ("export/scan", (6, 5, 4)),
+    ]
 
 
 def test_nothing_to_find_is_a_sentence(tmp_path):

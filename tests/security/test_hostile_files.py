@@ -5,6 +5,9 @@ import json
 import logging
 import os
 import struct
+import subprocess
+import sys
+import time
 import warnings
 import zipfile
 import zlib
@@ -12,6 +15,7 @@ import zlib
 import numpy as np
 import phantoms
 import phantoms_dicom
+import psutil
 import pydicom
 import pytest
 
@@ -19,7 +23,7 @@ import medldm.io.archive
 from medldm.cli import main
 from medldm.errors import InputError, MedldmError, shown
 from medldm.io.archive import unpack
-from medldm.io.dicom import codecs, find_series, read_series
+from medldm.io.dicom import apart, codecs, find_series, read_series
 from medldm.io.dicom import header as dicom_header
 from medldm.io.nifti import read_nifti
 from medldm.io.scans import find_cases
@@ -76,15 +80,16 @@ def test_an_archive_larger_than_allowed_is_not_unpacked(tmp_path, monkeypatch):
         unpack(tmp_path / "x.zip")
 
 
-def test_archives_in_archives_are_not_opened(tmp_path):
-    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as inner:
-        inner.writestr("x", b"x")
-    for _ in range(3):
-        data = (tmp_path / "inner.zip").read_bytes()
-        with zipfile.ZipFile(tmp_path / "inner.zip", "w") as outer:
-            outer.writestr("inner.zip", data)
-    with pytest.raises(InputError):
-        find_cases(tmp_path / "inner.zip")
+def test_archives_in_archives_are_not_opened_however_deep(tmp_path):
+    data = phantoms.save(tmp_path / "scan.nii", phantoms.brain((8, 8, 4)), dtype=np.int16).read_bytes()
+    (tmp_path / "tree").mkdir()
+    for number in range(300):
+        with zipfile.ZipFile(tmp_path / "tree" / "deep.zip", "w") as archive:
+            archive.writestr(f"{number}.zip" if number else "scan.nii", data)
+        data = (tmp_path / "tree" / "deep.zip").read_bytes()
+    (case,) = find_cases(tmp_path / "tree")
+    assert "archive in an archive" in case.broken
+    assert case.place.as_posix() == "deep/299.zip"
 
 
 def test_more_packed_bytes_than_the_header_promises_are_never_held(tmp_path):
@@ -187,16 +192,125 @@ def test_a_jpeg_stream_is_measured_before_gdcm_sees_it():
     image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.70"
     image.Rows, image.Columns, image.SamplesPerPixel = 32, 48, 1
     image.PixelData, image.BitsAllocated = pydicom.encaps.encapsulate([start]), 16
-    codecs.check_stream(image, None)
+    codecs.check_stream(image, codecs.frame_of(image, None))
     image.PixelData = pydicom.encaps.encapsulate([start.replace(bytes.fromhex("000b10"), bytes.fromhex("000b08"))])
     with pytest.raises(ValueError, match="8 bits"):
-        codecs.check_stream(image, None)
+        codecs.check_stream(image, codecs.frame_of(image, None))
     image.Columns = 49
     with pytest.raises(ValueError, match="48 x 32"):
-        codecs.check_stream(image, None)
+        codecs.check_stream(image, codecs.frame_of(image, None))
     image.PixelData = pydicom.encaps.encapsulate([bytes(32)])
     with pytest.raises(ValueError, match="do not start"):
-        codecs.check_stream(image, None)
+        codecs.check_stream(image, codecs.frame_of(image, None))
+
+
+def packed(tmp_path, change):
+    """A series of lossless JPEG with two damaged slices; `change` gets a file and the place of its stream."""
+    folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((32, 32, 4)).astype(np.int16))
+    for path in phantoms_dicom.by_position(phantoms_dicom.jpeg_lossless(folder))[1:3]:
+        data = bytearray(path.read_bytes())
+        change(data, data.find(b"\xff\xd8\xff"))
+        path.write_bytes(data)
+    (series,) = find_series(folder)
+    return series
+
+
+def no_table(data, at):
+    data[data.find(b"\xff\xc4", at) + 1] = 0xC5
+
+
+def wide_words(data, at):
+    place = data.find(b"\x28\0\0\x01US\x02\0") + 8  # BitsAllocated
+    data[place] = 32
+
+
+def absurd_precision(data, at):
+    data[data.find(b"\xff\xc3", at) + 4] = 255
+
+
+@pytest.mark.parametrize("change", [no_table, wide_words, absurd_precision])
+def test_a_stream_that_ends_its_codec_is_a_sentence_and_the_next_is_read(change, tmp_path):
+    """GDCM throws through Python, or reads where nothing is: its process ends, and nobody's night."""
+    with pytest.raises(InputError, match="no pixels that can be decoded"):
+        read_series(packed(tmp_path / "bad", change))
+    good = read_series(packed(tmp_path / "good", lambda data, at: None))
+    assert np.array_equal(good.to_stored(good.voxels), phantoms.brain((32, 32, 4)).astype(np.int16))
+
+
+def test_a_codec_that_never_ends_is_stopped(tmp_path, monkeypatch):
+    series = packed(tmp_path, lambda data, at: None)
+    monkeypatch.setattr(apart, "PATIENCE", 0.01)
+    monkeypatch.setattr(apart, "unpacker", apart.Unpacker())
+    monkeypatch.setattr(apart, "CHILD", "import time; time.sleep(600)")
+    monkeypatch.setattr("medldm.io.dicom.pixels.unpacker", apart.unpacker)
+    with pytest.raises(InputError, match="end the program"):
+        read_series(series)
+
+
+def test_the_process_that_unpacks_ends_with_the_one_that_asked(tmp_path):
+    series = packed(tmp_path, lambda data, at: None)
+    told = (
+        "import os, sys, pathlib; from medldm.io.dicom import find_series, read_series, apart;"
+        "read_series(find_series(pathlib.Path(sys.argv[1]))[0]);"
+        "print(apart.unpacker._process.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", told, series.files[0].parent], capture_output=True, text=True, check=False
+    )
+    end = time.monotonic() + 20
+    while psutil.pid_exists(int(asked.stdout)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(int(asked.stdout))
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"])
+def test_pixels_wider_than_their_words_are_a_sentence(syntax, tmp_path):
+    folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((64, 64, 3)).astype(np.int16))
+    for path in folder.iterdir():
+        image = pydicom.dcmread(path)
+        image.compress(syntax)
+        image.BitsAllocated = image.BitsStored = 8
+        image.HighBit = 7
+        image.save_as(path)
+    (series,) = find_series(folder)
+    with pytest.raises(InputError, match="16 bits, its header says 8"):
+        read_series(series)
+
+
+def test_a_stream_of_gigabytes_is_measured_before_it_is_unpacked(tmp_path):
+    folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((64, 64, 3)).astype(np.int16))
+    for path in folder.iterdir():
+        image = pydicom.dcmread(path)
+        image.compress("1.2.840.10008.1.2.4.90")
+        stream = bytearray(pydicom.encaps.get_frame(image.PixelData, 0, number_of_frames=1))
+        at = stream.find(b"\xff\x51") + 6
+        stream[at : at + 8] = stream[at + 16 : at + 24] = struct.pack(">II", 30000, 30000)
+        image.PixelData = pydicom.encaps.encapsulate([bytes(stream)])
+        image.save_as(path)
+    (series,) = find_series(folder)
+    with pytest.raises(InputError, match="its pixels are 30000 x 30000"):
+        read_series(series)
+
+
+def test_a_photometric_interpretation_that_holds_a_name_is_not_repeated(tmp_path):
+    folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((8, 8, 3)).astype(np.int16))
+    with dicom_header.no_values_on_screen():
+        phantoms_dicom.edit(folder, lambda image: setattr(image, "PhotometricInterpretation", "DOE^JANE"))
+    (series,) = find_series(folder)
+    with pytest.raises(InputError, match="not one of grey values") as told:
+        read_series(series)
+    assert "DOE" not in str(told.value)
+
+
+def test_pipes_are_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.dcm")
+    (tmp_path / "list.txt").write_text("pipe.dcm\nscan.nii.gz\n")
+    phantoms.save(tmp_path / "scan.nii.gz", phantoms.brain((8, 8, 4)), dtype=np.int16)
+    with pytest.raises(InputError, match="a pipe, a socket or a device"):
+        find_cases(tmp_path / "pipe.dcm")
+    told = {case.place.as_posix(): case.broken for case in find_cases(tmp_path / "list.txt")}
+    assert told["scan"] == ""
+    assert "a pipe" in told["pipe.dcm"]
 
 
 def test_a_member_without_a_name_is_a_sentence(tmp_path):

@@ -14,6 +14,7 @@ FIRST = {
     **dict.fromkeys(map(str, JPEGLSTransferSyntaxes), "pyjpegls"),
     **dict.fromkeys(map(str, JPEG2000TransferSyntaxes), "pylibjpeg"),
 }
+J2K, JPEG = set(JPEG2000TransferSyntaxes), {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes}
 # Start of frame, ITU-T T.81 table B.1, and T.87 for JPEG-LS (F7); C4, C8 and CC mean other things.
 START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
@@ -29,13 +30,31 @@ def plugin_for(syntax: str) -> str:
     return wanted if wanted and wanted in get_decoder(syntax).available_plugins else ""
 
 
-def check_stream(dataset: Any, number: int | None) -> None:
-    """Refuse a JPEG or JPEG-LS image of another size, or of fewer bytes a pixel, than its header says.
+def frame_of(dataset: Any, number: int | None) -> bytes:
+    """Packed pixels of one image.
 
     Parameters
     ----------
-    dataset : with pixels
+    dataset : with encapsulated pixels
     number : of the frame, counted from 0; None for the only one
+    """
+    offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+    frame: bytes = get_frame(
+        dataset.PixelData,
+        number or 0,
+        number_of_frames=int(dataset.get("NumberOfFrames") or 1),
+        extended_offsets=offsets if all(offsets) else None,
+    )
+    return frame
+
+
+def check_stream(dataset: Any, frame: bytes) -> None:
+    """Refuse packed pixels of another size, or of more or fewer bytes each, than their header says.
+
+    Parameters
+    ----------
+    dataset : header
+    frame : packed pixels
 
     Raises
     ------
@@ -43,15 +62,31 @@ def check_stream(dataset: Any, number: int | None) -> None:
         In words.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax not in JPEGTransferSyntaxes and syntax not in JPEGLSTransferSyntaxes:
+    start = _start_2000 if syntax in J2K else _start if syntax in JPEG else None
+    if start is None:
         return
-    count = int(dataset.get("NumberOfFrames") or 1)
-    frame = get_frame(dataset.PixelData, number or 0, number_of_frames=count)
-    (bits, *found), said = _start(frame), [int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)]
+    (bits, *found), said = start(frame), [int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)]
     if found != said:
         raise ValueError(f"its pixels are {found[1]} x {found[0]} x {found[2]}, its header says {said[1]} x {said[0]}.")
-    if bits <= 8 < int(dataset.BitsAllocated) and syntax in JPEGTransferSyntaxes:
-        raise ValueError(f"its pixels have {bits} bits, its header says {dataset.BitsAllocated}.")
+    allocated = int(dataset.BitsAllocated)
+    few = bits <= 8 < allocated and syntax in JPEGTransferSyntaxes  # GDCM reads beyond them
+    if bits > allocated or few:
+        raise ValueError(f"its pixels have {bits} bits, its header says {allocated}.")
+
+
+def _start_2000(frame: bytes) -> tuple[int, int, int, int]:
+    """Bits, rows, columns and components of a JPEG 2000 stream, by its marker of sizes (ITU-T T.800 A.5.1).
+
+    Raises
+    ------
+    ValueError
+    """
+    at = frame.find(b"\xff\x4f\xff\x51")  # some have the boxes of a file around them
+    if at < 0 or len(frame) < at + 43:
+        raise ValueError("its pixels do not start as JPEG 2000 does.")
+    right, bottom, left, top = struct.unpack(">4I", frame[at + 8 : at + 24])
+    (components,) = struct.unpack(">H", frame[at + 40 : at + 42])
+    return (frame[at + 42] & 0x7F) + 1, bottom - top, right - left, components
 
 
 def _start(frame: bytes) -> tuple[int, int, int, int]:

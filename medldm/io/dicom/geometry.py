@@ -20,6 +20,7 @@ FEWEST_MEASURED = 2 / 3  # at least this share of a stack must have been measure
 NUDGE_MM = 0.1  # in-plane drift over a whole stack that is rounding, not tilt
 ROUNDED = 0.0005  # of the way along the normal: what cosines with three digits do to it
 SAME_PLACE = 0.1  # share of the usual gap below which two images lie at one position
+HALVED = 1.25  # thicknesses beyond that are no gap that the scanner left between its slices
 EVEN_RUN = 3  # so many equal wide gaps in a row are another spacing, not slices lost one by one
 
 
@@ -210,7 +211,9 @@ def _two_readings(
     known = [each for each in thicknesses or () if each]
     runs = _longest_run(strides)
     uneven = len(known) > 1 and max(known) > 1.1 * min(known)
-    if runs < EVEN_RUN and not (uneven and runs > 1):
+    # One slice out of place halves the finest gap; in a short stack, its thickness says that the wide one is usual.
+    halved = (strides == 1).sum() <= 2 * wide.sum() and len(known) > 0 and np.median(known) > HALVED * gaps.min()
+    if runs < EVEN_RUN and not (uneven and runs > 1) and not halved:
         return ""
     if instances is not None and all(each is not None for each in instances):
         numbers = np.abs(np.diff(np.array(instances, dtype=np.float64)))

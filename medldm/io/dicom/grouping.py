@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -15,6 +16,7 @@ from medldm.io.dicom.header import Header
 ALIKE = 0.01  # contrasts that differ by less are one; scanners round, and b-values wander
 TURNED = 0.005  # cosines that differ by less are one orientation (0.3 degrees)
 FEW = 6  # fewer images than that, in a series that looks in several directions, are a localizer
+APART = 0.9  # cosine between directions of a localizer; a fan of slices or a turned one is none
 MANY = 40  # more images than that are a scan, even when its series holds three planes
 
 
@@ -33,6 +35,11 @@ class Group:
     kind: dict[str, object]
     members: list[Header] = field(default_factory=list)
 
+    @cached_property
+    def along(self) -> Array | None:
+        """Positions of its images, asked for once all are there."""
+        return positions(self.members)
+
     @property
     def first(self) -> Header:
         """The image that speaks for all where they agree."""
@@ -43,13 +50,13 @@ class _Alike:
     """Numbers and vectors that agree up to rounding, each known by the first that was seen."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[object, ...], list[Array]] = {}
+        self.known: dict[tuple[object, ...], list[tuple[float, ...]]] = {}
 
     def number(self, about: tuple[object, ...], values: Iterable[float], relative: float, absolute: float) -> int:
-        vector = np.array(list(values), dtype=np.float64)
+        vector = tuple(float(value) for value in values)
         seen = self.known.setdefault(about, [])
-        for number, other in enumerate(seen):
-            if np.allclose(vector, other, rtol=relative, atol=absolute):
+        for number, other in enumerate(seen):  # not by NumPy: most differ in the first number already
+            if all(abs(a - b) <= absolute + relative * abs(b) for a, b in zip(vector, other, strict=True)):
                 return number
         seen.append(vector)
         return len(seen) - 1
@@ -177,13 +184,16 @@ def looks_around(normals: list[Array], count: int) -> bool:
     if len(normals) < 2 or count > MANY:
         return False
     square = sum(all(abs(a @ b) < 0.5 for a, b in combinations(three, 2)) for three in combinations(normals[:12], 3))
-    return square > 0 or count < FEW
+    apart = any(abs(a @ b) < APART for a, b in combinations(normals[:12], 2))
+    return square > 0 or (count < FEW and apart)
 
 
 def between(inner: Group, outer: Group) -> bool:
     """Whether images of one group lie between those of another, rather than at the same positions."""
-    here, there = positions(inner.members), positions(outer.members)
-    if inner.family != outer.family or here is None or there is None or len(there) < 2:
+    if inner.family != outer.family or len(outer.members) < 2:  # first: a series may hold thousands of kinds
+        return False
+    here, there = inner.along, outer.along
+    if here is None or there is None:
         return False
     close = same_place_mm(np.sort(there))
     inside = here[(here > there.min() + close) & (here < there.max() - close)]

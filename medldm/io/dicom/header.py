@@ -37,7 +37,8 @@ HEADER_TAGS: list[Any] = [
     "SpecificCharacterSet", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID",
     "SeriesNumber", "InstanceNumber", "Modality", "Manufacturer", "FrameOfReferenceUID",
     "PhotometricInterpretation", "ImageType", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
-    "SliceThickness", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "EchoTime", "EchoNumbers",
+    "SliceThickness", "SpacingBetweenSlices", "Rows", "Columns",
+    "NumberOfFrames", "SamplesPerPixel", "EchoTime", "EchoNumbers",
     "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation",
     "ConvolutionKernel", "ComplexImageComponent", "ReceiveCoilName", "TemporalPositionIdentifier", "TriggerTime",
     "AcquisitionNumber", "AcquisitionTime", "ContentTime", "ContributingEquipmentSequence",
@@ -76,7 +77,7 @@ class Header:
     orientation : (6,) ImageOrientationPatient, LPS; None where not said
     position : (3,) mm, LPS; None where not said
     pixel_spacing : mm between rows, between columns; None where not said
-    thickness_mm : SliceThickness
+    thickness_mm, between_mm : SliceThickness, SpacingBetweenSlices; None where not said, or not positive
     contrasts : numbers that tell one contrast from another, by name (ms, degrees, s/mm2)
     kinds : words that tell one kind of image from another, by name
     coil : ReceiveCoilName
@@ -104,6 +105,7 @@ class Header:
     position: npt.NDArray[np.float64] | None
     pixel_spacing: tuple[float, float] | None
     thickness_mm: float | None
+    between_mm: float | None
     contrasts: dict[str, float | None]
     kinds: dict[str, str]
     coil: str
@@ -278,7 +280,8 @@ def _parsed(source: Frame, dataset: Any) -> Header:
         orientation=_numbers(dataset, "ImageOrientationPatient", 6),
         position=_numbers(dataset, "ImagePositionPatient", 3),
         pixel_spacing=(float(spacing[0]), float(spacing[1])) if spacing is not None and positive else None,
-        thickness_mm=_thickness(dataset),
+        thickness_mm=_millimetres(dataset, "SliceThickness"),
+        between_mm=_millimetres(dataset, "SpacingBetweenSlices"),
         contrasts={**{name: _number(dataset, name) for name in CONTRASTS}, "DiffusionBValue": _b_value(dataset)},
         kinds={
             "ImageType": _word(dataset, "ImageType"),
@@ -343,8 +346,8 @@ def _whole(dataset: Any, name: Any) -> int | None:
     return None if value is None or value != int(value) else int(value)
 
 
-def _thickness(dataset: Any) -> float | None:
-    value = _number(dataset, "SliceThickness")
+def _millimetres(dataset: Any, name: str) -> float | None:
+    value = _number(dataset, name)
     return value if value is not None and value > 0 else None
 
 

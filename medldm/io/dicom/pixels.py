@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 from nibabel import orientations
 from pydicom._uid_dict import UID_dictionary
-from pydicom.pixels import pixel_array
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medldm.errors import GeometryError, InputError, NotRestorable
-from medldm.io.dicom.codecs import check_stream, plugin_for
+from medldm.io.dicom.apart import unpacker, wanted_apart
+from medldm.io.dicom.codecs import check_stream, frame_of, plugin_for
 from medldm.io.dicom.frames import Frame, flat_frame, is_enhanced
 from medldm.io.dicom.header import UNREADABLE, is_dicom, no_values_on_screen, read_dataset, said_by
 from medldm.io.dicom.repair import REPAIRABLE, places_of, regular, without_duplicates
 from medldm.io.dicom.series import Series
 from medldm.volume import Affine, Stored, Volume, Voxels
 
+GREY = ("MONOCHROME1", "MONOCHROME2")
 MOST_PIXELS = 2**28  # in one slice; no scanner makes that many
 CODECS = {
     "1.2.840.10008.1.2.4.50": "python-gdcm", "1.2.840.10008.1.2.4.51": "python-gdcm",
@@ -142,9 +144,13 @@ def _stacked(slices: list[Voxels | None], shape: tuple[int, int, int]) -> tuple[
 
 
 def _notes(series: Series) -> tuple[str, ...]:
+    told = (f"{series.name}: {series.note}",) if series.note else ()
     if not any(load(path, pixels=False).get("PhotometricInterpretation") == "MONOCHROME1" for path in series.files[:1]):
-        return ()
-    return (f"{series.name} is MONOCHROME1: low values are meant to look bright. Its values are kept as they are.",)
+        return told
+    return (
+        *told,
+        f"{series.name} is MONOCHROME1: low values are meant to look bright. Its values are kept as they are.",
+    )
 
 
 def read_slice(image: Frame, shape: tuple[int, ...], files: Files) -> Voxels:
@@ -197,17 +203,28 @@ def decode(dataset: Any, path: Path, number: int = 0) -> Voxels:
         raise InputError(f"{path} has no pixels (its PixelData is missing). Export the series again.")
     try:
         index = number if is_enhanced(dataset) else None
-        check_stream(dataset, index)
-        plugin = plugin_for(dataset.file_meta.TransferSyntaxUID)
-        stored: Voxels = pixel_array(dataset, index=index, decoding_plugin=plugin)
-        stored = _right_aligned(dataset, index, plugin, stored)
+        stored = _right_aligned(dataset, index, _unpacked(dataset, index))
     except Exception as problem:
         # pydicom passes on whatever its codecs raise; any of it means that this file has no usable pixels.
         raise InputError(_undecoded(dataset, path, problem)) from problem
     return stored
 
 
-def _right_aligned(dataset: Any, index: int | None, plugin: str, stored: Voxels) -> Voxels:
+def _unpacked(dataset: Any, index: int | None) -> Voxels:
+    """Stored values of one image, as its header describes them now."""
+    # pydicom repeats what it does not know, and a damaged length puts the patient's name there.
+    if dataset.PhotometricInterpretation not in GREY:
+        raise ValueError("its PhotometricInterpretation is not one of grey values.")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not wanted_apart(syntax) or not get_decoder(syntax).is_available:
+        array: Voxels = pixel_array(dataset, index=index)
+        return array
+    frame = frame_of(dataset, index)
+    check_stream(dataset, frame)
+    return unpacker.unpack(dataset, frame, plugin_for(syntax))
+
+
+def _right_aligned(dataset: Any, index: int | None, stored: Voxels) -> Voxels:
     """Values whose bits lie at the top of their words, as old scanners wrote them and a HighBit tells, moved down.
 
     A HighBit that is merely wrong is common, too: there the bits below the value are not all empty.
@@ -218,7 +235,7 @@ def _right_aligned(dataset: Any, index: int | None, plugin: str, stored: Voxels)
         return stored
     dataset.BitsStored = high + 1  # for a moment: a copy of a data set shares its elements
     try:
-        whole: Voxels = pixel_array(dataset, index=index, decoding_plugin=plugin)
+        whole = _unpacked(dataset, index)
     finally:
         dataset.BitsStored = bits
     return whole >> below if whole.any() and not (whole & ((1 << below) - 1)).any() else stored
@@ -228,11 +245,17 @@ def _undecoded(dataset: Any, path: Path, problem: Exception) -> str:
     syntax = dataset.file_meta.TransferSyntaxUID
     if str(syntax) not in UID_dictionary:  # a damaged one holds whatever stood behind it, the patient's name perhaps
         return f"{path} has no pixels that can be decoded: its transfer syntax is unknown. Export the series again."
-    package = CODECS.get(str(syntax))
-    remedy = f"If its codec is missing: pip install {package}." if package else "Export the series again."
-    # Codecs are made to speak one line; the file may be at fault as well as the machine.
+    package = "" if _has_codec(syntax) else CODECS.get(str(syntax))
+    remedy = f"pip install {package}." if package else "Export the series again."
     words = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
     return f"{path} has no pixels that can be decoded (transfer syntax {syntax.name}): {words} {remedy}"
+
+
+def _has_codec(syntax: Any) -> bool:
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:  # one that no program decodes
+        return True
 
 
 def rescale(dataset: Any, path: Path) -> tuple[float, float]:

@@ -61,6 +61,7 @@ class Series:
     affine : (4, 4) stored index (column, row, slice) to RAS mm; None without a geometry
     thickness_mm : SliceThickness
     missing : slices that were not found, counted from 0
+    note : a sentence about what was assumed; empty where nothing was
     uid : SeriesInstanceUID
     image_type : words of ImageType, in upper case
     is_derived_by_medldm : whether medldm wrote it
@@ -77,6 +78,7 @@ class Series:
     affine: Affine | None = None
     thickness_mm: float | None = None
     missing: tuple[int, ...] = ()
+    note: str = ""
     uid: str = ""
     image_type: tuple[str, ...] = ()
     is_derived_by_medldm: bool = False
@@ -196,13 +198,14 @@ def judge_members(series: Series, members: list[Header]) -> Series:
         reason = "its ImageOrientationPatient is not a pair of perpendicular unit vectors."
         return replace(series, verdict="not a volume", reason=reason)
     places = np.array([header.position for header in members])
+    alone = first.between_mm or series.thickness_mm  # positions tell the spacing of all stacks but a single image
     stack = judge_positions(
         places,
         axes[2],
         # Frames of one file share its InstanceNumber.
         instances=[header.instance if header.stack_place is None else header.stack_place for header in members],
         thicknesses=[header.thickness_mm for header in members],
-        thickness_mm=series.thickness_mm or 1.0,
+        thickness_mm=alone or 1.0,
     )
     ordered = [members[number] for number in stack.order]
     if _contradicted(ordered) and stack.verdict not in ("not a volume", "duplicate"):
@@ -212,6 +215,8 @@ def judge_members(series: Series, members: list[Header]) -> Series:
     )
     if not stack.index:
         return series
+    if stack.verdict == "single" and alone is None:
+        series = replace(series, note="it tells neither its thickness nor a spacing; 1 mm is assumed.")
     images: list[Frame | None] = [None] * (stack.index[-1] + 1)
     for place, header in zip(stack.index, ordered, strict=True):
         images[place] = header.source
