@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medldm.errors import MedldmError, ModelError, ending
+from medldm.errors import MedldmError, ModelError, ResourceError, ending
+from medldm.free_memory import free_bytes
 from medldm.guard import check, untold
 from medldm.io import check_content, find_missing_slices, guess_modality, what_it_is
 from medldm.io.nifti import stem
@@ -20,6 +21,8 @@ from medldm.settings import Restore
 from medldm.slice_numbers import spell_slices
 from medldm.volume import Volume
 from medldm.zoo import best, card
+
+BYTES_PER_VOXEL = 30  # to read a scan, estimate its noise and look for what it is; 28 were measured
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
     if case.skip or case.broken:
         return Finding(name, "skipped" if case.skip else "failed", case.skip or case.broken)
     try:
+        _check_memory(case)
         volume = case.read()
         check_content(volume, case.source)
         if reason := what_it_is(volume):
@@ -206,6 +210,21 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
         "notes": list(volume.stored.note),
     } | outside_of_card(volume, plan.modality, settings) | told_interval(case)  # fmt: skip
     return Finding(name, "restorable", plan.words(), facts)
+
+
+def _check_memory(case: Case) -> None:
+    """Refuse what cannot be looked at; a few packed bytes may promise gigabytes.
+
+    Raises
+    ------
+    ResourceError
+    """
+    need, free = case.voxels * BYTES_PER_VOXEL, free_bytes()
+    if need > free:
+        raise ResourceError(
+            f"{case.source} needs about {need / 2**30:.1f} GiB of memory to be looked at, "
+            f"{max(0, free) / 2**30:.1f} GiB are free."
+        )
 
 
 def outside_of_card(volume: Volume, modality: str, settings: Restore) -> dict[str, Any]:

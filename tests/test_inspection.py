@@ -77,3 +77,11 @@ def test_inspect_tells_scans_masks_and_wrecks_apart(tmp_path):
         "bad": "failed",
     }
     assert "MR 48 x 56 x 40 voxels of 1 x 1 x 1 mm, RAS, int16" in told["scan"].lines()[1]
+
+
+def test_what_does_not_fit_into_memory_is_not_looked_at(tmp_path, monkeypatch):
+    phantoms.save(tmp_path / "scan.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16)
+    monkeypatch.setattr("medldm.inspection.free_bytes", lambda: 10_000)
+    (finding,) = inspect(tmp_path)
+    assert finding.status == "failed"
+    assert "0.0 GiB are free" in finding.reason

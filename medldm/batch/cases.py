@@ -15,7 +15,7 @@ import numpy as np
 from medldm.batch.caselog import note
 from medldm.batch.forecast import forecast
 from medldm.batch.maps import STD, remove_maps, spread_path, stage_maps
-from medldm.batch.memory import check_memory, result_voxels, stored_voxels
+from medldm.batch.memory import check_memory, result_voxels
 from medldm.batch.options import Options, Run
 from medldm.batch.places import Protected
 from medldm.batch.record import (
@@ -179,7 +179,7 @@ def load(case: Case, options: Options) -> Volume:
     """
     if case.skip:
         raise NotRestorable(f"{case.source} is left alone: {case.skip.rstrip('.')}. Name a scan that was measured.")
-    check_memory(case.place.as_posix(), stored_voxels(case))
+    check_memory(case.place.as_posix(), case.voxels)
     volume = case.read(options.volume, fix=options.fix)
     check_content(volume, case.source)
     if reason := what_it_is(volume):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from medldm.errors import ResourceError
+from medldm.free_memory import free_bytes
 from medldm.inspection import Plan
-from medldm.io.scans import Case
 from medldm.resample import new_shape_for_spacing
 from medldm.settings import Settings, SuperResolve
 from medldm.volume import Volume
 
 BYTES_PER_VOXEL = 60  # of the result: image, maps, noise; 47 were measured from 2.6 to 3.9 million voxels
 FIXED_BYTES = 2**30  # Python, torch, a model and one call of it; 1.05 GiB were measured
-CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def check_memory(name: str, voxels: int) -> None:
@@ -42,15 +40,6 @@ def needed_bytes(voxels: int) -> int:
     return voxels * BYTES_PER_VOXEL + FIXED_BYTES
 
 
-def stored_voxels(case: Case) -> int:
-    """Voxels of one volume of a case, by its header."""
-    if case.series:
-        return math.prod(case.series.shape)
-    from medldm.io.nifti import probe_nifti
-
-    return math.prod(probe_nifti(case.source).shape[:3])
-
-
 def result_voxels(volume: Volume, settings: Settings, plan: Plan | None) -> int:
     """Voxels of the result, or of the scan where that is larger.
 
@@ -69,27 +58,3 @@ def result_voxels(volume: Volume, settings: Settings, plan: Plan | None) -> int:
         inside = [stored[volume.stored.axes.index(axis)] for axis in range(3)]
         voxels.append(math.prod(new_shape_for_spacing(volume.shape, volume.spacing, inside)))
     return max(voxels)
-
-
-def free_bytes() -> int:
-    """Memory this process may still take: of the machine, of its limits, of its container."""
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    try:
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit != resource.RLIM_INFINITY:
-            free = min(free, limit - int(psutil.Process().memory_info().vms))
-    except ImportError:
-        pass  # Windows has no such limits
-    try:
-        allowed = int((CONTROL_GROUP / "memory.max").read_text())
-        used = int((CONTROL_GROUP / "memory.current").read_text())
-        # Cached files count as used there, but the kernel gives them back.
-        cached = dict(line.split() for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines())
-        free = min(free, allowed - used + int(cached.get("inactive_file", 0)))
-    except (OSError, ValueError):
-        pass  # no container, or one without a limit
-    return free

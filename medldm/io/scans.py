@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fnmatch
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -80,6 +81,11 @@ class Case:
     def files(self) -> tuple[Path, ...]:
         """All files that the scan is read from."""
         return self.series.files if self.series else (self.source,)
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of one volume, by its header."""
+        return math.prod(self.series.shape if self.series else probe_nifti(self.source).shape[:3])
 
     def read(self, volume: int | None = None, *, fix: bool = False) -> Volume:
         """The scan itself.
