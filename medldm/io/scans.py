@@ -6,6 +6,7 @@ import csv
 import fnmatch
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -304,7 +305,7 @@ def _zipped(
     except InputError as problem:
         if root is None:
             raise
-        return [Case(path, below, broken=str(problem))]
+        return [Case(path, below, broken=str(problem))] if _may_hold(below, include) else []
     inside = _found(unpacked.folder, unpacked.folder, include, exclude, packed=True)
     return [replace(case, place=below / case.place, keep=unpacked) for case in inside]
 
@@ -412,6 +413,17 @@ def _wanted(path: Path, include: Iterable[str], exclude: Iterable[str]) -> bool:
         return any(fnmatch.fnmatch(word, pattern) for pattern in patterns for word in words)
 
     return (not include or matches(include)) and not matches(exclude)
+
+
+def _may_hold(folder: Path, include: Sequence[str]) -> bool:
+    """Whether any file below a folder could match a pattern; one without a slash may match by name."""
+    starts = [re.split(r"[*?\[]", pattern)[0] for pattern in include if "/" in pattern]
+    within = f"{folder.as_posix()}/"
+    return (
+        len(starts) < len(include)
+        or not include
+        or any(within.startswith(start) or start.startswith(within) for start in starts)
+    )
 
 
 def _distinct(cases: list[Case]) -> list[Case]:

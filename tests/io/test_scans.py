@@ -199,6 +199,13 @@ def test_zips_too_large_or_broken_are_named(tmp_path, monkeypatch):
         unpack(tmp_path / "a.zip")
 
 
+def test_a_broken_archive_is_told_where_patterns_could_mean_what_is_in_it(tmp_path):
+    nifti(tmp_path / "sub" / "scan.nii")
+    (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 nonsense")
+    for pattern, told in {"sub/*": [], "*.nii": ["bad"], "*/*.nii": ["bad"], "bad/*": ["bad"]}.items():
+        assert [case.place.name for case in find_cases(tmp_path, [pattern]) if case.broken] == told
+
+
 def test_an_interrupted_archive_leaves_no_images_behind(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         packed.writestr("first.nii", b"a patient")
