@@ -22,6 +22,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 from pydicom.uid import RLELossless
 
+from medldm.io.dicom.codecs import said_by_codec
 from medldm.volume import Voxels
 
 NEEDED = (
@@ -84,7 +85,7 @@ class Unpacker:
                 told, pixels = _receive(process.stdout)
             except (OSError, EOFError) as problem:
                 self._end()
-                raise ValueError("they are damaged, and end the program that unpacks them.") from problem
+                raise ValueError("they end the program that unpacks them.") from problem
             finally:
                 late.cancel()
         if "problem" in told:
@@ -152,7 +153,7 @@ def serve() -> None:
             try:
                 pixels = _unpacked(told, frame)
             except Exception as problem:  # pydicom passes on whatever its codecs raise
-                _send(answers, json.dumps({"problem": _words(problem)}), b"")
+                _send(answers, json.dumps({"problem": said_by_codec(problem)}), b"")
                 continue
             _send(answers, json.dumps({"type": pixels.dtype.str, "shape": pixels.shape}), pixels.tobytes())
 
@@ -167,14 +168,6 @@ def _unpacked(told: dict[str, Any], frame: bytes) -> Voxels:
     dataset.PixelData = encapsulate([frame], has_bot=False)
     array: Voxels = pixel_array(dataset, decoding_plugin=told["plugin"])
     return array
-
-
-def _words(problem: Exception) -> str:
-    """What a codec said, in one line; pydicom puts a title above what several of them said."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    if len(lines) > 1 and lines[0].endswith(":"):
-        lines = lines[1:]
-    return (lines or [type(problem).__name__])[0][:200]
 
 
 def _limit(room: int) -> None:

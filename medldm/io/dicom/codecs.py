@@ -106,3 +106,14 @@ def _start(frame: bytes) -> tuple[int, int, int, int]:
             return bits, rows, columns, components
         at += 2 + length
     raise ValueError("its pixels do not start as JPEG does.")
+
+
+def said_by_codec(problem: Exception) -> str:
+    """What pydicom or a codec said, in one line; the words of several codecs about one stream help nobody.
+
+    Parameters
+    ----------
+    problem : what was raised
+    """
+    words = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
+    return "its pixels are damaged or cut short." if "exceptions were raised by all" in words else words

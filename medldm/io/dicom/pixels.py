@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medldm.errors import GeometryError, InputError, NotRestorable
 from medldm.io.dicom.apart import unpacker, wanted_apart
-from medldm.io.dicom.codecs import check_stream, frame_of, plugin_for
+from medldm.io.dicom.codecs import check_stream, frame_of, plugin_for, said_by_codec
 from medldm.io.dicom.frames import Frame, flat_frame, is_enhanced
 from medldm.io.dicom.header import UNREADABLE, is_dicom, no_values_on_screen, read_dataset, said_by
 from medldm.io.dicom.repair import REPAIRABLE, places_of, regular, without_duplicates
@@ -247,7 +247,7 @@ def _undecoded(dataset: Any, path: Path, problem: Exception) -> str:
         return f"{path} has no pixels that can be decoded: its transfer syntax is unknown. Export the series again."
     package = "" if _has_codec(syntax) else CODECS.get(str(syntax))
     remedy = f"pip install {package}." if package else "Export the series again."
-    words = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+    words = said_by_codec(problem)
     return f"{path} has no pixels that can be decoded (transfer syntax {syntax.name}): {words} {remedy}"
 
 
