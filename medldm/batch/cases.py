@@ -6,6 +6,7 @@ import contextlib
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from medldm.volume import Volume
 from medldm.zoo import card, cards
 
 log = logging.getLogger(__name__)
+
+ALREADY = "already done with the same input, settings and weights"
 
 
 @dataclass
@@ -96,7 +99,7 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     key = run_key(verb, settings, digest, weights_for(volume, settings), what_else(options))
     found = options.overwrite or record.status(key)
     if found == "done" and all(path.exists() for path in wanted_companions(record, options)):
-        return Row(name, "done", 0.0, "already done with the same input, settings and weights", str(target))
+        return already_done(record, name)
     if found == "foreign":
         raise OutputError(
             f"{target} exists already and is not a result of medldm, or was changed since. Say --overwrite, or "
@@ -151,9 +154,28 @@ def finish(run: Run, ready: Ready, result: Volume) -> Row:
         return Row(
             case.place.as_posix(), "unchanged", seconds, "nothing to do, the input was copied", str(ready.target)
         )
-    odd = result.history[-1].facts.get("outside_of_card") if result.history else None
-    message = f"warning, outside what the model covers: {', '.join(odd)}" if odd else ""
+    message = warned(result.history[-1].facts if result.history else {})
     return Row(case.place.as_posix(), "done", seconds, message, str(ready.target))
+
+
+def already_done(record: Record, name: str) -> Row:
+    """The row of a case that an earlier run finished, as that run would have told it: from the record.
+
+    Parameters
+    ----------
+    record : of the result
+    name : of the case
+    """
+    told = record.read()
+    status = "unchanged" if told.get("status") == "unchanged" else "done"
+    message = "; ".join(filter(None, [ALREADY, warned(told)]))
+    return Row(name, status, told.get("timings", {}).get("seconds", 0.0), message, str(record.image))
+
+
+def warned(facts: Mapping[str, Any]) -> str:
+    """What speaks against a result, by the facts of its run; empty where nothing does."""
+    odd = facts.get("outside_of_card")
+    return f"warning, outside what the model covers: {', '.join(odd)}" if odd else ""
 
 
 def what_else(options: Options) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medldm.batch.caselog import about, note, write_log
-from medldm.batch.cases import Ready, compute, finish, prepare
+from medldm.batch.cases import ALREADY, Ready, compute, finish, prepare
 from medldm.batch.options import Run
 from medldm.batch.summary import Row
 from medldm.errors import Cancelled, MedldmError, ResourceError, ending
@@ -68,7 +68,7 @@ class Work:
         self._step(self._write)
         self.ready = self.result = None
         assert self.row is not None
-        idle = self.row.status == "skipped" or self.row.message.startswith("already done")
+        idle = self.row.status == "skipped" or self.row.message.startswith(ALREADY)
         if not idle and not self.run.options.dry_run:
             write_log(self.out, self.row, self.lines)
         return self

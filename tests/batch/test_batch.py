@@ -26,7 +26,10 @@ def verb(tiny_model, capsys, monkeypatch):
     """Run a verb whose network is a stub that adds one to every voxel."""
 
     def stub(task, volume, settings, *, mask=None, progress=None):
+        if volume.name.startswith("same"):
+            return volume
         facts = {"model": "stub", "sha256": "0", "seed": 0, "invented_slices": [], "seconds": 1.0}
+        facts["outside_of_card"] = ["spacing"] if volume.name.startswith("odd") else []
         return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
 
     monkeypatch.setattr(medldm.tasks, "run", stub)
@@ -246,6 +249,19 @@ def test_a_preview_asked_for_later_is_drawn_without_overwrite(tree, tmp_path, ve
     assert verb("denoise", tree / "a.nii.gz", out)[0] == 0
     assert verb("denoise", tree / "a.nii.gz", out, "--preview")[0] == 0
     assert (tmp_path / "o_preview.png").exists()
+
+
+def test_the_morning_after_a_rerun_knows_what_the_night_knew(tree, tmp_path, verb):
+    out = tmp_path / "out"
+    (tree / "b.nii.gz").rename(tree / "odd.nii.gz")
+    (tree / "c.nii.gz").rename(tree / "same.nii.gz")
+    for _ in range(2):
+        assert verb("denoise", tree, out)[0] == 0
+    a, odd, same = json.loads((out / "summary.json").read_text())
+    assert a["message"] == "already done with the same input, settings and weights"
+    assert odd["message"].endswith("weights; warning, outside what the model covers: spacing")
+    assert [row["status"] for row in (a, odd, same)] == ["done", "done", "unchanged"]
+    assert a["seconds"] == odd["seconds"] == 1.0
 
 
 def test_a_bug_in_a_tree_shows_no_traceback_unless_asked(tree, tmp_path, verb, monkeypatch):
