@@ -13,7 +13,7 @@ from medldm.batch.cluster import spread_out
 from medldm.batch.options import Options, Run, Watch
 from medldm.batch.overlap import overlapped
 from medldm.batch.places import Protected, check_out, inputs_only, named_alone, sweep
-from medldm.batch.summary import Row, exit_code, words, write_summary
+from medldm.batch.summary import Row, exit_code, rows_of_shards, words, write_summary
 from medldm.batch.work import Work
 from medldm.errors import InputError, UsageError
 from medldm.io import is_nifti
@@ -91,6 +91,7 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
     exit code
     """
     rows: list[Row] = []
+    known: list[Row] = []  # of other shards too
     options, watch = run.options, run.watch
 
     def tell(work: Work) -> bool:
@@ -110,11 +111,15 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
     finally:
         # A shard on which no case falls leaves an empty table: what is missing then is a shard that did not run.
         if not options.dry_run and (rows or not cases):
-            write_summary(sorted(rows, key=lambda row: row.case), out, options.shard)
+            rows.sort(key=lambda row: row.case)
+            known = write_summary(rows, out, options.shard)
     if len(rows) < len(cases):
         watch.say(f"{len(cases) - len(rows)} cases were not finished.")
     if options.report and not options.dry_run:
-        watch.report(rows, out)
+        watch.report(known, out)
+        if options.shard[1] > 1 and rows_of_shards(out, options.shard[1]) != known:
+            # Another shard ended while the page was drawn, and may have shown its own before.
+            watch.report(write_summary(rows, out, options.shard), out)
     watch.say(f"{len(rows)} cases: {words(rows)}" if cases else "No case falls to this shard.")
     return exit_code(rows)
 

@@ -44,7 +44,7 @@ def words(rows: list[Row]) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
 
 
-def write_summary(rows: list[Row], folder: Path, shard: tuple[int, int] = (1, 1)) -> None:
+def write_summary(rows: list[Row], folder: Path, shard: tuple[int, int] = (1, 1)) -> list[Row]:
     """``summary.csv`` and ``summary.json`` in a folder.
 
     Shards write a table each, ``summary-2-of-5.json``, and what is there of all of them as the summary.
@@ -54,13 +54,29 @@ def write_summary(rows: list[Row], folder: Path, shard: tuple[int, int] = (1, 1)
     rows : cases of this run
     folder : of the results
     shard : (part, parts)
+
+    Returns
+    -------
+    rows of the summary: with shards those of all that have a table
     """
     part, parts = shard
     if parts > 1:
         _write(rows, folder / f"summary-{part}-of-{parts}")
-        others = [_read(path) for path in sorted(folder.glob(f"summary-*-of-{parts}.json"))]
-        rows = sorted((row for other in others for row in other), key=lambda row: row.case)
+        rows = rows_of_shards(folder, parts)
     _write(rows, folder / "summary")
+    return rows
+
+
+def rows_of_shards(folder: Path, parts: int) -> list[Row]:
+    """Rows of all shards that have a table.
+
+    Parameters
+    ----------
+    folder : of the results
+    parts : number of shards
+    """
+    others = [_read(path) for path in sorted(folder.glob(f"summary-*-of-{parts}.json"))]
+    return sorted((row for other in others for row in other), key=lambda row: row.case)
 
 
 def _write(rows: list[Row], stem: Path) -> None:

@@ -54,18 +54,20 @@ def facts_of(rows: Sequence[Any], folder: Path, *, width: int) -> list[CaseFacts
     Parameters
     ----------
     rows : of the batch, each with case, status, seconds, message and result
-    folder : of the report; records are looked for beside each result
+    folder : of the report; records are looked for beside each result, by its path or by its place below this folder
     width : of the pictures, pixels
     """
-    found = [_one(row, width) for row in rows]
+    found = [_one(row, folder, width) for row in rows]
     return [replace(each, flags=each.flags + _outlying(each, found)) for each in found]
 
 
-def _one(row: Any, width: int) -> CaseFacts:
+def _one(row: Any, folder: Path, width: int) -> CaseFacts:
     known = CaseFacts(row.case, row.status, float(row.seconds), row.message)
     if not row.result:
         return known
     image = Path(row.result)
+    if not image.exists():  # a shard that ran elsewhere calls the folder by another path
+        image = folder / Path(row.case).with_name(image.name)
     told = _record(image)
     noise = _number(told.get("noise_level"))
     hounsfield = told.get("modality") == "ct"

@@ -187,6 +187,16 @@ def test_shards_add_up_to_one_summary(tree, tmp_path, verb):
     assert rows(out) == {"a": "done", "b": "done", "c": "done"}
 
 
+def test_the_report_of_a_shard_shows_all_that_ran(tree, tmp_path, verb, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the first shard knows OUT by another path
+    for part, out in ((1, "out"), (2, tmp_path / "out")):
+        assert verb("denoise", tree, out, "--shard", f"{part}/2", "--report")[0] == 0
+        monkeypatch.chdir(tree)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "medldm report: 3 cases<" in page
+    assert page.count("data:image/jpeg") == 3
+
+
 def test_a_shard_without_cases_leaves_a_table_too(tree, tmp_path, verb):
     """Who counts the tables sees that every shard ran."""
     code, _ = verb("denoise", tree, tmp_path / "out", "--shard", "9/9")
