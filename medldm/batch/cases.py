@@ -18,6 +18,7 @@ from medldm.batch.forecast import forecast
 from medldm.batch.maps import STD, remove_maps, spread_path, stage_maps
 from medldm.batch.memory import check_memory, result_voxels
 from medldm.batch.options import Options, Run
+from medldm.batch.pictures import draw_later, preview_path
 from medldm.batch.places import Protected
 from medldm.batch.record import (
     Record,
@@ -98,8 +99,13 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     digest = hash_files([*case.files, *([Path(mask_path)] if mask_path else [])])
     key = run_key(verb, settings, digest, weights_for(volume, settings), what_else(options))
     found = options.overwrite or record.status(key)
-    if found == "done" and all(path.exists() for path in wanted_companions(record, options)):
+    lacking = [path for path in wanted_companions(record, options) if not path.exists()]
+    if found == "done" and not lacking:
         return already_done(record, name)
+    if found == "done" and lacking == [preview_path(record)]:
+        if not options.dry_run:
+            draw_later(run, record, name, volume)
+        return already_done(record, name, "only its preview is drawn")
     if found == "foreign":
         raise OutputError(
             f"{target} exists already and is not a result of medldm, or was changed since. Say --overwrite, or "
@@ -148,7 +154,7 @@ def finish(run: Run, ready: Ready, result: Volume) -> Row:
     source = origin(case, run.root) | {"sha256": ready.digest, "mask": mask_path, **what_else(run.options)}
     publish(run, ready, result, source)
     if run.options.preview:
-        run.watch.preview(ready.volume, result, record.companion("_preview.png"))
+        run.watch.preview(ready.volume, result, preview_path(record))
     seconds = round(ready.seconds + time.monotonic() - started, 2)
     if result is ready.volume:
         return Row(
@@ -158,17 +164,18 @@ def finish(run: Run, ready: Ready, result: Volume) -> Row:
     return Row(case.place.as_posix(), "done", seconds, message, str(ready.target))
 
 
-def already_done(record: Record, name: str) -> Row:
+def already_done(record: Record, name: str, besides: str = "") -> Row:
     """The row of a case that an earlier run finished, as that run would have told it: from the record.
 
     Parameters
     ----------
     record : of the result
     name : of the case
+    besides : what was done all the same
     """
     told = record.read()
     status = "unchanged" if told.get("status") == "unchanged" else "done"
-    message = "; ".join(filter(None, [ALREADY, warned(told)]))
+    message = "; ".join(filter(None, [ALREADY, besides, warned(told)]))
     return Row(name, status, told.get("timings", {}).get("seconds", 0.0), message, str(record.image))
 
 
@@ -211,7 +218,7 @@ def load(case: Case, options: Options) -> Volume:
 
 def wanted_companions(record: Record, options: Options) -> list[Path]:
     """Files that have to lie beside the result besides its record."""
-    companions = {spread_path(record, STD): options.uncertainty, record.companion("_preview.png"): options.preview}
+    companions = {spread_path(record, STD): options.uncertainty, preview_path(record): options.preview}
     return [path for path, wanted in companions.items() if wanted]
 
 
@@ -261,7 +268,7 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
                 staged_name(path).replace(path)
                 write_map_words(record, path, run, source, result)
             if not fresh and not run.options.preview:
-                record.companion("_preview.png").unlink(missing_ok=True)
+                preview_path(record).unlink(missing_ok=True)
 
         write_record(record, ready.key, run, source, result, told, staged, before=replaced)
         staged.replace(target)

@@ -7,7 +7,9 @@ import shutil
 
 import numpy as np
 import phantoms
+import phantoms_dicom
 import pytest
+from PIL import Image
 
 import medldm.tasks
 from medldm.batch import Options, Record, Run, Watch
@@ -254,11 +256,39 @@ def test_a_result_that_somebody_changed_is_not_taken_for_done(tree, tmp_path, ve
     assert verb("denoise", tree / "a.nii.gz", out)[0] == 2
 
 
-def test_a_preview_asked_for_later_is_drawn_without_overwrite(tree, tmp_path, verb):
-    out = tmp_path / "o.nii.gz"
-    assert verb("denoise", tree / "a.nii.gz", out)[0] == 0
-    assert verb("denoise", tree / "a.nii.gz", out, "--preview")[0] == 0
-    assert (tmp_path / "o_preview.png").exists()
+def test_pictures_asked_for_in_the_morning_need_no_network(tree, tmp_path, verb, monkeypatch):
+    assert verb("denoise", tree, tmp_path / "night", "--preview")[0] == 0
+    out = tmp_path / "out"
+    assert verb("denoise", tree, out)[0] == 0
+    monkeypatch.setattr(medldm.tasks, "run", None)
+    assert "only its preview is drawn" in verb("denoise", tree, out, "--report", "--dry-run")[1]
+    assert not list(out.glob("*.png"))
+    assert verb("denoise", tree, out, "--report")[0] == 0
+    assert (out / "report.html").read_text().count("data:image/jpeg") == 3
+    night, morning = (np.asarray(Image.open(folder / "b_preview.png")) for folder in (tmp_path / "night", out))
+    assert np.abs(night.astype(int) - morning).max() <= 1
+
+
+def test_a_picture_of_the_morning_shows_the_maps_and_the_slices_of_the_night(tree, tmp_path, stub_network, tiny_model):
+    words = ["denoise", str(tree / "a.nii.gz"), str(tmp_path / "o.nii.gz"), "--model", str(tiny_model)]
+    words += ["--samples", "3", "--steps", "4", "--uncertainty", "--preview"]
+    assert main(words) == 0
+    night = np.asarray(Image.open(tmp_path / "o_preview.png"))
+    (tmp_path / "o_preview.png").unlink()
+    assert main(words) == 0
+    assert np.array_equal(Image.open(tmp_path / "o_preview.png"), night)
+    (tmp_path / "o_std.nii.gz").unlink()
+    assert main(words) == 0
+    assert (tmp_path / "o_std.nii.gz").exists()  # that takes the network again
+
+
+def test_a_picture_of_a_series_is_drawn_in_the_morning_too(tmp_path, stub_network, tiny_model):
+    voxels = phantoms.brain((24, 24, 16)).astype(np.int16)
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, spacing=(1.0, 1.0, 1.0))
+    words = ["denoise", str(source), str(tmp_path / "out"), "--model", str(tiny_model)]
+    assert main(words) == 0
+    assert main([*words, "--report"]) == 0
+    assert list(tmp_path.rglob("*_preview.png"))
 
 
 def test_the_morning_after_a_rerun_knows_what_the_night_knew(tree, tmp_path, verb):
