@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 FEWEST = 8  # cases of a kind before one of them can stand out
 STANDS_OUT = 5.0  # robust standard deviations above the median
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
+UNFINISHED = ("failed", "refused")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class CaseFacts:
     residual : consistency residual of the record: what the result, measured again, differs from the scan
     invented : slices that hold voxels nobody measured
     flags : what to look at, in a few words each
+    notes : what the run said about the case, in sentences; nothing to worry about
     picture : JPEG of the preview, as a data URI; empty without one
     """
 
@@ -45,7 +47,13 @@ class CaseFacts:
     residual: float | None = None
     invented: int | None = None
     flags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     picture: str = field(default="", repr=False)
+
+    @property
+    def to_look_at(self) -> bool:
+        """Whether a person should see this case: something about it stands out, or it has no result."""
+        return bool(self.flags) or self.status in UNFINISHED
 
 
 def facts_of(rows: Sequence[Any], folder: Path, *, width: int) -> list[CaseFacts]:
@@ -80,6 +88,7 @@ def _one(row: Any, folder: Path, width: int) -> CaseFacts:
         residual=_number(told.get("consistency_residual")),
         invented=len(invented) if isinstance(invented, list) else None,
         flags=_flags(told),
+        notes=_notes(told),
         picture=_picture(_beside(image, "_preview.png"), width),
     )
 
@@ -110,9 +119,15 @@ def _flags(told: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(f"{clipped:,} voxels clipped")
     if told.get("measured_slices_bit_exact") is False:
         found.append("measured slices changed")
-    if (region := told.get("invented_voxels")) and not told.get("invented_slices"):
-        found.append(f"{region:,} voxels invented")
-    return (*found, *(str(note) for note in told.get("notes") or ()))
+    if odd := told.get("outside_of_card"):
+        found.append(f"outside the model: {', '.join(map(str, odd))}")
+    return tuple(found)
+
+
+def _notes(told: Mapping[str, Any]) -> tuple[str, ...]:
+    region = told.get("invented_voxels")
+    invented = (f"{region:,} voxels invented",) if region and not told.get("invented_slices") else ()
+    return (*invented, *(str(note) for note in told.get("notes") or ()))
 
 
 def _outlying(each: CaseFacts, others: Sequence[CaseFacts]) -> tuple[str, ...]:

@@ -75,8 +75,9 @@ def page_of(cases: Sequence[CaseFacts]) -> str:
             *(_row(case) for case in cases),
             "</tbody></table></div><footer>Noise: MRI in percent of the 99.5th percentile of the foreground, CT in HU. "
             "Residual: what the result, measured again, differs from the scan; compare within one task only. "
-            "Slices estimated: those with voxels that nobody measured. Look at: clipping, notes of the run, and noise "
-            "or residual more than five robust standard deviations above the median of the batch.</footer>",
+            "Slices estimated: those with voxels that nobody measured. Look at: cases that failed or were refused, "
+            "clipping, scans outside what the model covers, and noise or residual more than five robust standard "
+            "deviations above the median of the batch.</footer>",
             f'<dialog><img alt="before and after"><p></p></dialog></main><script>{script}</script></body></html>\n',
         ]
     )
@@ -102,7 +103,7 @@ def _tiles(cases: Sequence[CaseFacts]) -> str:
         for status in ORDER
         if counts[status]
     ]
-    flagged = sum(bool(case.flags) for case in cases)
+    flagged = sum(case.to_look_at for case in cases)
     return "".join(tiles) + f'<div class="tile"><b>{flagged}</b><span>to look at</span></div>'
 
 
@@ -147,7 +148,8 @@ def _row(case: CaseFacts) -> str:
             f'<button type="button" aria-label="enlarge {name}">'
             f'<img loading="lazy" alt="before and after: {name}" src="{case.picture}"></button>'
         )
-    flags = "".join(f'<span class="flag">{_text(flag)}</span>' for flag in case.flags)
+    words = case.flags or (("see message",) if case.to_look_at else ())
+    flags = "".join(f'<span class="flag">{_text(flag)}</span>' for flag in words)
     noise = "" if case.noise is None else f"{short(case.noise)} {case.noise_unit}"
     task = f"<small>{_text(case.task)}</small>" if case.task else ""
     cells = [
@@ -159,9 +161,17 @@ def _row(case: CaseFacts) -> str:
         _number(case.residual, "" if case.residual is None else short(case.residual)),
         _number(case.invented, "" if case.invented is None else str(case.invented)),
         _number(case.seconds, f"{case.seconds:.1f}"),
-        f'<td class="said">{_text(case.message)}</td>',
+        f'<td class="said" data-value="{_text(case.message)}">{_text(case.message)}{_notes(case.notes)}</td>',
     ]
-    return f'<tr data-status="{_text(case.status)}" data-flags="{len(case.flags)}">' + "".join(cells) + "</tr>"
+    return f'<tr data-status="{_text(case.status)}" data-flags="{len(words)}">' + "".join(cells) + "</tr>"
+
+
+def _notes(notes: Sequence[str]) -> str:
+    """What the run said, folded up: most scans have a note, few of them matter."""
+    if not notes:
+        return ""
+    told = "".join(f"<li>{_text(note)}</li>" for note in notes)
+    return f"<details><summary>{len(notes)} note{'s' * (len(notes) != 1)}</summary><ul>{told}</ul></details>"
 
 
 def _number(value: float | None, words: str) -> str:

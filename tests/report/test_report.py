@@ -89,6 +89,23 @@ def test_what_stands_out_is_flagged(tmp_path):
     assert flagged == {"3": ("5 voxels clipped",), "7": ("noise far above the others",)}
 
 
+def test_a_note_is_no_reason_to_look_and_a_failure_is_one(tmp_path):
+    notes = {"plain": ["plain is taken for MR, since its values are not HU"], "odd": ["spacing of 9 mm", "a note"]}
+    for name, said in notes.items():
+        facts = {"result_sha256": "0", "notes": said, "outside_of_card": ["spacing"] if name == "odd" else []}
+        (tmp_path / f"{name}_medldm.json").write_text(json.dumps(facts))
+    rows = [Row(name, "done", 2.0, "", str(tmp_path / f"{name}.nii.gz")) for name in notes]
+    rows += [Row("bad", "failed", 0.1, "damaged"), Row("gap", "refused", 0.1, "a gap"), Row("mask", "skipped")]
+    found = {case.case: (case.to_look_at, case.flags) for case in facts_of(rows, tmp_path, width=100)}
+    assert found["plain"] == (False, ())
+    assert found["odd"] == (True, ("outside the model: spacing",))
+    assert [found[name][0] for name in ("bad", "gap", "mask")] == [True, True, False]
+    page = write_page(rows, tmp_path).read_text()
+    assert "<b>3</b><span>to look at</span>" in page
+    assert page.count('data-flags="0"') == 2
+    assert "taken for MR" in page  # folded up, not lost
+
+
 def test_a_picture_that_would_burst_is_left_out(tmp_path, phantom, monkeypatch):
     write_preview(phantom, phantom, tmp_path / "a_preview.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
