@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import shutil
 import time
@@ -40,6 +41,8 @@ from medldm.zoo import card, cards
 
 log = logging.getLogger(__name__)
 
+OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
+PAUSES = (0.0, 0.05, 0.2, 0.5)  # seconds between tries to take a place that another run takes at the same time
 ALREADY = "already done with the same input, settings and weights"
 
 
@@ -250,7 +253,7 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
     record, target = Record(ready.target), ready.target
     staged = staged_name(target)
     maps: list[Path] = []
-    if target.is_dir() and any(not each.name.endswith(".dcm") for each in target.iterdir()):
+    if any(not each.name.endswith(".dcm") for each in target.glob("*")):
         raise OutputError(f"{target} holds other files; choose another place for the series.")
     fresh = not record.path.exists()
     try:
@@ -271,7 +274,7 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
                 preview_path(record).unlink(missing_ok=True)
 
         write_record(record, ready.key, run, source, result, told, staged, before=replaced)
-        staged.replace(target)
+        show(staged, target)
     except BaseException:
         with contextlib.suppress(OSError):  # a name that is too long could not be written, nor removed
             if fresh and not target.exists():  # a record without its result, where nothing was before
@@ -286,12 +289,36 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
         log.warning("%d voxels of %s were clipped to %s", clipped, target.name, result.stored.dtype)
 
 
+def show(staged: Path, target: Path) -> None:
+    """Give a finished file or folder its name; what stands there goes, also when another run put it there just now.
+
+    Parameters
+    ----------
+    staged : hidden name in the same folder
+    target : final name
+    """
+    for pause in (*PAUSES, None):
+        try:
+            staged.replace(target)
+        except OSError as problem:  # a folder takes no other folder's place
+            if problem.errno not in OCCUPIED or pause is None:
+                raise
+            remove(target)
+            time.sleep(pause)
+        else:
+            return
+
+
 def remove(path: Path) -> None:
-    """A file or the folder of a series, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    """A file or the folder of a series, if it is there; also when another run puts a folder there just now."""
+    try:
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+    except OSError:
+        if not path.is_dir():
+            raise
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def write_image(case: Case, volume: Volume, result: Volume, target: Path, options: Options) -> int:
@@ -326,8 +353,7 @@ def copy_series(case: Case, target: Path) -> None:
         temporary.mkdir(parents=True)
         for number, path in enumerate(case.files):
             shutil.copyfile(path, temporary / f"{number:04d}.dcm")
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.replace(target)
+        show(temporary, target)
     except OSError as problem:
         raise sentence(problem, target) from problem
     finally:

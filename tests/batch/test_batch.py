@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import medldm.tasks
-from medldm.batch import Options, Record, Run, Watch
+from medldm.batch import Options, Record, Run, Watch, cases
 from medldm.batch.memory import result_voxels
 from medldm.batch.places import Protected
 from medldm.batch.record import command, compact
@@ -121,8 +121,6 @@ def test_the_only_scan_of_a_folder_may_lie_beside_a_damaged_file(tree, tmp_path,
 
 
 def test_a_disk_that_fails_is_no_bug_of_ours(tree, tmp_path, verb, monkeypatch):
-    from medldm.batch import cases
-
     def failing(case, options):
         raise OSError(errno.EIO, "Input/output error", str(case.source))
 
@@ -207,7 +205,6 @@ def test_a_shard_without_cases_leaves_a_table_too(tree, tmp_path, verb):
 
 
 def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tree, tmp_path, verb, monkeypatch):
-    from medldm.batch import cases
     from medldm.io.atomic import sentence
 
     wrote = cases.write
@@ -238,9 +235,28 @@ def test_an_interrupted_batch_says_how_far_it_came(tree, tmp_path, verb, monkeyp
     assert rows(tmp_path / "out") == {"a": "done"}
 
 
-def test_a_result_without_its_record_is_taken_back(tree, tmp_path, verb, monkeypatch):
-    from medldm.batch import cases
+def test_two_runs_that_end_a_series_at_once_do_not_quarrel(tmp_path, monkeypatch):
+    """Another run shows its folder again and again, between our removing it and taking its place."""
+    staged, target, others = tmp_path / ".staged", tmp_path / "series", [3]
+    staged.mkdir()
+    (staged / "0000.dcm").write_text("ours")
+    removed = cases.remove
 
+    def quarrel(path):
+        removed(path)
+        if others[0]:
+            others[0] -= 1
+            path.mkdir()
+            (path / "0000.dcm").write_text("theirs")
+
+    monkeypatch.setattr(cases, "remove", quarrel)
+    quarrel(target)
+    cases.show(staged, target)
+    assert (target / "0000.dcm").read_text() == "ours"
+    assert [path.name for path in tmp_path.iterdir()] == ["series"]
+
+
+def test_a_result_without_its_record_is_taken_back(tree, tmp_path, verb, monkeypatch):
     def broken(*_, **__):
         raise KeyboardInterrupt
 
