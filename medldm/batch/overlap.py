@@ -53,6 +53,16 @@ def overlapped(run: Run, cases: list[Case], out: Path, tell: Callable[[Work], bo
                     work.again()
                 reading = read(number + 1) if number + 1 < len(cases) else None
                 work.restore()
+                if (
+                    work.crowded and not work.full and (reading or writing)
+                ):  # or it did not fit beside the next one, or the last
+                    if not written():
+                        return
+                    if reading and reading.result().ready:
+                        reading = None  # what was read gives its room back
+                    work.again().restore()
+                    if reading is None and number + 1 < len(cases):
+                        reading = read(number + 1)
                 if not written():
                     return
                 writing = writer.submit(work.write)

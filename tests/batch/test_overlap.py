@@ -103,6 +103,42 @@ def test_a_scan_that_does_not_fit_beside_another_one_is_read_again_alone(tree, t
     assert rows(tmp_path / "out") == dict.fromkeys("abcd", "done")
 
 
+def test_a_scan_that_cannot_be_restored_beside_another_one_is_restored_alone(tree, tmp_path, seen, monkeypatch):
+    network, crowded = medldm.tasks.run, []
+
+    def tight(task, volume, settings, **words):
+        if volume.name.startswith("b") and len(crowded) < 2:
+            crowded.append([step for _, step, _ in seen if step == "read c"])
+            if len(crowded) == 1:
+                time.sleep(0.1)  # until the next one is in memory
+                raise ResourceError("not now")
+        return network(task, volume, settings, **words)
+
+    monkeypatch.setattr(medldm.tasks, "run", tight)
+    assert denoise(tree, tmp_path / "out")[0] == 0
+    steps = [step for _, step, _ in seen]
+    assert rows(tmp_path / "out") == dict.fromkeys("abcd", "done")
+    # Nothing else is in memory while b is tried again: a is written, c is read anew afterwards.
+    assert steps.count("read b") == steps.count("read c") == 2
+    assert steps.index("write a") < steps.index("network b")
+    assert len(steps) - steps[::-1].index("read c") > steps.index("network b")
+
+
+def test_a_scan_that_fits_nowhere_is_told_once(tree, tmp_path, seen, monkeypatch):
+    network, tries = medldm.tasks.run, []
+
+    def tight(task, volume, settings, **words):
+        if volume.name.startswith("d"):
+            tries.append(volume)
+            raise ResourceError("too large for this machine")
+        return network(task, volume, settings, **words)
+
+    monkeypatch.setattr(medldm.tasks, "run", tight)
+    code, said = denoise(tree, tmp_path / "out")
+    assert (code, len(tries)) == (8, 2)
+    assert said.count("too large") == 1
+
+
 def test_every_case_has_a_log_of_its_own(tree, tmp_path, seen):
     (tree / "a.nii.gz").rename(tree / "x.nii.gz")
     assert denoise(tree, tmp_path / "out")[0] == 8
