@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class MedldmError(Exception):
     """A problem the user can act on; its text says what was found, where, and what to do next."""
@@ -74,6 +77,52 @@ def ending(problem: Exception) -> str:
         return "skipped"
     unfit = isinstance(problem, InputError | UsageError) and type(problem) is not InputError
     return "refused" if unfit else "failed"
+
+
+def traced(problem: BaseException) -> str:
+    """Where a problem and its causes came up, frame by frame, without what others said.
+
+    The text of a foreign exception may quote what it stumbled over, such as a patient's name in a damaged header; our
+    own sentences do not.
+
+    Parameters
+    ----------
+    problem : what was raised
+    """
+    chain: list[BaseException] = []
+    cause: BaseException | None = problem
+    while cause is not None and cause not in chain:
+        chain.insert(0, cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    lines = []
+    for each in chain:
+        lines.append("Traceback (most recent call last):")
+        for frame in traceback.extract_tb(each.__traceback__):
+            lines.append(f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}')
+        said = f": {each}" if isinstance(each, MedldmError) else ""
+        lines.append(f"{type(each).__name__}{said}")
+    return "\n".join(lines)
+
+
+def place_of(problem: BaseException) -> str:
+    """Type of a problem and the last line of ours that it came through, without what it says (see `traced`).
+
+    Parameters
+    ----------
+    problem : what was raised
+
+    Returns
+    -------
+    ``ValueError in io/dicom/pixels.py, line 250``
+    """
+    frames = traceback.extract_tb(problem.__traceback__)
+    home = Path(__file__).parent
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(home)] or frames
+    if not ours:
+        return type(problem).__name__
+    path, line = Path(ours[-1].filename), ours[-1].lineno
+    where = path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name
+    return f"{type(problem).__name__} in {where}, line {line}"
 
 
 def shown(words: str) -> str:

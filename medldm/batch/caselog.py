@@ -14,13 +14,16 @@ from medldm.io.atomic import whole_file
 
 log = logging.getLogger(__name__)
 
+NOTED = {"noted": True}  # extra of a log record whose words were noted already
+
 # Three cases are under way at once, each in a thread: a context variable tells whose words these are.
 _lines: ContextVar[list[str] | None] = ContextVar("lines of the case", default=None)
 
 
 class _Keeper(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info is None:  # tracebacks are noted by whoever caught them
+        # Foreign tracebacks may quote what is in a header; those of cases are noted by whoever caught them.
+        if record.exc_info is None and not hasattr(record, "noted"):
             note(f"{record.levelname.lower()}: {record.getMessage()}")
 
 

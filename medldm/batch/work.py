@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medldm.batch.caselog import about, note, write_log
+from medldm.batch.caselog import NOTED, about, note, write_log
 from medldm.batch.cases import ALREADY, Ready, compute, finish, prepare
 from medldm.batch.options import Run
 from medldm.batch.summary import Row
-from medldm.errors import Cancelled, MedldmError, ResourceError, ending
+from medldm.errors import Cancelled, MedldmError, ResourceError, ending, place_of, traced
 from medldm.io.atomic import FULL
 from medldm.io.scans import Case, output_path
 from medldm.volume import Volume
@@ -99,26 +98,29 @@ class Work:
             except (Cancelled, KeyboardInterrupt):
                 raise
             except MedldmError as problem:
-                self._end(ending(problem), self._sentence(str(problem)), started)
+                self._end(ending(problem), self._sentence(str(problem)), started, problem)
                 self.full = isinstance(problem.__cause__, OSError) and problem.__cause__.errno in FULL
                 self.crowded = isinstance(problem, ResourceError)
-            except MemoryError:
-                self._end("failed", "it needs more memory than is free; crop it, or use a larger machine", started)
+            except MemoryError as problem:
+                told = "it needs more memory than is free; crop it, or use a larger machine"
+                self._end("failed", told, started, problem)
                 self.crowded = True
             except OSError as problem:  # a disk or network that failed, not a bug
-                told = f"{problem.filename or self.case.source}: {problem.strerror or problem}"
-                self._end("failed", self._sentence(f"it could not be read or written: {told}"), started)
+                told = f"{problem.filename or self.case.source}: {problem.strerror or type(problem).__name__}"
+                self._end("failed", self._sentence(f"it could not be read or written: {told}"), started, problem)
             except Exception as problem:
-                told = f"{type(problem).__name__}: {problem}"
-                self._end("failed", f"a bug in medldm ({told}); please report it, run with -v for details", started)
+                told = f"a bug in medldm ({place_of(problem)}); please report it, run with -v for details"
+                self._end("failed", told, started, problem)
         return self
 
-    def _end(self, status: str, message: str, started: float) -> None:
+    def _end(self, status: str, message: str, started: float, problem: Exception) -> None:
         before = self.ready.seconds if self.ready else 0.0
         self.row = Row(self.case.place.as_posix(), status, round(before + time.monotonic() - started, 2), message)
         if status != "skipped":
-            note(traceback.format_exc())
-            log.debug("details of %s", self.row.case, exc_info=True)
+            log.debug("details of %s", self.row.case)
+            for line in self._sentence(traced(problem)).splitlines():
+                note(line)
+                log.debug("%s", line, extra=NOTED)
         self.ready = self.result = None
 
     def _sentence(self, problem: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
-from medldm.errors import Cancelled, MedldmError, UsageError, shown
+from medldm.errors import Cancelled, MedldmError, UsageError, place_of, shown, traced
 from medldm.settings import VERBS
 
 HELP = {
@@ -215,7 +215,7 @@ def _guarded(words: list[str], verbose: bool) -> int:
             place = shown(os.fsdecode(problem.filename))
             _say(f"medldm: {place} cannot be used: {problem.strerror}. Choose another place.")
             return UsageError.exit_code
-        _say(f"medldm: {type(problem).__name__}: {shown(str(problem))}\n{BUG}")
+        _say(f"medldm: {shown(place_of(problem))}\n{BUG}")
         if verbose:
             logging.getLogger("medldm").exception("details")
         return 1
@@ -251,8 +251,8 @@ class OneLine(logging.Formatter):
         return shown(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # logging's name
-        """The traceback, its lines made harmless too."""
-        return "\n".join(map(shown, super().formatException(ei).splitlines()))
+        """The traceback without what others said in it, its lines made harmless too."""
+        return "\n".join(map(shown, traced(ei[1]).splitlines())) if ei[1] else ""
 
 
 def _listen(arguments: argparse.Namespace) -> None:

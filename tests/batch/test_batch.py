@@ -331,6 +331,44 @@ def test_a_bug_in_a_tree_shows_no_traceback_unless_asked(tree, tmp_path, verb, m
     assert "Traceback" in verb("denoise", tree, tmp_path / "out", "-v")[1]
 
 
+def words_of(folder):
+    return "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.suffix in (".log", ".json"))
+
+
+def test_a_log_and_a_screen_quote_no_header(tmp_path, verb):
+    """What stands in a damaged header may be the name of a patient."""
+    voxels = phantoms.brain((24, 24, 8)).astype(np.int16)
+    folder = phantoms_dicom.write_series(tmp_path / "in" / "s", voxels, slope=1.23456789)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"1.23456789", b"Muster^Zac"))
+    phantoms.save(tmp_path / "in" / "a.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16)
+    code, said = verb("denoise", tmp_path / "in", tmp_path / "out", "-v")
+    assert code == 8
+    told = said + words_of(tmp_path / "out")
+    assert "RescaleSlope" in told
+    assert "pixels.py" in told
+    assert "Muster" not in told
+
+
+def test_a_bug_is_told_by_its_place_and_quotes_nothing(tree, tmp_path, verb, monkeypatch):
+    def broken(*_, **__):
+        try:
+            float("Muster^Zacharias")
+        except ValueError as problem:
+            raise KeyError("Muster^Zacharias") from problem
+
+    monkeypatch.setattr(medldm.tasks, "run", broken)
+    code, alone = verb("denoise", tree / "a.nii.gz", tmp_path / "o.nii.gz", "-v")
+    assert code == 1
+    assert "Muster" not in alone
+    code, said = verb("denoise", tree, tmp_path / "out", "-v")
+    assert code == 8
+    told = said + words_of(tmp_path / "out")
+    assert "a bug in medldm (KeyError in batch/cases.py, line " in told
+    assert told.index("ValueError") < told.index("KeyError")
+    assert "Muster" not in told
+
+
 def test_dicom_is_not_made_from_nifti(tree, tmp_path, verb):
     assert verb("denoise", tree / "a.nii.gz", tmp_path / "out", "--format", "dicom")[0] == 2
 
