@@ -25,7 +25,6 @@ from medldm.batch.record import (
     Record,
     hash_files,
     run_key,
-    staged_name,
     write_map_words,
     write_record,
 )
@@ -33,7 +32,7 @@ from medldm.batch.summary import Row
 from medldm.errors import NotRestorable, OutputError
 from medldm.inspection import Plan, make_plan
 from medldm.io import check_content, guess_modality, is_nifti, read, what_it_is, write
-from medldm.io.atomic import sentence, whole_file
+from medldm.io.atomic import sentence, staged_name, whole_file
 from medldm.io.scans import Case
 from medldm.settings import Restore, Settings
 from medldm.volume import Volume

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from medldm.batch.bids import in_derivatives
-from medldm.batch.record import Record, map_words, staged_name
+from medldm.batch.record import Record, map_words
 from medldm.io import is_nifti, write
+from medldm.io.atomic import staged_name
 from medldm.volume import Volume
 
 STD, HALF_WIDTH = "_std", "_halfwidth"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from medldm.errors import InputError, OutputError, UsageError
 from medldm.io import is_nifti
+from medldm.io.atomic import LEFTOVER
 from medldm.io.scans import Case
 
 DAY = 24 * 3600  # seconds
-# Hidden names of results that are being written, and of the marks of a cluster.
-LEFTOVER = re.compile(r"\.{1,2}staged-\d+-|\.\d+\.partial\.|\.tries-[0-9a-f]{32}$")
+MARKS = re.compile(r"\.tries-[0-9a-f]{32}$")  # of a cluster
 
 
 def check_out(source: Path, out: Path) -> None:
@@ -50,8 +50,19 @@ def sweep(out: Path) -> None:
         for name in [*below, *names]:
             path = Path(at, name)
             with contextlib.suppress(OSError):
-                if LEFTOVER.match(name) and time.time() - path.stat().st_mtime > DAY:
+                if (LEFTOVER.match(name) or MARKS.match(name)) and time.time() - last_touched(path) > DAY:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def last_touched(path: Path) -> float:
+    """When a file was changed, or anything in a folder; marks of a batch that lives lie deep in an old folder.
+
+    Parameters
+    ----------
+    path : file or folder
+    """
+    inside = list(path.rglob("*")) if path.is_dir() else []
+    return max(each.stat().st_mtime for each in [path, *inside])
 
 
 def inputs_only(cases: list[Case], source: Path, out: Path) -> list[Case]:

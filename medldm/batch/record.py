@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import platform
 import re
 import statistics
@@ -26,11 +25,6 @@ PACKAGES = ("medldm", "torch", "monai", "numpy", "nibabel", "pydicom", "SimpleIT
 BIDS_MAPS = {"_std.nii.gz": "Std", "_halfwidth.nii.gz": "HalfWidth"}  # what is added to a result's desc-
 TIMINGS = ("seconds", "peak_memory_mb")
 ENOUGH = 20  # finished cases to judge a pace by
-
-
-def staged_name(path: Path) -> Path:
-    """A hidden place beside a file, with the same suffix, where this process writes it before it is shown."""
-    return path.with_name(f".staged-{os.getpid()}-{path.name}")
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from medldm.errors import OutputError, ResourceError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STARTED = uuid.uuid4().hex[:8]  # of this process: in containers that share a folder, process numbers coincide
+# Hidden names of what is being written, also inside each other, and as older versions called them.
+LEFTOVER = re.compile(r"\.{1,2}staged-\d+-|\.\d+(-[0-9a-f]{8})?\.partial\.")
+
+
+def staged_name(path: Path) -> Path:
+    """A hidden place beside a file, with the same suffix, where this process writes it before it is shown.
+
+    Parameters
+    ----------
+    path : final name
+    """
+    return path.with_name(f".staged-{os.getpid()}-{STARTED}-{path.name}")
 
 
 @contextlib.contextmanager
@@ -33,7 +48,7 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     ResourceError
         The disk is full.
     """
-    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

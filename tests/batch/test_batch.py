@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import phantoms
@@ -14,11 +16,12 @@ from PIL import Image
 import medldm.tasks
 from medldm.batch import Options, Record, Run, Watch, cases
 from medldm.batch.memory import result_voxels
-from medldm.batch.places import Protected
+from medldm.batch.places import Protected, sweep
 from medldm.batch.record import command, compact
 from medldm.batch.summary import Row, write_summary
 from medldm.cli import main
 from medldm.errors import OutputError
+from medldm.io.atomic import LEFTOVER
 from medldm.settings import Denoise, SuperResolve
 from medldm.volume import Step
 
@@ -141,7 +144,13 @@ def test_a_name_that_is_too_long_for_a_result_is_a_sentence(tree, tmp_path, verb
 
 def test_what_killed_runs_left_goes_after_a_day(tree, tmp_path, verb):
     out = tmp_path / "out"
-    old = [out / ".staged-12-a.nii.gz", out / "sub" / ".12.partial..staged-12-b.nii.gz", out / f".tries-{'0' * 32}"]
+    old = [
+        out / ".staged-12-0123abcd-a.nii.gz",
+        out / ".12-0123abcd.partial.summary.csv",
+        out / ".staged-12-a.nii.gz",
+        out / "sub" / ".12.partial..staged-12-b.nii.gz",
+        out / f".tries-{'0' * 32}",
+    ]
     new, foreign = out / ".staged-13-a.nii.gz", out / ".somebody.partial"
     for path in (*old, new, foreign):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +161,34 @@ def test_what_killed_runs_left_goes_after_a_day(tree, tmp_path, verb):
     assert not [path for path in old if path.exists()]
     assert new.exists()
     assert foreign.exists()
+
+
+def test_two_processes_of_one_number_write_to_names_of_their_own(tmp_path):
+    """In containers that share a folder, process numbers coincide."""
+    names, other = {}, "import os, sys; os.getpid = lambda: 8; from pathlib import Path\n"
+    other += "from medldm.io.atomic import staged_name, whole_file\n"
+    other += "print(staged_name(Path('a.nii.gz')).name, end=' ')\n"
+    other += "with whole_file(Path(sys.argv[1]), durable=False) as temporary: print(temporary.name); temporary.touch()"
+    for number in range(2):
+        told = subprocess.run([sys.executable, "-c", other, str(tmp_path / "x")], capture_output=True, text=True)
+        names[number] = told.stdout.split()
+        assert len(names[number]) == 2
+        assert all("8" in name and LEFTOVER.match(name) for name in names[number])
+        assert LEFTOVER.match(f".8-01234567.partial.{names[number][0]}")
+    assert not set(names[0]) & set(names[1])
+
+
+def test_marks_of_a_batch_that_lives_are_not_swept(tmp_path):
+    living, dead = (tmp_path / f".tries-{digit * 32}" for digit in "01")
+    for marks in (living, dead):
+        (marks / "sub").mkdir(parents=True)
+        (marks / "sub" / "a.tries").touch()
+        os.utime(marks / "sub", (0, 0))
+        os.utime(marks, (0, 0))
+    os.utime(dead / "sub" / "a.tries", (0, 0))
+    sweep(tmp_path)
+    assert living.exists()
+    assert not dead.exists()
 
 
 def test_one_scan_has_a_report_too(tree, tmp_path, verb):
