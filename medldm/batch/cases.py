@@ -28,7 +28,7 @@ from medldm.batch.record import (
     write_map_words,
     write_record,
 )
-from medldm.batch.summary import Row
+from medldm.batch.summary import TO_DO, Row
 from medldm.errors import NotRestorable, OutputError
 from medldm.inspection import Plan, make_plan
 from medldm.io import check_content, guess_modality, is_nifti, read, what_it_is, write
@@ -105,9 +105,10 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     if found == "done" and not lacking:
         return already_done(record, name)
     if found == "done" and lacking == [preview_path(record)]:
-        if not options.dry_run:
-            draw_later(run, record, name, volume)
-        return already_done(record, name, "only its preview is drawn")
+        if options.dry_run:
+            return already_done(record, name, "only its preview would be drawn")
+        draw_later(run, record, name, volume)
+        return already_done(record, name, "only its preview was drawn")
     if found == "foreign":
         raise OutputError(
             f"{target} exists already and is not a result of medldm, or was changed since. Say --overwrite, or "
@@ -117,8 +118,8 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     ready = Ready(case, target, volume, digest, key, plan)
     if options.dry_run:
         check_memory(name, result_voxels(volume, settings, plan))
-        ahead = forecast(volume, verb, settings, plan, target.parent)
-        return Row(name, "done", 0.0, f"would write {target}; {told(run, ready)}; {ahead}")
+        ahead, seconds = forecast(volume, verb, settings, plan, target.parent)
+        return Row(name, TO_DO, seconds, f"would write {target}; {told(run, ready)}; {ahead}")
     ready.seconds = time.monotonic() - started
     return ready
 

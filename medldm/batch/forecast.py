@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 
 from medldm.batch.memory import needed_bytes, result_voxels
 from medldm.batch.record import seconds_per_voxel
+from medldm.batch.summary import spent
 from medldm.errors import ModelError
 from medldm.inspection import Plan
 from medldm.io import guess_modality
@@ -15,8 +17,8 @@ from medldm.volume import Volume
 from medldm.zoo import best, card
 
 
-def forecast(volume: Volume, verb: str, settings: Settings, plan: Plan | None, folder: Path) -> str:
-    """Memory and time in words.
+def forecast(volume: Volume, verb: str, settings: Settings, plan: Plan | None, folder: Path) -> tuple[str, float]:
+    """Memory and time in words, and the seconds; NaN where nobody knows.
 
     Parameters
     ----------
@@ -28,13 +30,13 @@ def forecast(volume: Volume, verb: str, settings: Settings, plan: Plan | None, f
     voxels = result_voxels(volume, settings, plan)
     memory = f"about {needed_bytes(voxels) / 2**30:.1f} GiB"
     if plan and not plan.steps:
-        return f"{memory}, no time in the network"
+        return f"{memory}, no time in the network", 0.0
     if pace := known_pace(folder, verb):
-        return f"{memory}, {_spent(pace * voxels)} at the pace of what lies in {folder}"
+        return f"{memory}, {spent(pace * voxels)} at the pace of what lies in {folder}", pace * voxels
     name, pace = card_pace(volume, verb, settings, voxels / 1e6)
     if pace:
-        return f"{memory}, {_spent(pace * voxels)} on two CPU cores, by the card of {name}"
-    return f"{memory}, time unknown until a first case lies in {folder}"
+        return f"{memory}, {spent(pace * voxels)} on two CPU cores, by the card of {name}", pace * voxels
+    return f"{memory}, time unknown until a first case lies in {folder}", math.nan
 
 
 def known_pace(folder: Path, verb: str) -> float | None:
@@ -68,7 +70,3 @@ def card_pace(volume: Volume, verb: str, settings: Settings, megavoxels: float) 
     except ModelError:
         return "", 0.0
     return found.name, found.pace / 1e6
-
-
-def _spent(seconds: float) -> str:
-    return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from medldm.io.atomic import whole_file
 
 STATUSES = ("done", "unchanged", "skipped", "failed", "refused")
+TO_DO = "to do"  # in a dry run only, on the screen only
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Row:
     Parameters
     ----------
     case : its place below OUT
-    status : one of `STATUSES`
-    seconds : wall clock
+    status : one of `STATUSES`, in a dry run also `TO_DO`
+    seconds : wall clock; of what is to do the forecast, NaN where there is none
     message : a sentence
     result : path of the result, empty without one
     """
@@ -39,9 +41,21 @@ def exit_code(rows: list[Row]) -> int:
 
 
 def words(rows: list[Row]) -> str:
-    """``3 done, 1 skipped``."""
+    """``3 done, 1 skipped``; in a dry run ``2 to do, 1 done; about 90 s of computing``."""
     counts = Counter(row.status for row in rows)
-    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    told = ", ".join(f"{counts[status]} {status}" for status in (TO_DO, *STATUSES) if counts[status])
+    known = [row.seconds for row in rows if row.status == TO_DO and math.isfinite(row.seconds)]
+    if not known:
+        return told
+    some = f" for {len(known)} of them" if len(known) < counts[TO_DO] else ""
+    return f"{told}; {spent(sum(known))} of computing{some}"
+
+
+def spent(seconds: float) -> str:
+    """``about 90 s``, ``about 12 min``, ``about 5.5 h``."""
+    if seconds < 120:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 7200 else f"about {seconds / 3600:.1f} h"
 
 
 def write_summary(rows: list[Row], folder: Path, shard: tuple[int, int] = (1, 1)) -> list[Row]:

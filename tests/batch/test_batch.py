@@ -314,7 +314,7 @@ def test_pictures_asked_for_in_the_morning_need_no_network(tree, tmp_path, verb,
     out = tmp_path / "out"
     assert verb("denoise", tree, out)[0] == 0
     monkeypatch.setattr(medldm.tasks, "run", None)
-    assert "only its preview is drawn" in verb("denoise", tree, out, "--report", "--dry-run")[1]
+    assert "only its preview would be drawn" in verb("denoise", tree, out, "--report", "--dry-run")[1]
     assert not list(out.glob("*.png"))
     assert verb("denoise", tree, out, "--report")[0] == 0
     assert (out / "report.html").read_text().count("data:image/jpeg") == 3

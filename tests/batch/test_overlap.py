@@ -1,6 +1,7 @@
 """Reading, restoring and writing overlap, and nobody can tell by the outcome."""
 
 import json
+import math
 import threading
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 import medldm.tasks
 from medldm.batch import Options, Watch, cases, run_batch
+from medldm.batch.summary import Row, words
 from medldm.errors import ResourceError
 from medldm.settings import Denoise
 from medldm.volume import Step
@@ -155,9 +157,18 @@ def test_a_dry_run_tells_memory_and_time_and_writes_nothing(tree, tmp_path, seen
     code, said = denoise(tree, out, dry_run=True)
     assert code == 0
     assert said.count("denoise 16 x 16 x 8 voxels; about 1.0 GiB, about 0 s on two CPU cores, by the card of") == 4
+    assert said.count("to do: ") == 4
+    assert "4 cases: 4 to do; about 0 s of computing" in said
     assert not out.exists()
     denoise(tree, out, include=("a*",))
+    assert "4 cases: 3 to do, 1 done; about 3 s of computing" in denoise(tree, out, dry_run=True)[1]
     assert "about 1 s at the pace of what lies in" in denoise(tree, out, dry_run=True, exclude=("a*",))[1]
+
+
+def test_a_dry_run_adds_up_what_is_known():
+    rows = [Row("a", "to do", 3000.0), Row("b", "to do", 9000.0), Row("c", "to do", math.nan), Row("d", "failed", 1.0)]
+    assert words(rows) == "3 to do, 1 failed; about 3.3 h of computing for 2 of them"
+    assert words(rows[2:]) == "1 to do, 1 failed"
 
 
 def test_parameter_maps_do_not_spoil_a_good_night(tree, tmp_path, seen):
