@@ -49,6 +49,10 @@ class ModelError(MedldmError):
     exit_code = 4
 
 
+class UnfitModel(ModelError):
+    """A model that is whole, but not made for this scan: of another modality, for volumes only, without this verb."""
+
+
 class ResourceError(MedldmError):
     """The machine ran out of something: memory, disk."""
 
@@ -75,7 +79,7 @@ def ending(problem: Exception) -> str:
     """
     if isinstance(problem, NotRestorable):
         return "skipped"
-    unfit = isinstance(problem, InputError | UsageError) and type(problem) is not InputError
+    unfit = isinstance(problem, InputError | UsageError | UnfitModel) and type(problem) is not InputError
     return "refused" if unfit else "failed"
 
 

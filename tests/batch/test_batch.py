@@ -20,7 +20,7 @@ from medldm.batch.places import Protected, sweep
 from medldm.batch.record import command, compact
 from medldm.batch.summary import Row, write_summary
 from medldm.cli import main
-from medldm.errors import OutputError
+from medldm.errors import ModelError, OutputError
 from medldm.io.atomic import LEFTOVER
 from medldm.settings import Denoise, SuperResolve
 from medldm.volume import Step
@@ -209,6 +209,23 @@ def test_one_volume_of_a_4d_file_that_needs_nothing_is_one_volume(tmp_path, tiny
 def test_an_unknown_model_is_code_4_in_a_tree_too(tree, tmp_path):
     assert main(["denoise", str(tree), str(tmp_path / "out"), "--model", "nope"]) == 4
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_that_the_model_is_not_made_for_is_refused(tree, tmp_path, tiny_model):
+    phantoms.save(tree / "b.nii.gz", 2 * phantoms.brain((24, 24, 12)) - 1000, dtype=np.int16)
+    words = ["denoise", str(tree), str(tmp_path / "out"), "--noise", "0.05", "--model", str(tiny_model)]
+    assert main(words) == 8
+    assert rows(tmp_path / "out") == {"a": "done", "b": "refused", "c": "done"}
+    assert main(["denoise", str(tree / "b.nii.gz"), str(tmp_path / "b.nii.gz"), *words[3:]]) == 4
+
+
+def test_a_model_that_is_damaged_is_a_failure_and_not_the_fault_of_the_scan(tree, tmp_path, verb, monkeypatch):
+    def damaged(*_, **__):
+        raise ModelError("The weights of tiny-2d are damaged.")
+
+    monkeypatch.setattr(medldm.tasks, "run", damaged)
+    assert verb("denoise", tree, tmp_path / "out")[0] == 8
+    assert set(rows(tmp_path / "out").values()) == {"failed"}
 
 
 def test_a_scan_outside_the_shard_is_nobodys_bug(tree, tmp_path, verb):
