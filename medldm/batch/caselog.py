@@ -18,6 +18,7 @@ NOTED = {"noted": True}  # extra of a log record whose words were noted already
 
 # Three cases are under way at once, each in a thread: a context variable tells whose words these are.
 _lines: ContextVar[list[str] | None] = ContextVar("lines of the case", default=None)
+_place: ContextVar[str] = ContextVar("place of the case", default="")
 
 
 class _Keeper(logging.Handler):
@@ -25,6 +26,8 @@ class _Keeper(logging.Handler):
         # Foreign tracebacks may quote what is in a header; those of cases are noted by whoever caught them.
         if record.exc_info is None and not hasattr(record, "noted"):
             note(f"{record.levelname.lower()}: {record.getMessage()}")
+            # For whoever shows it: forty files may all be called scan.nii.gz.
+            record.__dict__["case"] = _place.get()
 
 
 @contextmanager
@@ -39,13 +42,20 @@ def keeping() -> Iterator[None]:
 
 
 @contextmanager
-def about(lines: list[str]) -> Iterator[None]:
-    """Whatever is logged or noted inside concerns one case."""
-    token = _lines.set(lines)
+def about(lines: list[str], place: str) -> Iterator[None]:
+    """Whatever is logged or noted inside concerns one case.
+
+    Parameters
+    ----------
+    lines : that notes are added to
+    place : of the case, which its log records get as ``case``
+    """
+    tokens = _lines.set(lines), _place.set(place)
     try:
         yield
     finally:
-        _lines.reset(token)
+        _lines.reset(tokens[0])
+        _place.reset(tokens[1])
 
 
 def note(text: str) -> None:

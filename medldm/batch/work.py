@@ -92,7 +92,7 @@ class Work:
         if self.row is not None:
             return self
         started = time.monotonic()
-        with about(self.lines):
+        with about(self.lines, self.case.place.as_posix()):
             try:
                 step()
             except (Cancelled, KeyboardInterrupt):

@@ -9,6 +9,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -247,8 +248,10 @@ class OneLine(logging.Formatter):
     """A message is one line, whatever file names it holds; a traceback below it keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
-        """The message without what would steer a terminal."""
-        return shown(super().formatMessage(record))
+        """The message without what would steer a terminal; in a batch it says which case it is about."""
+        said, case = super().formatMessage(record), getattr(record, "case", "")
+        told = not case or re.search(rf"(?<!\w){re.escape(case)}(?!\w)", said)
+        return shown(said if told else f"{case}: {said}")
 
     def formatException(self, ei: Any) -> str:  # logging's name
         """The traceback without what others said in it, its lines made harmless too."""

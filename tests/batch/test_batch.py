@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -372,6 +373,23 @@ def test_the_morning_after_a_rerun_knows_what_the_night_knew(tree, tmp_path, ver
     assert odd["message"].endswith("weights; warning, outside what the model covers: spacing")
     assert [row["status"] for row in (a, odd, same)] == ["done", "done", "unchanged"]
     assert a["seconds"] == odd["seconds"] == 1.0
+
+
+def test_a_warning_says_which_of_many_scans_it_is_about(tree, tmp_path, verb, monkeypatch):
+    (tree / "sub").mkdir()
+    (tree / "a.nii.gz").rename(tree / "sub" / "scan.nii.gz")
+    stub = medldm.tasks.run
+
+    def loud(task, volume, settings, **words):
+        logging.getLogger("medldm.tasks").warning("%s covers too little", volume.name)
+        return stub(task, volume, settings, **words)
+
+    monkeypatch.setattr(medldm.tasks, "run", loud)
+    code, said = verb("denoise", tree, tmp_path / "out")
+    assert code == 0
+    assert "sub/scan: scan covers too little" in said
+    assert "\nb covers too little" in said or said.startswith("b covers too little")
+    assert "warning: scan covers" in (tmp_path / "out" / "logs" / "sub" / "scan.log").read_text()
 
 
 def test_a_bug_in_a_tree_shows_no_traceback_unless_asked(tree, tmp_path, verb, monkeypatch):

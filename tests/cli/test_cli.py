@@ -447,6 +447,19 @@ def test_a_polite_kill_is_code_130_and_leaves_nothing_half_written(scan_file, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.nii.gz"]
 
 
+@pytest.mark.parametrize(
+    ("case", "shown"),
+    [("", "scan: dark"), ("scan", "scan: dark"), ("b/scan", "b/scan: scan: dark"), ("sca", "sca: scan: dark")],
+)
+def test_a_line_names_its_case_once(case, shown):
+    import logging
+
+    from medldm.cli import OneLine
+
+    record = logging.makeLogRecord({"msg": "%s: dark", "args": ("scan",), "case": case})
+    assert OneLine("%(message)s").format(record) == shown
+
+
 def test_a_bundle_that_cannot_be_made_yet_is_a_sentence(tiny_model, tmp_path, capsys):
     code = main(["export-model", str(tiny_model), str(tmp_path / "bundle")])
     assert code in (0, 2)
