@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from medldm.batch.caselog import note
-from medldm.batch.forecast import fitting_card, forecast
+from medldm.batch.forecast import forecast
 from medldm.batch.maps import STD, remove_maps, spread_path, stage_maps
 from medldm.batch.memory import check_memory, result_voxels
 from medldm.batch.options import Options, Run
@@ -29,7 +29,7 @@ from medldm.batch.record import (
     write_record,
 )
 from medldm.batch.summary import TO_DO, Row
-from medldm.errors import ModelError, NotRestorable, OutputError, UnfitModel
+from medldm.errors import NotRestorable, OutputError
 from medldm.inspection import Plan, make_plan
 from medldm.io import check_content, guess_modality, is_nifti, read, what_it_is, write
 from medldm.io.atomic import sentence, staged_name, whole_file
@@ -140,14 +140,7 @@ def compute(run: Run, ready: Ready) -> Volume:
 
     mask_path = getattr(run.settings, "mask", None)
     mask = read(mask_path) if mask_path else None
-    try:
-        result = tasks.run(run.verb, ready.volume, run.settings, mask=mask, progress=run.watch.progress)
-    except ModelError as problem:
-        try:
-            fitting_card(ready.volume, run.verb, run.settings, ready.plan)
-        except UnfitModel:  # nothing is wrong with the model; its own sentence says more
-            raise UnfitModel(str(problem)) from problem
-        raise
+    result = tasks.run(run.verb, ready.volume, run.settings, mask=mask, progress=run.watch.progress)
     ready.seconds += time.monotonic() - started
     return result
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from medldm.batch.memory import needed_bytes, result_voxels
 from medldm.batch.record import seconds_per_voxel
 from medldm.batch.summary import spent
-from medldm.errors import ModelError, UnfitModel
+from medldm.errors import ModelError
 from medldm.inspection import Plan
 from medldm.io import guess_modality
 from medldm.settings import Settings
 from medldm.volume import Volume
-from medldm.zoo import Card, best, card, cards
+from medldm.zoo import best, card
 
 
 def forecast(volume: Volume, verb: str, settings: Settings, plan: Plan | None, folder: Path) -> tuple[str, float]:
@@ -60,41 +60,13 @@ def _pace(folder: Path, verb: str, changed: int) -> float | None:
 
 def card_pace(volume: Volume, verb: str, settings: Settings, megavoxels: float) -> tuple[str, float]:
     """Name of the model that a scan will get, and its seconds per voxel by its card; 0 where nobody measured them."""
+    modality = guess_modality(volume)[0] if settings.modality == "auto" else settings.modality
+    asked = "" if verb == "restore" else verb
     try:
-        found = fitting_card(volume, verb, settings, None, megavoxels)
+        if settings.model == "auto":
+            found = best(modality, flat=min(volume.shape) == 1, verb=asked, megavoxels=megavoxels)
+        else:
+            found = card(settings.model)
     except ModelError:
         return "", 0.0
     return found.name, found.pace / 1e6
-
-
-def fitting_card(volume: Volume, verb: str, settings: Settings, plan: Plan | None, megavoxels: float = 0.0) -> Card:
-    """The card of the model that a scan will get, by what the card says; its weights are not looked at.
-
-    Parameters
-    ----------
-    volume : scan
-    verb, settings : what is asked
-    plan : of `restore`
-    megavoxels : of the result, in millions
-
-    Raises
-    ------
-    UnfitModel
-        None restores this modality, this verb, or a single slice.
-    ModelError
-        No such model.
-    """
-    modality = guess_modality(volume)[0] if settings.modality == "auto" else settings.modality
-    asked = [step.verb for step in plan.steps] if plan else [] if verb == "restore" else [verb]
-    flat = min(volume.shape) == 1
-    if settings.model == "auto":
-        cards()  # a card that cannot be read is not the scan's fault
-        try:
-            first, *_ = [best(modality, flat=flat, verb=each, megavoxels=megavoxels) for each in asked or [""]]
-        except ModelError as problem:
-            raise UnfitModel(str(problem)) from problem
-        return first
-    found = card(settings.model)
-    if found.modality != modality or not set(asked) <= set(found.verbs) or (flat and found.spatial_dims == 3):
-        raise UnfitModel(f"{found.name} is not made for {volume.name}.")
-    return found

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import torch
 
-from medldm.errors import ModelError
+from medldm.errors import ModelError, UnfitModel
 from medldm.volume import Volume
 from medldm.zoo import PATIENCE_S, Card, best, card
 
@@ -99,16 +99,16 @@ def pick_card(name: str, modality: str, volume: Volume, verb: str, device: str =
         return best(modality, flat=flat, verb=verb, megavoxels=size, patience_s=patience)
     found = card(name)
     if found.modality != modality:
-        raise ModelError(
+        raise UnfitModel(
             f"{found.name} restores {found.modality.upper()}, and {volume.name} is taken for {modality.upper()}. "
             "Choose another --model, or say --modality."
         )
     if verb not in found.verbs:
-        raise ModelError(
+        raise UnfitModel(
             f"{found.name} cannot {verb}: its card names {', '.join(found.verbs)}. Choose another --model."
         )
     if found.spatial_dims == 3 and min(volume.shape) == 1:
-        raise ModelError(f"{found.name} works in volumes, and {volume.name} is a single slice. Choose a 2D model.")
+        raise UnfitModel(f"{found.name} works in volumes, and {volume.name} is a single slice. Choose a 2D model.")
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from medldm.errors import ModelError
+from medldm.errors import ModelError, UnfitModel
 
 ROOM = Path(__file__).parent
 IN_PLANE = "in-plane"  # super-resolution of planes alone, which a card may do in another way than that of slices
@@ -191,13 +191,13 @@ def best(
     """
     fit = [each for each in cards() if each.modality == modality and each.role == "restorer"]
     if not fit:
-        raise ModelError(
+        raise UnfitModel(
             f"No shipped model restores {modality.upper()} yet. Give one of your own with --model PATH, or train "
             "it with `medldm train`."
         )
     able = [each for each in fit if (not verb or verb in each.verbs) and not (flat and each.spatial_dims == 3)]
     if not able:
-        raise ModelError(
+        raise UnfitModel(
             f"No shipped model can {verb} {modality.upper()} scans{' of one slice' if flat else ''}; {fit[0].name} was "
             f"found fit to {', '.join(fit[0].verbs)}. Give one of your own with --model PATH."
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medldm.errors import InputError, MedldmError, ResourceError
+from medldm.errors import InputError, MedldmError, ResourceError, place_of
 from medldm.inspection import make_plan
 from medldm.intensity import mri_scaling
 from medldm.io import find_missing_slices, guess_modality
@@ -265,4 +265,4 @@ def sentence(problem: BaseException) -> MedldmError | ValueError:
         return problem
     if isinstance(problem, MemoryError):
         return ResourceError("There is not enough memory. Close other programs, or restore a box of the scan.")
-    return MedldmError(f"This is a bug in medldm, please report it: {type(problem).__name__}: {problem}")
+    return MedldmError(f"This is a bug in medldm, please report it: {place_of(problem)}.")
