@@ -7,15 +7,21 @@ left two. And how much is on the way: two cases a worker, whatever the length of
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import platform
 import shutil
+import signal
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from hashlib import sha256
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +30,8 @@ from medldm.batch.options import Run, Watch
 from medldm.batch.places import Protected
 from medldm.batch.summary import Row
 from medldm.batch.work import Work
-from medldm.errors import MedldmError, ResourceError, UsageError
+from medldm.errors import MedldmError, OutputError, ResourceError, UsageError
+from medldm.io.atomic import FULL, sentence
 from medldm.io.scans import Case, output_path
 
 log = logging.getLogger(__name__)
@@ -34,7 +41,9 @@ QUIET = logging.CRITICAL  # what became of workers is told by the rows
 PATIENCE = 20  # seconds until a scheduler answers
 PAUSES = (2, 10, 30)  # seconds that a case waits for memory before it is tried again
 LONELY = 60  # seconds between two looks for workers
-ANSWERED = 2  # seconds that the last look may take
+ANSWERED = 2  # seconds that the last look may take, and the collecting of what is done when a batch is stopped
+HASTE = 1  # seconds in which our workers end when a batch is stopped
+LATE = 20  # seconds until a folder is seen by the machines that share it
 AHEAD = 2  # cases on their way for each worker: one in work, one waiting
 
 
@@ -53,61 +62,142 @@ def spread_out(run: Run, cases: list[Case], out: Path, tell: Callable[[Work], bo
     UsageError
         Dask is not installed.
     ResourceError
-        The scheduler cannot be reached, or went away.
+        The scheduler cannot be reached, or went away; the disk is full.
+    OutputError
+        The folder cannot be written to.
+    KeyboardInterrupt
+        After the cases that are back are told.
     """
     try:
-        from distributed import as_completed
-        from distributed.client import FutureCancelledError
-        from distributed.scheduler import KilledWorker
+        import distributed  # noqa: F401
     except ImportError as problem:
         raise UsageError(
             "Several workers need Dask: pip install medldm[cluster]. Or use --shard I/N in several shells."
         ) from problem
-    marks = out.absolute() / f".tries-{uuid.uuid4().hex}"
-    away = replace(run, watch=Watch(preview=run.watch.preview), protected=Protected())
-    left, number, going_on = iter(cases), 0, True
-    with connected(run) as client, missing_workers_told(client):
-        answers, under_way = as_completed([], loop=client.loop), {}
-
-        def send(case: Case) -> None:
-            future = client.submit(one_away, away, case, out.absolute(), marks, pure=False, retries=0)
-            under_way[future.key] = case
-            answers.add(future)
-
-        def send_next() -> None:
-            nonlocal number, going_on
-            while going_on and (case := next(left, None)) is not None:
-                number += 1
-                run.watch.case(number, len(cases), case.place.as_posix())
-                refused = refusal(run, case, out)
-                if refused is None:
-                    send(case)
-                    return
-                going_on = tell(refused)
-
-        try:
-            for _ in range(AHEAD * workers_of(client, run)):
-                send_next()
-            for future in answers:
-                case = under_way.pop(future.key)
-                ended = future.exception()
-                if isinstance(ended, KilledWorker):
-                    if tried(marks, case) < TRIES:
-                        send(case)  # it only waited beside the one that is to blame
-                        continue
-                    work = given_up(run, case, out)
-                elif isinstance(ended, FutureCancelledError):
-                    raise ResourceError("The Dask scheduler went away. Run the same command again to go on.")
-                elif ended is not None:
-                    raise ended
-                else:
-                    work = Work(run, case, out)
-                    work.row, work.full = future.result()
-                future.release()
-                going_on = tell(work) and going_on
-                send_next()
-        finally:
+    # A dry run writes nothing, marks neither.
+    marks = None if run.options.dry_run else out.absolute() / f".tries-{uuid.uuid4().hex}"
+    try:
+        with connected(run) as client, missing_workers_told(client):
+            if marks is not None:
+                make(marks)
+            send_all(Errands(client, run, out.absolute(), marks), cases, tell, AHEAD * workers_of(client, run))
+    finally:
+        if marks is not None:  # only now does no worker begin another case
             shutil.rmtree(marks, ignore_errors=True)
+
+
+def send_all(errands: Errands, cases: list[Case], tell: Callable[[Work], bool], ahead: int) -> None:
+    """Keep workers busy until all cases are told, or `tell` says False.
+
+    Parameters
+    ----------
+    errands : what is on its way
+    cases : as many as there are
+    tell : called with every finished case
+    ahead : how many are on their way at a time
+    """
+    run, left, number, going_on = errands.run, iter(cases), 0, True
+
+    def send_next() -> None:
+        nonlocal number, going_on
+        while going_on and (case := next(left, None)) is not None:
+            number += 1
+            run.watch.case(number, len(cases), case.place.as_posix())
+            refused = refusal(run, case, errands.out)
+            if refused is None:
+                errands.send(case)
+                return
+            going_on = tell(refused)
+
+    try:
+        for _ in range(ahead):
+            send_next()
+        for work in errands.returning():
+            going_on = tell(work) and going_on
+            send_next()
+    except BaseException:
+        for work in errands.back():
+            tell(work)
+        raise
+
+
+class Errands:
+    """Cases that workers have, each with the future that stands for it.
+
+    Parameters
+    ----------
+    client : of Dask
+    run : what is asked
+    out : folder, absolute
+    marks : folder of the marks of this batch, None for a dry run
+    """
+
+    def __init__(self, client: Any, run: Run, out: Path, marks: Path | None) -> None:
+        from distributed import as_completed
+
+        self.client, self.run, self.out, self.marks = client, run, out, marks
+        self.away = replace(run, watch=Watch(preview=run.watch.preview), protected=Protected())
+        self.answers = as_completed([], loop=client.loop)
+        self.under_way: dict[str, tuple[Any, Case]] = {}
+
+    def send(self, case: Case) -> None:
+        """To whichever worker is free."""
+        with scheduler_needed():
+            future = self.client.submit(one_away, self.away, case, self.out, self.marks, pure=False, retries=0)
+        self.under_way[future.key] = future, case
+        self.answers.add(future)
+
+    def returning(self) -> Iterator[Work]:
+        """Cases as they get done; those that a dying worker only held beside its own are sent again.
+
+        Raises
+        ------
+        ResourceError
+            The scheduler went away.
+        """
+        from distributed.scheduler import KilledWorker
+
+        for future in self.answers:
+            _, case = self.under_way[future.key]
+            with scheduler_needed():
+                ended = future.exception()  # None for cancelled ones too
+                answer = None if ended is not None else future.result()
+            del self.under_way[future.key]
+            if answer is not None:
+                yield self._opened(case, answer)
+            elif not isinstance(ended, KilledWorker):
+                yield broken(self.run, case, self.out, ended)
+            elif self.marks is not None and tried(self.marks, case) < TRIES:
+                self.send(case)
+            else:
+                yield given_up(self.run, case, self.out)
+            future.release()
+
+    def back(self) -> list[Work]:
+        """Cases that are done and were not told, as far as they can be had at once; the next run finds the others."""
+        found, end = [], time.monotonic() + ANSWERED
+        for future, case in self.under_way.values():
+            if future.status == "finished":
+                with suppress(Exception):
+                    found.append(self._opened(case, future.result(timeout=max(0, end - time.monotonic()))))
+        self.under_way.clear()
+        return found
+
+    def _opened(self, case: Case, answer: tuple[Row, bool]) -> Work:
+        work = Work(self.run, case, self.out)
+        work.row, work.full = answer
+        return work
+
+
+@contextmanager
+def scheduler_needed() -> Iterator[None]:
+    """What Dask raises when its scheduler is gone, as a sentence."""
+    from distributed.client import CancelledError, ClosedClientError
+
+    try:
+        yield
+    except (CancelledError, ClosedClientError, OSError) as problem:
+        raise ResourceError("The Dask scheduler went away. Run the same command again to go on.") from problem
 
 
 def refusal(run: Run, case: Case, out: Path) -> Work | None:
@@ -122,7 +212,7 @@ def refusal(run: Run, case: Case, out: Path) -> Work | None:
     return None
 
 
-def one_away(run: Run, case: Case, out: Path, marks: Path) -> tuple[Row, bool]:
+def one_away(run: Run, case: Case, out: Path, marks: Path | None) -> tuple[Row, bool]:
     """One case, on a worker.
 
     Parameters
@@ -130,23 +220,27 @@ def one_away(run: Run, case: Case, out: Path, marks: Path) -> tuple[Row, bool]:
     run : what is asked
     case : scan
     out : folder
-    marks : folder of the marks of this batch
+    marks : folder of the marks of this batch, None for a dry run
 
     Returns
     -------
     row, and whether the disk is full
     """
     work = Work(run, case, out)
-    if tried(marks, case) >= TRIES:
+    if marks is not None and tried(marks, case) >= TRIES:
         work = given_up(run, case, out)
     else:
-        mark = mark_of(marks, case)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        with mark.open("a") as file:
-            file.write("begun\n")
+        try:
+            if marks is not None:
+                leave_mark(marks, case)
+        except MedldmError as problem:
+            full = isinstance(problem.__cause__, OSError) and problem.__cause__.errno in FULL
+            return Row(case.place.as_posix(), "failed", message=str(problem)), full
         with keeping():
             patiently(work)
-        mark.unlink(missing_ok=True)
+        if marks is not None:
+            with suppress(OSError):  # the case is done all the same
+                mark_of(marks, case).unlink()
     assert work.row is not None
     return work.row, work.full
 
@@ -161,9 +255,48 @@ def patiently(work: Work) -> Work:
     return work.write()
 
 
+def make(marks: Path) -> None:
+    """The folder of the marks, made before any worker needs it.
+
+    Raises
+    ------
+    OutputError, ResourceError
+    """
+    try:
+        marks.mkdir(parents=True)
+    except OSError as problem:
+        raise sentence(problem, marks) from problem
+
+
+def leave_mark(marks: Path, case: Case) -> None:
+    """Say that a case is begun.
+
+    The folder is not made here: once it is gone the batch has ended, and nobody waits for this case.
+
+    Raises
+    ------
+    OutputError, ResourceError
+    """
+    mark, end = mark_of(marks, case), time.monotonic() + LATE
+    while True:
+        try:
+            with mark.open("a") as file:
+                file.write("begun\n")
+            return
+        except FileNotFoundError as problem:
+            if time.monotonic() > end:
+                raise OutputError(
+                    f"The worker on {platform.node()} does not see {marks.name} in {marks.parent}. The folder of the "
+                    "results must be the same for every worker, under the same path."
+                ) from problem
+            time.sleep(LATE / 40)
+        except OSError as problem:
+            raise sentence(problem, mark) from problem
+
+
 def mark_of(marks: Path, case: Case) -> Path:
-    """File that lies there while a case is tried."""
-    return marks / f"{case.place.as_posix()}.tries"
+    """File that lies there while a case is tried; a name of a scan may be as long as a file system allows."""
+    return marks / f"{sha256(os.fsencode(case.place.as_posix())).hexdigest()[:32]}.tries"
 
 
 def tried(marks: Path, case: Case) -> int:
@@ -186,9 +319,29 @@ def given_up(run: Run, case: Case, out: Path) -> Work:
     return work.write()
 
 
+def broken(run: Run, case: Case, out: Path, problem: BaseException) -> Work:
+    """A case whose worker raised what no step expects."""
+    work = Work(run, case, out)
+    told = f"{type(problem).__name__}: {problem}"
+    work.row = Row(
+        case.place.as_posix(),
+        "failed",
+        message=f"a bug in medldm ({told}), or its worker has another version of medldm or Dask; please report it",
+    )
+    work.lines += traceback.format_exception(problem)
+    return work.write()
+
+
 def workers_of(client: Any, run: Run) -> int:
-    """Workers that are there, or were asked for."""
-    return max(run.options.workers, len(client.scheduler_info(n_workers=-1)["workers"]))
+    """Workers that are there, or were asked for.
+
+    Raises
+    ------
+    ResourceError
+    """
+    with scheduler_needed():
+        there = client.scheduler_info(n_workers=-1).get("workers", ())  # nothing at all from a client that gave up
+    return max(run.options.workers, len(there))
 
 
 @contextmanager
@@ -199,19 +352,36 @@ def connected(run: Run) -> Iterator[Any]:
     ------
     ResourceError
     """
+    with hushed(), joined(run.options.scheduler) if run.options.scheduler else started(run) as client:
+        yield client
+
+
+@contextmanager
+def joined(address: str) -> Iterator[Any]:
+    """A client of a scheduler that runs already.
+
+    Raises
+    ------
+    ResourceError
+    """
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError) as problem:
+        raise ResourceError(
+            f"No Dask scheduler answers at {address} ({problem}). Start one with `dask scheduler`, "
+            "and give the address that it prints."
+        ) from problem
+    with client:
+        yield client
+
+
+@contextmanager
+def started(run: Run) -> Iterator[Any]:
+    """A client of a scheduler in this process, with workers that are processes of their own."""
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
-    if run.options.scheduler:
-        try:
-            client = Client(run.options.scheduler, timeout=PATIENCE, set_as_default=False)
-        except (OSError, ValueError) as problem:
-            raise ResourceError(
-                f"No Dask scheduler answers at {run.options.scheduler} ({problem}). Start one with `dask scheduler`, "
-                "and give the address that it prints."
-            ) from problem
-        with client:
-            yield client
-        return
     places = environments(run.options.workers, getattr(run.settings, "device", "auto"))
     # One thread: a network has no use for two scans at once, and memory is counted for one.
     specs = {
@@ -219,12 +389,42 @@ def connected(run: Run) -> Iterator[Any]:
         for number, place in enumerate(places)
     }
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}}
-    with (
-        hushed(),
-        SpecCluster(workers=specs, scheduler=scheduler, silence_logs=QUIET) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    with deaf():
+        # Closed below; at exit Dask would wait ten seconds for one whose closing was interrupted by a second Ctrl-C.
+        cluster = SpecCluster(scheduler=scheduler, silence_logs=QUIET, shutdown_on_close=False)
+
+    async def all_up() -> None:
+        await cluster
+
+    with closing(cluster):
+        cluster.worker_spec.update(specs)
+        # Whoever stops us here stops our waiting only: workers that are half up cannot be closed.
+        asyncio.run_coroutine_threadsafe(all_up(), cluster.loop.asyncio_loop).result()
+        with Client(cluster, set_as_default=False) as client:
+            try:
+                yield client
+            except BaseException:
+                # Dask would let workers finish what nobody tells any more.
+                for nanny in cluster.workers.values():
+                    asyncio.run_coroutine_threadsafe(nanny.close(timeout=HASTE), cluster.loop.asyncio_loop)
+                raise
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Threads that begin here do not hear Ctrl-C, nor do the processes that they start.
+
+    A terminal sends it to all processes of a command. Workers are ended by the client, without a word.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # it would open the ears of the thread that starts it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -262,14 +462,16 @@ def missing_workers_told(client: Any) -> Iterator[None]:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Dask says nothing about the comings and goings of workers that we start and end."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(QUIET)
+    """Dask says nothing about the comings and goings of workers and schedulers."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # each has its level
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(QUIET)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def environments(workers: int, device: str) -> list[dict[str, str]]:

@@ -24,12 +24,13 @@ from medldm.errors import ResourceError
 from medldm.settings import Denoise
 
 # What every worker loads before it starts: a network that adds one, sleeps on cases called "slow", kills on "poison";
-# a disk that is full for "full".
+# a disk that is full for "full"; a bug outside of the steps for "buggy".
 PRELOAD = """
 import os, signal, sys, time, types
+open(os.path.join(os.environ["MEDLDM_TEST"], "worker-began"), "w").close()
 import medldm
 tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
-from medldm.batch import cases
+from medldm.batch import cases, cluster
 from medldm.io.atomic import sentence
 from medldm.volume import Step
 
@@ -52,8 +53,15 @@ def write(volume, path, **words):
         raise sentence(problem, path) from problem
     return real(volume, path, **words)
 
-write.real = real
-tasks.run, cases.write = run, write
+restored = getattr(cluster.patiently, "real", cluster.patiently)
+
+def patiently(work):
+    if work.case.place.name == "buggy":
+        raise RuntimeError("nobody thought of this")
+    return restored(work)
+
+write.real, patiently.real = real, restored
+tasks.run, cases.write, cluster.patiently = run, write, patiently
 cases.weights_for = lambda *_: "0"
 """
 
@@ -162,8 +170,75 @@ def test_a_case_that_finds_no_memory_beside_its_neighbours_waits_for_it(tmp_path
     monkeypatch.setattr(cases, "weights_for", lambda *_: "0")
     monkeypatch.setattr(cluster, "PAUSES", (0, 0, 0))
     (case,) = find_cases(scans(tmp_path / "in", "a"))
+    cluster.make(tmp_path / "marks")
     row, full = cluster.one_away(Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", tmp_path / "marks")
     assert (row.status, full, len(reads)) == ("done", False, 3)
+    assert not list((tmp_path / "marks").iterdir())
+
+
+def test_what_goes_wrong_with_one_case_is_its_row_and_the_others_finish(tmp_path):
+    long = "x" * (255 - len(".nii"))  # no hidden name fits beside it
+    source, out = scans(tmp_path / "in", "a", "buggy", "z"), tmp_path / "out"
+    phantoms.save(source / f"{long}.nii", phantoms.brain((16, 16, 8)), dtype=np.int16)
+    with cluster(tmp_path, 1) as address:
+        code = denoise(source, out, address)
+    found = rows(out)
+    assert code == 8
+    assert {name: row["status"] for name, row in found.items()} == {
+        "a": "done",
+        "buggy": "failed",
+        long: "failed",
+        "z": "done",
+    }
+    assert "a bug in medldm (RuntimeError: nobody thought of this)" in found["buggy"]["message"]
+    assert "please report it" in found["buggy"]["message"]
+    assert "nobody thought of this" in (out / "logs" / "buggy.log").read_text()
+
+
+def test_a_disk_too_full_for_a_mark_ends_the_batch(tmp_path, monkeypatch):
+    from medldm.batch import Run, cluster
+    from medldm.io.scans import find_cases
+
+    (case,) = find_cases(scans(tmp_path / "in", "a"))
+    marks = tmp_path / "marks"
+    cluster.make(marks)
+    monkeypatch.setattr(cluster, "tried", lambda *_: 0)  # what is always full never ends either, for who reads it
+    cluster.mark_of(marks, case).symlink_to("/dev/full")
+    row, full = cluster.one_away(Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", marks)
+    assert (row.status, full) == ("failed", True)
+    assert "disk is full" in row.message
+
+
+def test_a_worker_begins_nothing_for_a_batch_that_ended(tmp_path, monkeypatch):
+    from medldm.batch import Run, cluster
+    from medldm.io.scans import find_cases
+
+    monkeypatch.setattr(cluster, "LATE", 0.1)
+    (case,) = find_cases(scans(tmp_path / "in", "a"))
+    out = tmp_path / "out"
+    row, full = cluster.one_away(Run(verb="denoise", settings=Denoise()), case, out, out / ".tries-0")
+    assert (row.status, full) == ("failed", False)
+    assert "same for every worker" in row.message  # the other reason why it is not there
+    assert not out.exists()
+
+
+def test_the_folder_of_marks_may_appear_late(tmp_path):
+    from medldm.batch import cluster
+    from medldm.io.scans import find_cases
+
+    (case,) = find_cases(scans(tmp_path / "in", "a"))
+    marks = tmp_path / "marks"
+    threading.Timer(0.2, cluster.make, [marks]).start()
+    cluster.leave_mark(marks, case)
+    assert cluster.tried(marks, case) == 1
+
+
+def test_a_dry_run_on_workers_writes_nothing(tmp_path):
+    source, out, lines = scans(tmp_path / "in", "a", "b"), tmp_path / "out", []
+    with cluster(tmp_path, 1) as address:
+        assert denoise(source, out, address, say=lines.append, dry_run=True) == 0
+    assert len(lines) == 3, lines  # two cases, and how many there were
+    assert not out.exists()
 
 
 def test_a_cluster_without_workers_is_waited_for_in_words(monkeypatch, caplog):
@@ -212,6 +287,52 @@ def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
         denoise(source, tmp_path / "out", "tcp://127.0.0.1:9")
 
 
+@pytest.mark.parametrize("moment", ["a case is restored", "a case is told"])
+def test_a_scheduler_that_dies_ends_the_batch_with_a_sentence(tmp_path, moment):
+    source, out = scans(tmp_path / "in", "a", "b", "slow", "then"), tmp_path / "out"
+    killed = []
+
+    def kill(pid):
+        os.kill(pid, signal.SIGKILL)
+        killed.append(time.monotonic())
+
+    with cluster(tmp_path, 1) as address:
+        with Client(address, timeout=60, set_as_default=False) as client:
+            pid = client.run_on_scheduler(os.getpid)
+
+        def say(line):
+            if moment == "a case is told" and not killed:
+                kill(pid)
+                time.sleep(1)  # the next case is sent to a scheduler that is known to be lost
+
+        def watch():
+            until(lambda: (tmp_path / "slow-began").exists())
+            kill(pid)
+
+        if moment == "a case is restored":
+            threading.Thread(target=watch, daemon=True).start()
+        with pytest.raises(ResourceError, match=r"scheduler went away\. Run the same command again to go on"):
+            denoise(source, out, address, say=say)
+        assert time.monotonic() - killed[0] < 30
+    assert rows(out)["a"]["status"] == "done"
+    assert not list(out.glob(".tries*"))
+
+
+def test_a_client_that_gave_up_on_its_scheduler_is_a_sentence(tmp_path):
+    from medldm.batch import Run
+    from medldm.batch.cluster import Errands, workers_of
+    from medldm.io.scans import find_cases
+
+    (case,) = find_cases(scans(tmp_path / "in", "a"))
+    run = Run(verb="denoise", settings=Denoise())
+    with cluster(tmp_path, 1) as address, Client(address, timeout=60, set_as_default=False) as client:
+        errands = Errands(client, run, tmp_path / "out", None)
+        client.sync(client._close)  # as it does by itself when it cannot reconnect
+        assert workers_of(client, run) == run.options.workers
+        with pytest.raises(ResourceError, match="scheduler went away"):
+            errands.send(case)
+
+
 def test_workers_have_a_device_each_or_share_the_cores(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert [place["CUDA_VISIBLE_DEVICES"] for place in environments(3, "auto")] == ["2", "5", "2"]
@@ -250,6 +371,43 @@ def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tmp_path):
     assert "disk is full" in found["full"]["message"]
     assert len(found) <= 2 + AHEAD
     assert not list(out.glob("*full*.gz"))
+
+
+def test_what_was_done_but_not_told_is_in_the_summary_of_an_interrupted_batch(tmp_path):
+    source, out = scans(tmp_path / "in", "a", "b", "c"), tmp_path / "out"
+
+    def say(line):
+        if "a" in line.split():
+            until(lambda: (out / "b.nii.gz").exists())
+            time.sleep(1)  # its answer has come
+            raise KeyboardInterrupt
+
+    with cluster(tmp_path, 1) as address, pytest.raises(KeyboardInterrupt):
+        denoise(source, out, address, say=say)
+    assert {name: row["status"] for name, row in rows(out).items()} == {"a": "done", "b": "done"}
+
+
+@pytest.mark.parametrize("moment", ["worker-began", "slow-began"])
+def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_they_say_nothing(tmp_path, moment):
+    source, out = scans(tmp_path / "in", "a", "slow", "slow2"), tmp_path / "out"
+    (tmp_path / "preload.py").write_text(PRELOAD)
+    preload = {"MEDLDM_TEST": str(tmp_path), "DASK_DISTRIBUTED__WORKER__PRELOAD": str(tmp_path / "preload.py")}
+    words = ["denoise", source, out, "--noise", "0.05", "--workers", "2", "--device", "cpu"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "medldm", *map(str, words)],
+        env=os.environ | preload,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until(lambda: (tmp_path / moment).exists())
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=120)  # returns when the last worker has closed its end
+    assert running.returncode == 130, said
+    assert "Traceback" not in said
+    assert "Nanny" not in said
+    assert said.splitlines()[-1].startswith("medldm: interrupted")
+    assert not list(out.glob(".tries*"))
 
 
 def test_ctrl_c_leaves_a_summary_and_no_marks_and_the_next_run_goes_on(tmp_path):
