@@ -1,4 +1,4 @@
-"""Many cases on many workers: a Dask cluster, started here or joined.
+"""Many cases on many workers of a Dask cluster.
 
 Dask keeps workers alive and moves a case of a dead one to another. Two things are kept here. Who is to blame: Dask
 suspects every task that a dead worker held, so a case leaves a mark while it is tried, and is given up when it has
@@ -7,21 +7,17 @@ left two. And how much is on the way: two cases a worker, whatever the length of
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import platform
 import shutil
-import signal
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +26,17 @@ from medldm.batch.options import Run, Watch
 from medldm.batch.places import Protected
 from medldm.batch.summary import Row
 from medldm.batch.work import Work
-from medldm.errors import MedldmError, OutputError, ResourceError, UsageError
+from medldm.batch.workers import connected
+from medldm.errors import MedldmError, OutputError, ResourceError, UsageError, place_of, traced
 from medldm.io.atomic import FULL, sentence
 from medldm.io.scans import Case, output_path
 
 log = logging.getLogger(__name__)
 
 TRIES = 2  # a case that took this many workers with it is given up
-QUIET = logging.CRITICAL  # what became of workers is told by the rows
-PATIENCE = 20  # seconds until a scheduler answers
 PAUSES = (2, 10, 30)  # seconds that a case waits for memory before it is tried again
 LONELY = 60  # seconds between two looks for workers
 ANSWERED = 2  # seconds that the last look may take, and the collecting of what is done when a batch is stopped
-HASTE = 1  # seconds in which our workers end when a batch is stopped
 LATE = 20  # seconds until a folder is seen by the machines that share it
 AHEAD = 2  # cases on their way for each worker: one in work, one waiting
 
@@ -322,13 +316,13 @@ def given_up(run: Run, case: Case, out: Path) -> Work:
 def broken(run: Run, case: Case, out: Path, problem: BaseException) -> Work:
     """A case whose worker raised what no step expects."""
     work = Work(run, case, out)
-    told = f"{type(problem).__name__}: {problem}"
     work.row = Row(
         case.place.as_posix(),
         "failed",
-        message=f"a bug in medldm ({told}), or its worker has another version of medldm or Dask; please report it",
+        message=f"a bug in medldm ({place_of(problem)}), or its worker has another version of medldm or Dask; please "
+        "report it",
     )
-    work.lines += traceback.format_exception(problem)
+    work.lines += traced(problem).splitlines()
     return work.write()
 
 
@@ -342,89 +336,6 @@ def workers_of(client: Any, run: Run) -> int:
     with scheduler_needed():
         there = client.scheduler_info(n_workers=-1).get("workers", ())  # nothing at all from a client that gave up
     return max(run.options.workers, len(there))
-
-
-@contextmanager
-def connected(run: Run) -> Iterator[Any]:
-    """A client of the cluster that the options ask for.
-
-    Raises
-    ------
-    ResourceError
-    """
-    with hushed(), joined(run.options.scheduler) if run.options.scheduler else started(run) as client:
-        yield client
-
-
-@contextmanager
-def joined(address: str) -> Iterator[Any]:
-    """A client of a scheduler that runs already.
-
-    Raises
-    ------
-    ResourceError
-    """
-    from distributed import Client
-
-    try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError) as problem:
-        raise ResourceError(
-            f"No Dask scheduler answers at {address} ({problem}). Start one with `dask scheduler`, "
-            "and give the address that it prints."
-        ) from problem
-    with client:
-        yield client
-
-
-@contextmanager
-def started(run: Run) -> Iterator[Any]:
-    """A client of a scheduler in this process, with workers that are processes of their own."""
-    from distributed import Client, Nanny, Scheduler, SpecCluster
-
-    places = environments(run.options.workers, getattr(run.settings, "device", "auto"))
-    # One thread: a network has no use for two scans at once, and memory is counted for one.
-    specs = {
-        number: {"cls": Nanny, "options": {"nthreads": 1, "env": place, "memory_limit": 0, "silence_logs": QUIET}}
-        for number, place in enumerate(places)
-    }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}}
-    with deaf():
-        # Closed below; at exit Dask would wait ten seconds for one whose closing was interrupted by a second Ctrl-C.
-        cluster = SpecCluster(scheduler=scheduler, silence_logs=QUIET, shutdown_on_close=False)
-
-    async def all_up() -> None:
-        await cluster
-
-    with closing(cluster):
-        cluster.worker_spec.update(specs)
-        # Whoever stops us here stops our waiting only: workers that are half up cannot be closed.
-        asyncio.run_coroutine_threadsafe(all_up(), cluster.loop.asyncio_loop).result()
-        with Client(cluster, set_as_default=False) as client:
-            try:
-                yield client
-            except BaseException:
-                # Dask would let workers finish what nobody tells any more.
-                for nanny in cluster.workers.values():
-                    asyncio.run_coroutine_threadsafe(nanny.close(timeout=HASTE), cluster.loop.asyncio_loop)
-                raise
-
-
-@contextmanager
-def deaf() -> Iterator[None]:
-    """Threads that begin here do not hear Ctrl-C, nor do the processes that they start.
-
-    A terminal sends it to all processes of a command. Workers are ended by the client, without a word.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # it would open the ears of the thread that starts it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -458,44 +369,3 @@ def missing_workers_told(client: Any) -> Iterator[None]:
     finally:
         over.set()
         watching.join(ANSWERED)  # a scheduler that hangs would keep it, and us
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Dask says nothing about the comings and goings of workers and schedulers."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # each has its level
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(QUIET)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-def environments(workers: int, device: str) -> list[dict[str, str]]:
-    """Environment of each worker: a device of its own, or its share of the cores.
-
-    Parameters
-    ----------
-    workers : number of them
-    device : as of ``--device``
-    """
-    cores = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
-    share = str(max(1, cores // workers))
-    places = [{"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share, "OPENBLAS_NUM_THREADS": share}] * workers
-    devices = visible_devices() if device in ("auto", "cuda") else []
-    if not devices:
-        return places
-    return [place | {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} for number, place in enumerate(places)]
-
-
-def visible_devices() -> list[str]:
-    """CUDA devices that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [word for word in named.split(",") if word.strip()]
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]

@@ -19,7 +19,8 @@ pytest.importorskip("distributed")
 from distributed import Client
 
 from medldm.batch import Options, Watch, run_batch
-from medldm.batch.cluster import AHEAD, environments
+from medldm.batch.cluster import AHEAD
+from medldm.batch.workers import environments
 from medldm.errors import ResourceError
 from medldm.settings import Denoise
 
@@ -190,7 +191,7 @@ def test_what_goes_wrong_with_one_case_is_its_row_and_the_others_finish(tmp_path
         long: "failed",
         "z": "done",
     }
-    assert "a bug in medldm (RuntimeError: nobody thought of this)" in found["buggy"]["message"]
+    assert "a bug in medldm (RuntimeError in " in found["buggy"]["message"]
     assert "please report it" in found["buggy"]["message"]
     assert "nobody thought of this" in (out / "logs" / "buggy.log").read_text()
 
@@ -281,7 +282,7 @@ def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, cap
 
 
 def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("medldm.batch.cluster.PATIENCE", 1)
+    monkeypatch.setattr("medldm.batch.workers.PATIENCE", 1)
     source = scans(tmp_path / "in", "a", "b")
     with pytest.raises(ResourceError, match="dask scheduler"):
         denoise(source, tmp_path / "out", "tcp://127.0.0.1:9")

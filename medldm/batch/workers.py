@@ -1,0 +1,143 @@
+"""The workers of a batch: a Dask cluster that is started here, or joined."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+from medldm.batch.options import Run
+from medldm.errors import ResourceError
+
+QUIET = logging.CRITICAL  # what became of workers is told by the rows
+PATIENCE = 20  # seconds until a scheduler answers
+HASTE = 1  # seconds in which our workers end when a batch is stopped
+
+
+@contextmanager
+def connected(run: Run) -> Iterator[Any]:
+    """A client of the cluster that the options ask for.
+
+    Raises
+    ------
+    ResourceError
+    """
+    with hushed(), joined(run.options.scheduler) if run.options.scheduler else started(run) as client:
+        yield client
+
+
+@contextmanager
+def joined(address: str) -> Iterator[Any]:
+    """A client of a scheduler that runs already.
+
+    Raises
+    ------
+    ResourceError
+    """
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError) as problem:
+        raise ResourceError(
+            f"No Dask scheduler answers at {address} ({problem}). Start one with `dask scheduler`, "
+            "and give the address that it prints."
+        ) from problem
+    with client:
+        yield client
+
+
+@contextmanager
+def started(run: Run) -> Iterator[Any]:
+    """A client of a scheduler in this process, with workers that are processes of their own."""
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    places = environments(run.options.workers, getattr(run.settings, "device", "auto"))
+    # One thread: a network has no use for two scans at once, and memory is counted for one.
+    specs = {
+        number: {"cls": Nanny, "options": {"nthreads": 1, "env": place, "memory_limit": 0, "silence_logs": QUIET}}
+        for number, place in enumerate(places)
+    }
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}}
+    with deaf():
+        # Closed below; at exit Dask would wait ten seconds for one whose closing was interrupted by a second Ctrl-C.
+        cluster = SpecCluster(scheduler=scheduler, silence_logs=QUIET, shutdown_on_close=False)
+
+    async def all_up() -> None:
+        await cluster
+
+    with closing(cluster):
+        cluster.worker_spec.update(specs)
+        # Whoever stops us here stops our waiting only: workers that are half up cannot be closed.
+        asyncio.run_coroutine_threadsafe(all_up(), cluster.loop.asyncio_loop).result()
+        with Client(cluster, set_as_default=False) as client:
+            try:
+                yield client
+            except BaseException:
+                # Dask would let workers finish what nobody tells any more.
+                for nanny in cluster.workers.values():
+                    asyncio.run_coroutine_threadsafe(nanny.close(timeout=HASTE), cluster.loop.asyncio_loop)
+                raise
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Threads that begin here do not hear Ctrl-C, nor do the processes that they start.
+
+    A terminal sends it to all processes of a command. Workers are ended by the client, without a word.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # it would open the ears of the thread that starts it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Dask says nothing about the comings and goings of workers and schedulers."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # each has its level
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(QUIET)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def environments(workers: int, device: str) -> list[dict[str, str]]:
+    """Environment of each worker: a device of its own, or its share of the cores.
+
+    Parameters
+    ----------
+    workers : number of them
+    device : as of ``--device``
+    """
+    cores = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    share = str(max(1, cores // workers))
+    places = [{"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share, "OPENBLAS_NUM_THREADS": share}] * workers
+    devices = visible_devices() if device in ("auto", "cuda") else []
+    if not devices:
+        return places
+    return [place | {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} for number, place in enumerate(places)]
+
+
+def visible_devices() -> list[str]:
+    """CUDA devices that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [word for word in named.split(",") if word.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
