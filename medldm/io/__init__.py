@@ -84,7 +84,8 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     if form == "nifti" or is_nifti(path) or not dicom:
         if form == "dicom":
             raise UsageError(f"{path}: a DICOM series needs a folder, and a volume that was read from DICOM.")
-        return write_nifti(volume, path)
+        volume, clipped = _whole_as_dicom(volume) if dicom else (volume, 0)
+        return clipped + write_nifti(volume, path)
     from medldm.io.dicom import write_series
 
     if volume.history:
@@ -93,6 +94,17 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
         repaired = any(words in note for note in volume.stored.note for words in REPAIRED)
         task, facts = "repair" if repaired else "copy", {"medldm": version("medldm")}
     return write_series(volume, path, task=task, facts=facts, invented=sorted(_invented(volume)))
+
+
+def _whole_as_dicom(volume: Volume) -> tuple[Volume, int]:
+    """The voxels that a derived series would hold, since both formats say the same; how many were clipped for it."""
+    from medldm.io.dicom.derived import as_derived
+
+    try:
+        return as_derived(volume)
+    except InputError as problem:
+        log.info("%s is written without regard to the bits of its DICOM files: %s", volume.name, problem)
+        return volume, 0
 
 
 def _invented(volume: Volume) -> set[int]:

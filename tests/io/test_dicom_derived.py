@@ -378,6 +378,46 @@ def test_frames_of_enhanced_images_are_cited_by_number(voxels, tmp_path):
     assert [image.SourceImageSequence[0].ReferencedFrameNumber for image in images] == [2, 3, 1, 4, 5, 6, 7, 8]
 
 
+RANGES = {
+    "ct, unsigned 12 bit": {"modality": "CT", "intercept": -1024.0, "signed": False, "bits": 12},
+    "mr, slope of 1.37": {"slope": 1.37},
+    "mr, slope of each slice its own": {"slope": np.linspace(0.5, 1.2, 8)},
+    "mr, whole slopes": {"slope": [1, 2] * 4},
+}
+
+
+@pytest.mark.parametrize("kind", RANGES)
+def test_both_formats_hold_the_same_voxels(kind, voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, **RANGES[kind])
+    volume = read(source)
+    wide = np.asarray(volume.voxels, np.float32) * 6 + np.float32(0.3) - 1100
+    wide[..., 5] = volume.voxels[..., 5]  # measured, as fill-slices leaves it
+    result = done(volume, "fill-slices", wide, invented_slices=[0, 1, 2, 3, 4, 6, 7])
+    clipped = [write(result, tmp_path / "out", form="dicom"), write(result, tmp_path / "out.nii.gz")]
+    assert clipped[0] == clipped[1]
+    assert (clipped[0] > 0) == ("12 bit" in kind)
+    as_dicom, as_nifti = read(tmp_path / "out"), read(tmp_path / "out.nii.gz")
+    assert np.array_equal(as_dicom.voxels, as_nifti.voxels)
+    assert np.array_equal(as_nifti.voxels[..., 5], volume.voxels[..., 5])
+
+
+def test_a_map_of_uncertainty_keeps_its_fractions(voxels, tmp_path):
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
+    spread = np.random.default_rng(0).random(volume.shape, dtype=np.float32)
+    stored = replace(volume.stored, dtype=np.dtype(np.float32), container="nifti")
+    write(replace(volume, voxels=spread, stored=stored), tmp_path / "std.nii.gz")
+    assert np.array_equal(read(tmp_path / "std.nii.gz").voxels, spread)
+
+
+def test_a_result_outlives_the_files_of_its_scan(voxels, tmp_path, caplog):
+    result = restored(read(phantoms_dicom.write_series(tmp_path / "in", voxels)))
+    shutil.rmtree(tmp_path / "in")
+    caplog.set_level("INFO", "medldm")  # a test of --quiet may have run before
+    write(result, tmp_path / "out.nii.gz")
+    assert np.array_equal(read(tmp_path / "out.nii.gz").voxels, result.voxels)
+    assert "without regard to the bits" in caplog.text
+
+
 def test_the_spacing_of_slices_is_said_in_ct_too(voxels, tmp_path):
     _, images = derive(phantoms_dicom.write_series(tmp_path / "in", voxels, modality="CT"), tmp_path / "out")
     assert {float(image.SpacingBetweenSlices) for image in images} == {2.0}

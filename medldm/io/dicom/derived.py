@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from medldm.io.dicom.declared import declare, make_uids, strip
 from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.header import no_values_on_screen, read_headers
 from medldm.io.dicom.pixels import Files, decode, read_slice, rescale
-from medldm.io.dicom.stack import Stack, cited_stack
+from medldm.io.dicom.stack import Stack, cited_stack, stack_of
 from medldm.volume import Volume, Voxels
 
 log = logging.getLogger(__name__)
+
+WHOLE = (np.int16, np.uint16, np.int32)  # types that whole values are kept in, as `read_slice` does
 
 
 def write_series(
@@ -68,6 +71,48 @@ def write_series(
     if clipped:
         log.info("%d voxels of %s were clipped to the stored range", clipped, volume.name)
     return clipped
+
+
+def as_derived(volume: Volume) -> tuple[Volume, int]:
+    """The volume with the voxels that its derived series would hold, and how many of them were clipped for that.
+
+    A series of integers is an input of integers, whatever its slopes: its results are what its stored values can say.
+    Missing voxels stay NaN.
+
+    Parameters
+    ----------
+    volume : read from DICOM
+
+    Raises
+    ------
+    InputError
+        Its files are no longer there.
+    """
+    stack, files = stack_of(volume), Files()
+    voxels = volume.to_stored(volume.voxels)
+    gone = np.isnan(voxels) if voxels.dtype.kind == "f" else np.zeros(voxels.shape, dtype=bool)
+    whole = volume.stored.dtype.kind in "iu" and not gone.any()
+    said: Voxels = np.empty(voxels.shape, dtype=np.int32 if whole else np.float32)
+    clipped = 0
+    with no_values_on_screen():
+        for place in range(voxels.shape[2]):
+            source = stack.nearest(place)[0]
+            stored, lost = _to_stored_values(voxels[:, :, place].T, source, files)
+            slope, intercept = rescale(source.header, source.image.path)
+            values = stored.T.astype(np.float64) * slope + intercept
+            if whole:
+                values = np.clip(np.rint(values), -(2**31), 2**31 - 1)
+            said[:, :, place] = values
+            clipped += lost
+    said[gone] = np.nan if gone.any() else 0
+    dtype = volume.stored.dtype
+    if whole:
+        fits = [
+            kind for kind in (dtype, *WHOLE) if np.iinfo(kind).min <= said.min() and said.max() <= np.iinfo(kind).max
+        ]
+        dtype = np.dtype(fits[0])
+        said = said.astype(dtype)
+    return replace(volume, voxels=volume.from_stored(said), stored=replace(volume.stored, dtype=dtype)), clipped
 
 
 def _write_slices(
