@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from medldm.errors import InputError
+from medldm.errors import InputError, UsageError
 from medldm.io.atomic import whole_file
 from medldm.io.nifti import stem
 from medldm.io.scans import Case
@@ -32,6 +32,9 @@ RESULT = re.compile(r"sub-[A-Za-z0-9]+_(?:[a-z]+-[A-Za-z0-9+]+_)*desc-[A-Za-z0-9
 KEPT = (
     "SkullStripped", "MagneticFieldStrength", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle",
     "Manufacturer", "ManufacturersModelName", "PulseSequenceType", "MRAcquisitionType", "ScanningSequence",
+    # Without these the validator refuses field maps and references of functional, diffusion and perfusion scans.
+    "TotalReadoutTime", "EffectiveEchoSpacing", "PhaseEncodingDirection", "TaskName", "RepetitionTimePreparation",
+    "Units",
 )  # fmt: skip
 # Pictures, tables and logs of ours that BIDS has no name for.
 IGNORED = "logs/\n*_preview.png\nsummary*.csv\nsummary*.json\nreport.html\n*.dcm\n"
@@ -109,8 +112,14 @@ def write_dataset(source: Path, out: Path) -> None:
     ----------
     source : root of the raw dataset
     out : root of the derivatives
+
+    Raises
+    ------
+    UsageError
+        It lies in the folder of a subject.
     """
     raw = _read(source / DESCRIPTION)
+    _check_place(source, out)
     origin: dict[str, Any] = {"URL": source.resolve().as_uri()}
     if isinstance(raw.get("DatasetDOI"), str):
         origin["DOI"] = raw["DatasetDOI"]
@@ -134,6 +143,17 @@ def write_dataset(source: Path, out: Path) -> None:
     for name, text in (("README", README), (".bidsignore", IGNORED)):
         if not (out / name).exists():
             _write(out / name, text)
+
+
+def _check_place(source: Path, out: Path) -> None:
+    if not out.resolve().is_relative_to(source.resolve()):
+        return
+    below = out.resolve().relative_to(source.resolve()).parts
+    if below and below[0].startswith("sub-"):
+        raise UsageError(
+            f"{out} lies in {below[0]} of the raw dataset, where results would pass for scans. Choose "
+            f"{source / 'derivatives' / 'medldm'}, or a folder outside the dataset."
+        )
 
 
 def write_participants(source: Path, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 from medldm.errors import InputError, NotRestorable, UsageError
@@ -20,6 +21,8 @@ from medldm.io.nifti import from_array, from_nibabel, is_nifti, read_nifti, writ
 from medldm.volume import Volume
 
 log = logging.getLogger(__name__)
+
+REPAIRED = ("was repaired", "left out of")  # so the notes of repairs say
 
 
 def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False) -> Volume:
@@ -81,16 +84,39 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     if form == "nifti" or is_nifti(path) or not dicom:
         if form == "dicom":
             raise UsageError(f"{path}: a DICOM series needs a folder, and a volume that was read from DICOM.")
-        return write_nifti(volume, path)
+        volume, clipped = _whole_as_dicom(volume) if dicom else (volume, 0)
+        return clipped + write_nifti(volume, path)
     from medldm.io.dicom import write_series
 
-    last = volume.history[-1] if volume.history else None
-    facts = dict(last.facts) if last else {}
-    invented = facts.get("invented_slices", ())
-    if last and last.task != "inpaint" and invented and last.settings.get("axis", 2) != 2:
-        # Slices along another axis cross every slice of the series.
-        invented = range(volume.to_stored(volume.voxels).shape[2])
-    return write_series(volume, path, task=last.task if last else "copy", facts=facts, invented=invented)
+    if volume.history:
+        task, facts = volume.history[-1].task, dict(volume.history[-1].facts)
+    else:
+        repaired = any(words in note for note in volume.stored.note for words in REPAIRED)
+        task, facts = "repair" if repaired else "copy", {"medldm": version("medldm")}
+    return write_series(volume, path, task=task, facts=facts, invented=sorted(_invented(volume)))
+
+
+def _whole_as_dicom(volume: Volume) -> tuple[Volume, int]:
+    """The voxels that a derived series would hold, since both formats say the same; how many were clipped for it."""
+    from medldm.io.dicom.derived import as_derived
+
+    try:
+        return as_derived(volume)
+    except InputError as problem:
+        log.info("%s is written without regard to the bits of its DICOM files: %s", volume.name, problem)
+        return volume, 0
+
+
+def _invented(volume: Volume) -> set[int]:
+    """Slices, along the stored third axis, that hold voxels nobody measured."""
+    invented: set[int] = set()
+    for step in volume.history:
+        told = {*step.facts.get("invented_slices", ()), *step.facts.get("filled_slices", ())}
+        if told and step.task != "inpaint" and step.settings.get("axis", 2) != 2:
+            # Slices along another axis cross every slice of the series.
+            told = set(range(volume.to_stored(volume.voxels).shape[2]))
+        invented |= told
+    return invented
 
 
 __all__ = [

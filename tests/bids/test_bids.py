@@ -152,6 +152,15 @@ def test_raw_scans_have_their_skull_unless_they_say_otherwise(dataset, bids, tmp
     }
 
 
+def test_results_never_lie_among_the_scans_of_a_subject(dataset, bids):
+    before = files(dataset)
+    for out in (dataset / "sub-01", dataset / "sub-02" / "anat" / "new"):
+        code, said = bids(dataset, out, "participant", "--task", "denoise")
+        assert code == 2
+        assert "of the raw dataset" in said
+    assert files(dataset) == before
+
+
 # The older validator (1.x) knows no names of derivatives; the one written for Deno is its successor.
 @pytest.mark.skipif(not shutil.which("bids-validator-deno"), reason="bids-validator-deno is not installed")
 @pytest.mark.parametrize("words", [["super-resolve"], ["denoise", "--samples", "2", "--uncertainty", "--report"]])
@@ -162,3 +171,30 @@ def test_the_bids_validator_accepts_the_derivatives(words, dataset, bids, tmp_pa
     told = json.loads(ran.stdout)
     assert sorted(told["summary"]["subjects"]) == ["01", "02"]
     assert not [issue for issue in told["issues"]["issues"] if issue["severity"] == "error"]
+
+
+# What an image of each kind has to say about itself, besides what the other scans of the dataset say.
+TOLD = {
+    "fmap/sub-02_dir-AP_epi": {"PhaseEncodingDirection": "j", "TotalReadoutTime": 0.05},
+    "fmap/sub-02_magnitude": {},
+    "func/sub-02_task-rest_sbref": {"TaskName": "rest", "RepetitionTime": 2.0, "EffectiveEchoSpacing": 0.0005},
+    "perf/sub-02_m0scan": {"RepetitionTimePreparation": 5.0},
+}
+
+
+@pytest.mark.skipif(not shutil.which("bids-validator-deno"), reason="bids-validator-deno is not installed")
+def test_the_bids_validator_accepts_derivatives_of_field_maps_and_references(dataset, bids, tmp_path):
+    for name, words in TOLD.items():
+        path = dataset / "sub-02" / f"{name}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        phantoms.save(path, phantoms.brain((24, 24, 12)), np.diag([1, 1, 4.0, 1]), dtype=np.int16)
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(words))
+    bids(dataset, tmp_path / "out", "participant", "--participant-label", "02", "--task", "denoise")
+    for name, words in TOLD.items():
+        kind, suffix = name.rsplit("_", 1)
+        told = json.loads((tmp_path / "out" / "sub-02" / f"{kind}_desc-denoised_{suffix}.json").read_text())
+        assert words.items() <= told.items()
+    command = ["bids-validator-deno", tmp_path / "out", "--format", "json"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    issues = json.loads(ran.stdout)["issues"]["issues"]
+    assert not [issue for issue in issues if issue["severity"] == "error"]

@@ -306,3 +306,194 @@ def test_a_result_without_uncertainty_makes_no_map(voxels, tmp_path):
     with pytest.raises(InputError, match="--uncertainty"):
         write_uncertainty(volume, tmp_path / "std.dcm", task="denoise", facts=FACTS)
     assert not (tmp_path / "std.dcm").exists()
+
+
+def done(volume, task, voxels=None, settings=None, **facts):
+    """A result of a task, its voxels one brighter when none are given."""
+    voxels = np.nan_to_num(np.asarray(volume.voxels, np.float32), nan=100.0) + 1 if voxels is None else voxels
+    return volume.with_voxels(voxels, step=Step(task, settings or {}, {**FACTS, **facts}))
+
+
+def written(volume, out):
+    """The derived series, in order of slices."""
+    write(volume, out, form="dicom")
+    return sorted(map(pydicom.dcmread, out.iterdir()), key=lambda image: image.InstanceNumber)
+
+
+def cited(images):
+    """UIDs of the images that each slice cites, nearest first."""
+    return [[item.ReferencedSOPInstanceUID for item in image.SourceImageSequence] for image in images]
+
+
+def test_uids_follow_from_what_was_done_and_not_from_how_it_was_said(voxels, tmp_path):
+    """Else a rerun of a record, which names the model that was chosen, would double everything in an archive."""
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
+    said = {"model": "auto", "device": "auto", "tile": None, "precision": "auto", "modality": "auto", "fidelity": 1.0}
+    again = {"model": "tiny", "device": "cpu", "tile": 64, "precision": "fp32", "modality": "mr", "fidelity": 1}
+    other = said | {"fidelity": 0.5}
+    first, second, third = (
+        [image.SOPInstanceUID for image in written(done(volume, "denoise", settings=settings), tmp_path / name)]
+        for name, settings in (("a", said), ("b", again), ("c", other))
+    )
+    assert first == second
+    assert not set(first) & set(third)
+
+
+@pytest.mark.parametrize("task", ["fill-slices", "restore"])
+def test_a_damaged_slice_is_not_what_its_replacement_cites(task, voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels)
+    names = [pydicom.dcmread(path).SOPInstanceUID for path in phantoms_dicom.by_position(source)]
+    plan = {"plan": [{"verb": "fill-slices", "reason": "lost"}]} if task == "restore" else {}
+    images = written(done(read(source), task, invented_slices=[3, 4], **plan), tmp_path / "out")
+    found = [[names.index(name) for name in each] for each in cited(images)]
+    assert found == [[0], [1], [2], [2, 5], [5, 2], [5], [6], [7]]
+    assert [image.SyntheticData for image in images] == ["YES" if place in (3, 4) else "NO" for place in range(8)]
+
+
+def test_an_inpainted_slice_cites_itself(voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels)
+    names = [pydicom.dcmread(path).SOPInstanceUID for path in phantoms_dicom.by_position(source)]
+    images = written(done(read(source), "inpaint", invented_slices=[3, 4]), tmp_path / "out")
+    assert cited(images) == [[name] for name in names]
+    assert images[3].SyntheticData == "YES"
+
+
+def test_thin_slices_do_not_cite_a_lost_thick_one(voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels)
+    lost = pydicom.dcmread(phantoms_dicom.by_position(source)[3]).SOPInstanceUID
+    volume = read(source)
+    affine = volume.affine @ np.diag([1, 1, 0.5, 1])
+    affine[:3, 3] -= affine[:3, 2] / 2
+    facts = FACTS | {"filled_slices": [3], "invented_slices": list(range(16))}
+    facts |= {"old_spacing_mm": volume.spacing, "new_spacing_mm": (0.9, 0.8, 1.0)}
+    thin = volume.with_voxels(np.repeat(volume.voxels, 2, axis=2), affine, step=Step("super-resolve", {}, facts))
+    images = written(thin, tmp_path / "out")
+    assert lost not in {name for each in cited(images) for name in each}
+    assert [len(each) for each in cited(images)] == [1, *[2] * 14, 1]
+
+
+def test_frames_of_enhanced_images_are_cited_by_number(voxels, tmp_path):
+    source = phantoms_dicom.write_enhanced(tmp_path / "in", voxels, order=[2, 0, 1, 3, 4, 5, 6, 7])
+    images = written(done(read(source), "denoise"), tmp_path / "out")
+    assert [image.SourceImageSequence[0].ReferencedFrameNumber for image in images] == [2, 3, 1, 4, 5, 6, 7, 8]
+
+
+RANGES = {
+    "ct, unsigned 12 bit": {"modality": "CT", "intercept": -1024.0, "signed": False, "bits": 12},
+    "mr, slope of 1.37": {"slope": 1.37},
+    "mr, slope of each slice its own": {"slope": np.linspace(0.5, 1.2, 8)},
+    "mr, whole slopes": {"slope": [1, 2] * 4},
+}
+
+
+@pytest.mark.parametrize("kind", RANGES)
+def test_both_formats_hold_the_same_voxels(kind, voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, **RANGES[kind])
+    volume = read(source)
+    wide = np.asarray(volume.voxels, np.float32) * 6 + np.float32(0.3) - 1100
+    wide[..., 5] = volume.voxels[..., 5]  # measured, as fill-slices leaves it
+    result = done(volume, "fill-slices", wide, invented_slices=[0, 1, 2, 3, 4, 6, 7])
+    clipped = [write(result, tmp_path / "out", form="dicom"), write(result, tmp_path / "out.nii.gz")]
+    assert clipped[0] == clipped[1]
+    assert (clipped[0] > 0) == ("12 bit" in kind)
+    as_dicom, as_nifti = read(tmp_path / "out"), read(tmp_path / "out.nii.gz")
+    assert np.array_equal(as_dicom.voxels, as_nifti.voxels)
+    assert np.array_equal(as_nifti.voxels[..., 5], volume.voxels[..., 5])
+
+
+def test_a_map_of_uncertainty_keeps_its_fractions(voxels, tmp_path):
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
+    spread = np.random.default_rng(0).random(volume.shape, dtype=np.float32)
+    stored = replace(volume.stored, dtype=np.dtype(np.float32), container="nifti")
+    write(replace(volume, voxels=spread, stored=stored), tmp_path / "std.nii.gz")
+    assert np.array_equal(read(tmp_path / "std.nii.gz").voxels, spread)
+
+
+def test_a_result_outlives_the_files_of_its_scan(voxels, tmp_path, caplog):
+    result = restored(read(phantoms_dicom.write_series(tmp_path / "in", voxels)))
+    shutil.rmtree(tmp_path / "in")
+    caplog.set_level("INFO", "medldm")  # a test of --quiet may have run before
+    write(result, tmp_path / "out.nii.gz")
+    assert np.array_equal(read(tmp_path / "out.nii.gz").voxels, result.voxels)
+    assert "without regard to the bits" in caplog.text
+
+
+def test_the_spacing_of_slices_is_said_in_ct_too(voxels, tmp_path):
+    _, images = derive(phantoms_dicom.write_series(tmp_path / "in", voxels, modality="CT"), tmp_path / "out")
+    assert {float(image.SpacingBetweenSlices) for image in images} == {2.0}
+
+
+def meanings(image):
+    return [item.CodeMeaning for item in image.get("DerivationCodeSequence") or ()]
+
+
+PLANS = {
+    ("denoise",): ["Smoothing"],
+    ("fill-slices", "denoise"): ["Spatial resampling", "Smoothing"],
+    ("super-resolve",): ["Spatial resampling"],
+}
+
+
+@pytest.mark.parametrize("verbs", PLANS)
+def test_a_plan_is_told_by_what_was_done_for_it(verbs, voxels, tmp_path):
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
+    plan = [{"verb": verb, "reason": "so"} for verb in verbs]
+    image = written(done(volume, "restore", plan=plan), tmp_path / "out")[0]
+    assert meanings(image) == PLANS[verbs]
+    assert f"restore ({', '.join(verbs)}); model tiny" in image.DerivationDescription
+
+
+def test_a_repair_alone_claims_no_model(voxels, tmp_path):
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels, shear=0.4), fix=True)
+    image = written(volume, tmp_path / "out")[0]
+    assert image.SeriesDescription == "medldm repair RUO"
+    assert image.DerivationDescription.startswith("medldm 0.")
+    assert "was repaired: its slices were shifted" in image.DerivationDescription
+    assert not any(word in image.DerivationDescription for word in ("model", "seed", "  ", "; ;"))
+    assert meanings(image) == ["Spatial resampling"]
+    assert "generative" not in image.ContributingEquipmentSequence[-1].ContributionDescription
+
+
+@pytest.mark.parametrize(("number", "ours"), [(3, 7003), (2**31 - 1, 6999), (-7, 7000), ("", 7000)])
+def test_a_series_number_stays_within_its_bits(number, ours, voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, SeriesNumber=number)
+    _, images = derive(source, tmp_path / "out")
+    assert {image.SeriesNumber for image in images} == {ours}
+
+
+def test_a_description_of_several_values_is_one_text(voxels, tmp_path):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, SeriesDescription=["t1 sag", "with contrast"])
+    _, images = derive(source, tmp_path / "out")
+    assert images[0].SeriesDescription == "t1 sag with contrast medldm denoise RUO"
+
+
+def test_enhanced_ct_comes_out_with_what_classic_ct_needs(voxels, tmp_path):
+    source = phantoms_dicom.write_enhanced(tmp_path / "in", voxels, Modality="CT")
+    _, images = derive(source, tmp_path / "out")
+    assert images[0].SOPClassUID == pydicom.uid.CTImageStorage
+    assert "KVP" in images[0]
+    assert images[0].KVP is None
+
+
+@pytest.mark.parametrize("syntax", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian])
+def test_a_name_is_handed_on_byte_for_byte(syntax, voxels, tmp_path):
+    """Hospitals declare Unicode and write Latin-1; who decodes that name and writes it again has made another one."""
+
+    def each(image, _):
+        image.SpecificCharacterSet, image.PatientName = "ISO_IR 192", "Mxller^Jane"
+        item = pydicom.Dataset()
+        item.CodeMeaning = "Schxdel"
+        item.private_block(0x0019, "MAKER", create=True).add_new(1, "LO", "Doe^Jane")
+        image.ProcedureCodeSequence = [item]
+        image.file_meta.TransferSyntaxUID = syntax
+
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, each=each)
+    for path in source.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"Mxller", b"M\xfcller").replace(b"Schxdel", b"Sch\xe4del"))
+    write(restored(read(source)), tmp_path / "out", form="dicom")
+    for path in (tmp_path / "out").iterdir():
+        bytes_of_it = path.read_bytes()
+        assert b"M\xfcller^Jane" in bytes_of_it
+        assert b"Sch\xe4del" in bytes_of_it
+        assert b"MAKER" not in bytes_of_it
+        assert b"Doe^Jane" not in bytes_of_it

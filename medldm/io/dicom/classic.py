@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pydicom.valuerep import DSfloat
 
-from medldm.io.dicom.frames import is_enhanced
+from medldm.io.dicom.frames import Frame, is_enhanced
+from medldm.io.dicom.pixels import Files
 
 # What only enhanced images say; classic ones have no place for it.
 ENHANCED_ONLY = (
@@ -22,7 +23,39 @@ ENHANCED_ONLY = (
     "RescaleType", "TemporalPositionIdentifier", "BurnedInAnnotation", "RecognizableVisualFeatures", "LUTExplanation",
 )  # fmt: skip
 EMPTY = ("StudyID", "PositionReferenceIndicator", "ReferringPhysicianName", "AccessionNumber")
+EMPTY_CT = ("KVP", "AcquisitionNumber")
 SEQUENCES = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}
+
+
+class Source(NamedTuple):
+    """An image that a result comes from.
+
+    Parameters
+    ----------
+    image : where it is
+    header : in classic terms
+    enhanced : whether it is one frame of an enhanced image
+    """
+
+    image: Frame
+    header: Any
+    enhanced: bool
+
+
+def source_of(image: Frame, files: Files) -> Source:
+    """The header of an image, in classic terms.
+
+    Parameters
+    ----------
+    image : which one
+    files : where it is read from
+
+    Raises
+    ------
+    InputError
+    """
+    dataset, frame = files.frame(image)
+    return Source(image, classic(dataset, frame), is_enhanced(dataset))
 
 
 def classic(dataset: Any, frame: Any) -> Any:
@@ -38,9 +71,15 @@ def classic(dataset: Any, frame: Any) -> Any:
     header = deepcopy(frame)
     # Its file meta information still names the enhanced image, which is what a derived slice cites.
     header.file_meta = dataset.file_meta
+    if not header.file_meta.get("MediaStorageSOPClassUID"):
+        header.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     header.SOPClassUID = CTImageStorage if str(dataset.get("Modality", "")) == "CT" else MRImageStorage
     if header.SOPClassUID == MRImageStorage:
         _mr_words(dataset, header)
+    else:
+        for name in EMPTY_CT:
+            if name not in header:
+                setattr(header, name, None)
     for name in ENHANCED_ONLY:
         if name in header:
             del header[name]

@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
+from medldm.io.dicom.classic import Source
+from medldm.io.dicom.header import UNREADABLE
+from medldm.io.dicom.verbatim import keep_verbatim
 from medldm.volume import Volume, Voxels
 
 PREFIX = "2.25."  # UIDs made of a 128-bit number need no registered root (PS3.5 B.2)
-TOLD = ("model", "sha256", "seed", "steps", "medldm", "settings")
+# What a result follows from, beside its sources and pixels. Options that only say how it was computed, or say the same
+# in other words ("auto" and the model it chose), are not among them.
+TOLD, ASKED = ("model", "sha256", "seed", "steps", "medldm"), ("fidelity", "samples")
 # What describes the source's pixels, files or place, and would be wrong about ours.
 DROPPED = (
     "PixelData", "FloatPixelData", "DoubleFloatPixelData", "IconImageSequence", "SmallestImagePixelValue",
@@ -24,40 +31,53 @@ DROPPED = (
     "DigitalSignaturesSequence", "MACParametersSequence", "DataSetTrailingPadding",
 )  # fmt: skip
 NUMBER = 7000  # added to SeriesNumber: new, and still telling where it came from
+HIGHEST_NUMBER = 2**31 - 1  # DICOM keeps numbers in 32 bits
 ACQUISITION, MODIFYING = "109101", "109103"  # purposes of equipment, CID 7005
 # CID 7203 has no word for filling or inpainting; both are resampling of what lies around.
-DERIVATION = {"denoise": ("113087", "DCM", "Smoothing"), "super-resolve": ("113085", "DCM", "Spatial resampling")}
+SMOOTHED, RESAMPLED = ("113087", "DCM", "Smoothing"), ("113085", "DCM", "Spatial resampling")
+DERIVATION = {"denoise": SMOOTHED, "super-resolve": RESAMPLED, "fill-slices": RESAMPLED, "inpaint": RESAMPLED}
+INTERPOLATED = "linear interpolation"  # so the notes of repairs say
 
 
-def make_uids(sources: Sequence[Any], volume: Volume, voxels: Voxels, task: str, facts: Mapping[str, Any]) -> list[str]:
+def make_uids(
+    sources: Sequence[Source], volume: Volume, slices: Sequence[Voxels], task: str, facts: Mapping[str, Any]
+) -> list[str]:
     """A series UID and one for each slice; equal runs give equal UIDs, other pixels never share one.
 
     Parameters
     ----------
-    sources : headers of the source slices
+    sources : images that the result comes from
     volume : result
-    voxels : (columns, rows, slices) of the result, as stored
+    slices : its pixels, as stored
     task, facts : what was done
     """
     settings = volume.history[-1].settings if volume.history else {}
     told = [
-        [str(source.SOPInstanceUID) for source in sources],
-        str(sources[0].SeriesInstanceUID),
+        [[str(source.header.SOPInstanceUID), source.image.number] for source in sources],
+        str(sources[0].header.SeriesInstanceUID),
         task,
         {name: facts.get(name) for name in TOLD},
-        dict(settings),
+        {name: float(settings[name]) for name in ASKED if name in settings},
+        [int(place) for place in facts.get("invented_slices") or ()],
         [round(float(value), 6) for value in volume.stored_affine().ravel()],
-        [volume.stored.thickness_mm, list(voxels.shape), str(voxels.dtype)],
+        [volume.stored.thickness_mm, [[*each.shape, str(each.dtype)] for each in slices]],
     ]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    for place in range(voxels.shape[2]):
-        digest.update(np.ascontiguousarray(voxels[:, :, place]).tobytes())
-    seed = digest.digest()
+    for each in slices:
+        digest.update(np.ascontiguousarray(each).tobytes())
+    seed = digest.hexdigest()
+    return [derived_uid(seed, "series"), *(derived_uid(seed, f"slice {place}") for place in range(len(slices)))]
 
-    def uid(what: str) -> str:
-        return PREFIX + str(int.from_bytes(hashlib.sha256(seed + what.encode()).digest()[:16], "big"))
 
-    return [uid("series"), *(uid(f"slice {place}") for place in range(voxels.shape[2]))]
+def derived_uid(seed: str, what: str) -> UID:
+    """The UID of one thing; the same seed and words always give the same.
+
+    Parameters
+    ----------
+    seed : of the result
+    what : the thing
+    """
+    return UID(PREFIX + str(int.from_bytes(hashlib.sha256(f"{seed} {what}".encode()).digest()[:16], "big")))
 
 
 def strip(dataset: Dataset) -> None:
@@ -65,50 +85,98 @@ def strip(dataset: Dataset) -> None:
     for name in DROPPED:
         if name in dataset:
             del dataset[name]
-    dataset.remove_private_tags()
-    for tag in [tag for tag in dataset.keys() if tag.group & 0xFF00 in (0x5000, 0x6000)]:  # noqa: SIM118
-        del dataset[tag]
+    keep_verbatim(dataset)
+
+
+def series_number(source: Any, added: int) -> int:
+    """A new SeriesNumber, at least 1, that still tells where it came from.
+
+    Parameters
+    ----------
+    source : header
+    added : to the source's own number
+    """
+    try:
+        number = int(source.get("SeriesNumber") or 0)
+    except UNREADABLE:
+        number = 0
+    return max(1, (max(0, number) + added) % (HIGHEST_NUMBER + 1))
+
+
+def verbs_of(volume: Volume) -> list[str]:
+    """Verbs that were run on a volume, in order; those of its plan for ``restore``."""
+    verbs: list[str] = []
+    for step in volume.history:
+        planned = [str(each["verb"]) for each in step.facts.get("plan") or ()]
+        verbs += planned or [step.task]
+    return list(dict.fromkeys(verbs))
+
+
+def description(task: str, verbs: Sequence[str], facts: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """DerivationDescription: what was done, by which model, how.
+
+    Parameters
+    ----------
+    task : verb
+    verbs : that it stands for
+    facts : what was done (model, sha256, steps, seed, medldm)
+    notes : what else was done, in sentences
+    """
+    plan = f" ({', '.join(verbs)})" if verbs and list(verbs) != [task] else ""
+    words = [f"medldm {facts.get('medldm') or ''} {task}{plan}"]
+    if facts.get("model"):
+        words.append(f"model {facts['model']} {str(facts.get('sha256') or '')[:16]}".strip())
+        words.append(f"steps {facts.get('steps', 1)}; seed {facts.get('seed', 0)}")
+    return " ".join([f"{'; '.join(words)}; research use only.", *notes])[:1024].strip()
 
 
 def declare(
     dataset: Dataset,
-    sources: Sequence[Any],
+    sources: Sequence[Source],
     uids: tuple[str, str],
+    volume: Volume,
     task: str,
     facts: Mapping[str, Any],
     invented: bool,
-    notes: Sequence[str] = (),
 ) -> None:
     """Write identity and provenance into a slice.
 
     Parameters
     ----------
     dataset : the slice
-    sources : headers of the slices it comes from, nearest first
+    sources : images it comes from, nearest first
     uids : of the series, of the slice
+    volume : result; its history says what was run, its notes what else was done to the series
     task, facts : what was done
     invented : whether it holds voxels nobody measured
-    notes : what else was done to the series, in sentences
     """
-    first = sources[0]
+    first, notes = sources[0].header, volume.stored.note
+    verbs = verbs_of(volume) or [task]
     dataset.SeriesInstanceUID, dataset.SOPInstanceUID = uids
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    number = str(first.get("SeriesNumber", "") or "")
-    dataset.SeriesNumber = NUMBER + (int(number) if number.isdigit() else 0)
-    dataset.SeriesDescription = f"{str(first.get('SeriesDescription', '') or '')[:40]} medldm {task} RUO".strip()[:64]
+    dataset.SeriesNumber = series_number(first, NUMBER)
+    dataset.SeriesDescription = f"{_words(first, 'SeriesDescription')[:40]} medldm {task} RUO".strip()[:64]
     dataset.ImageType = _image_type(first)
-    dataset.DerivationDescription = (
-        f"medldm {facts.get('medldm', '')} {task}; model {facts.get('model', '')} {str(facts.get('sha256', ''))[:16]}; "
-        f"steps {facts.get('steps', 1)}; seed {facts.get('seed', 0)}; research use only. " + " ".join(notes)
-    ).strip()[:1024]
-    dataset.DerivationCodeSequence = [_code(*DERIVATION.get(task, DERIVATION["super-resolve"]))]
+    dataset.DerivationDescription = description(task, verbs, facts, notes)
+    codes = [DERIVATION[verb] for verb in verbs if verb in DERIVATION]
+    codes += [RESAMPLED] if any(INTERPOLATED in note for note in notes) else []
+    if "DerivationCodeSequence" in dataset:
+        del dataset.DerivationCodeSequence
+    if codes:
+        dataset.DerivationCodeSequence = [code(*each) for each in dict.fromkeys(codes)]
     dataset.SourceImageSequence = [reference(source) for source in sources]
-    dataset.ContributingEquipmentSequence = _equipment(first, facts)
+    dataset.ContributingEquipmentSequence = equipment(first, facts)
     # What was invented once stays so, whatever is done to it later.
-    before = any(str(source.get("SyntheticData", "")) == "YES" for source in sources)
+    before = any(str(source.header.get("SyntheticData", "")) == "YES" for source in sources)
     dataset.SyntheticData = "YES" if invented or before else "NO"
     dataset.ContentQualification = "RESEARCH"
+
+
+def _words(source: Any, name: str) -> str:
+    """A text; several values, which a backslash in it makes, joined again."""
+    value = source.get(name) or ""
+    return value if isinstance(value, str) else " ".join(map(str, value))
 
 
 def _image_type(source: Any) -> list[str]:
@@ -117,32 +185,43 @@ def _image_type(source: Any) -> list[str]:
     return ["DERIVED", "SECONDARY", *(kept[2:] or ["OTHER"])]
 
 
-def reference(source: Any) -> Dataset:
+def reference(source: Source) -> Dataset:
     """A source as derived images cite it."""
     item = Dataset()
-    item.ReferencedSOPClassUID = source.file_meta.get("MediaStorageSOPClassUID") or source.SOPClassUID
-    item.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    item.PurposeOfReferenceCodeSequence = [_code("121322", "DCM", "Source image for image processing operation")]
+    item.ReferencedSOPClassUID = source.header.file_meta.get("MediaStorageSOPClassUID") or source.header.SOPClassUID
+    item.ReferencedSOPInstanceUID = source.header.SOPInstanceUID
+    if source.enhanced:
+        item.ReferencedFrameNumber = source.image.number + 1
+    item.PurposeOfReferenceCodeSequence = [code("121322", "DCM", "Source image for image processing operation")]
     return item
 
 
-def _equipment(source: Any, facts: Mapping[str, Any]) -> list[Dataset]:
-    """Who contributed: all that the source names, its scanner, and medldm."""
-    before = list(source.get("ContributingEquipmentSequence") or [])
-    codes = [code for item in before for code in item.get("PurposeOfReferenceCodeSequence") or []]
-    known = any(str(code.get("CodeValue", "")) == ACQUISITION for code in codes)
+def equipment(source: Any, facts: Mapping[str, Any]) -> list[Dataset]:
+    """Who contributed: all that the source names, its scanner, and medldm.
+
+    Parameters
+    ----------
+    source : header
+    facts : what was done
+    """
+    before = deepcopy(list(source.get("ContributingEquipmentSequence") or []))
+    for item in before:
+        keep_verbatim(item)
+    codes = [each for item in before for each in item.get("PurposeOfReferenceCodeSequence") or []]
+    known = any(str(each.get("CodeValue", "")) == ACQUISITION for each in codes)
     scanner = [] if known else [_scanner(source)]
     ours = Dataset()
-    ours.PurposeOfReferenceCodeSequence = [_code(MODIFYING, "DCM", "Modifying Equipment")]
+    ours.PurposeOfReferenceCodeSequence = [code(MODIFYING, "DCM", "Modifying Equipment")]
     ours.Manufacturer, ours.ManufacturerModelName = "medldm", "medldm"
-    ours.SoftwareVersions = str(facts.get("medldm", ""))
-    ours.ContributionDescription = "Restoration with a generative model, research use only"
+    ours.SoftwareVersions = str(facts.get("medldm") or "")
+    way = "Restoration with a generative model" if facts.get("model") else "Repair or copy of a series"
+    ours.ContributionDescription = f"{way}, research use only"
     return [*before, *scanner, ours]
 
 
 def _scanner(source: Any) -> Dataset:
     scanner = Dataset()
-    scanner.PurposeOfReferenceCodeSequence = [_code(ACQUISITION, "DCM", "Acquisition Equipment")]
+    scanner.PurposeOfReferenceCodeSequence = [code(ACQUISITION, "DCM", "Acquisition Equipment")]
     for name in ("Manufacturer", "ManufacturerModelName", "StationName", "SoftwareVersions"):
         if source.get(name):
             setattr(scanner, name, source.get(name))
@@ -150,7 +229,8 @@ def _scanner(source: Any) -> Dataset:
     return scanner
 
 
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    """An item of a code sequence."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,19 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from medldm.errors import InputError, OutputError
+from medldm.errors import OutputError
 from medldm.io.atomic import sentence
-from medldm.io.dicom.classic import classic
+from medldm.io.dicom.classic import Source
 from medldm.io.dicom.declared import declare, make_uids, strip
 from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.header import no_values_on_screen, read_headers
 from medldm.io.dicom.pixels import Files, decode, read_slice, rescale
-from medldm.volume import Affine, Volume, Voxels
+from medldm.io.dicom.stack import Stack, cited_stack, stack_of
+from medldm.volume import Volume, Voxels
 
 log = logging.getLogger(__name__)
 
-CITED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")  # a derived slice refers to them
-SAME_PLACE_MM = 0.02  # a result slice this close to a source slice is that slice
+WHOLE = (np.int16, np.uint16, np.int32)  # types that whole values are kept in, as `read_slice` does
 
 
 def write_series(
@@ -55,18 +56,13 @@ def write_series(
     OutputError, ResourceError
     """
     images: list[Frame] = [image for image in volume.stored.header or () if image is not None]
-    if volume.stored.container != "dicom" or not images:
-        raise InputError(
-            f"{volume.name} was not read from DICOM, so there is no patient and study to derive a series from. "
-            "Write NIfTI instead."
-        )
-    _check_place(folder, [image.path for image in images])
-    sources = _sources(images)
-    voxels = volume.to_stored(volume.voxels)
+    if volume.stored.container == "dicom" and images:
+        _check_place(folder, [image.path for image in images])
+    stack = cited_stack(volume)
     temporary = _temporary(folder)
     try:
         with no_values_on_screen():
-            clipped = _write_slices(volume, voxels, images, sources, temporary, task, facts, set(invented))
+            clipped = _write_slices(volume, stack, temporary, task, facts, set(invented))
         _publish(temporary, folder)
     except OSError as problem:
         raise sentence(problem, folder) from problem
@@ -77,46 +73,68 @@ def write_series(
     return clipped
 
 
-def _sources(images: list[Frame]) -> list[Any]:
-    """Headers of the source slices, in classic terms."""
-    files = Files(pixels=False)
-    sources = []
-    for image in images:
-        source = classic(*files.frame(image))
-        for name in CITED:
-            if not source.get(name):
-                raise InputError(
-                    f"{image.path} has no {name}, so no series can be derived from it. Write NIfTI instead."
-                )
-        sources.append(source)
-    return sources
+def as_derived(volume: Volume) -> tuple[Volume, int]:
+    """The volume with the voxels that its derived series would hold, and how many of them were clipped for that.
+
+    A series of integers is an input of integers, whatever its slopes: its results are what its stored values can say.
+    Missing voxels stay NaN.
+
+    Parameters
+    ----------
+    volume : read from DICOM
+
+    Raises
+    ------
+    InputError
+        Its files are no longer there.
+    """
+    stack, files = stack_of(volume), Files()
+    voxels = volume.to_stored(volume.voxels)
+    gone = np.isnan(voxels) if voxels.dtype.kind == "f" else np.zeros(voxels.shape, dtype=bool)
+    whole = volume.stored.dtype.kind in "iu" and not gone.any()
+    said: Voxels = np.empty(voxels.shape, dtype=np.int32 if whole else np.float32)
+    clipped = 0
+    with no_values_on_screen():
+        for place in range(voxels.shape[2]):
+            source = stack.nearest(place)[0]
+            stored, lost = _to_stored_values(voxels[:, :, place].T, source, files)
+            slope, intercept = rescale(source.header, source.image.path)
+            values = stored.T.astype(np.float64) * slope + intercept
+            if whole:
+                values = np.clip(np.rint(values), -(2**31), 2**31 - 1)
+            said[:, :, place] = values
+            clipped += lost
+    said[gone] = np.nan if gone.any() else 0
+    dtype = volume.stored.dtype
+    if whole:
+        fits = [
+            kind for kind in (dtype, *WHOLE) if np.iinfo(kind).min <= said.min() and said.max() <= np.iinfo(kind).max
+        ]
+        dtype = np.dtype(fits[0])
+        said = said.astype(dtype)
+    return replace(volume, voxels=volume.from_stored(said), stored=replace(volume.stored, dtype=dtype)), clipped
 
 
 def _write_slices(
-    volume: Volume,
-    voxels: Voxels,
-    images: list[Frame],
-    sources: list[Any],
-    folder: Path,
-    task: str,
-    facts: Mapping[str, Any],
-    invented: set[int],
+    volume: Volume, stack: Stack, folder: Path, task: str, facts: Mapping[str, Any], invented: set[int]
 ) -> int:
     """One file for each slice of (columns, rows, slices); number of clipped voxels."""
-    uids = make_uids(sources, volume, voxels, task, facts)
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
-    files, clipped = Files(), 0
+    voxels, files, clipped = volume.to_stored(volume.voxels), Files(), 0
+    slices: dict[int, Voxels] = {}
     for place in range(voxels.shape[2]):
         values = voxels[:, :, place].T
         if values.dtype.kind == "f" and np.isnan(values).all():
             continue
-        near = _nearest(sources, lps, place)
-        dataset = deepcopy(sources[near[0]])
+        slices[place], lost = _to_stored_values(values, stack.nearest(place)[0], files)
+        clipped += lost
+    uids = make_uids(stack.sources, volume, list(slices.values()), task, facts)
+    for uid, (place, stored) in zip(uids[1:], slices.items(), strict=True):
+        near = stack.nearest(place)
+        dataset = deepcopy(near[0].header)
         strip(dataset)
-        clipped += _set_pixels(dataset, values, sources[near[0]], images[near[0]], files)
-        _set_place(dataset, lps, place, volume.stored.thickness_mm)
-        pair, cited = (uids[0], uids[1 + place]), [sources[number] for number in near]
-        declare(dataset, cited, pair, task, facts, place in invented, volume.stored.note)
+        _set_pixels(dataset, stored)
+        _set_place(dataset, stack, place, volume.stored.thickness_mm)
+        declare(dataset, near, (uids[0], uid), volume, task, facts, place in invented)
         dataset.save_as(folder / f"{place:04d}.dcm", enforce_file_format=True)
     return clipped
 
@@ -158,51 +176,39 @@ def _publish(temporary: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _nearest(sources: list[Any], lps: Affine, place: int) -> list[int]:
-    """Numbers of the source slices that a result slice comes from: itself, or both neighbours, nearest first."""
-    normal = np.cross(lps[:3, 0], lps[:3, 1])
-    normal /= np.linalg.norm(normal)
-    here = (lps @ [0, 0, place, 1])[:3] @ normal
-    away = np.array([[float(v) for v in source.ImagePositionPatient] for source in sources]) @ normal - here
-    closest = int(np.abs(away).argmin())
-    if abs(away[closest]) < SAME_PLACE_MM:
-        return [closest]
-    below, above = np.flatnonzero(away < 0), np.flatnonzero(away > 0)
-    near = [int(side[np.abs(away[side]).argmin()]) for side in (below, above) if len(side)]
-    return sorted(near, key=lambda number: float(abs(away[number])))
-
-
-def _set_pixels(dataset: Dataset, values: Voxels, source: Any, image: Frame, files: Files) -> int:
-    """Values in the source's own units and bits.
+def _to_stored_values(values: Voxels, source: Source, files: Files) -> tuple[Voxels, int]:
+    """Values in a source's own units and bits.
 
     Parameters
     ----------
-    dataset : gets the pixels
     values : (rows, columns), HU or scanner units
-    source : header that says slope, intercept, bits
-    image : the source
+    source : says slope, intercept, bits
     files : where its pixels are read from
 
     Returns
     -------
-    number of voxels clipped to the range
+    (rows, columns) integers, and how many were clipped to the range of the bits
     """
-    slope, intercept = rescale(source, image.path)
-    bits, allocated, signed = int(source.BitsStored), int(source.BitsAllocated), bool(source.PixelRepresentation)
+    header = source.header
+    slope, intercept = rescale(header, source.image.path)
+    bits, allocated, signed = int(header.BitsStored), int(header.BitsAllocated), bool(header.PixelRepresentation)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     raw = np.rint((values.astype(np.float64) - intercept) / slope)
-    raw[np.isnan(raw)] = _padding(source, low, high)
+    raw[np.isnan(raw)] = _padding(header, low, high)
     clipped = int(((raw < low) | (raw > high)).sum())
     kind = np.dtype(f"<{'i' if signed else 'u'}{max(1, allocated // 8)}")
-    stored = np.clip(raw, low, high).astype(kind)
+    stored: Voxels = np.clip(raw, low, high).astype(kind)
     if not (float(slope).is_integer() and float(intercept).is_integer()):
-        _keep_measured(stored, values, image, files)
-    dataset.Rows, dataset.Columns, dataset.HighBit = *stored.shape, bits - 1
+        _keep_measured(stored, values, source.image, files)
+    return stored, clipped
+
+
+def _set_pixels(dataset: Dataset, stored: Voxels) -> None:
+    dataset.Rows, dataset.Columns, dataset.HighBit = *stored.shape, int(dataset.BitsStored) - 1
     payload = stored.tobytes()
-    dataset.add_new("PixelData", "OW" if allocated > 8 else "OB", payload + b"\0" * (len(payload) % 2))
+    dataset.add_new("PixelData", "OW" if stored.itemsize > 1 else "OB", payload + b"\0" * (len(payload) % 2))
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return clipped
 
 
 def _padding(source: Any, low: int, high: int) -> int:
@@ -222,15 +228,15 @@ def _keep_measured(stored: Voxels, values: Voxels, image: Frame, files: Files) -
         stored[same] = decode(dataset, image.path, image.number)[same]
 
 
-def _set_place(dataset: Dataset, lps: Affine, place: int, thickness_mm: float | None) -> None:
+def _set_place(dataset: Dataset, stack: Stack, place: int, thickness_mm: float | None) -> None:
+    lps = stack.lps
     steps = np.linalg.norm(lps[:3, :3], axis=0)
     cosines = lps[:3, :3] / steps
     dataset.ImagePositionPatient = [_decimal(v) for v in (lps @ [0, 0, place, 1])[:3]]
     dataset.ImageOrientationPatient = [_decimal(v) for v in (*cosines[:, 0], *cosines[:, 1])]
     dataset.PixelSpacing = [_decimal(steps[1]), _decimal(steps[0])]
     dataset.SliceThickness = _decimal(thickness_mm or steps[2])
-    if dataset.get("Modality") == "MR" or "SpacingBetweenSlices" in dataset:
-        dataset.SpacingBetweenSlices = _decimal(steps[2])
+    dataset.SpacingBetweenSlices = _decimal(steps[2])
     dataset.InstanceNumber = place + 1
 
 

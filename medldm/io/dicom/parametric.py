@@ -3,26 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydicom.uid import generate_uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import DA, TM
 
 from medldm.errors import InputError
 from medldm.io.atomic import whole_file
-from medldm.io.dicom.classic import classic
-from medldm.io.dicom.declared import make_uids, reference
-from medldm.io.dicom.frames import Frame
-from medldm.io.dicom.header import no_values_on_screen
-from medldm.io.dicom.pixels import Files
+from medldm.io.dicom.classic import Source
+from medldm.io.dicom.declared import (
+    derived_uid,
+    description,
+    equipment,
+    make_uids,
+    reference,
+    series_number,
+    strip,
+    verbs_of,
+)
+from medldm.io.dicom.header import UNREADABLE, no_values_on_screen
+from medldm.io.dicom.stack import Stack, cited_stack
 from medldm.volume import Affine, Volume, Voxels
 
+# What the map is about, and what its maker looks at.
+GIVEN = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Rows",
+    "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+)  # fmt: skip
 EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
+# Who and which study: these groups, and these elements of others.
+CARRIED_GROUPS = (0x0010, 0x0012)
+CARRIED = (
+    "SpecificCharacterSet", "TimezoneOffsetFromUTC", "StudyDate", "StudyTime", "StudyID", "StudyDescription",
+    "AccessionNumber", "IssuerOfAccessionNumberSequence", "ReferringPhysicianName",
+    "ReferringPhysicianIdentificationSequence", "ConsultingPhysicianName", "ConsultingPhysicianIdentificationSequence",
+    "PhysiciansOfRecord", "PhysiciansOfRecordIdentificationSequence", "NameOfPhysiciansReadingStudy",
+    "PhysiciansReadingStudyIdentificationSequence", "RequestingServiceCodeSequence", "ReferencedStudySequence",
+    "ProcedureCodeSequence", "ReasonForPerformedProcedureCodeSequence", "AdmittingDiagnosesDescription",
+    "AdmittingDiagnosesCodeSequence", "AdmissionID", "IssuerOfAdmissionIDSequence", "ReasonForVisit",
+    "ReasonForVisitCodeSequence", "ServiceEpisodeID", "IssuerOfServiceEpisodeIDSequence", "ServiceEpisodeDescription",
+    "PositionReferenceIndicator", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+)  # fmt: skip
+# The standard wants a date; that of the source keeps equal runs equal.
+DATES = (("ContentDate", "ContentTime"), ("AcquisitionDate", "AcquisitionTime"), ("SeriesDate", "SeriesTime"),
+         ("StudyDate", "StudyTime"))  # fmt: skip
+NO_DATE = ("19000101", "000000")
 
 
 class Kind(NamedTuple):
@@ -64,53 +97,89 @@ def write_uncertainty(
         The volume has no ``std``, or was not read from DICOM.
     OutputError, ResourceError
     """
-    images: list[Frame] = [image for image in volume.stored.header or () if image is not None]
-    if volume.stored.container != "dicom" or not images:
+    if volume.stored.container != "dicom" or not any(volume.stored.header or ()):
         raise InputError(f"{volume.name} was not read from DICOM, so there is no study to put a map into.")
     if volume.std is None:
         raise InputError(f"{volume.name} has no standard deviation. Ask for it with --samples 8 --uncertainty.")
-    headers = Files(pixels=False)
-    sources = [_complete(classic(*headers.frame(image))) for image in images]
+    stack = cited_stack(volume)
     spread = np.nan_to_num(volume.to_stored(volume.std).astype(np.float32))
-    with no_values_on_screen():
-        dataset = _parametric_map(volume, spread, sources, task, facts, HALF_WIDTH if half_width else STD)
-    with whole_file(path) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
+    with whole_file(path) as temporary, no_values_on_screen():
+        try:
+            dataset = _parametric_map(volume, spread, stack, task, facts, HALF_WIDTH if half_width else STD)
+            dataset.save_as(temporary, enforce_file_format=True)
+        except (OSError, MemoryError):
+            raise
+        except Exception as problem:
+            # What pydicom and highdicom raise about odd headers repeats values of them, names of patients too.
+            raise InputError(
+                f"No map of the uncertainty of {volume.name} could be made ({type(problem).__name__}): its headers "
+                "hold something that does not fit into one. Leave out --uncertainty, or write NIfTI."
+            ) from None
 
 
-def _complete(source: Any) -> Any:
-    """The header with what may be empty but must be there, which anonymizers like to remove altogether."""
-    whole = copy(source)
+def _stand_in(source: Source) -> Dataset:
+    """A header for the maker of maps, which refuses many a word that real headers hold: only what it looks at.
+
+    Patient and study are left empty; they come later, as they are (`_carry`).
+    """
+    given = Dataset()
+    for name in GIVEN:
+        if source.header.get(name):
+            given[name] = source.header[name]
     for name in EMPTY:
-        if name not in whole:
-            setattr(whole, name, None)
-    if "FrameOfReferenceUID" not in whole:
+        setattr(given, name, None)
+    if "FrameOfReferenceUID" not in given:
         # The standard wants one here; the images of one series share theirs even where nobody wrote it down.
-        whole.FrameOfReferenceUID = generate_uid(entropy_srcs=[str(source.SeriesInstanceUID), "frame of reference"])
-    if "SliceThickness" not in whole:
-        whole.SliceThickness = 1.0  # only looked at: the map has the thickness of the result
-    return whole
+        seeds = [str(source.header.SeriesInstanceUID), "frame of reference"]
+        given.FrameOfReferenceUID = generate_uid(entropy_srcs=seeds)
+    given.SliceThickness = 1.0  # only looked at: the map has the thickness of the result
+    given.file_meta = FileMetaDataset()
+    given.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return given
+
+
+def _carry(source: Source, dataset: Any) -> None:
+    """Write who and which study into a map, byte for byte as the source has it."""
+    header = deepcopy(source.header)
+    strip(header)
+    wanted = {Tag(name) for name in CARRIED}
+    for tag in list(header.keys()):
+        if tag in wanted or tag.group in CARRIED_GROUPS:
+            dataset[tag] = header.get_item(tag)
+    # pydicom writes text undecoded only where it believes that nothing changes.
+    dataset.set_original_encoding(False, True, dataset._character_set)
+
+
+def _date_and_time(header: Any) -> tuple[str, str]:
+    """When the source was made, by the first of its dates that is one."""
+    for names in DATES:
+        try:
+            date, time = str(header.get(names[0]) or ""), str(header.get(names[1]) or "")
+            if DA(date):
+                return date, time if TM(time) else NO_DATE[1]
+        except UNREADABLE:
+            continue
+    return NO_DATE
 
 
 def _parametric_map(
-    volume: Volume, spread: Voxels, sources: list[Any], task: str, facts: Mapping[str, Any], kind: Kind
+    volume: Volume, spread: Voxels, stack: Stack, task: str, facts: Mapping[str, Any], kind: Kind
 ) -> Any:
     # Imported here: it takes a second, and only those who ask for the map need it.
     import highdicom as hd
 
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
-    uids = make_uids(sources, volume, spread, f"{task} {kind.short}", facts)
-    first = sources[0]
-    version = str(facts.get("medldm", "")) or "unknown"
+    slices = [spread[:, :, place] for place in range(spread.shape[2])]
+    uids = make_uids(stack.sources, volume, slices, f"{task} {kind.short}", facts)
+    first = stack.sources[0]
+    version = str(facts.get("medldm") or "") or "unknown"
     highest = max(float(spread.max()), 1e-6)
-    number = str(first.get("SeriesNumber", "") or "")
-    measures, orientation, positions = _grid(lps, spread.shape[2], volume.stored.thickness_mm)
+    measures, orientation, positions = _grid(stack.lps, spread.shape[2], volume.stored.thickness_mm)
     dataset = hd.pm.ParametricMap(
         # One stands for all: highdicom refuses sources whose orientations differ in the last digit.
-        source_images=sources[:1],
+        source_images=[_stand_in(first)],
         pixel_array=np.ascontiguousarray(spread.T),  # (slices, rows, columns)
         series_instance_uid=uids[0],
-        series_number=kind.number + (int(number) if number.isdigit() else 0),
+        series_number=series_number(first.header, kind.number),
         sop_instance_uid=uids[1],
         instance_number=1,
         manufacturer="medldm",
@@ -119,7 +188,10 @@ def _parametric_map(
         device_serial_number="0",
         contains_recognizable_visual_features=True,
         real_world_value_mappings=[_mapping(volume.stored.modality, highest, kind)],
-        voi_lut_transformations=[hd.VOILUTTransformation(window_center=highest / 2, window_width=highest)],
+        # Exact, since the other functions want windows of at least 1.
+        voi_lut_transformations=[
+            hd.VOILUTTransformation(highest / 2, highest, voi_lut_function=hd.VOILUTFunctionValues.LINEAR_EXACT)
+        ],
         pixel_measures=measures,
         plane_orientation=orientation,
         plane_positions=positions,
@@ -127,23 +199,37 @@ def _parametric_map(
         content_description=f"{kind.words} of {task}, research use only",
         derived_pixel_contrast=kind.contrast,
     )
-    _cite(dataset, sources)
+    _carry(first, dataset)
+    _cite(dataset, stack)
+    _date(dataset, first, derived_uid(uids[0], "dimensions"))
     if not dataset.get("BodyPartExamined"):
         dataset.Laterality = None  # asked for unless the body part is known to have none
     dataset.SeriesDescription = f"medldm {task} {kind.words} RUO"[:64]
+    dataset.DerivationDescription = f"{kind.words}: " + description(task, verbs_of(volume) or [task], facts, ())[:990]
+    dataset.ContributingEquipmentSequence = equipment(first.header, facts)
     return dataset
 
 
-def _cite(dataset: Any, sources: list[Any]) -> None:
+def _date(dataset: Any, source: Source, dimensions: str) -> None:
+    """Replace what the maker of maps takes from the clock and by lot, so that equal runs give equal bytes."""
+    del dataset.InstanceCreationDate, dataset.InstanceCreationTime
+    dataset.ContentDate, dataset.ContentTime = _date_and_time(source.header)
+    for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
+        item.DimensionOrganizationUID = dimensions
+
+
+def _cite(dataset: Any, stack: Stack) -> None:
     """Name every source, once, by the class it really has (enhanced images stand here as classic ones)."""
-    cited = {str(source.SOPInstanceUID): reference(source) for source in sources}
-    for item in cited.values():
+    files: dict[str, Dataset] = {}
+    for source in stack.sources:
+        item = reference(source)
         del item.PurposeOfReferenceCodeSequence
-    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(cited.values())
-    for group in dataset.PerFrameFunctionalGroupsSequence:
-        for derivation in group.get("DerivationImageSequence") or ():
-            for item in derivation.SourceImageSequence:
-                item.ReferencedSOPClassUID = cited[str(item.ReferencedSOPInstanceUID)].ReferencedSOPClassUID
+        files.setdefault(str(item.ReferencedSOPInstanceUID), item)
+    dataset.SourceImageSequence = [reference(source) for source in stack.sources]
+    for item in files.values():
+        if "ReferencedFrameNumber" in item:
+            del item.ReferencedFrameNumber  # the whole file is meant
+    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(files.values())
 
 
 def _grid(lps: Affine, count: int, thickness_mm: float | None) -> tuple[Any, Any, list[Any]]:

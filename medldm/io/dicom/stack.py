@@ -1,0 +1,119 @@
+"""Which images of its series a slice of a result comes from."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from medldm.errors import InputError
+from medldm.io.dicom.classic import Source, source_of
+from medldm.io.dicom.header import no_values_on_screen
+from medldm.io.dicom.pixels import Files
+from medldm.volume import Affine, Step, Volume
+
+CITED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")  # a derived slice refers to them
+# A slice of the result this close to one of the series is that slice; scanners round positions.
+SAME_PLACE_MM, SAME_PLACE = 0.02, 0.01
+
+
+class Stack(NamedTuple):
+    """The images that a result comes from, on its own grid.
+
+    Parameters
+    ----------
+    sources : images; those that were thrown away and filled anew are not among them
+    places : of each of them, in slices of the result
+    lps : (4, 4), stored index of the result to mm in DICOM's world
+    """
+
+    sources: list[Source]
+    places: npt.NDArray[np.float64]
+    lps: Affine
+
+    def nearest(self, place: int) -> list[Source]:
+        """The image that a slice of the result is, or its neighbours below and above, nearest first."""
+        away = self.places - place
+        closest = int(np.abs(away).argmin())
+        step_mm = float(np.linalg.norm(self.lps[:3, 2]))
+        if abs(away[closest]) < max(SAME_PLACE_MM / step_mm, SAME_PLACE):
+            return [self.sources[closest]]
+        below, above = np.flatnonzero(away < 0), np.flatnonzero(away > 0)
+        near = [int(side[np.abs(away[side]).argmin()]) for side in (below, above) if len(side)]
+        return [self.sources[number] for number in sorted(near, key=lambda number: float(abs(away[number])))]
+
+
+@no_values_on_screen()
+def stack_of(volume: Volume) -> Stack:
+    """The images that a volume comes from.
+
+    Parameters
+    ----------
+    volume : read from DICOM; its ``stored.header`` names them
+
+    Raises
+    ------
+    InputError
+        It was not read from DICOM, or its files are no longer there.
+    """
+    images = [image for image in volume.stored.header or () if image is not None]
+    if volume.stored.container != "dicom" or not images:
+        raise InputError(
+            f"{volume.name} was not read from DICOM, so there is no patient and study to derive a series from. "
+            "Write NIfTI instead."
+        )
+    files = Files(pixels=False)
+    sources = [source_of(image, files) for image in images]
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
+    positions = np.array([[float(v) for v in source.header.ImagePositionPatient] for source in sources])
+    normal = np.cross(lps[:3, 0], lps[:3, 1])
+    normal /= np.linalg.norm(normal)
+    places = (positions - lps[:3, 3]) @ normal / (lps[:3, 2] @ normal)
+    kept = [number for number, gone in enumerate(_thrown_away(volume, places)) if not gone]
+    kept = kept or list(range(len(sources)))
+    return Stack([sources[number] for number in kept], places[kept], lps)
+
+
+@no_values_on_screen()
+def cited_stack(volume: Volume) -> Stack:
+    """The images that a volume comes from, each fit to be referred to.
+
+    Raises
+    ------
+    InputError
+        As for `stack_of`, or an image lacks what names it.
+    """
+    stack = stack_of(volume)
+    for source in stack.sources:
+        for name in CITED:
+            if not source.header.get(name):
+                raise InputError(
+                    f"{source.image.path} has no {name}, so no series can be derived from it. Write NIfTI instead."
+                )
+    return stack
+
+
+def _thrown_away(volume: Volume, places: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Whether each image was a damaged one, whose slice was filled from its neighbours; inpainted ones were not."""
+    lost: set[int] = set()
+    finer = 1.0  # slices of the result for each slice of the scan
+    for step in volume.history:
+        if finer == 1:
+            lost |= _filled(step)
+        old, new = step.facts.get("old_spacing_mm"), step.facts.get("new_spacing_mm")
+        finer *= old[volume.slice_axis] / new[volume.slice_axis] if old and new else 1.0
+    # Fields of view agree at their edges, not at the middles of their slices.
+    on_scan = np.rint((places + 0.5) / finer - 0.5).astype(int)
+    return np.isin(on_scan, list(lost))
+
+
+def _filled(step: Step) -> set[int]:
+    """Slices of the scan that a step filled as a whole."""
+    if step.settings.get("axis", 2) != 2:
+        return set()
+    facts: dict[str, Any] = dict(step.facts)
+    verbs = [each["verb"] for each in facts.get("plan") or ()] or [step.task]
+    # Between thick slices every thin one is invented; which slices of the scan were lost is told apart.
+    only = "fill-slices" in verbs and "super-resolve" not in verbs
+    return {*facts.get("filled_slices", ()), *(facts.get("invented_slices", ()) if only else ())}
