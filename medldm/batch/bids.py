@@ -112,14 +112,8 @@ def write_dataset(source: Path, out: Path) -> None:
     ----------
     source : root of the raw dataset
     out : root of the derivatives
-
-    Raises
-    ------
-    UsageError
-        It lies in the folder of a subject.
     """
     raw = _read(source / DESCRIPTION)
-    _check_place(source, out)
     origin: dict[str, Any] = {"URL": source.resolve().as_uri()}
     if isinstance(raw.get("DatasetDOI"), str):
         origin["DOI"] = raw["DatasetDOI"]
@@ -145,7 +139,19 @@ def write_dataset(source: Path, out: Path) -> None:
             _write(out / name, text)
 
 
-def _check_place(source: Path, out: Path) -> None:
+def check_place(source: Path, out: Path) -> None:
+    """Refuse derivatives among the scans.
+
+    Parameters
+    ----------
+    source : root of the raw dataset
+    out : root of the derivatives
+
+    Raises
+    ------
+    UsageError
+        It lies in the folder of a subject.
+    """
     if not out.resolve().is_relative_to(source.resolve()):
         return
     below = out.resolve().relative_to(source.resolve()).parts

@@ -286,7 +286,7 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
             for path in (target, *maps):
                 remove(staged_name(path))
     if clipped:
-        log.warning("%d voxels of %s were clipped to %s", clipped, target.name, result.stored.dtype)
+        log.warning("%d voxels of %s were clipped to the range that its stored values have", clipped, target.name)
 
 
 def show(staged: Path, target: Path) -> None:

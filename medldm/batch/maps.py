@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import numpy as np
 
 from medldm.batch.bids import in_derivatives
 from medldm.batch.record import Record, map_words
+from medldm.errors import InputError
 from medldm.io import is_nifti, write
 from medldm.io.atomic import staged_name
 from medldm.volume import Volume
+
+log = logging.getLogger(__name__)
 
 STD, HALF_WIDTH = "_std", "_halfwidth"
 
@@ -38,7 +42,7 @@ def stage_maps(result: Volume, record: Record) -> list[Path]:
 
     Returns
     -------
-    where the maps belong
+    where the maps belong; a map that the header of a DICOM series does not allow is told in the log and left out
 
     Raises
     ------
@@ -53,7 +57,11 @@ def stage_maps(result: Volume, record: Record) -> list[Path]:
             stored = replace(result.stored, dtype=np.dtype(np.float32), container="nifti")
             write(replace(result, voxels=voxels, std=None, half_width=None, stored=stored), staged_name(path))
         else:
-            _write_dicom(replace(result, std=voxels), staged_name(path), kind)
+            try:
+                _write_dicom(replace(result, std=voxels), staged_name(path), kind)
+            except InputError as problem:  # a header that no map can be made of is no reason to lose the series
+                log.warning("%s", problem)
+                continue
         written.append(path)
     return written
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from medldm.batch.bids import derived, is_bids, write_dataset, write_participants
+from medldm.batch.bids import check_place, derived, is_bids, write_dataset, write_participants
 from medldm.batch.caselog import keeping
 from medldm.batch.cases import one_case
 from medldm.batch.cluster import spread_out
@@ -50,6 +50,7 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
     cases = inputs_only(find_cases(source, options.include, options.exclude), source, out)
     bids = is_bids(source) and not is_nifti(out)
     if bids:
+        check_place(source, out)
         cases = derived(cases, verb, settings)
         if not options.dry_run:
             write_dataset(source, out)

@@ -10,6 +10,7 @@ import pydicom
 
 from medldm.batch.maps import HALF_WIDTH, STD, remove_maps, spread_path, stage_maps
 from medldm.batch.record import Record
+from medldm.errors import InputError
 from medldm.io import read
 from medldm.io.atomic import staged_name
 from medldm.volume import Step
@@ -52,3 +53,13 @@ def test_a_dicom_result_gets_parametric_maps_beside_its_folder(tmp_path):
     assert np.allclose(half.pixel_array, 3 * std.pixel_array)
     assert std.SeriesInstanceUID != half.SeriesInstanceUID
     assert std.SeriesNumber != half.SeriesNumber
+
+
+def test_a_header_that_no_map_can_be_made_of_does_not_cost_the_series(tmp_path, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise InputError("no map can be made of series-003.")
+
+    series = phantoms_dicom.write_series(tmp_path / "in", phantoms.brain((32, 36, 8)).astype(np.int16))
+    monkeypatch.setattr("medldm.io.dicom.parametric.write_uncertainty", refuse)
+    assert stage_maps(with_maps(read(series)), Record(tmp_path / "series-003")) == []
+    assert "no map can be made" in caplog.text
