@@ -101,6 +101,11 @@ def all_up(address, workers):
         until(lambda: set(client.run(lambda dask_worker: dask_worker.status.name, nanny=True).values()) == {"running"})
 
 
+def hearing():
+    """Ctrl-C means what it means in a terminal, also where the tests themselves run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def scans(folder, *names):
     folder.mkdir()
     for name in names:
@@ -402,6 +407,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_they_say_nothing(tmp_p
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hearing,
     )
     until(lambda: (tmp_path / moment).exists())
     os.killpg(running.pid, signal.SIGINT)
@@ -418,7 +424,7 @@ def test_ctrl_c_leaves_a_summary_and_no_marks_and_the_next_run_goes_on(tmp_path)
     with cluster(tmp_path, 1) as address:
         words = ["denoise", source, out, "--noise", "0.05", "--scheduler", address]
         running = subprocess.Popen(
-            [sys.executable, "-m", "medldm", *map(str, words)], stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "medldm", *map(str, words)], stderr=subprocess.PIPE, text=True, preexec_fn=hearing
         )
         until(lambda: (tmp_path / "slow-began").exists())
         running.send_signal(signal.SIGINT)
