@@ -131,12 +131,16 @@ def from_array(voxels: Voxels, affine: Affine, name: str = "volume", modality: s
 
     Raises
     ------
+    GeometryError
+        The affine is no finite, invertible 4 x 4 matrix.
     NotRestorable
         Colours or complex numbers.
     """
     if voxels.dtype.kind not in "iufb":
         raise NotRestorable(f"{name} holds voxels of {voxels.dtype}; medldm restores scans of one real number a voxel.")
     affine = np.asarray(affine, dtype=np.float64)
+    if affine.shape != (4, 4) or not headers.usable(affine):
+        raise GeometryError(f"{name} has an affine that is no finite, invertible 4 x 4 matrix: {affine.tolist()}.")
     if voxels.dtype.kind in "iu":
         native = voxels.dtype.newbyteorder("=")
         return nearest_ras(voxels.astype(native, copy=False), affine, name, Stored(dtype=native, modality=modality))

@@ -307,7 +307,13 @@ def move_forms(header: Any, source: Any, place: Place, affine: Affine, shape: tu
     return bool(codes[1] == 0 or np.allclose(header.get_qform(), by_qform, rtol=1e-3, atol=1e-3 * np.abs(affine).max()))
 
 
-def _usable(affine: Affine) -> bool:
+def usable(affine: Affine) -> bool:
+    """Whether an affine is finite, and its three axes span a space.
+
+    Parameters
+    ----------
+    affine : (4, 4), index to mm
+    """
     if not np.isfinite(affine).all():
         return False
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
@@ -317,7 +323,7 @@ def _usable(affine: Affine) -> bool:
 def _sform(header: Any) -> Affine | None:
     affine = np.eye(4)
     affine[:3] = [np.asarray(header[f"srow_{row}"], dtype=np.float64) for row in "xyz"]
-    return affine if _usable(affine) else None
+    return affine if usable(affine) else None
 
 
 def _qform(header: Any, shape: tuple[int, int, int]) -> Affine | None:
@@ -335,7 +341,7 @@ def _qform(header: Any, shape: tuple[int, int, int]) -> Affine | None:
         affine: Affine = np.asarray(plain.get_qform(), dtype=np.float64)
     except (HeaderDataError, ValueError):
         return None
-    return affine if _usable(affine) else None
+    return affine if usable(affine) else None
 
 
 def _sizes(header: Any, shape: tuple[int, int, int]) -> list[float] | None:

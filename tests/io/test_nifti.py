@@ -445,3 +445,9 @@ def test_on_a_new_grid_each_form_keeps_its_code(codes, tmp_path):
         before, after = getattr(old.header, form)(), getattr(new.header, form)()
         # The same corner of the field of view: half a voxel outside the first one.
         assert np.allclose(before @ [-0.5, -0.5, -0.5, 1], after @ [-0.5, -0.5, -0.5, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.diag([1.0, 1, 0, 1]), np.diag([np.nan, 1, 1, 1]), np.eye(3)])
+def test_an_array_with_an_affine_that_spans_no_space_is_a_sentence(affine):
+    with pytest.raises(GeometryError, match="no finite, invertible 4 x 4 matrix"):
+        from_array(np.zeros((4, 5, 6), np.float32), affine)
