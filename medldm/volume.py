@@ -153,6 +153,26 @@ class Volume:
             half_width=half_width,
         )
 
+    def as_map(self, voxels: Voxels) -> Volume:
+        """Another quantity on this grid, an uncertainty or a difference: fractions, and of no DICOM series.
+
+        Parameters
+        ----------
+        voxels : (X, Y, Z) array
+
+        Returns
+        -------
+        volume that is stored as float32, whatever type and range the scan is kept in
+        """
+        dicom = self.stored.container == "dicom"
+        stored = replace(
+            self.stored,
+            dtype=np.dtype(np.float32),
+            container="array" if dicom else self.stored.container,
+            header=None if dicom else self.stored.header,
+        )
+        return self.with_voxels(np.asarray(voxels, dtype=np.float32), stored=stored)
+
     def to_stored(self, array: Voxels) -> Voxels:
         """An array on this grid, with its axes in the order and direction of the file.
 

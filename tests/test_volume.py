@@ -4,8 +4,10 @@ from itertools import permutations, product
 
 import numpy as np
 import phantoms
+import phantoms_dicom
 import pytest
 
+from medldm.io import read, write
 from medldm.volume import Step, Stored, Volume
 
 LAYOUTS = [(axes, flips) for axes in permutations(range(3)) for flips in product([False, True], repeat=3)]
@@ -60,3 +62,17 @@ def test_history_grows_and_geometry_follows(phantom):
 def test_spacing_is_read_from_the_affine(oblique_phantom):
     assert oblique_phantom.spacing == pytest.approx(np.linalg.norm(phantoms.OBLIQUE[:3, :3], axis=0))
     assert oblique_phantom.slice_axis == 2
+
+
+@pytest.mark.parametrize("container", ["nifti", "dicom"])
+def test_a_map_on_the_grid_of_a_scan_of_integers_keeps_its_fractions_and_signs(container, tmp_path):
+    voxels = phantoms.brain((24, 24, 8)).astype(np.uint16)
+    if container == "dicom":
+        scan = read(phantoms_dicom.write_series(tmp_path / "s", voxels, signed=False))
+    else:
+        scan = read(phantoms.save(tmp_path / "scan.nii.gz", voxels, dtype=np.uint16))
+    gap = np.linspace(-0.7, 0.4, voxels.size, dtype=np.float32).reshape(scan.shape)
+    write(scan.as_map(gap), tmp_path / "gap.nii.gz")
+    found = read(tmp_path / "gap.nii.gz")
+    assert np.array_equal(found.voxels, gap)
+    assert np.allclose(found.affine, scan.affine)

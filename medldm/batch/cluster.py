@@ -303,26 +303,25 @@ def tried(marks: Path, case: Case) -> int:
 
 def given_up(run: Run, case: Case, out: Path) -> Work:
     """A case that killed its workers."""
-    work = Work(run, case, out)
-    work.row = Row(
-        case.place.as_posix(),
-        "failed",
-        message=f"its worker died {TRIES} times while it was restored, so it was given up; most often memory ran out. "
+    return failed(
+        Work(run, case, out),
+        f"its worker died {TRIES} times while it was restored, so it was given up; most often memory ran out. "
         "Crop it, or run it alone on a larger machine",
     )
-    return work.write()
 
 
 def broken(run: Run, case: Case, out: Path, problem: BaseException) -> Work:
     """A case whose worker raised what no step expects."""
-    work = Work(run, case, out)
-    work.row = Row(
-        case.place.as_posix(),
-        "failed",
-        message=f"a bug in medldm ({place_of(problem)}), or its worker has another version of medldm or Dask; please "
-        "report it",
+    work = Work(run, case, out, lines=traced(problem).splitlines())
+    return failed(
+        work,
+        f"a bug in medldm ({place_of(problem)}), or its worker has another version of medldm or Dask; please report it",
     )
-    work.lines += traced(problem).splitlines()
+
+
+def failed(work: Work, message: str) -> Work:
+    """A case that ends here, with its row and its log."""
+    work.row = Row(work.case.place.as_posix(), "failed", message=message)
     return work.write()
 
 

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medldm.batch.bids import in_derivatives
 from medldm.batch.record import Record, map_words
 from medldm.errors import InputError
@@ -54,8 +52,7 @@ def stage_maps(result: Volume, record: Record) -> list[Path]:
             continue
         path = spread_path(record, kind)
         if is_nifti(record.image):
-            stored = replace(result.stored, dtype=np.dtype(np.float32), container="nifti")
-            write(replace(result, voxels=voxels, std=None, half_width=None, stored=stored), staged_name(path))
+            write(result.as_map(voxels), staged_name(path))
         else:
             try:
                 _write_dicom(replace(result, std=voxels), staged_name(path), kind)

@@ -53,9 +53,8 @@ def overlapped(run: Run, cases: list[Case], out: Path, tell: Callable[[Work], bo
                     work.again()
                 reading = read(number + 1) if number + 1 < len(cases) else None
                 work.restore()
-                if (
-                    work.crowded and not work.full and (reading or writing)
-                ):  # or it did not fit beside the next one, or the last
+                beside = reading or writing
+                if work.crowded and not work.full and beside:  # it fitted when read, and not beside what came since
                     if not written():
                         return
                     if reading and reading.result().ready:

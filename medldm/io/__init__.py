@@ -65,6 +65,9 @@ def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False
 def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     """A volume to a NIfTI file, or to a folder as a derived DICOM series.
 
+    What was read from integers is rounded and clipped to them; from DICOM to what its rescale and bits can say, in both
+    formats. `Volume.as_map` is for other quantities on the same grid.
+
     Parameters
     ----------
     volume : to be written as it was stored

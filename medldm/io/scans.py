@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 import math
 import os
@@ -18,11 +17,11 @@ from medldm.io import nifti_header as headers
 from medldm.io.archive import is_zip, unpack
 from medldm.io.content import not_a_scan
 from medldm.io.dicom import Series, find_series, is_dicom, read_series
+from medldm.io.lists import LIST_SUFFIXES, read_list
 from medldm.io.nifti import is_nifti, probe_nifti, read_nifti, stem
 from medldm.io.unreadable import by_folder, foreign, regular, what_is_wrong
 from medldm.volume import Volume
 
-LIST_SUFFIXES = (".txt", ".csv")
 NEVER_WRITTEN = (
     ".png",
     ".jpg",
@@ -38,7 +37,6 @@ NEVER_WRITTEN = (
     ".img",
     ".npy",
 )
-COLUMNS = ("path", "file", "filename", "image", "scan", "nifti", "source")
 LOGS = "logs"
 PIPE = "is a pipe, a socket or a device, not a file. Write what comes out of it to a file first."
 SPREADS = tuple(f"_{kind}{end}" for kind in ("std", "halfwidth") for end in (".nii.gz", ".nii", ".dcm"))
@@ -189,47 +187,6 @@ def output_path(case: Case, out: Path, form: str | None = None) -> Path:
     return out
 
 
-def read_list(path: Path) -> list[Path]:
-    """Paths of a .txt list (one a line, # for remarks) or of a .csv (the column `path`, `file`, ..., else the first).
-
-    Relative paths are looked for beside the list, then in the current folder.
-
-    Raises
-    ------
-    InputError
-        Not text, or empty.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"{path} cannot be read as a list of paths: {problem}.") from problem
-    try:
-        words = _column(text) if path.suffix.lower() == ".csv" else [line.strip() for line in text.splitlines()]
-    except csv.Error as problem:
-        raise InputError(f"{path} cannot be read as a table of paths: {problem}.") from problem
-    words = [word for word in words if word and not word.startswith("#")]
-    if not words:
-        raise InputError(f"{path} lists no scan. Write one path a line.")
-    # A list may hold anything, text that no file system takes for a name too: os.path answers no, where Path raises.
-    beside = [path.parent / os.path.expanduser(word) for word in words]
-    places = [
-        at if os.path.exists(at) or not os.path.exists(word) else Path(word)
-        for at, word in zip(beside, words, strict=True)
-    ]
-    if not any(map(os.path.exists, places)):
-        raise InputError(f"{path} lists {len(words)} paths and none of them exists, the first being {words[0]}.")
-    return list(dict.fromkeys(places))
-
-
-def _column(text: str) -> list[str]:
-    lines = text.splitlines()
-    first = lines[0] if lines else ""
-    rows = list(csv.reader(lines, delimiter=max(",;\t", key=first.count)))
-    names = [word.strip().lower() for word in rows[0]] if rows else []
-    named = next((names.index(word) for word in COLUMNS if word in names), None)
-    return [row[named or 0].strip() for row in rows[named is not None :] if len(row) > (named or 0)]
-
-
 def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
     """Cases of a list: its DICOM files are one heap, from which series are made as from a folder."""
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
@@ -272,22 +229,20 @@ def _sorted_out(
 ) -> list[Case]:
     """Cases of some files; what may have been one and cannot be read is noted and becomes a case that fails."""
     # Patterns are about scans: an archive is opened to see what is inside.
-    files = [path for path in files if _wanted(path.relative_to(root), () if is_zip(path) else include, exclude)]
+    zips = {path for path in files if is_zip(path)}  # asked once: it opens files, and there may be many
+    files = [path for path in files if _wanted(path.relative_to(root), () if path in zips else include, exclude)]
     cases = [_nifti_case(path, root) for path in files if is_nifti(path)]
     others = [path for path in files if not is_nifti(path)]
     dicom = [path for path in others if is_dicom(path)]
-    zips = [path for path in others if is_zip(path)]
-    cases += _dicom_cases(dicom, root, [case.source for case in cases if not case.skip] + ([] if packed else zips))
+    beside = [case.source for case in cases if not case.skip] + [path for path in others if path in zips and not packed]
+    cases += _dicom_cases(dicom, root, beside)
     images = {file for case in cases for file in case.files}
     folders = {path.parent for path in dicom if path in images}
     for path in others:
-        if is_zip(path) and packed:
-            told = f"{path.relative_to(root)} is an archive in an archive, and is not opened. Unpack the outer one."
-            cases.append(Case(path, path.relative_to(root), broken=told))
-        elif is_zip(path):
+        if path in zips:
             place = path.relative_to(root)
             place = place.with_suffix("") if place.suffix.lower() == ".zip" else place
-            cases += _zipped(path, place, include, exclude, root)
+            cases += _zipped(path, place, include, exclude, root, packed=packed)
         elif path not in images and (wrong := what_is_wrong(path, beside_dicom=path.parent in folders)):
             problems[path] = wrong
     wanted = {path: wrong for path, wrong in problems.items() if _wanted(path.relative_to(root), include, exclude)}
@@ -297,10 +252,20 @@ def _sorted_out(
 
 
 def _zipped(
-    path: Path, below: Path, include: Sequence[str], exclude: Sequence[str], root: Path | None = None
+    path: Path,
+    below: Path,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    root: Path | None = None,
+    *,
+    packed: bool = False,
 ) -> list[Case]:
     """Cases of an archive; one that cannot be opened is a case that fails, below a root, or an error without one."""
     try:
+        if packed and root is not None:
+            raise InputError(
+                f"{path.relative_to(root)} is an archive in an archive, and is not opened. Unpack the outer one."
+            )
         unpacked = unpack(path)
     except InputError as problem:
         if root is None:

@@ -229,7 +229,7 @@ def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple
     afters = [after for _, after in pairs]
     title = f"{order.scan.name} {'preview' if order.where else PAST[order.verb]}"
     made = [_layer(afters, title)]
-    spreads = [replace(after, voxels=after.std, std=None) for after in afters if after.std is not None]
+    spreads = [after.as_map(after.std) for after in afters if after.std is not None]
     if spreads:
         made.append(_layer(spreads, f"{title}, uncertainty", colormap="magma"))
     if order.difference:
@@ -247,7 +247,7 @@ def _difference(before: Volume, after: Volume) -> Volume:
     """After minus before, on the grid of the result; a coarser scan is interpolated."""
     same = before.shape == after.shape and np.allclose(before.affine, after.affine)
     old = before.voxels if same else resample_to(before, after.affine, after.shape)
-    return replace(after, voxels=after.voxels.astype(np.float32) - old.astype(np.float32), std=None)
+    return after.as_map(after.voxels.astype(np.float32) - old.astype(np.float32))
 
 
 PAST = {

@@ -21,7 +21,8 @@ from medldm import io
 from medldm.errors import InputError, NotRestorable, UsageError
 from medldm.io.archive import Unpacked, unpack
 from medldm.io.content import looks_like_labels, modality_by_name, not_a_scan, what_it_is
-from medldm.io.scans import find_cases, output_path, read_list
+from medldm.io.lists import read_list
+from medldm.io.scans import find_cases, output_path
 from medldm.volume import Stored, Volume
 
 MR = "1.2.840.10008.5.1.4.1.1.4"

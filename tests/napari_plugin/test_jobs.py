@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import phantoms
+import phantoms_dicom
 import pytest
 from napari.layers import Image
 from napari_medldm import jobs
 from napari_medldm.jobs import Order, carry_out
 from napari_medldm.layers import series_data, snapshot
 from napari_medldm.regions import Drawn, current_slice
+from napari_medldm.writers import write_nifti
 
 from medldm.errors import MedldmError, ResourceError
+from medldm.io import read
 from medldm.volume import Volume
 
 SHAPE = (32, 40, 20)
@@ -61,6 +64,20 @@ def test_samples_and_difference_give_layers_on_the_grid_of_the_result(as_layer, 
     assert (outcome.layers[1][0] >= 0).all()
     # Outermost thin slices lie between slice centre and edge, and still have something to differ from.
     assert np.isfinite(outcome.layers[2][0]).all()
+
+
+def test_uncertainty_and_difference_of_integer_dicom_are_saved_with_fractions_and_signs(as_layer, tiny_model, tmp_path):
+    voxels = phantoms.brain(SHAPE).astype(np.uint16)
+    scan = taken(read(phantoms_dicom.write_series(tmp_path / "s", voxels, signed=False)), as_layer)
+    options = {"noise": 0.05, "samples": 2, "steps": 4}
+    outcome = carry_out(order("denoise", scan, tiny_model, options=options, difference=True), quiet)
+    for number, (data, arguments, _) in enumerate(outcome.layers[1:]):
+        (path,) = write_nifti(str(tmp_path / f"{number}.nii.gz"), data, arguments)
+        found = read(path)
+        assert found.voxels.dtype == np.float32
+        assert np.isclose(found.voxels.min(), data.min(), atol=1e-6)
+        assert np.isclose(found.voxels.max(), data.max(), atol=1e-6)
+    assert outcome.layers[2][0].min() < 0
 
 
 def test_filling_keeps_measured_slices(as_layer, tiny_model):

@@ -89,7 +89,7 @@ def test_archives_in_archives_are_not_opened_however_deep(tmp_path):
         data = (tmp_path / "tree" / "deep.zip").read_bytes()
     (case,) = find_cases(tmp_path / "tree")
     assert "archive in an archive" in case.broken
-    assert case.place.as_posix() == "deep/299.zip"
+    assert case.place.as_posix() == "deep/299"
 
 
 def test_more_packed_bytes_than_the_header_promises_are_never_held(tmp_path):
@@ -245,6 +245,24 @@ def test_a_codec_that_never_ends_is_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr("medldm.io.dicom.pixels.unpacker", apart.unpacker)
     with pytest.raises(InputError, match="end the program"):
         read_series(series)
+
+
+def test_an_interrupted_unpacking_gives_its_pixels_to_nobody_else(tmp_path, monkeypatch):
+    """In a notebook: the cell is stopped, the next one reads another scan."""
+    folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((32, 32, 2)).astype(np.int16))
+    first, second = (pydicom.dcmread(path) for path in phantoms_dicom.by_position(phantoms_dicom.jpeg_lossless(folder)))
+    unpacker, receive = apart.Unpacker(), apart._receive
+    wanted = unpacker.unpack(second, codecs.frame_of(second, None), "")
+
+    def stopped(stream):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(apart, "_receive", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        unpacker.unpack(first, codecs.frame_of(first, None), "")
+    monkeypatch.setattr(apart, "_receive", receive)
+    assert np.array_equal(unpacker.unpack(second, codecs.frame_of(second, None), ""), wanted)
+    unpacker.close()
 
 
 def test_the_process_that_unpacks_ends_with_the_one_that_asked(tmp_path):

@@ -86,6 +86,10 @@ class Unpacker:
             except (OSError, EOFError) as problem:
                 self._end()
                 raise ValueError("they end the program that unpacks them.") from problem
+            except BaseException:
+                # Whoever stops us half way must not be given this answer when the next image is asked for.
+                self._end()
+                raise
             finally:
                 late.cancel()
         if "problem" in told:
@@ -103,6 +107,7 @@ class Unpacker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # codecs talk
+                start_new_session=True,  # Ctrl-C is for us to hear
                 env=os.environ | {"PYTHONPATH": path},
             )
         return self._process

@@ -1,0 +1,53 @@
+"""Lists of scans: paths in a text file, or in the column of a table."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from medldm.errors import InputError
+
+LIST_SUFFIXES = (".txt", ".csv")
+COLUMNS = ("path", "file", "filename", "image", "scan", "nifti", "source")
+
+
+def read_list(path: Path) -> list[Path]:
+    """Paths of a .txt list (one a line, # for remarks) or of a .csv (the column `path`, `file`, ..., else the first).
+
+    Relative paths are looked for beside the list, then in the current folder.
+
+    Raises
+    ------
+    InputError
+        Not text, or empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"{path} cannot be read as a list of paths: {problem}.") from problem
+    try:
+        words = _column(text) if path.suffix.lower() == ".csv" else [line.strip() for line in text.splitlines()]
+    except csv.Error as problem:
+        raise InputError(f"{path} cannot be read as a table of paths: {problem}.") from problem
+    words = [word for word in words if word and not word.startswith("#")]
+    if not words:
+        raise InputError(f"{path} lists no scan. Write one path a line.")
+    # A list may hold anything, text that no file system takes for a name too: os.path answers no, where Path raises.
+    beside = [path.parent / os.path.expanduser(word) for word in words]
+    places = [
+        at if os.path.exists(at) or not os.path.exists(word) else Path(word)
+        for at, word in zip(beside, words, strict=True)
+    ]
+    if not any(map(os.path.exists, places)):
+        raise InputError(f"{path} lists {len(words)} paths and none of them exists, the first being {words[0]}.")
+    return list(dict.fromkeys(places))
+
+
+def _column(text: str) -> list[str]:
+    lines = text.splitlines()
+    first = lines[0] if lines else ""
+    rows = list(csv.reader(lines, delimiter=max(",;\t", key=first.count)))
+    names = [word.strip().lower() for word in rows[0]] if rows else []
+    named = next((names.index(word) for word in COLUMNS if word in names), None)
+    return [row[named or 0].strip() for row in rows[named is not None :] if len(row) > (named or 0)]
