@@ -101,4 +101,9 @@ def _join(work: Callable[..., Any], options: dict[str, Any], level: int, fabric:
     logging.getLogger("medldm").setLevel(level if fabric.global_rank == 0 else logging.ERROR)
     if fabric.device.type == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // fabric.world_size))  # noqa: TID251  this process is ours
-    return work(team=FabricTeam(fabric), device=str(fabric.device), **options)
+    done = work(team=FabricTeam(fabric), device=str(fabric.device), **options)
+    fabric.barrier()
+    if torch.distributed.is_initialized():
+        # A process that ends while gloo's threads still run is aborted now and then, after all the work was done.
+        torch.distributed.destroy_process_group()
+    return done
