@@ -45,6 +45,8 @@ class Stored:
     modality : ``"mr"``, ``"ct"`` or None where the file does not say
     note : sentences worth telling the user (repairs, guesses)
     restored_by : what medldm did to the scan before it was stored, as its header says; empty for an original
+    apart : what tells it from other scans of one DICOM series, ``"TE 80"``; empty where it is the only one
+    part : counts the scans of one DICOM series, from 0
     """
 
     axes: tuple[int, int, int] = (0, 1, 2)
@@ -57,6 +59,8 @@ class Stored:
     modality: str | None = None
     note: tuple[str, ...] = ()
     restored_by: str = ""
+    apart: str = ""
+    part: int = 0
 
 
 @dataclass(frozen=True)

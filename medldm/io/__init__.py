@@ -31,7 +31,7 @@ def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False
     Parameters
     ----------
     path : file or folder
-    volume_index : which volume of a 4D NIfTI file, counted from 0
+    volume_index : which volume of a 4D file or series, counted from 0
     fix : repair what can be repaired (duplicate, irregular, tilted DICOM; contradictory NIfTI forms)
 
     Returns
@@ -50,6 +50,8 @@ def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False
 
     cases = find_cases(path)
     good = [case for case in cases if not (case.skip or case.broken)]
+    if volume_index is None and len(good) > 1:  # a series of several volumes is no second scan, unless one is asked for
+        good = [case for case in good if case.series is None or not case.series.volumes] or good
     for case in cases:
         if case.broken and good:
             log.warning("%s", case.broken)

@@ -38,6 +38,7 @@ NEVER_WRITTEN = (
     ".npy",
 )
 LOGS = "logs"
+SENT = "dicom"  # folder of OUT that holds DICOM and nothing else, so that it can be sent as it is
 PIPE = "is a pipe, a socket or a device, not a file. Write what comes out of it to a file first."
 SPREADS = tuple(f"_{kind}{end}" for kind in ("std", "halfwidth") for end in (".nii.gz", ".nii", ".dcm"))
 
@@ -82,6 +83,13 @@ class Case:
         return self.series.files if self.series else (self.source,)
 
     @property
+    def is_4d(self) -> bool:
+        """Whether it holds several volumes, by its header."""
+        if self.series is not None:
+            return bool(self.series.volumes)
+        return headers.volumes_of(probe_nifti(self.source).shape) > 1
+
+    @property
     def voxels(self) -> int:
         """Voxels of one volume, by its header."""
         return math.prod(self.series.shape if self.series else probe_nifti(self.source).shape[:3])
@@ -91,7 +99,7 @@ class Case:
 
         Parameters
         ----------
-        volume : which one of a 4D file, counted from 0; beside other scans, a 3D file is read as it is
+        volume : which one of a 4D file or series, counted from 0; beside other scans, a 3D one is read as it is
         fix : repair what can be repaired (duplicate, irregular, tilted DICOM; contradictory NIfTI forms)
 
         Raises
@@ -100,16 +108,16 @@ class Case:
         """
         if self.broken:
             raise InputError(self.broken)
+        if volume is not None and not self.alone and not self.is_4d:
+            volume = None  # in a tree, --volume is about what is 4D
         if self.series is None:
-            if volume is not None and not self.alone and headers.volumes_of(probe_nifti(self.source).shape) == 1:
-                volume = None  # in a tree, --volume is about its 4D files
             return read_nifti(self.source, volume_index=volume, fix=fix)
-        return read_series(self.series, fix=True) if fix else read_series(self.series)
+        return read_series(self.series, fix=fix, volume_index=volume)
 
     def target(self, out: Path, form: str | None = None) -> Path:
         """Result of this case below a folder: a NIfTI file, or a folder for a derived series."""
         if form == "dicom" or (form is None and self.series is not None):
-            return out / self.place
+            return out / SENT / self.place
         suffix = ".nii" if self.series is None and self.source.name.lower().endswith(".nii") else ".nii.gz"
         return out / self.place.with_name(self.place.name + suffix)
 
@@ -314,7 +322,8 @@ def _dicom_cases(files: list[Path], root: Path, others: list[Path]) -> list[Case
         place = below / name if within[folder] > 1 or folder == root else below
         if place.parts[0] == LOGS:  # a batch keeps its own there
             place = Path(f"{LOGS}-2", *place.parts[1:])
-        skip = series.reason if series.verdict == "not a volume" else ""
+        # One of several volumes may be asked for when it is read.
+        skip = series.reason if series.verdict == "not a volume" and not series.volumes else ""
         cases.append(Case(folder, place, replace(series, name=name), skip))
     return cases
 

@@ -242,7 +242,7 @@ def test_a_codec_that_never_ends_is_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(apart, "PATIENCE", 0.01)
     monkeypatch.setattr(apart, "unpacker", apart.Unpacker())
     monkeypatch.setattr(apart, "CHILD", "import time; time.sleep(600)")
-    monkeypatch.setattr("medldm.io.dicom.pixels.unpacker", apart.unpacker)
+    monkeypatch.setattr("medldm.io.dicom.slices.unpacker", apart.unpacker)
     with pytest.raises(InputError, match="end the program"):
         read_series(series)
 

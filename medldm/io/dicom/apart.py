@@ -22,7 +22,8 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 from pydicom.uid import RLELossless
 
-from medldm.io.dicom.codecs import said_by_codec
+from medldm.io.dicom import twelve_bits
+from medldm.io.dicom.codecs import Undecoded, said_by_codec
 from medldm.volume import Voxels
 
 NEEDED = (
@@ -61,7 +62,7 @@ class Unpacker:
         ----------
         dataset : header, with a transfer syntax
         frame : packed pixels
-        plugin : name that pydicom has for the codec to prefer; empty to leave the choice to it
+        plugin : name that pydicom has for the codec; empty to try all it knows
 
         Returns
         -------
@@ -69,8 +70,10 @@ class Unpacker:
 
         Raises
         ------
+        Undecoded
+            Its process ended.
         ValueError
-            In words: damaged, or the end of its process.
+            What the codec said.
         """
         said = {name: dataset[name].value for name in NEEDED if name in dataset}
         words = json.dumps({"syntax": str(dataset.file_meta.TransferSyntaxUID), "plugin": plugin, "header": said})
@@ -85,7 +88,7 @@ class Unpacker:
                 told, pixels = _receive(process.stdout)
             except (OSError, EOFError) as problem:
                 self._end()
-                raise ValueError("they end the program that unpacks them.") from problem
+                raise Undecoded("they end the program that unpacks them.") from problem
             except BaseException:
                 # Whoever stops us half way must not be given this answer when the next image is asked for.
                 self._end()
@@ -151,6 +154,7 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 def serve() -> None:
     """Unpack what comes, until nothing comes."""
     stream, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    twelve_bits.register()
     os.dup2(2, 1)  # codecs print; it would be taken for pixels
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:

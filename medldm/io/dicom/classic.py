@@ -10,7 +10,7 @@ from pydicom.uid import CTImageStorage, MRImageStorage
 from pydicom.valuerep import DSfloat
 
 from medldm.io.dicom.frames import Frame, is_enhanced
-from medldm.io.dicom.pixels import Files
+from medldm.io.dicom.slices import Files
 
 # What only enhanced images say; classic ones have no place for it.
 ENHANCED_ONLY = (
@@ -111,6 +111,11 @@ def _mr_words(dataset: Any, header: Dataset) -> None:
             setattr(header, name, None)
     if header.MRAcquisitionType not in ("2D", "3D"):
         header.MRAcquisitionType = None
+    # Enhanced images spell it out.
+    if str(header.get("InPlanePhaseEncodingDirection", "")) == "COLUMN":
+        header.InPlanePhaseEncodingDirection = "COL"
+    elif str(header.get("InPlanePhaseEncodingDirection", "ROW")) not in ("ROW", "COL"):
+        del header.InPlanePhaseEncodingDirection
     if inverted != "YES" and "InversionTime" in header:
         del header.InversionTime
     for name in ("EchoTime", "InversionTime", "TriggerTime"):

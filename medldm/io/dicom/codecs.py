@@ -7,7 +7,9 @@ from typing import Any
 
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
-from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.uid import JPEG2000TransferSyntaxes, JPEGExtended12Bit, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+
+from medldm.io.dicom import twelve_bits
 
 # GDCM stays for what nothing else decodes: where a stream is smaller than the header says, it throws through Python.
 FIRST = {
@@ -19,15 +21,21 @@ J2K, JPEG = set(JPEG2000TransferSyntaxes), {*JPEGTransferSyntaxes, *JPEGLSTransf
 START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
-def plugin_for(syntax: str) -> str:
-    """Name that pydicom has for the codec to prefer; empty to leave the choice to pydicom.
+class Undecoded(ValueError):
+    """Why pixels could not be had, in a sentence of ours that a user may read."""
+
+
+def plugins_for(syntax: str) -> list[str]:
+    """Names that pydicom has for the codecs that are installed, the one to prefer first.
 
     Parameters
     ----------
     syntax : transfer syntax UID
     """
-    wanted = FIRST.get(str(syntax), "")
-    return wanted if wanted and wanted in get_decoder(syntax).available_plugins else ""
+    found = list(get_decoder(syntax).available_plugins)
+    if str(syntax) == JPEGExtended12Bit and "gdcm" in found:
+        found.append(twelve_bits.NAME)
+    return sorted(found, key=lambda name: name != FIRST.get(str(syntax)))
 
 
 def frame_of(dataset: Any, number: int | None) -> bytes:
@@ -67,11 +75,11 @@ def check_stream(dataset: Any, frame: bytes) -> None:
         return
     (bits, *found), said = start(frame), [int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)]
     if found != said:
-        raise ValueError(f"its pixels are {found[1]} x {found[0]} x {found[2]}, its header says {said[1]} x {said[0]}.")
+        raise Undecoded(f"its pixels are {found[1]} x {found[0]} x {found[2]}, its header says {said[1]} x {said[0]}.")
     allocated = int(dataset.BitsAllocated)
     few = bits <= 8 < allocated and syntax in JPEGTransferSyntaxes  # GDCM reads beyond them
     if bits > allocated or few:
-        raise ValueError(f"its pixels have {bits} bits, its header says {allocated}.")
+        raise Undecoded(f"its pixels have {bits} bits, its header says {allocated}.")
 
 
 def _start_2000(frame: bytes) -> tuple[int, int, int, int]:
@@ -83,7 +91,7 @@ def _start_2000(frame: bytes) -> tuple[int, int, int, int]:
     """
     at = frame.find(b"\xff\x4f\xff\x51")  # some have the boxes of a file around them
     if at < 0 or len(frame) < at + 43:
-        raise ValueError("its pixels do not start as JPEG 2000 does.")
+        raise Undecoded("its pixels do not start as JPEG 2000 does.")
     right, bottom, left, top = struct.unpack(">4I", frame[at + 8 : at + 24])
     (components,) = struct.unpack(">H", frame[at + 40 : at + 42])
     return (frame[at + 42] & 0x7F) + 1, bottom - top, right - left, components
@@ -105,15 +113,14 @@ def _start(frame: bytes) -> tuple[int, int, int, int]:
         if frame[at + 1] in START_OF_FRAME:
             return bits, rows, columns, components
         at += 2 + length
-    raise ValueError("its pixels do not start as JPEG does.")
+    raise Undecoded("its pixels do not start as JPEG does.")
 
 
 def said_by_codec(problem: Exception) -> str:
-    """What pydicom or a codec said, in one line; the words of several codecs about one stream help nobody.
+    """What pydicom or a codec said, in one line, for those who ask for details.
 
     Parameters
     ----------
     problem : what was raised
     """
-    words = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
-    return "its pixels are damaged or cut short." if "exceptions were raised by all" in words else words
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]

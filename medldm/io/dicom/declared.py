@@ -31,6 +31,7 @@ DROPPED = (
     "DigitalSignaturesSequence", "MACParametersSequence", "DataSetTrailingPadding",
 )  # fmt: skip
 NUMBER = 7000  # added to SeriesNumber: new, and still telling where it came from
+NEXT_PART = 10_000  # and this for each further result of one series
 HIGHEST_NUMBER = 2**31 - 1  # DICOM keeps numbers in 32 bits
 ACQUISITION, MODIFYING = "109101", "109103"  # purposes of equipment, CID 7005
 # CID 7203 has no word for filling or inpainting; both are resampling of what lies around.
@@ -88,14 +89,16 @@ def strip(dataset: Dataset) -> None:
     keep_verbatim(dataset)
 
 
-def series_number(source: Any, added: int) -> int:
+def series_number(source: Any, added: int, part: int = 0) -> int:
     """A new SeriesNumber, at least 1, that still tells where it came from.
 
     Parameters
     ----------
     source : header
     added : to the source's own number
+    part : counts the results of one series, from 0
     """
+    added += NEXT_PART * part
     try:
         number = int(source.get("SeriesNumber") or 0)
     except UNREADABLE:
@@ -155,8 +158,8 @@ def declare(
     dataset.SeriesInstanceUID, dataset.SOPInstanceUID = uids
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.SeriesNumber = series_number(first, NUMBER)
-    dataset.SeriesDescription = f"{_words(first, 'SeriesDescription')[:40]} medldm {task} RUO".strip()[:64]
+    dataset.SeriesNumber = series_number(first, NUMBER, volume.stored.part)
+    dataset.SeriesDescription = series_description(first, volume, f"medldm {task} RUO")
     dataset.ImageType = _image_type(first)
     dataset.DerivationDescription = description(task, verbs, facts, notes)
     codes = [DERIVATION[verb] for verb in verbs if verb in DERIVATION]
@@ -171,6 +174,19 @@ def declare(
     before = any(str(source.header.get("SyntheticData", "")) == "YES" for source in sources)
     dataset.SyntheticData = "YES" if invented or before else "NO"
     dataset.ContentQualification = "RESEARCH"
+
+
+def series_description(source: Any, volume: Volume, ours: str) -> str:
+    """SeriesDescription of a result: the source's, what tells it from other results of that series, what was done.
+
+    Parameters
+    ----------
+    source : header
+    volume : result
+    ours : what was done
+    """
+    end = f"{volume.stored.apart} {ours}".strip()
+    return f"{_words(source, 'SeriesDescription')[: min(40, 63 - len(end))]} {end}".strip()[:64]
 
 
 def _words(source: Any, name: str) -> str:

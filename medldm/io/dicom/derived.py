@@ -21,7 +21,7 @@ from medldm.io.dicom.classic import Source
 from medldm.io.dicom.declared import declare, make_uids, strip
 from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.header import no_values_on_screen, read_headers
-from medldm.io.dicom.pixels import Files, decode, read_slice, rescale
+from medldm.io.dicom.slices import Files, decode, read_slice, rescale
 from medldm.io.dicom.stack import Stack, cited_stack, stack_of
 from medldm.volume import Volume, Voxels
 

@@ -29,6 +29,7 @@ RENAMED = {
     "NominalCardiacTriggerDelayTime": "TriggerTime",
 }
 ABOUT_ALL = (PER_FRAME, SHARED, "NumberOfFrames", "PixelData")
+MAPPING = "RealWorldValueMappingSequence"  # classic images have it under the same name, as a sequence
 
 
 class Frame(NamedTuple):
@@ -78,6 +79,8 @@ def _common(dataset: Any) -> Dataset:
     for name in ABOUT_ALL:
         if name in common:
             del common[name]
+    if len(dataset[PER_FRAME].value or ()) > 1 and "ImagePositionPatient" in common:
+        del common["ImagePositionPatient"]  # where each of several frames lies, only its own group can say
     shared = dataset.get(SHARED)
     return _with_groups(common, shared[0]) if shared else common
 
@@ -91,6 +94,8 @@ def _with_groups(common: Dataset, item: Dataset) -> Dataset:
 
 def _pour(item: Dataset, flat: Dataset) -> None:
     """Elements of the groups in an item, under the names that classic images give them."""
+    if item.get(MAPPING):
+        flat[MAPPING] = item[MAPPING]
     for name in GROUPS:
         group = item.get(name)
         if not group:

@@ -143,13 +143,14 @@ def same_place_mm(along: Array) -> float:
 
 def _repeated(gaps: Array) -> tuple[str, str] | None:
     if gaps.max() <= TOLERANCE_MM:
-        return "not a volume", f"its {len(gaps) + 1} images lie at one position."
+        what = f"its {len(gaps) + 1} images are copies of one another"
+        return "duplicate", f"{what}. Remove all but one, or ask for --fix, which keeps the first."
     close = gaps <= same_place_mm(np.concatenate([[0.0], np.cumsum(gaps)]))
     if not close.any():
         return None
     twice = int((close & ~np.concatenate([[False], close[:-1]])).sum())
     what = "1 of its positions holds" if twice == 1 else f"{twice} of its positions hold"
-    return "duplicate", f"{what} more than one image. Remove the copies, or ask for --fix, which keeps the first."
+    return "duplicate", f"{what} copies of an image. Remove the copies, or ask for --fix, which keeps the first."
 
 
 def _sheared(places: Array, along: Array, normal: Array) -> tuple[str, str] | None:

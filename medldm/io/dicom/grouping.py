@@ -153,13 +153,26 @@ def repetitions(members: list[Header]) -> int:
     return counts.pop() if len(counts) == 1 else 0
 
 
-def is_4d(members: list[Header]) -> int:
-    """Number of volumes when images repeat whole stacks in time or diffusion direction, else 0."""
-    times = repetitions(members)
-    if times < 2 or len(members) == times or len({header.image_uid for header in members}) < len(members):
-        return 0
-    moments = list(zip(*(header.moment for header in members), strict=True))
-    return times if any(len(set(values)) >= times for values in moments) else 0
+def split_by_tags(whole: Group) -> list[Group]:
+    """One group for each kind of image, where a word of the headers tells images of one position apart.
+
+    Parameters
+    ----------
+    whole : images that repeat positions and are no copies
+
+    Returns
+    -------
+    groups whose kinds name the word; the whole alone where no word tells
+    """
+    most = max((len(place) for place in by_position(whole.members)), default=1)
+    for name in whole.first.telling:
+        parts: dict[str, list[Header]] = {}
+        for header in whole.members:
+            parts.setdefault(header.telling[name], []).append(header)
+        repeats = [max(len(place) for place in by_position(part)) for part in parts.values()]
+        if len(parts) > 1 and sum(repeats) <= most:
+            return [Group(whole.family, {**whole.kind, name: said}, part) for said, part in parts.items()]
+    return [whole]
 
 
 def directions(groups: list[Group]) -> dict[str, list[Array]]:

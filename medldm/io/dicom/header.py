@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 import pydicom
 import pydicom.filereader
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
 from medldm.io.dicom.frames import PER_FRAME, SHARED, Frame, flat_frames, is_enhanced
+from medldm.io.dicom.quantity import QUANTITY_TAGS, foreign_quantity, telling
+from medldm.io.dicom.values import UNREADABLE as UNREADABLE
+from medldm.io.dicom.values import careful, element, millimetres, number, numbers, whole, word
 
 log = logging.getLogger(__name__)
 
-# Whatever pydicom and its value conversions raise on a damaged file.
-UNREADABLE = (
-    InvalidDicomError, OSError, ValueError, AttributeError, EOFError, KeyError, TypeError, NotImplementedError,
-    IndexError, OverflowError, RecursionError, BytesLengthException, struct.error, zlib.error,
-)  # fmt: skip
-MOSAIC_SIZE = 0x0019100A  # Siemens: number of images in a mosaic
+MOSAIC_SIZES = (0x0019100A, 0x00651050)  # Siemens, United Imaging: number of slices in a mosaic
 GE_PART = 0x0043102F  # GE: 0 magnitude, 1 phase, 2 real, 3 imaginary
 OWN_B = {"GE": 0x00431039, "SIEMENS": 0x0019100C, "PHILIPS": 0x20011003}  # where each maker keeps the b-value
 HEADER_TAGS: list[Any] = [
@@ -42,7 +39,8 @@ HEADER_TAGS: list[Any] = [
     "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation",
     "ConvolutionKernel", "ComplexImageComponent", "ReceiveCoilName", "TemporalPositionIdentifier", "TriggerTime",
     "AcquisitionNumber", "AcquisitionTime", "ContentTime", "ContributingEquipmentSequence",
-    "DimensionIndexSequence", PER_FRAME, SHARED, MOSAIC_SIZE, GE_PART, *OWN_B.values(),
+    "DimensionIndexSequence", PER_FRAME, SHARED, *MOSAIC_SIZES, GE_PART, *OWN_B.values(),
+    *QUANTITY_TAGS,
 ]  # fmt: skip
 POSITION_POINTERS = (0x00209057, 0x00200032)  # InStackPositionNumber, ImagePositionPatient
 VALUE_TYPES = (
@@ -56,7 +54,6 @@ MOMENTS = (
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 LARGEST_INFLATED = 4 * 2**30  # bytes; the longest enhanced series have one or two GiB
 OUR_WORDS = ("it does not start", "it unpacks to", "no such file")
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +81,9 @@ class Header:
     acquisition : AcquisitionNumber, as written
     moment : what tells repetitions at one position apart
     stack_place : where an enhanced image says that the frame lies in its stack; None where it does not
-    mosaic : slices in a Siemens mosaic; 0 for an ordinary image
+    mosaic : slices in a mosaic; 0 for an ordinary image
+    telling : further words that tell two images of one position apart, by name
+    quantity : what its values are, in words, where they are no grey values of a scan; empty for a scan
     by_medldm : whether medldm wrote it
     """
 
@@ -113,6 +112,8 @@ class Header:
     moment: tuple[str, ...]
     stack_place: int | None
     mosaic: int
+    telling: dict[str, str]
+    quantity: str
     by_medldm: bool
 
 
@@ -241,7 +242,7 @@ def damage(path: Path) -> str:
         dataset = read_dataset(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
     except UNREADABLE as problem:
         return said_by(problem)
-    kind = _word(dataset.file_meta, "MediaStorageSOPClassUID") or _word(dataset, "SOPClassUID")
+    kind = word(dataset.file_meta, "MediaStorageSOPClassUID") or word(dataset, "SOPClassUID")
     words = UID(kind).name
     # A file that ends before it says what it is may have been anything.
     image = not kind or ("Image Storage" in words and "Non-Image" not in words)
@@ -249,7 +250,7 @@ def damage(path: Path) -> str:
 
 
 def _parsed_frames(path: Path, dataset: Any) -> list[Header]:
-    promised = _whole(dataset, "NumberOfFrames") or 1
+    promised = whole(dataset, "NumberOfFrames") or 1
     headers = [_parsed(Frame(path, number), flat) for number, flat in enumerate(flat_frames(dataset))]
     if len(headers) == promised:
         return headers
@@ -258,114 +259,64 @@ def _parsed_frames(path: Path, dataset: Any) -> list[Header]:
 
 
 def _parsed(source: Frame, dataset: Any) -> Header:
-    spacing = _numbers(dataset, "PixelSpacing", 2)
+    spacing = numbers(dataset, "PixelSpacing", 2)
     positive = spacing is not None and (spacing > 0).all()
     return Header(
         source=source,
         # Without a series UID nothing but the folder tells what belongs together.
-        series_uid=_word(dataset, "SeriesInstanceUID") or str(source.path.parent),
-        study_uid=_word(dataset, "StudyInstanceUID"),
-        image_uid=f"{_word(dataset, 'SOPInstanceUID')} {source.number}",
-        frame_of_reference=_word(dataset, "FrameOfReferenceUID"),
-        number=_whole(dataset, "SeriesNumber"),
-        instance=_whole(dataset, "InstanceNumber"),
-        modality=_word(dataset, "Modality").lower(),
-        image_type=tuple(word.strip().upper() for word in _word(dataset, "ImageType").split("\\") if word),
-        rows=_whole(dataset, "Rows") or 0,
-        columns=_whole(dataset, "Columns") or 0,
-        frames=_whole(dataset, "NumberOfFrames") or 1,
+        series_uid=word(dataset, "SeriesInstanceUID") or str(source.path.parent),
+        study_uid=word(dataset, "StudyInstanceUID"),
+        image_uid=f"{word(dataset, 'SOPInstanceUID')} {source.number}",
+        frame_of_reference=word(dataset, "FrameOfReferenceUID"),
+        number=whole(dataset, "SeriesNumber"),
+        instance=whole(dataset, "InstanceNumber"),
+        modality=word(dataset, "Modality").lower(),
+        image_type=tuple(word.strip().upper() for word in word(dataset, "ImageType").split("\\") if word),
+        rows=whole(dataset, "Rows") or 0,
+        columns=whole(dataset, "Columns") or 0,
+        frames=whole(dataset, "NumberOfFrames") or 1,
         samples=3
-        if "PALETTE" in _word(dataset, "PhotometricInterpretation")
-        else _whole(dataset, "SamplesPerPixel") or 1,
-        orientation=_numbers(dataset, "ImageOrientationPatient", 6),
-        position=_numbers(dataset, "ImagePositionPatient", 3),
+        if "PALETTE" in word(dataset, "PhotometricInterpretation")
+        else whole(dataset, "SamplesPerPixel") or 1,
+        orientation=numbers(dataset, "ImageOrientationPatient", 6),
+        position=numbers(dataset, "ImagePositionPatient", 3),
         pixel_spacing=(float(spacing[0]), float(spacing[1])) if spacing is not None and positive else None,
-        thickness_mm=_millimetres(dataset, "SliceThickness"),
-        between_mm=_millimetres(dataset, "SpacingBetweenSlices"),
-        contrasts={**{name: _number(dataset, name) for name in CONTRASTS}, "DiffusionBValue": _b_value(dataset)},
+        thickness_mm=millimetres(dataset, "SliceThickness"),
+        between_mm=millimetres(dataset, "SpacingBetweenSlices"),
+        contrasts={**{name: number(dataset, name) for name in CONTRASTS}, "DiffusionBValue": _b_value(dataset)},
         kinds={
-            "ImageType": _word(dataset, "ImageType"),
-            "EchoNumbers": _word(dataset, "EchoNumbers"),
-            "ConvolutionKernel": _word(dataset, "ConvolutionKernel"),
+            "ImageType": word(dataset, "ImageType"),
+            "EchoNumbers": word(dataset, "EchoNumbers"),
+            "ConvolutionKernel": word(dataset, "ConvolutionKernel"),
             "ComplexImageComponent": _complex_part(dataset),
-            "StackID": _word(dataset, "StackID"),
+            "StackID": word(dataset, "StackID"),
         },
-        coil=_word(dataset, "ReceiveCoilName"),
-        acquisition=_word(dataset, "AcquisitionNumber"),
-        moment=tuple(_word(dataset, name) for name in MOMENTS),
+        coil=word(dataset, "ReceiveCoilName"),
+        acquisition=word(dataset, "AcquisitionNumber"),
+        moment=tuple(word(dataset, name) for name in MOMENTS),
         stack_place=_stack_place(dataset),
-        mosaic=_whole(dataset, MOSAIC_SIZE) or 0,
+        mosaic=_mosaic(dataset),
+        telling=telling(dataset),
+        quantity=foreign_quantity(dataset),
         by_medldm=_by_medldm(dataset),
     )
 
 
-def _careful(get: Callable[[], Value], otherwise: Value) -> Value:
-    """A value that a damaged header may not hold."""
-    try:
-        return get()
-    except UNREADABLE:
-        return otherwise
-
-
-def _element(dataset: Any, name: Any) -> Any:
-    value = dataset[name].value if name in dataset else None
-    if isinstance(value, bytes):  # a private element of unknown type
-        value = value.decode("ascii", errors="ignore").strip("\0 ").split("\\")
-    return value
-
-
-def _word(dataset: Any, name: Any) -> str:
-    def get() -> str:
-        value = _element(dataset, name)
-        if value is None:
-            return ""
-        many = not isinstance(value, str) and hasattr(value, "__iter__")
-        return "\\".join(str(each) for each in value) if many else str(value)
-
-    return _careful(get, "")
-
-
-def _numbers(dataset: Any, name: str, count: int) -> npt.NDArray[np.float64] | None:
-    def get() -> npt.NDArray[np.float64] | None:
-        values = np.array([float(value) for value in _element(dataset, name) or ()], dtype=np.float64)
-        return values if values.shape == (count,) and np.isfinite(values).all() else None
-
-    return _careful(get, None)
-
-
-def _number(dataset: Any, name: Any) -> float | None:
-    def get() -> float | None:
-        value = float(_word(dataset, name).split("\\")[0])
-        return value if np.isfinite(value) else None
-
-    return _careful(get, None)
-
-
-def _whole(dataset: Any, name: Any) -> int | None:
-    value = _number(dataset, name)
-    return None if value is None or value != int(value) else int(value)
-
-
-def _millimetres(dataset: Any, name: str) -> float | None:
-    value = _number(dataset, name)
-    return value if value is not None and value > 0 else None
-
-
 def _b_value(dataset: Any) -> float | None:
     """Diffusion weighting, s/mm2; vendors kept it in places of their own before the standard had one."""
-    said = _number(dataset, "DiffusionBValue")
+    said = number(dataset, "DiffusionBValue")
     if said is not None:
         return said
-    maker = _word(dataset, "Manufacturer").upper()
+    maker = word(dataset, "Manufacturer").upper()
     own = [tag for name, tag in OWN_B.items() if maker.startswith(name)]
-    value = _number(dataset, own[0]) if own else None
+    value = number(dataset, own[0]) if own else None
     return None if value is None else value % 1e9  # GE adds 1e9 to some
 
 
 def _complex_part(dataset: Any) -> str:
-    part = _word(dataset, "ComplexImageComponent").upper()
-    if not part and _word(dataset, "Manufacturer").upper().startswith("GE"):
-        part = {1: "PHASE", 2: "REAL", 3: "IMAGINARY"}.get(_whole(dataset, GE_PART) or 0, "")
+    part = word(dataset, "ComplexImageComponent").upper()
+    if not part and word(dataset, "Manufacturer").upper().startswith("GE"):
+        part = {1: "PHASE", 2: "REAL", 3: "IMAGINARY"}.get(whole(dataset, GE_PART) or 0, "")
     return part
 
 
@@ -377,9 +328,16 @@ def _stack_place(dataset: Any) -> int | None:
         values = dataset.get("DimensionIndexValues") or ()
         values = [values] if isinstance(values, int) else list(values)
         found = [pointers.index(tag) for tag in POSITION_POINTERS if tag in pointers]
-        return int(values[found[0]]) if found else _whole(dataset, "InStackPositionNumber")
+        return int(values[found[0]]) if found else whole(dataset, "InStackPositionNumber")
 
-    return _careful(get, None)
+    return careful(get, None)
+
+
+def _mosaic(dataset: Any) -> int:
+    """Slices in one image; both makers keep the number in private elements."""
+    maker = word(dataset, "Manufacturer").upper()
+    siemens, united = (whole(dataset, tag) or 0 for tag in MOSAIC_SIZES)
+    return united if maker.startswith(("UIH", "UNITED IMAGING")) else siemens
 
 
 def _by_medldm(dataset: Any) -> bool:
@@ -387,4 +345,4 @@ def _by_medldm(dataset: Any) -> bool:
         items = dataset.get("ContributingEquipmentSequence") or ()
         return any(str(item.get("ManufacturerModelName", "")) == "medldm" for item in items)
 
-    return _careful(get, False)
+    return careful(get, False)

@@ -179,7 +179,7 @@ def _parametric_map(
         source_images=[_stand_in(first)],
         pixel_array=np.ascontiguousarray(spread.T),  # (slices, rows, columns)
         series_instance_uid=uids[0],
-        series_number=series_number(first.header, kind.number),
+        series_number=series_number(first.header, kind.number, volume.stored.part),
         sop_instance_uid=uids[1],
         instance_number=1,
         manufacturer="medldm",
@@ -204,7 +204,7 @@ def _parametric_map(
     _date(dataset, first, derived_uid(uids[0], "dimensions"))
     if not dataset.get("BodyPartExamined"):
         dataset.Laterality = None  # asked for unless the body part is known to have none
-    dataset.SeriesDescription = f"medldm {task} {kind.words} RUO"[:64]
+    dataset.SeriesDescription = f"{volume.stored.apart} medldm {task} {kind.words} RUO".strip()[:64]
     dataset.DerivationDescription = f"{kind.words}: " + description(task, verbs_of(volume) or [task], facts, ())[:990]
     dataset.ContributingEquipmentSequence = equipment(first.header, facts)
     return dataset

@@ -10,8 +10,8 @@ from scipy import ndimage
 from medldm.errors import GeometryError
 from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.geometry import LONGEST_GAP, Array, affine_ras, judge_positions, same_place_mm
-from medldm.io.dicom.header import Header, read_headers
-from medldm.io.dicom.series import Series, axes_of, judge_members
+from medldm.io.dicom.header import Header
+from medldm.io.dicom.series import Series, axes_of, judge_members, members_of
 from medldm.volume import Affine, Voxels
 
 REPAIRABLE = ("duplicate", "irregular", "tilted")
@@ -78,15 +78,6 @@ def without_duplicates(series: Series) -> tuple[Series, str]:
 def _age(header: Header) -> tuple[float, float, Frame]:
     number = float(acquisition) if (acquisition := header.acquisition).isdigit() else np.inf
     return number, np.inf if header.instance is None else header.instance, header.source
-
-
-def members_of(series: Series) -> list[Header]:
-    """Headers of the images of a series, in their order."""
-    wanted = {image: None for image in series.images if image is not None}
-    found = {header.source: header for path in series.files for header in read_headers(path)}
-    if missing := [image for image in wanted if image not in found]:
-        raise GeometryError(f"{missing[0].path} has changed since its folder was looked at. Try again.")
-    return [found[image] for image in wanted]
 
 
 def places_of(series: Series) -> Places:

@@ -9,30 +9,32 @@ from pathlib import Path
 
 import numpy as np
 
-from medldm.io.dicom.copies import are_copies
+from medldm.errors import GeometryError, UsageError
+from medldm.io.dicom.copies import one_quantity, same_moment, same_pixels, what_differs
 from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.geometry import Array, affine_ras, judge_positions, unit_axes
-from medldm.io.dicom.grouping import Group, between, by_position, differences, directions, group, is_4d, looks_around
+from medldm.io.dicom.grouping import (
+    Group,
+    between,
+    by_position,
+    differences,
+    directions,
+    group,
+    looks_around,
+    repetitions,
+    split_by_tags,
+)
 from medldm.io.dicom.header import Header, is_dicom, read_headers
+from medldm.io.dicom.labels import told_apart
+from medldm.io.dicom.shown import what_it_shows
+from medldm.io.dicom.volumes import Several, several_volumes
 from medldm.volume import Affine
 
-NOT_A_SCAN = {
-    "LOCALIZER": "a localizer", "SCOUT": "a scout view", "PHASE": "a phase image", "PHASE MAP": "a phase image",
-    "VELOCITY": "a phase image", "ADC": "a parameter map", "EADC": "a parameter map", "FA": "a parameter map",
-    "T1 MAP": "a parameter map", "T2 MAP": "a parameter map", "T2_STAR MAP": "a parameter map",
-    "RELCBF": "a parameter map", "RELCBV": "a parameter map", "RELMTT": "a parameter map", "TTP": "a parameter map",
-    "TTEST": "a statistical map", "FIELD_MAP": "a field map", "SCREEN SAVE": "a screenshot",
-    "MOSAIC": "a mosaic of many slices; convert it with dcm2niix and name one volume with --volume",
-    "PROJECTION IMAGE": "a projection", "MIP": "a projection", "REAL": "part of a complex image",
-    "IMAGINARY": "part of a complex image",
-}  # fmt: skip
 # Modality (0008,0060), those that a sentence may name.
 MODALITIES = (
     "cr", "dx", "ecg", "es", "ivus", "ko", "mg", "nm", "oct", "op", "pr", "pt", "px", "reg", "rf", "rtdose", "rtimage",
     "rtplan", "rtstruct", "rwv", "sc", "seg", "sm", "sr", "us", "xa", "xc",
 )  # fmt: skip
-# Single letters mean this only in MR, and only after the first two words (ORIGINAL, PRIMARY).
-MR_LETTERS = {"P": "a phase image", "R": "part of a complex image", "I": "part of a complex image"}
 MULTI_FRAME = (
     "it is a multi-frame image without functional groups for each of its frames, so nobody knows where they lie. "
     "Convert it with dcm2niix first."
@@ -65,6 +67,9 @@ class Series:
     uid : SeriesInstanceUID
     image_type : words of ImageType, in upper case
     is_derived_by_medldm : whether medldm wrote it
+    volumes : images of each volume, where it holds several at the same positions; `volume_of` takes one
+    apart : what tells it from other results of one SeriesInstanceUID, ``"TE 80"``; empty where it is the only one
+    part : counts those results, from 0
     """
 
     images: tuple[Frame | None, ...]
@@ -82,6 +87,9 @@ class Series:
     uid: str = ""
     image_type: tuple[str, ...] = ()
     is_derived_by_medldm: bool = False
+    volumes: tuple[tuple[Frame, ...], ...] = ()
+    apart: str = ""
+    part: int = 0
 
     @property
     def restorable(self) -> bool:
@@ -118,9 +126,9 @@ def find_series(source: Path | Iterable[Path], *, log: logging.Logger | None = N
         headers += images
         if not images:
             told.info("%s holds no image", path)
-    found = _judged(group(headers))
-    found.sort(key=lambda s: (s.number is None, s.number or 0, str(s.files[0])))
-    return _named(found)
+    found = _judged([part for whole in group(headers) for part in _parts(whole)])
+    found.sort(key=lambda pair: (pair[1].number is None, pair[1].number or 0, str(pair[1].files[0])))
+    return _named(told_apart(found))
 
 
 def _named(found: list[Series]) -> list[Series]:
@@ -133,7 +141,17 @@ def _named(found: list[Series]) -> list[Series]:
     return named
 
 
-def _judged(groups: list[Group]) -> list[Series]:
+def _parts(whole: Group) -> list[Group]:
+    """A group, or one for each kind of image in it, where positions hold several that are no copies."""
+    if _refusal(whole.first):
+        return [whole]
+    places = by_position(whole.members)
+    if all(len(place) == 1 for place in places) or same_pixels(places):
+        return [whole]
+    return split_by_tags(whole)
+
+
+def _judged(groups: list[Group]) -> list[tuple[Group, Series]]:
     """Each group with its verdict, seen beside the groups of the same series."""
     images = [each for each in groups if not _refusal(each.first)]
     looking = directions(images)
@@ -141,8 +159,11 @@ def _judged(groups: list[Group]) -> list[Series]:
     for each in images:
         families.setdefault(each.family, []).append(each)
     return [
-        _refused(each, _refusal(each.first))
-        or _beside(each, families[each.family], looking.get(each.first.series_uid, []))
+        (
+            each,
+            _refused(each, _refusal(each.first))
+            or _beside(each, families[each.family], looking.get(each.first.series_uid, [])),
+        )
         for each in groups
     ]
 
@@ -156,17 +177,96 @@ def _beside(each: Group, family: list[Group], normals: list[Array]) -> Series:
     if looks_around(normals, len(each.members)):
         reason = f"it is a localizer: its series looks in {len(normals)} directions."
         return replace(series, verdict="not a volume", reason=reason)
-    if (volumes := is_4d(each.members)) and not are_copies(by_position(each.members)):
-        reason = (
-            f"it is 4D: {volumes} volumes at the same positions (times, or diffusion directions). Convert it with "
-            "dcm2niix and name one with --volume."
-        )
-        return replace(series, verdict="not a volume", reason=reason)
+    if repeated := _repeated(series, each):
+        return repeated
     for other in family:
         if other is not each and (between(other, each) or between(each, other)):
             reason = f"images of another kind lie between its slices (they differ in {differences(each, other)})."
             return replace(series, verdict="mixed", reason=f"{reason} Export the kinds as separate series.")
     return judge_members(series, each.members)
+
+
+def _repeated(series: Series, each: Group) -> Series | None:
+    """The verdict on images that repeat positions: several volumes, or images of different kinds; None for copies."""
+    places = by_position(each.members)
+    again = [place for place in places if len(place) > 1]
+    if not again or (same_pixels(places) and (same_moment(places) or repetitions(each.members) < 2)):
+        return None
+    middle = max(again, key=len) if len(again) < len(places) else again[len(again) // 2]
+    if (several := several_volumes(each.members)) and one_quantity(middle):
+        return _of_several(series, several, len(places))
+    differ = what_differs(middle)
+    if len(places) == 1:
+        reason = f"its {len(middle)} images all name one position and are no copies: they differ in {differ}."
+        return replace(series, verdict="not a volume", reason=f"{reason} Where each of them lies is not known.")
+    hold = "1 of its positions holds" if len(again) == 1 else f"{len(again)} of its positions hold"
+    reason = f"{hold} more than one image, and they are no copies: they differ in {differ}."
+    return replace(series, verdict="mixed", reason=f"{reason} Export the kinds as separate series, or remove one.")
+
+
+def _of_several(series: Series, several: Several, positions: int) -> Series:
+    """A series of several volumes, of which one may be chosen where it is known which image belongs to which."""
+    count = len(several.volumes)
+    what = f"({several.what}, by {several.name})"
+    if not count:
+        reason = f"it is 4D {what}. Nobody can tell which of its images form one volume; export it again, as a whole."
+        return replace(series, verdict="not a volume", reason=reason)
+    reason = f"it is 4D: {count} volumes at the same positions {what}. Choose one with --volume 0 to {count - 1}."
+    if positions == 1:
+        reason = f"it is {count} images of one position {what}. Choose one with --volume 0 to {count - 1}."
+    return replace(
+        series,
+        verdict="not a volume",
+        reason=reason,
+        shape=(*series.shape[:2], positions),
+        volumes=tuple(tuple(header.source for header in volume) for volume in several.volumes),
+    )
+
+
+def volume_of(series: Series, index: int | None) -> Series:
+    """One volume of a series of several, judged by its geometry; a series of one volume is left as it is.
+
+    Parameters
+    ----------
+    series : from `find_series`
+    index : which volume, counted from 0; None where none is asked for
+
+    Raises
+    ------
+    UsageError
+        It has no such volume.
+    GeometryError
+        Its files have changed.
+    """
+    count = max(1, len(series.volumes))
+    if index is not None and not 0 <= index < count:
+        raise UsageError(f"{series.name} has no volume {index}: it holds {count}, counted from 0.")
+    if index is None or not series.volumes:
+        return series
+    chosen = replace(
+        series,
+        images=series.volumes[index],
+        volumes=(),
+        reason="",
+        apart=f"{series.apart} volume {index}".strip(),
+        part=series.part + index,
+    )
+    return judge_members(chosen, members_of(chosen))
+
+
+def members_of(series: Series) -> list[Header]:
+    """Headers of the images of a series, in their order.
+
+    Raises
+    ------
+    GeometryError
+        A file has changed.
+    """
+    wanted = {image: None for image in series.images if image is not None}
+    found = {header.source: header for path in series.files for header in read_headers(path)}
+    if missing := [image for image in wanted if image not in found]:
+        raise GeometryError(f"{missing[0].path} has changed since its folder was looked at. Try again.")
+    return [found[image] for image in wanted]
 
 
 def _described(each: Group) -> Series:
@@ -259,7 +359,7 @@ def _refusal(header: Header) -> str:
             header.modality.upper() if header.modality in MODALITIES else "unknown" if header.modality else "not stated"
         )
         return f"its modality is {said}, not MR or CT."
-    if what := _what_it_is(header):
+    if what := what_it_shows(header):
         return f"it is {what}."
     for tag, value in (
         ("ImageOrientationPatient", header.orientation),
@@ -269,13 +369,3 @@ def _refusal(header: Header) -> str:
         if value is None:
             return f"its {tag} is missing or damaged, so its place in space is unknown."
     return ""
-
-
-def _what_it_is(header: Header) -> str:
-    if header.mosaic > 1:
-        return NOT_A_SCAN["MOSAIC"]
-    letters = MR_LETTERS if header.modality == "mr" else {}
-    words = [header.kinds["ComplexImageComponent"], *header.image_type]
-    known = [NOT_A_SCAN[word] for word in words if word in NOT_A_SCAN]
-    known += [letters[word] for word in header.image_type[2:] if word in letters]
-    return known[0] if known else ""

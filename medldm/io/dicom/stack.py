@@ -10,7 +10,7 @@ import numpy.typing as npt
 from medldm.errors import InputError
 from medldm.io.dicom.classic import Source, source_of
 from medldm.io.dicom.header import no_values_on_screen
-from medldm.io.dicom.pixels import Files
+from medldm.io.dicom.slices import Files
 from medldm.volume import Affine, Step, Volume
 
 CITED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")  # a derived slice refers to them
