@@ -24,6 +24,7 @@ from medldm.batch.places import Protected
 from medldm.batch.record import (
     Record,
     hash_files,
+    record_of,
     run_key,
     write_map_words,
     write_record,
@@ -93,7 +94,7 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     MedldmError
     """
     started, name = time.monotonic(), case.place.as_posix()
-    verb, settings, options, record = run.verb, run.settings, run.options, Record(target)
+    verb, settings, options, record = run.verb, run.settings, run.options, record_of(case, target)
     run.protected.check(target)
     Protected(case.files).check(target)
     volume = load(case, options)
@@ -118,7 +119,7 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     ready = Ready(case, target, volume, digest, key, plan)
     if options.dry_run:
         check_memory(name, result_voxels(volume, settings, plan))
-        ahead, seconds = forecast(volume, verb, settings, plan, target.parent)
+        ahead, seconds = forecast(volume, verb, settings, plan, record.path.parent)
         return Row(name, TO_DO, seconds, f"would write {target}; {told(run, ready)}; {ahead}")
     ready.seconds = time.monotonic() - started
     return ready
@@ -152,7 +153,7 @@ def finish(run: Run, ready: Ready, result: Volume) -> Row:
     ------
     MedldmError
     """
-    started, case, record = time.monotonic(), ready.case, Record(ready.target)
+    started, case, record = time.monotonic(), ready.case, record_of(ready.case, ready.target)
     mask_path = getattr(run.settings, "mask", None)
     source = origin(case, run.root) | {"sha256": ready.digest, "mask": mask_path, **what_else(run.options)}
     publish(run, ready, result, source)
@@ -250,7 +251,7 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
     Everything is written under hidden names first. Then an older result goes, the record comes, and the result last:
     a result lies there only beside a record that knows it, and without one the next run begins this case anew.
     """
-    record, target = Record(ready.target), ready.target
+    record, target = record_of(ready.case, ready.target), ready.target
     staged = staged_name(target)
     maps: list[Path] = []
     if any(not each.name.endswith(".dcm") for each in target.glob("*")):

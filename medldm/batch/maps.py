@@ -27,7 +27,9 @@ def spread_path(record: Record, kind: str = STD) -> Path:
     record : of the result
     kind : `STD` or `HALF_WIDTH`
     """
-    return record.companion(f"{kind}.nii.gz" if is_nifti(record.image) else f"{kind}.dcm")
+    if is_nifti(record.image):
+        return record.companion(f"{kind}.nii.gz")
+    return record.image.with_name(f"{record.image.name}{kind}.dcm")
 
 
 def stage_maps(result: Volume, record: Record) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import platform
 import re
 import statistics
@@ -17,7 +18,9 @@ from typing import Any
 from medldm.batch.bids import in_derivatives, sidecar
 from medldm.batch.options import Run
 from medldm.errors import InputError
+from medldm.io import is_nifti
 from medldm.io.atomic import whole_file
+from medldm.io.scans import SENT, Case
 from medldm.settings import Settings
 from medldm.volume import Volume
 
@@ -34,22 +37,31 @@ class Record:
     Parameters
     ----------
     image : result, a NIfTI file or a DICOM folder
+    home : where its record and pictures lie, as a path without an ending; beside the result when not given
     """
 
     image: Path
+    home: Path | None = None
+
+    @property
+    def result(self) -> str:
+        """The result as its record names it, seen from the record's folder."""
+        return Path(os.path.relpath(self.image, self.path.parent)).as_posix()
 
     @property
     def path(self) -> Path:
         """``scan_medldm.json`` beside ``scan.nii.gz``; in BIDS derivatives ``scan.json``."""
         if in_derivatives(self.image):
             return self.image.with_name(f"{result_stem(self.image)}.json")
-        return self.image.with_name(f"{result_stem(self.image)}_medldm.json")
+        return self.companion("_medldm.json")
 
     def companion(self, ending: str) -> Path:
         """``scan_std.nii.gz`` and other files beside the result; in BIDS a spread has a desc- of its own."""
         if ending in BIDS_MAPS and in_derivatives(self.image):
             described = rf"\1{BIDS_MAPS[ending]}_"
             return self.image.with_name(re.sub(r"(_desc-[A-Za-z0-9]+)_", described, self.image.name, count=1))
+        if self.home is not None:
+            return self.home.with_name(f"{self.home.name}{ending}")
         return self.image.with_name(f"{result_stem(self.image)}{ending}")
 
     def read(self) -> dict[str, Any]:
@@ -79,6 +91,20 @@ class Record:
         if told.get("result_sha256") != hash_image(self.image):
             return "foreign"
         return "done" if told.get("key") == key else "changed"
+
+
+def record_of(case: Case, target: Path) -> Record:
+    """The record of a result; of a derived series it lies outside the folder that is sent.
+
+    Parameters
+    ----------
+    case : scan
+    target : where its result goes, from `output_path`
+    """
+    sent = Path(SENT, case.place).parts
+    if is_nifti(target) or target.parts[-len(sent) :] != sent:
+        return Record(target)
+    return Record(target, target.parents[len(sent) - 1] / case.place)
 
 
 def hash_image(image: Path) -> str:
@@ -184,7 +210,7 @@ def write_record(
         **{name: value for name, value in facts.items() if name not in ("medldm", *TIMINGS)},
         **outcome,
         "input": source,
-        "result": record.image.name,
+        "result": record.result,
         "result_sha256": hash_image(image),
         "history": [{"task": step.task} for step in result.history],
         "versions": {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()},

@@ -74,7 +74,7 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
         row = one_case(run, case, output_path(replace(case, alone=True), out, options.format))
         watch.say(f"{row.status}: {row.result or row.case}" + (f" ({row.message})" if row.message else ""))
         if options.report and not options.dry_run:
-            watch.report([row], Path(row.result).parent)
+            watch.report([row], out if case.series is not None and not is_nifti(out) else Path(row.result).parent)
     return 0
 
 

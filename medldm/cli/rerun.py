@@ -10,10 +10,11 @@ from typing import Any
 
 from medldm.batch import Options, Run, hash_files, one_case
 from medldm.batch.maps import spread_path
-from medldm.batch.record import Record, hash_image, package_version
+from medldm.batch.record import hash_image, package_version, record_of
 from medldm.cli.progress import watching
 from medldm.errors import InputError, ModelError, UsageError, shown
-from medldm.io.scans import Case, find_cases
+from medldm.io import is_nifti
+from medldm.io.scans import SENT, Case, find_cases
 from medldm.settings import VERBS, Settings, make
 from medldm.zoo import card
 
@@ -25,12 +26,14 @@ def rerun(arguments: argparse.Namespace) -> int:
     path = Path(arguments.sidecar)
     told = read_record(path)
     image = path.parent / told["result"]
+    case = find_input(told["input"])
     out = Path(arguments.out) if arguments.out else image
-    if arguments.out and out.is_dir() and not (image.is_dir() and out == image):
+    if arguments.out and not is_nifti(image) and out.resolve() != image.resolve():
+        out = out / SENT / case.place
+    elif arguments.out and out.is_dir() and not (image.is_dir() and out == image):
         out = out / image.name
     if out.resolve() == image.resolve() and not arguments.overwrite:
         raise UsageError(f"{image} would be replaced: say --overwrite, or name another OUT.")
-    case = find_input(told["input"])
     settings = settings_of(told, path)
     source = told["input"]
     masks = [Path(source["mask"])] if source.get("mask") else []
@@ -41,7 +44,7 @@ def rerun(arguments: argparse.Namespace) -> int:
         volume=source.get("volume"),
         format=source.get("format"),
         fix=bool(source.get("fix")),
-        uncertainty=settings.samples > 1 and spread_path(Record(image)).exists(),
+        uncertainty=settings.samples > 1 and spread_path(record_of(case, image)).exists(),
         preview=(path.parent / f"{stem_of(path)}_preview.png").exists(),
     )
     for name in changed(told):

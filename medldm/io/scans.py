@@ -148,7 +148,7 @@ def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str]
             raise InputError(cases[0].broken)
     if not cases:
         raise InputError(_nothing(source, bool(include or exclude)))
-    cases = _distinct(sorted(cases, key=lambda case: str(case.place)))
+    cases = _distinct(sorted(_not_among_sent(cases), key=lambda case: str(case.place)))
     return [replace(case, alone=len(cases) == 1) for case in cases]
 
 
@@ -365,7 +365,7 @@ def _walk(folder: Path, problems: dict[Path, str]) -> Iterator[Path]:
             continue
         been.add(true)
         below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
-        present = set(names)
+        present = {*names, *below}
         yield from (
             path
             for name in sorted(names)
@@ -378,7 +378,7 @@ def _ours(name: str, present: set[str]) -> bool:
     if name.endswith(("_medldm.json", "_preview.png")):
         return True
     spread = next((name[: -len(end)] for end in SPREADS if name.endswith(end)), None)
-    return spread is not None and f"{spread}_medldm.json" in present
+    return spread is not None and (f"{spread}_medldm.json" in present or (spread in present and name.endswith(".dcm")))
 
 
 def _wanted(path: Path, include: Iterable[str], exclude: Iterable[str]) -> bool:
@@ -398,6 +398,18 @@ def _may_hold(folder: Path, include: Sequence[str]) -> bool:
         or not include
         or any(within.startswith(start) or start.startswith(within) for start in starts)
     )
+
+
+def _not_among_sent(cases: list[Case]) -> list[Case]:
+    """Beside series, no other result or record may come to lie in the folder of OUT that holds DICOM only."""
+    if all(case.series is None for case in cases):
+        return cases
+    return [
+        replace(case, place=Path(f"{SENT}-2", *case.place.parts[1:]))
+        if case.place.parts[0] == SENT and len(case.place.parts) > 1
+        else case
+        for case in cases
+    ]
 
 
 def _distinct(cases: list[Case]) -> list[Case]:

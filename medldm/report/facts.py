@@ -76,7 +76,9 @@ def _one(row: Any, folder: Path, width: int) -> CaseFacts:
     image = Path(row.result)
     if not image.exists():  # a shard that ran elsewhere calls the folder by another path
         image = folder / Path(row.case).with_name(image.name)
-    told = _record(image)
+    if not (told := _record(image)):  # the record of a derived series lies outside the folder that is sent
+        image = folder / row.case
+        told = _record(image)
     noise = _number(told.get("noise_level"))
     hounsfield = told.get("modality") == "ct"
     invented = told.get("invented_slices")

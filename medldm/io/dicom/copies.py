@@ -96,7 +96,9 @@ def _picture(header: Header, files: Files) -> str:
         pixels = _values(header, files)
     except InputError:
         return ""
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes() + str((pixels.dtype, pixels.shape)).encode()).hexdigest()
+    return hashlib.sha256(
+        np.ascontiguousarray(pixels).tobytes() + str((pixels.dtype, pixels.shape)).encode()
+    ).hexdigest()
 
 
 def _values(header: Header, files: Files) -> Voxels:

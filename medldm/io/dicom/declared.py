@@ -24,8 +24,8 @@ TOLD, ASKED = ("model", "sha256", "seed", "steps", "medldm"), ("fidelity", "samp
 # What describes the source's pixels, files or place, and would be wrong about ours.
 DROPPED = (
     "PixelData", "FloatPixelData", "DoubleFloatPixelData", "IconImageSequence", "SmallestImagePixelValue",
-    "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries", "PixelPaddingValue",
-    "PixelPaddingRangeLimit", "PixelAspectRatio", "ReferencedImageSequence", "SliceLocation",
+    "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries",
+    "PixelAspectRatio", "ReferencedImageSequence", "SliceLocation",
     "ImagesInAcquisition", "GantryDetectorTilt", "ReferencedPresentationStateSequence", "PresentationLUTSequence",
     "ReferencedPerformedProcedureStepSequence", "InstanceCreationDate", "InstanceCreationTime", "InstanceCreatorUID",
     "DigitalSignaturesSequence", "MACParametersSequence", "DataSetTrailingPadding",

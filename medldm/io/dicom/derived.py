@@ -21,6 +21,7 @@ from medldm.io.dicom.classic import Source
 from medldm.io.dicom.declared import declare, make_uids, strip
 from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.header import no_values_on_screen, read_headers
+from medldm.io.dicom.padding import ATTRIBUTES, keep_padding, padding_range
 from medldm.io.dicom.slices import Files, decode, read_slice, rescale
 from medldm.io.dicom.stack import Stack, cited_stack, stack_of
 from medldm.volume import Volume, Voxels
@@ -98,6 +99,7 @@ def as_derived(volume: Volume) -> tuple[Volume, int]:
         for place in range(voxels.shape[2]):
             source = stack.nearest(place)[0]
             stored, lost = _to_stored_values(voxels[:, :, place].T, source, files)
+            _keep_padding(stored, stack.at(place), files, volume)
             slope, intercept = rescale(source.header, source.image.path)
             values = stored.T.astype(np.float64) * slope + intercept
             if whole:
@@ -121,18 +123,26 @@ def _write_slices(
     """One file for each slice of (columns, rows, slices); number of clipped voxels."""
     voxels, files, clipped = volume.to_stored(volume.voxels), Files(), 0
     slices: dict[int, Voxels] = {}
+    padded: set[int] = set()
     for place in range(voxels.shape[2]):
         values = voxels[:, :, place].T
         if values.dtype.kind == "f" and np.isnan(values).all():
             continue
         slices[place], lost = _to_stored_values(values, stack.nearest(place)[0], files)
+        unknown = values.dtype.kind == "f" and bool(np.isnan(values).any())
+        if _keep_padding(slices[place], stack.at(place), files, volume) or unknown:
+            padded.add(place)
         clipped += lost
     uids = make_uids(stack.sources, volume, list(slices.values()), task, facts)
     for uid, (place, stored) in zip(uids[1:], slices.items(), strict=True):
         near = stack.nearest(place)
         dataset = deepcopy(near[0].header)
         strip(dataset)
+        for name in () if place in padded else ATTRIBUTES:
+            if name in dataset:
+                del dataset[name]
         _set_pixels(dataset, stored)
+        _set_rescale(dataset, near[0])
         _set_place(dataset, stack, place, volume.stored.thickness_mm)
         declare(dataset, near, (uids[0], uid), volume, task, facts, place in invented)
         dataset.save_as(folder / f"{place:04d}.dcm", enforce_file_format=True)
@@ -213,11 +223,22 @@ def _set_pixels(dataset: Dataset, stored: Voxels) -> None:
 
 def _padding(source: Any, low: int, high: int) -> int:
     """Stored value for a voxel without a value: the source's padding, else the lowest."""
-    try:
-        value = int(source.PixelPaddingValue)
-    except (AttributeError, TypeError, ValueError):
-        return low
-    return value if low <= value <= high else low
+    ends = padding_range(source)
+    return ends[0] if ends and low <= ends[0] <= high else low
+
+
+def _keep_padding(stored: Voxels, source: Source | None, files: Files, volume: Volume) -> bool:
+    """Put padding back where a slice is one of the source; a region that was inpainted was meant to hold something."""
+    inpainted = bool(volume.history) and volume.history[-1].task == "inpaint"
+    return source is not None and keep_padding(stored, source, files, put_back=not inpainted)
+
+
+def _set_rescale(dataset: Dataset, source: Source) -> None:
+    """Say the slope that the values have, where the source said it by a RealWorldValueMapping only."""
+    slope, intercept = rescale(source.header, source.image.path)
+    if "RescaleSlope" not in dataset and (slope, intercept) != (1.0, 0.0):
+        dataset.RescaleSlope, dataset.RescaleIntercept = _decimal(slope), _decimal(intercept)
+        dataset.RescaleType = "HU" if str(dataset.get("Modality", "")) == "CT" else "US"
 
 
 def _keep_measured(stored: Voxels, values: Voxels, image: Frame, files: Files) -> None:

@@ -23,7 +23,7 @@ from pydicom.uid import UID
 from medldm.io.dicom.frames import PER_FRAME, SHARED, Frame, flat_frames, is_enhanced
 from medldm.io.dicom.quantity import QUANTITY_TAGS, foreign_quantity, telling
 from medldm.io.dicom.values import UNREADABLE as UNREADABLE
-from medldm.io.dicom.values import careful, element, millimetres, number, numbers, whole, word
+from medldm.io.dicom.values import careful, millimetres, number, numbers, whole, word
 
 log = logging.getLogger(__name__)
 

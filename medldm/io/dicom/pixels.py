@@ -114,8 +114,7 @@ def _notes(series: Series) -> tuple[str, ...]:
     files = Files(pixels=False)
     image = next(image for image in series.images if image is not None)
     dataset, header = files.frame(image)
-    told = (f"{series.name}: {series.note}",) if series.note else ()
-    told += tuple(f"{series.name}: {words}" for words in [mapped(header)] if words)
+    told = tuple(f"{series.name}: {words}" for words in (series.note, mapped(header)) if words)
     if dataset.get("PhotometricInterpretation") != "MONOCHROME1":
         return told
     return (

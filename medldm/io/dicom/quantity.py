@@ -26,8 +26,11 @@ PARAMETER, PHASE, FIELD = "a parameter map", "a phase image", "a field map"
 # Units and RescaleType (C.11.1.1.2, and what makers write there), in lower case.
 FOREIGN_TYPES = {
     **dict.fromkeys(("hz", "ppm", "t", "ut", "mt"), FIELD),
-    **dict.fromkeys(("rad", "mrad", "radian", "radians", "milliradian", "milliradians", "deg", "degree", "degrees"), PHASE),
-    **dict.fromkeys(("cm/s", "mm/s", "m/s"), PHASE),
+    **dict.fromkeys(
+        ("rad", "mrad", "radian", "radians", "milliradian", "milliradians", "deg", "degree", "degrees", "cm/s", "mm/s",
+         "m/s"),
+        PHASE,
+    ),
     **dict.fromkeys(
         ("od", "mgml", "z_eff", "ed", "edw", "pct", "%", "percent", "s", "sec", "ms", "msec", "us/s", "1/s", "hz/s",
          "mm2/s", "um2/s", "um2/ms", "10^-6 mm2/s", "ml/100ml/min", "ml/100g/min", "ml/100ml", "ml/100g", "kpa", "pa",
@@ -56,7 +59,12 @@ def foreign_quantity(dataset: Any) -> str:
         what = FOREIGN_TYPES.get(units[0], PARAMETER)
         return f"{what}, by the unit of its values (RealWorldValueMapping)"
     lowest, highest = value_range(dataset)
-    if word(dataset, "Modality").upper() == "MR" and lowest is not None and highest is not None and far_below(lowest, highest):
+    if (
+        word(dataset, "Modality").upper() == "MR"
+        and lowest is not None
+        and highest is not None
+        and far_below(lowest, highest)
+    ):
         return f"a phase, field or difference map, by its range of values ({lowest:g} to {highest:g})"
     return ""
 

@@ -59,8 +59,8 @@ def what_it_shows(header: Header) -> str:
             return reason
     for word in words[2:] if header.modality == "mr" else ():
         letter = MR_STARTS.fullmatch(word)
-        if reason := MR_LETTERS.get(letter[1] if letter else word):
-            return reason
+        if kind := MR_LETTERS.get(letter[1] if letter else word):
+            return kind
     return REASONS.get(header.kinds["ComplexImageComponent"], "") or header.quantity
 
 

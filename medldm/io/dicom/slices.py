@@ -226,8 +226,13 @@ def mapped(dataset: Any) -> str:
     if "RescaleSlope" in dataset or not dataset.get(MAPPING):
         return ""
     if real := _real_world(dataset):
-        return f"it has no RescaleSlope; its RealWorldValueMapping was applied (slope {real[0]:g}, intercept {real[1]:g})."
-    return "it has no RescaleSlope, and its RealWorldValueMapping was not applied, since it is no line; values are stored ones."
+        return (
+            f"it has no RescaleSlope; its RealWorldValueMapping was applied (slope {real[0]:g}, intercept {real[1]:g})."
+        )
+    return (
+        "it has no RescaleSlope, and its RealWorldValueMapping was not applied, since it is no straight line; "
+        "its values are the stored ones."
+    )
 
 
 def _real_world(dataset: Any) -> tuple[float, float] | None:
@@ -235,7 +240,8 @@ def _real_world(dataset: Any) -> tuple[float, float] | None:
 
     def get() -> tuple[float, float] | None:
         lines = {
-            (float(item.RealWorldValueSlope), float(item.RealWorldValueIntercept)) for item in dataset.get(MAPPING) or ()
+            (float(item.RealWorldValueSlope), float(item.RealWorldValueIntercept))
+            for item in dataset.get(MAPPING) or ()
         }
         line = lines.pop() if len(lines) == 1 else None
         return line if line and np.isfinite(line).all() and line[0] != 0 else None

@@ -32,13 +32,18 @@ class Stack(NamedTuple):
     places: npt.NDArray[np.float64]
     lps: Affine
 
+    def at(self, place: int) -> Source | None:
+        """The image that a slice of the result is; None where it lies between images, or beyond them."""
+        away = np.abs(self.places - place)
+        closest = int(away.argmin())
+        step_mm = float(np.linalg.norm(self.lps[:3, 2]))
+        return self.sources[closest] if away[closest] < max(SAME_PLACE_MM / step_mm, SAME_PLACE) else None
+
     def nearest(self, place: int) -> list[Source]:
         """The image that a slice of the result is, or its neighbours below and above, nearest first."""
+        if same := self.at(place):
+            return [same]
         away = self.places - place
-        closest = int(np.abs(away).argmin())
-        step_mm = float(np.linalg.norm(self.lps[:3, 2]))
-        if abs(away[closest]) < max(SAME_PLACE_MM / step_mm, SAME_PLACE):
-            return [self.sources[closest]]
         below, above = np.flatnonzero(away < 0), np.flatnonzero(away > 0)
         near = [int(side[np.abs(away[side]).argmin()]) for side in (below, above) if len(side)]
         return [self.sources[number] for number in sorted(near, key=lambda number: float(abs(away[number])))]

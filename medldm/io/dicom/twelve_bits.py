@@ -43,7 +43,7 @@ def decode_frame(frame: bytes, runner: Any) -> bytes:
     -------
     words of ``runner.bits_allocated`` bits
     """
-    import gdcm
+    import gdcm  # type: ignore[import-untyped]
 
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(frame)
@@ -59,8 +59,6 @@ def decode_frame(frame: bytes, runner: Any) -> bytes:
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(grey))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str.__str__(runner.transfer_syntax))))
     stored = runner.bits_stored
-    image.SetPixelFormat(
-        gdcm.PixelFormat(1, runner.bits_allocated, stored, stored - 1, runner.pixel_representation)
-    )
+    image.SetPixelFormat(gdcm.PixelFormat(1, runner.bits_allocated, stored, stored - 1, runner.pixel_representation))
     # GDCM gives bytes as text.
     return bytes(image.GetBuffer().encode("utf-8", "surrogateescape"))

@@ -28,6 +28,7 @@ def careful(get: Callable[[], Value], otherwise: Value) -> Value:
 
 
 def element(dataset: Any, name: Any) -> Any:
+    """The value of an element, None where it is not there; private ones of unknown type as text."""
     value = dataset[name].value if name in dataset else None
     if isinstance(value, bytes):  # a private element of unknown type
         value = value.decode("ascii", errors="ignore").strip("\0 ").split("\\")
@@ -35,6 +36,8 @@ def element(dataset: Any, name: Any) -> Any:
 
 
 def word(dataset: Any, name: Any) -> str:
+    """A value as text, several joined by backslashes; empty where there is none."""
+
     def get() -> str:
         value = element(dataset, name)
         if value is None:
@@ -46,6 +49,8 @@ def word(dataset: Any, name: Any) -> str:
 
 
 def numbers(dataset: Any, name: str, count: int) -> npt.NDArray[np.float64] | None:
+    """(count,) finite numbers, None where there are others or none."""
+
     def get() -> npt.NDArray[np.float64] | None:
         values = np.array([float(value) for value in element(dataset, name) or ()], dtype=np.float64)
         return values if values.shape == (count,) and np.isfinite(values).all() else None
@@ -54,6 +59,8 @@ def numbers(dataset: Any, name: str, count: int) -> npt.NDArray[np.float64] | No
 
 
 def number(dataset: Any, name: Any) -> float | None:
+    """The first value as a finite number, None where it is none."""
+
     def get() -> float | None:
         value = float(word(dataset, name).split("\\")[0])
         return value if np.isfinite(value) else None
@@ -62,10 +69,12 @@ def number(dataset: Any, name: Any) -> float | None:
 
 
 def whole(dataset: Any, name: Any) -> int | None:
+    """The first value as a whole number, None where it is none."""
     value = number(dataset, name)
     return None if value is None or value != int(value) else int(value)
 
 
 def millimetres(dataset: Any, name: str) -> float | None:
+    """A length, None where it is not positive."""
     value = number(dataset, name)
     return value if value is not None and value > 0 else None

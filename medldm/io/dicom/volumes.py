@@ -1,4 +1,4 @@
-"""The volumes of a series that holds several at the same positions: times, phases of the heart, diffusion directions."""
+"""The volumes of a series that holds several at the same positions: times, heart phases, diffusion directions."""
 
 from __future__ import annotations
 
@@ -59,11 +59,13 @@ def several_volumes(members: Sequence[Header]) -> Several | None:
         if volumes := _partition(members, key, most):
             return Several("several volumes", name, _ordered(volumes, ""))
     for name in ORDERING:
-        if name in trusted and all(len({_of(name, header) for header in place} - {""}) == len(place) for place in places):
+        if name in trusted and all(
+            len({_of(name, header) for header in place} - {""}) == len(place) for place in places
+        ):
             what = OF_A_VOLUME[name]
             if counts[0] != most:
                 return Several(f"{what} whose volumes are not complete", name, ())
-            rows = [sorted(place, key=lambda header: _sortable(_of(name, header))) for place in places]  # noqa: B023
+            rows = [sorted(place, key=lambda header: _sortable(_of(name, header))) for place in places]
             return Several(what, name, tuple(zip(*rows, strict=True)))
     return None
 
