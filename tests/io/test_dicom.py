@@ -210,7 +210,7 @@ def test_the_missing_slice_of_the_trio_is_filled_and_the_rest_is_bit_exact(tmp_p
     source = SHARED / "siemens_trio_mprage_missing_slice_mixed"
     assert main(["fill-slices", str(source), str(tmp_path), "--model", str(tiny_model)]) == 0
     before = read_series(next(series for series in find_series(source) if series.restorable))
-    after = medldm.read(tmp_path / "series-005")
+    after = medldm.read(tmp_path / "dicom" / "series-005")
     hole = np.isnan(before.voxels)
     assert np.array_equal(before.voxels[~hole], after.voxels[~hole])
     assert np.allclose(before.affine, after.affine, atol=1e-4)

@@ -80,7 +80,7 @@ def test_results_go_where_the_tree_says(tmp_path):
     out = tmp_path / "out"
     assert output_path(cases["a/x"], out) == out / "a" / "x.nii"
     assert output_path(cases["y"], out) == out / "y.nii.gz"
-    assert output_path(cases["d"], out) == out / "d"
+    assert output_path(cases["d"], out) == out / "dicom" / "d"
     assert output_path(cases["d"], out, "nifti") == out / "d.nii.gz"
     with pytest.raises(UsageError, match="several"):
         output_path(cases["y"], tmp_path / "out.nii.gz")
