@@ -90,18 +90,18 @@ def what_it_is(volume: Volume, path: Path | None = None) -> str | None:
     """
     if path is not None and not_a_scan(path):
         return not_a_scan(path)
-    if looks_like_labels(volume.voxels):
-        return "a mask or label map, by its few distinct values"
     finite = volume.voxels[np.isfinite(volume.voxels)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if volume.voxels.dtype.kind == "f" and -3.15 < low < -3.1 and 3.1 < high < 3.15:
-        return "a phase image, by its range from -pi to pi"
     if volume.stored.container == "dicom" and volume.stored.modality == "mr" and finite.size:
         from medldm.io.dicom.quantity import far_below
 
         some = finite[:: max(1, finite.size // SAMPLE)]
         if far_below(*(float(value) for value in np.percentile(some, (1, 99)))):
             return f"a phase, field or difference map, by its values of both signs ({low:g} to {high:g})"
+    if looks_like_labels(volume.voxels):
+        return "a mask or label map, by its few distinct values"
+    if volume.voxels.dtype.kind == "f" and -3.15 < low < -3.1 and 3.1 < high < 3.15:
+        return "a phase image, by its range from -pi to pi"
     return None
 
 

@@ -117,10 +117,10 @@ def _start(frame: bytes) -> tuple[int, int, int, int]:
 
 
 def said_by_codec(problem: Exception) -> str:
-    """What pydicom or a codec said, in one line, for those who ask for details.
+    """What pydicom and its codecs said, in one line, for those who ask for details.
 
     Parameters
     ----------
     problem : what was raised
     """
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
+    return "; ".join(line.strip() for line in str(problem).splitlines() if line.strip())[:300] or type(problem).__name__

@@ -194,8 +194,12 @@ def said_by(problem: BaseException) -> str:
     """What a reader said about a file, without values of its header: they may name a patient."""
     if isinstance(problem, OSError):
         return problem.strerror or type(problem).__name__
-    if isinstance(problem, EOFError | InvalidDicomError) or str(problem).startswith(OUR_WORDS):
-        return (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+    if str(problem).startswith(OUR_WORDS):
+        return str(problem)
+    if isinstance(problem, EOFError):
+        return "it is cut short"
+    if isinstance(problem, InvalidDicomError):
+        return "it does not start as DICOM files do"
     return f"its header is damaged ({type(problem).__name__})"
 
 
