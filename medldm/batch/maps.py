@@ -20,16 +20,16 @@ STD, HALF_WIDTH = "_std", "_halfwidth"
 
 
 def spread_path(record: Record, kind: str = STD) -> Path:
-    """``scan_std.nii.gz``; for a DICOM series ``series-003_std.dcm``, beside its folder and not among its slices.
+    """``scan_std.nii.gz``; for a DICOM series ``series-003_std.dcm``, beside the record.
+
+    Not in the folder that is sent: many archives take no Parametric Map, and `storescu` does not offer it by itself.
 
     Parameters
     ----------
     record : of the result
     kind : `STD` or `HALF_WIDTH`
     """
-    if is_nifti(record.image):
-        return record.companion(f"{kind}.nii.gz")
-    return record.image.with_name(f"{record.image.name}{kind}.dcm")
+    return record.companion(f"{kind}.nii.gz" if is_nifti(record.image) else f"{kind}.dcm")
 
 
 def stage_maps(result: Volume, record: Record) -> list[Path]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ def rerun(arguments: argparse.Namespace) -> int:
     told = read_record(path)
     image = path.parent / told["result"]
     case = find_input(told["input"])
+    if not is_nifti(image):
+        case = replace(case, place=place_of_series(told))
     out = Path(arguments.out) if arguments.out else image
     if arguments.out and not is_nifti(image) and out.resolve() != image.resolve():
         out = out / SENT / case.place
@@ -76,6 +80,12 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as reason:
         problem = reason
     raise InputError(f"{path} is not the record of a medldm run ({problem}). Name a ..._medldm.json.")
+
+
+def place_of_series(told: dict[str, Any]) -> Path:
+    """Where a derived series lies below the folder that is sent, by its record."""
+    parts = [part for part in Path(told["result"]).parts if part != os.pardir]
+    return Path(*(parts[1:] if len(parts) > 1 and parts[0] == SENT else parts))
 
 
 def stem_of(sidecar: Path) -> str:

@@ -365,7 +365,7 @@ def _walk(folder: Path, problems: dict[Path, str]) -> Iterator[Path]:
             continue
         been.add(true)
         below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
-        present = {*names, *below}
+        present = set(names)
         yield from (
             path
             for name in sorted(names)
@@ -378,7 +378,7 @@ def _ours(name: str, present: set[str]) -> bool:
     if name.endswith(("_medldm.json", "_preview.png")):
         return True
     spread = next((name[: -len(end)] for end in SPREADS if name.endswith(end)), None)
-    return spread is not None and (f"{spread}_medldm.json" in present or (spread in present and name.endswith(".dcm")))
+    return spread is not None and f"{spread}_medldm.json" in present
 
 
 def _wanted(path: Path, include: Iterable[str], exclude: Iterable[str]) -> bool:

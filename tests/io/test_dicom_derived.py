@@ -1,16 +1,25 @@
 """Derived series: what goes out is what the NIfTI says, belongs to the patient's study, and says who made it."""
 
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import phantoms
 import phantoms_dicom
 import pydicom
 import pytest
+from derivations import (
+    FACTS,
+    assert_dcm2niix_agrees,
+    derive,
+    done,
+    errors,
+    needs_dciodvfy,
+    needs_dcm2niix,
+    restored,
+    written,
+)
 
 from medldm.errors import InputError, OutputError, ResourceError
 from medldm.io import from_array, read, write
@@ -18,53 +27,12 @@ from medldm.io.dicom import find_series, read_series, write_series, write_uncert
 from medldm.volume import Step
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "dicom"
-FACTS = {"model": "tiny", "sha256": "ab" * 32, "seed": 7, "steps": 4, "medldm": "0.1.0"}
-# Debian's dciodvfy is older than the standard's Synthetic Data, which we declare on purpose.
-UNKNOWN_TO_DCIODVFY = "0x0008,0x001c"
-needs_dcm2niix = pytest.mark.skipif(not shutil.which("dcm2niix"), reason="dcm2niix is not installed")
-needs_dciodvfy = pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy (dicom3tools) is not installed")
 real = [pytest.mark.data, pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")]
 
 
 @pytest.fixture
 def voxels():
     return phantoms.brain((32, 36, 8)).astype(np.int16)
-
-
-def restored(volume, invented=(), brighter=5.0):
-    """A result that differs from its source everywhere, gaps filled, as a network would leave it."""
-    filled = np.nan_to_num(np.asarray(volume.voxels, np.float32), nan=100.0) + np.float32(brighter)
-    facts = {**FACTS, "invented_slices": list(invented)}
-    return volume.with_voxels(filled, step=Step("denoise", {"noise": 0.1}, facts))
-
-
-def derive(source, out, **said):
-    """The only scan in a folder, restored and written; result and headers in order of slices."""
-    volume = restored(read(source), **said)
-    write(volume, out, form="dicom")
-    images = [pydicom.dcmread(path) for path in out.iterdir()]
-    return volume, sorted(images, key=lambda image: image.InstanceNumber)
-
-
-def errors(folder):
-    told = [
-        subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
-        for path in sorted(folder.iterdir())[:3]
-    ]
-    lines = {line for done in told for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")}
-    return {line for line in lines if UNKNOWN_TO_DCIODVFY not in line}
-
-
-def assert_dcm2niix_agrees(volume, folder, work):
-    """dcm2niix makes of the derived series what we write as NIfTI."""
-    write(volume, work / "ours.nii.gz")
-    (work / "theirs").mkdir()
-    command = ["dcm2niix", "-p", "n", "-o", work / "theirs", "-f", "x", folder]
-    subprocess.run(command, check=True, capture_output=True)
-    (path,) = (work / "theirs").glob("*.nii")
-    ours, theirs = (nib.as_closest_canonical(nib.load(each)) for each in (work / "ours.nii.gz", path))
-    assert np.array_equal(ours.get_fdata(), theirs.get_fdata())
-    assert np.allclose(ours.affine, theirs.affine, atol=1e-4)
 
 
 SOURCES = {
@@ -306,18 +274,6 @@ def test_a_result_without_uncertainty_makes_no_map(voxels, tmp_path):
     with pytest.raises(InputError, match="--uncertainty"):
         write_uncertainty(volume, tmp_path / "std.dcm", task="denoise", facts=FACTS)
     assert not (tmp_path / "std.dcm").exists()
-
-
-def done(volume, task, voxels=None, settings=None, **facts):
-    """A result of a task, its voxels one brighter when none are given."""
-    voxels = np.nan_to_num(np.asarray(volume.voxels, np.float32), nan=100.0) + 1 if voxels is None else voxels
-    return volume.with_voxels(voxels, step=Step(task, settings or {}, {**FACTS, **facts}))
-
-
-def written(volume, out):
-    """The derived series, in order of slices."""
-    write(volume, out, form="dicom")
-    return sorted(map(pydicom.dcmread, out.iterdir()), key=lambda image: image.InstanceNumber)
 
 
 def cited(images):

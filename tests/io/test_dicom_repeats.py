@@ -45,7 +45,7 @@ def test_two_quantities_that_nothing_tells_apart_are_refused_with_fix_too(timed,
     (series,) = find_series(both(tmp_path / "s", magnitude, field, *times, EchoTime=5.0))
     assert series.verdict == "mixed"
     for fix in (False, True):
-        with pytest.raises(GeometryError, match="10 of its positions hold more than one image.*no copies") as told:
+        with pytest.raises(GeometryError, match=r"10 of its positions hold more than one image.*no copies") as told:
             read_series(series, fix=fix)
         assert "their values (-199 to 199, 0 to" in str(told.value)
         assert ("AcquisitionTime" in str(told.value)) == timed
@@ -167,7 +167,7 @@ def test_one_volume_of_several_is_read_and_the_whole_is_refused_as_what_it_is(na
     volumes = [magnitude + 10 * number for number in range(3)]
     (series,) = find_series(in_time(tmp_path / "s", volumes, MOMENTS[name], modality=modality))
     for fix in (False, True):
-        with pytest.raises(NotRestorable, match="it is 4D: 3 volumes.*--volume 0 to 2") as told:
+        with pytest.raises(NotRestorable, match=r"it is 4D: 3 volumes.*--volume 0 to 2") as told:
             read_series(series, fix=fix)
         assert "copies" not in str(told.value)
     for number, voxels in enumerate(volumes):
@@ -230,7 +230,7 @@ def test_a_time_series_that_was_broken_off_is_no_heap_of_copies(magnitude, tmp_p
 def test_images_of_one_place_are_times_of_it_or_of_unknown_place(magnitude, tmp_path):
     slices = [magnitude[..., k : k + 1] for k in range(4)]
     (series,) = find_series(in_time(tmp_path / "t", slices, MOMENTS["AcquisitionTime"]))
-    with pytest.raises(NotRestorable, match="it is 4 images of one position .a time series"):
+    with pytest.raises(NotRestorable, match=r"it is 4 images of one position .a time series"):
         read_series(series)
     assert np.array_equal(stored(read_series(series, volume_index=1)), slices[1])
     (series,) = find_series(in_time(tmp_path / "u", slices, lambda number: {}))
