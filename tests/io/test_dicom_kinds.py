@@ -1,6 +1,8 @@
 """What DICOM comes as: enhanced, compressed, signed or not, scaled slice by slice; and what is no scan at all."""
 
 import logging
+import shutil
+import subprocess
 
 import numpy as np
 import phantoms
@@ -11,7 +13,7 @@ from pydicom.pixels.decoders import JPEGLSLosslessDecoder
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from medldm.errors import InputError, NotRestorable
-from medldm.io.dicom import find_series, read_series
+from medldm.io.dicom import find_series, read_series, slices
 from medldm.io.dicom.pixels import decode, load
 
 
@@ -291,3 +293,87 @@ def test_bits_that_lie_at_the_top_of_their_words_are_moved_down(signed, voxels, 
 def test_a_high_bit_that_is_merely_wrong_changes_nothing(high, voxels, tmp_path):
     folder = phantoms_dicom.write_series(tmp_path / "s", voxels, bits=12, HighBit=high)
     assert np.array_equal(stored(folder), voxels)
+
+
+@pytest.mark.skipif(not shutil.which("dcmcjpeg"), reason="dcmcjpeg (dcmtk) is not installed")
+@pytest.mark.parametrize("signed", [False, True])
+def test_twelve_bits_in_extended_jpeg_are_those_of_simpleitk(signed, voxels, tmp_path):
+    import SimpleITK as sitk
+
+    folder = phantoms_dicom.write_series(tmp_path / "s", 4 * voxels, signed=False, bits=12)
+    for path in folder.iterdir():
+        subprocess.run(["dcmcjpeg", "+ee", "+q", "100", path, path], check=True, capture_output=True)
+    phantoms_dicom.edit(folder, lambda image: setattr(image, "PixelRepresentation", int(signed)))
+    image = pydicom.dcmread(next(folder.iterdir()))
+    assert (image.file_meta.TransferSyntaxUID.name, image.BitsStored) == ("JPEG Extended (Process 2 and 4)", 12)
+    found = stored(folder)
+    theirs = [sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0].T for path in phantoms_dicom.by_position(folder)]
+    assert np.array_equal(found, np.stack(theirs, axis=2))
+    assert np.unique(found).size > 100
+    if not signed:
+        assert np.abs(found.astype(int) - 4 * voxels).max() <= 8  # lossy
+
+
+def refusing(plugin, monkeypatch):
+    """A codec that fails on every stream, as pyjpegls does on some that GDCM decodes; those that were asked."""
+    asked, unpack = [], slices.unpacker.unpack
+
+    def answer(dataset, frame, name):
+        asked.append(name)
+        if name in plugin:
+            raise ValueError("internal words of a codec")
+        return unpack(dataset, frame, name)
+
+    monkeypatch.setattr(slices.unpacker, "unpack", answer)
+    return asked
+
+
+def test_the_next_codec_is_tried_before_pixels_are_called_damaged(voxels, tmp_path, monkeypatch):
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels)
+    phantoms_dicom.edit(folder, lambda image: image.compress(JPEGLSLossless, generate_instance_uid=False))
+    asked = refusing(["pyjpegls"], monkeypatch)
+    assert np.array_equal(stored(folder), voxels)
+    assert asked[:2] == ["pyjpegls", "gdcm"]
+    refusing(["pyjpegls", "gdcm"], monkeypatch)
+    with pytest.raises(InputError, match=r"damaged or cut short: none of the codecs .*\(pyjpegls, gdcm\)") as told:
+        read_series(only(folder))
+    assert "internal words" not in str(told.value)
+    assert "internal words" in str(told.value.__cause__.__cause__)  # for -v
+
+
+def truncated(image):
+    image.PixelData = image.PixelData[:-100]
+
+
+def without_bits(image):
+    del image.BitsAllocated
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(truncated, r"cut short \(2204 of 2304 bytes are there\)"), (without_bits, "its header lacks BitsAllocated")],
+)
+def test_pixels_that_cannot_be_had_are_told_in_our_words(change, words, voxels, tmp_path):
+    folder = phantoms_dicom.edit(phantoms_dicom.write_series(tmp_path / "s", voxels), change, which=(3,))
+    with pytest.raises(InputError, match=words):
+        read_series(only(folder))
+
+
+def test_a_packed_stream_that_was_cut_is_told_without_the_words_of_its_codec(voxels, tmp_path):
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels)
+
+    def cut(image):
+        image.compress(JPEGLSLossless, generate_instance_uid=False)
+        frame = pydicom.encaps.get_frame(image.PixelData, 0, number_of_frames=1)
+        image.PixelData = pydicom.encaps.encapsulate([frame[: len(frame) // 2]])
+
+    phantoms_dicom.edit(folder, cut, which=(5,))
+    with pytest.raises(InputError, match="damaged or cut short") as told:
+        read_series(only(folder))
+    assert "plugins" not in str(told.value)
+
+
+def test_a_file_that_ends_early_is_said_to_do_so(tmp_path):
+    (tmp_path / "x.dcm").write_bytes(b"\0" * 128 + b"DICM\x02\x00\x00\x00UL\x04\x00\x90")
+    with pytest.raises(InputError, match=r"cannot be read as DICOM: it|cannot be read as DICOM: its header"):
+        load(tmp_path / "x.dcm")
