@@ -27,6 +27,8 @@ from medldm.volume import Volume
 PACKAGES = ("medldm", "torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK", "scikit-image")
 BIDS_MAPS = {"_std.nii.gz": "Std", "_halfwidth.nii.gz": "HalfWidth"}  # what is added to a result's desc-
 TIMINGS = ("seconds", "peak_memory_mb")
+# InstanceCreationDate and Time of a slice of ours, explicit little endian.
+CREATED = re.compile(rb"\x08\x00\x12\x00DA\x08\x00.{8}\x08\x00\x13\x00TM\x02\x00.{2}", re.DOTALL)
 ENOUGH = 20  # finished cases to judge a pace by
 
 
@@ -108,8 +110,16 @@ def record_of(case: Case, target: Path) -> Record:
 
 
 def hash_image(image: Path) -> str:
-    """SHA-256 of a result as it lies there, a NIfTI file or a DICOM folder."""
-    return hash_files(sorted(image.glob("*.dcm")) if image.is_dir() else [image])
+    """SHA-256 of a result as it lies there, a NIfTI file or a DICOM folder; when a slice was created does not count."""
+    if not image.is_dir():
+        return hash_files([image])
+    digest = hashlib.sha256()
+    for path in sorted(image.glob("*.dcm")):
+        try:
+            digest.update(CREATED.sub(b"", path.read_bytes(), count=1))
+        except OSError as problem:
+            raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
+    return digest.hexdigest()
 
 
 def seconds_per_voxel(folder: Path, verb: str) -> float | None:

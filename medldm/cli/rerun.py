@@ -57,7 +57,8 @@ def rerun(arguments: argparse.Namespace) -> int:
         run = Run(verb=told["task"], settings=settings, options=options, watch=watch, root=Path(source["root"]))
         row = one_case(run, case, out)
         same = hash_image(out) == told.get("result_sha256")
-        watch.say("the same image, byte for byte" if same else "the image differs from the one of the record")
+        but = "" if is_nifti(out) else ", but for the moment of its creation"
+        watch.say(f"the same image, byte for byte{but}" if same else "the image differs from the one of the record")
     print(shown(row.result))
     return 0
 

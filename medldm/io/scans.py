@@ -333,11 +333,14 @@ def _all_series(files: list[Path]) -> list[Series]:
     series: list[Series] = []
     for found in find_series(files):
         folders = sorted({path.parent for path in found.files})
-        if found.verdict == "duplicate" and len(folders) > 1:
-            for folder in folders:
-                series += find_series([path for path in found.files if path.parent == folder])
-        else:
+        if found.verdict not in ("duplicate", "mixed") or len(folders) < 2:
             series.append(found)
+            continue
+        apart = [find_series([path for path in found.files if path.parent == folder]) for folder in folders]
+        # Under the same UIDs lie a scan and what another program made of it, say; parts of one scan do not coincide.
+        shapes = {each.shape for inside in apart for each in inside if each.restorable}
+        whole = len(shapes) == 1 and all(each.restorable for inside in apart for each in inside)
+        series += [each for inside in apart for each in inside] if found.verdict == "duplicate" or whole else [found]
     return series
 
 

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import phantoms
@@ -95,6 +96,22 @@ def test_a_record_is_repeated_into_any_folder(place, tree, tiny_model, tmp_path,
     assert (tmp_path / "again" / f"{place}_medldm.json").exists()
     assert main(["rerun", str(record), "--overwrite"]) == 0
     assert "byte for byte" in capsys.readouterr().err
+
+
+def test_on_another_day_a_rerun_finds_the_same_image(voxels, tiny_model, tmp_path, monkeypatch, capsys):
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    for name in ("out", "equal"):
+        assert run(tiny_model, "denoise", source, tmp_path / name) == 0
+    files = [sorted((tmp_path / name).rglob("*.dcm")) for name in ("out", "equal")]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1800000000")
+    assert main(["rerun", str(tmp_path / "out" / "series-003_medldm.json"), str(tmp_path / "later")]) == 0
+    assert "byte for byte" in capsys.readouterr().err
+    later = pydicom.dcmread(next((tmp_path / "later").rglob("0000.dcm")))
+    assert later.InstanceCreationDate.startswith("2027")
+    assert run(tiny_model, "denoise", source, tmp_path / "out") == 0
+    assert "already done" in capsys.readouterr().err
 
 
 def test_a_series_named_alone_lies_in_the_same_place(voxels, tiny_model, tmp_path, capsys):
@@ -200,11 +217,19 @@ def test_the_phase_encoding_direction_is_said_in_classic_words(enhanced, classic
 
 
 @pytest.mark.parametrize("kind", ["classic", "enhanced"])
-def test_when_a_source_was_created_is_not_said_of_a_result(kind, voxels, tmp_path):
+def test_a_result_was_created_when_it_was_made(kind, voxels, tmp_path, monkeypatch):
     said = {"InstanceCreationDate": "20010203", "InstanceCreationTime": "040506", "InstanceCreatorUID": "1.2.3"}
     make = phantoms_dicom.write_series if kind == "classic" else phantoms_dicom.write_enhanced
-    _, images = derive(make(tmp_path / "in", voxels, **said), tmp_path / "out")
-    assert not {str(image.get(name)) for image in images for name in said} & set(said.values())
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")  # 14 November 2023, 22:13 in Greenwich
+    _, images = derive(make(tmp_path / "in", voxels, **said, TimezoneOffsetFromUTC="+0330"), tmp_path / "out")
+    assert {(image.InstanceCreationDate, image.InstanceCreationTime) for image in images} == {("20231115", "01")}
+    assert not any("InstanceCreatorUID" in image for image in images)
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    before = datetime.now(UTC)
+    _, images = derive(tmp_path / "in", tmp_path / "today")
+    zone = timezone(timedelta(hours=3, minutes=30))
+    near = {f"{moment.astimezone(zone):%Y%m%d %H}" for moment in (before, datetime.now(UTC))}
+    assert {f"{image.InstanceCreationDate} {image.InstanceCreationTime}" for image in images} <= near
 
 
 PADDED = {

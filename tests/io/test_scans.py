@@ -451,3 +451,12 @@ def test_missing_slices_lie_between_slices_with_content(phantom):
 def test_a_volume_without_content_is_refused(value, phantom):
     with pytest.raises(InputError, match="nothing to restore"):
         io.check_content(phantom.with_voxels(np.full(phantom.shape, value, np.float32)))
+
+
+def test_a_scan_and_what_another_program_made_of_it_are_two_though_they_share_their_uids(tmp_path):
+    voxels = phantoms.brain((16, 18, 6)).astype(np.int16)
+    phantoms_dicom.write_series(tmp_path / "in" / "raw", voxels)
+    phantoms_dicom.write_series(tmp_path / "in" / "sharper", voxels + 3)
+    cases = find_cases(tmp_path / "in")
+    assert [case.place.as_posix() for case in cases] == ["raw", "sharper"]
+    assert [int(case.read().voxels.max()) - int(voxels.max()) for case in cases] == [0, 3]

@@ -18,11 +18,11 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medldm.errors import OutputError
 from medldm.io.atomic import sentence
 from medldm.io.dicom.classic import Source
-from medldm.io.dicom.declared import declare, make_uids, strip
+from medldm.io.dicom.declared import created, declare, make_uids, strip
 from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.header import no_values_on_screen, read_headers
 from medldm.io.dicom.padding import ATTRIBUTES, keep_padding, padding_range
-from medldm.io.dicom.slices import Files, decode, read_slice, rescale
+from medldm.io.dicom.slices import Files, decode, read_slice, rescale, says_slope
 from medldm.io.dicom.stack import Stack, cited_stack, stack_of
 from medldm.volume import Volume, Voxels
 
@@ -134,6 +134,7 @@ def _write_slices(
             padded.add(place)
         clipped += lost
     uids = make_uids(stack.sources, volume, list(slices.values()), task, facts)
+    moment = created(stack.sources[0].header)
     for uid, (place, stored) in zip(uids[1:], slices.items(), strict=True):
         near = stack.nearest(place)
         dataset = deepcopy(near[0].header)
@@ -144,7 +145,7 @@ def _write_slices(
         _set_pixels(dataset, stored)
         _set_rescale(dataset, near[0])
         _set_place(dataset, stack, place, volume.stored.thickness_mm)
-        declare(dataset, near, (uids[0], uid), volume, task, facts, place in invented)
+        declare(dataset, near, (uids[0], uid), volume, task, facts, place in invented, moment)
         dataset.save_as(folder / f"{place:04d}.dcm", enforce_file_format=True)
     return clipped
 
@@ -236,7 +237,7 @@ def _keep_padding(stored: Voxels, source: Source | None, files: Files, volume: V
 def _set_rescale(dataset: Dataset, source: Source) -> None:
     """Say the slope that the values have, where the source said it by a RealWorldValueMapping only."""
     slope, intercept = rescale(source.header, source.image.path)
-    if "RescaleSlope" not in dataset and (slope, intercept) != (1.0, 0.0):
+    if not says_slope(dataset) and (slope, intercept) != (1.0, 0.0):
         dataset.RescaleSlope, dataset.RescaleIntercept = _decimal(slope), _decimal(intercept)
         dataset.RescaleType = "HU" if str(dataset.get("Modality", "")) == "CT" else "US"
 

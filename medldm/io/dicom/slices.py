@@ -209,11 +209,21 @@ def rescale(dataset: Any, path: Path) -> tuple[float, float]:
         raise InputError(f"{path} has a RescaleSlope or RescaleIntercept that is no number.") from problem
     if by_table:
         raise NotRestorable(f"{path} maps its values through a table (Modality LUT), which has no way back.")
-    if "RescaleSlope" not in dataset and (real := _real_world(dataset)):
+    if not says_slope(dataset) and (real := _real_world(dataset)):
         slope, intercept = real
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise InputError(f"{path} has a rescale of {slope} and {intercept}.")
     return slope, intercept
+
+
+def says_slope(dataset: Any) -> bool:
+    """Whether a header holds a RescaleSlope, and not an empty one.
+
+    Parameters
+    ----------
+    dataset : header of one image, flat
+    """
+    return careful(lambda: dataset.get("RescaleSlope") not in (None, ""), False)
 
 
 def mapped(dataset: Any) -> str:
@@ -223,7 +233,7 @@ def mapped(dataset: Any) -> str:
     ----------
     dataset : header of one image, flat
     """
-    if "RescaleSlope" in dataset or not dataset.get(MAPPING):
+    if says_slope(dataset) or not dataset.get(MAPPING):
         return ""
     if real := _real_world(dataset):
         return (
