@@ -7,7 +7,7 @@ import phantoms
 import phantoms_dicom
 import pydicom
 import pytest
-from pydicom.uid import JPEGLSLossless
+from pydicom.uid import EnhancedCTImageStorage, JPEGLSLossless
 
 import medldm
 from medldm.cli import main
@@ -40,8 +40,15 @@ def stored(volume):
 
 
 @pytest.mark.parametrize("timed", [False, True], ids=["no times", "times of their own"])
-def test_two_quantities_that_nothing_tells_apart_are_refused_with_fix_too(timed, magnitude, field, tmp_path):
+@pytest.mark.parametrize("counted_on", [False, True], ids=["any number", "numbers that go on"])
+def test_two_quantities_that_nothing_tells_apart_are_refused_with_fix_too(
+    timed, counted_on, magnitude, field, tmp_path
+):
     times = [{"AcquisitionTime": time} if timed else {} for time in ("090000", "090500")]
+    if counted_on:
+        times = [
+            {**said, "each": counted(lambda k, at=at: at + k + 1)} for said, at in zip(times, (0, 10), strict=True)
+        ]
     (series,) = find_series(both(tmp_path / "s", magnitude, field, *times, EchoTime=5.0))
     assert series.verdict == "mixed"
     for fix in (False, True):
@@ -151,6 +158,13 @@ def per_slice(number):
     return {"each": each}
 
 
+def counted(number_of):
+    def each(image, k):
+        image.InstanceNumber = number_of(k)
+
+    return each
+
+
 MOMENTS = {
     "TemporalPositionIdentifier": lambda number: {"TemporalPositionIdentifier": number + 9},
     "AcquisitionNumber": lambda number: {"AcquisitionNumber": number + 9},
@@ -158,6 +172,8 @@ MOMENTS = {
     "DiffusionGradientOrientation": lambda number: {"DiffusionGradientOrientation": np.eye(3)[number].tolist()},
     "AcquisitionTime": lambda number: {"AcquisitionTime": f"09{number:02d}00"},
     "times of each slice": per_slice,
+    "InstanceNumber, volume by volume": lambda number: {"each": counted(lambda k: 10 * number + k + 1)},
+    "InstanceNumber, slice by slice": lambda number: {"each": counted(lambda k: 3 * k + number + 1)},
 }
 
 
@@ -204,6 +220,38 @@ def test_dynamic_enhanced_images_take_the_way_of_classic_ones(modality, magnitud
     assert told[0] == told[1]
 
 
+ENHANCED_MOMENTS = {
+    "FrameAcquisitionNumber": lambda number: number + 1,
+    "FrameAcquisitionDateTime": lambda number: f"2020010109000{number}.25",
+    "TemporalPositionIndex": lambda number: 3 - number,  # whatever the order of the frames
+}
+
+
+@pytest.mark.parametrize("name", [*ENHANCED_MOMENTS, "DimensionIndexValues"])
+def test_frames_of_enhanced_ct_are_told_apart_by_each_of_their_moments(name, magnitude, tmp_path):
+    def each(item, k):
+        content, number = item.FrameContentSequence[0], k // 5
+        content.DimensionIndexValues = [number + 1, 1 + k % 5] if name == "DimensionIndexValues" else 1 + k % 5
+        content.InStackPositionNumber = 1 + k % 5
+        if name in ENHANCED_MOMENTS:
+            setattr(content, name, ENHANCED_MOMENTS[name](number))
+        item.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k % 5)]
+
+    said = {"Modality": "CT", "SOPClassUID": EnhancedCTImageStorage}
+    if name == "DimensionIndexValues":
+        pointers = [pydicom.Dataset(), pydicom.Dataset()]
+        pointers[0].DimensionIndexPointer, pointers[1].DimensionIndexPointer = 0x00209128, 0x00209057
+        said["DimensionIndexSequence"] = pointers
+    (series,) = find_series(phantoms_dicom.write_enhanced(tmp_path / "s", magnitude, each=each, **said))
+    assert "it is 4D: 2 volumes" in series.reason
+    halves = [magnitude[..., :5], magnitude[..., 5:]]
+    found = [stored(read_series(series, volume_index=number)) for number in range(2)]
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(found, halves[::-1] if name == "TemporalPositionIndex" else halves, strict=True)
+    )
+
+
 def test_one_enhanced_file_for_each_volume_is_one_series_of_several(magnitude, tmp_path):
     for number in range(3):
         shutil.rmtree(tmp_path / "one", ignore_errors=True)
@@ -225,6 +273,16 @@ def test_a_time_series_that_was_broken_off_is_no_heap_of_copies(magnitude, tmp_p
     (series,) = find_series(in_time(tmp_path / "t", volumes, per_slice))
     with pytest.raises(NotRestorable, match="a time series whose volumes are not complete"):
         read_series(series, fix=True)
+
+
+def test_a_time_series_of_equal_images_is_no_heap_of_copies_either(magnitude, tmp_path):
+    for name, volumes in (("whole", [magnitude] * 3), ("broken off", [magnitude, magnitude, magnitude[..., :6]])):
+        (series,) = find_series(in_time(tmp_path / name, volumes, MOMENTS["AcquisitionTime"]))
+        assert "it is 4D: 3 volumes" in series.reason
+    (series,) = find_series(
+        in_time(tmp_path / "copies", [magnitude] * 3, lambda number: {"ContentTime": f"09{number:02d}00"})
+    )
+    assert series.verdict == "duplicate"
 
 
 def test_images_of_one_place_are_times_of_it_or_of_unknown_place(magnitude, tmp_path):

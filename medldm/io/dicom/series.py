@@ -21,7 +21,6 @@ from medldm.io.dicom.grouping import (
     directions,
     group,
     looks_around,
-    repetitions,
     split_by_tags,
 )
 from medldm.io.dicom.header import Header, is_dicom, read_headers
@@ -190,10 +189,13 @@ def _repeated(series: Series, each: Group) -> Series | None:
     """The verdict on images that repeat positions: several volumes, or images of different kinds; None for copies."""
     places = by_position(each.members)
     again = [place for place in places if len(place) > 1]
-    if not again or (same_pixels(places) and (same_moment(places) or repetitions(each.members) < 2)):
+    if not again:
+        return None
+    several = several_volumes(each.members)
+    if same_pixels(places) and (several is None or same_moment(places)):
         return None
     middle = max(again, key=len) if len(again) < len(places) else again[len(again) // 2]
-    if (several := several_volumes(each.members)) and one_quantity(middle):
+    if several and one_quantity(middle):
         return _of_several(series, several, len(places))
     differ = what_differs(middle)
     if len(places) == 1:

@@ -67,7 +67,26 @@ def several_volumes(members: Sequence[Header]) -> Several | None:
                 return Several(f"{what} whose volumes are not complete", name, ())
             rows = [sorted(place, key=lambda header: _sortable(_of(name, header))) for place in places]
             return Several(what, name, tuple(zip(*rows, strict=True)))
-    return None
+    numbered = _numbered(places) if counts[0] == most else ()
+    return Several("several volumes", "InstanceNumber", numbered) if numbered else None
+
+
+def _numbered(places: list[list[Header]]) -> tuple[tuple[Header, ...], ...]:
+    """Volumes that InstanceNumber counts one after the other, or slice by slice; none where it does neither."""
+    count, most = len(places), len(places[0])
+    numbered = [(header.instance, place, header) for place, images in enumerate(places) for header in images]
+    if len({number for number, _, _ in numbered} - {None}) < len(numbered):
+        return ()
+    order = [(place, header) for _, place, header in sorted(numbered, key=lambda each: each[0] or 0)]
+    found = [place for place, _ in order]
+    volume_by_volume = all(len({*found[first : first + count]}) == count for first in range(0, len(found), count))
+    slice_by_slice = all(len({*found[first : first + most]}) == 1 for first in range(0, len(found), most))
+    if not (volume_by_volume or slice_by_slice):
+        return ()
+    rows: list[list[Header]] = [[] for _ in range(count)]
+    for place, header in order:
+        rows[place].append(header)
+    return tuple(zip(*rows, strict=True))
 
 
 def _further_keys(members: Sequence[Header]) -> list[tuple[str, Key]]:
