@@ -80,6 +80,11 @@ TELLING = {
         {"WindowCenter": 0, "WindowWidth": 400, "AcquisitionTime": "090500"},
     ),
     "SeriesDescription": ({"SeriesDescription": "anat"}, {"SeriesDescription": "B0"}),
+    "ScanOptions": ({"ScanOptions": "FC"}, {"ScanOptions": "B0"}),
+    "ImageComments and times": (
+        {"ImageComments": "magnitude", "AcquisitionTime": "090000"},
+        {"ImageComments": "field", "AcquisitionTime": "090500"},
+    ),
 }
 
 
@@ -273,6 +278,12 @@ def test_a_time_series_that_was_broken_off_is_no_heap_of_copies(magnitude, tmp_p
     (series,) = find_series(in_time(tmp_path / "t", volumes, per_slice))
     with pytest.raises(NotRestorable, match="a time series whose volumes are not complete"):
         read_series(series, fix=True)
+
+
+def test_remarks_that_change_from_time_to_time_split_no_time_series(magnitude, tmp_path):
+    said = lambda number: {"AcquisitionNumber": number, "ImageComments": f"motion {number}"}  # noqa: E731
+    (series,) = find_series(in_time(tmp_path / "s", [magnitude, magnitude + 1], said))
+    assert "it is 4D: 2 volumes" in series.reason
 
 
 def test_a_time_series_of_equal_images_is_no_heap_of_copies_either(magnitude, tmp_path):

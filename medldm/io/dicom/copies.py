@@ -52,9 +52,12 @@ def what_differs(place: Sequence[Header]) -> str:
     """
     said = [_said(header) for header in place]
     names = [name for name in said[0] if len({each.get(name) for each in said}) > 1]
-    ranges = sorted({text for header in place if (text := _range(header))})
+    found = [_range(header) for header in place]
+    ranges = sorted({text for text in found if text})
     told = []
-    if len(ranges) > 1:
+    if "" in found:
+        told.append("their pixels, of which some cannot be read")
+    elif len(ranges) > 1:
         told.append(f"their values ({', '.join(ranges[:NAMED])})")
     else:
         told.append("their pixels")

@@ -12,6 +12,7 @@ import numpy as np
 
 from medldm.io.dicom.geometry import Array, same_place_mm, unit_axes
 from medldm.io.dicom.header import Header
+from medldm.io.dicom.quantity import HINTS
 
 ALIKE = 0.01  # contrasts that differ by less are one; scanners round, and b-values wander
 TURNED = 0.005  # cosines that differ by less are one orientation (0.3 degrees)
@@ -153,12 +154,13 @@ def repetitions(members: list[Header]) -> int:
     return counts.pop() if len(counts) == 1 else 0
 
 
-def split_by_tags(whole: Group) -> list[Group]:
+def split_by_tags(whole: Group, *, hints: bool = False) -> list[Group]:
     """One group for each kind of image, where a word of the headers tells images of one position apart.
 
     Parameters
     ----------
     whole : images that repeat positions and are no copies
+    hints : whether to ask the words that may change from volume to volume of one kind
 
     Returns
     -------
@@ -166,6 +168,8 @@ def split_by_tags(whole: Group) -> list[Group]:
     """
     most = max((len(place) for place in by_position(whole.members)), default=1)
     for name in whole.first.telling:
+        if (name in HINTS) != hints:
+            continue
         parts: dict[str, list[Header]] = {}
         for header in whole.members:
             parts.setdefault(header.telling[name], []).append(header)

@@ -13,13 +13,18 @@ from medldm.io.dicom.values import careful, number, whole, word
 QUANTITY_TAGS: list[Any] = [
     MAPPING, "RescaleType", "RescaleSlope", "RescaleIntercept", "SmallestImagePixelValue", "LargestImagePixelValue",
     "PixelRepresentation", "BitsStored", "WindowCenter", "SeriesDescription", "ProtocolName", "ScanningSequence",
-    "AcquisitionContrast",
+    "AcquisitionContrast", "SequenceName", "SequenceVariant", "ScanOptions", "ImageComments", "DerivationDescription",
+    "ContrastBolusAgent",
 ]  # fmt: skip
 # What tells two images of one position apart where ImageType, echo and contrast do not. Each is the same all over an
 # image of one kind; what changes from time to time or from slice to slice is not among them.
 TELLING = (
     "RescaleType", "PixelRepresentation", "BitsStored", "SeriesDescription", "ProtocolName", "ScanningSequence",
     "AcquisitionContrast",
+)  # fmt: skip
+# These may change from volume to volume of one kind, too; they are asked where nothing else tells.
+HINTS = (
+    "SequenceName", "SequenceVariant", "ScanOptions", "ImageComments", "DerivationDescription", "ContrastBolusAgent",
 )  # fmt: skip
 NO_UNIT = ("", "1", "[hnsf'u]", "hnsf'u", "[arb'u]", "{arb'u}", "{no units}", "no units", "us", "none")
 PARAMETER, PHASE, FIELD = "a parameter map", "a phase image", "a field map"
@@ -105,7 +110,7 @@ def telling(dataset: Any) -> dict[str, str]:
     ----------
     dataset : header of one image, flat
     """
-    found = {name: word(dataset, name) for name in TELLING}
+    found = {name: word(dataset, name) for name in (*TELLING, *HINTS)}
     found["units"] = "\\".join(_units(dataset))
     lowest, highest = value_range(dataset)
     signed = lowest is not None and highest is not None and far_below(lowest, highest)

@@ -147,7 +147,10 @@ def _parts(whole: Group) -> list[Group]:
     places = by_position(whole.members)
     if all(len(place) == 1 for place in places) or same_pixels(places):
         return [whole]
-    return split_by_tags(whole)
+    parts = split_by_tags(whole)
+    if len(parts) > 1 or (several_volumes(whole.members) and one_quantity(max(places, key=len))):
+        return parts
+    return split_by_tags(whole, hints=True)
 
 
 def _judged(groups: list[Group]) -> list[tuple[Group, Series]]:
@@ -192,7 +195,7 @@ def _repeated(series: Series, each: Group) -> Series | None:
     if not again:
         return None
     several = several_volumes(each.members)
-    if same_pixels(places) and (several is None or same_moment(places)):
+    if (several is None or same_moment(places)) and same_pixels(places):
         return None
     middle = max(again, key=len) if len(again) < len(places) else again[len(again) // 2]
     if several and one_quantity(middle):

@@ -181,7 +181,10 @@ def _undecoded(dataset: Any, path: Path, problem: Exception) -> str:
         return f"{path} has no pixels that can be decoded: its transfer syntax is unknown. Export the series again."
     try:
         package = "" if get_decoder(syntax).is_available else CODECS.get(str(syntax))
-        words = str(problem) if isinstance(problem, Undecoded) else "its pixels do not fit its header."
+        words = (
+            "its pixels are damaged or cut short." if syntax.is_encapsulated else "its pixels do not fit its header."
+        )
+        words = str(problem) if isinstance(problem, Undecoded) else words
     except NotImplementedError:  # one that no program decodes
         package, words = "", "no codec for it is known."
     remedy = f"pip install {package}." if package else "Export the series again."
