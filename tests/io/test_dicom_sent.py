@@ -53,6 +53,7 @@ def run(tiny_model, *words):
 SERIES = ["dicom-2/series-003", "dicom-2/series-004", "sub/scan"]
 
 
+@pytest.mark.slow
 def test_nothing_but_dicom_lies_below_the_folder_that_is_sent(tree, tiny_model, tmp_path):
     out = tmp_path / "out"
     more = ["--samples", "2", "--steps", "4", "--uncertainty", "--preview", "--report"]
@@ -72,6 +73,7 @@ def test_nothing_but_dicom_lies_below_the_folder_that_is_sent(tree, tiny_model, 
     assert (out / "report.html").read_text().count("data:image/jpeg") == 4
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_what_the_first_one_did(tree, tiny_model, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(tiny_model, "denoise", tree, out) == 0
