@@ -45,7 +45,7 @@ def rerun(arguments: argparse.Namespace) -> int:
         raise InputError(f"{case.source} has changed since this run; repeating it would not give the same image.")
     options = Options(
         overwrite=arguments.overwrite,
-        volume=source.get("volume"),
+        volume=source.get("volume") if case.is_4d else None,  # in a tree it was about other cases
         format=source.get("format"),
         fix=bool(source.get("fix")),
         uncertainty=settings.samples > 1 and spread_path(record_of(case, image)).exists(),

@@ -100,6 +100,19 @@ def test_a_record_is_repeated_into_any_folder(place, tree, tiny_model, tmp_path,
     assert "byte for byte" in capsys.readouterr().err
 
 
+def test_a_record_of_a_tree_with_one_volume_chosen_is_repeated(voxels, tiny_model, tmp_path, capsys):
+    for number in (1, 2):
+        said = {"uid": "1.2.3", "stamp": str(number), "AcquisitionNumber": number, "SeriesDescription": "fmri"}
+        phantoms_dicom.write_series(tmp_path / "in" / "t", voxels + number, **said)
+    phantoms_dicom.write_series(tmp_path / "in" / "s", voxels, number=4)
+    assert run(tiny_model, "denoise", tmp_path / "in", tmp_path / "out", "--volume", "1") == 0
+    image = pydicom.dcmread(tmp_path / "out" / "dicom" / "t" / "0000.dcm")
+    assert (image.SeriesDescription, image.SeriesNumber) == ("fmri volume 1 medldm denoise RUO", 17003)
+    for place in ("s", "t"):
+        assert main(["rerun", str(tmp_path / "out" / f"{place}_medldm.json"), str(tmp_path / "again")]) == 0
+        assert "byte for byte" in capsys.readouterr().err
+
+
 def test_on_another_day_a_rerun_finds_the_same_image(voxels, tiny_model, tmp_path, monkeypatch, capsys):
     source = phantoms_dicom.write_series(tmp_path / "in", voxels)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
