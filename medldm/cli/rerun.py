@@ -10,6 +10,7 @@ from typing import Any
 
 from medldm.batch import Options, Run, hash_files, one_case
 from medldm.batch.maps import spread_path
+from medldm.batch.pictures import preview_path
 from medldm.batch.record import Record, hash_image, package_version
 from medldm.cli.progress import watching
 from medldm.errors import InputError, ModelError, UsageError, shown
@@ -42,7 +43,7 @@ def rerun(arguments: argparse.Namespace) -> int:
         format=source.get("format"),
         fix=bool(source.get("fix")),
         uncertainty=settings.samples > 1 and spread_path(Record(image)).exists(),
-        preview=(path.parent / f"{stem_of(path)}_preview.png").exists(),
+        preview=preview_path(Record(image)).exists(),
     )
     for name in changed(told):
         log.warning(name)
@@ -73,11 +74,6 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as reason:
         problem = reason
     raise InputError(f"{path} is not the record of a medldm run ({problem}). Name a ..._medldm.json.")
-
-
-def stem_of(sidecar: Path) -> str:
-    """Name of the result without suffix."""
-    return sidecar.name.removesuffix("_medldm.json").removesuffix(".json")
 
 
 def find_input(source: dict[str, Any]) -> Case:

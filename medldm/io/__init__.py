@@ -17,7 +17,8 @@ from medldm.io.content import (
     not_a_scan,
     what_it_is,
 )
-from medldm.io.nifti import from_array, from_nibabel, is_nifti, read_nifti, write_nifti
+from medldm.io.formats import check_result_name, is_nifti, nifti_files
+from medldm.io.nifti import from_array, from_nibabel, read_nifti, write_nifti
 from medldm.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False
         With a sentence that names the file and the remedy.
     """
     path = Path(path)
-    if is_nifti(path) and not os.path.isdir(path):
+    if not os.path.isdir(path) and (nifti_files(path) or (is_nifti(path) and not os.path.exists(path))):
         return read_nifti(path, volume_index=volume_index, fix=fix)
     from medldm.io.scans import find_cases
 
@@ -83,6 +84,7 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     UsageError, OutputError, ResourceError
     """
     path = Path(path)
+    check_result_name(path)
     dicom = volume.stored.container == "dicom"
     if form == "nifti" or is_nifti(path) or not dicom:
         if form == "dicom":

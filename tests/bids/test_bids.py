@@ -9,8 +9,9 @@ import numpy as np
 import phantoms
 import pytest
 
-from medldm.batch.bids import LABELS, RESULT, inherited
+from medldm.batch.bids import LABELS, inherited
 from medldm.cli import main
+from medldm.io.sidecars import RESULT
 
 # Entities that BIDS 1.10 allows in names of anatomical derivatives, in its order.
 ENTITIES = (
