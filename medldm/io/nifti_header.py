@@ -18,6 +18,7 @@ MADE_MM = (0.001, 100.0)  # voxel edges of anything that a scanner makes
 AGREE = 0.01  # relative difference of voxel sizes that rounding explains
 PARAMETERS = range(2, 25)  # NIfTI intent codes of statistics
 LABELS = (1002, 1003)
+TEMPLATES = (3, 4, 5)  # NIfTI codes of spaces that a scan was warped to: Talairach, MNI, others
 VECTORS = {1004: "matrices", 1005: "matrices", 1006: "displacements", 1007: "vectors"}
 
 
@@ -31,8 +32,8 @@ class Place:
     unit_mm : mm per unit of the header
     code : NIfTI code of the space, 0 when the header names none
     note : sentences worth telling
-    agrees : whether the header's pixdim may be handed on: it gives the voxel sizes of the affine, or of a qform in
-        another space
+    agrees : whether the header's pixdim may be handed on: it gives the voxel sizes of the affine, or those of a qform
+        beside a sform to a template
     """
 
     affine: Affine
@@ -234,8 +235,8 @@ def place_of(header: Any, shape: tuple[int, int, int], name: str, *, fix: bool =
     agrees = _sizes_agree(header, sizes / unit_mm, shape)
     if not agrees:
         said = " x ".join(f"{abs(float(size)) * unit_mm:.4g}" for size in header["pixdim"][1:4])
-        # A qform in a space of its own is where pixdim belongs: a sform to a template may stretch the patient.
-        agrees = s_code != q_code and q_code > 0 and qform is not None
+        # A sform to a template may stretch the patient; pixdim belongs to the qform then.
+        agrees = s_code in TEMPLATES and 0 < q_code != s_code and qform is not None
         kept = "" if agrees else ", and the result carries it alone"
         note.append(
             f"{name} contradicts itself: its affine gives voxels of {_edges(sizes)} mm, its pixdim {said} mm. "
