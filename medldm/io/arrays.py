@@ -29,8 +29,8 @@ def from_array(voxels: Voxels, affine: Affine, name: str = "volume", modality: s
 
     Returns
     -------
-    volume; integers and float64 stay what they are, everything else is float32; infinite voxels, and those beyond the
-    range of float32, count as missing (NaN)
+    volume; integers stay integers, everything else is float32, where infinite voxels count as missing (NaN); what
+    comes from a file that holds float64 keeps it (`from_nibabel`, `medldm.io.nifti.read_nifti`)
 
     Raises
     ------
@@ -39,6 +39,11 @@ def from_array(voxels: Voxels, affine: Affine, name: str = "volume", modality: s
     NotRestorable
         Colours or complex numbers.
     """
+    return _placed(voxels, np.dtype(np.float32), affine, name, modality)
+
+
+def _placed(voxels: Voxels, floats: np.dtype[Any], affine: Affine, name: str, modality: str | None = None) -> Volume:
+    """A volume of an array, what is no integer as the type of floats that is given."""
     if voxels.dtype.kind not in "iufb":
         raise NotRestorable(f"{name} holds voxels of {voxels.dtype}; medldm restores scans of one real number a voxel.")
     affine = np.asarray(affine, dtype=np.float64)
@@ -47,8 +52,8 @@ def from_array(voxels: Voxels, affine: Affine, name: str = "volume", modality: s
     if voxels.dtype.kind in "iu":
         native = voxels.dtype.newbyteorder("=")
         return nearest_ras(voxels.astype(native, copy=False), affine, name, Stored(dtype=native, modality=modality))
-    values, note = finite(voxels, stored_float(voxels.dtype), name)
-    return nearest_ras(values, affine, name, Stored(dtype=values.dtype, modality=modality, note=note))
+    values, note = finite(voxels, floats, name)
+    return nearest_ras(values, affine, name, Stored(dtype=floats, modality=modality, note=note))
 
 
 def from_nibabel(image: Any, name: str = "volume") -> Volume:
@@ -84,7 +89,7 @@ def from_nibabel(image: Any, name: str = "volume") -> Volume:
     if stored.dtype.kind not in "iuf":
         return from_array(stored, affine, name)  # refused there, in words
     voxels, note = scanner_values(stored, scaling, name)
-    volume = from_array(voxels, affine, name)
+    volume = _placed(voxels, voxels.dtype, affine, name)
     dtype = stored.dtype.newbyteorder("=") if stored.dtype.kind in "iu" else volume.stored.dtype
     kept = replace(volume.stored, dtype=dtype, container="nifti", header=header, note=(*note, *volume.stored.note))
     return volume.with_voxels(volume.voxels, stored=kept)
