@@ -8,7 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
-from nibabel.arrayproxy import is_proxy
+from nibabel.arrayproxy import ArrayProxy
 
 from medldm.errors import GeometryError, NotRestorable
 from medldm.io import nifti_header as headers
@@ -77,7 +77,7 @@ def from_nibabel(image: Any, name: str = "volume") -> Volume:
     if not isinstance(image, nib.Nifti1Pair):
         return from_array(np.asanyarray(image.dataobj), affine, name)
     header = image.header.copy()
-    if is_proxy(image.dataobj):  # nibabel takes the scaling out of the header of what it has opened
+    if isinstance(image.dataobj, ArrayProxy):  # nibabel takes the scaling out of the header of what it has opened
         header["scl_slope"], header["scl_inter"] = image.dataobj.slope, image.dataobj.inter
         stored, scaling = np.asanyarray(image.dataobj.get_unscaled()), headers.scaling_of(header)
     else:

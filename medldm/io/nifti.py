@@ -273,7 +273,8 @@ def _is_sound_file(source: Path, path: Path) -> bool:
     place = headers.place_of(found.header, grid, str(source), fix=True)
     tidy = found.header.copy()
     clean(tidy)
-    whole = not found.files.is_pair and found.header["magic"].tobytes()[:2] == b"n+" and place.agrees
+    believed = place.unit_mm != 1.0 or int(tidy["xyzt_units"]) & 7 in (0, 2)
+    whole = believed and not found.files.is_pair and found.header["magic"].tobytes()[:2] == b"n+" and place.agrees
     unchanged = tidy.binaryblock == found.header.binaryblock and is_sound(found.header)
     return whole and unchanged and can_be_opened(found.header, place.affine, place.unit_mm)
 

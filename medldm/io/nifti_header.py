@@ -112,7 +112,9 @@ def stored_dtype(header: Any, name: str) -> np.dtype[Any]:
         dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
     except (HeaderDataError, KeyError):
         dtype = np.dtype(np.void)
-    if dtype.kind == "c":
+    if code == 1536 and dtype.kind != "f":
+        raise InputError(f"{name} holds floats of 128 bits, which this machine cannot read. Convert it to float64.")
+    if dtype.kind == "c" or code in (1792, 2048):
         raise NotRestorable(f"{name} holds complex numbers; compute the magnitude image and restore that.")
     if dtype.kind not in "iuf":
         raise InputError(f"{name} has voxels of a type that NIfTI does not define (code {code}); export it again.")
