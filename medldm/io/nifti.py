@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import logging
 import math
@@ -89,12 +90,12 @@ def copy_nifti(source: Path, volume: Volume, path: Path) -> int:
     ------
     OutputError, ResourceError
     """
-    if not _is_sound_file(source, path):
-        return write_nifti(volume, path)
-    with whole_file(path) as temporary:
-        shutil.copyfile(source, temporary)
-        _check_written(temporary, path, None, volume)
-    return 0
+    if _is_sound_file(source, path):
+        with contextlib.suppress(OutputError), whole_file(path) as temporary:
+            shutil.copyfile(source, temporary)
+            _check_written(temporary, path, None, volume)
+            return 0
+    return write_nifti(volume, path)  # says what is wrong where it is the place rather than the copy
 
 
 def to_dtype(array: Voxels, dtype: np.dtype[Any], slope: float = 1.0, intercept: float = 0.0) -> tuple[Voxels, int]:

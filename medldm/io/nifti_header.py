@@ -75,7 +75,7 @@ def _with_magic(header: Any, name: str) -> Any:
         return header
     if magic in (b"ni1", b"ni2"):
         return header
-    raise InputError(f"{name} is an Analyze file, which does not say left from right. Convert it to NIfTI first.")
+    raise NotRestorable(f"{name} is an Analyze file, which does not say left from right. Convert it to NIfTI first.")
 
 
 def stored_shape(header: Any, name: str) -> tuple[int, ...]:

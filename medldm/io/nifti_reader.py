@@ -170,7 +170,7 @@ def read_voxels(stream: BinaryIO, found: Probe, grid: tuple[int, int, int], inde
             f"{found.files.header} says that its voxels start at byte {offset:g}; its header is damaged. "
             "Export it again."
         )
-    skip(stream, (int(offset) or first) + index * size)
+    skip(stream, _start(found, int(offset) or first) + index * size)
     data = stream.read(size)
     if len(data) < size:
         raise InputError(
@@ -181,6 +181,14 @@ def read_voxels(stream: BinaryIO, found: Probe, grid: tuple[int, int, int], inde
             pass
     array = np.frombuffer(data, dtype=found.dtype).reshape(grid, order="F")
     return array.astype(found.dtype.newbyteorder("="), copy=False)
+
+
+def _start(found: Probe, start: int) -> int:
+    """Where the voxels begin; in a pair whose header was made for a single file, at the beginning."""
+    if not found.files.is_pair:
+        return start
+    exact = found.files.voxels.stat().st_size == math.prod(found.shape) * found.dtype.itemsize
+    return 0 if exact or found.header["magic"].tobytes()[:2] == b"n+" else start
 
 
 def skip(stream: BinaryIO, count: int) -> None:

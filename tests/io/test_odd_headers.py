@@ -275,6 +275,20 @@ def test_a_result_that_cannot_be_read_again_does_not_take_its_name(phantom, tmp_
         assert (tmp_path / "kept.nii.gz").read_bytes() == b"an older result"
 
 
+def test_a_copy_that_nibabel_would_not_open_is_written_anew(tmp_path):
+    """An extension whose length is nonsense: nobody here reads it, and nobody else shall stumble over it."""
+    plain = phantoms.save(tmp_path / "plain.nii", VOXELS).read_bytes()
+    source = tmp_path / "scan.nii"
+    source.write_bytes(plain[:348] + b"\1\0\0\0" + (9999).to_bytes(4, "little") + b"\0" * 28 + plain[352:])
+    phantoms.patch(source, vox_offset=384)
+    volume = read_nifti(source)
+    assert np.array_equal(volume.to_stored(volume.voxels), VOXELS)
+    copy_nifti(source, volume, tmp_path / "copy.nii")
+    assert (tmp_path / "copy.nii").read_bytes() == plain
+    with pytest.raises(OutputError, match="no folder"):
+        copy_nifti(tmp_path / "plain.nii", volume, tmp_path / "scan.nii" / "below.nii")
+
+
 def test_a_series_that_cannot_be_read_again_does_not_take_its_name(tmp_path, monkeypatch):
     import phantoms_dicom
 
