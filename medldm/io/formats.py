@@ -117,7 +117,7 @@ def check_result_name(out: Path) -> None:
     if lower.endswith(NEVER_WRITTEN) and not out.is_dir():
         raise UsageError(
             f"{out} is called like a file of a format that medldm does not write. "
-            "Name a .nii.gz or .nii file or a folder as OUT; --preview adds a PNG."
+            "Name a .nii.gz file or a folder as OUT; --preview adds a PNG."
         )
 
 

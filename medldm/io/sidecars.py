@@ -70,12 +70,10 @@ def read_record(image: Path) -> dict[str, Any]:
     -------
     empty where there is none
     """
-    for ending in (RECORD, ".json"):
-        found = read_json(image.with_name(f"{stem(image)}{ending}"))
-        # Nobody else writes the first name; the second is that of any image's sidecar.
-        if is_record(found) and (ending == RECORD or found.get("result") == image.name):
-            return found
-    return {}
+    if found := read_json(image.with_name(f"{stem(image)}{RECORD}")):
+        return found  # nobody else writes this name; the other is that of any image's sidecar
+    found = read_json(image.with_name(f"{stem(image)}.json"))
+    return found if _is_record(found) and found.get("result") == image.name else {}
 
 
 def results_folder(image: Path) -> Path:
@@ -97,11 +95,12 @@ def records_in(folder: Path) -> Iterator[dict[str, Any]]:
     """
     below = "sub-*/**/*.json" if _is_described(folder) else "*.json"
     for path in sorted(folder.glob(below)):
-        if is_record(found := read_json(path)):
+        found = read_json(path)
+        if path.name.endswith(RECORD) or _is_record(found):
             yield found
 
 
-def is_record(found: dict[str, Any]) -> bool:
+def _is_record(found: dict[str, Any]) -> bool:
     """Whether some JSON is the record of a run, rather than a sidecar of somebody else."""
     return "result_sha256" in found
 
