@@ -244,8 +244,8 @@ def _check_written(written: Path, path: Path, array: Voxels | None, volume: Volu
         reason = "its voxels are not those that were written" if not stored else "its affine is another one"
     except MedldmError as problem:
         reason = str(problem)
-    except (nib.spatialimages.HeaderDataError, nib.filebasedimages.ImageFileError, ValueError, KeyError) as problem:
-        reason = f"nibabel says: {problem}"
+    except (nib.spatialimages.HeaderDataError, nib.filebasedimages.ImageFileError, ValueError, KeyError):
+        reason = "nibabel does not open it"
     raise OutputError(f"{path} could not be opened again and was not kept ({reason}). Check the disk, and try again.")
 
 

@@ -19,6 +19,7 @@ LONGEST = max(map(len, STARTS))
 ZSTD_MODULES = ("compression.zstd", "backports.zstd", "pyzstd")  # one API; the first comes with Python 3.14
 LAYERS = 2  # browsers and mail programs pack what was packed already
 PIECE = 2**16  # packed bytes read at once
+CONTRADICTS = "its packed data or their checksum are wrong"
 
 
 class _Damaged(Exception):
@@ -84,7 +85,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     except PermissionError as problem:
         raise InputError(f"{path} cannot be read: {problem.strerror}. Check its permissions.") from problem
     except OSError as problem:
-        raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
+        raise InputError(f"{path} cannot be read: {problem.strerror or type(problem).__name__}.") from problem
     except MemoryError as problem:
         raise ResourceError(f"{path} does not fit into memory. Use a machine with more, or crop the scan.") from problem
 
@@ -124,11 +125,11 @@ class _Unpacked(io.RawIOBase):
         try:
             found: bytes = self._member.decompress(data, size)
         except (zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as problem:
-            raise _Damaged(problem) from problem
+            raise _Damaged(CONTRADICTS) from problem
         except Exception as problem:  # each zstd module has an error of its own
             if "zstd" not in type(problem).__name__.lower():
                 raise
-            raise _Damaged(problem) from problem
+            raise _Damaged(CONTRADICTS) from problem
         if not found and asked and not data and not self._member.eof:
             raise _Damaged("it ends in the middle of the packed data")
         return found
