@@ -10,6 +10,7 @@ from typing import Any
 
 from medldm.io.formats import WRITTEN, stem
 
+SENT = "dicom"  # folder of OUT that holds series and nothing else; their records lie outside of it
 RECORD, PREVIEW = "_medldm.json", "_preview.png"
 DESCRIPTION = "dataset_description.json"  # of a BIDS dataset
 BIDS_MAPS = {"_std.nii.gz": "Std", "_halfwidth.nii.gz": "HalfWidth"}  # what is added to a result's desc-
@@ -36,27 +37,29 @@ def in_derivatives(image: Path) -> bool:
     return derivatives_root(image) is not None
 
 
-def record_path(image: Path) -> Path:
+def record_path(image: Path, home: Path | None = None) -> Path:
     """``scan_medldm.json`` beside ``scan.nii.gz``; in BIDS derivatives ``scan.json``.
 
     Parameters
     ----------
     image : result, a NIfTI file or a DICOM folder
+    home : where its record and pictures lie, as a path without an ending; beside the result when not given
     """
-    return image.with_name(f"{stem(image)}{'.json' if in_derivatives(image) else RECORD}")
+    return image.with_name(f"{stem(image)}.json") if in_derivatives(image) else companion_path(image, RECORD, home)
 
 
-def companion_path(image: Path, ending: str) -> Path:
+def companion_path(image: Path, ending: str, home: Path | None = None) -> Path:
     """``scan_std.nii.gz`` and other files beside a result; in BIDS a map has a desc- of its own.
 
     Parameters
     ----------
     image : result
     ending : ``"_std.nii.gz"``, ``"_preview.png"``
+    home : see `record_path`
     """
     if ending in BIDS_MAPS and in_derivatives(image):
         return image.with_name(re.sub(r"(_desc-[A-Za-z0-9]+)_", rf"\1{BIDS_MAPS[ending]}_", image.name, count=1))
-    return image.with_name(f"{stem(image)}{ending}")
+    return home.with_name(f"{home.name}{ending}") if home else image.with_name(f"{stem(image)}{ending}")
 
 
 def read_record(image: Path) -> dict[str, Any]:
@@ -70,10 +73,18 @@ def read_record(image: Path) -> dict[str, Any]:
     -------
     empty where there is none
     """
-    if found := read_json(image.with_name(f"{stem(image)}{RECORD}")):
-        return found  # nobody else writes this name; the other is that of any image's sidecar
+    for home in _homes(image):
+        if found := read_json(home.with_name(f"{stem(home)}{RECORD}")):
+            return found  # nobody else writes this name; the other is that of any image's sidecar
     found = read_json(image.with_name(f"{stem(image)}.json"))
     return found if _is_record(found) and found.get("result") == image.name else {}
+
+
+def _homes(image: Path) -> list[Path]:
+    """Where the record of a result may lie: beside it, or outside the folder that is sent."""
+    image = image.absolute()
+    sent = [folder for folder in image.parents if folder.name == SENT]
+    return [image, *(folder.parent / image.relative_to(folder) for folder in sent)]
 
 
 def results_folder(image: Path) -> Path:

@@ -178,6 +178,17 @@ def test_a_record_that_left_its_dataset_is_found_by_its_content(dataset, bids, t
     assert read_record(tmp_path / "away" / "other.nii.gz") == {}
 
 
+def test_the_record_of_a_series_may_lie_outside_the_folder_that_is_sent(tmp_path):
+    series = tmp_path / "dicom" / "sub" / "series-003"
+    series.mkdir(parents=True)
+    home = tmp_path / "sub" / "series-003"
+    assert record_path(series) == tmp_path / "dicom" / "sub" / "series-003_medldm.json"
+    assert record_path(series, home) == tmp_path / "sub" / "series-003_medldm.json"
+    home.parent.mkdir()
+    record_path(series, home).write_text('{"task": "denoise"}')
+    assert read_record(series) == {"task": "denoise"}
+
+
 def record_path_text(image):
     return image.with_name("sub-02_desc-denoised_T1w.json").read_text()
 
