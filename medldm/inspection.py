@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,8 +13,8 @@ from medldm.errors import MedldmError, ModelError, ResourceError, ending
 from medldm.free_memory import free_bytes
 from medldm.guard import check, untold
 from medldm.io import check_content, find_missing_slices, guess_modality, what_it_is
-from medldm.io.nifti import stem
-from medldm.io.scans import SENT, Case, find_cases
+from medldm.io.scans import Case, find_cases
+from medldm.io.sidecars import read_record
 from medldm.noise_level import NoiseEstimate, estimate_noise
 from medldm.settings import Restore
 from medldm.slice_numbers import spell_slices
@@ -256,16 +255,11 @@ def told_interval(case: Case) -> dict[str, Any]:
     ----------
     case : scan
     """
-    image = case.source.absolute()
-    sent = [folder for folder in image.parents if folder.name == SENT and case.series is not None]
-    homes = [image, *(folder.parent / image.relative_to(folder) for folder in sent)]
-    for home in homes:
-        try:
-            told = json.loads(home.with_name(f"{stem(home)}_medldm.json").read_text())
-            return {"interval": dict(told["interval"])}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return {}
+    found = read_record(case.source).get("interval")
+    numbers = isinstance(found, dict) and all(
+        isinstance(found.get(name), int | float) for name in ("coverage", "median_half_width")
+    )
+    return {"interval": found} if numbers else {}
 
 
 def _interval_in_words(found: dict[str, Any]) -> str:

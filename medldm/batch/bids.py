@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -16,18 +15,17 @@ from typing import Any
 
 from medldm.errors import InputError, UsageError
 from medldm.io.atomic import whole_file
-from medldm.io.nifti import stem
+from medldm.io.formats import stem
 from medldm.io.scans import Case
+from medldm.io.sidecars import DESCRIPTION, read_json
 from medldm.settings import Settings, SuperResolve
 
 BIDS_VERSION = "1.10.0"
-DESCRIPTION = "dataset_description.json"
 # What was done, as the label of desc-; letters and digits only.
 LABELS = {
     "denoise": "denoised", "super-resolve": "thin", "fill-slices": "filled", "inpaint": "inpainted",
     "restore": "restored",
 }  # fmt: skip
-RESULT = re.compile(r"sub-[A-Za-z0-9]+_(?:[a-z]+-[A-Za-z0-9+]+_)*desc-[A-Za-z0-9]+_[A-Za-z0-9]+")
 # Facts of the acquisition that still hold. Dates, places, serial numbers and names are not among them.
 KEPT = (
     "SkullStripped", "MagneticFieldStrength", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle",
@@ -46,18 +44,7 @@ README = (
 
 def is_bids(source: Path) -> bool:
     """Whether a folder is the root of a BIDS dataset: it describes itself as one and holds subjects."""
-    return "BIDSVersion" in _read(source / DESCRIPTION) and any(source.glob("sub-*"))
-
-
-def in_derivatives(image: Path) -> bool:
-    """Whether a result lies in a derivatives dataset that medldm has described, under a BIDS name."""
-    if not RESULT.fullmatch(stem(image)):
-        return False
-    root = next((each.parent for each in image.parents if each.name == stem(image).split("_")[0]), None)
-    made_by = _read(root / DESCRIPTION).get("GeneratedBy") if root else None
-    return isinstance(made_by, list) and any(
-        isinstance(each, dict) and each.get("Name") == "medldm" for each in made_by
-    )
+    return "BIDSVersion" in read_json(source / DESCRIPTION) and any(source.glob("sub-*"))
 
 
 def subjects(source: Path) -> list[str]:
@@ -113,7 +100,7 @@ def write_dataset(source: Path, out: Path) -> None:
     source : root of the raw dataset
     out : root of the derivatives
     """
-    raw = _read(source / DESCRIPTION)
+    raw = read_json(source / DESCRIPTION)
     origin: dict[str, Any] = {"URL": source.resolve().as_uri()}
     if isinstance(raw.get("DatasetDOI"), str):
         origin["DOI"] = raw["DatasetDOI"]
@@ -201,7 +188,7 @@ def sidecar(image: Path, scan: Path | None, verb: str, spacing: Sequence[float])
     if scan is not None and root is not None:
         words["Sources"] = [f"bids:raw:{scan.absolute().relative_to(root).as_posix()}"]
         words |= {name: value for name, value in inherited(scan, root).items() if name in KEPT}
-        if _read(root / DESCRIPTION).get("DatasetType", "raw") == "raw":
+        if read_json(root / DESCRIPTION).get("DatasetType", "raw") == "raw":
             # Derivatives have to say it, and raw data are as the scanner gave them unless they say otherwise.
             words.setdefault("SkullStripped", False)
     if "_res-" in image.name:
@@ -229,16 +216,8 @@ def inherited(scan: Path, root: Path) -> dict[str, Any]:
             if path.stem.split("_")[-1] == suffix and set(path.stem.split("_")[:-1]) <= set(entities)
         ]
         for path in sorted(fitting, key=lambda each: len(each.stem.split("_"))):
-            found |= _read(path)
+            found |= read_json(path)
     return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        words = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return words if isinstance(words, dict) else {}
 
 
 def _write(path: Path, text: str) -> None:

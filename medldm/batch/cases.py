@@ -33,8 +33,10 @@ from medldm.batch.summary import TO_DO, Row
 from medldm.errors import NotRestorable, OutputError
 from medldm.inspection import Plan, make_plan
 from medldm.io import check_content, guess_modality, is_nifti, read, what_it_is, write
-from medldm.io.atomic import sentence, staged_name, whole_file
+from medldm.io.atomic import sentence, staged_name
+from medldm.io.nifti import copy_nifti
 from medldm.io.scans import Case
+from medldm.io.sidecars import results_folder
 from medldm.settings import Restore, Settings
 from medldm.volume import Volume
 from medldm.zoo import card, cards
@@ -119,7 +121,7 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     ready = Ready(case, target, volume, digest, key, plan)
     if options.dry_run:
         check_memory(name, result_voxels(volume, settings, plan))
-        ahead, seconds = forecast(volume, verb, settings, plan, record.path.parent)
+        ahead, seconds = forecast(volume, verb, settings, plan, results_folder(target))
         return Row(name, TO_DO, seconds, f"would write {target}; {told(run, ready)}; {ahead}")
     ready.seconds = time.monotonic() - started
     return ready
@@ -330,11 +332,8 @@ def write_image(case: Case, volume: Volume, result: Volume, target: Path, option
     number of voxels clipped to the stored integer range
     """
     as_it_is = result is volume and options.volume is None and not options.fix
-    same_suffix = target.name.lower().endswith(case.source.name.lower()[-4:])
-    if as_it_is and case.series is None and same_suffix:
-        with whole_file(target) as temporary:
-            shutil.copyfile(case.source, temporary)
-        return 0
+    if as_it_is and case.series is None:
+        return copy_nifti(case.source, volume, target)
     if as_it_is and case.series is not None and not is_nifti(target):
         copy_series(case, target)
         return 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from medldm.errors import InputError, OutputError, UsageError
 from medldm.io import is_nifti
 from medldm.io.atomic import LEFTOVER
+from medldm.io.formats import check_result_name
 from medldm.io.scans import Case
 
 DAY = 24 * 3600  # seconds
@@ -24,8 +25,11 @@ def check_out(source: Path, out: Path) -> None:
 
     Raises
     ------
+    UsageError
+        A name that no result can have.
     OutputError
     """
+    check_result_name(out)
     if out.resolve() == source.resolve():
         raise OutputError(f"OUT is IN ({out}); results never replace the scan they come from. Choose another OUT.")
     if not is_nifti(out) and out.is_file():

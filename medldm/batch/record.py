@@ -15,17 +15,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from medldm.batch.bids import in_derivatives, sidecar
+from medldm.batch.bids import sidecar
 from medldm.batch.options import Run
 from medldm.errors import InputError
 from medldm.io import is_nifti
 from medldm.io.atomic import whole_file
-from medldm.io.scans import SENT, Case
+from medldm.io.formats import stem
+from medldm.io.scans import Case
+from medldm.io.sidecars import (
+    BIDS_MAPS,
+    SENT,
+    companion_path,
+    in_derivatives,
+    read_record,
+    record_path,
+    records_in,
+)
 from medldm.settings import Settings
 from medldm.volume import Volume
 
 PACKAGES = ("medldm", "torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK", "scikit-image")
-BIDS_MAPS = {"_std.nii.gz": "Std", "_halfwidth.nii.gz": "HalfWidth"}  # what is added to a result's desc-
 TIMINGS = ("seconds", "peak_memory_mb")
 # InstanceCreationDate and Time of a slice of ours, explicit little endian.
 CREATED = re.compile(rb"\x08\x00\x12\x00DA\x08\x00.{8}\x08\x00\x13\x00TM\x02\x00.{2}", re.DOTALL)
@@ -53,26 +62,15 @@ class Record:
     @property
     def path(self) -> Path:
         """``scan_medldm.json`` beside ``scan.nii.gz``; in BIDS derivatives ``scan.json``."""
-        if in_derivatives(self.image):
-            return self.image.with_name(f"{result_stem(self.image)}.json")
-        return self.companion("_medldm.json")
+        return record_path(self.image, self.home)
 
     def companion(self, ending: str) -> Path:
         """``scan_std.nii.gz`` and other files beside the result; in BIDS a spread has a desc- of its own."""
-        if ending in BIDS_MAPS and in_derivatives(self.image):
-            described = rf"\1{BIDS_MAPS[ending]}_"
-            return self.image.with_name(re.sub(r"(_desc-[A-Za-z0-9]+)_", described, self.image.name, count=1))
-        if self.home is not None:
-            return self.home.with_name(f"{self.home.name}{ending}")
-        return self.image.with_name(f"{result_stem(self.image)}{ending}")
+        return companion_path(self.image, ending, self.home)
 
     def read(self) -> dict[str, Any]:
         """The record, empty when there is none that can be read."""
-        try:
-            found = json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return read_record(self.image)
 
     def status(self, key: str) -> str:
         """What lies there, by the ledger.
@@ -127,25 +125,22 @@ def seconds_per_voxel(folder: Path, verb: str) -> float | None:
 
     Parameters
     ----------
-    folder : of results
+    folder : of results, from `medldm.io.sidecars.results_folder`
     verb : task
     """
-    found = []
-    for path in sorted(folder.glob("*_medldm.json"))[:ENOUGH]:
-        told = Record(path.with_name(path.name.replace("_medldm.json", ".nii.gz"))).read()
-        seconds, voxels = told.get("timings", {}).get("seconds"), told.get("voxels")
+    found: list[float] = []
+    for told in records_in(folder):
+        if len(found) == ENOUGH:
+            break
+        seconds, voxels = _timings(told).get("seconds"), told.get("voxels")
         if told.get("task") == verb and seconds and voxels:
             found.append(seconds / voxels)
     return statistics.median(found) if found else None
 
 
-def result_stem(image: Path) -> str:
-    """Name of a result without .nii or .nii.gz."""
-    name = image.name
-    for suffix in (".nii.gz", ".nii"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+def _timings(told: dict[str, Any]) -> dict[str, Any]:
+    found = told.get("timings")
+    return found if isinstance(found, dict) else {}
 
 
 def hash_files(paths: Iterable[Path]) -> str:
@@ -236,7 +231,7 @@ def write_record(
 
 def map_words(path: Path) -> Path:
     """Sidecar of a map of uncertainty; in BIDS derivatives only."""
-    return path.with_name(f"{result_stem(path)}.json")
+    return path.with_name(f"{stem(path)}.json")
 
 
 def write_map_words(record: Record, path: Path, run: Run, source: dict[str, Any], result: Volume) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 
 from medldm.batch import Options, Run, hash_files, one_case
 from medldm.batch.maps import spread_path
+from medldm.batch.pictures import preview_path
 from medldm.batch.record import hash_image, package_version, record_of
 from medldm.cli.progress import watching
 from medldm.errors import InputError, ModelError, UsageError, shown
 from medldm.io import is_nifti
-from medldm.io.scans import SENT, Case, find_cases
+from medldm.io.scans import Case, find_cases
+from medldm.io.sidecars import SENT
 from medldm.settings import VERBS, Settings, make
 from medldm.zoo import card
 
@@ -49,7 +51,7 @@ def rerun(arguments: argparse.Namespace) -> int:
         format=source.get("format"),
         fix=bool(source.get("fix")),
         uncertainty=settings.samples > 1 and spread_path(record_of(case, image)).exists(),
-        preview=(path.parent / f"{stem_of(path)}_preview.png").exists(),
+        preview=preview_path(record_of(case, image)).exists(),
     )
     for name in changed(told):
         log.warning(name)
@@ -87,11 +89,6 @@ def place_of_series(told: dict[str, Any]) -> Path:
     """Where a derived series lies below the folder that is sent, by its record."""
     parts = [part for part in Path(told["result"]).parts if part != os.pardir]
     return Path(*(parts[1:] if len(parts) > 1 and parts[0] == SENT else parts))
-
-
-def stem_of(sidecar: Path) -> str:
-    """Name of the result without suffix."""
-    return sidecar.name.removesuffix("_medldm.json").removesuffix(".json")
 
 
 def find_input(source: dict[str, Any]) -> Case:

@@ -7,7 +7,9 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-from medldm.errors import InputError, NotRestorable, UsageError
+import numpy as np
+
+from medldm.errors import InputError, MedldmError, NotRestorable, OutputError, UsageError
 from medldm.io.content import (
     check_content,
     find_missing_slices,
@@ -17,7 +19,9 @@ from medldm.io.content import (
     not_a_scan,
     what_it_is,
 )
-from medldm.io.nifti import from_array, from_nibabel, is_nifti, read_nifti, write_nifti
+from medldm.io.formats import check_result_name, is_nifti, nifti_files
+from medldm.io.nifti import from_array, from_nibabel, read_nifti, write_nifti
+from medldm.io.nifti_forms import same_place
 from medldm.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -44,7 +48,7 @@ def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False
         With a sentence that names the file and the remedy.
     """
     path = Path(path)
-    if is_nifti(path) and not os.path.isdir(path):
+    if not os.path.isdir(path) and (nifti_files(path) or (is_nifti(path) and not os.path.exists(path))):
         return read_nifti(path, volume_index=volume_index, fix=fix)
     from medldm.io.scans import find_cases
 
@@ -85,6 +89,7 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     UsageError, OutputError, ResourceError
     """
     path = Path(path)
+    check_result_name(path)
     dicom = volume.stored.container == "dicom"
     if form == "nifti" or is_nifti(path) or not dicom:
         if form == "dicom":
@@ -98,7 +103,46 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     else:
         repaired = any(words in note for note in volume.stored.note for words in REPAIRED)
         task, facts = "repair" if repaired else "copy", {"medldm": version("medldm")}
-    return write_series(volume, path, task=task, facts=facts, invented=sorted(_invented(volume)))
+    return write_series(
+        volume,
+        path,
+        task=task,
+        facts=facts,
+        invented=sorted(_invented(volume)),
+        before=lambda written: _check_series(written, path, volume),
+    )
+
+
+def _check_series(written: Path, path: Path, volume: Volume) -> None:
+    """Read a derived series again before it takes its name.
+
+    Parameters
+    ----------
+    written : the folder under its temporary name
+    path : its final name, for messages
+    volume : what it was made of
+
+    Raises
+    ------
+    OutputError
+    """
+    from medldm.io.dicom import find_series, read_series
+
+    try:
+        found = find_series(sorted(written.iterdir()))
+        again = read_series(found[0], fix=True) if len(found) == 1 else None
+    except MedldmError as problem:
+        raise OutputError(f"{path} could not be read again and was not kept ({problem}).") from problem
+    stored = volume.to_stored(volume.voxels)
+    missing = stored.dtype.kind == "f" and bool(np.isnan(stored).all((0, 1)).any())  # such slices are not written
+    alike = again is not None and (
+        missing
+        or (again.shape == volume.shape and same_place(again.stored_affine(), volume.stored_affine(), stored.shape))
+    )
+    if not alike:
+        raise OutputError(
+            f"{path} could not be read again as what was written, and was not kept. Check the disk, and try again."
+        )
 
 
 def _whole_as_dicom(volume: Volume) -> tuple[Volume, int]:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock, Timeout
 
 from medldm.errors import InputError
+from medldm.io.formats import called_nifti
 
 PREFIX, LOCK = "medldm-zip-", ".lock"
 START = b"PK\x03\x04"
@@ -52,10 +53,11 @@ def _removed(folder: Path, lock: FileLock | None) -> None:
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file is called .zip, or has no suffix and begins as archives do; numbers are part of a name."""
+    """Whether a file is called .zip, or begins as archives do and has no suffix, a number for one, or that of NIfTI."""
     if path.suffix.lower() == ".zip":
         return path.is_file()
-    if (path.suffix and not path.suffix[1:].isdigit()) or not path.is_file():
+    plain = not path.suffix or path.suffix[1:].isdigit() or called_nifti(path)
+    if not plain or not path.is_file():
         return False
     try:
         with path.open("rb") as file:

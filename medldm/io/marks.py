@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from medldm.io.sidecars import read_record
 from medldm.volume import Volume
 
 OURS = "medldm "
@@ -33,17 +33,13 @@ def marked(header: Any) -> str:
     return words.removeprefix(OURS).split(":")[0] if words.startswith(OURS) else ""
 
 
-def recorded(image: Path, stem: str) -> str:
+def recorded(image: Path) -> str:
     """What medldm did to a file by the record beside it; empty without one.
 
     Parameters
     ----------
     image : the file
-    stem : its name without suffixes
     """
-    try:
-        told = json.loads(image.with_name(f"{stem}_medldm.json").read_text())
-        ours = told["result"] == image.name and told.get("status") != "unchanged"
-        return str(told["task"]) if ours else ""
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    found = read_record(image)
+    ours = found.get("result") == image.name and found.get("status") != "unchanged"
+    return str(found.get("task", "")) if ours else ""

@@ -2,208 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-import io
+import logging
 import math
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import shutil
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel import orientations
 
-from medldm.errors import GeometryError, InputError, NotRestorable, OutputError, ResourceError
+from medldm.errors import GeometryError, InputError, MedldmError, NotRestorable, OutputError
 from medldm.io import nifti_header as headers
+from medldm.io.arrays import from_array, from_nibabel
 from medldm.io.atomic import whole_file
-from medldm.io.content import modality_by_name
-from medldm.io.marks import mark, marked, recorded
-from medldm.volume import Affine, Stored, Volume, Voxels
+from medldm.io.formats import is_nifti, stem
+from medldm.io.marks import mark
+from medldm.io.nifti_forms import can_be_opened, clean, is_sound, known_code, move_forms, same_place, set_affine
+from medldm.io.nifti_reader import PIECE, Probe, probe_nifti, read_nifti, read_voxels, skip
+from medldm.io.packed import kind_of_packing, opened
+from medldm.volume import Volume, Voxels
 
-SUFFIXES = (".nii", ".nii.gz")
-GZIP_MAGIC = b"\x1f\x8b"
-GZIP_AT_MOST = 1100  # deflate packs a block of zeros 1032 times
-PIECE = 2**24  # bytes written or checked at once
+log = logging.getLogger(__name__)
+
 LARGEST_NIFTI1 = 32767  # voxels along an axis
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What the header of a NIfTI file says; no voxel was read.
-
-    Parameters
-    ----------
-    path : the file
-    header : nibabel header
-    shape : stored shape, trailing ones included
-    dtype : stored voxel type
-    """
-
-    path: Path
-    header: Any
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether a file is called like NIfTI."""
-    return path.name.lower().endswith(SUFFIXES)
-
-
-def stem(path: Path) -> str:
-    """File name without .nii or .nii.gz."""
-    lower = path.name.lower()
-    return next((path.name[: -len(end)] for end in (".nii.gz", ".nii") if lower.endswith(end)), path.stem)
-
-
-def probe_nifti(path: Path) -> Probe:
-    """The header of a NIfTI file, checked against the size of the file; voxels stay where they are.
-
-    Raises
-    ------
-    InputError
-        Missing, empty, not NIfTI, or a header that promises more voxels than the file can hold.
-    NotRestorable
-        Colours or complex numbers.
-    """
-    path = Path(path)
-    _must_be_file(path)
-    with _opened(path) as stream:
-        return _probe(stream, path)
-
-
-def read_nifti(path: Path, *, volume_index: int | None = None, fix: bool = False) -> Volume:
-    """One 3D volume of a NIfTI file.
-
-    Integers stay integers unless the header scales them; then the voxels are float32 and `write_nifti` puts them back
-    into the same integers with the same slope. Infinite voxels count as missing (NaN).
-
-    Parameters
-    ----------
-    path : .nii or .nii.gz, packed or not whatever its name says
-    volume_index : which volume of a 4D file, counted from 0
-    fix : trust the sform of a file whose sform and qform contradict each other
-
-    Returns
-    -------
-    volume, axes nearest to RAS, mm; ``stored.note`` holds sentences worth telling the user
-
-    Raises
-    ------
-    InputError, GeometryError, NotRestorable, UsageError, ResourceError
-    """
-    path = Path(path)
-    _must_be_file(path)
-    with _opened(path) as stream:
-        found = _probe(stream, path)
-        grid, index = headers.volume_grid(found.shape, volume_index, str(path), int(found.header["intent_code"]))
-        place = headers.place_of(found.header, grid, str(path), fix=fix)
-        array = _read_voxels(stream, found, grid, index)
-    voxels, note = _scanner_values(array, found)
-    integer = found.dtype.kind in "iu"
-    stored = Stored(
-        dtype=found.dtype.newbyteorder("=") if integer else np.dtype(np.float32),
-        container="nifti",
-        header=found.header,
-        modality=modality_by_name(path),
-        note=(*place.note, *note),
-        restored_by=marked(found.header) or recorded(path, stem(path)),
-    )
-    return nearest_ras(voxels, place.affine, stem(path), stored)
-
-
-def from_array(voxels: Voxels, affine: Affine, name: str = "volume", modality: str | None = None) -> Volume:
-    """A NumPy array with an affine as a Volume, axes turned nearest to RAS.
-
-    Parameters
-    ----------
-    voxels : (X, Y, Z) real numbers
-    affine : (4, 4) index to mm in RAS+ world space
-    name : what to call it
-    modality : ``"mr"``, ``"ct"`` or None
-
-    Returns
-    -------
-    volume; integers stay integers, everything else is float32, where infinite voxels count as missing (NaN)
-
-    Raises
-    ------
-    GeometryError
-        The affine is no finite, invertible 4 x 4 matrix.
-    NotRestorable
-        Colours or complex numbers.
-    """
-    if voxels.dtype.kind not in "iufb":
-        raise NotRestorable(f"{name} holds voxels of {voxels.dtype}; medldm restores scans of one real number a voxel.")
-    affine = np.asarray(affine, dtype=np.float64)
-    if affine.shape != (4, 4) or not headers.usable(affine):
-        raise GeometryError(f"{name} has an affine that is no finite, invertible 4 x 4 matrix: {affine.tolist()}.")
-    if voxels.dtype.kind in "iu":
-        native = voxels.dtype.newbyteorder("=")
-        return nearest_ras(voxels.astype(native, copy=False), affine, name, Stored(dtype=native, modality=modality))
-    values, note = _finite(voxels, name)
-    return nearest_ras(values, affine, name, Stored(modality=modality, note=note))
-
-
-def from_nibabel(image: Any, name: str = "volume") -> Volume:
-    """A nibabel image as a Volume; a NIfTI header is kept for writing, and its unit of length counts.
-
-    Parameters
-    ----------
-    image : three-dimensional
-    name : what to call it
-
-    Raises
-    ------
-    NotRestorable
-        Colours or complex numbers.
-    GeometryError
-        It has no affine.
-    """
-    if image.affine is None:
-        raise GeometryError(f"{name} has no affine: nobody knows where its voxels lie. Give it one.")
-    voxels, affine = np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
-    if not isinstance(image, nib.Nifti1Pair):
-        return from_array(voxels, affine, name)
-    # nibabel hands the affine on in the unit of the header; what was made in Python rarely names one.
-    unit_mm, _ = headers.unit_of(image.header, affine, voxels.shape, name)
-    volume = from_array(voxels, np.diag([unit_mm] * 3 + [1.0]) @ affine, name)
-    stored = replace(volume.stored, container="nifti", header=image.header.copy())
-    return volume.with_voxels(volume.voxels, stored=stored)
-
-
-def nearest_ras(voxels: Voxels, affine: Affine, name: str, stored: Stored) -> Volume:
-    """Turn stored voxels so that their axes point nearest to Right, Anterior, Superior.
-
-    Parameters
-    ----------
-    voxels : three axes, as stored
-    affine : (4, 4), stored index to mm
-    name : for messages
-    stored : everything known about the storage; axes and flips are filled in here
-    """
-    ornt = orientations.io_orientation(affine)
-    axes, flips = ornt[:, 0].astype(int), ornt[:, 1] < 0
-    inside = affine @ orientations.inv_ornt_aff(ornt, voxels.shape)
-    stored = replace(
-        stored,
-        axes=(int(axes[0]), int(axes[1]), int(axes[2])),
-        flips=(bool(flips[0]), bool(flips[1]), bool(flips[2])),
-    )
-    turned = np.ascontiguousarray(orientations.apply_orientation(voxels, ornt))
-    return Volume(turned, inside, name=name, stored=stored)
 
 
 def write_nifti(volume: Volume, path: Path) -> int:
     """A volume as NIfTI, in the orientation, voxel type, units and codes that it was read with.
 
     Integers come out as the same integers, rounded and clipped (through the file's own slope, where it had one), unless
-    NaN says that voxels are missing; everything else comes out as float32. On the grid of its source the header's
-    geometry is kept byte for byte; on a new grid sform and qform both get the new affine. NIfTI extensions are dropped:
-    they describe the original voxels and may hold what identifies a patient.
+    NaN says that voxels are missing; float64 comes out as float64, everything else as float32. On the grid of its
+    source the header's geometry is kept byte for byte where it is sound; else one affine is written into sform, qform
+    and pixdim. NIfTI extensions are dropped: they describe the original voxels and may hold what identifies a patient.
+    The file is read again before it takes its name.
 
     Parameters
     ----------
@@ -222,18 +55,51 @@ def write_nifti(volume: Volume, path: Path) -> int:
     if not is_nifti(path):
         raise OutputError(f"{path} does not end in .nii or .nii.gz. Choose such a name for a NIfTI result.")
     array, header, clipped = _as_stored(volume)
-    with whole_file(path) as temporary, temporary.open("wb") as raw:
-        if path.name.lower().endswith(".gz"):
-            # No name and no time in the gzip header: equal runs give equal bytes.
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=5, mtime=0) as packed:
-                _pour(header, array, packed)
-        else:
-            _pour(header, array, raw)
+    wanted = volume.stored.dtype
+    if wanted.kind in "iu" and array.dtype.kind == "f":
+        log.warning("%s is written as %s: %s has no value for missing voxels", path.name, array.dtype, wanted)
+    with whole_file(path) as temporary:
+        with temporary.open("wb") as raw:
+            if path.name.lower().endswith(".gz"):
+                # No name and no time in the gzip header: equal runs give equal bytes.
+                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=5, mtime=0) as packed:
+                    _pour(header, array, packed)
+            else:
+                _pour(header, array, raw)
+        _check_written(temporary, path, array, volume)
     return clipped
 
 
+def copy_nifti(source: Path, volume: Volume, path: Path) -> int:
+    """A scan that nothing was done to, under another name: byte for byte where that gives a sound file of that name.
+
+    What other programs could not open as it is (a pair, another packing than the name says, a header that contradicts
+    itself) is written anew.
+
+    Parameters
+    ----------
+    source : file that `volume` was read from, whole
+    volume : as read
+    path : .nii or .nii.gz
+
+    Returns
+    -------
+    number of voxels that had to be clipped to the integer range
+
+    Raises
+    ------
+    OutputError, ResourceError
+    """
+    if _is_sound_file(source, path):
+        with contextlib.suppress(OutputError), whole_file(path) as temporary:
+            shutil.copyfile(source, temporary)
+            _check_written(temporary, path, None, volume)
+            return 0
+    return write_nifti(volume, path)  # says what is wrong where it is the place rather than the copy
+
+
 def to_dtype(array: Voxels, dtype: np.dtype[Any], slope: float = 1.0, intercept: float = 0.0) -> tuple[Voxels, int]:
-    """Voxels in the type of the file: integers rounded and clipped, missing voxels forcing float32.
+    """Voxels in the type of the file: integers rounded and clipped, missing voxels forcing floats that hold them.
 
     Parameters
     ----------
@@ -249,7 +115,8 @@ def to_dtype(array: Voxels, dtype: np.dtype[Any], slope: float = 1.0, intercept:
     if array.dtype == dtype and not (scaled and dtype.kind in "iu"):
         return array, 0
     if dtype.kind not in "iu" or (array.dtype.kind == "f" and np.isnan(array).any()):
-        return array.astype(np.float32), 0
+        long = dtype.itemsize > (4 if dtype.kind == "f" else 2)
+        return array.astype(np.float64 if long else np.float32), 0
     if scaled:
         array = (array.astype(np.float64) - intercept) / slope
     rounded = np.rint(array) if array.dtype.kind == "f" else array
@@ -262,127 +129,32 @@ def to_dtype(array: Voxels, dtype: np.dtype[Any], slope: float = 1.0, intercept:
     return fitting, int(over.sum() + under.sum())
 
 
-def _must_be_file(path: Path) -> None:
-    try:
-        if not path.exists():
-            raise InputError(f"{path} does not exist. Check the path.")
-        if path.is_dir():
-            raise InputError(f"{path} is a folder, not a NIfTI file.")
-        if path.stat().st_size == 0:
-            raise InputError(f"{path} is an empty file. Copy it again from its source.")
-    except OSError as problem:
-        raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The unpacked content of a file, its troubles put into words."""
-    try:
-        with path.open("rb") as raw:
-            if raw.read(2) == GZIP_MAGIC:
-                raw.seek(0)
-                with gzip.GzipFile(fileobj=raw) as unpacked, io.BufferedReader(unpacked) as stream:
-                    yield stream
-            else:
-                raw.seek(0)
-                yield raw
-    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-        raise InputError(f"{path} is truncated or damaged ({problem}). Copy it again from its source.") from problem
-    except PermissionError as problem:
-        raise InputError(f"{path} cannot be read: {problem.strerror}. Check its permissions.") from problem
-    except OSError as problem:
-        raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
-    except MemoryError as problem:
-        raise ResourceError(f"{path} does not fit into memory. Use a machine with more, or crop the scan.") from problem
-
-
-def _probe(stream: BinaryIO, path: Path) -> Probe:
-    header = headers.read_header(stream, str(path))
-    shape, dtype = headers.stored_shape(header, str(path)), headers.stored_dtype(header, str(path))
-    promised = math.prod(shape) * dtype.itemsize
-    there = path.stat().st_size * (GZIP_AT_MOST if isinstance(stream, io.BufferedReader) and _packed(stream) else 1)
-    if promised > there:
-        raise InputError(
-            f"{path} is truncated or damaged: its header promises {promised:,} bytes of voxels, "
-            f"the file has {path.stat().st_size:,}. Copy it again from its source."
-        )
-    return Probe(path, header, shape, dtype)
-
-
-def _packed(stream: io.BufferedReader) -> bool:
-    return isinstance(stream.raw, gzip.GzipFile)
-
-
-def _read_voxels(stream: BinaryIO, found: Probe, grid: tuple[int, int, int], index: int) -> Voxels:
-    size = math.prod(grid) * found.dtype.itemsize
-    _must_fit(size, found.path)
-    offset, first = float(found.header["vox_offset"]), 352 if found.header.sizeof_hdr == 348 else 544
-    # Nearer to the start, bytes of the header would be taken for voxels.
-    if offset != 0 and not first <= offset < 2**40:
-        raise InputError(
-            f"{found.path} says that its voxels start at byte {offset:g}; its header is damaged. Export it again."
-        )
-    start = int(offset) or first
-    stream.seek(start + index * size)
-    data = stream.read(size)
-    if len(data) < size:
-        raise InputError(
-            f"{found.path} is truncated: {len(data):,} of {size:,} bytes of voxels are there. "
-            "Copy it again from its source."
-        )
-    if math.prod(found.shape) == math.prod(grid):
-        while stream.read(PIECE):  # gzip compares its checksum only at the end of the file
-            pass
-    array = np.frombuffer(data, dtype=found.dtype).reshape(grid, order="F")
-    return array.astype(found.dtype.newbyteorder("="), copy=False)
-
-
-def _must_fit(size: int, path: Path) -> None:
-    import psutil
-
-    free = psutil.virtual_memory().available
-    if 2 * size > free:
-        raise ResourceError(
-            f"{path} holds {size / 2**30:.1f} GiB of voxels, {free / 2**30:.1f} GiB of memory are free. "
-            "Use a machine with more memory, or crop the scan."
-        )
-
-
-def _scanner_values(array: Voxels, found: Probe) -> tuple[Voxels, tuple[str, ...]]:
-    """Stored voxels with the header's slope applied, and sentences about what was odd."""
-    slope, intercept = headers.scaling_of(found.header)
-    scaled = (slope, intercept) != (1.0, 0.0)
-    if array.dtype.kind in "iu" and not scaled:
-        return array, ()
-    return _finite(array.astype(np.float64) * slope + intercept if scaled else array, str(found.path))
-
-
-def _finite(values: Voxels, name: str) -> tuple[Voxels, tuple[str, ...]]:
-    """Float32 with NaN for what is infinite, in a copy, and a sentence about it."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is told
-        values = values.astype(np.float32)
-    infinite = np.isinf(values)
-    if not infinite.any():
-        return values, ()
-    values[infinite] = np.nan
-    return values, (f"{name} holds {int(infinite.sum())} infinite voxels; they count as missing.",)
-
-
 def _as_stored(volume: Volume) -> tuple[Voxels, Any, int]:
     """Voxels and header as they will lie in the file, and how many voxels were clipped."""
     source = volume.stored.header if isinstance(volume.stored.header, nib.Nifti1Header) else None
     slope, intercept = headers.scaling_of(source) if source is not None else (1.0, 0.0)
-    dtype = volume.stored.dtype if volume.stored.dtype.kind in "iu" else np.dtype(np.float32)
-    array, clipped = to_dtype(volume.to_stored(volume.voxels), dtype, slope, intercept)
+    array, clipped = to_dtype(volume.to_stored(volume.voxels), volume.stored.dtype, slope, intercept)
+    header, unit_mm = _header_for(array, source, volume)
+    if source is not None and not can_be_opened(header, volume.stored_affine(), unit_mm):
+        log.warning("%s has a header that other programs would not open; its result gets a new one", volume.name)
+        header, _ = _header_for(array, None, volume)
+        if array.dtype.kind in "iu":
+            header["scl_slope"], header["scl_inter"] = slope, intercept
+    return array, header, clipped
+
+
+def _header_for(array: Voxels, source: Any, volume: Volume) -> tuple[Any, float]:
+    """The header of a result, and mm per unit of it."""
     header = _template(source, max(array.shape))
+    clean(header)
     header.set_data_dtype(array.dtype)
     if array.dtype.kind == "f":
         header["scl_slope"], header["scl_inter"] = 1, 0
-    _put_in_place(header, source, array.shape, volume)
+    unit_mm = _put_in_place(header, source, array.shape, volume)
     mark(header, volume)
     header["magic"] = b"n+2" if header.sizeof_hdr == 540 else b"n+1"
     header["vox_offset"] = 544 if header.sizeof_hdr == 540 else 352
-    return array, header, clipped
+    return header, unit_mm
 
 
 def _template(source: Any, longest: int) -> Any:
@@ -397,9 +169,10 @@ def _template(source: Any, longest: int) -> Any:
     return kind(source.binaryblock, check=False) if same else kind.from_header(source, check=False)
 
 
-def _put_in_place(header: Any, source: Any, shape: tuple[int, ...], volume: Volume) -> None:
-    """The grid of the volume; nothing is touched where the source's own header already says it."""
+def _put_in_place(header: Any, source: Any, shape: tuple[int, ...], volume: Volume) -> float:
+    """The grid of the volume; nothing is touched where the source's own header already says it. Gives mm per unit."""
     affine, place = volume.stored_affine(), None
+    time_unit = header.get_xyzt_units()[1]
     if source is not None:
         try:
             stored = headers.stored_shape(source, volume.name)
@@ -408,24 +181,113 @@ def _put_in_place(header: Any, source: Any, shape: tuple[int, ...], volume: Volu
         except (InputError, NotRestorable, GeometryError):
             place = None  # a header that had to be repaired is not handed on
         else:
+            if place.unit_mm == 1.0 and int(header["xyzt_units"]) & 7:  # a unit that was not believed is not handed on
+                header.set_xyzt_units("mm", time_unit)
             same = grid == shape and np.allclose(place.affine, affine, rtol=1e-6, atol=1e-5)
-            if same and math.prod(stored) == math.prod(shape) and headers.is_sound(source):
-                return
+            if same and place.agrees and math.prod(stored) == math.prod(shape) and is_sound(source):
+                return place.unit_mm
             if grid != shape:
                 header["slice_start"], header["slice_end"], header["slice_code"] = 0, 0, 0
     header.set_data_shape(shape)
-    if place is not None and headers.move_forms(header, source, place, affine, grid):
-        return
-    code = place.code if place is not None and place.code > 0 else (1 if volume.stored.container == "dicom" else 2)
+    if place is not None and place.agrees and move_forms(header, source, place, affine, grid):
+        return place.unit_mm
+    code = (
+        known_code(place.code)
+        if place is not None and place.code > 0
+        else (1 if volume.stored.container == "dicom" else 2)
+    )
     unit_mm = place.unit_mm if place is not None else 1.0
     if unit_mm == 1.0:
-        header.set_xyzt_units("mm", header.get_xyzt_units()[1] if source is not None else None)
-    headers.set_affine(header, np.diag([1 / unit_mm] * 3 + [1.0]) @ affine, (code, code))
+        header.set_xyzt_units("mm", time_unit)
+    set_affine(header, np.diag([1 / unit_mm] * 3 + [1.0]) @ affine, (code, code))
+    return unit_mm
 
 
 def _pour(header: Any, array: Voxels, stream: Any) -> None:
     stream.write(header.binaryblock)
     stream.write(b"\0" * 4)  # no extensions
-    flat = memoryview(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F"))
+    flat = _flat(array)
     for start in range(0, len(flat), PIECE):
         stream.write(flat[start : start + PIECE])
+
+
+def _flat(array: Voxels) -> memoryview:
+    """The voxels as they lie in a file: little endian, first axis fastest."""
+    return memoryview(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F"))
+
+
+def _check_written(written: Path, path: Path, array: Voxels | None, volume: Volume) -> None:
+    """Open a result again before it takes its name: with our own reader to the last byte, and with nibabel.
+
+    Parameters
+    ----------
+    written : the file under its temporary name
+    path : its final name, for messages
+    array : what must be in it; None for a copy
+    volume : what it was made of
+
+    Raises
+    ------
+    OutputError
+    """
+    try:
+        found = probe_nifti(written)
+        grid, _ = headers.volume_grid(found.shape, None, str(path))
+        place = headers.place_of(found.header, grid, str(path), fix=True)
+        stored = _stored_again(found, grid) if array is None else _equal_bytes(found, array)
+        image: Any = nib.load(written)
+        image.header.get_xyzt_units()
+        there = np.diag([place.unit_mm] * 3 + [1.0]) @ image.affine
+        alike = all(same_place(each, volume.stored_affine(), grid) for each in (place.affine, there))
+        if stored and alike and image.shape == found.shape:
+            return
+        reason = "its voxels are not those that were written" if not stored else "its affine is another one"
+    except MedldmError as problem:
+        reason = str(problem)
+    except (nib.spatialimages.HeaderDataError, nib.filebasedimages.ImageFileError, ValueError, KeyError):
+        reason = "nibabel does not open it"
+    raise OutputError(f"{path} could not be opened again and was not kept ({reason}). Check the disk, and try again.")
+
+
+def _stored_again(found: Probe, grid: tuple[int, int, int]) -> bool:
+    with opened(found.files.voxels) as stream:
+        return read_voxels(stream, found, grid, 0).shape == grid
+
+
+def _equal_bytes(found: Probe, array: Voxels) -> bool:
+    """Whether a file holds the voxels of an array, and nothing after them."""
+    flat = _flat(array)
+    with opened(found.files.voxels) as stream:
+        skip(stream, int(found.header["vox_offset"]))
+        equal = all(stream.read(PIECE) == flat[start : start + PIECE] for start in range(0, len(flat), PIECE))
+        return equal and not stream.read(1)
+
+
+def _is_sound_file(source: Path, path: Path) -> bool:
+    """Whether a file may be copied to a name: packed as the name says, in one file, its header as we would write it."""
+    with source.open("rb") as raw:
+        packing = kind_of_packing(raw.read(16))
+    if packing != ("gzip" if path.name.lower().endswith(".gz") else ""):
+        return False
+    found = probe_nifti(source)
+    grid, _ = headers.volume_grid(found.shape, None, str(source))
+    place = headers.place_of(found.header, grid, str(source), fix=True)
+    tidy = found.header.copy()
+    clean(tidy)
+    believed = place.unit_mm != 1.0 or int(tidy["xyzt_units"]) & 7 in (0, 2)
+    whole = believed and not found.files.is_pair and found.header["magic"].tobytes()[:2] == b"n+" and place.agrees
+    unchanged = tidy.binaryblock == found.header.binaryblock and is_sound(found.header)
+    return whole and unchanged and can_be_opened(found.header, place.affine, place.unit_mm)
+
+
+__all__ = [
+    "copy_nifti",
+    "from_array",
+    "from_nibabel",
+    "is_nifti",
+    "probe_nifti",
+    "read_nifti",
+    "stem",
+    "to_dtype",
+    "write_nifti",
+]

@@ -18,6 +18,7 @@ MADE_MM = (0.001, 100.0)  # voxel edges of anything that a scanner makes
 AGREE = 0.01  # relative difference of voxel sizes that rounding explains
 PARAMETERS = range(2, 25)  # NIfTI intent codes of statistics
 LABELS = (1002, 1003)
+TEMPLATES = (3, 4, 5)  # NIfTI codes of spaces that a scan was warped to: Talairach, MNI, others
 VECTORS = {1004: "matrices", 1005: "matrices", 1006: "displacements", 1007: "vectors"}
 
 
@@ -31,12 +32,15 @@ class Place:
     unit_mm : mm per unit of the header
     code : NIfTI code of the space, 0 when the header names none
     note : sentences worth telling
+    agrees : whether the header's pixdim may be handed on: it gives the voxel sizes of the affine, or those of a qform
+        beside a sform to a template
     """
 
     affine: Affine
     unit_mm: float
     code: int
     note: tuple[str, ...] = ()
+    agrees: bool = True
 
 
 def read_header(stream: BinaryIO, name: str) -> Any:
@@ -70,8 +74,8 @@ def _with_magic(header: Any, name: str) -> Any:
     if magic in (b"n+1", b"n+2"):
         return header
     if magic in (b"ni1", b"ni2"):
-        raise InputError(f"{name} is half of a .hdr/.img pair. Convert the pair to one .nii.gz file first.")
-    raise InputError(f"{name} is an Analyze file, which does not say left from right. Convert it to NIfTI first.")
+        return header
+    raise NotRestorable(f"{name} is an Analyze file, which does not say left from right. Convert it to NIfTI first.")
 
 
 def stored_shape(header: Any, name: str) -> tuple[int, ...]:
@@ -108,7 +112,9 @@ def stored_dtype(header: Any, name: str) -> np.dtype[Any]:
         dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
     except (HeaderDataError, KeyError):
         dtype = np.dtype(np.void)
-    if dtype.kind == "c":
+    if code == 1536 and dtype.kind != "f":
+        raise InputError(f"{name} holds floats of 128 bits, which this machine cannot read. Convert it to float64.")
+    if dtype.kind == "c" or code in (1792, 2048):
         raise NotRestorable(f"{name} holds complex numbers; compute the magnitude image and restore that.")
     if dtype.kind not in "iuf":
         raise InputError(f"{name} has voxels of a type that NIfTI does not define (code {code}); export it again.")
@@ -124,6 +130,22 @@ def scaling_of(header: Any) -> tuple[float, float]:
     if not np.isfinite(slope) or slope == 0:
         return 1.0, 0.0
     return slope, intercept if np.isfinite(intercept) else 0.0
+
+
+def scaling_note(header: Any, name: str) -> tuple[str, ...]:
+    """A sentence about a slope or an intercept that is no number; none where NaN or 0 say that there is no scaling.
+
+    Parameters
+    ----------
+    header : nibabel NIfTI header
+    name : of the file, for messages
+    """
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    unset = slope == 0 or (np.isnan(slope) and (np.isnan(intercept) or intercept == 0))
+    if unset or (np.isfinite(slope) and np.isfinite(intercept)):
+        return ()
+    used = "{:g} and {:g} are used".format(*scaling_of(header))
+    return (f"{name} scales its voxels by a slope of {slope:g} and an intercept of {intercept:g}; {used}.",)
 
 
 def volumes_of(shape: tuple[int, ...]) -> int:
@@ -193,7 +215,7 @@ def place_of(header: Any, shape: tuple[int, int, int], name: str, *, fix: bool =
         Nothing usable, or sform and qform that contradict each other.
     """
     note: list[str] = []
-    sform, qform = _sform(header), _qform(header, shape)
+    sform, qform = sform_of(header), qform_of(header, shape)
     s_code, q_code = int(header["sform_code"]), int(header["qform_code"])
     for word, code, matrix in (("sform", s_code, sform), ("qform", q_code, qform)):
         if code > 0 and matrix is None:
@@ -212,14 +234,23 @@ def place_of(header: Any, shape: tuple[int, int, int], name: str, *, fix: bool =
     unit_mm, unit_note = unit_of(header, affine, shape, name)
     affine = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ affine
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    agrees = _sizes_agree(header, sizes / unit_mm, shape)
+    if not agrees:
+        said = " x ".join(f"{abs(float(size)) * unit_mm:.4g}" for size in header["pixdim"][1:4])
+        # A sform to a template may stretch the patient; pixdim belongs to the qform then.
+        agrees = s_code in TEMPLATES and 0 < q_code != s_code and qform is not None
+        kept = "" if agrees else ", and the result carries it alone"
+        note.append(
+            f"{name} contradicts itself: its affine gives voxels of {_edges(sizes)} mm, its pixdim {said} mm. "
+            f"The affine is used{kept}."
+        )
     if any(count > 1 and not MADE_MM[0] <= size <= MADE_MM[1] for count, size in zip(shape, sizes, strict=True)):
-        edges = " x ".join(f"{size:.3g}" for size in sizes)
         raise GeometryError(
-            f"{name} has voxels of {edges} mm, which no scanner makes. Correct its voxel size or units."
+            f"{name} has voxels of {_edges(sizes)} mm, which no scanner makes. Correct its voxel size or units."
         )
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.99:
         note.append(f"{name} has axes that are not at right angles; they are kept as they are.")
-    return Place(affine, unit_mm, code, (*note, *unit_note))
+    return Place(affine, unit_mm, code, (*note, *unit_note), agrees)
 
 
 def unit_of(header: Any, affine: Affine, shape: tuple[int, int, int], name: str) -> tuple[float, tuple[str, ...]]:
@@ -248,65 +279,6 @@ def unit_of(header: Any, affine: Affine, shape: tuple[int, int, int], name: str)
     return MILLIMETRES[word], ()
 
 
-def is_sound(header: Any) -> bool:
-    """Whether what the header says about place can be handed on as it is."""
-    sizes = np.array([float(size) for size in header["pixdim"][:4]])
-    forms = [_sform(header) is not None or int(header["sform_code"]) <= 0]
-    forms += [not int(header["qform_code"]) > 0 or _qform(header, (2, 2, 2)) is not None]
-    return bool(np.isfinite(sizes).all() and (sizes[1:] > 0).all() and abs(sizes[0]) == 1 and all(forms))
-
-
-def set_affine(header: Any, affine: Affine, codes: tuple[int, int]) -> None:
-    """Write one affine into sform and qform; a sheared one into the sform alone, since a qform cannot hold it.
-
-    Parameters
-    ----------
-    header : changed in place
-    affine : (4, 4), stored index to RAS+ in the unit of the header
-    codes : NIfTI codes of the space, of sform and qform
-    """
-    header.set_sform(affine, code=codes[0])
-    header.set_qform(affine, code=codes[1], strip_shears=True)
-    if not np.allclose(header.get_qform(), affine, rtol=1e-3, atol=1e-3 * float(np.abs(affine).max())):
-        header["qform_code"] = 0
-
-
-def move_forms(header: Any, source: Any, place: Place, affine: Affine, shape: tuple[int, int, int]) -> bool:
-    """Put a header on a new grid, each form and code staying what it was: aligned, of the scanner, or unset.
-
-    Parameters
-    ----------
-    header : changed in place, its shape is the new one
-    source : header of the old grid
-    place : of `source`
-    affine : (4, 4), new stored index to RAS+ mm
-    shape : of the old grid
-
-    Returns
-    -------
-    False when the old forms cannot say where the new grid is; nothing was changed then
-    """
-    codes = int(source["sform_code"]), int(source["qform_code"])
-    old = np.linalg.inv(place.affine) @ affine  # new index -> old index
-    unit = np.diag([1 / place.unit_mm] * 3 + [1.0])
-    if codes == (0, 0):
-        sizes = np.linalg.norm((unit @ affine)[:3, :3], axis=0)
-        trial = header.copy()
-        trial["pixdim"][1:4] = sizes
-        if not np.allclose(trial.get_base_affine(), unit @ affine, atol=1e-3 * sizes.max()):
-            return False
-        header["pixdim"][1:4] = sizes
-        return True
-    sform, qform = _sform(source), _qform(source, shape)
-    if (codes[0] > 0 and sform is None) or (codes[1] > 0 and qform is None):
-        return False
-    by_sform = sform @ old if codes[0] > 0 and sform is not None else unit @ affine
-    by_qform = qform @ old if codes[1] > 0 and qform is not None else unit @ affine
-    header.set_sform(by_sform, code=codes[0])
-    header.set_qform(by_qform, code=codes[1], strip_shears=True)
-    return bool(codes[1] == 0 or np.allclose(header.get_qform(), by_qform, rtol=1e-3, atol=1e-3 * np.abs(affine).max()))
-
-
 def usable(affine: Affine) -> bool:
     """Whether an affine is finite, and its three axes span a space.
 
@@ -320,13 +292,14 @@ def usable(affine: Affine) -> bool:
     return bool((sizes > 0).all() and abs(np.linalg.det(affine[:3, :3] / sizes)) > 1e-3)
 
 
-def _sform(header: Any) -> Affine | None:
+def sform_of(header: Any) -> Affine | None:
+    """(4, 4) sform in the unit of the header, whatever its code; None where it is unusable."""
     affine = np.eye(4)
     affine[:3] = [np.asarray(header[f"srow_{row}"], dtype=np.float64) for row in "xyz"]
     return affine if usable(affine) else None
 
 
-def _qform(header: Any, shape: tuple[int, int, int]) -> Affine | None:
+def qform_of(header: Any, shape: tuple[int, int, int]) -> Affine | None:
     """The qform with voxel sizes and handedness (qfac) that scanners forgot or negated taken as the standard says."""
     plain = header.copy()
     sizes = _sizes(header, shape)
@@ -353,6 +326,23 @@ def _sizes(header: Any, shape: tuple[int, int, int]) -> list[float] | None:
     return sizes if all(np.isfinite(size) and size > 0 for size in sizes) else None
 
 
+def _sizes_agree(header: Any, sizes: Affine, shape: tuple[int, int, int]) -> bool:
+    """Whether pixdim gives the voxel sizes of the affine; an axis with one voxel may lack one.
+
+    Parameters
+    ----------
+    header : nibabel NIfTI header
+    sizes : three, by the affine, in the unit of the header
+    shape : stored 3D grid
+    """
+    for axis, (size, count) in enumerate(zip(sizes, shape, strict=True)):
+        given = abs(float(header["pixdim"][axis + 1]))
+        left_out = count == 1 and (axis >= int(header["dim"][0]) or not np.isfinite(given) or given == 0)
+        if not left_out and not np.isclose(given, size, rtol=AGREE, atol=0):
+            return False
+    return True
+
+
 def _sizes_alone(header: Any, shape: tuple[int, int, int], name: str) -> Affine:
     """Radiological axes around the middle of the grid, as nibabel and most viewers assume (NIfTI method 1)."""
     sizes = _sizes(header, shape)
@@ -371,7 +361,7 @@ def _contradictions(sform: Affine, qform: Affine, same_space: bool, name: str, f
     if np.sign(np.linalg.det(sform[:3, :3])) != np.sign(np.linalg.det(qform[:3, :3])):
         found = "disagree about left and right"
     elif same_space and not np.allclose(s_sizes, q_sizes, rtol=AGREE):
-        sizes = " and ".join(" x ".join(f"{size:.4g}" for size in each) for each in (s_sizes, q_sizes))
+        sizes = f"{_edges(s_sizes)} and {_edges(q_sizes)}"
         found = f"give different voxel sizes ({sizes})"
     if found and not fix:
         raise GeometryError(
@@ -382,6 +372,10 @@ def _contradictions(sform: Affine, qform: Affine, same_space: bool, name: str, f
         return [f"{name}: sform and qform {found}; the sform was trusted."]
     apart = np.abs(sform - qform)[:3].max() > 0.5 * s_sizes.min()
     return [f"{name}: sform and qform describe different places; the sform is used."] if same_space and apart else []
+
+
+def _edges(sizes: Affine) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes)
 
 
 def _times(shape: tuple[int, ...]) -> str:

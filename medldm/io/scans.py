@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,30 +15,16 @@ from medldm.io import nifti_header as headers
 from medldm.io.archive import is_zip, unpack
 from medldm.io.content import not_a_scan
 from medldm.io.dicom import Series, find_series, is_dicom, read_series
+from medldm.io.formats import NiftiFiles, called_nifti, check_result_name, is_nifti, nifti_files, stem
 from medldm.io.lists import LIST_SUFFIXES, read_list
-from medldm.io.nifti import is_nifti, probe_nifti, read_nifti, stem
+from medldm.io.nifti_reader import probe_nifti, read_nifti
+from medldm.io.sidecars import SENT
 from medldm.io.unreadable import by_folder, foreign, regular, what_is_wrong
+from medldm.io.walk import may_hold, walk, wanted
 from medldm.volume import Volume
 
-NEVER_WRITTEN = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".tif",
-    ".tiff",
-    ".nrrd",
-    ".mha",
-    ".mhd",
-    ".mgz",
-    ".mgh",
-    ".mnc",
-    ".img",
-    ".npy",
-)
 LOGS = "logs"
-SENT = "dicom"  # folder of OUT that holds DICOM and nothing else, so that it can be sent as it is
 PIPE = "is a pipe, a socket or a device, not a file. Write what comes out of it to a file first."
-SPREADS = tuple(f"_{kind}{end}" for kind in ("std", "halfwidth") for end in (".nii.gz", ".nii", ".dcm"))
 
 
 @dataclass(frozen=True)
@@ -49,12 +33,14 @@ class Case:
 
     Parameters
     ----------
-    source : NIfTI file, or folder (or file) of the DICOM series
+    source : NIfTI file (the header of a pair), or folder (or file) of the DICOM series
     place : where its result goes below OUT, without suffix
     series : the DICOM series, None for NIfTI
     skip : reason to leave it alone; empty when it is to be restored
     broken : what a person must hear, where a scan may have been and none can be read; empty otherwise
     alone : whether it is the only scan that was found
+    foreign : whether it stands for files in formats that medldm does not read
+    half : the file with the voxels of a .hdr/.img pair
     keep : whatever must live as long as the case (the folder that a zip was unpacked to)
     """
 
@@ -64,6 +50,8 @@ class Case:
     skip: str = ""
     broken: str = ""
     alone: bool = False
+    foreign: bool = False
+    half: Path | None = None
     keep: Any = field(default=None, compare=False, repr=False)
 
     @property
@@ -74,13 +62,14 @@ class Case:
     @property
     def is_image(self) -> bool:
         """Whether it stands for an image, rather than for files beside one that cannot be read."""
-        foreign = bool(self.skip) and self.series is None and not is_nifti(self.source)
-        return not (self.broken or foreign)
+        return not (self.broken or self.foreign)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that the scan is read from."""
-        return self.series.files if self.series else (self.source,)
+        if self.series:
+            return self.series.files
+        return (self.source, self.half) if self.half else (self.source,)
 
     @property
     def is_4d(self) -> bool:
@@ -118,6 +107,7 @@ class Case:
         """Result of this case below a folder: a NIfTI file, or a folder for a derived series."""
         if form == "dicom" or (form is None and self.series is not None):
             return out / SENT / self.place
+        # Packings and pairs are read, not written.
         suffix = ".nii" if self.series is None and self.source.name.lower().endswith(".nii") else ".nii.gz"
         return out / self.place.with_name(self.place.name + suffix)
 
@@ -129,7 +119,7 @@ def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str]
 
     Parameters
     ----------
-    source : NIfTI file, DICOM file or folder, zip, a tree of all of them, or a .txt/.csv list of paths
+    source : NIfTI file or half of a pair, DICOM file or folder, zip, a tree of all of them, or a .txt/.csv list
     include, exclude : glob patterns on the path below `source`; a file must match one of the first, if there are
         any, and none of the second
 
@@ -140,7 +130,7 @@ def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str]
     """
     source = Path(source)
     _must_be_there(source)
-    if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
+    if source.is_file() and source.suffix.lower() in LIST_SUFFIXES and nifti_files(source) is None:
         cases = _listed(read_list(source), include, exclude)
     else:
         cases = _found(source, source if source.is_dir() else source.parent, include, exclude)
@@ -153,6 +143,8 @@ def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str]
 
 
 def _must_be_there(source: Path) -> None:
+    if str(source) == "-":
+        raise InputError("IN is `-`, but scans are not read from standard input. Write it to a file first.")
     try:
         source.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError) as problem:
@@ -181,12 +173,8 @@ def output_path(case: Case, out: Path, form: str | None = None) -> Path:
         raise UsageError(
             f"{case.source} is NIfTI: there is no patient or study to derive a DICOM series from. Leave --format out."
         )
+    check_result_name(out)
     if not is_nifti(out):
-        if out.suffix.lower() in NEVER_WRITTEN and not out.is_dir():
-            raise UsageError(
-                f"{out} is called like an image of a format that medldm does not write. "
-                "Name a .nii.gz file or a folder as OUT; --preview adds a PNG."
-            )
         return case.target(out, form)
     if not case.alone:
         raise UsageError(f"{out} is one file, but there are several scans. Name a folder as OUT.")
@@ -199,15 +187,16 @@ def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -
     """Cases of a list: its DICOM files are one heap, from which series are made as from a folder."""
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     problems: dict[Path, str] = {}
-    below = {path: list(_walk(path, problems)) if os.path.isdir(path) else [path] for path in map(Path.absolute, paths)}
+    below = {path: list(walk(path, problems)) if os.path.isdir(path) else [path] for path in map(Path.absolute, paths)}
     endless = [path for path in below if os.path.exists(path) and not (path.is_dir() or regular(path))]
     problems |= dict.fromkeys(endless, "a pipe, a socket or a device")
     there = {path: found for path, found in below.items() if os.path.exists(path) and path not in endless}
     files = list(dict.fromkeys(file for found in there.values() for file in found))
     cases = _sorted_out(files, root, include, exclude, problems)
-    known = {file for case in cases for file in case.files} | {path for path in files if is_zip(path)} | set(problems)
+    known = {file for case in cases for file in case.files} | {path for path in files if _is_archive(path)}
+    known |= set(problems)
     for path, found in below.items():
-        if known.isdisjoint(found) and _wanted(path.relative_to(root), include, exclude):
+        if known.isdisjoint(found) and wanted(path.relative_to(root), include, exclude):
             # It fails when it is read, with a sentence, and the others go on.
             cases.append(Case(path, path.relative_to(root).with_name(stem(path))))
     return cases
@@ -218,9 +207,9 @@ def _found(
 ) -> list[Case]:
     """Cases below one path, places relative to a root; in the folder of an archive no other is opened."""
     problems: dict[Path, str] = {}
-    if source.is_file() and is_zip(source):
+    if source.is_file() and _is_archive(source):
         return _zipped(source, Path(), include, exclude)
-    files = list(_walk(source, problems)) if source.is_dir() else [source]
+    files = list(walk(source, problems)) if source.is_dir() else [source]
     if source in problems:
         raise InputError(f"{source} cannot be opened: {problems[source]}.")
     return _sorted_out(files, root, include, exclude, problems, packed=packed)
@@ -237,10 +226,13 @@ def _sorted_out(
 ) -> list[Case]:
     """Cases of some files; what may have been one and cannot be read is noted and becomes a case that fails."""
     # Patterns are about scans: an archive is opened to see what is inside.
-    zips = {path for path in files if is_zip(path)}  # asked once: it opens files, and there may be many
-    files = [path for path in files if _wanted(path.relative_to(root), () if path in zips else include, exclude)]
-    cases = [_nifti_case(path, root) for path in files if is_nifti(path)]
-    others = [path for path in files if not is_nifti(path)]
+    zips = {path for path in files if _is_archive(path)}  # asked once: it opens files, and there may be many
+    files = [path for path in files if wanted(path.relative_to(root), () if path in zips else include, exclude)]
+    found = {path: _nifti_in(path) for path in files if path not in zips}
+    scans = dict.fromkeys(each for each in found.values() if each)  # both halves of a pair name one scan
+    cases = [_nifti_case(each, root) for each in scans]
+    halves = {file for each in scans for file in each.files}
+    others = [path for path in files if not found.get(path) and path not in halves]
     dicom = [path for path in others if is_dicom(path)]
     beside = [case.source for case in cases if not case.skip] + [path for path in others if path in zips and not packed]
     cases += _dicom_cases(dicom, root, beside)
@@ -253,10 +245,26 @@ def _sorted_out(
             cases += _zipped(path, place, include, exclude, root, packed=packed)
         elif path not in images and (wrong := what_is_wrong(path, beside_dicom=path.parent in folders)):
             problems[path] = wrong
-    wanted = {path: wrong for path, wrong in problems.items() if _wanted(path.relative_to(root), include, exclude)}
-    cases += [Case(path, path.relative_to(root), broken=told) for path, told in by_folder(wanted)]
+    problems = {path: wrong for path, wrong in problems.items() if wanted(path.relative_to(root), include, exclude)}
+    cases += [Case(path, path.relative_to(root), broken=told) for path, told in by_folder(problems)]
     unknown = [path for path in others if path not in images and path not in problems]
-    return cases + [Case(path, path.relative_to(root), skip=told) for path, told in foreign(unknown)]
+    return cases + [Case(path, path.relative_to(root), skip=told, foreign=True) for path, told in foreign(unknown)]
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file is a zip, whatever it is called like NIfTI; a scan that is called .zip is none."""
+    return is_zip(path) and nifti_files(path) is None
+
+
+def _nifti_in(path: Path) -> NiftiFiles | None:
+    """The NIfTI image of a file, by its content; by its name where the content is nothing else that is known.
+
+    What only the name speaks for fails when it is read, with a sentence that says what is wrong.
+    """
+    found = nifti_files(path)
+    if found is None and called_nifti(path) and not is_dicom(path):
+        return NiftiFiles(path, path)
+    return found
 
 
 def _zipped(
@@ -278,14 +286,17 @@ def _zipped(
     except InputError as problem:
         if root is None:
             raise
-        return [Case(path, below, broken=str(problem))] if _may_hold(below, include) else []
+        return [Case(path, below, broken=str(problem))] if may_hold(below, include) else []
     inside = _found(unpacked.folder, unpacked.folder, include, exclude, packed=True)
     return [replace(case, place=below / case.place, keep=unpacked) for case in inside]
 
 
-def _nifti_case(path: Path, root: Path) -> Case:
+def _nifti_case(found: NiftiFiles, root: Path) -> Case:
+    path = found.header
     place = path.relative_to(root)
-    return Case(path, place.with_name(stem(path)), skip=not_a_scan(path) or _header_speaks_against(path))
+    skip = not_a_scan(path) or _header_speaks_against(path)
+    half = found.voxels if found.is_pair else None
+    return Case(path, place.with_name(stem(path)), skip=skip, half=half)
 
 
 def _header_speaks_against(path: Path) -> str:
@@ -346,61 +357,6 @@ def _all_series(files: list[Path]) -> list[Series]:
 
 def _folder(series: Series) -> Path:
     return Path(os.path.commonpath([path.parent for path in series.files]))
-
-
-def _walk(folder: Path, problems: dict[Path, str]) -> Iterator[Path]:
-    """Files below a folder, sorted, links followed once; what is hidden or made by us is left out.
-
-    Parameters
-    ----------
-    folder : to look into
-    problems : gets the folders that cannot be opened, and why
-    """
-    been: set[str] = set()
-
-    def closed(problem: OSError) -> None:
-        problems[Path(problem.filename)] = problem.strerror or type(problem).__name__
-
-    for at, below, names in os.walk(folder, followlinks=True, onerror=closed):
-        true = os.path.realpath(at)
-        if true in been:
-            below.clear()
-            continue
-        been.add(true)
-        below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
-        present = set(names)
-        yield from (
-            path
-            for name in sorted(names)
-            if not name.startswith(".") and not _ours(name, present) and regular(path := Path(at, name))
-        )
-
-
-def _ours(name: str, present: set[str]) -> bool:
-    """Companions of a result: report, picture, and the spread beside a result that has a report."""
-    if name.endswith(("_medldm.json", "_preview.png")):
-        return True
-    spread = next((name[: -len(end)] for end in SPREADS if name.endswith(end)), None)
-    return spread is not None and f"{spread}_medldm.json" in present
-
-
-def _wanted(path: Path, include: Iterable[str], exclude: Iterable[str]) -> bool:
-    def matches(patterns: Iterable[str]) -> bool:
-        words = (path.as_posix(), path.name)
-        return any(fnmatch.fnmatch(word, pattern) for pattern in patterns for word in words)
-
-    return (not include or matches(include)) and not matches(exclude)
-
-
-def _may_hold(folder: Path, include: Sequence[str]) -> bool:
-    """Whether any file below a folder could match a pattern; one without a slash may match by name."""
-    starts = [re.split(r"[*?\[]", pattern)[0] for pattern in include if "/" in pattern]
-    within = f"{folder.as_posix()}/"
-    return (
-        len(starts) < len(include)
-        or not include
-        or any(within.startswith(start) or start.startswith(within) for start in starts)
-    )
 
 
 def _not_among_sent(cases: list[Case]) -> list[Case]:

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medldm.io.dicom import damage
+from medldm.io.formats import HEADER_ENDS, VOXEL_ENDS
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 # Images of other programs, and archives that are not opened.
 FOREIGN = (
-    ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".hdr", ".img", ".rec", ".nii.bz2", ".nii.xz", ".dcm.gz",
-    ".ima.gz", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar",
+    ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".rec", ".dcm.gz", ".ima.gz", ".tar", ".tgz", ".tar.gz",
+    ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", *HEADER_ENDS, *VOXEL_ENDS,
 )  # fmt: skip
 MOST_NAMED = 5  # in one sentence; the rest is counted
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from medldm.io.sidecars import PREVIEW, companion_path, read_record
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +77,7 @@ def _one(row: Any, folder: Path, width: int) -> CaseFacts:
     image = Path(row.result)
     if not image.exists():  # a shard that ran elsewhere calls the folder by another path
         image = folder / Path(row.case).with_name(image.name)
-    if not (told := _record(image)):  # the record of a derived series lies outside the folder that is sent
-        image = folder / row.case
-        told = _record(image)
+    told = read_record(image)
     noise = _number(told.get("noise_level"))
     hounsfield = told.get("modality") == "ct"
     invented = told.get("invented_slices")
@@ -91,24 +90,8 @@ def _one(row: Any, folder: Path, width: int) -> CaseFacts:
         invented=len(invented) if isinstance(invented, list) else None,
         flags=_flags(told),
         notes=_notes(told),
-        picture=_picture(_beside(image, "_preview.png"), width),
+        picture=_picture(companion_path(image, PREVIEW), width),
     )
-
-
-def _beside(image: Path, ending: str) -> Path:
-    return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ending)
-
-
-def _record(image: Path) -> Mapping[str, Any]:
-    """The record beside a result; its name is the result's with ``_medldm.json``, in a BIDS tree with ``.json``."""
-    for ending in ("_medldm.json", ".json"):
-        try:
-            told = json.loads(_beside(image, ending).read_text())
-        except (OSError, ValueError):
-            continue
-        if isinstance(told, dict) and "result_sha256" in told:
-            return told
-    return {}
 
 
 def _number(value: Any) -> float | None:

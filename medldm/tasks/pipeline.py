@@ -106,7 +106,7 @@ class Job:
 
     def scaled(self) -> tuple[Tensor, Tensor]:
         """(X, Y, Z) scaled intensity with NaN set to 0, and where there was none, (X, Y, Z) bool."""
-        voxels = self.scaling.apply(self.volume.voxels)
+        voxels = self.scaling.apply(self.volume.voxels).astype(np.float32, copy=False)  # networks take no float64
         known = np.isfinite(voxels)
         if not known.all():
             voxels = np.where(known, voxels, np.float32(0))

@@ -1,4 +1,4 @@
-"""Open NIfTI files, DICOM files, folders of either, and trees of them."""
+"""Open NIfTI files and pairs, DICOM files, folders of either, and trees of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from medldm.errors import InputError, MedldmError, NotRestorable
 from medldm.io.dicom import is_dicom
-from medldm.io.nifti import is_nifti
+from medldm.io.formats import called_nifti, nifti_files
 
 if TYPE_CHECKING:
     from medldm.io.scans import Case
@@ -19,7 +19,7 @@ LOOKED_AT = 200  # files of a folder that are sniffed before it is left to other
 
 
 def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerTuple]] | None:
-    """The reader, if the path is one that medldm reads; DICOM is sniffed by content, never by suffix.
+    """The reader, if the path is one that medldm reads: by its content, or called like NIfTI, to say what is wrong.
 
     Parameters
     ----------
@@ -32,8 +32,12 @@ def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerT
 def _ours(path: Path) -> bool:
     if path.is_dir():
         files = (each for each in path.rglob("*") if each.is_file() and not each.name.startswith("."))
-        return any(is_nifti(each) or is_dicom(each) for each in islice(files, LOOKED_AT))
-    return path.is_file() and (is_nifti(path) or is_dicom(path))
+        return any(_is_image(each) for each in islice(files, LOOKED_AT))
+    return path.is_file() and _is_image(path)
+
+
+def _is_image(path: Path) -> bool:
+    return called_nifti(path) or is_dicom(path) or nifti_files(path) is not None
 
 
 def read(path: str | list[str]) -> list[LayerTuple]:
@@ -74,15 +78,19 @@ def _cases(paths: list[Path]) -> Iterator[tuple[Case, str]]:
     from medldm.io.dicom import find_series
     from medldm.io.scans import Case, find_cases
 
-    slices = [path for path in paths if path.is_file() and not is_nifti(path)]
+    slices = [path for path in paths if path.is_file() and not called_nifti(path) and nifti_files(path) is None]
     if len(slices) > 1:  # chosen together, to be stacked
         paths = [path for path in paths if path not in slices]
         for series in find_series(slices):
             skip = series.reason if series.verdict == "not a volume" else ""
             yield Case(series.files[0].parent, Path(series.name), series, skip), ""
+    pairs: set[Path] = set()  # of which both halves were chosen
     for path in paths:
         cases = find_cases(path)
         for case in cases:
+            if case.half and case.source in pairs:
+                continue
+            pairs.add(case.source)
             yield case, _alone(path.absolute(), case, cases)
 
 
@@ -100,7 +108,7 @@ def _layer(case: Case, origin: str) -> LayerTuple:
     from medldm.io import looks_like_labels
     from napari_medldm.layers import Origin, layer_data, mark, series_data
 
-    if case.skip and not is_nifti(case.source):
+    if case.skip and (case.series or case.foreign):
         raise NotRestorable(f"{case.series.name}: {case.skip}" if case.series else case.skip)
     if case.broken:
         raise InputError(case.broken)

@@ -36,10 +36,16 @@ def write_nifti(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     else:
         import nibabel as nib
 
+        from medldm.errors import OutputError
+        from medldm.io.atomic import whole_file
+
         array = np.stack([volume.to_stored(volume.voxels) for volume in volumes], axis=-1)
         image = nib.Nifti1Image(array, volumes[0].stored_affine())
         image.header.set_xyzt_units("mm")
-        nib.save(image, target)
+        with whole_file(target) as temporary:
+            nib.save(image, temporary)
+            if not np.array_equal(np.asanyarray(nib.load(temporary).dataobj), array, equal_nan=True):
+                raise OutputError(f"{target} could not be opened again and was not kept. Check the disk.")
     return [str(target)]
 
 

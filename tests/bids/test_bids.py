@@ -9,8 +9,12 @@ import numpy as np
 import phantoms
 import pytest
 
-from medldm.batch.bids import LABELS, RESULT, inherited
+from medldm.batch.bids import LABELS, inherited
+from medldm.batch.summary import Row
 from medldm.cli import main
+from medldm.io.marks import recorded
+from medldm.io.sidecars import RESULT, read_record, record_path
+from medldm.report.facts import facts_of
 
 # Entities that BIDS 1.10 allows in names of anatomical derivatives, in its order.
 ENTITIES = (
@@ -133,6 +137,60 @@ def test_a_record_in_bids_is_repeated(dataset, bids, tmp_path, capsys):
     sidecar = tmp_path / "out/sub-02/anat/sub-02_desc-denoised_T1w.json"
     assert main(["rerun", str(sidecar), "--overwrite"]) == 0
     assert "byte for byte" in capsys.readouterr().err
+
+
+def test_records_in_bids_are_found_by_whoever_asks_for_one(dataset, bids, tmp_path, capsys):
+    """They are called scan.json there: `inspect`, the header's mark, the report and the pace all look there."""
+    out = tmp_path / "out"
+    words = ("participant", "--task", "denoise", "--samples", "2", "--uncertainty")
+    bids(dataset, out, *words, "--participant-label", "02")
+    image = out / "sub-02/anat/sub-02_desc-denoised_T1w.nii.gz"
+    sidecar = record_path(image)
+    assert sidecar.name == "sub-02_desc-denoised_T1w.json"
+    told = json.loads(sidecar.read_text())
+    assert recorded(image) == "denoise"
+    assert facts_of([Row("sub-02", "done", result=str(image))], out, width=10)[0].task == "denoise"
+    sidecar.write_text(json.dumps({**told, "interval": {"coverage": 0.9, "median_half_width": 12.5}}))
+    # The map of its spread is no second scan, and the interval is that of the record.
+    assert main(["inspect", "--json", str(out)]) == 0
+    (found,) = [each for each in json.loads(capsys.readouterr().out) if each["status"] == "restorable"]
+    assert found["name"] == "sub-02/anat/sub-02_desc-denoised_T1w"
+    assert found["facts"]["interval"]["median_half_width"] == 12.5
+    assert main(["inspect", str(image)]) == 0
+    assert "half widths, in the middle 12.5" in capsys.readouterr().out
+    # Nobody has a result in the folders of the other subject, but the machine is the same.
+    code, said = bids(dataset, out, *words, "--participant-label", "01", "--dry-run")
+    assert code == 0
+    assert said.count(f"at the pace of what lies in {out}") == 2
+
+
+def test_a_record_that_left_its_dataset_is_found_by_its_content(dataset, bids, tmp_path):
+    bids(dataset, tmp_path / "out", "participant", "--participant-label", "02", "--task", "denoise")
+    (tmp_path / "away").mkdir()
+    for path in (tmp_path / "out/sub-02/anat").iterdir():
+        shutil.copy(path, tmp_path / "away")
+    image = tmp_path / "away" / "sub-02_desc-denoised_T1w.nii.gz"
+    assert read_record(image)["task"] == "denoise"
+    # A sidecar of the scanner is no record, nor is one of another image.
+    (tmp_path / "away" / "sub-02_T1w.json").write_text('{"EchoTime": 0.003}')
+    (tmp_path / "away" / "other.json").write_text(record_path_text(image))
+    assert read_record(tmp_path / "away" / "sub-02_T1w.nii.gz") == {}
+    assert read_record(tmp_path / "away" / "other.nii.gz") == {}
+
+
+def test_the_record_of_a_series_may_lie_outside_the_folder_that_is_sent(tmp_path):
+    series = tmp_path / "dicom" / "sub" / "series-003"
+    series.mkdir(parents=True)
+    home = tmp_path / "sub" / "series-003"
+    assert record_path(series) == tmp_path / "dicom" / "sub" / "series-003_medldm.json"
+    assert record_path(series, home) == tmp_path / "sub" / "series-003_medldm.json"
+    home.parent.mkdir()
+    record_path(series, home).write_text('{"task": "denoise"}')
+    assert read_record(series) == {"task": "denoise"}
+
+
+def record_path_text(image):
+    return image.with_name("sub-02_desc-denoised_T1w.json").read_text()
 
 
 @pytest.mark.parametrize("verb", LABELS)

@@ -236,3 +236,15 @@ def test_nothing_of_the_plugin_loads_torch():
     told = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True,
                           env={**__import__("os").environ, "PYTHONPATH": ":".join(sys.path)})  # fmt: skip
     assert told.stdout.split() == ["False", "False"]
+
+
+def test_a_pair_and_a_scan_without_a_suffix_are_opened_by_content(tmp_path):
+    voxels = np.arange(120, dtype=np.int16).reshape(6, 5, 4)
+    nib.save(nib.Nifti1Pair(voxels, np.eye(4)), tmp_path / "scan.img")
+    (tmp_path / "bare").write_bytes(nib.Nifti1Image(voxels, np.eye(4)).to_bytes())
+    halves = [str(tmp_path / f"scan{end}") for end in (".hdr", ".img")]
+    for chosen in (halves, halves[:1], halves[1:], [str(tmp_path / "bare")]):
+        read = get_reader(chosen)
+        assert read is not None
+        (layer,) = read(chosen)
+        assert np.array_equal(layer[0], voxels.T)

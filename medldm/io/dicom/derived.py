@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,13 @@ WHOLE = (np.int16, np.uint16, np.int32)  # types that whole values are kept in, 
 
 
 def write_series(
-    volume: Volume, folder: Path, *, task: str, facts: Mapping[str, Any], invented: Sequence[int] = ()
+    volume: Volume,
+    folder: Path,
+    *,
+    task: str,
+    facts: Mapping[str, Any],
+    invented: Sequence[int] = (),
+    before: Callable[[Path], None] = lambda written: None,
 ) -> int:
     """Write a derived series, one file a slice, all or nothing.
 
@@ -45,6 +51,7 @@ def write_series(
     task : verb
     facts : what was done (model, sha256, steps, seed)
     invented : slices, along the stored third axis, that hold voxels nobody measured
+    before : called with the finished folder before it takes its name; what it raises keeps it from doing so
 
     Returns
     -------
@@ -64,6 +71,7 @@ def write_series(
     try:
         with no_values_on_screen():
             clipped = _write_slices(volume, stack, temporary, task, facts, set(invented))
+        before(temporary)
         _publish(temporary, folder)
     except OSError as problem:
         raise sentence(problem, folder) from problem
