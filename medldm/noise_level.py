@@ -119,7 +119,8 @@ class NoisyScan:
         foreground: Mask | None = None,
     ) -> None:
         self.spacing, self.modality = spacing, modality
-        self.image = np.nan_to_num(np.asarray(voxels, dtype=np.float32), nan=-1000.0 if modality == "ct" else 0.0)
+        nothing = -1000.0 if modality == "ct" else 0.0
+        self.image = np.nan_to_num(np.asarray(voxels, dtype=np.float32), nan=nothing, posinf=nothing, neginf=nothing)
         self.axes = fine_axes(self.image.shape, spacing)
         self._voxels, self._foreground = voxels, foreground
 

@@ -11,32 +11,33 @@ from medldm.degradations import Rician
 from medldm.degradations.noise import BOUND
 from medldm.models.looks import looks
 from medldm.settings import Denoise
+from medldm.tasks.noise import map_on
 from medldm.tasks.pipeline import Job, observe_known
 from medldm.tasks.planes import Progress
-from medldm.volume import Volume
+from medldm.volume import Volume, Voxels
 
 MEANS_MM = 2.5  # standard deviation of the Gaussian; 5 mm wins 0.03 dB on validation and leaves more bias
 HAND_OVER = 0.25  # scaled intensity above the CT window, 1000 to 1500 HU: from the network's voxels to the measured
 
 
-def denoise(volume: Volume, settings: Denoise, told: Progress) -> Volume:
+def denoise(volume: Volume, settings: Denoise, told: Progress, noise_map: Volume | Voxels | None = None) -> Volume:
     """See `medldm.denoise`."""
     job = Job(volume, settings, "denoise", told)
     measured, known = job.scaled()
-    sigma, estimate = job.noise(settings.noise)
+    level, estimate = job.noise(settings.noise if noise_map is None else map_on(volume, noise_map))
     seen = job.plausible(measured)
     observation, _ = observe_known(seen, known, volume.slice_axis)
-    restored, spread = job.run(observation, sigma, looks((), (), volume.shape, volume.spacing))
+    restored, spread = job.run(observation, level, looks((), (), volume.shape, volume.spacing))
     if job.modality == "ct":
         restored = keep_means(restored, observation.y, volume.spacing, volume.slice_axis)
-    bounded = bound(restored, observation.y, sigma, job.modality)
+    bounded = bound(restored, observation.y, level.sigma, job.modality)
     if job.modality == "ct":
         # Padding, dense bone and metal mean what they mean; no tissue is lost in the noise of theirs.
         bounded = bounded.lerp_(measured, ((measured - 1) / HAND_OVER).clamp_(0, 1))
         if seen is not measured:
             bounded = torch.where(seen == measured, bounded, measured)
     result = bounded if bool(known.all()) else torch.where(known, bounded, torch.nan)
-    typical = float(sigma.median()) * (1 if job.modality == "mr" else job.scaling.unit)
+    typical = level.typical * (1 if job.modality == "mr" else job.scaling.unit)
     return job.finish(
         result,
         spread,

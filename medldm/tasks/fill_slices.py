@@ -11,6 +11,7 @@ from medldm.degradations import MissingSlices
 from medldm.errors import GeometryError, UsageError
 from medldm.io import find_missing_slices
 from medldm.models.looks import looks
+from medldm.outliers import set_aside
 from medldm.settings import FillSlices
 from medldm.slice_numbers import parse_slices
 from medldm.tasks.pipeline import Job, inside_slices, without, written_into
@@ -28,7 +29,7 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
     named = (
         parse_slices(settings.missing, count)
         if settings.missing is not None
-        else find_missing_slices(volume, settings.axis)
+        else find_missing_slices(set_aside(volume)[0], settings.axis)
     )
     if not named:
         return volume

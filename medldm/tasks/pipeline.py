@@ -20,6 +20,7 @@ from medldm.intensity import CT_RANGE, Scaling, ct_scaling, foreground_mask, mri
 from medldm.io import guess_modality
 from medldm.models.looks import Look
 from medldm.noise_level import NoiseEstimate, NoisyScan
+from medldm.outliers import set_aside
 from medldm.settings import Settings
 from medldm.tasks.choices import (
     fitted_pixels,
@@ -30,6 +31,7 @@ from medldm.tasks.choices import (
     pick_device,
     pick_precision,
 )
+from medldm.tasks.noise import NoiseLevel
 from medldm.tasks.planes import Drawing, Progress, estimate, refine
 from medldm.tasks.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, why_not
 from medldm.volume import Step, Stored, Volume, Voxels
@@ -69,6 +71,11 @@ class Job:
     used: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Before anything averages, scales or projects: one absurd voxel would reach thousands of others.
+        self.volume, self.outliers = set_aside(self.volume)
+        if len(self.outliers):
+            self.notes.append(self.outliers.words(self.volume))
+            log.warning(self.notes[-1])
         said = self.settings.modality
         guessed, note = guess_modality(self.volume)
         self.modality = guessed if said == "auto" else said
@@ -125,51 +132,72 @@ class Job:
         inside = float(measured.min()) >= low and float(measured.max()) <= high
         return measured if inside else measured.clamp(low, high)
 
-    def noise(self, given: float | None) -> tuple[Tensor, NoiseEstimate | None]:
-        """Noise level in scaled intensity, (1, 1, 1) or a map, and the estimate when nobody gave a level."""
+    def noise(self, given: float | Voxels | None) -> tuple[NoiseLevel, NoiseEstimate | None]:
+        """Noise level in scaled intensity, and the estimate when nobody gave a level.
+
+        Parameters
+        ----------
+        given : number or map (X, Y, Z) in the unit of ``--noise``; estimated when None
+
+        Raises
+        ------
+        UsageError
+            More noise than there can be signal.
+        """
         per_level = 1.0 if self.modality == "mr" else 1 / self.scaling.unit
         if given is not None:
-            if self.modality == "mr" and given > 1:
+            typical = float(np.median(given))
+            if self.modality == "mr" and typical > 1:
                 raise UsageError(
-                    f"--noise {given:g} is more than all signal: in MRI it is a fraction of the scan's 99.5th "
-                    f"percentile. Say --noise {given / 100:g} for {given:g} %, or --modality ct if it is {given:g} HU."
+                    f"--noise {typical:g} is more than all signal: in MRI it is a fraction of the scan's 99.5th "
+                    f"percentile. Say --noise {typical / 100:g} for {typical:g} %, or --modality ct if it is "
+                    f"{typical:g} HU."
                 )
-            return torch.full((1, 1, 1), float(given) * per_level), None
+            if isinstance(given, np.ndarray):
+                return NoiseLevel(torch.from_numpy(np.ascontiguousarray(given, np.float32)) * per_level), None
+            return NoiseLevel.uniform(given * per_level), None
         scan = NoisyScan(self.volume.voxels, self.volume.spacing, self.modality, self.foreground)
         estimate = scan.estimate()
         if not estimate.reliable:
             self.notes.append(f"noise level {estimate}")
-        level = torch.full((1, 1, 1), estimate.level * per_level)
         if min(self.volume.shape) >= 16 and self.modality == "mr" and estimate.level > MAPPED:
             unit = self.scaling.unit
             levels = scan.map(overall=estimate.sigma) / unit
             low, high = np.percentile(levels[self.volume.voxels > 0.25 * unit], [10, 90])
             if high > VARIES * low:
-                level = torch.from_numpy(levels)
                 self.notes.append("the noise varies over the scan; a noise map was used")
-        return level, estimate
+                return NoiseLevel(torch.from_numpy(levels)), estimate
+        return NoiseLevel.uniform(estimate.level * per_level), estimate
 
-    def quiet_noise(self, given: float | None = None) -> Tensor:
-        """(1, 1, 1) noise level for verbs that fill or sharpen; nothing below 1 %, where anatomy passes for noise."""
+    def quiet_noise(self, given: float | Voxels | None = None) -> NoiseLevel:
+        """Noise level for verbs that fill or sharpen; nothing below 1 %, where anatomy passes for noise.
+
+        A map that was given stays one; of an estimated one the median counts.
+
+        Parameters
+        ----------
+        given : as in `noise`
+        """
         level, estimate = self.noise(given)
-        typical = float(level.median())
-        trusted = estimate is None or estimate.reliable or typical > 2 * QUIET
-        return torch.full((1, 1, 1), typical if typical > QUIET and trusted else 0.0)
+        trusted = estimate is None or estimate.reliable or level.typical > 2 * QUIET
+        if level.typical <= QUIET or not trusted:
+            return NoiseLevel.uniform(0)
+        return level if estimate is None else NoiseLevel.uniform(level.typical)
 
     def run(
-        self, observation: Observation, sigma: Tensor, ways: Sequence[Look], kind: str = ""
+        self, observation: Observation, noise: NoiseLevel, ways: Sequence[Look], kind: str = ""
     ) -> tuple[Tensor, Tensor | None]:
         """Draw as many restorations as asked; their mean, and their standard deviation when there are several.
 
         Parameters
         ----------
         observation : (X, Y, Z)
-        sigma : noise level, (X, Y, Z) or broadcastable
+        noise : level on the grid of the scan, which may be another one over the same field of view
         ways : looks to average
         kind : of damage, where a card uses its networks for it in another way than for the verb
         """
         settings, use = self.settings, self.card.used(kind or self.verb)
-        self.noise_told = round(float(sigma.median()), 5)
+        self.noise_told, sigma = round(noise.typical, 5), noise.on(observation.y.shape)
         ways = ways[: use.looks]
         drawings = []
         for number in range(settings.samples):
@@ -252,6 +280,8 @@ class Job:
         voxels = self.scaling.invert(restored.numpy())
         if self.positive:
             voxels = np.maximum(voxels, 0)
+        if affine is None:  # on the same grid what was measured stays, absurd or not; a new grid holds estimates
+            voxels[self.outliers.at()] = self.outliers.values
         return self.record(
             voxels, None if spread is None else spread.numpy() * np.float32(self.scaling.unit), affine, stored, facts
         )
@@ -279,6 +309,7 @@ class Job:
             "peak_memory_mb": peak_memory_mb(),
             "notes": list(dict.fromkeys([*self.notes, *outside.values()])),
             "outside_of_card": list(outside),
+            **self.outliers.facts(self.volume),
             **facts,
         }
         half = None if self.half_width is None else self.half_width.numpy() * np.float32(self.scaling.unit)

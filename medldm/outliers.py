@@ -1,0 +1,170 @@
+"""Voxels whose value no scanner measures (a pixel that overflowed, an infinity), kept from the others.
+
+Whatever averages, projects or scales would spread such a value over thousands of voxels. What is bright but real must
+not be taken for one: a vessel, fat, metal. Every scanner blurs, so what is real shows in its neighbours, too, with a
+tenth of its height or more; what was written by an error does not. Beyond a thousand times the range of the scan there
+is nothing real, whatever lies beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from medldm.volume import Volume, Voxels
+
+Mask = npt.NDArray[np.bool_]
+
+FAR = 5.0  # ranges away from the median; in 65 scans of eleven scanners nothing lay farther than 2.3
+ABSURD = 1000.0  # ranges; 16 bits hold not much more between noise and overflow
+HALO = 0.1  # of its height, in what is beside it: the blur of a scanner leaves more, what was never measured nothing
+LARGEST = 8  # voxels in one piece; larger pieces are things
+SAMPLE = 200_000  # voxels that tell the range
+LISTED = 100  # outliers whose places a record holds
+NAMED = 3  # outliers that are named one by one
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Outliers of one scan.
+
+    Parameters
+    ----------
+    where : (N, 3) index into ``voxels``
+    values : (N,) as they were measured
+    """
+
+    where: npt.NDArray[np.intp]
+    values: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    def at(self) -> tuple[npt.NDArray[np.intp], ...]:
+        """As an index into an array."""
+        return tuple(self.where.T)
+
+    def words(self, volume: Volume) -> str:
+        """One sentence: which they are, counted as the file counts, and what is done about them.
+
+        Parameters
+        ----------
+        volume : scan
+        """
+        numbers = self.stored(volume)
+        named = [f"{_spelled(value)} at ({', '.join(map(str, place))})" for place, value in zip(*numbers, strict=True)]
+        more = f" and {len(self) - NAMED} more" if len(self) > NAMED else ""
+        many = "one voxel that is" if len(self) == 1 else f"{len(self)} voxels that are"
+        return (
+            f"{volume.name} holds {many} far beyond everything else ({'; '.join(named[:NAMED])}{more}): no scanner "
+            "measures that, so the neighbours stand in while the rest is restored."
+        )
+
+    def facts(self, volume: Volume) -> dict[str, Any]:
+        """For the record: how many there are, and where the first of them lie along the stored axes.
+
+        Parameters
+        ----------
+        volume : scan
+        """
+        places, _ = self.stored(volume)
+        return {"outliers": len(self), "outliers_at": [list(each) for each in places[:LISTED]]} if len(self) else {}
+
+    def stored(self, volume: Volume) -> tuple[list[tuple[int, ...]], list[float]]:
+        """Where they are along the stored axes, counted from 0, and their values."""
+        places = []
+        for index in self.where:
+            along = [
+                volume.shape[axis] - 1 - index[axis] if flip else index[axis]
+                for axis, flip in zip(volume.stored.axes, volume.stored.flips, strict=True)
+            ]
+            places.append(tuple(int(number) for number in along))
+        return places, [float(value) for value in self.values]
+
+
+def set_aside(volume: Volume) -> tuple[Volume, Outliers]:
+    """A scan without its outliers, for which the median of what is beside them stands in; and what they were.
+
+    Parameters
+    ----------
+    volume : scan
+
+    Returns
+    -------
+    the volume itself where it has none
+    """
+    mask = find_outliers(volume.voxels)
+    if not mask.any():
+        return volume, Outliers(np.zeros((0, 3), dtype=np.intp), np.zeros(0))
+    found = Outliers(np.argwhere(mask), volume.voxels[mask])
+    voxels = np.array(volume.voxels)
+    voxels[mask] = _stand_ins(volume, mask, found)
+    return volume.with_voxels(voxels, std=volume.std, half_width=volume.half_width), found
+
+
+def find_outliers(voxels: Voxels) -> Mask:
+    """Which voxels are outliers.
+
+    Parameters
+    ----------
+    voxels : (X, Y, Z) stored units; NaN and exact zeros tell nothing of the range, and are none
+
+    Returns
+    -------
+    (X, Y, Z) bool; nothing where more than half a per cent of the voxels would be
+    """
+    nothing = np.zeros(voxels.shape, dtype=bool)
+    flat = voxels.reshape(-1)
+    some = flat[:: max(1, flat.size // SAMPLE)]
+    some = some[np.isfinite(some) & (some != 0)].astype(np.float64)
+    if some.size < 2:
+        return nothing
+    low, centre, high = np.percentile(some, [0.5, 50, 99.5])
+    reach = max(high - centre, centre - low)
+    ends = (float(np.fmin.reduce(flat)), float(np.fmax.reduce(flat)))
+    if reach <= 0 or max(abs(end - centre) for end in ends) <= FAR * reach:
+        return nothing
+    with np.errstate(invalid="ignore", over="ignore"):
+        far = np.abs(voxels.astype(np.float64) - centre) / reach
+    far[np.isnan(far)] = 0
+    found, suspects = far > ABSURD, far > FAR
+    few = 0.005 * np.count_nonzero(flat) + 1
+    if suspects.sum() > few:
+        return nothing
+    pieces, _ = ndimage.label(suspects, np.ones((3, 3, 3)))
+    for number, box in enumerate(ndimage.find_objects(pieces), 1):
+        wide = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in box)
+        piece = pieces[wide] == number
+        beside = ndimage.binary_dilation(piece, np.ones((3, 3, 3))) & ~piece
+        height = far[wide][piece].min()
+        if piece.sum() <= LARGEST and beside.any() and far[wide][beside].max() < HALO * height:
+            found[wide] |= piece
+    return found
+
+
+def _stand_ins(volume: Volume, mask: Mask, found: Outliers) -> npt.NDArray[Any]:
+    """(N,) median of the measured voxels beside each outlier, of those in its own thin planes where they are thin."""
+    voxels, finest = volume.voxels, min(volume.spacing)
+    near = [1 if mm <= 1.6 * finest else 0 for mm in volume.spacing]
+    instead = []
+    for index in found.where:
+        known = voxels[:0]
+        for reach in range(1, 9):
+            box = tuple(
+                slice(max(0, place - reach * each), place + reach * each + 1)
+                for place, each in zip(index, near, strict=True)
+            )
+            known = voxels[box][~mask[box]]
+            known = known[np.isfinite(known)]
+            if known.size:
+                break
+        instead.append(np.median(known) if known.size else 0)
+    return np.array(instead)
+
+
+def _spelled(value: float) -> str:
+    return f"{value:.6g}"
