@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.batch import Options, Run, hash_files, one_case
-from medldm.batch.maps import spread_path
+from medldm.batch.maps import HALF_WIDTH, STD, spread_path
 from medldm.batch.record import Record, hash_image, package_version
 from medldm.cli.progress import watching
 from medldm.errors import InputError, ModelError, UsageError, shown
@@ -41,7 +41,7 @@ def rerun(arguments: argparse.Namespace) -> int:
         volume=source.get("volume"),
         format=source.get("format"),
         fix=bool(source.get("fix")),
-        uncertainty=settings.samples > 1 and spread_path(Record(image)).exists(),
+        uncertainty=settings.samples > 1 and any(spread_path(Record(image), kind).exists() for kind in (STD, HALF_WIDTH)),
         preview=(path.parent / f"{stem_of(path)}_preview.png").exists(),
     )
     for name in changed(told):

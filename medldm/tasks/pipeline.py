@@ -33,7 +33,7 @@ from medldm.tasks.choices import (
 )
 from medldm.tasks.noise import NoiseLevel
 from medldm.tasks.planes import Drawing, Progress, estimate, refine
-from medldm.tasks.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, why_not
+from medldm.tasks.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, no_spread, why_not
 from medldm.volume import Step, Stored, Volume, Voxels
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     half_width: Tensor | None = None
     noise_told: float = 0.0
+    spread_told: str = ""  # why several samples have no standard deviation
     signal: float = 1.0  # what a relative residual is relative to, scaled intensity
     used: dict[str, Any] = field(default_factory=dict)
 
@@ -250,8 +251,15 @@ class Job:
                     "close other programs."
                 ) from problem
             raise
-        if std is not None:
-            self.half_width = self.interval(mean, std, observation.observed, sigma)
+        if std is None:
+            return mean, None
+        self.half_width = self.interval(mean, std, observation.observed, sigma)
+        if reason := no_spread(std, observation, min(len(ways), len(drawings)), self.verb):
+            # Zeros would pass for certainty. The interval stays: its floor was calibrated for draws that hardly differ.
+            self.spread_told = f"no standard deviation of the samples of {self.volume.name}: {reason}"
+            self.notes.append(self.spread_told)
+            log.warning(self.spread_told)
+            return mean, None
         return mean, std
 
     def interval(self, mean: Tensor, std: Tensor, observed: Tensor, sigma: Tensor) -> Tensor | None:
@@ -310,6 +318,7 @@ class Job:
             "notes": list(dict.fromkeys([*self.notes, *outside.values()])),
             "outside_of_card": list(outside),
             **self.outliers.facts(self.volume),
+            **({"no_spread": self.spread_told} if self.spread_told else {}),
             **facts,
         }
         half = None if self.half_width is None else self.half_width.numpy() * np.float32(self.scaling.unit)
