@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.special import ive
 
+from medldm.differences import fine_axes, flat_tissue, second_difference
 from medldm.intensity import foreground_mask, mri_scaling
 from medldm.volume import Voxels
 
@@ -31,7 +32,6 @@ MEAN_TO_SIGMA = math.sqrt(math.pi / 2)  # of its absolute deviation
 RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
 SOFT_TISSUE_HU = (-50.0, 150.0)
 FEWEST = 200  # voxels that a median needs
-FLAT = 0.35  # share of the tissue, flattest first, that noise is measured in
 ANATOMY = 1.4  # differences of second neighbours that are so much larger are not white noise
 STEEPER = 1.6  # anatomy: second differences of second neighbours over those of neighbours, each axis; less is safer
 LEAST = 0.7  # of an estimate that is left when anatomy is taken away
@@ -215,7 +215,9 @@ class NoisyScan:
         sigma = without_anatomy(near, beyond, len(self.axes))
         if beyond > ANATOMY * near:
             reasons.append("the noise is spatially correlated, or hidden by anatomy")
-            if opinion is not None and correlated:  # air knows nothing of anatomy, and its median nothing of correlation
+            if (
+                opinion is not None and correlated
+            ):  # air knows nothing of anatomy, and its median nothing of correlation
                 sigma = min(max(opinion, near), beyond)
         if opinion is not None and not 1 / AGREE < opinion / max(sigma, 1e-9) < AGREE:
             reasons.append("background and tissue disagree")
@@ -255,69 +257,6 @@ class NoisyScan:
         return float(edges[top] + edges[top + 1]) / 2, []
 
 
-def fine_axes(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, ...]:
-    """Axes along which neighbours show the same tissue: long enough, and at most 1.6 times the finest spacing."""
-    long = [axis for axis in range(3) if shape[axis] > 4]
-    finest = min((spacing[axis] for axis in long), default=0.0)
-    return tuple(axis for axis in long if spacing[axis] <= 1.6 * finest)
-
-
-def second_difference(image: Voxels, axes: tuple[int, ...], lag: int = 1) -> Voxels:
-    """Second difference along each of `axes`, over the root of 6, so that white noise keeps its standard deviation.
-
-    Parameters
-    ----------
-    image : (X, Y, Z)
-    axes : which
-    lag : distance of the neighbours, voxels
-    """
-    before, middle, after = (slice(start, end) for start, end in ((None, -2 * lag), (lag, -lag), (2 * lag, None)))
-    for axis in axes:
-        wide = np.pad(image, [(lag, lag) if each == axis else (0, 0) for each in range(3)], mode="symmetric")
-        at = [(slice(None),) * axis + (part,) for part in (before, middle, after)]
-        # Slices of a padded copy: three times as fast as a convolution whose kernel is mostly zero.
-        image = (wide[at[0]] - 2 * wide[at[1]] + wide[at[2]]) / np.float32(math.sqrt(6))
-    return image
-
-
-def flat_tissue(image: Voxels, tissue: Mask, axes: tuple[int, ...], share: float = FLAT) -> Mask:
-    """The flattest share of the tissue, by the gradient of the image averaged over 5 voxels along each axis.
-
-    Parameters
-    ----------
-    image : (X, Y, Z)
-    tissue : (X, Y, Z)
-    axes : to average and differentiate along
-    share : of the tissue to keep, 0 to 1
-    """
-    smooth = image
-    for axis in axes:
-        smooth = ndimage.uniform_filter1d(smooth, 5, axis=axis)
-    steepness = np.zeros(image.shape, dtype=np.float32)
-    for axis in axes:
-        steepness += central_difference(smooth, axis) ** 2
-    flat: Mask = tissue & (steepness <= np.quantile(steepness[tissue], share))
-    return flat
-
-
-def central_difference(image: Voxels, axis: int) -> Voxels:
-    """Half the difference of both neighbours along an axis; at its ends an image goes on as its mirror.
-
-    Parameters
-    ----------
-    image : (X, Y, Z)
-    axis : at least two voxels long
-    """
-    line = np.moveaxis(image, axis, 0)
-    slope = np.empty_like(image)
-    into = np.moveaxis(slope, axis, 0)
-    np.subtract(line[2:], line[:-2], out=into[1:-1])
-    np.subtract(line[1], line[0], out=into[0])
-    np.subtract(line[-1], line[-2], out=into[-1])
-    slope *= np.float32(0.5)
-    return slope
-
-
 def without_anatomy(near: float, beyond: float, axes: int) -> float:
     """Sigma without what anatomy adds to differences of neighbours.
 
@@ -334,7 +273,7 @@ def without_anatomy(near: float, beyond: float, axes: int) -> float:
     sigma, unit of `near`; at least `LEAST` of it
     """
     anatomy = max(beyond**2 - near**2, 0.0) / (STEEPER ** (2 * max(axes, 1)) - 1)
-    return max(near**2 - anatomy, (LEAST * near) ** 2) ** 0.5
+    return math.sqrt(max(near**2 - anatomy, (LEAST * near) ** 2))
 
 
 def rician_correction(signal: float, measured: float) -> float:
@@ -421,7 +360,7 @@ def _correlation(image: Voxels, coarse: tuple[slice, ...], air: Mask, axis: int)
             return 0.0
         moved = np.take(image, np.minimum(np.arange(image.shape[axis]) + lag, image.shape[axis] - 1), axis)
         sizes.append(float(np.abs(moved - image)[coarse][air].mean()))
-    return 1 - (sizes[0] / sizes[1]) ** 2 if sizes[1] > 0 else 0.0
+    return float(1 - (sizes[0] / sizes[1]) ** 2) if sizes[1] > 0 else 0.0
 
 
 def _mad(values: Voxels) -> float:

@@ -219,7 +219,7 @@ def errors_of(found: Card, trial: Trial) -> Errors:
     place = str(found.path.with_name(f"{found.name}.json"))
     known = make(VERBS[row.verb], {**facts, "model": place, "modality": "mr", "samples": SAMPLES, "steps": STEPS})
     result = run(row.verb, trial.measured, known, mask=mask)
-    # Draws of one look that do not differ have no spread to publish; the floor of their interval is fitted all the same.
+    # Draws of one look that do not differ have no spread to publish; the floor of their interval is fitted anyway.
     std = np.zeros(result.shape, np.float32) if result.std is None else np.array(result.std)
     told = result.history[-1].facts
     at = np.flatnonzero(trial.scored)

@@ -41,7 +41,8 @@ def rerun(arguments: argparse.Namespace) -> int:
         volume=source.get("volume"),
         format=source.get("format"),
         fix=bool(source.get("fix")),
-        uncertainty=settings.samples > 1 and any(spread_path(Record(image), kind).exists() for kind in (STD, HALF_WIDTH)),
+        uncertainty=settings.samples > 1
+        and any(spread_path(Record(image), kind).exists() for kind in (STD, HALF_WIDTH)),
         preview=(path.parent / f"{stem_of(path)}_preview.png").exists(),
     )
     for name in changed(told):

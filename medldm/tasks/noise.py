@@ -70,7 +70,9 @@ def map_on(volume: Volume, given: Volume | Voxels) -> Voxels:
         It holds something that is no noise level.
     """
     if isinstance(given, Volume):
-        if given.shape == volume.shape and not np.allclose(given.affine, volume.affine, atol=0.01 * min(volume.spacing)):
+        if given.shape == volume.shape and not np.allclose(
+            given.affine, volume.affine, atol=0.01 * min(volume.spacing)
+        ):
             raise GeometryError(f"The noise map {given.name} does not lie where {volume.name} lies. Resample it first.")
         given = given.voxels
     levels = np.asarray(given, dtype=np.float32)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medldm.chain import Chain, load_chain
-from medldm.degradations import Degradation, MissingSlices, Observation, Rician, fill_smoothly
+from medldm.degradations import Degradation, Observation
 from medldm.errors import ResourceError, UsageError
 from medldm.guard import check, check_residual, untold
 from medldm.intensity import CT_RANGE, Scaling, ct_scaling, foreground_mask, mri_scaling
@@ -360,29 +360,6 @@ def written_into(volume: Volume, filled: Voxels, where: Any) -> Voxels:
     return joined
 
 
-def observe_known(measured: Tensor, known: Tensor, axis: int) -> tuple[Observation, Degradation | None]:
-    """Every voxel measured but for those that are NaN: whole slices interpolated, single voxels filled smoothly.
-
-    Parameters
-    ----------
-    measured : (X, Y, Z)
-    known : (X, Y, Z) bool
-    axis : slice axis
-    """
-    if bool(known.all()):
-        return Rician(0).observe(measured), None
-    others = tuple(a for a in range(3) if a != axis)
-    empty = ~known.any(others[1]).any(others[0])
-    y = measured
-    if bool(empty.any()):
-        slices = MissingSlices(len(empty), torch.nonzero(empty).flatten().tolist(), axis)
-        y = slices.observe(measured).y
-    holes = ~known & ~empty.reshape([-1 if a == axis else 1 for a in range(3)])
-    if bool(holes.any()):
-        y = fill_smoothly(y, ~holes)
-    return Observation(y, known.to(y)), None
-
-
 def residual(degradation: Degradation, restored: Tensor, measured: Tensor) -> float:
     """Relative RMS of what the restored image, measured again, differs from the measurement."""
     difference = degradation.degrade(restored) - measured
@@ -407,4 +384,4 @@ def inside_slices(volume: Volume, stored_slices: Sequence[int], axis: int) -> tu
     return inside, [count - 1 - each if flip else each for each in stored_slices]
 
 
-__all__ = ["Job", "Scaling", "inside_slices", "observe_known", "residual", "without", "written_into"]
+__all__ = ["Job", "Scaling", "inside_slices", "residual", "without", "written_into"]
