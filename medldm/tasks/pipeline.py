@@ -155,7 +155,7 @@ class Job:
                     f"{typical:g} HU."
                 )
             if isinstance(given, np.ndarray):
-                return NoiseLevel(torch.from_numpy(np.ascontiguousarray(given, np.float32)) * per_level), None
+                return NoiseLevel(torch.from_numpy(np.array(given, np.float32)) * per_level), None
             return NoiseLevel.uniform(given * per_level), None
         scan = NoisyScan(self.volume.voxels, self.volume.spacing, self.modality, self.foreground)
         estimate = scan.estimate()
