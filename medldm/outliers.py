@@ -1,8 +1,8 @@
 """Voxels whose value no scanner measures (a pixel that overflowed, an infinity), kept from the others.
 
 Whatever averages, projects or scales would spread such a value over thousands of voxels. What is bright but real must
-not be taken for one: a vessel, fat, metal. Every scanner blurs, so what is real shows in its neighbours, too, with a
-tenth of its height or more; what was written by an error ends abruptly.
+not be taken for one: a vessel, fat, metal. Every scanner blurs, so what is real shows in its neighbours, too, with an
+eighth of its height or more; what was written by an error ends abruptly.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Mask = npt.NDArray[np.bool_]
 
 FAR = 5.0  # ranges away from the median; in 65 scans of eleven scanners nothing lay farther than 2.3
 ABSURD = 1000.0  # ranges away from the median pieces of any size are outliers, a line or a plane of them too
-HALO = 0.06  # of the height of a piece, in what is beside it: less than half of what the blur of one voxel leaves
+HALO = 0.08  # of its height, in the mean of the highest that touch it; the blur of one voxel leaves 0.12 and more there
+STEEP = 0.2  # of its height, in anything beside it: anatomy varies there, and part of a thing may lie there
 EVEN = 0.3  # of the height of a piece, everywhere in it: what is blurred falls off
 LARGEST = 8  # voxels in one piece; larger pieces are things
 SAMPLE = 200_000  # voxels that tell the range
@@ -129,56 +130,62 @@ def find_outliers(voxels: Voxels) -> Mask:
     if reach <= 0 or max(abs(end - centre) for end in ends) <= FAR * reach:
         return nothing
     with np.errstate(invalid="ignore", over="ignore"):
-        far = np.abs(voxels.astype(np.float64) - centre) / reach
-    far[np.isnan(far)] = 0
+        off = (voxels.astype(np.float64) - centre) / reach
+    off[np.isnan(off)] = 0
     few = 0.005 * np.count_nonzero(flat) + 1
     # All of it that matters, with what is beside it; labelling a whole body seventeen times would take seconds.
-    (core,) = ndimage.find_objects((far > FAR).view(np.uint8))
+    (core,) = ndimage.find_objects((np.abs(off) > FAR).view(np.uint8))
     box = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in core)
     found = np.zeros(voxels.shape, dtype=bool)
-    found[box] = _found(far[box], few)
+    found[box] = _found(off[box], few)
     return found
 
 
-def _found(far: Voxels, few: float) -> Mask:
-    """Outliers by their distance from the median; `far` is used up.
+def _found(off: Voxels, few: float) -> Mask:
+    """Outliers by how far they are off the median; `off` is used up.
 
     Parameters
     ----------
-    far : (X, Y, Z) ranges
+    off : (X, Y, Z) ranges, signed
     few : voxels that can be outliers
     """
-    found = np.zeros(far.shape, dtype=bool)
-    limit = float(far[np.isfinite(far)].max())
-    if np.isinf(far).sum() <= few:
-        found = np.isinf(far)
-        far[found] = 0
+    found = np.zeros(off.shape, dtype=bool)
+    if np.isinf(off).sum() <= few:
+        found = np.isinf(off)
+        off[found] = 0
+    limit = float(np.abs(off[np.isfinite(off)]).max())
     while limit > FAR:  # from the top down, so that a spike beside a higher one is seen by itself
         limit = max(limit * EVEN, FAR)
-        suspects = far > limit
+        suspects = np.abs(off) > limit
         if 0 < suspects.sum() <= few:
-            found = found | _without_halo(far, suspects)
-            far[found] = 0
+            found = found | _without_halo(off, suspects)
+            off[found] = 0
     return found
 
 
-def _without_halo(far: Voxels, suspects: Mask) -> Mask:
+def _without_halo(off: Voxels, suspects: Mask) -> Mask:
     """Pieces of what is suspected that are as high everywhere and end abruptly.
 
     Parameters
     ----------
-    far : (X, Y, Z) distance from the median, ranges
+    off : (X, Y, Z) distance from the median, ranges, signed
     suspects : (X, Y, Z)
     """
-    cube, sure = np.ones((3, 3, 3)), np.zeros(far.shape, dtype=bool)
+    cube, sure = np.ones((3, 3, 3)), np.zeros(off.shape, dtype=bool)
     pieces, _ = ndimage.label(suspects, cube)
     for number, box in enumerate(ndimage.find_objects(pieces), 1):
         wide = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in box)
-        piece = pieces[wide] == number
-        beside = ndimage.binary_dilation(piece, cube) & ~piece
-        low, high = far[wide][piece].min(), far[wide][piece].max()
-        small = low > ABSURD or piece.sum() <= LARGEST
-        if small and low > EVEN * high and beside.any() and far[wide][beside].max() < HALO * high:
+        piece, here = pieces[wide] == number, off[wide]
+        around, faces = (ndimage.binary_dilation(piece, shape) & ~piece for shape in (cube, None))
+        low, high = np.abs(here[piece]).min(), np.abs(here[piece]).max()
+        if not around.any() or low < EVEN * high or (low < ABSURD and piece.sum() > LARGEST):
+            continue
+        # What blur adds to its neighbours is counted from what lies around, towards the value of the piece itself.
+        ground, side = np.median(here[around]), np.sign(here[piece][0])
+        raised = side * (here - ground)
+        # Of all that touches it the highest, since a thick slice's neighbours across may show nothing.
+        beside = np.sort(raised[faces])[-max(3, piece.sum()) :]
+        if beside.mean() < HALO * high and raised[around].max() < STEEP * high:
             sure[wide] |= piece
     return sure
 

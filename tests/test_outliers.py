@@ -47,6 +47,18 @@ def test_overflow_of_sixteen_bits_is_found_and_integers_stay_integers():
     assert abs(int(clean.voxels[20, 20, 20]) - BRAIN[20, 20, 20]) < 200
 
 
+@pytest.mark.parametrize("value", [32767, -32768, 30000, 4e4])
+def test_overflow_in_a_real_head_is_found_in_tissue_at_edges_and_in_air(value):
+    voxels = np.array(medldm.read(sample_path("mr")).voxels, np.float32)  # of twelve bits
+    steep = ndimage.gaussian_gradient_magnitude(voxels, 1.0)
+    edge = np.argmin(np.abs(steep - np.percentile(steep[voxels > 0], 97)))
+    places = [np.unravel_index(edge, voxels.shape), tuple(size // 2 for size in voxels.shape), (9, 9, 9)]
+    for place in [*places, (60, 70, 80), (80, 100, 60), (90, 120, 90)]:
+        assert np.argwhere(find_outliers(spoiled(voxels, [place], value))).tolist() == [list(map(int, place))]
+    two = [(60, 50, 30), (61, 50, 30)]
+    assert sorted(map(tuple, np.argwhere(find_outliers(spoiled(voxels, two, value))))) == two
+
+
 def test_a_line_of_absurd_values_is_found_whole():
     found = find_outliers(spoiled(BRAIN, [(k, 20, 20) for k in range(48)], 1e9))
     assert found.sum() == 48
@@ -77,6 +89,18 @@ VESSEL = {
 @pytest.mark.parametrize("height", [3e3, 3e4, 3e5])
 def test_what_is_bright_and_blurred_as_everything_is_no_outlier(what, height):
     assert not find_outliers((BRAIN + blurred(BRAIN.shape, VESSEL[what], height)).astype(np.float32)).any()
+
+
+@pytest.mark.parametrize("height", [6e3, 2e4, 2e5])
+@pytest.mark.parametrize("slice_blur", [0.0, 0.5])
+def test_what_is_bright_in_one_plane_only_is_no_outlier(height, slice_blur):
+    """Thick slices: beside it, across slices, nothing may show; nor in dark surroundings or at an edge."""
+    rng = np.random.default_rng(4)
+    for at in rng.integers(4, 36, (30, 3)):
+        dot = np.zeros(BRAIN.shape)
+        dot[tuple(at)] = 1
+        dot = height * ndimage.gaussian_filter(dot, (0.5, 0.5, slice_blur))
+        assert not find_outliers((BRAIN + dot).astype(np.float32)).any()
 
 
 def test_an_angiogram_on_dark_ground_keeps_its_vessels():
