@@ -16,6 +16,7 @@ from medldm.io import check_content, find_missing_slices, guess_modality, what_i
 from medldm.io.scans import Case, find_cases
 from medldm.io.sidecars import read_record
 from medldm.noise_level import NoiseEstimate, estimate_noise
+from medldm.outliers import set_aside
 from medldm.settings import Restore
 from medldm.slice_numbers import spell_slices
 from medldm.volume import Volume
@@ -74,6 +75,7 @@ def make_plan(volume: Volume, settings: Restore) -> Plan:
     volume : scan
     settings : of `restore`
     """
+    volume, _ = set_aside(volume)
     modality = guess_modality(volume)[0] if settings.modality == "auto" else settings.modality
     noise = estimate_noise(volume.voxels, volume.spacing, modality)
     missing = find_missing_slices(volume, settings.axis)
@@ -195,6 +197,7 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
         check_content(volume, case.source)
         if reason := what_it_is(volume):
             return Finding(name, "skipped", f"it looks like {reason}", geometry(volume))
+        volume, outliers = set_aside(volume)
         plan = make_plan(volume, settings)
     except MedldmError as problem:
         return Finding(name, ending(problem), str(problem))
@@ -206,7 +209,7 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
         "noise": {"level": round(plan.noise.level, 5), "unit": plan.noise.unit, "reliable": plan.noise.reliable,
                   "reasons": list(plan.noise.reasons), "words": str(plan.noise)},
         "plan": [asdict(step) for step in plan.steps],
-        "notes": list(volume.stored.note),
+        "notes": [*volume.stored.note, *([outliers.words(volume)] if len(outliers) else [])],
     } | outside_of_card(volume, plan.modality, settings) | told_interval(case)  # fmt: skip
     return Finding(name, "restorable", plan.words(), facts)
 

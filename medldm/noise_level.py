@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.special import ive
 
+from medldm.differences import fine_axes, flat_tissue, second_difference
 from medldm.intensity import foreground_mask, mri_scaling
 from medldm.volume import Voxels
 
@@ -31,8 +32,11 @@ MEAN_TO_SIGMA = math.sqrt(math.pi / 2)  # of its absolute deviation
 RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
 SOFT_TISSUE_HU = (-50.0, 150.0)
 FEWEST = 200  # voxels that a median needs
-FLAT = 0.35  # share of the tissue, flattest first, that noise is measured in
 ANATOMY = 1.4  # differences of second neighbours that are so much larger are not white noise
+STEEPER = 1.6  # anatomy: second differences of second neighbours over those of neighbours, each axis; less is safer
+LEAST = 0.7  # of an estimate that is left when anatomy is taken away
+SHARED = 0.1  # correlation of neighbours in air above which its noise is not white; 0.00 to 0.02 of white noise
+RAYLEIGH_LIKE = 1.9  # upper over lower quartile of air; 2.19 of a Rayleigh distribution, 1.67 of two coils
 AGREE = 1.5  # two opinions within this factor agree
 REACH = 6  # voxels of air around the tissue that are looked at too; every filter here reaches less far
 WINDOW = 9  # voxels along the edge of a local standard deviation in CT, about 6 mm
@@ -119,7 +123,8 @@ class NoisyScan:
         foreground: Mask | None = None,
     ) -> None:
         self.spacing, self.modality = spacing, modality
-        self.image = np.nan_to_num(np.asarray(voxels, dtype=np.float32), nan=-1000.0 if modality == "ct" else 0.0)
+        nothing = -1000.0 if modality == "ct" else 0.0
+        self.image = np.nan_to_num(np.asarray(voxels, dtype=np.float32), nan=nothing, posinf=nothing, neginf=nothing)
         self.axes = fine_axes(self.image.shape, spacing)
         self._voxels, self._foreground = voxels, foreground
 
@@ -205,15 +210,32 @@ class NoisyScan:
         signal = float(np.median(self.image[self.inner]))
         wider = second_difference(self.image[self.box], self.axes, lag=2)
         differences = (self.difference[self.flat], wider[self.flat[self.box]])
-        sigma, beyond = (rician_correction(signal, _mad(each)) for each in differences)
-        opinion, reasons = _background_opinion(self.image, self.tissue)
-        if beyond > ANATOMY * sigma:
+        near, beyond = (rician_correction(signal, _mad(each)) for each in differences)
+        opinion, correlated, reasons = self._background()
+        sigma = without_anatomy(near, beyond, len(self.axes))
+        if beyond > ANATOMY * near:
             reasons.append("the noise is spatially correlated, or hidden by anatomy")
-            if opinion is not None:  # air knows nothing of anatomy, and its median nothing of correlation
-                sigma = min(max(opinion, sigma), beyond)
+            if (
+                opinion is not None and correlated
+            ):  # air knows nothing of anatomy, and its median nothing of correlation
+                sigma = min(max(opinion, near), beyond)
         if opinion is not None and not 1 / AGREE < opinion / max(sigma, 1e-9) < AGREE:
             reasons.append("background and tissue disagree")
         return sigma, reasons
+
+    def _background(self) -> tuple[float | None, bool, list[str]]:
+        """Sigma by the Rayleigh median of the air, None without measured air; whether its noise is correlated."""
+        coarse = tuple(slice(None, None, 2) if size >= 64 else slice(None) for size in self.image.shape)
+        air = ~ndimage.binary_dilation(self.tissue[coarse], iterations=4)
+        if air.sum() < 10 * FEWEST:
+            return None, False, []
+        values = self.image[coarse][air]
+        if (values == 0).mean() > 0.3:
+            return None, False, ["the background is zeroed"]
+        low, middle, high = np.percentile(values, [25, 50, 75])
+        shared = np.mean([_correlation(self.image, coarse, air, axis) for axis in self.axes])
+        # Ghosts, and coils whose squares were summed, lift the median without noise; then the shape is no Rayleigh's.
+        return float(middle) / RAYLEIGH_MEDIAN, bool(shared > SHARED and high > RAYLEIGH_LIKE * low), []
 
     def _global_noise_level(self) -> tuple[float, list[str]]:
         """Mode of the local standard deviation over windows that hold nothing but soft tissue, HU."""
@@ -235,67 +257,23 @@ class NoisyScan:
         return float(edges[top] + edges[top + 1]) / 2, []
 
 
-def fine_axes(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, ...]:
-    """Axes along which neighbours show the same tissue: long enough, and at most 1.6 times the finest spacing."""
-    long = [axis for axis in range(3) if shape[axis] > 4]
-    finest = min((spacing[axis] for axis in long), default=0.0)
-    return tuple(axis for axis in long if spacing[axis] <= 1.6 * finest)
+def without_anatomy(near: float, beyond: float, axes: int) -> float:
+    """Sigma without what anatomy adds to differences of neighbours.
 
-
-def second_difference(image: Voxels, axes: tuple[int, ...], lag: int = 1) -> Voxels:
-    """Second difference along each of `axes`, over the root of 6, so that white noise keeps its standard deviation.
+    White noise is the same at both distances; fine anatomy is larger at the wider one, `STEEPER` times along each axis.
+    So their difference tells how much of the nearer one is anatomy.
 
     Parameters
     ----------
-    image : (X, Y, Z)
-    axes : which
-    lag : distance of the neighbours, voxels
+    near, beyond : standard deviations by differences of neighbours, and of second neighbours
+    axes : along how many axes they were taken
+
+    Returns
+    -------
+    sigma, unit of `near`; at least `LEAST` of it
     """
-    before, middle, after = (slice(start, end) for start, end in ((None, -2 * lag), (lag, -lag), (2 * lag, None)))
-    for axis in axes:
-        wide = np.pad(image, [(lag, lag) if each == axis else (0, 0) for each in range(3)], mode="symmetric")
-        at = [(slice(None),) * axis + (part,) for part in (before, middle, after)]
-        # Slices of a padded copy: three times as fast as a convolution whose kernel is mostly zero.
-        image = (wide[at[0]] - 2 * wide[at[1]] + wide[at[2]]) / np.float32(math.sqrt(6))
-    return image
-
-
-def flat_tissue(image: Voxels, tissue: Mask, axes: tuple[int, ...], share: float = FLAT) -> Mask:
-    """The flattest share of the tissue, by the gradient of the image averaged over 5 voxels along each axis.
-
-    Parameters
-    ----------
-    image : (X, Y, Z)
-    tissue : (X, Y, Z)
-    axes : to average and differentiate along
-    share : of the tissue to keep, 0 to 1
-    """
-    smooth = image
-    for axis in axes:
-        smooth = ndimage.uniform_filter1d(smooth, 5, axis=axis)
-    steepness = np.zeros(image.shape, dtype=np.float32)
-    for axis in axes:
-        steepness += central_difference(smooth, axis) ** 2
-    flat: Mask = tissue & (steepness <= np.quantile(steepness[tissue], share))
-    return flat
-
-
-def central_difference(image: Voxels, axis: int) -> Voxels:
-    """Half the difference of both neighbours along an axis; at its ends an image goes on as its mirror.
-
-    Parameters
-    ----------
-    image : (X, Y, Z)
-    axis : at least two voxels long
-    """
-    line = np.moveaxis(image, axis, 0)
-    slope = np.empty_like(image)
-    into = np.moveaxis(slope, axis, 0)
-    np.subtract(line[2:], line[:-2], out=into[1:-1])
-    np.subtract(line[1], line[0], out=into[0])
-    np.subtract(line[-1], line[-2], out=into[-1])
-    slope *= np.float32(0.5)
-    return slope
+    anatomy = max(beyond**2 - near**2, 0.0) / (STEEPER ** (2 * max(axes, 1)) - 1)
+    return math.sqrt(max(near**2 - anatomy, (LEAST * near) ** 2))
 
 
 def rician_correction(signal: float, measured: float) -> float:
@@ -355,18 +333,6 @@ class Coarse:
         return coarse
 
 
-def _background_opinion(image: Voxels, tissue: Mask) -> tuple[float | None, list[str]]:
-    """Sigma by the Rayleigh median of the air, None without measured air; and what speaks against it."""
-    coarse = tuple(slice(None, None, 2) if size >= 64 else slice(None) for size in image.shape)
-    air = ~ndimage.binary_dilation(tissue[coarse], iterations=4)
-    if air.sum() < 10 * FEWEST:
-        return None, []
-    values = image[coarse][air]
-    if (values == 0).mean() > 0.3:
-        return None, ["the background is zeroed"]
-    return float(np.median(values)) / RAYLEIGH_MEDIAN, []
-
-
 def _shared(total: Voxels, weight: Voxels, reach: list[float], level: float) -> Voxels:
     """Weighted local mean; where there is little tissue near by, what wider neighbourhoods say."""
     prior = np.float32(level)
@@ -384,6 +350,17 @@ def _variance_share(snr: float) -> float:
     half = snr**2 / 4
     mean = math.sqrt(math.pi / 2) * ((1 + 2 * half) * ive(0, half) + 2 * half * ive(1, half))
     return float(2 + snr**2 - mean**2)
+
+
+def _correlation(image: Voxels, coarse: tuple[slice, ...], air: Mask, axis: int) -> float:
+    """Correlation of neighbours along an axis in air, by their differences against those four voxels apart."""
+    sizes = []
+    for lag in (1, 4):
+        if image.shape[axis] <= lag:
+            return 0.0
+        moved = np.take(image, np.minimum(np.arange(image.shape[axis]) + lag, image.shape[axis] - 1), axis)
+        sizes.append(float(np.abs(moved - image)[coarse][air].mean()))
+    return float(1 - (sizes[0] / sizes[1]) ** 2) if sizes[1] > 0 else 0.0
 
 
 def _mad(values: Voxels) -> float:

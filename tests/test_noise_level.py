@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from medldm.intensity import mri_scaling
-from medldm.noise_level import estimate_noise, noise_map, rician_correction
+from medldm.noise_level import estimate_noise, noise_map, rician_correction, without_anatomy
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "val"
 BRAIN = phantoms.brain((64, 72, 56))
@@ -74,6 +74,49 @@ def test_smooth_noise_is_told_and_the_air_knows_its_size():
     assert not estimate.reliable
     assert any("correlated" in reason for reason in estimate.reasons)
     assert estimate.sigma == pytest.approx(60, rel=0.15)
+
+
+FINE = 0.25 * ndimage.gaussian_filter(np.random.default_rng(3).standard_normal(BRAIN.shape), 0.7)
+
+
+@pytest.mark.parametrize("level", [20, 30, 60])
+def test_fine_anatomy_is_not_taken_for_noise(level):
+    """Texture as fine as the voxels of a sharp scan; too little is better than too much."""
+    sharp = (BRAIN * (1 + FINE)).astype(np.float32)
+    sigma = estimate_noise(phantoms.rician(sharp, level)).sigma
+    assert 0.85 * level < sigma < 1.1 * level
+
+
+def test_air_that_coils_lift_is_not_taken_for_noise():
+    """A sum of squares lifts air and leaves it smooth: its median is no Rayleigh's. Fine anatomy made it be asked."""
+    sharp = (BRAIN * (1 + FINE)).astype(np.float32)
+    lifted = np.hypot(sharp, ndimage.gaussian_filter(np.random.default_rng(1).normal(90, 300, BRAIN.shape), 4))
+    assert estimate_noise(lifted).sigma < 25
+    for level in (20, 30):
+        assert estimate_noise(phantoms.rician(lifted, level)).sigma < 1.15 * level
+
+
+def test_noise_of_a_coarser_grid_is_known_by_its_air():
+    """Zero filling correlates the noise: neighbours hide it, air shows both that and its size."""
+    draw = np.random.default_rng(0)
+    coarse = [ndimage.zoom(draw.standard_normal((43, 48, 37)), (64 / 43, 72 / 48, 56 / 37), order=3) for _ in range(2)]
+    real, imaginary = (40 * part / part.std() for part in coarse)
+    estimate = estimate_noise(np.hypot(BRAIN + real, imaginary))
+    assert estimate.sigma == pytest.approx(40, rel=0.15)
+
+
+def test_without_anatomy_is_never_more_nor_much_less():
+    assert without_anatomy(10, 10, 3) == 10
+    assert without_anatomy(10, 9, 2) == 10
+    assert without_anatomy(10, 15, 2) == pytest.approx((100 - 125 / (1.6**4 - 1)) ** 0.5)
+    assert without_anatomy(10, 1000, 3) == pytest.approx(7)
+    assert without_anatomy(10, 15, 3) > without_anatomy(10, 15, 2)
+
+
+def test_infinite_voxels_do_not_disturb():
+    noisy = phantoms.rician(BRAIN, 50)
+    noisy[20:22, 30, 30], noisy[5, 5, 5] = np.inf, -np.inf
+    assert estimate_noise(noisy).sigma == pytest.approx(50, rel=0.1)
 
 
 def test_louder_air_than_tissue_is_told():

@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 LEDGERS = ("core", "more", "ct", "rivals", "lesions", "ablation")  # folders of `medldm benchmark`
 PAGES = {"coverage": "coverage/table.md", "guard": "guard/table.md", "gallery": "gallery/cases.md",
-         "finetune": "finetune.md", "speed": "speed.md"}  # fmt: skip
+         "finetune": "finetune.md", "noise": "noise.md", "speed": "speed.md"}  # fmt: skip
 # Not means of scores: made of scans and features, by running the benchmark.
 RECOMPUTED = ("Noise level estimate", "Sets of planes", "Planes compared in pairs")
 
@@ -36,7 +36,7 @@ def commands(data: str) -> list[str]:
         every = script("quote").newest(claims.read_scores(HERE / name / "scores.csv"))
         rows, methods = (",".join(dict.fromkeys(score[key] for score in every)) for key in ("row", "method"))
         found.append(f"-m medldm benchmark {data} --out docs/benchmarks/{name} --tasks {rows} --methods {methods}")
-    found += [f"docs/benchmarks/{name}.py {data}" for name in ("coverage", "guard", "gallery")]
+    found += [f"docs/benchmarks/{name}.py {data}" for name in ("coverage", "guard", "gallery", "noise")]
     return [
         *found, f"docs/benchmarks/finetune.py {data} build/finetune --minutes 12 --more 5", "docs/benchmarks/speed.py"
     ]  # fmt: skip

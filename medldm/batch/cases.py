@@ -187,8 +187,10 @@ def already_done(record: Record, name: str, besides: str = "") -> Row:
 
 def warned(facts: Mapping[str, Any]) -> str:
     """What speaks against a result, by the facts of its run; empty where nothing does."""
-    odd = facts.get("outside_of_card")
-    return f"warning, outside what the model covers: {', '.join(odd)}" if odd else ""
+    odd, outliers = facts.get("outside_of_card"), facts.get("outliers")
+    said = [f"warning, outside what the model covers: {', '.join(odd)}"] if odd else []
+    said += [f"{outliers} voxel{'s' * (outliers > 1)} of absurd value kept from the others"] if outliers else []
+    return "; ".join(said)
 
 
 def what_else(options: Options) -> dict[str, Any]:
@@ -224,7 +226,8 @@ def load(case: Case, options: Options) -> Volume:
 
 def wanted_companions(record: Record, options: Options) -> list[Path]:
     """Files that have to lie beside the result besides its record."""
-    companions = {spread_path(record, STD): options.uncertainty, preview_path(record): options.preview}
+    spread = options.uncertainty and not record.read().get("no_spread")  # a run that had a spread to write
+    companions = {spread_path(record, STD): spread, preview_path(record): options.preview}
     return [path for path, wanted in companions.items() if wanted]
 
 

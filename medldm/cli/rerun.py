@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.batch import Options, Run, hash_files, one_case
-from medldm.batch.maps import spread_path
+from medldm.batch.maps import HALF_WIDTH, STD, spread_path
 from medldm.batch.pictures import preview_path
 from medldm.batch.record import hash_image, package_version, record_of
 from medldm.cli.progress import watching
@@ -50,7 +50,8 @@ def rerun(arguments: argparse.Namespace) -> int:
         volume=source.get("volume") if case.is_4d else None,  # in a tree it was about other cases
         format=source.get("format"),
         fix=bool(source.get("fix")),
-        uncertainty=settings.samples > 1 and spread_path(record_of(case, image)).exists(),
+        uncertainty=settings.samples > 1
+        and any(spread_path(record_of(case, image), kind).exists() for kind in (STD, HALF_WIDTH)),
         preview=preview_path(record_of(case, image)).exists(),
     )
     for name in changed(told):

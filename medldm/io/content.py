@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medldm.errors import NothingThere
+from medldm.outliers import set_aside
 from medldm.volume import Volume, Voxels
 
 # BIDS suffixes, and the habits of other tools, in lower case.
@@ -170,8 +171,9 @@ def guess_modality(volume: Volume) -> tuple[str, str]:
     said = volume.stored.modality if volume.stored.modality in ("mr", "ct") else modality_by_name(Path(volume.name))
     if said:
         return said, ""
+    voxels = set_aside(volume)[0].voxels  # one absurd voxel is no reason to take an MR scan for CT
     with np.errstate(invalid="ignore"):
-        low, high = float(np.nanmin(volume.voxels)), float(np.nanmax(volume.voxels))
+        low, high = float(np.nanmin(voxels)), float(np.nanmax(voxels))
     if low <= -500 and 200 < high < 40000:
         return "ct", (
             f"{volume.name} is taken for CT, since its values reach from {low:.0f} to {high:.0f} as HU do; "

@@ -33,7 +33,13 @@ TASKS: dict[str, Callable[..., Volume]] = {
 
 
 def run(
-    verb: str, volume: Volume, settings: Settings, *, mask: Volume | Voxels | None = None, progress: Progress = silent
+    verb: str,
+    volume: Volume,
+    settings: Settings,
+    *,
+    mask: Volume | Voxels | None = None,
+    noise_map: Volume | Voxels | None = None,
+    progress: Progress = silent,
 ) -> Volume:
     """One verb on one volume.
 
@@ -43,6 +49,7 @@ def run(
     volume : scan
     settings : of the verb
     mask : of `inpaint`, on the grid of the scan
+    noise_map : of `denoise` and `super-resolve`, on the grid of the scan, in the unit of their ``noise``
     progress : called with (done, total, what); may raise to stop
 
     Returns
@@ -65,6 +72,8 @@ def run(
         if mask is None:
             raise UsageError("inpaint needs a mask that says where to fill.")
         return TASKS[verb](volume, mask, settings, progress)
+    if noise_map is not None:
+        return TASKS[verb](volume, settings, progress, noise_map)
     return TASKS[verb](volume, settings, progress)
 
 
@@ -100,7 +109,7 @@ def as_volume(scan: Any, affine: Affine | None = None) -> Volume:
 
 def denoise(
     volume: Any,
-    noise: float | None = None,
+    noise: Any = None,
     *,
     affine: Affine | None = None,
     progress: Progress = silent,
@@ -111,7 +120,8 @@ def denoise(
     Parameters
     ----------
     volume : Volume, nibabel image, or (X, Y, Z) array with `affine`
-    noise : MRI a fraction of the 99.5th percentile of the foreground, CT HU; estimated when not given
+    noise : MRI a fraction of the 99.5th percentile of the foreground, CT HU; a number, or a map as a Volume, a nibabel
+        image or an array laid out like the scan that was given; estimated when not given
     affine : (4, 4) RAS mm, with an array
     progress : called with (done, total, what)
     **options : fields of `medldm.settings.Denoise`
@@ -124,11 +134,19 @@ def denoise(
     ------
     MedldmError
     """
-    return run("denoise", as_volume(volume, affine), make(Denoise, {"noise": noise, **options}), progress=progress)
+    scan = as_volume(volume, affine)
+    number, noise_map = _number_or_map(noise, volume, scan)
+    return run("denoise", scan, make(Denoise, {"noise": number, **options}), noise_map=noise_map, progress=progress)
 
 
 def super_resolve(
-    volume: Any, spacing: Any = 1.0, *, affine: Affine | None = None, progress: Progress = silent, **options: Any
+    volume: Any,
+    spacing: Any = 1.0,
+    *,
+    noise: Any = None,
+    affine: Affine | None = None,
+    progress: Progress = silent,
+    **options: Any,
 ) -> Volume:
     """Thin slices from thick ones, at any ratio; finer planes where asked.
 
@@ -136,7 +154,7 @@ def super_resolve(
     ----------
     volume : Volume, nibabel image, or (X, Y, Z) array with `affine`
     spacing : mm; one number for every coarser axis, or one for each stored axis
-    affine, progress : see `denoise`
+    noise, affine, progress : see `denoise`
     **options : fields of `medldm.settings.SuperResolve` (``slice_thickness``, ``slice_profile``, ...)
 
     Returns
@@ -147,8 +165,10 @@ def super_resolve(
     ------
     MedldmError
     """
-    options = {"spacing": spacing, **options}
-    return run("super-resolve", as_volume(volume, affine), make(SuperResolve, options), progress=progress)
+    scan = as_volume(volume, affine)
+    number, noise_map = _number_or_map(noise, volume, scan)
+    settings = make(SuperResolve, {"spacing": spacing, "noise": number, **options})
+    return run("super-resolve", scan, settings, noise_map=noise_map, progress=progress)
 
 
 def fill_slices(
@@ -196,12 +216,7 @@ def inpaint(
     MedldmError
     """
     scan = as_volume(volume, affine)
-    if not isinstance(mask, Volume):
-        if hasattr(mask, "get_fdata"):
-            mask = as_volume(mask)
-        elif not isinstance(volume, Volume):
-            mask = scan.from_stored(np.asarray(mask))
-    return run("inpaint", scan, make(Inpaint, options), mask=mask, progress=progress)
+    return run("inpaint", scan, make(Inpaint, options), mask=_on_axes_of(mask, volume, scan), progress=progress)
 
 
 def restore(volume: Any, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
@@ -222,6 +237,44 @@ def restore(volume: Any, *, affine: Affine | None = None, progress: Progress = s
     MedldmError
     """
     return run("restore", as_volume(volume, affine), make(Restore, options), progress=progress)
+
+
+def _on_axes_of(given: Any, scan: Any, volume: Volume) -> Any:
+    """What came beside a scan, a mask or a map, as a Volume or with the axes of ``volume.voxels``.
+
+    Parameters
+    ----------
+    given : Volume, nibabel image, or array laid out like `scan`
+    scan, volume : as the caller gave it, and what `as_volume` made of it
+    """
+    if isinstance(given, Volume):
+        return given
+    if hasattr(given, "get_fdata"):
+        return as_volume(given)
+    array = np.asarray(given)
+    if isinstance(scan, Volume):
+        return array
+    if array.ndim == 2:
+        array = array[..., None]  # beside a flat scan, which is one slice
+    return volume.from_stored(array) if array.ndim == 3 else array
+
+
+def _number_or_map(noise: Any, scan: Any, volume: Volume) -> tuple[Any, Any]:
+    """A noise level as a number (None to estimate it) and as a map; one of both is None.
+
+    Raises
+    ------
+    UsageError
+        Neither.
+    """
+    if noise is None or isinstance(noise, str):
+        return noise, None
+    if isinstance(noise, Volume) or hasattr(noise, "get_fdata"):
+        return None, _on_axes_of(noise, scan, volume)
+    array = np.asarray(noise)
+    if array.dtype.kind not in "iuf":
+        raise UsageError(f"--noise is a number or a map of numbers, not {noise!r}.")
+    return (array.item(), None) if array.ndim == 0 else (None, _on_axes_of(array, scan, volume))
 
 
 __all__ = ["TASKS", "VERBS", "as_volume", "denoise", "fill_slices", "inpaint", "restore", "run", "super_resolve"]

@@ -7,36 +7,37 @@ from collections.abc import Sequence
 import torch
 from scipy import ndimage
 
-from medldm.degradations import Rician
+from medldm.degradations import MissingSlices, Observation, Rician, fill_smoothly
 from medldm.degradations.noise import BOUND
 from medldm.models.looks import looks
 from medldm.settings import Denoise
-from medldm.tasks.pipeline import Job, observe_known
+from medldm.tasks.noise import map_on
+from medldm.tasks.pipeline import Job
 from medldm.tasks.planes import Progress
-from medldm.volume import Volume
+from medldm.volume import Volume, Voxels
 
 MEANS_MM = 2.5  # standard deviation of the Gaussian; 5 mm wins 0.03 dB on validation and leaves more bias
 HAND_OVER = 0.25  # scaled intensity above the CT window, 1000 to 1500 HU: from the network's voxels to the measured
 
 
-def denoise(volume: Volume, settings: Denoise, told: Progress) -> Volume:
+def denoise(volume: Volume, settings: Denoise, told: Progress, noise_map: Volume | Voxels | None = None) -> Volume:
     """See `medldm.denoise`."""
     job = Job(volume, settings, "denoise", told)
     measured, known = job.scaled()
-    sigma, estimate = job.noise(settings.noise)
+    level, estimate = job.noise(settings.noise if noise_map is None else map_on(volume, noise_map))
     seen = job.plausible(measured)
-    observation, _ = observe_known(seen, known, volume.slice_axis)
-    restored, spread = job.run(observation, sigma, looks((), (), volume.shape, volume.spacing))
+    observation = observe_known(seen, known, volume.slice_axis)
+    restored, spread = job.run(observation, level, looks((), (), volume.shape, volume.spacing))
     if job.modality == "ct":
         restored = keep_means(restored, observation.y, volume.spacing, volume.slice_axis)
-    bounded = bound(restored, observation.y, sigma, job.modality)
+    bounded = bound(restored, observation.y, level.sigma, job.modality)
     if job.modality == "ct":
         # Padding, dense bone and metal mean what they mean; no tissue is lost in the noise of theirs.
         bounded = bounded.lerp_(measured, ((measured - 1) / HAND_OVER).clamp_(0, 1))
         if seen is not measured:
             bounded = torch.where(seen == measured, bounded, measured)
     result = bounded if bool(known.all()) else torch.where(known, bounded, torch.nan)
-    typical = float(sigma.median()) * (1 if job.modality == "mr" else job.scaling.unit)
+    typical = level.typical * (1 if job.modality == "mr" else job.scaling.unit)
     return job.finish(
         result,
         spread,
@@ -45,6 +46,29 @@ def denoise(volume: Volume, settings: Denoise, told: Progress) -> Volume:
         consistency_residual=round(_residual(result, measured, known), 5),
         invented_slices=[],
     )
+
+
+def observe_known(measured: torch.Tensor, known: torch.Tensor, axis: int) -> Observation:
+    """Every voxel measured but for those that are NaN: whole slices interpolated, single voxels filled smoothly.
+
+    Parameters
+    ----------
+    measured : (X, Y, Z)
+    known : (X, Y, Z) bool
+    axis : slice axis
+    """
+    if bool(known.all()):
+        return Rician(0).observe(measured)
+    others = tuple(a for a in range(3) if a != axis)
+    empty = ~known.any(others[1]).any(others[0])
+    y = measured
+    if bool(empty.any()):
+        slices = MissingSlices(len(empty), torch.nonzero(empty).flatten().tolist(), axis)
+        y = slices.observe(measured).y
+    holes = ~known & ~empty.reshape([-1 if a == axis else 1 for a in range(3)])
+    if bool(holes.any()):
+        y = fill_smoothly(y, ~holes)
+    return Observation(y, known.to(y))
 
 
 def _residual(result: torch.Tensor, measured: torch.Tensor, known: torch.Tensor) -> float:

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from medldm.degradations import MissingSlices
+from medldm.degradations import MissingSlices, fill_smoothly
 from medldm.errors import GeometryError, UsageError
 from medldm.io import find_missing_slices
 from medldm.models.looks import looks
+from medldm.outliers import set_aside
 from medldm.settings import FillSlices
 from medldm.slice_numbers import parse_slices
 from medldm.tasks.pipeline import Job, inside_slices, without, written_into
@@ -28,7 +29,7 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
     named = (
         parse_slices(settings.missing, count)
         if settings.missing is not None
-        else find_missing_slices(volume, settings.axis)
+        else find_missing_slices(set_aside(volume)[0], settings.axis)
     )
     if not named:
         return volume
@@ -42,7 +43,9 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
     gone[places] = True
     mask = gone.numpy().reshape([-1 if a == axis else 1 for a in range(3)])
     job = Job(without(volume, mask), settings, "fill-slices", told)
-    measured, _ = job.scaled()
+    measured, known = job.scaled()
+    if not bool(known[torch.from_numpy(~np.broadcast_to(mask, volume.shape))].all()):
+        measured = fill_smoothly(measured, known)  # a hole in a slice beside a gap is no zero
     slices = MissingSlices(count, places, axis)
     observation = slices.observe(measured)
     restored, spread = job.run(observation, job.quiet_noise(), looks((axis,), (), volume.shape, volume.spacing))

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from medldm.chain import Chain, load_chain
-from medldm.degradations import Degradation, MissingSlices, Observation, Rician, fill_smoothly
+from medldm.degradations import Degradation, Observation
 from medldm.errors import ResourceError, UsageError
 from medldm.guard import check, check_residual, untold
 from medldm.intensity import CT_RANGE, Scaling, ct_scaling, foreground_mask, mri_scaling
 from medldm.io import guess_modality
 from medldm.models.looks import Look
 from medldm.noise_level import NoiseEstimate, NoisyScan
+from medldm.outliers import set_aside
 from medldm.settings import Settings
 from medldm.tasks.choices import (
     fitted_pixels,
@@ -30,8 +31,9 @@ from medldm.tasks.choices import (
     pick_device,
     pick_precision,
 )
+from medldm.tasks.noise import NoiseLevel
 from medldm.tasks.planes import Drawing, Progress, estimate, refine
-from medldm.tasks.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, why_not
+from medldm.tasks.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, no_spread, why_not
 from medldm.volume import Step, Stored, Volume, Voxels
 
 log = logging.getLogger(__name__)
@@ -65,10 +67,16 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     half_width: Tensor | None = None
     noise_told: float = 0.0
+    spread_told: str = ""  # why several samples have no standard deviation
     signal: float = 1.0  # what a relative residual is relative to, scaled intensity
     used: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Before anything averages, scales or projects: one absurd voxel would reach thousands of others.
+        self.volume, self.outliers = set_aside(self.volume)
+        if len(self.outliers):
+            self.notes.append(self.outliers.words(self.volume))
+            log.warning(self.notes[-1])
         said = self.settings.modality
         guessed, note = guess_modality(self.volume)
         self.modality = guessed if said == "auto" else said
@@ -125,51 +133,72 @@ class Job:
         inside = float(measured.min()) >= low and float(measured.max()) <= high
         return measured if inside else measured.clamp(low, high)
 
-    def noise(self, given: float | None) -> tuple[Tensor, NoiseEstimate | None]:
-        """Noise level in scaled intensity, (1, 1, 1) or a map, and the estimate when nobody gave a level."""
+    def noise(self, given: float | Voxels | None) -> tuple[NoiseLevel, NoiseEstimate | None]:
+        """Noise level in scaled intensity, and the estimate when nobody gave a level.
+
+        Parameters
+        ----------
+        given : number or map (X, Y, Z) in the unit of ``--noise``; estimated when None
+
+        Raises
+        ------
+        UsageError
+            More noise than there can be signal.
+        """
         per_level = 1.0 if self.modality == "mr" else 1 / self.scaling.unit
         if given is not None:
-            if self.modality == "mr" and given > 1:
+            typical = float(np.median(given))
+            if self.modality == "mr" and typical > 1:
                 raise UsageError(
-                    f"--noise {given:g} is more than all signal: in MRI it is a fraction of the scan's 99.5th "
-                    f"percentile. Say --noise {given / 100:g} for {given:g} %, or --modality ct if it is {given:g} HU."
+                    f"--noise {typical:g} is more than all signal: in MRI it is a fraction of the scan's 99.5th "
+                    f"percentile. Say --noise {typical / 100:g} for {typical:g} %, or --modality ct if it is "
+                    f"{typical:g} HU."
                 )
-            return torch.full((1, 1, 1), float(given) * per_level), None
+            if isinstance(given, np.ndarray):
+                return NoiseLevel(torch.from_numpy(np.array(given, np.float32)) * per_level), None
+            return NoiseLevel.uniform(given * per_level), None
         scan = NoisyScan(self.volume.voxels, self.volume.spacing, self.modality, self.foreground)
         estimate = scan.estimate()
         if not estimate.reliable:
             self.notes.append(f"noise level {estimate}")
-        level = torch.full((1, 1, 1), estimate.level * per_level)
         if min(self.volume.shape) >= 16 and self.modality == "mr" and estimate.level > MAPPED:
             unit = self.scaling.unit
             levels = scan.map(overall=estimate.sigma) / unit
             low, high = np.percentile(levels[self.volume.voxels > 0.25 * unit], [10, 90])
             if high > VARIES * low:
-                level = torch.from_numpy(levels)
                 self.notes.append("the noise varies over the scan; a noise map was used")
-        return level, estimate
+                return NoiseLevel(torch.from_numpy(levels)), estimate
+        return NoiseLevel.uniform(estimate.level * per_level), estimate
 
-    def quiet_noise(self, given: float | None = None) -> Tensor:
-        """(1, 1, 1) noise level for verbs that fill or sharpen; nothing below 1 %, where anatomy passes for noise."""
+    def quiet_noise(self, given: float | Voxels | None = None) -> NoiseLevel:
+        """Noise level for verbs that fill or sharpen; nothing below 1 %, where anatomy passes for noise.
+
+        A map that was given stays one; of an estimated one the median counts.
+
+        Parameters
+        ----------
+        given : as in `noise`
+        """
         level, estimate = self.noise(given)
-        typical = float(level.median())
-        trusted = estimate is None or estimate.reliable or typical > 2 * QUIET
-        return torch.full((1, 1, 1), typical if typical > QUIET and trusted else 0.0)
+        trusted = estimate is None or estimate.reliable or level.typical > 2 * QUIET
+        if level.typical <= QUIET or not trusted:
+            return NoiseLevel.uniform(0)
+        return level if estimate is None else NoiseLevel.uniform(level.typical)
 
     def run(
-        self, observation: Observation, sigma: Tensor, ways: Sequence[Look], kind: str = ""
+        self, observation: Observation, noise: NoiseLevel, ways: Sequence[Look], kind: str = ""
     ) -> tuple[Tensor, Tensor | None]:
         """Draw as many restorations as asked; their mean, and their standard deviation when there are several.
 
         Parameters
         ----------
         observation : (X, Y, Z)
-        sigma : noise level, (X, Y, Z) or broadcastable
+        noise : level on the grid of the scan, which may be another one over the same field of view
         ways : looks to average
         kind : of damage, where a card uses its networks for it in another way than for the verb
         """
         settings, use = self.settings, self.card.used(kind or self.verb)
-        self.noise_told = round(float(sigma.median()), 5)
+        self.noise_told, sigma = round(noise.typical, 5), noise.on(observation.y.shape)
         ways = ways[: use.looks]
         drawings = []
         for number in range(settings.samples):
@@ -222,8 +251,15 @@ class Job:
                     "close other programs."
                 ) from problem
             raise
-        if std is not None:
-            self.half_width = self.interval(mean, std, observation.observed, sigma)
+        if std is None:
+            return mean, None
+        self.half_width = self.interval(mean, std, observation.observed, sigma)
+        if reason := no_spread(std, observation, min(len(ways), len(drawings)), self.verb):
+            # Zeros would pass for certainty. The interval stays: its floor was calibrated for draws that hardly differ.
+            self.spread_told = f"no standard deviation of the samples of {self.volume.name}: {reason}"
+            self.notes.append(self.spread_told)
+            log.warning(self.spread_told)
+            return mean, None
         return mean, std
 
     def interval(self, mean: Tensor, std: Tensor, observed: Tensor, sigma: Tensor) -> Tensor | None:
@@ -252,6 +288,8 @@ class Job:
         voxels = self.scaling.invert(restored.numpy())
         if self.positive:
             voxels = np.maximum(voxels, 0)
+        if affine is None:  # on the same grid what was measured stays, absurd or not; a new grid holds estimates
+            voxels[self.outliers.at()] = self.outliers.values
         return self.record(
             voxels, None if spread is None else spread.numpy() * np.float32(self.scaling.unit), affine, stored, facts
         )
@@ -279,6 +317,8 @@ class Job:
             "peak_memory_mb": peak_memory_mb(),
             "notes": list(dict.fromkeys([*self.notes, *outside.values()])),
             "outside_of_card": list(outside),
+            **self.outliers.facts(self.volume),
+            **({"no_spread": self.spread_told} if self.spread_told else {}),
             **facts,
         }
         half = None if self.half_width is None else self.half_width.numpy() * np.float32(self.scaling.unit)
@@ -320,29 +360,6 @@ def written_into(volume: Volume, filled: Voxels, where: Any) -> Voxels:
     return joined
 
 
-def observe_known(measured: Tensor, known: Tensor, axis: int) -> tuple[Observation, Degradation | None]:
-    """Every voxel measured but for those that are NaN: whole slices interpolated, single voxels filled smoothly.
-
-    Parameters
-    ----------
-    measured : (X, Y, Z)
-    known : (X, Y, Z) bool
-    axis : slice axis
-    """
-    if bool(known.all()):
-        return Rician(0).observe(measured), None
-    others = tuple(a for a in range(3) if a != axis)
-    empty = ~known.any(others[1]).any(others[0])
-    y = measured
-    if bool(empty.any()):
-        slices = MissingSlices(len(empty), torch.nonzero(empty).flatten().tolist(), axis)
-        y = slices.observe(measured).y
-    holes = ~known & ~empty.reshape([-1 if a == axis else 1 for a in range(3)])
-    if bool(holes.any()):
-        y = fill_smoothly(y, ~holes)
-    return Observation(y, known.to(y)), None
-
-
 def residual(degradation: Degradation, restored: Tensor, measured: Tensor) -> float:
     """Relative RMS of what the restored image, measured again, differs from the measurement."""
     difference = degradation.degrade(restored) - measured
@@ -367,4 +384,4 @@ def inside_slices(volume: Volume, stored_slices: Sequence[int], axis: int) -> tu
     return inside, [count - 1 - each if flip else each for each in stored_slices]
 
 
-__all__ = ["Job", "Scaling", "inside_slices", "observe_known", "residual", "without", "written_into"]
+__all__ = ["Job", "Scaling", "inside_slices", "residual", "without", "written_into"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from medldm.inspection import Plan, make_plan
 from medldm.settings import Denoise, FillSlices, Restore, SuperResolve
 from medldm.tasks.denoise import denoise
 from medldm.tasks.fill_slices import fill_slices
+from medldm.tasks.noise import NoiseLevel
 from medldm.tasks.pipeline import Job
 from medldm.tasks.planes import Progress
 from medldm.tasks.super_resolve import resolve, wanted_grid
@@ -29,8 +28,8 @@ def restore(volume: Volume, settings: Restore, told: Progress) -> Volume:
         # Thick slices, lost slices and noise are one measurement; the network answers all of it at once.
         wanted = SuperResolve(**shared, spacing=verbs["super-resolve"].options["spacing"])
         job = Job(volume, wanted, "restore", told)
-        sigma = job.noise(None)[0] if "denoise" in verbs else torch.zeros(1, 1, 1)
-        result = resolve(job, wanted_grid(volume, wanted), settings.slice_thickness, settings.slice_profile, sigma)
+        level = job.noise(None)[0] if "denoise" in verbs else NoiseLevel.uniform(0)
+        result = resolve(job, wanted_grid(volume, wanted), settings.slice_thickness, settings.slice_profile, level)
     elif "fill-slices" in verbs:
         result = fill_slices(volume, FillSlices(**shared, missing=plan.missing), told)
         if "denoise" in verbs:

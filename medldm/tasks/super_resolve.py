@@ -18,9 +18,10 @@ from medldm.io import find_missing_slices
 from medldm.models.looks import looks
 from medldm.resample import field_of_view_affine, new_shape_for_spacing
 from medldm.settings import SuperResolve
+from medldm.tasks.noise import NoiseLevel, map_on
 from medldm.tasks.pipeline import Job, inside_slices, residual
 from medldm.tasks.planes import Progress
-from medldm.volume import Volume
+from medldm.volume import Volume, Voxels
 from medldm.zoo import IN_PLANE
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ class Grid(NamedTuple):
     planes: tuple[int, ...]
 
 
-def super_resolve(volume: Volume, settings: SuperResolve, told: Progress) -> Volume:
+def super_resolve(
+    volume: Volume, settings: SuperResolve, told: Progress, noise_map: Volume | Voxels | None = None
+) -> Volume:
     """See `medldm.super_resolve`."""
     grid = wanted_grid(volume, settings)
     if not grid.thick and not grid.planes:
@@ -63,19 +66,19 @@ def super_resolve(volume: Volume, settings: SuperResolve, told: Progress) -> Vol
             "Name three spacings, and leave that axis as it is."
         )
     job = Job(volume, settings, "super-resolve", told)
-    sigma = job.quiet_noise(settings.noise)
-    return resolve(job, grid, settings.slice_thickness, settings.slice_profile, sigma)
+    level = job.quiet_noise(settings.noise if noise_map is None else map_on(volume, noise_map))
+    return resolve(job, grid, settings.slice_thickness, settings.slice_profile, level)
 
 
-def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigma: Tensor) -> Volume:
-    """One pass of the network that thins slices, fills lost ones and, where sigma says so, denoises."""
+def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, level: NoiseLevel) -> Volume:
+    """One pass of the network that thins slices, fills lost ones and, where there is noise, denoises."""
     volume, axis = job.volume, grid.slice_axis
     missing = find_missing_slices(volume, volume.stored.axes.index(axis))
     _, places = inside_slices(volume, missing, volume.stored.axes.index(axis))
     measured, known = job.scaled()
     unseen = never_seen(known, axis, places, grid.shape)
     kept = [k for k in range(volume.shape[axis]) if k not in set(places)]
-    noise = float(sigma.median())
+    noise = level.typical
     degradation = damage(volume, grid, thickness_mm, profile, noise, tuple(places), job.modality)
     if grid.thick:
         measured, known = measured.index_select(axis, torch.tensor(kept)), known.index_select(axis, torch.tensor(kept))
@@ -84,7 +87,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
     observation = degradation.observe(measured)
     spacing = [mm * old / new for mm, old, new in zip(volume.spacing, volume.shape, grid.shape, strict=True)]
     ways = looks((axis,) if grid.thick else (), grid.planes, grid.shape, spacing)
-    restored, spread = job.run(observation, sigma, ways, kind="" if grid.thick else IN_PLANE)
+    restored, spread = job.run(observation, level, ways, kind="" if grid.thick else IN_PLANE)
     if grid.thick:
         other = {"gaussian": "rect", "rect": "gaussian"}[profile]
         rival = damage(volume, grid, thickness_mm, other, noise, tuple(places), job.modality)
@@ -120,7 +123,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, sigm
         # Between thick slices every thin one holds voxels that nobody measured alone.
         "invented_slices": list(range(slices)) if grid.thick else [],
         "consistency_residual": round(left, 6),
-        "noise_level": round(noise, 5),
+        "noise_level": round(noise * (1 if job.modality == "mr" else job.scaling.unit), 5),
         **({"slice_profile": profile} if grid.thick else {}),
     }
     return job.finish(restored, spread, affine=affine, stored=stored, **facts)

@@ -10,11 +10,13 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from medldm.degradations import Observation
 from medldm.settings import Settings
 from medldm.zoo import Card
 
 COPIED = ("fill-slices", "inpaint")  # verbs whose measured voxels come out bit for bit: nothing about them is uncertain
 POOLED = 1.0  # voxels; width of the Gaussian over which variances are averaged
+SMALLEST = 1e-3  # scaled intensity, root mean square; what samples of one look differ by less says nothing of errors
 FARTHEST = 12.0  # voxels; beyond it calibration saw nothing, and the error has long stopped to grow
 NEARBY = 8.0  # voxels; width of the Gaussian over which the share of measured voxels is taken
 
@@ -131,6 +133,29 @@ def why_not(found: Interval | None, settings: Settings, name: str) -> str:
     if settings.samples < found.samples or settings.flow_steps < found.steps:
         return f"intervals were calibrated with --samples {found.samples} and --steps {found.steps}; fewer show less"
     return ""
+
+
+def no_spread(std: Tensor, observation: Observation, looks: int, verb: str) -> str:
+    """Why the standard deviation of samples would say nothing, in words; empty where it says something.
+
+    Samples differ by the planes in which they are drawn. What the flow adds in the same planes is nothing at
+    ``--fidelity 1`` and at most a thousandth of the range below (shipped sets), hundreds of times less than the error.
+
+    Parameters
+    ----------
+    std : (X, Y, Z) scaled intensity
+    observation : of the scan
+    looks : planes in which samples were drawn
+    verb : that ran
+    """
+    restored = observation.observed.expand_as(std) < 1 if verb in COPIED else observation.y > 0
+    if not bool(restored.any()):
+        restored = torch.ones_like(std, dtype=torch.bool)
+    size = float(std[restored].pow(2).mean().sqrt())
+    if size > (SMALLEST if looks == 1 else 0):
+        return ""
+    why = "all were drawn in the same planes" if looks == 1 else "the network draws them alike"
+    return f"they do not differ ({why}), which would look like certainty; no map of it is written"
 
 
 def distance_to_measured(observed: Tensor) -> Tensor:

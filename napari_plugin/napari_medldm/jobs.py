@@ -230,7 +230,7 @@ def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple
     title = f"{order.scan.name} {'preview' if order.where else PAST[order.verb]}"
     made = [_layer(afters, title)]
     spreads = [after.as_map(after.std) for after in afters if after.std is not None]
-    if spreads:
+    if len(spreads) == len(afters):  # a frame without one would move the others to its place
         made.append(_layer(spreads, f"{title}, uncertainty", colormap="magma"))
     if order.difference:
         gaps = [_difference(before, after) for before, after in pairs]

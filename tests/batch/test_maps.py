@@ -7,9 +7,11 @@ import numpy as np
 import phantoms
 import phantoms_dicom
 import pydicom
+import pytest
 
 from medldm.batch.maps import HALF_WIDTH, STD, remove_maps, spread_path, stage_maps
 from medldm.batch.record import Record
+from medldm.cli import main
 from medldm.errors import InputError
 from medldm.io import read
 from medldm.io.atomic import staged_name
@@ -63,3 +65,28 @@ def test_a_header_that_no_map_can_be_made_of_does_not_cost_the_series(tmp_path, 
     monkeypatch.setattr("medldm.io.dicom.parametric.write_uncertainty", refuse)
     assert stage_maps(with_maps(read(series)), Record(tmp_path / "series-003")) == []
     assert "no map can be made" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["nifti", "dicom"])
+def test_a_spread_of_zeros_is_not_written_and_that_run_is_done_all_the_same(form, tmp_path, capsys):
+    """Four slices are looked at in their own planes only: every draw is the same."""
+    voxels = phantoms.rician(phantoms.brain((48, 48, 9))[..., 2:6], 60).astype(np.int16)
+    if form == "nifti":
+        source, suffix = phantoms.save(tmp_path / "scan.nii.gz", voxels, np.diag([1, 1, 8, 1.0])), ".nii.gz"
+    else:
+        source, suffix = phantoms_dicom.write_series(tmp_path / "scan", voxels), ".dcm"
+    run = ["denoise", str(source), str(tmp_path / "out"), "--samples", "4", "--uncertainty", "--model", "brain-mri-2d"]
+    assert main(run) == 0
+    assert "they do not differ" in capsys.readouterr().err
+    maps = [path.name for path in (tmp_path / "out").rglob(f"*_*{suffix}")]
+    assert len(maps) == 1
+    assert maps[0].endswith(f"_halfwidth{suffix}")
+    assert main(run) == 0
+    assert "already done" in capsys.readouterr().err
+    record = next((tmp_path / "out").rglob("*_medldm.json"))
+    again = tmp_path / "again" / ("scan.nii.gz" if form == "nifti" else "scan")
+    again.parent.mkdir()
+    assert main(["rerun", str(record), str(again)]) == 0
+    assert len(list(again.parent.glob(f"*_halfwidth{suffix}"))) == 1
+    assert not list(again.parent.glob(f"*_std{suffix}"))

@@ -84,6 +84,7 @@ def test_every_aim_stands_beside_what_was_reached_and_every_miss_is_explained():
         ("guard", "guard/table.md", "table"),
         ("finetune", "finetune.md", "table"),
         ("speed", "speed.md", "table"),
+        ("noise", "noise.md", "page"),
         ("gallery", "gallery/cases.md", "page"),
     ],
 )

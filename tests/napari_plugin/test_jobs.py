@@ -273,3 +273,13 @@ def test_flags_that_the_library_advises_are_told_as_rows():
         {"device": "cpu", "notes": ["taken for MR; say --modality ct otherwise", "say --slice-thickness 3"]}
     )
     assert told.endswith("say modality ct otherwise · say slice thickness 3")
+
+
+@pytest.mark.slow
+def test_draws_that_do_not_differ_give_no_layer_but_words(as_layer):
+    """Four slices are looked at in their own planes only; a layer of zeros would pass for certainty."""
+    voxels = phantoms.rician(phantoms.brain((48, 48, 9))[..., 2:6], 60).astype(np.float32)
+    scan = taken(Volume(voxels, np.diag([1, 1, 8, 1.0]), name="stack"), as_layer)
+    outcome = carry_out(order("denoise", scan, "brain-mri-2d", options={"samples": 4, "noise": 0.05}), quiet)
+    assert [arguments["name"] for _, arguments, _ in outcome.layers] == ["stack denoised"]
+    assert "they do not differ" in outcome.words

@@ -408,3 +408,13 @@ def test_doubts_about_the_header_are_said_aloud(model, tmp_path, caplog):
     caplog.set_level("WARNING", "medldm")  # a test of --quiet may have run before
     medldm.denoise(medldm.read(path), 0.05, **model)
     assert "millimetres are assumed" in caplog.text
+
+
+def test_a_hole_in_a_slice_beside_a_gap_is_no_zero(phantom, model):
+    """What was never measured there must not darken what fills the gap."""
+    voxels = np.array(phantom.voxels)
+    voxels[34:37, 27:30, 17] = np.nan
+    whole, holed = (medldm.fill_slices(phantom.with_voxels(each), [18], **model) for each in (phantom.voxels, voxels))
+    apart = np.abs(holed.voxels[..., 18] - whole.voxels[..., 18])
+    assert apart.max() < 60  # of 900; taken for zero it moved the gap by 500
+    assert np.array_equal(np.isnan(holed.voxels), np.isnan(voxels))

@@ -10,16 +10,19 @@ import pytest
 import torch
 
 import medldm
+from medldm.degradations import Observation
 from medldm.settings import Denoise
 from medldm.tasks.uncertainty import (
     Interval,
     distance_to_measured,
     local_contrast,
     mean_and_spread,
+    no_spread,
     pooled,
     remoteness,
     why_not,
 )
+from medldm.volume import Stored, Volume
 from medldm.zoo import card
 
 VERBS = {"denoise": {"still": 0.01, "noisy": 0.3, "far": 0.0, "busy": 0.0, "q": 2.0}}
@@ -121,3 +124,57 @@ def test_a_card_without_calibration_says_so(tiny_model):
 def test_a_half_width_belongs_to_its_voxels(phantom):
     with pytest.raises(ValueError, match="half_width"):
         replace(phantom, half_width=np.zeros((2, 2, 2), np.float32))
+
+
+def test_zeros_are_no_spread_and_a_thousandth_of_one_look_neither():
+    seen = Observation(torch.ones(6, 6, 6), torch.ones(1, 1, 1).expand(6, 6, 6))
+    for size, looks, told in ((0.0, 1, True), (5e-4, 1, True), (2e-3, 1, False), (5e-4, 3, False), (0.0, 3, True)):
+        words = no_spread(torch.full((6, 6, 6), size), seen, looks, "denoise")
+        assert bool(words) == told
+        assert ("the same planes" in words) == (told and looks == 1)
+    gap = torch.ones(6, 6, 6)
+    gap[..., 3] = 0
+    spread = torch.where(gap < 1, 0.01, 0.0)
+    assert not no_spread(spread, Observation(seen.y, gap), 1, "fill-slices")  # of what was filled, not of all
+    assert no_spread(1 - gap, Observation(seen.y, torch.where(gap < 1, 1.0, 0.0)), 1, "inpaint")
+
+
+ONE_LOOK = {  # stacks whose noise or region is looked at in their own planes only, and planes that are refined
+    "four slices": ((48, 48, 4), (1, 1, 8), "denoise", {"noise": 0.05}),
+    "one slice": ((48, 48, 1), (1, 1, 5), "denoise", {"noise": 0.05}),
+    "many thick slices": ((40, 40, 12), (1, 1, 5), "denoise", {"noise": 0.05}),
+    "a region of four slices": ((48, 48, 4), (1, 1, 8), "inpaint", {}),
+    "coarse planes": ((32, 32, 6), (2, 2, 2), "super_resolve", {"spacing": (1.0, 1.0, 2.0)}),
+    "restored": ((48, 48, 4), (1, 1, 1.2), "restore", {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ONE_LOOK)
+def test_draws_that_do_not_differ_have_no_spread_but_words(kind, caplog):
+    """With the shipped set: its samples differ by the planes they are drawn in, and here there is one way only."""
+    caplog.set_level("WARNING", "medldm")
+    shape, spacing, verb, options = ONE_LOOK[kind]
+    voxels = phantoms.rician(phantoms.brain((*shape[:2], max(shape[2], 9)))[..., 2 : 2 + shape[2]], 60)
+    scan = Volume(voxels.astype(np.float32), np.diag([*spacing, 1.0]), name="stack", stored=Stored(modality="mr"))
+    more = (np.pad(np.ones((8, 8, 2), bool), ((20, 20), (20, 20), (1, 1))),) if verb == "inpaint" else ()
+    result = getattr(medldm, verb)(scan, *more, samples=4, model="brain-mri-2d", **options)
+    facts = result.history[-1].facts
+    assert result.std is None
+    assert "no standard deviation of the samples of stack" in facts["no_spread"]
+    assert facts["no_spread"] in facts["notes"]
+    assert facts["no_spread"] in caplog.text
+    if verb == "denoise":  # calibrated for one look: that interval has a floor of its own
+        assert (result.half_width > 0).all()
+
+
+@pytest.mark.slow
+def test_draws_that_differ_keep_their_spread():
+    scan = phantoms.phantom((40, 40, 16))
+    noisy = scan.with_voxels(phantoms.rician(scan.voxels, 50).astype(np.float32))
+    for result in (
+        medldm.denoise(noisy, 0.05, samples=3, model="brain-mri-2d"),
+        medldm.fill_slices(noisy, [7, 8], samples=3, model="brain-mri-2d"),
+    ):
+        assert np.median(result.std[result.std > 0]) > 1
+        assert "no_spread" not in result.history[-1].facts
