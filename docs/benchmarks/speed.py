@@ -70,7 +70,8 @@ def one(verb: str, model: str, shape: tuple[int, ...]) -> dict[str, Any]:
     import medldm
     from medldm.benchmark.optional import bm4d_plain
     from medldm.chain import Chain, load_chain
-    from medldm.tasks.choices import peak_memory_mb, pick_precision
+    from medldm.models.precision import pick_precision
+    from medldm.tasks.choices import peak_memory_mb
     from medldm.zoo import best, card
 
     modality = "ct" if shape == CT else "mr"

@@ -13,6 +13,7 @@ from typing import Any
 
 from medldm.batch.options import Run
 from medldm.errors import ResourceError
+from medldm.system import cores, set_thread_defaults
 
 QUIET = logging.CRITICAL  # what became of workers is told by the rows
 PATIENCE = 20  # seconds until a scheduler answers
@@ -124,9 +125,12 @@ def environments(workers: int, device: str) -> list[dict[str, str]]:
     workers : number of them
     device : as of ``--device``
     """
-    cores = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
-    share = str(max(1, cores // workers))
-    places = [{"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share, "OPENBLAS_NUM_THREADS": share}] * workers
+    share = max(1, cores() // workers)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    asked = {name: os.environ.get(name, "") for name in names}
+    place = {name: str(min(share, int(asked[name])) if asked[name].isdecimal() else share) for name in names}
+    set_thread_defaults(waiting := dict(os.environ))
+    places = [place | {"OMP_WAIT_POLICY": waiting["OMP_WAIT_POLICY"]}] * workers
     devices = visible_devices() if device in ("auto", "cuda") else []
     if not devices:
         return places

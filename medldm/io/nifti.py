@@ -21,6 +21,7 @@ from medldm.io import nifti_header as headers
 from medldm.io.atomic import whole_file
 from medldm.io.content import modality_by_name
 from medldm.io.marks import mark, marked, recorded
+from medldm.system import free_bytes
 from medldm.volume import Affine, Stored, Volume, Voxels
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -338,9 +339,7 @@ def _read_voxels(stream: BinaryIO, found: Probe, grid: tuple[int, int, int], ind
 
 
 def _must_fit(size: int, path: Path) -> None:
-    import psutil
-
-    free = psutil.virtual_memory().available
+    free = free_bytes()
     if 2 * size > free:
         raise ResourceError(
             f"{path} holds {size / 2**30:.1f} GiB of voxels, {free / 2**30:.1f} GiB of memory are free. "

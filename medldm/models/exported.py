@@ -7,11 +7,11 @@ import warnings
 from typing import Any
 
 import torch
-from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medldm.errors import ModelError
+from medldm.from_monai import get_timestep_embedding
 from medldm.models.checkpoint import architecture, read_weights
 from medldm.models.flow import TIME_GAIN, Flow, build_flow
 from medldm.models.fusion import build_fusion, build_unet

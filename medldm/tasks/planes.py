@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from monai.inferers import SlidingWindowInferer
 from torch import Tensor
 from torch.nn import functional as F
 
 from medldm.chain import Chain
 from medldm.degradations import Observation
+from medldm.from_monai import SlidingWindowInferer
 from medldm.models.inputs import measured_channels, neighbours
 from medldm.models.looks import Look
 from medldm.tasks.choices import PIXELS_AT_ONCE

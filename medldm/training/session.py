@@ -287,8 +287,3 @@ def write_curve(path: Path, rows: list[dict[str, float]]) -> None:
     axes.set(xlabel="minutes", ylabel="validation PSNR, dB")
     axes.legend(fontsize="small")
     figure.savefig(path.with_suffix(".png"), dpi=100)
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 autocast, on CPU and GPU alike."""
-    return torch.autocast(device.type, dtype=torch.bfloat16)

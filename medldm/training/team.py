@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medldm.errors import UsageError
+from medldm.system import cores
 
 
 class Team:
@@ -100,7 +100,7 @@ def _join(work: Callable[..., Any], options: dict[str, Any], level: int, fabric:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("medldm").setLevel(level if fabric.global_rank == 0 else logging.ERROR)
     if fabric.device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // fabric.world_size))  # noqa: TID251  this process is ours
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // fabric.world_size)))  # noqa: TID251  this process is ours
     done = work(team=FabricTeam(fabric), device=str(fabric.device), **options)
     fabric.barrier()
     if torch.distributed.is_initialized():

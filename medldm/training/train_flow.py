@@ -16,9 +16,10 @@ from medldm.models.flow import Flow, build_flow
 from medldm.models.fusion import Residual
 from medldm.models.inputs import centre_plane
 from medldm.models.latent import LatentSpace
+from medldm.models.precision import autocast
 from medldm.settings import Architecture
 from medldm.training.patches import Packed
-from medldm.training.session import Plan, Session, autocast
+from medldm.training.session import Plan, Session
 from medldm.training.team import Team
 from medldm.training.train_unet import draw_batch
 from medldm.training.validation import cubes, score

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from medldm.models.inputs import centre_plane
 from medldm.models.latent import latent_scale
+from medldm.models.precision import autocast
 from medldm.models.vae import VAE, build_vae
 from medldm.settings import Architecture
 from medldm.training.examples import draw_example
 from medldm.training.losses import charbonnier, gradient_loss
 from medldm.training.patches import Packed
-from medldm.training.session import Plan, Session, autocast
+from medldm.training.session import Plan, Session
 from medldm.training.team import Team
 from medldm.training.validation import cubes, psnr
 

@@ -14,11 +14,12 @@ from medldm.degradations import Observation, ThickSlices
 from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotRestorable, UsageError
 from medldm.intensity import mri_scaling
 from medldm.models.looks import looks
+from medldm.models.precision import pick_precision
 from medldm.resample import field_of_view_affine
 from medldm.samples import sample_path
 from medldm.settings import Denoise
 from medldm.tasks import TASKS
-from medldm.tasks.choices import fitted_pixels, pick_precision
+from medldm.tasks.choices import fitted_pixels
 from medldm.tasks.pipeline import residual, silent
 from medldm.tasks.planes import Drawing, estimate, infer, refine, smooth_along_stack
 from medldm.volume import Stored, Volume

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pydicom
 import pydicom.filereader
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
 from medldm.io.dicom.frames import PER_FRAME, SHARED, Frame, flat_frames, is_enhanced
+from medldm.system import free_bytes
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def _check_inflated(path: Path) -> None:
         pydicom.filereader.read_preamble(file, force=True)
         if pydicom.filereader._read_file_meta_info(file).get("TransferSyntaxUID") != DEFLATED.decode():
             return
-        limit = min(LARGEST_INFLATED, int(psutil.virtual_memory().available) // 4)
+        limit = min(LARGEST_INFLATED, free_bytes() // 4)
         unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while not unpacker.eof and (packed := unpacker.unconsumed_tail or file.read(2**16)):
             size += len(unpacker.decompress(packed, 2**22))

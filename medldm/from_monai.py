@@ -1,0 +1,43 @@
+"""What medldm takes from MONAI, and the only module that imports it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def _user_has_a_name() -> Iterator[None]:
+    """MONAI asks for the user's name when it is imported, and an unknown uid (`docker run -u`) has none."""
+    asked = getpass.getuser
+    try:
+        asked()
+    except (KeyError, OSError, ImportError):
+        getpass.getuser = lambda: f"uid_{os.getuid()}" if hasattr(os, "getuid") else "unknown"
+    try:
+        yield
+    finally:
+        getpass.getuser = asked
+
+
+with _user_has_a_name():
+    import monai  # noqa: F401
+
+from monai.inferers import SlidingWindowInferer
+from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, UNet
+from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
+from monai.networks.schedulers import RFlowScheduler
+from monai.networks.utils import pixelshuffle, pixelunshuffle
+
+__all__ = [
+    "AutoencoderKL",
+    "DiffusionModelUNet",
+    "RFlowScheduler",
+    "SlidingWindowInferer",
+    "UNet",
+    "get_timestep_embedding",
+    "pixelshuffle",
+    "pixelunshuffle",
+]
