@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +24,30 @@ def _user_has_a_name() -> Iterator[None]:
         getpass.getuser = asked
 
 
-with _user_has_a_name():
+@contextmanager
+def _matplotlib_may_fail() -> Iterator[None]:
+    """MONAI loads pyplot where it is installed, and pyplot needs a folder to write to; medldm needs neither."""
+    logger = logging.getLogger("matplotlib")
+    before, hidden = logger.level, False
+    logger.setLevel(logging.ERROR)  # it advises everybody without a home to set MPLCONFIGDIR
+    try:
+        import matplotlib.pyplot  # noqa: F401
+    except ImportError:
+        pass
+    except Exception:  # no folder at all: MONAI is told that it is not installed
+        hidden = "matplotlib" not in sys.modules
+    finally:
+        logger.setLevel(before)
+    if hidden:
+        sys.modules["matplotlib"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["matplotlib"]
+
+
+with _user_has_a_name(), _matplotlib_may_fail():
     import monai  # noqa: F401
 
 from monai.inferers import SlidingWindowInferer

@@ -95,6 +95,8 @@ def run(
                 figure(scores, out / "figure.png")
         except ImportError:
             log.warning("no figure: matplotlib is not installed (pip install medldm[benchmark])")
+        except OSError as problem:  # matplotlib finds no folder of its own to write to
+            log.warning("no figure: %s", problem)
         return table
 
     score_all(

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
+from medldm.cli.process import prepare
 from medldm.errors import Cancelled, MedldmError, UsageError, place_of, shown, traced
 from medldm.settings import VERBS
 
@@ -165,6 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     exit code
     """
+    if argv is None:  # else the process is somebody else's
+        prepare()
     words = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in words or "--verbose" in words
     with _stopping_on_sigterm():

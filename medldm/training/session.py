@@ -271,14 +271,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def write_curve(path: Path, rows: list[dict[str, float]]) -> None:
-    """The validation curve as CSV, and as PNG where matplotlib is there."""
+    """The validation curve as CSV, and as PNG where matplotlib works."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[-1]))
         writer.writeheader()
         writer.writerows({name: f"{value:.5g}" for name, value in row.items()} for row in rows)
     try:
         from matplotlib.figure import Figure
-    except ImportError:
+    except (ImportError, OSError):  # not installed, or without a folder of its own to write to
         return
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
