@@ -55,7 +55,13 @@ def joined(address: str) -> Iterator[Any]:
 
 @contextmanager
 def started(run: Run) -> Iterator[Any]:
-    """A client of a scheduler in this process, with workers that are processes of their own."""
+    """A client of a scheduler in this process, with workers that are processes of their own.
+
+    Raises
+    ------
+    ResourceError
+        The system allows no such processes.
+    """
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     places = environments(run.options.workers, getattr(run.settings, "device", "auto"))
@@ -75,7 +81,13 @@ def started(run: Run) -> Iterator[Any]:
     with closing(cluster):
         cluster.worker_spec.update(specs)
         # Whoever stops us here stops our waiting only: workers that are half up cannot be closed.
-        asyncio.run_coroutine_threadsafe(all_up(), cluster.loop.asyncio_loop).result()
+        try:
+            asyncio.run_coroutine_threadsafe(all_up(), cluster.loop.asyncio_loop).result()
+        except (RuntimeError, OSError) as problem:
+            raise ResourceError(
+                f"The workers cannot be started ({first_cause(problem)}). They need a writable /dev/shm and a local "
+                "network; without --workers one process does the work."
+            ) from problem
         with Client(cluster, set_as_default=False) as client:
             try:
                 yield client
@@ -84,6 +96,13 @@ def started(run: Run) -> Iterator[Any]:
                 for nanny in cluster.workers.values():
                     asyncio.run_coroutine_threadsafe(nanny.close(timeout=HASTE), cluster.loop.asyncio_loop)
                 raise
+
+
+def first_cause(problem: BaseException) -> BaseException:
+    """Where a chain of errors began; Dask wraps them in others that do not say why."""
+    while (before := problem.__cause__ or problem.__context__) is not None:
+        problem = before
+    return problem
 
 
 @contextmanager

@@ -15,11 +15,12 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
-from medldm.cli.process import prepare
+from medldm.cli.process import find_temporary_folder, prepare
 from medldm.errors import Cancelled, MedldmError, UsageError, place_of, shown, traced
 from medldm.settings import VERBS
 
@@ -171,10 +172,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in words or "--verbose" in words
     with _stopping_on_sigterm():
-        return _guarded(words, verbose)
+        return _guarded(words, verbose, ours=argv is None)
 
 
-def _guarded(words: list[str], verbose: bool) -> int:
+def _guarded(words: list[str], verbose: bool, *, ours: bool) -> int:
     try:
         if "--version" in words:
             from importlib.metadata import version
@@ -190,6 +191,8 @@ def _guarded(words: list[str], verbose: bool) -> int:
             parser.print_help(sys.stderr)
             return 2
         _listen(arguments)
+        if ours and getattr(arguments, "out", None):
+            find_temporary_folder(Path(arguments.out))
         from medldm.cli import verbs
 
         return verbs.run(arguments)

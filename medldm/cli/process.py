@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 from medldm.system import set_thread_defaults
 
@@ -15,6 +19,29 @@ def prepare() -> None:
     """
     _open_streams()
     set_thread_defaults(os.environ)
+
+
+def find_temporary_folder(out: Path) -> None:
+    """Where the system has no folder for temporary files (a read-only container), one beside the results, until exit.
+
+    PyTorch's optimizers, Dask and zip archives each want one; nothing happens where there is one already.
+
+    Parameters
+    ----------
+    out : file or folder of the results
+    """
+    try:
+        tempfile.gettempdir()
+        return
+    except OSError:
+        pass
+    place = next((folder for folder in (out, *out.absolute().parents) if folder.is_dir()), out)
+    try:
+        folder = tempfile.mkdtemp(prefix=".medldm.", dir=place)
+    except OSError:
+        return  # no result can be written either, which is said where it is tried
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _open_streams() -> None:
