@@ -14,14 +14,14 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
 from medldm.cli.process import find_temporary_folder, prepare
-from medldm.errors import Cancelled, MedldmError, UsageError, place_of, shown, traced
+from medldm.errors import Cancelled, MedldmError, OutputError, UsageError, place_of, shown, traced
 from medldm.settings import VERBS
 
 HELP = {
@@ -167,8 +167,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     exit code
     """
-    if argv is None:  # else the process is somebody else's
-        prepare()
     words = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in words or "--verbose" in words
     with _stopping_on_sigterm():
@@ -177,6 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(words: list[str], verbose: bool, *, ours: bool) -> int:
     try:
+        if ours:  # else the process is somebody else's
+            prepare()
         if "--version" in words:
             from importlib.metadata import version
 
@@ -195,7 +195,9 @@ def _guarded(words: list[str], verbose: bool, *, ours: bool) -> int:
             find_temporary_folder(Path(arguments.out))
         from medldm.cli import verbs
 
-        return verbs.run(arguments)
+        code = verbs.run(arguments)
+        sys.stdout.flush()  # a full disk is said here, not by Python at exit
+        return code
     except SystemExit as wish:  # --help
         return int(wish.code or 0)
     except (KeyboardInterrupt, Cancelled):
@@ -218,6 +220,11 @@ def _guarded(words: list[str], verbose: bool, *, ours: bool) -> int:
         )
         return 8
     except Exception as problem:
+        if isinstance(problem, OSError) and problem.errno == errno.ENOSPC and problem.filename is None:
+            _say("medldm: there is no space left to write to. Free some, or choose another place.")
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return OutputError.exit_code
         if isinstance(problem, OSError) and problem.errno in PLACES and problem.filename is not None:
             place = shown(os.fsdecode(problem.filename))
             _say(f"medldm: {place} cannot be used: {problem.strerror}. Choose another place.")

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from medldm.errors import UsageError
 from medldm.system import set_thread_defaults
 
 
@@ -16,8 +17,17 @@ def prepare() -> None:
     """Streams that can be written to, whatever was closed and whatever the locale; threads that wait without spinning.
 
     Comes before torch, NumPy and ITK are loaded: they read the environment only then.
+
+    Raises
+    ------
+    UsageError
+        The current folder was removed: no relative path means anything, and MKL ends the process when it is loaded.
     """
     _open_streams()
+    try:
+        os.getcwd()
+    except OSError as problem:
+        raise UsageError("The current folder does not exist any more. Change to another one.") from problem
     set_thread_defaults(os.environ)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medldm.errors import UsageError
+from medldm.errors import ResourceError, UsageError
 from medldm.system import cores
 
 
@@ -77,6 +77,8 @@ def with_team(work: Callable[..., Any], devices: int, device: str, **options: An
     ------
     UsageError
         Lightning Fabric or the devices are not there.
+    ResourceError
+        The system allows no such processes.
     """
     if devices == 1:
         return work(team=Team(), device=device, **options)
@@ -92,7 +94,13 @@ def with_team(work: Callable[..., Any], devices: int, device: str, **options: An
     fabric = Fabric(accelerator=kind, devices=devices, strategy="ddp_spawn")
     # Bound, not passed: Fabric walks through arguments and stumbles over frozen dataclasses.
     level = logging.getLogger("medldm").getEffectiveLevel()
-    return fabric.launch(partial(_join, work, options, level))
+    try:
+        return fabric.launch(partial(_join, work, options, level))
+    except OSError as problem:  # what a process raises comes wrapped; this is the system
+        raise ResourceError(
+            f"--devices {devices}: the processes cannot be started ({problem}). They need a writable /dev/shm and a "
+            "local network; say --devices 1 otherwise."
+        ) from problem
 
 
 def _join(work: Callable[..., Any], options: dict[str, Any], level: int, fabric: Any) -> Any:
