@@ -89,7 +89,7 @@ def run(
         for name in makers:
             text += set_table(name, {row: set_distances(features, name, row, list(competing), files) for row in names})
         table = out / "table.md"
-        table.write_text(text + more)
+        table.write_text(text + more, encoding="utf-8")
         try:
             if scores:
                 figure(scores, out / "figure.png")

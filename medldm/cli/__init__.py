@@ -236,7 +236,8 @@ def _guarded(words: list[str], verbose: bool, *, ours: bool) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # a log on a full disk; the exit code says enough
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -45,8 +45,8 @@ def export(card: Card, folder: Path) -> Path:
     module.save(str(folder / "models" / "model.ts"))
     _write(folder / "configs" / "metadata.json", metadata(card))
     _write(folder / "configs" / "inference.json", inference(card))
-    (folder / "docs" / "README.md").write_text(readme(card))
-    (folder / "LICENSE").write_text(licence(card))
+    (folder / "docs" / "README.md").write_text(readme(card), encoding="utf-8")
+    (folder / "LICENSE").write_text(licence(card), encoding="utf-8")
     return folder
 
 
