@@ -67,9 +67,6 @@ def new_shape_for_spacing(
     return x, y, z
 
 
-shape_for_spacing = new_shape_for_spacing  # the name that the tasks know it by
-
-
 def resample_to(volume: Volume, affine: Affine, shape: Sequence[int], order: str = "linear") -> Array:
     """The scan on another grid by plain interpolation.
 

@@ -262,7 +262,8 @@ def scripted(card: Card) -> torch.jit.ScriptModule:
     """
     networks = Networks(card)
     shape = networks.shape
-    example = torch.rand(2, shape.measured_channels, *(2 * MULTIPLE,) * shape.spatial_dims)
+    size = (2, shape.measured_channels, *(2 * MULTIPLE,) * shape.spatial_dims)
+    example = torch.rand(size, generator=torch.Generator().manual_seed(0))
     jit: Any = torch.jit  # untyped
     with warnings.catch_warnings(), torch.no_grad():
         # Shapes are checked in Python along the way; that those checks are frozen is what is wanted.

@@ -136,6 +136,11 @@ class Session:
                 yield batch
             waiting.cancel()
 
+    def step_generator(self) -> torch.Generator:
+        """What a step draws beyond its batch: by seed, step and process, so that no two processes draw the same."""
+        number = self.step_number * self.team.size + self.team.rank
+        return torch.Generator().manual_seed(self.plan.seed + 7919 * number)
+
     def step(self, loss: Tensor) -> None:
         """Learn from one batch, unless its loss or gradient has exploded."""
         value = float(loss.detach())

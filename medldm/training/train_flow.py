@@ -86,7 +86,7 @@ def train_flow(
     session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
     for inputs, clean in session.batches(draw_batch(train, shape, plan)):
         inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
-        generator = torch.Generator().manual_seed(plan.seed + 7919 * session.step_number)
+        generator = session.step_generator()
         with autocast(session.device):
             with torch.no_grad():
                 wanted = latent.encode(clean)  # (B, latent_channels, .../factor)

@@ -89,7 +89,7 @@ def train_fusion(
     pool: deque[list[Tensor]] = deque(maxlen=POOL)
     session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
     for scene in session.batches(lambda generator: draw_scene(train, size, generator)):
-        generator = torch.Generator().manual_seed(plan.seed + 7919 * session.step_number)
+        generator = session.step_generator()
         with torch.no_grad(), autocast(session.device):
             pool.append(looked_at(chain, scene, generator, device))
         for _ in range(REUSED):
