@@ -3,6 +3,7 @@
 User namespaces stand in for the container (`unshare`, util-linux). Where the kernel forbids them, tests are skipped.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import medldm
 
 ROOT = Path(medldm.__file__).parents[1]
 UID = 12345
+PACKAGES = [f"PYTHONPATH={ROOT}:{ROOT / 'napari_plugin'}:{sysconfig.get_path('purelib')}"]
 READ_ONLY = """
 folder=$0
 for place in {places}; do [ -d "$place" ] && mount --bind "$place" "$place"; done
@@ -36,11 +38,23 @@ def why_impossible():
     return f"user namespaces are forbidden here: {done.stderr.strip()[-200:]}" if done.returncode else ""
 
 
-def sandbox(writable, *words):
+def containerfile(word):
+    """What the last stage of the Containerfile says after a word."""
+    lines = (ROOT / "Containerfile").read_text().split("\nFROM ")[-1].splitlines()
+    return next(line.partition(" ")[2] for line in lines if line.startswith(f"{word} "))
+
+
+def entry_point():
+    """The command line that the image begins with, of the tested environment."""
+    name, *more = json.loads(containerfile("ENTRYPOINT"))
+    return [sys.executable, str(Path(sys.executable).parent / name), *more]
+
+
+def sandbox(writable, *words, uid=UID):
     """A command line in which nothing but one folder, and /dev, can be written to, by nobody whom the system knows."""
     places = {ROOT, sys.prefix, sys.base_prefix, Path.home(), tempfile.gettempdir(), "/tmp", "/var", "/home", "/root"}
     listed = " ".join(f"'{place}'" for place in sorted(map(str, places), key=len))
-    script = READ_ONLY.format(places=listed, uid=UID)
+    script = READ_ONLY.format(places=listed, uid=uid)
     return ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script, str(writable), *map(str, words)]
 
 
@@ -54,9 +68,8 @@ def as_stranger(writable, *words, cwd=None, **environment):
     cwd : current folder; one that cannot be written to when not given
     environment : variables beyond PATH and where packages lie; there are no others
     """
-    packages = f"PYTHONPATH={ROOT}:{ROOT / 'napari_plugin'}:{sysconfig.get_path('purelib')}"
     given = [f"{name}={value}" for name, value in environment.items()]
-    command = sandbox(writable, packages, *given, sys.executable, *words)
+    command = sandbox(writable, *PACKAGES, *given, sys.executable, *words)
     return subprocess.run(
         command,
         capture_output=True,

@@ -223,3 +223,27 @@ def test_the_temporary_folder_of_a_caller_is_not_touched(tmp_path):
     process.find_temporary_folder(tmp_path)
     assert dict(os.environ) == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_image_begins_with(tmp_path, scan, model):
+    """The entry point of the Containerfile, its user, and what it copies."""
+    text = (strangers.ROOT / "Containerfile").read_text()
+    assert int(strangers.containerfile("USER").split(":")[0]) > 0
+    assert strangers.containerfile("WORKDIR") == "/data"
+    for line in text.splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            assert all((strangers.ROOT / name).exists() for name in line.split()[1:-1]), line
+    command = strangers.sandbox(
+        tmp_path, *strangers.PACKAGES, *strangers.entry_point(), "denoise", scan, "out.nii.gz", "--model", model
+    )
+    done = subprocess.run(command, env={"CWD": tmp_path}, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert nib.load(tmp_path / "out.nii.gz").shape == (32, 40, 20)
+
+
+def test_the_containerfile_is_clean():
+    hadolint = shutil.which("hadolint", path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
+    if not hadolint:
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run([hadolint, strangers.ROOT / "Containerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
