@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from medldm.errors import MedldmError, ModelError, ResourceError, ending
-from medldm.free_memory import free_bytes
 from medldm.guard import check, untold
 from medldm.io import check_content, find_missing_slices, guess_modality, what_it_is
 from medldm.io.scans import Case, find_cases
@@ -19,6 +18,7 @@ from medldm.noise_level import NoiseEstimate, estimate_noise
 from medldm.outliers import set_aside
 from medldm.settings import Restore
 from medldm.slice_numbers import spell_slices
+from medldm.system import free_bytes
 from medldm.volume import Volume
 from medldm.zoo import best, card
 

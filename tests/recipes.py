@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import phantoms
 import pytest
+import strangers
 
 from medldm.benchmark.rows import GROUPS
 
@@ -84,6 +85,16 @@ def own_environment(folder):
     git = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
     # What a path names is seen without its .pth files: the tested medldm, which is editable, is not importable there.
     return surroundings(own / "bin", PYTHONPATH=sysconfig.get_path("purelib"), **git)
+
+
+def in_a_container(text, folder, patched, run_here):
+    """Images are built elsewhere (`.ci/container.sh`); here the same command lines run as strangers without a home."""
+    if strangers.why_impossible():
+        pytest.skip(strangers.why_impossible())
+    bash(text, folder, surroundings(STANDINS))
+    if " restore scan.nii.gz out/" in text:
+        assert (folder / "out" / "scan.nii.gz").exists()
+        assert (folder / "out" / "scan_preview.png").exists() or "--preview" not in text
 
 
 # --- what takes a night -----------------------------------------------------------------------------------------------

@@ -101,3 +101,13 @@ def test_one_version():
     told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"\nversion: {told}\n" in (ROOT / "CITATION.cff").read_text()
     assert napari_medldm.__version__ == told
+
+
+def test_monai_is_imported_in_one_place():
+    """It asks for the user's name and for a folder to write to; `medldm/from_monai.py` answers."""
+    importing = [
+        path.name
+        for path in (ROOT / "medldm").rglob("*.py")
+        if any(line.strip().startswith(("import monai", "from monai")) for line in path.read_text().splitlines())
+    ]
+    assert importing == ["from_monai.py"]

@@ -9,7 +9,6 @@ series. Each writes its table, `docs/benchmarks/batch-cohort.md` and so on. Run 
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import phantoms
 import medldm
 from medldm.batch import Options, Watch, cases, run_batch
 from medldm.settings import Denoise
+from medldm.system import cores
 from medldm.volume import Step
 
 HUNDRED = 100
@@ -161,7 +161,7 @@ def seconds_of(what: Callable[[], Any]) -> tuple[float, Any]:
 
 def command(what: str) -> str:
     """How the table was made, and where."""
-    return f"`python docs/benchmarks/batch.py {what}` on {os.cpu_count()} cores, {platform.machine()}"
+    return f"`python docs/benchmarks/batch.py {what}` on {cores()} cores, {platform.machine()}"
 
 
 def draw(folder: Path, count: int, shape: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from medldm.chain import load_chain
-from medldm.tasks.choices import pick_precision
+from medldm.models.precision import pick_precision
 from medldm.zoo import best
 
 BATCH, PLANE, TURNS = 4, 256, 8

@@ -31,6 +31,7 @@ from distributed import Client
 
 from medldm.batch import Options, Watch, run_batch
 from medldm.settings import Denoise
+from medldm.system import cores
 
 ASLEEP = """
 import os, sys, time, types
@@ -99,7 +100,7 @@ def sleeping(counts: list[int]) -> Iterator[str]:
     yield from (
         "# Sleeping cases on 1 to 32 workers",
         "",
-        f"`python docs/benchmarks/scaling.py sleeping` on {os.cpu_count()} cores, {platform.machine()}: {EACH} cases "
+        f"`python docs/benchmarks/scaling.py sleeping` on {cores()} cores, {platform.machine()}: {EACH} cases "
         f"a worker that sleep {SLEEP:g} s each instead of computing, all workers on this machine; each has done two "
         "cases before the clock starts, so that its libraries are loaded. Overhead: wall clock without the sleep, per "
         "case of one worker, and per case of the whole cluster.",
@@ -125,7 +126,7 @@ def real(counts: list[int]) -> Iterator[str]:
     yield from (
         "# Real cases on 1 and 2 workers",
         "",
-        f"`python docs/benchmarks/scaling.py real` on {os.cpu_count()} cores, {platform.machine()}: `denoise`, {REAL} "
+        f"`python docs/benchmarks/scaling.py real` on {cores()} cores, {platform.machine()}: `denoise`, {REAL} "
         f"phantoms of {' x '.join(map(str, REAL_SHAPE))} voxels, one core to a worker.",
         "",
         "| workers | exit code | wall clock, s | s per case | speed-up | efficiency |",

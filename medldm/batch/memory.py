@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from medldm.errors import ResourceError
-from medldm.free_memory import free_bytes
 from medldm.inspection import Plan
 from medldm.resample import new_shape_for_spacing
 from medldm.settings import Settings, SuperResolve
+from medldm.system import free_bytes
 from medldm.volume import Volume
 
 BYTES_PER_VOXEL = 60  # of the result: image, maps, noise; 47 were measured from 2.6 to 3.9 million voxels

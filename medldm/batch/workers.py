@@ -13,6 +13,7 @@ from typing import Any
 
 from medldm.batch.options import Run
 from medldm.errors import ResourceError
+from medldm.system import cores, set_thread_defaults
 
 QUIET = logging.CRITICAL  # what became of workers is told by the rows
 PATIENCE = 20  # seconds until a scheduler answers
@@ -54,7 +55,13 @@ def joined(address: str) -> Iterator[Any]:
 
 @contextmanager
 def started(run: Run) -> Iterator[Any]:
-    """A client of a scheduler in this process, with workers that are processes of their own."""
+    """A client of a scheduler in this process, with workers that are processes of their own.
+
+    Raises
+    ------
+    ResourceError
+        The system allows no such processes.
+    """
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     places = environments(run.options.workers, getattr(run.settings, "device", "auto"))
@@ -74,7 +81,13 @@ def started(run: Run) -> Iterator[Any]:
     with closing(cluster):
         cluster.worker_spec.update(specs)
         # Whoever stops us here stops our waiting only: workers that are half up cannot be closed.
-        asyncio.run_coroutine_threadsafe(all_up(), cluster.loop.asyncio_loop).result()
+        try:
+            asyncio.run_coroutine_threadsafe(all_up(), cluster.loop.asyncio_loop).result()
+        except (RuntimeError, OSError) as problem:
+            raise ResourceError(
+                f"The workers cannot be started ({first_cause(problem)}). They need a writable /dev/shm and a local "
+                "network; without --workers one process does the work."
+            ) from problem
         with Client(cluster, set_as_default=False) as client:
             try:
                 yield client
@@ -83,6 +96,13 @@ def started(run: Run) -> Iterator[Any]:
                 for nanny in cluster.workers.values():
                     asyncio.run_coroutine_threadsafe(nanny.close(timeout=HASTE), cluster.loop.asyncio_loop)
                 raise
+
+
+def first_cause(problem: BaseException) -> BaseException:
+    """Where a chain of errors began; Dask wraps them in others that do not say why."""
+    while (before := problem.__cause__ or problem.__context__) is not None:
+        problem = before
+    return problem
 
 
 @contextmanager
@@ -124,9 +144,12 @@ def environments(workers: int, device: str) -> list[dict[str, str]]:
     workers : number of them
     device : as of ``--device``
     """
-    cores = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
-    share = str(max(1, cores // workers))
-    places = [{"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share, "OPENBLAS_NUM_THREADS": share}] * workers
+    share = max(1, cores() // workers)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    asked = {name: os.environ.get(name, "") for name in names}
+    place = {name: str(min(share, int(asked[name])) if asked[name].isdecimal() else share) for name in names}
+    set_thread_defaults(waiting := dict(os.environ))
+    places = [place | {"OMP_WAIT_POLICY": waiting["OMP_WAIT_POLICY"]}] * workers
     devices = visible_devices() if device in ("auto", "cuda") else []
     if not devices:
         return places

@@ -15,7 +15,8 @@ from medldm.chain import Chain, latent_noise, load_chain
 from medldm.degradations import Degradation, Rician
 from medldm.models.inputs import centre_channel, centre_plane
 from medldm.models.looks import looks
-from medldm.tasks.choices import fitted_tile, pick_device, pick_precision
+from medldm.models.precision import pick_precision
+from medldm.tasks.choices import fitted_tile, pick_device
 from medldm.tasks.pipeline import silent
 from medldm.tasks.planes import Drawing, estimate, refine
 from medldm.tasks.uncertainty import mean_and_spread

@@ -35,7 +35,7 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     scores = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             score = _score(line)
             if score is not None and score["protocol"] == str(PROTOCOL):
@@ -52,7 +52,7 @@ def append_score(path: Path, score: dict[str, Any]) -> None:
     score : fields of `FIELDS`; what is left out stays empty
     """
     new = _mend(path)
-    with path.open("a", newline="") as file:
+    with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS)
         if new:
             writer.writeheader()
@@ -84,10 +84,10 @@ def _earlier(columns: list[str]) -> bool:
 
 def _widen(path: Path) -> None:
     """Rewrite a ledger with today's columns; scores that did not exist yet stay empty, nothing is computed again."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         lines = [line for line in csv.DictReader(file) if None not in line and None not in line.values()]
     beside = path.with_suffix(".wider.csv")
-    with beside.open("w", newline="") as file:
+    with beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
         writer.writerows(lines)

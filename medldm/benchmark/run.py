@@ -89,12 +89,14 @@ def run(
         for name in makers:
             text += set_table(name, {row: set_distances(features, name, row, list(competing), files) for row in names})
         table = out / "table.md"
-        table.write_text(text + more)
+        table.write_text(text + more, encoding="utf-8")
         try:
             if scores:
                 figure(scores, out / "figure.png")
         except ImportError:
             log.warning("no figure: matplotlib is not installed (pip install medldm[benchmark])")
+        except OSError as problem:  # matplotlib finds no folder of its own to write to
+            log.warning("no figure: %s", problem)
         return table
 
     score_all(

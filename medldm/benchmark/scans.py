@@ -95,7 +95,7 @@ def _rows(table: Path, paths: dict[str, Path]) -> list[dict[str, str]]:
     if not table.is_file():
         return []
     rows = {}
-    with table.open(newline="") as lines:
+    with table.open(newline="", encoding="utf-8-sig") as lines:
         for line in csv.DictReader(lines):
             name = Path(line.get("file") or "").name
             if name in paths and line.get("split"):

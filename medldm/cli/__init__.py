@@ -14,12 +14,14 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
-from medldm.errors import Cancelled, MedldmError, UsageError, place_of, shown, traced
+from medldm.cli.process import find_temporary_folder, prepare
+from medldm.errors import Cancelled, MedldmError, OutputError, UsageError, place_of, shown, traced
 from medldm.settings import VERBS
 
 HELP = {
@@ -168,11 +170,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in words or "--verbose" in words
     with _stopping_on_sigterm():
-        return _guarded(words, verbose)
+        return _guarded(words, verbose, ours=argv is None)
 
 
-def _guarded(words: list[str], verbose: bool) -> int:
+def _guarded(words: list[str], verbose: bool, *, ours: bool) -> int:
     try:
+        if ours:  # else the process is somebody else's
+            prepare()
         if "--version" in words:
             from importlib.metadata import version
 
@@ -187,9 +191,13 @@ def _guarded(words: list[str], verbose: bool) -> int:
             parser.print_help(sys.stderr)
             return 2
         _listen(arguments)
+        if ours and getattr(arguments, "out", None):
+            find_temporary_folder(Path(arguments.out))
         from medldm.cli import verbs
 
-        return verbs.run(arguments)
+        code = verbs.run(arguments)
+        sys.stdout.flush()  # a full disk is said here, not by Python at exit
+        return code
     except SystemExit as wish:  # --help
         return int(wish.code or 0)
     except (KeyboardInterrupt, Cancelled):
@@ -212,6 +220,11 @@ def _guarded(words: list[str], verbose: bool) -> int:
         )
         return 8
     except Exception as problem:
+        if isinstance(problem, OSError) and problem.errno == errno.ENOSPC and problem.filename is None:
+            _say("medldm: there is no space left to write to. Free some, or choose another place.")
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return OutputError.exit_code
         if isinstance(problem, OSError) and problem.errno in PLACES and problem.filename is not None:
             place = shown(os.fsdecode(problem.filename))
             _say(f"medldm: {place} cannot be used: {problem.strerror}. Choose another place.")
@@ -223,7 +236,8 @@ def _guarded(words: list[str], verbose: bool) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # a log on a full disk; the exit code says enough
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -141,13 +141,9 @@ def export_model(arguments: argparse.Namespace) -> int:
 
     found = card(arguments.name)
     check_weights(found)
-    try:
-        bundle = importlib.import_module("medldm.models.bundle")
-    except ModuleNotFoundError as problem:
-        raise UsageError(
-            f"This version of medldm cannot export bundles yet. The weights of {found.name} lie in {found.path}."
-        ) from problem
-    print(bundle.export(found, Path(arguments.out)))
+    from medldm.models.bundle import export
+
+    print(export(found, Path(arguments.out)))
     return 0
 
 

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Callable
 
 import torch
-from monai.networks.schedulers import RFlowScheduler
 from torch import Tensor
 
 from medldm.diffusion.objective import Denoiser
+from medldm.from_monai import RFlowScheduler
 
 
 def sample_flow(

@@ -72,10 +72,17 @@ def unpack(archive: Path) -> Unpacked:
     Raises
     ------
     InputError
-        Damaged, encrypted, too large, or with names that lead out of the folder.
+        Damaged, encrypted, too large, with names that lead out of the folder, or without a place to unpack it to.
     """
+    try:
+        place = tempfile.gettempdir()
+    except OSError as problem:  # a read-only container
+        raise InputError(
+            f"{archive} cannot be unpacked: no folder for temporary files can be written to. Name one in TMPDIR, or "
+            "unpack the archive yourself and name the folder."
+        ) from problem
     _sweep()
-    folder = Path(tempfile.gettempdir(), f"{PREFIX}{uuid.uuid4().hex}")
+    folder = Path(place, f"{PREFIX}{uuid.uuid4().hex}")
     lock = FileLock(f"{folder}{LOCK}", thread_local=False)
     taken: set[str] = set()
     try:

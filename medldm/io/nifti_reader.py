@@ -16,6 +16,7 @@ from medldm.io.content import modality_by_name
 from medldm.io.formats import NiftiFiles, nifti_files, stem
 from medldm.io.marks import marked, recorded
 from medldm.io.packed import kind_of_packing, opened
+from medldm.system import free_bytes
 from medldm.volume import Stored, Volume, Voxels
 
 GZIP_AT_MOST = 1100  # deflate packs a block of zeros 1032 times
@@ -201,9 +202,7 @@ def skip(stream: BinaryIO, count: int) -> None:
 
 
 def _must_fit(size: int, path: Path) -> None:
-    import psutil
-
-    free = psutil.virtual_memory().available
+    free = free_bytes()
     if 2 * size > free:
         raise ResourceError(
             f"{path} holds {size / 2**30:.1f} GiB of voxels, {free / 2**30:.1f} GiB of memory are free. "

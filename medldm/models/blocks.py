@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import torch
-from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
+
+from medldm.from_monai import pixelshuffle, pixelunshuffle
 
 
 def conv(spatial_dims: int, channels_in: int, channels_out: int, size: int = 3) -> nn.Module:

@@ -19,6 +19,7 @@ from medldm.zoo import Card
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 TILE = 96  # voxels along the edge of a tile of a volume network; planes go through whole
+OVERLAP = 0.33  # 64 voxels from tile to tile, a multiple of 16, so that tiles share one latent grid
 
 
 def export(card: Card, folder: Path) -> Path:
@@ -45,8 +46,8 @@ def export(card: Card, folder: Path) -> Path:
     module.save(str(folder / "models" / "model.ts"))
     _write(folder / "configs" / "metadata.json", metadata(card))
     _write(folder / "configs" / "inference.json", inference(card))
-    (folder / "docs" / "README.md").write_text(readme(card))
-    (folder / "LICENSE").write_text(licence(card))
+    (folder / "docs" / "README.md").write_text(readme(card), encoding="utf-8")
+    (folder / "LICENSE").write_text(licence(card), encoding="utf-8")
     return folder
 
 
@@ -122,7 +123,7 @@ def inference(card: Card) -> dict[str, Any]:
             "_target_": "SlidingWindowInferer",
             "roi_size": [-1, -1] if flat else [TILE] * 3,
             "sw_batch_size": 8 if flat else 1,
-            "overlap": 0.25,
+            "overlap": OVERLAP,
             "mode": "gaussian",
             "padding_mode": "replicate",
         },

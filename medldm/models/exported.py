@@ -7,11 +7,11 @@ import warnings
 from typing import Any
 
 import torch
-from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medldm.errors import ModelError
+from medldm.from_monai import get_timestep_embedding
 from medldm.models.checkpoint import architecture, read_weights
 from medldm.models.flow import TIME_GAIN, Flow, build_flow
 from medldm.models.fusion import build_fusion, build_unet
@@ -262,7 +262,8 @@ def scripted(card: Card) -> torch.jit.ScriptModule:
     """
     networks = Networks(card)
     shape = networks.shape
-    example = torch.rand(2, shape.measured_channels, *(2 * MULTIPLE,) * shape.spatial_dims)
+    size = (2, shape.measured_channels, *(2 * MULTIPLE,) * shape.spatial_dims)
+    example = torch.rand(size, generator=torch.Generator().manual_seed(0))
     jit: Any = torch.jit  # untyped
     with warnings.catch_warnings(), torch.no_grad():
         # Shapes are checked in Python along the way; that those checks are frozen is what is wanted.

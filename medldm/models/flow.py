@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
+from medldm.from_monai import DiffusionModelUNet
 from medldm.models.blocks import as_weights, dense_format, space_to_depth, without_norm
 from medldm.settings import Architecture
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from monai.networks.nets import UNet
 from torch import Tensor, nn
 
+from medldm.from_monai import UNet
 from medldm.models.blocks import as_weights, conv, depth_to_space, keep_variance, space_to_depth
 from medldm.settings import Architecture
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 
+from medldm.from_monai import AutoencoderKL
 from medldm.models.blocks import as_weights, depth_to_space, keep_variance, space_to_depth, without_norm
 from medldm.settings import Architecture
 

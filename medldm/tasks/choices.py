@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from medldm.errors import ModelError, UnfitModel
+from medldm.system import free_bytes
 from medldm.volume import Volume
 from medldm.zoo import PATIENCE_S, Card, best, card
 
@@ -63,19 +64,7 @@ def fitted_pixels(device: str) -> int:
 
 def _free(device: str) -> int:
     """Bytes that are free where the networks compute."""
-    import psutil
-
-    return int(torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else psutil.virtual_memory().available)
-
-
-def pick_precision(wanted: str, device: str) -> torch.dtype:
-    """Number format of the network: bf16 where the machine computes in it, else fp32."""
-    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if wanted != "auto":
-        return named[wanted]
-    if device.startswith("cuda"):
-        return torch.bfloat16
-    return torch.bfloat16 if device == "cpu" and torch.cpu._is_avx512_bf16_supported() else torch.float32
+    return int(torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_bytes())
 
 
 def pick_card(name: str, modality: str, volume: Volume, verb: str, device: str = "cpu") -> Card:

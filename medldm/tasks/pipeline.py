@@ -19,6 +19,7 @@ from medldm.guard import check, check_residual, untold
 from medldm.intensity import CT_RANGE, Scaling, ct_scaling, foreground_mask, mri_scaling
 from medldm.io import guess_modality
 from medldm.models.looks import Look
+from medldm.models.precision import pick_precision
 from medldm.noise_level import NoiseEstimate, NoisyScan
 from medldm.outliers import set_aside
 from medldm.settings import Settings
@@ -29,7 +30,6 @@ from medldm.tasks.choices import (
     peak_memory_mb,
     pick_card,
     pick_device,
-    pick_precision,
 )
 from medldm.tasks.noise import NoiseLevel
 from medldm.tasks.planes import Drawing, Progress, estimate, refine

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from monai.inferers import SlidingWindowInferer
 from torch import Tensor
 from torch.nn import functional as F
 
 from medldm.chain import Chain
 from medldm.degradations import Observation
+from medldm.from_monai import SlidingWindowInferer
 from medldm.models.inputs import measured_channels, neighbours
 from medldm.models.looks import Look
 from medldm.tasks.choices import PIXELS_AT_ONCE
@@ -219,13 +219,28 @@ def infer(channels: Tensor, drawing: Drawing, predict: Callable[[Tensor], Tensor
         if all(size <= tile for size in padded.shape[2:]):
             guess = predict(padded)
         else:
-            # A quarter of overlap, blended; its stride stays a multiple of 16, so tiles share one latent grid.
             roi = [min(tile, size) for size in padded.shape[2:]]
-            inferer = SlidingWindowInferer(roi, sw_batch_size=4, overlap=0.25, mode="gaussian")
+            # MONAI rounds the stride down; half a voxel keeps it from the next lower number.
+            overlap = [max(0.0, 1 - (stride_of(edge) + 0.5) / edge) for edge in roi]
+            inferer = SlidingWindowInferer(roi, sw_batch_size=4, overlap=overlap, mode="gaussian")
             guess = inferer(padded, predict)
     assert isinstance(guess, Tensor)
     inside: tuple[Any, ...] = (..., *(slice(0, size) for size in grid))
     return guess[inside].float().cpu()
+
+
+def stride_of(edge: int) -> int:
+    """Voxels from one tile to the next: a quarter of them overlaps, or more, so that tiles share one latent grid.
+
+    Parameters
+    ----------
+    edge : of a tile, a multiple of `MULTIPLE`
+
+    Returns
+    -------
+    a multiple of `MULTIPLE`
+    """
+    return max(MULTIPLE, edge * 3 // 4 // MULTIPLE * MULTIPLE)
 
 
 def content_box(y: Tensor) -> tuple[slice, slice, slice]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -446,10 +446,3 @@ def balance(scans: list[Packed]) -> list[Packed]:
         for scan in members:
             balanced.append(Packed(**{**scan.__dict__, "weight": scan.weight * subjects**0.5 / len(members)}))
     return balanced
-
-
-def forever(first: int) -> Iterator[int]:
-    """Step numbers from `first` on."""
-    while True:
-        yield first
-        first += 1

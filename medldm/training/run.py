@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from medldm.models.latent import LatentSpace
 from medldm.models.vae import build_vae
 from medldm.novelty import extended, fit
 from medldm.settings import Architecture
+from medldm.system import cores
 from medldm.training.inflate import inflated_unet
 from medldm.training.patches import Packed, balance, found_modality, load_cache, pack, what_scans_look_like
 from medldm.training.session import Plan, part, read_metadata, save_atomically
@@ -304,7 +304,7 @@ def training_facts(out: Path, stages: tuple[str, ...], device: str) -> dict[str,
         "minutes": {stage: round(state["seconds"] / 60, 1) for stage, state in states.items()},
         "steps": {stage: state["step"] for stage, state in states.items()},
         "skipped_steps": {stage: state["skipped"] for stage, state in states.items()},
-        "hardware": f"{device}, {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
+        "hardware": f"{device}, {cores()} cores, {platform.machine()}, torch {torch.__version__}",
     }
 
 

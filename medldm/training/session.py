@@ -136,6 +136,11 @@ class Session:
                 yield batch
             waiting.cancel()
 
+    def step_generator(self) -> torch.Generator:
+        """What a step draws beyond its batch: by seed, step and process, so that no two processes draw the same."""
+        number = self.step_number * self.team.size + self.team.rank
+        return torch.Generator().manual_seed(self.plan.seed + 7919 * number)
+
     def step(self, loss: Tensor) -> None:
         """Learn from one batch, unless its loss or gradient has exploded."""
         value = float(loss.detach())
@@ -271,14 +276,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def write_curve(path: Path, rows: list[dict[str, float]]) -> None:
-    """The validation curve as CSV, and as PNG where matplotlib is there."""
+    """The validation curve as CSV, and as PNG where matplotlib works."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[-1]))
         writer.writeheader()
         writer.writerows({name: f"{value:.5g}" for name, value in row.items()} for row in rows)
     try:
         from matplotlib.figure import Figure
-    except ImportError:
+    except (ImportError, OSError):  # not installed, or without a folder of its own to write to
         return
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -287,8 +292,3 @@ def write_curve(path: Path, rows: list[dict[str, float]]) -> None:
     axes.set(xlabel="minutes", ylabel="validation PSNR, dB")
     axes.legend(fontsize="small")
     figure.savefig(path.with_suffix(".png"), dpi=100)
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 autocast, on CPU and GPU alike."""
-    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medldm.errors import UsageError
+from medldm.errors import ResourceError, UsageError
+from medldm.system import cores
 
 
 class Team:
@@ -77,6 +77,8 @@ def with_team(work: Callable[..., Any], devices: int, device: str, **options: An
     ------
     UsageError
         Lightning Fabric or the devices are not there.
+    ResourceError
+        The system allows no such processes.
     """
     if devices == 1:
         return work(team=Team(), device=device, **options)
@@ -92,7 +94,13 @@ def with_team(work: Callable[..., Any], devices: int, device: str, **options: An
     fabric = Fabric(accelerator=kind, devices=devices, strategy="ddp_spawn")
     # Bound, not passed: Fabric walks through arguments and stumbles over frozen dataclasses.
     level = logging.getLogger("medldm").getEffectiveLevel()
-    return fabric.launch(partial(_join, work, options, level))
+    try:
+        return fabric.launch(partial(_join, work, options, level))
+    except OSError as problem:  # what a process raises comes wrapped; this is the system
+        raise ResourceError(
+            f"--devices {devices}: the processes cannot be started ({problem}). They need a writable /dev/shm and a "
+            "local network; say --devices 1 otherwise."
+        ) from problem
 
 
 def _join(work: Callable[..., Any], options: dict[str, Any], level: int, fabric: Any) -> Any:
@@ -100,7 +108,7 @@ def _join(work: Callable[..., Any], options: dict[str, Any], level: int, fabric:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("medldm").setLevel(level if fabric.global_rank == 0 else logging.ERROR)
     if fabric.device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // fabric.world_size))  # noqa: TID251  this process is ours
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // fabric.world_size)))  # noqa: TID251  this process is ours
     done = work(team=FabricTeam(fabric), device=str(fabric.device), **options)
     fabric.barrier()
     if torch.distributed.is_initialized():

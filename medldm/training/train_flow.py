@@ -16,9 +16,10 @@ from medldm.models.flow import Flow, build_flow
 from medldm.models.fusion import Residual
 from medldm.models.inputs import centre_plane
 from medldm.models.latent import LatentSpace
+from medldm.models.precision import autocast
 from medldm.settings import Architecture
 from medldm.training.patches import Packed
-from medldm.training.session import Plan, Session, autocast
+from medldm.training.session import Plan, Session
 from medldm.training.team import Team
 from medldm.training.train_unet import draw_batch
 from medldm.training.validation import cubes, score
@@ -85,7 +86,7 @@ def train_flow(
     session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
     for inputs, clean in session.batches(draw_batch(train, shape, plan)):
         inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
-        generator = torch.Generator().manual_seed(plan.seed + 7919 * session.step_number)
+        generator = session.step_generator()
         with autocast(session.device):
             with torch.no_grad():
                 wanted = latent.encode(clean)  # (B, latent_channels, .../factor)

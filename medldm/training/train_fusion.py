@@ -16,11 +16,12 @@ from medldm.models.flow import Flow
 from medldm.models.fusion import Residual, build_fusion
 from medldm.models.inputs import centre_channel
 from medldm.models.latent import LatentSpace
+from medldm.models.precision import autocast
 from medldm.settings import Architecture
 from medldm.training.examples import MARGIN, Scene, draw_scene
 from medldm.training.losses import detail_loss, feature_loss, root_mean_square
 from medldm.training.patches import Packed
-from medldm.training.session import Plan, Session, autocast
+from medldm.training.session import Plan, Session
 from medldm.training.team import Team
 from medldm.training.validation import Cube, cubes, score_volumes
 
@@ -88,7 +89,7 @@ def train_fusion(
     pool: deque[list[Tensor]] = deque(maxlen=POOL)
     session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
     for scene in session.batches(lambda generator: draw_scene(train, size, generator)):
-        generator = torch.Generator().manual_seed(plan.seed + 7919 * session.step_number)
+        generator = session.step_generator()
         with torch.no_grad(), autocast(session.device):
             pool.append(looked_at(chain, scene, generator, device))
         for _ in range(REUSED):

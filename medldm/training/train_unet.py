@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from medldm.models.fusion import build_unet
 from medldm.models.inputs import centre_plane
+from medldm.models.precision import autocast
 from medldm.settings import Architecture
 from medldm.training.examples import draw_example
 from medldm.training.losses import root_mean_square
 from medldm.training.patches import Packed
-from medldm.training.session import Plan, Session, autocast
+from medldm.training.session import Plan, Session
 from medldm.training.team import Team
 from medldm.training.validation import cubes, score
 

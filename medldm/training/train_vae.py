@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,12 +9,13 @@ from torch import Tensor, nn
 
 from medldm.models.inputs import centre_plane
 from medldm.models.latent import latent_scale
+from medldm.models.precision import autocast
 from medldm.models.vae import VAE, build_vae
 from medldm.settings import Architecture
 from medldm.training.examples import draw_example
 from medldm.training.losses import charbonnier, gradient_loss
 from medldm.training.patches import Packed
-from medldm.training.session import Plan, Session, autocast
+from medldm.training.session import Plan, Session
 from medldm.training.team import Team
 from medldm.training.validation import cubes, psnr
 
@@ -64,10 +64,11 @@ def train_vae(
     session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
     for images in session.batches(draw):
         images = images.to(device)  # (B, 1, ...), half clean, half measured
+        generator = session.step_generator()
         with autocast(session.device):
             mu, sigma = network.encode(images)
             # Decoding a slightly shaken latent makes the decoder smooth; the flow is never exact.
-            guess = network.decode(mu + sigma * torch.randn_like(sigma))
+            guess = network.decode(mu + sigma * torch.randn(sigma.shape, generator=generator).to(device))
         kl = 0.5 * (mu**2 + sigma**2 - 2 * sigma.clamp_min(1e-6).log() - 1).mean()
         session.step(charbonnier(guess, images) + 0.5 * gradient_loss(guess, images) + KL_WEIGHT * kl)
     weights = session.finish()
@@ -87,6 +88,3 @@ def mean(values: object) -> float:
     """Mean of an iterable of numbers."""
     numbers = list(values)  # type: ignore[call-overload]
     return float(sum(numbers) / len(numbers))
-
-
-Draw = Callable[[torch.Generator], Tensor]

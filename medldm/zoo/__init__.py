@@ -133,7 +133,7 @@ def read_card(path: Path) -> Card:
     ModelError
     """
     try:
-        words: dict[str, Any] = json.loads(path.read_text())
+        words: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = {each.name for each in fields(Card)}
         lists = {"verbs", "spacing_mm", "limits", "parts"}
         told: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in words.items() if k in known}
@@ -161,7 +161,7 @@ def card(name: str) -> Card:
     path = Path(name)
     if path.is_dir():
         found = sorted(path.glob("*.json"))
-        found = [each for each in found if '"architecture"' in each.read_text(errors="replace")]
+        found = [each for each in found if '"architecture"' in each.read_text(encoding="utf-8", errors="replace")]
         if found:
             return read_card(found[0])
     if path.suffix == ".safetensors":

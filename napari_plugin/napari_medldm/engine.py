@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from medldm.errors import Cancelled, MedldmError, ResourceError
+from medldm.system import set_thread_defaults
 from napari_medldm.pipe import receive, send
 
 if TYPE_CHECKING:
@@ -101,12 +102,13 @@ class Engine:
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
-            path = os.pathsep.join(each for each in sys.path if each)
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
+            set_thread_defaults(environment)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "napari_medldm.serve"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": path},
+                env=environment,
             )
             # A new queue: what an ended process still had to say is nobody's news.
             self.mail = queue.Queue()

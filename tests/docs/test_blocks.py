@@ -38,6 +38,7 @@ WAYS = {
     "dask ssh": recipes.by_ssh,
     "SLURMCluster": recipes.dask_on_slurm,
     "KubeCluster": recipes.dask_on_kubernetes,
+    "podman build": recipes.in_a_container,
     "medldm[napari]": recipes.napari_window,
 }
 

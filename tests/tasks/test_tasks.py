@@ -14,13 +14,14 @@ from medldm.degradations import Observation, ThickSlices
 from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotRestorable, UsageError
 from medldm.intensity import mri_scaling
 from medldm.models.looks import looks
+from medldm.models.precision import pick_precision
 from medldm.resample import field_of_view_affine
 from medldm.samples import sample_path
 from medldm.settings import Denoise
 from medldm.tasks import TASKS
-from medldm.tasks.choices import fitted_pixels, pick_precision
+from medldm.tasks.choices import fitted_pixels
 from medldm.tasks.pipeline import residual, silent
-from medldm.tasks.planes import Drawing, estimate, infer, refine, smooth_along_stack
+from medldm.tasks.planes import Drawing, estimate, infer, refine, smooth_along_stack, stride_of
 from medldm.volume import Stored, Volume
 from medldm.zoo import card
 
@@ -253,6 +254,25 @@ def test_tiles_agree_on_the_noise_they_draw(tiny_model):
     whole, tiled = refined_in_tiles(chain, torch.cat([channels, white], 1), steps=4)
     first = channels[:, told + 2 : told + 3]
     assert float((whole - tiled).abs().mean()) < 0.1 * float((whole - first).abs().mean())
+
+
+@pytest.mark.parametrize("edge", range(32, 385, 16))
+def test_tiles_lie_on_the_grid_of_the_latents(edge):
+    """By a network that answers with the place of each voxel in its tile: where tiles begin, a multiple of 16."""
+    stride = stride_of(edge)
+    assert stride % 16 == 0
+    assert edge / 2 <= stride <= 0.75 * edge
+    seen = []
+
+    def predict(tile):
+        seen.extend(tile[:, 0, 0, 0].tolist())
+        return tile[:, :1]
+
+    places = torch.arange(1024.0).view(1, 1, 1024, 1).expand(1, 1, 1024, 16)
+    torch.testing.assert_close(infer(places, Drawing(tile=edge), predict), places)
+    begins = sorted({int(place) for place in seen})
+    assert all(begin % 16 == 0 for begin in begins)
+    assert max(np.diff(begins)) == stride
 
 
 def test_chunks_of_planes_give_what_the_whole_stack_gives(tiny_model):

@@ -382,3 +382,69 @@ def test_a_wider_network_does_not_begin_as_another_kind():
     for change in ({"unet": tuple(width // 2 for width in SMALL.unet)}, {"context": 1}, {"unet_units": 3}):
         with pytest.raises(UsageError, match="grow"):
             widened(weights, build_unet(SMALL), SMALL, replace(SMALL, **change))
+
+
+@pytest.fixture
+def first_loss(scans, tmp_path, monkeypatch):
+    """``first_loss(stage, rank)``: of one step of a stage on a batch that is always the same, in a process of two."""
+    from medldm.models.flow import build_flow
+    from medldm.models.fusion import build_unet
+    from medldm.models.latent import LatentSpace
+    from medldm.models.vae import build_vae
+    from medldm.training.team import Team
+    from medldm.training.train_flow import train_flow
+    from medldm.training.train_fusion import train_fusion
+    from medldm.training.train_vae import train_vae
+
+    losses = []
+    monkeypatch.setattr(Session, "batches", lambda self, draw: iter([draw(torch.Generator().manual_seed(0))]))
+    monkeypatch.setattr(Session, "step", lambda self, loss: losses.append(float(loss.detach())))
+    monkeypatch.setattr(Session, "finish", lambda self: self.averaged)
+
+    def run(stage, rank, *, begun=0):
+        team = Team()
+        team.rank, team.size = rank, 2
+        folder = tmp_path / f"{stage}{len(losses)}"
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(0)  # the same networks each time
+            frozen = LatentSpace(build_vae(SMALL).eval(), torch.ones(4)), build_flow(SMALL), build_unet(SMALL)
+        latent, flow, unet = frozen
+        # What the caller drew before must not matter.
+        torch.default_generator.manual_seed(begun)
+        plan, options = Plan(batch=2, patch=32), {"team": team, "device": "cpu"}
+        monkeypatch.setattr("medldm.training.train_vae.build_vae", lambda shape: latent.vae)
+        if stage == "vae":
+            train_vae(scans, scans[:1], SMALL, plan, folder, **options)
+        elif stage == "flow":
+            init = flow.state_dict()
+            train_flow(scans, scans[:1], SMALL, plan, folder, latent, unet, init=init, **options)
+        else:
+            init = None
+            train_fusion(scans, scans[:1], SMALL, plan, folder, latent, flow, unet, init=init, **options)
+        return losses[-1]
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["vae", "flow", "fusion"])
+def test_processes_of_a_team_draw_different_noise_and_nobody_draws_from_the_callers(stage, first_loss):
+    first, second = first_loss(stage, 0), first_loss(stage, 1)
+    assert first != second
+    assert first_loss(stage, 0, begun=7) == first
+    assert first_loss(stage, 1, begun=7) == second
+
+
+def test_no_two_steps_of_any_process_begin_with_the_same_seed(tmp_path):
+    seeds = []
+    for rank in range(3):
+        session = make_session(tmp_path / str(rank), seed=5)
+        session.team.rank, session.team.size = rank, 3
+        for step in range(50):
+            session.step_number = step
+            seeds.append(session.step_generator().initial_seed())
+    assert len(set(seeds)) == len(seeds)
+    # One process alone draws what it always drew.
+    alone = make_session(tmp_path / "alone", seed=5)
+    alone.step_number = 3
+    assert alone.step_generator().initial_seed() == 5 + 3 * 7919

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pydicom
 import pydicom.filereader
 from pydicom.errors import InvalidDicomError
@@ -24,6 +23,7 @@ from medldm.io.dicom.frames import PER_FRAME, SHARED, Frame, flat_frames, is_enh
 from medldm.io.dicom.quantity import QUANTITY_TAGS, foreign_quantity, telling
 from medldm.io.dicom.values import UNREADABLE as UNREADABLE
 from medldm.io.dicom.values import careful, millimetres, number, numbers, whole, word
+from medldm.system import free_bytes
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def _check_inflated(path: Path) -> None:
         pydicom.filereader.read_preamble(file, force=True)
         if pydicom.filereader._read_file_meta_info(file).get("TransferSyntaxUID") != DEFLATED.decode():
             return
-        limit = min(LARGEST_INFLATED, int(psutil.virtual_memory().available) // 4)
+        limit = min(LARGEST_INFLATED, free_bytes() // 4)
         unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while not unpacker.eof and (packed := unpacker.unconsumed_tail or file.read(2**16)):
             size += len(unpacker.decompress(packed, 2**22))
