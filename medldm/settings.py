@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from medldm.errors import UsageError
+from medldm.slice_numbers import slice_ranges
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
@@ -128,6 +129,11 @@ class FillSlices(Settings):
         "slices to fill, counted from 0, ranges inclusive; found in the scan when not given",
         metavar="12,13,40-44",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.missing is not None:
+            slice_ranges(self.missing)
 
 
 @dataclass(frozen=True, kw_only=True)

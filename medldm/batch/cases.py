@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from medldm.batch.caselog import note
 from medldm.batch.forecast import forecast
 from medldm.batch.maps import STD, remove_maps, spread_path, stage_maps
 from medldm.batch.memory import check_memory, result_voxels
-from medldm.batch.options import Options, Run
+from medldm.batch.options import Options, Run, Watch
 from medldm.batch.pictures import draw_later, preview_path
-from medldm.batch.places import Protected
+from medldm.batch.places import Protected, check_target
 from medldm.batch.record import (
     Record,
     hash_files,
@@ -82,7 +82,9 @@ def one_case(run: Run, case: Case, target: Path) -> Row:
     MedldmError
     """
     ready = prepare(run, case, target)
-    return ready if isinstance(ready, Row) else finish(run, ready, compute(run, ready))
+    if isinstance(ready, Row):
+        return ready
+    return rehearse(run, ready) if run.options.dry_run else finish(run, ready, compute(run, ready))
 
 
 def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
@@ -114,14 +116,38 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
             f"{target} exists already and is not a result of medldm, or was changed since. Say --overwrite, or "
             "choose another OUT."
         )
+    check_target(target)
     plan = make_plan(volume, settings) if isinstance(settings, Restore) else None
-    ready = Ready(case, target, volume, digest, key, plan)
-    if options.dry_run:
-        check_memory(name, result_voxels(volume, settings, plan))
-        ahead, seconds = forecast(volume, verb, settings, plan, target.parent)
-        return Row(name, TO_DO, seconds, f"would write {target}; {told(run, ready)}; {ahead}")
-    ready.seconds = time.monotonic() - started
-    return ready
+    return Ready(case, target, volume, digest, key, plan, time.monotonic() - started)
+
+
+class AtTheNetwork(Exception):  # no error: what a dry run waits for
+    """All checks were passed; the network would begin now."""
+
+
+def rehearse(run: Run, ready: Ready) -> Row:
+    """What a run would do with a case: the run itself, as far as the network.
+
+    Parameters
+    ----------
+    run : a dry run
+    ready : case that was read
+
+    Raises
+    ------
+    MedldmError
+        As the run would.
+    """
+    name, target = ready.case.place.as_posix(), ready.target
+    quiet = replace(run, watch=Watch())
+    try:
+        result = compute(quiet, ready)
+    except AtTheNetwork:
+        result = None
+    if result is ready.volume:
+        return Row(name, TO_DO, 0.0, f"would write a copy of the input to {target}, since there is nothing to do")
+    ahead, seconds = forecast(ready.volume, run.verb, run.settings, ready.plan, target.parent)
+    return Row(name, TO_DO, seconds, f"would write {target}; {told(run, ready)}; {ahead}")
 
 
 def compute(run: Run, ready: Ready) -> Volume:
@@ -130,6 +156,8 @@ def compute(run: Run, ready: Ready) -> Volume:
     Raises
     ------
     MedldmError
+    AtTheNetwork
+        In a dry run.
     """
     started, name = time.monotonic(), ready.case.place.as_posix()
     check_memory(name, result_voxels(ready.volume, run.settings, ready.plan))
@@ -140,9 +168,30 @@ def compute(run: Run, ready: Ready) -> Volume:
 
     mask_path = getattr(run.settings, "mask", None)
     mask = read(mask_path) if mask_path else None
-    result = tasks.run(run.verb, ready.volume, run.settings, mask=mask, progress=run.watch.progress)
+
+    def progress(done: int, total: int, what: str) -> None:
+        if done == 0:  # verbs say so when all that they check is checked
+            check_derivable(ready)
+            if run.options.dry_run:
+                raise AtTheNetwork
+        run.watch.progress(done, total, what)
+
+    result = tasks.run(run.verb, ready.volume, run.settings, mask=mask, progress=progress)
     ready.seconds += time.monotonic() - started
     return result
+
+
+def check_derivable(ready: Ready) -> None:
+    """Refuse a series whose headers lack what a derived one cites, before the network has worked for it.
+
+    Raises
+    ------
+    InputError
+    """
+    if ready.volume.stored.container == "dicom" and not is_nifti(ready.target):
+        from medldm.io.dicom.stack import cited_stack
+
+        cited_stack(ready.volume)
 
 
 def finish(run: Run, ready: Ready, result: Volume) -> Row:
@@ -253,8 +302,7 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
     record, target = Record(ready.target), ready.target
     staged = staged_name(target)
     maps: list[Path] = []
-    if any(not each.name.endswith(".dcm") for each in target.glob("*")):
-        raise OutputError(f"{target} holds other files; choose another place for the series.")
+    check_target(target)
     fresh = not record.path.exists()
     try:
         clipped = write_image(ready.case, ready.volume, result, staged, run.options)

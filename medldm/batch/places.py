@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from medldm.errors import InputError, OutputError, UsageError
 from medldm.io import is_nifti
-from medldm.io.atomic import LEFTOVER
+from medldm.io.atomic import LEFTOVER, partial_name, sentence, staged_name
 from medldm.io.scans import Case
 
 DAY = 24 * 3600  # seconds
@@ -30,13 +31,48 @@ def check_out(source: Path, out: Path) -> None:
         raise OutputError(f"OUT is IN ({out}); results never replace the scan they come from. Choose another OUT.")
     if not is_nifti(out) and out.is_file():
         raise OutputError(f"OUT ({out}) is a file that is not an image. Give a folder, or a name that ends in .nii.gz.")
-    folder = out.parent if is_nifti(out) else out
+    check_writable(out, out.parent if is_nifti(out) else out)
+
+
+def check_writable(target: Path, folder: Path) -> None:
+    """Refuse a place below a folder that cannot be made or written to.
+
+    Parameters
+    ----------
+    target : of a result
+    folder : that it lies in, or that is to be made for it
+
+    Raises
+    ------
+    OutputError
+    """
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        raise OutputError(f"{out} cannot be written: {folder} is no folder. Choose another OUT.")
+        raise OutputError(f"{target} cannot be written: {folder} is no folder. Choose another OUT.")
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"{out} cannot be written: {folder} is read-only. Choose another OUT.")
+        raise OutputError(f"{target} cannot be written: {folder} is read-only. Choose another OUT.")
+
+
+def check_target(target: Path) -> None:
+    """Refuse a result that could not be written; what fails here would fail after the network has worked for it.
+
+    Parameters
+    ----------
+    target : NIfTI file, or folder of a DICOM series
+
+    Raises
+    ------
+    OutputError
+    """
+    check_writable(target, target.parent)
+    if target.is_dir() and any(not each.name.endswith(".dcm") for each in target.iterdir()):
+        raise OutputError(f"{target} holds other files. Choose another OUT, or move them away.")
+    if hasattr(os, "pathconf"):
+        folder = next(each for each in target.parents if each.exists())
+        hidden = partial_name(staged_name(target)).name  # longest name that a result has while it is written
+        if len(os.fsencode(hidden)) > os.pathconf(folder, "PC_NAME_MAX"):
+            raise sentence(OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)), target)
 
 
 def sweep(out: Path) -> None:

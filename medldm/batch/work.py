@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medldm.batch.caselog import NOTED, about, note, write_log
-from medldm.batch.cases import ALREADY, Ready, compute, finish, prepare
+from medldm.batch.cases import ALREADY, Ready, compute, finish, prepare, rehearse
 from medldm.batch.options import Run
 from medldm.batch.summary import Row
 from medldm.errors import Cancelled, MedldmError, ResourceError, ending, place_of, traced
@@ -81,7 +81,10 @@ class Work:
 
     def _restore(self) -> None:
         assert self.ready is not None
-        self.result = compute(self.run, self.ready)
+        if self.run.options.dry_run:
+            self.row = rehearse(self.run, self.ready)
+        else:
+            self.result = compute(self.run, self.ready)
 
     def _write(self) -> None:
         assert self.ready is not None

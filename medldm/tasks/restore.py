@@ -8,6 +8,7 @@ import torch
 
 from medldm.inspection import Plan, make_plan
 from medldm.settings import Denoise, FillSlices, Restore, SuperResolve
+from medldm.tasks.choices import pick_card, pick_device
 from medldm.tasks.denoise import denoise
 from medldm.tasks.fill_slices import fill_slices
 from medldm.tasks.pipeline import Job
@@ -32,6 +33,8 @@ def restore(volume: Volume, settings: Restore, told: Progress) -> Volume:
         sigma = job.noise(None)[0] if "denoise" in verbs else torch.zeros(1, 1, 1)
         result = resolve(job, wanted_grid(volume, wanted), settings.slice_thickness, settings.slice_profile, sigma)
     elif "fill-slices" in verbs:
+        if "denoise" in verbs:  # known before the first of both has worked for nothing
+            pick_card(settings.model, plan.modality, volume, "denoise", pick_device(settings.device))
         result = fill_slices(volume, FillSlices(**shared, missing=plan.missing), told)
         if "denoise" in verbs:
             result = denoise(result, Denoise(**shared), told)
