@@ -191,9 +191,10 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
     if case.skip or case.broken:
         return Finding(name, "skipped" if case.skip else "failed", case.skip or case.broken)
     try:
-        _check_memory(case)
-        volume = case.read()
-        check_content(volume, case.source)
+        with case.own_names():
+            _check_memory(case)
+            volume = case.read()
+            check_content(volume, case.source)
         if reason := what_it_is(volume):
             return Finding(name, "skipped", f"it looks like {reason}", geometry(volume))
         plan = make_plan(volume, settings)
@@ -223,7 +224,7 @@ def _check_memory(case: Case) -> None:
     if need > free:
         raise ResourceError(
             f"{case.source} needs about {need / 2**30:.1f} GiB of memory to be looked at, "
-            f"{max(0, free) / 2**30:.1f} GiB are free."
+            f"{max(0, free) / 2**30:.1f} GiB are free. Close other programs, or use a larger machine."
         )
 
 

@@ -81,10 +81,11 @@ def one_case(run: Run, case: Case, target: Path) -> Row:
     ------
     MedldmError
     """
-    ready = prepare(run, case, target)
-    if isinstance(ready, Row):
-        return ready
-    return rehearse(run, ready) if run.options.dry_run else finish(run, ready, compute(run, ready))
+    with case.own_names():
+        ready = prepare(run, case, target)
+        if isinstance(ready, Row):
+            return ready
+        return rehearse(run, ready) if run.options.dry_run else finish(run, ready, compute(run, ready))
 
 
 def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
@@ -259,12 +260,12 @@ def load(case: Case, options: Options) -> Volume:
         A mask, a label map, a phase image, 4D, RGB.
     """
     if case.skip:
-        raise NotRestorable(f"{case.source} is left alone: {case.skip.rstrip('.')}. Name a scan that was measured.")
+        raise NotRestorable(f"{case.source} is left alone: {case.skip.rstrip('.')}.")
     check_memory(case.place.as_posix(), case.voxels)
     volume = case.read(options.volume, fix=options.fix)
     check_content(volume, case.source)
     if reason := what_it_is(volume):
-        raise NotRestorable(f"{case.source} looks like {reason}; medldm restores scans only.")
+        raise NotRestorable(f"{case.source} looks like {reason}. Name the scan that it was made from.")
     return volume
 
 

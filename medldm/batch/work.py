@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -109,6 +108,7 @@ class Work:
                 self._end("failed", told, started, problem)
                 self.crowded = True
             except OSError as problem:  # a disk or network that failed, not a bug
+                self.full = problem.errno in FULL
                 told = f"{problem.filename or self.case.source}: {problem.strerror or type(problem).__name__}"
                 self._end("failed", self._sentence(f"it could not be read or written: {told}"), started, problem)
             except Exception as problem:
@@ -123,10 +123,10 @@ class Work:
             log.debug("details of %s", self.row.case)
             for line in self._sentence(traced(problem)).splitlines():
                 note(line)
+            for line in self._sentence(traced(problem, quoting=True)).splitlines():  # -v shows it, no file keeps it
                 log.debug("%s", line, extra=NOTED)
         self.ready = self.result = None
 
     def _sentence(self, problem: str) -> str:
         """What went wrong; files of an archive by their names in it, not by where they were unpacked to."""
-        keep = self.case.keep  # on a cluster a path
-        return problem.replace(f"{getattr(keep, 'folder', keep)}{os.sep}", "") if keep is not None else problem
+        return self.case.named(problem)

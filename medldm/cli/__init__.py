@@ -19,7 +19,16 @@ from typing import Any, NoReturn
 
 from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
-from medldm.errors import Cancelled, MedldmError, UsageError, place_of, shown, traced
+from medldm.errors import (
+    Cancelled,
+    InputError,
+    MedldmError,
+    ResourceError,
+    UsageError,
+    place_of,
+    shown,
+    traced,
+)
 from medldm.settings import VERBS
 
 HELP = {
@@ -29,9 +38,21 @@ HELP = {
     "fill-slices": "fill missing or damaged slices; measured ones stay bit for bit",
     "inpaint": "fill a region; everything outside stays bit for bit",
 }
-# What a file system says of a place that was named, and no mistake of ours.
-PLACES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP)
-BUG = "This is a bug in medldm, not your fault. Please report it with the command line and what -v prints."
+# What a file system says of a place that was named, and no mistake of ours; what helps.
+PLACES = {
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EACCES: "Check its permissions.",
+    errno.EPERM: "Check its permissions.",
+    errno.EROFS: "Choose a place that can be written to.",
+    errno.ENOTDIR: "Check the path.",
+    errno.ELOOP: "Its links lead in a circle.",
+}
+# What a disk or a network says that failed.
+FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN)
+BUG = (
+    "This is a bug in medldm, not your fault. Please report it with the command line and what -v prints; read that "
+    "first, it may quote the header of the scan."
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -212,14 +233,36 @@ def _guarded(words: list[str], verbose: bool) -> int:
         )
         return 8
     except Exception as problem:
-        if isinstance(problem, OSError) and problem.errno in PLACES and problem.filename is not None:
-            place = shown(os.fsdecode(problem.filename))
-            _say(f"medldm: {place} cannot be used: {problem.strerror}. Choose another place.")
-            return UsageError.exit_code
+        if isinstance(problem, OSError) and (refused := of_the_system(problem)):
+            _say(f"medldm: {shown(str(refused))}")
+            return refused.exit_code
         _say(f"medldm: {shown(place_of(problem))}\n{BUG}")
         if verbose:
             logging.getLogger("medldm").exception("details")
         return 1
+
+
+def of_the_system(problem: OSError) -> MedldmError | None:
+    """What a file system refused, as a sentence; None for what may be a mistake of ours.
+
+    Parameters
+    ----------
+    problem : raised outside of where results are written, which has sentences of its own
+    """
+    from medldm.io.atomic import FULL  # which loads NumPy, and `--help` should not
+
+    place = os.fsdecode(problem.filename) if isinstance(problem.filename, str | bytes | os.PathLike) else ""
+    if problem.errno in FULL:
+        return ResourceError(
+            f"The disk is full{f': {place} was not written' * bool(place)}. Free some space, then run it again."
+        )
+    if problem.errno in FAILING:
+        return InputError(
+            f"{place or 'A file'} cannot be read or written: {problem.strerror}. Check the disk or network."
+        )
+    if problem.errno in PLACES and place:
+        return UsageError(f"{place} cannot be used: {problem.strerror}. {PLACES[problem.errno]}")
+    return None
 
 
 def _say(line: str) -> None:
@@ -254,8 +297,8 @@ class OneLine(logging.Formatter):
         return shown(said if told else f"{case}: {said}")
 
     def formatException(self, ei: Any) -> str:  # logging's name
-        """The traceback without what others said in it, its lines made harmless too."""
-        return "\n".join(map(shown, traced(ei[1]).splitlines())) if ei[1] else ""
+        """The traceback of ``-v``, with what each exception said, its lines made harmless too."""
+        return "\n".join(map(shown, traced(ei[1], quoting=True).splitlines())) if ei[1] else ""
 
 
 def _listen(arguments: argparse.Namespace) -> None:

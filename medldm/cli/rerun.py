@@ -12,7 +12,7 @@ from medldm.batch import Options, Run, hash_files, one_case
 from medldm.batch.maps import spread_path
 from medldm.batch.record import Record, hash_image, package_version
 from medldm.cli.progress import watching
-from medldm.errors import InputError, ModelError, UsageError, shown
+from medldm.errors import InputError, ModelError, UsageError, reason_of, shown
 from medldm.io.scans import Case, find_cases
 from medldm.settings import VERBS, Settings, make
 from medldm.zoo import card
@@ -69,9 +69,9 @@ def read_record(path: Path) -> dict[str, Any]:
         complete = {"task", "settings", "input", "result"} <= set(told) and {"root", "sha256"} <= set(told["input"])
         if complete and told["task"] in VERBS:
             return told
-        problem: object = "parts are missing"
+        problem = "parts are missing"
     except (OSError, ValueError, TypeError) as reason:
-        problem = reason
+        problem = "parts are missing" if isinstance(reason, TypeError) else reason_of(reason)
     raise InputError(f"{path} is not the record of a medldm run ({problem}). Name a ..._medldm.json.")
 
 

@@ -141,12 +141,8 @@ def export_model(arguments: argparse.Namespace) -> int:
 
     found = card(arguments.name)
     check_weights(found)
-    try:
-        bundle = importlib.import_module("medldm.models.bundle")
-    except ModuleNotFoundError as problem:
-        raise UsageError(
-            f"This version of medldm cannot export bundles yet. The weights of {found.name} lie in {found.path}."
-        ) from problem
+    from medldm.models import bundle
+
     print(bundle.export(found, Path(arguments.out)))
     return 0
 

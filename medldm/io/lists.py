@@ -6,7 +6,7 @@ import csv
 import os
 from pathlib import Path
 
-from medldm.errors import InputError
+from medldm.errors import InputError, reason_of
 
 LIST_SUFFIXES = (".txt", ".csv")
 COLUMNS = ("path", "file", "filename", "image", "scan", "nifti", "source")
@@ -25,11 +25,14 @@ def read_list(path: Path) -> list[Path]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"{path} cannot be read as a list of paths: {problem}.") from problem
+        raise InputError(f"{path} cannot be read as a list of paths: {reason_of(problem)}.") from problem
     try:
         words = _column(text) if path.suffix.lower() == ".csv" else [line.strip() for line in text.splitlines()]
     except csv.Error as problem:
-        raise InputError(f"{path} cannot be read as a table of paths: {problem}.") from problem
+        raise InputError(
+            f"{path} cannot be read as a table of paths: a cell is too long, or a quote is never closed. Save it as "
+            "plain CSV."
+        ) from problem
     words = [word for word in words if word and not word.startswith("#")]
     if not words:
         raise InputError(f"{path} lists no scan. Write one path a line.")
@@ -40,7 +43,10 @@ def read_list(path: Path) -> list[Path]:
         for at, word in zip(beside, words, strict=True)
     ]
     if not any(map(os.path.exists, places)):
-        raise InputError(f"{path} lists {len(words)} paths and none of them exists, the first being {words[0]}.")
+        raise InputError(
+            f"{path} lists {len(words)} paths and none of them exists, the first being {words[0]}. "
+            "Relative paths are looked for beside the list, then in the current folder."
+        )
     return list(dict.fromkeys(places))
 
 

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
-from medldm.errors import GeometryError, InputError, NotRestorable, OutputError, ResourceError
+from medldm.errors import GeometryError, InputError, NotRestorable, OutputError, ResourceError, reason_of
 from medldm.io import nifti_header as headers
 from medldm.io.atomic import whole_file
 from medldm.io.content import modality_by_name
@@ -287,7 +287,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
                 raw.seek(0)
                 yield raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-        raise InputError(f"{path} is truncated or damaged ({problem}). Copy it again from its source.") from problem
+        raise InputError(
+            f"{path} is truncated or damaged ({reason_of(problem)}). Copy it again from its source."
+        ) from problem
     except PermissionError as problem:
         raise InputError(f"{path} cannot be read: {problem.strerror}. Check its permissions.") from problem
     except OSError as problem:

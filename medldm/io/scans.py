@@ -8,13 +8,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from medldm.errors import InputError, NotRestorable, UsageError
+from medldm.errors import InputError, MedldmError, NotRestorable, UsageError
 from medldm.io import nifti_header as headers
-from medldm.io.archive import is_zip, unpack
+from medldm.io.archive import Members, is_zip, unpack
 from medldm.io.content import not_a_scan
 from medldm.io.dicom import Series, find_series, is_dicom, read_series
 from medldm.io.lists import LIST_SUFFIXES, read_list
@@ -54,7 +54,7 @@ class Case:
     skip : reason to leave it alone; empty when it is to be restored
     broken : what a person must hear, where a scan may have been and none can be read; empty otherwise
     alone : whether it is the only scan that was found
-    keep : whatever must live as long as the case (the folder that a zip was unpacked to)
+    keep : the folder that its archive was unpacked to, which must live as long as the case; None outside of archives
     """
 
     source: Path
@@ -63,7 +63,7 @@ class Case:
     skip: str = ""
     broken: str = ""
     alone: bool = False
-    keep: Any = field(default=None, compare=False, repr=False)
+    keep: Members | None = field(default=None, compare=False, repr=False)
 
     @property
     def kind(self) -> str:
@@ -86,6 +86,19 @@ class Case:
         """Voxels of one volume, by its header."""
         return math.prod(self.series.shape if self.series else probe_nifti(self.source).shape[:3])
 
+    def named(self, words: str) -> str:
+        """A sentence in which the files of an archive are called by their names in it."""
+        return self.keep.named(words) if self.keep is not None else words
+
+    @contextmanager
+    def own_names(self) -> Iterator[None]:
+        """Refusals that come up inside call the files of an archive by their names in it."""
+        try:
+            yield
+        except MedldmError as problem:
+            problem.args = tuple(self.named(each) if isinstance(each, str) else each for each in problem.args)
+            raise
+
     def read(self, volume: int | None = None, *, fix: bool = False) -> Volume:
         """The scan itself.
 
@@ -100,11 +113,12 @@ class Case:
         """
         if self.broken:
             raise InputError(self.broken)
-        if self.series is None:
-            if volume is not None and not self.alone and headers.volumes_of(probe_nifti(self.source).shape) == 1:
-                volume = None  # in a tree, --volume is about its 4D files
-            return read_nifti(self.source, volume_index=volume, fix=fix)
-        return read_series(self.series, fix=True) if fix else read_series(self.series)
+        with self.own_names():
+            if self.series is None:
+                if volume is not None and not self.alone and headers.volumes_of(probe_nifti(self.source).shape) == 1:
+                    volume = None  # in a tree, --volume is about its 4D files
+                return read_nifti(self.source, volume_index=volume, fix=fix)
+            return read_series(self.series, fix=True) if fix else read_series(self.series)
 
     def target(self, out: Path, form: str | None = None) -> Path:
         """Result of this case below a folder: a NIfTI file, or a folder for a derived series."""
@@ -272,7 +286,9 @@ def _zipped(
             raise
         return [Case(path, below, broken=str(problem))] if _may_hold(below, include) else []
     inside = _found(unpacked.folder, unpacked.folder, include, exclude, packed=True)
-    return [replace(case, place=below / case.place, keep=unpacked) for case in inside]
+    return [
+        replace(case, place=below / case.place, keep=unpacked, broken=unpacked.named(case.broken)) for case in inside
+    ]
 
 
 def _nifti_case(path: Path, root: Path) -> Case:
@@ -408,6 +424,8 @@ def _distinct(cases: list[Case]) -> list[Case]:
 def _nothing(source: Path, filtered: bool) -> str:
     if filtered:
         return f"{source} holds no scan that --include and --exclude let through."
+    if source.is_file() and is_zip(source):
+        return f"{source} holds no NIfTI or DICOM scan. Check what is in it."
     if not source.is_dir():
         return f"{source} is neither NIfTI nor DICOM, nor a zip or a list of paths. Check what the file really is."
     if not any(source.iterdir()):

@@ -24,7 +24,10 @@ def inpaint(volume: Volume, mask: Volume | Voxels, settings: Inpaint, told: Prog
     if not region.any():
         return volume
     if region.all():
-        raise UsageError(f"The mask covers all of {volume.name}; nothing is left to fill it from.")
+        raise UsageError(
+            f"The mask covers all of {volume.name}; nothing is left to fill it from. Draw a smaller "
+            "region, or invert the mask."
+        )
     job = Job(without(volume, region), settings, "inpaint", told)
     measured, known = job.scaled()
     regions = Regions(torch.from_numpy(region) | ~known)
