@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,20 +170,28 @@ class Finding:
         return told + [f"  warning: {words}" for words in self.facts.get("outside_of_card", {}).values()]
 
 
-def inspect(path: str | Path, settings: Restore | None = None) -> list[Finding]:
+def inspect(
+    path: str | Path | Sequence[str | Path],
+    settings: Restore | None = None,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> list[Finding]:
     """Every scan below a path: what it is, and what medldm would do about it.
 
     Parameters
     ----------
-    path : as the command line takes it
+    path : as the command line takes it; one, or several
     settings : thresholds of the plan
+    include, exclude : glob patterns, as of `medldm.io.scans.find_cases`
 
     Raises
     ------
     InputError
         Nothing there.
     """
-    return [inspect_case(case, settings or Restore()) for case in find_cases(Path(path))]
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
+    return [inspect_case(case, settings or Restore()) for case in find_cases(paths, include, exclude)]
 
 
 def inspect_case(case: Case, settings: Restore) -> Finding:

@@ -8,17 +8,17 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medldm.batch.caselog import note
-from medldm.batch.forecast import forecast
 from medldm.batch.maps import STD, remove_maps, spread_path, stage_maps
 from medldm.batch.memory import check_memory, result_voxels
-from medldm.batch.options import Options, Run, Watch
+from medldm.batch.options import Options, Run
+from medldm.batch.origin import check_origin, origin
 from medldm.batch.pictures import draw_later, preview_path
 from medldm.batch.places import Protected, check_target
 from medldm.batch.record import (
@@ -28,7 +28,7 @@ from medldm.batch.record import (
     write_map_words,
     write_record,
 )
-from medldm.batch.summary import TO_DO, Row
+from medldm.batch.summary import Row
 from medldm.errors import NotRestorable, OutputError
 from medldm.inspection import Plan, make_plan
 from medldm.io import check_content, guess_modality, is_nifti, read, what_it_is, write
@@ -68,26 +68,6 @@ class Ready:
     seconds: float = 0.0
 
 
-def one_case(run: Run, case: Case, target: Path) -> Row:
-    """Restore one case, or say why there is nothing to do.
-
-    Parameters
-    ----------
-    run : what is asked
-    case : scan
-    target : of the result
-
-    Raises
-    ------
-    MedldmError
-    """
-    with case.own_names():
-        ready = prepare(run, case, target)
-        if isinstance(ready, Row):
-            return ready
-        return rehearse(run, ready) if run.options.dry_run else finish(run, ready, compute(run, ready))
-
-
 def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     """Read a case; a row instead, when there is nothing left to do.
 
@@ -117,6 +97,8 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
             f"{target} exists already and is not a result of medldm, or was changed since. Say --overwrite, or "
             "choose another OUT."
         )
+    if found == "changed":
+        check_origin(record, case, digest)
     check_target(target)
     plan = make_plan(volume, settings) if isinstance(settings, Restore) else None
     return Ready(case, target, volume, digest, key, plan, time.monotonic() - started)
@@ -124,31 +106,6 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
 
 class AtTheNetwork(Exception):  # no error: what a dry run waits for
     """All checks were passed; the network would begin now."""
-
-
-def rehearse(run: Run, ready: Ready) -> Row:
-    """What a run would do with a case: the run itself, as far as the network.
-
-    Parameters
-    ----------
-    run : a dry run
-    ready : case that was read
-
-    Raises
-    ------
-    MedldmError
-        As the run would.
-    """
-    name, target = ready.case.place.as_posix(), ready.target
-    quiet = replace(run, watch=Watch())
-    try:
-        result = compute(quiet, ready)
-    except AtTheNetwork:
-        result = None
-    if result is ready.volume:
-        return Row(name, TO_DO, 0.0, f"would write a copy of the input to {target}, since there is nothing to do")
-    ahead, seconds = forecast(ready.volume, run.verb, run.settings, ready.plan, target.parent)
-    return Row(name, TO_DO, seconds, f"would write {target}; {told(run, ready)}; {ahead}")
 
 
 def compute(run: Run, ready: Ready) -> Volume:
@@ -204,7 +161,7 @@ def finish(run: Run, ready: Ready, result: Volume) -> Row:
     """
     started, case, record = time.monotonic(), ready.case, Record(ready.target)
     mask_path = getattr(run.settings, "mask", None)
-    source = origin(case, run.root) | {"sha256": ready.digest, "mask": mask_path, **what_else(run.options)}
+    source = origin(case) | {"sha256": ready.digest, "mask": mask_path, **what_else(run.options)}
     publish(run, ready, result, source)
     if run.options.preview:
         run.watch.preview(ready.volume, result, preview_path(record))
@@ -273,17 +230,6 @@ def wanted_companions(record: Record, options: Options) -> list[Path]:
     """Files that have to lie beside the result besides its record."""
     companions = {spread_path(record, STD): options.uncertainty, preview_path(record): options.preview}
     return [path for path, wanted in companions.items() if wanted]
-
-
-def origin(case: Case, root: Path | None) -> dict[str, Any]:
-    """Where a case comes from, so that a rerun finds it again; absolute, since a rerun may start anywhere."""
-    packed = case.keep is not None and root is not None
-    return {
-        "root": str((root if packed and root else case.source).absolute()),
-        "place": case.place.as_posix(),
-        "files": [] if packed else [str(path.absolute()) for path in case.files[:1]],
-        "count": len(case.files),
-    }
 
 
 def outcome(volume: Volume, result: Volume, plan: Plan | None) -> dict[str, Any]:

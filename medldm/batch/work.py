@@ -1,4 +1,4 @@
-"""One case of a tree in three steps; whatever goes wrong becomes a row, but for a wish to stop."""
+"""One case in three steps: in a tree whatever goes wrong becomes a row, but for a wish to stop; alone it is raised."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medldm.batch.caselog import NOTED, about, note, write_log
-from medldm.batch.cases import ALREADY, Ready, compute, finish, prepare, rehearse
+from medldm.batch.cases import ALREADY, Ready, compute, finish, prepare
 from medldm.batch.options import Run
+from medldm.batch.rehearsal import rehearse
 from medldm.batch.summary import Row
 from medldm.errors import Cancelled, MedldmError, ResourceError, ending, place_of, traced
 from medldm.io.atomic import FULL
@@ -130,3 +131,23 @@ class Work:
     def _sentence(self, problem: str) -> str:
         """What went wrong; files of an archive by their names in it, not by where they were unpacked to."""
         return self.case.named(problem)
+
+
+def one_case(run: Run, case: Case, target: Path) -> Row:
+    """Restore one case, or say why there is nothing to do.
+
+    Parameters
+    ----------
+    run : what is asked
+    case : scan
+    target : of the result
+
+    Raises
+    ------
+    MedldmError
+    """
+    with case.own_names():
+        ready = prepare(run, case, target)
+        if isinstance(ready, Row):
+            return ready
+        return rehearse(run, ready) if run.options.dry_run else finish(run, ready, compute(run, ready))

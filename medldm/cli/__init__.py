@@ -38,6 +38,7 @@ HELP = {
     "fill-slices": "fill missing or damaged slices; measured ones stay bit for bit",
     "inpaint": "fill a region; everything outside stays bit for bit",
 }
+INPUT = "NIfTI file, DICOM file, folder or zip, a tree of them, or a .txt/.csv list of paths"
 # What a file system says of a place that was named, and no mistake of ours; what helps.
 PLACES = {
     errno.ENAMETOOLONG: "Choose a shorter name.",
@@ -56,7 +57,26 @@ BUG = (
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but errors are ours."""
+    """argparse, but errors are ours.
+
+    Parameters
+    ----------
+    mixed : whether options may stand between several paths, as in ``a.nii.gz --noise 0.05 b.nii.gz OUT``
+    """
+
+    def __init__(self, *words: Any, mixed: bool = False, **options: Any) -> None:
+        super().__init__(*words, **options)
+        self.mixed = mixed
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Several paths: argparse fills them from paths the first run of words only, unless told otherwise."""
+        if not self.mixed:
+            return super().parse_known_args(args, namespace)
+        self.mixed = False  # it comes back here
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.mixed = True
 
     def error(self, message: str) -> NoReturn:
         """Wrong usage: a sentence, and where to read on."""
@@ -71,11 +91,14 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="store_true", help="print the version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     for name, kind in VERBS.items():
-        verb = verbs.add_parser(name, help=HELP[name], description=kind.__doc__, allow_abbrev=False)
+        verb = verbs.add_parser(name, help=HELP[name], description=kind.__doc__, allow_abbrev=False, mixed=True)
+        verb.add_argument("source", metavar="IN", nargs="+", help=f"{INPUT}; several may be named")
         verb.add_argument(
-            "source", metavar="IN", help="NIfTI file, DICOM file, folder or zip, a tree of them, or a .txt/.csv list"
+            "out",
+            metavar="OUT",
+            help="file for one scan, else a folder that mirrors the tree of IN; of several IN the tree below the "
+            "folder that holds them all",
         )
-        verb.add_argument("out", metavar="OUT", help="file, or folder that mirrors the tree of IN")
         add_settings(verb, kind)
         _add_files(verb)
         _add_talk(verb)
@@ -88,13 +111,7 @@ def build_parser() -> Parser:
 
 
 def _add_files(verb: Any) -> None:
-    group = verb.add_argument_group("files")
-    group.add_argument(
-        "--include", action="append", default=[], metavar="GLOB", help="only files that match; may be repeated"
-    )
-    group.add_argument(
-        "--exclude", action="append", default=[], metavar="GLOB", help="leave out files that match; may be repeated"
-    )
+    group = _add_filters(verb)
     group.add_argument("--format", choices=("nifti", "dicom"), help="format of the results (default: as the input)")
     group.add_argument("--volume", type=int, metavar="N", help="which volume of a 4D file, counted from 0")
     group.add_argument(
@@ -116,6 +133,17 @@ def _add_files(verb: Any) -> None:
     group.add_argument("--scheduler", metavar="ADDRESS", help="an existing Dask scheduler (needs medldm[cluster])")
 
 
+def _add_filters(verb: Any) -> Any:
+    group = verb.add_argument_group("files")
+    group.add_argument(
+        "--include", action="append", default=[], metavar="GLOB", help="only files that match; may be repeated"
+    )
+    group.add_argument(
+        "--exclude", action="append", default=[], metavar="GLOB", help="leave out files that match; may be repeated"
+    )
+    return group
+
+
 def _add_talk(verb: Any) -> None:
     group = verb.add_argument_group("talk")
     group.add_argument("--version", action="store_true", help="print the version")
@@ -127,8 +155,9 @@ def _add_talk(verb: Any) -> None:
 def _add_others(verbs: Any) -> None:
     from medldm.settings import Restore
 
-    inspect = verbs.add_parser("inspect", help="what is there, and what medldm would do about it")
-    inspect.add_argument("source", metavar="IN")
+    inspect = verbs.add_parser("inspect", help="what is there, and what medldm would do about it", mixed=True)
+    inspect.add_argument("source", metavar="IN", nargs="+", help=f"{INPUT}; several may be named")
+    _add_filters(inspect)
     inspect.add_argument("--json", action="store_true", help="for programs")
     models = verbs.add_parser("models", help="the model cards")
     models.add_argument("name", nargs="?", metavar="NAME")

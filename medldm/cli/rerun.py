@@ -47,7 +47,7 @@ def rerun(arguments: argparse.Namespace) -> int:
     for name in changed(told):
         log.warning(name)
     with watching(arguments) as watch:
-        run = Run(verb=told["task"], settings=settings, options=options, watch=watch, root=Path(source["root"]))
+        run = Run(verb=told["task"], settings=settings, options=options, watch=watch, sources=(Path(source["root"]),))
         row = one_case(run, case, out)
         same = hash_image(out) == told.get("result_sha256")
         watch.say("the same image, byte for byte" if same else "the image differs from the one of the record")
@@ -94,9 +94,13 @@ def find_input(source: dict[str, Any]) -> Case:
     except InputError as problem:
         raise InputError(f"The input of this run is not there any more: {problem}") from problem
     for case in cases:
-        if str(case.files[0].absolute()) in files or (not files and case.place.as_posix() == source.get("place")):
+        if case.keep is not None and "member" in source:
+            if case.files[0].relative_to(case.keep.folder).as_posix() == source["member"]:
+                return case
+        elif str(case.files[0].absolute()) in files or (not files and case.place.as_posix() == source.get("place")):
             return case
-    raise InputError(f"{(files or [source['root']])[0]}, the input of this run, is not there any more.")
+    name = source.get("member") or (files or [source["root"]])[0]
+    raise InputError(f"{name}, the input of this run, is not there any more.")
 
 
 def settings_of(told: dict[str, Any], path: Path) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from medldm.errors import InputError, reason_of
@@ -48,6 +49,31 @@ def read_list(path: Path) -> list[Path]:
             "Relative paths are looked for beside the list, then in the current folder."
         )
     return list(dict.fromkeys(places))
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file is a list of paths, by its name."""
+    return path.suffix.lower() in LIST_SUFFIXES and path.is_file()
+
+
+def named_paths(sources: Sequence[Path]) -> list[Path]:
+    """The paths that somebody named, those in lists among them, each once.
+
+    Raises
+    ------
+    InputError
+        A list that cannot be read or is empty.
+    """
+    found = (path for source in sources for path in (read_list(source) if is_list(source) else [source]))
+    return list(dict.fromkeys(map(plain, found)))
+
+
+def plain(path: Path) -> Path:
+    """Absolute and without ``..``, which would lead results out of OUT; links are followed only where needed for it."""
+    path = path.absolute()
+    if ".." not in path.parts:
+        return path
+    return path.resolve() if path.name == ".." else path.parent.resolve() / path.name
 
 
 def _column(text: str) -> list[str]:

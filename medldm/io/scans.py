@@ -17,7 +17,7 @@ from medldm.io import nifti_header as headers
 from medldm.io.archive import Members, is_zip, unpack
 from medldm.io.content import not_a_scan
 from medldm.io.dicom import Series, find_series, is_dicom, read_series
-from medldm.io.lists import LIST_SUFFIXES, read_list
+from medldm.io.lists import is_list, named_paths, plain, read_list
 from medldm.io.nifti import is_nifti, probe_nifti, read_nifti, stem
 from medldm.io.unreadable import by_folder, foreign, regular, what_is_wrong
 from medldm.volume import Volume
@@ -128,25 +128,29 @@ class Case:
         return out / self.place.with_name(self.place.name + suffix)
 
 
-def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Case]:
-    """All scans below a path, in a stable order; headers are read, voxels are not.
+def find_cases(source: Path | Sequence[Path], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Case]:
+    """All scans below a path or several, in a stable order; headers are read, voxels are not.
+
+    Places of several paths are relative to the folder that holds all of them, so that equal names stay apart.
 
     A 4D file is no reason to skip yet: whether one of its volumes was asked for is known when it is read.
 
     Parameters
     ----------
-    source : NIfTI file, DICOM file or folder, zip, a tree of all of them, or a .txt/.csv list of paths
+    source : NIfTI file, DICOM file or folder, zip, a tree of all of them, a .txt/.csv list of paths, or several
     include, exclude : glob patterns on the path below `source`; a file must match one of the first, if there are
         any, and none of the second
 
     Raises
     ------
     InputError
-        The path does not exist, cannot be read, or holds no scan at all.
+        The path does not exist, cannot be read, or holds no scan at all; of several, none does.
     """
-    source = Path(source)
+    if not isinstance(source, str | Path) and len(source) > 1:
+        return _several(list(map(Path, source)), include, exclude)
+    source = Path(source if isinstance(source, str | Path) else source[0])
     _must_be_there(source)
-    if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
+    if is_list(source):
         cases = _listed(read_list(source), include, exclude)
     else:
         cases = _found(source, source if source.is_dir() else source.parent, include, exclude)
@@ -156,6 +160,21 @@ def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str]
         raise InputError(_nothing(source, bool(include or exclude)))
     cases = _distinct(sorted(cases, key=lambda case: str(case.place)))
     return [replace(case, alone=len(cases) == 1) for case in cases]
+
+
+def _several(sources: list[Path], include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
+    """Cases of several paths; one that cannot be found is a case that fails, and the others go on."""
+    if not any(map(os.path.exists, sources)):
+        raise InputError(f"None of the {len(sources)} inputs exists, the first being {sources[0]}. Check the paths.")
+    cases = _listed(named_paths(sources), include, exclude)
+    if not cases:
+        several = f"The {len(sources)} inputs hold no"
+        raise InputError(
+            f"{several} scan that --include and --exclude let through."
+            if include or exclude
+            else f"{several} NIfTI or DICOM scan. Check the paths."
+        )
+    return _distinct(sorted(cases, key=lambda case: str(case.place)))
 
 
 def _must_be_there(source: Path) -> None:
@@ -203,19 +222,28 @@ def output_path(case: Case, out: Path, form: str | None = None) -> Path:
 
 def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
     """Cases of a list: its DICOM files are one heap, from which series are made as from a folder."""
-    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    paths = list(dict.fromkeys(map(plain, paths)))
+    try:
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError as problem:  # Windows
+        raise UsageError("The inputs lie on different drives. Run one command for each drive.") from problem
     problems: dict[Path, str] = {}
-    below = {path: list(_walk(path, problems)) if os.path.isdir(path) else [path] for path in map(Path.absolute, paths)}
+    below = {path: list(_walk(path, problems)) if os.path.isdir(path) else [path] for path in paths}
     endless = [path for path in below if os.path.exists(path) and not (path.is_dir() or regular(path))]
     problems |= dict.fromkeys(endless, "a pipe, a socket or a device")
     there = {path: found for path, found in below.items() if os.path.exists(path) and path not in endless}
     files = list(dict.fromkeys(file for found in there.values() for file in found))
     cases = _sorted_out(files, root, include, exclude, problems)
     known = {file for case in cases for file in case.files} | {path for path in files if is_zip(path)} | set(problems)
+    homes = {at for case in cases for at in (case.source, *case.source.parents)} | set(problems)
     for path, found in below.items():
-        if known.isdisjoint(found) and _wanted(path.relative_to(root), include, exclude):
+        place = path.relative_to(root)
+        if os.path.isdir(path):
+            if path not in homes and known.isdisjoint(found) and not (include or exclude):
+                cases.append(Case(path, place, broken=_nothing(path, False)))
+        elif known.isdisjoint(found) and _wanted(place, include, exclude):
             # It fails when it is read, with a sentence, and the others go on.
-            cases.append(Case(path, path.relative_to(root).with_name(stem(path))))
+            cases.append(Case(path, place.with_name(stem(path))))
     return cases
 
 

@@ -499,8 +499,8 @@ def test_memory_is_counted_on_the_grid_of_the_result():
 
 
 def test_the_recorded_command_names_what_differs_from_the_defaults(tmp_path):
-    run = Run(verb="denoise", settings=Denoise(noise=0.05), options=Options(fix=True), root=tmp_path)
-    assert command(run) == ["medldm", "denoise", str(tmp_path), "OUT", "--noise", "0.05", "--fix"]
+    run = Run(verb="denoise", settings=Denoise(noise=0.05), options=Options(fix=True), sources=(tmp_path,))
+    assert command(run, "x") == ["medldm", "denoise", str(tmp_path), "OUT", "--noise", "0.05", "--fix"]
 
 
 def test_numbers_of_a_record_stand_on_one_line():
