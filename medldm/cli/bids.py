@@ -30,8 +30,8 @@ def add_bids(parser: Any) -> None:
         help="only these, with or without sub-",
     )
     parser.add_argument("--task", choices=tuple(VERBS), default="restore", help="what to do (default restore)")
-    for kind in VERBS.values():
-        add_settings(parser, kind)
+    for name, kind in VERBS.items():
+        add_settings(parser, kind, f"options of {name}")
 
 
 def bids(arguments: argparse.Namespace) -> int:
