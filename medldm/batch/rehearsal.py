@@ -33,4 +33,4 @@ def rehearse(run: Run, ready: Ready) -> Row:
         why = ready.plan.words() if ready.plan else "there is nothing to do"
         return Row(name, TO_DO, 0.0, f"would write a copy of the input to {target}; {why}")
     ahead, seconds = forecast(ready.volume, run.verb, run.settings, ready.plan, target.parent)
-    return Row(name, TO_DO, seconds, f"would write {target}; {told(run, ready)}; {ahead}")
+    return Row(name, TO_DO, seconds, f"would write {target}; {told(run, ready).rstrip('.')}; {ahead}")

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
-from medldm.cli.refusals import of_the_system
+from medldm.cli.refusals import not_known, of_the_system, reworded
 from medldm.errors import (
     Cancelled,
     MedldmError,
@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Wrong usage: a sentence, and where to read on."""
-        raise UsageError(f"{message[:1].upper()}{message[1:]}. See `{self.prog} --help`.")
+        raise UsageError(f"{reworded(message)}. See `{self.prog} --help`.")
 
 
 def build_parser() -> Parser:
@@ -201,6 +201,12 @@ def _add_talk(verb: Any) -> None:
     group.add_argument("--no-progress", action="store_true", help="no progress bar")
 
 
+def options_of(parser: Parser, verb: str | None) -> list[str]:
+    """All options of a verb."""
+    verbs = next(each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+    return list((verbs.choices[verb] if verb else parser)._option_string_actions)
+
+
 def _verb(verbs: Any, name: str, words: str, **options: Any) -> Any:
     return verbs.add_parser(name, help=words, description=sentence(words), **options)
 
@@ -290,8 +296,8 @@ def _guarded(words: list[str], verbose: bool) -> int:
         parser = build_parser()
         arguments, unknown = parser.parse_known_args(words)
         if unknown:
-            help_of = f"medldm {arguments.verb}" if arguments.verb else "medldm"
-            raise UsageError(f"Unrecognized arguments: {' '.join(unknown)}. See `{help_of} --help`.")
+            verb = f"medldm {arguments.verb}" if arguments.verb else "medldm"
+            raise UsageError(f"{not_known(verb, unknown, options_of(parser, arguments.verb))} See `{verb} --help`.")
         if not arguments.verb:
             parser.print_help(sys.stderr)
             return 2

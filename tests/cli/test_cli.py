@@ -491,7 +491,20 @@ def test_a_model_becomes_a_bundle(tiny_model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["denoise", "scan.nii.gz", "d.nii.gz", "--nois", "5"], 2, "See `medldm denoise --help`"),
+        (
+            ["denoise", "scan.nii.gz", "d.nii.gz", "--nois", "5"],
+            2,
+            "medldm denoise has no option --nois; did you mean --noise? See `medldm denoise --help`.",
+        ),
+        (["denoise", "scan.nii.gz", "d.nii.gz", "--zzz=5"], 2, "medldm denoise has no option --zzz. See"),
+        (["denoise", "scan.nii.gz"], 2, "OUT is missing. See `medldm denoise --help`."),
+        (["denoise"], 2, "IN and OUT are missing."),
+        (["denoyse", "a", "b"], 2, "There is no verb 'denoyse'; there are denoise, super-resolve,"),
+        (["denoise", "a", "b", "--format", "png"], 2, "--format is one of nifti, dicom, not 'png'."),
+        (["denoise", "a", "b", "--workers", "x"], 2, "--workers is a whole number, not 'x'."),
+        (["denoise", "a", "b", "--noise"], 2, "--noise needs a value."),
+        (["models", "a", "b"], 2, "medldm models cannot use b."),
+        (["train", "all", "a", "b"], 2, "--minutes is missing."),
         (["denoise", "scan.nii.gz", "d.nii.gz", "--noise", "-1"], 2, "at least 0 (MRI: fraction of"),
         (["denoise", "scan.nii.gz", "d.nii.gz", "--noise", "5"], 2, "Say --noise 0.05 for 5 %"),
         (["denoise", "scan.nii.gz", "d.png"], 2, "Name a .nii.gz file or a folder as OUT"),
