@@ -128,7 +128,7 @@ def compute(run: Run, ready: Ready) -> Volume:
     mask = read(mask_path) if mask_path else None
 
     def progress(done: int, total: int, what: str) -> None:
-        if done == 0:  # verbs say so when all that they check is checked
+        if done == 0:  # verbs say so just before the network, when all that they check is checked
             check_derivable(ready)
             if run.options.dry_run:
                 raise AtTheNetwork

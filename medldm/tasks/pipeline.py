@@ -209,7 +209,6 @@ class Job:
             first = firsts[look]
             return refine(chain, observation, sigma, seen, drawing, first, part(begun + 1)) if refines else first
 
-        self.told(0, passes, "planes")  # all checks are made; a dry run ends here
         try:
             mean, std = mean_and_spread(draw, len(drawings))
         except (RuntimeError, MemoryError) as problem:
