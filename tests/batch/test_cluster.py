@@ -191,7 +191,7 @@ def test_what_goes_wrong_with_one_case_is_its_row_and_the_others_finish(tmp_path
     assert {name: row["status"] for name, row in found.items()} == {
         "a": "done",
         "buggy": "failed",
-        long: "failed",
+        long: "refused",
         "z": "done",
     }
     assert "a bug in medldm (RuntimeError in " in found["buggy"]["message"]
