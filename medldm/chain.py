@@ -240,7 +240,10 @@ def _build(card: Card, device: str) -> Chain:
         fusion = _filled(build_fusion(shape), _part(tensors, "fusion"), device)
         unet = _filled(build_unet(shape), _part(tensors, "unet"), device) if shape.staged else None
     except (RuntimeError, KeyError) as problem:
-        raise ModelError(f"The weights of {card.name} do not fit its card: {str(problem).splitlines()[0]}") from problem
+        raise ModelError(
+            f"The weights of {card.name} do not fit its card: its networks have other parts or sizes. Install medldm "
+            "again, or train the model anew."
+        ) from problem
     return Chain(shape, fusion, latent, flow, unet)
 
 

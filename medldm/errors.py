@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from json import JSONDecodeError
 from pathlib import Path
 
 
@@ -83,15 +84,16 @@ def ending(problem: Exception) -> str:
     return "refused" if unfit else "failed"
 
 
-def traced(problem: BaseException) -> str:
-    """Where a problem and its causes came up, frame by frame, without what others said.
+def traced(problem: BaseException, *, quoting: bool = False) -> str:
+    """Where a problem and its causes came up, frame by frame.
 
     The text of a foreign exception may quote what it stumbled over, such as a patient's name in a damaged header; our
-    own sentences do not.
+    own sentences do not. So files never get it, and a screen only with ``-v``.
 
     Parameters
     ----------
     problem : what was raised
+    quoting : with the text of foreign exceptions too
     """
     chain: list[BaseException] = []
     cause: BaseException | None = problem
@@ -103,9 +105,27 @@ def traced(problem: BaseException) -> str:
         lines.append("Traceback (most recent call last):")
         for frame in traceback.extract_tb(each.__traceback__):
             lines.append(f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}')
-        said = f": {each}" if isinstance(each, MedldmError) else ""
-        lines.append(f"{type(each).__name__}{said}")
+        said = str(each) if quoting or isinstance(each, MedldmError) else ""
+        lines.append(f"{type(each).__name__}: {said}" if said else type(each).__name__)
     return "\n".join(lines)
+
+
+def reason_of(problem: BaseException) -> str:
+    """Why something could not be read, in our words: those of a library mean little to a user, and may quote a file.
+
+    Parameters
+    ----------
+    problem : what was raised
+    """
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    if isinstance(problem, JSONDecodeError):
+        return f"line {problem.lineno}, column {problem.colno} is not JSON"
+    if isinstance(problem, UnicodeDecodeError):
+        return "it is not text in UTF-8"
+    if isinstance(problem, EOFError):
+        return "it ends too early"
+    return "its content is damaged"
 
 
 def place_of(problem: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,20 +171,28 @@ class Finding:
         return told + [f"  warning: {words}" for words in self.facts.get("outside_of_card", {}).values()]
 
 
-def inspect(path: str | Path, settings: Restore | None = None) -> list[Finding]:
+def inspect(
+    path: str | Path | Sequence[str | Path],
+    settings: Restore | None = None,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> list[Finding]:
     """Every scan below a path: what it is, and what medldm would do about it.
 
     Parameters
     ----------
-    path : as the command line takes it
+    path : as the command line takes it; one, or several
     settings : thresholds of the plan
+    include, exclude : glob patterns, as of `medldm.io.scans.find_cases`
 
     Raises
     ------
     InputError
         Nothing there.
     """
-    return [inspect_case(case, settings or Restore()) for case in find_cases(Path(path))]
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
+    return [inspect_case(case, settings or Restore()) for case in find_cases(paths, include, exclude)]
 
 
 def inspect_case(case: Case, settings: Restore) -> Finding:
@@ -192,9 +201,10 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
     if case.skip or case.broken:
         return Finding(name, "skipped" if case.skip else "failed", case.skip or case.broken)
     try:
-        _check_memory(case)
-        volume = case.read()
-        check_content(volume, case.source)
+        with case.own_names():
+            _check_memory(case)
+            volume = case.read()
+            check_content(volume, case.source)
         if reason := what_it_is(volume):
             return Finding(name, "skipped", f"it looks like {reason}", geometry(volume))
         volume, outliers = set_aside(volume)
@@ -225,7 +235,7 @@ def _check_memory(case: Case) -> None:
     if need > free:
         raise ResourceError(
             f"{case.source} needs about {need / 2**30:.1f} GiB of memory to be looked at, "
-            f"{max(0, free) / 2**30:.1f} GiB are free."
+            f"{max(0, free) / 2**30:.1f} GiB are free. Close other programs, or use a larger machine."
         )
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from medldm.errors import UsageError
+from medldm.slice_numbers import slice_ranges
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
@@ -129,6 +130,11 @@ class FillSlices(Settings):
         metavar="12,13,40-44",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.missing is not None:
+            slice_ranges(self.missing)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inpaint(Settings):
@@ -183,7 +189,7 @@ def make(kind: type[Any_Settings], options: Mapping[str, Any]) -> Any_Settings:
     known = {each.name for each in fields(kind)}
     for name in options:
         if name not in known:
-            raise UsageError(f"{kind.__name__} has no option {name!r}; it has {', '.join(sorted(known))}")
+            raise UsageError(f"{kind.__name__} has no option {name!r}; it has {', '.join(sorted(known))}.")
     hints = get_type_hints(kind)
     return kind(**{name: convert(name, value, hints[name]) for name, value in options.items()})
 
@@ -202,7 +208,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
             return value
         return int(value) if int in kinds and float not in kinds else float(value)
     except ValueError as problem:
-        raise UsageError(f"--{name.replace('_', '-')} is a number, not {value!r}") from problem
+        raise UsageError(f"--{name.replace('_', '-')} is a number, not {value!r}.") from problem
 
 
 def check(name: str, value: Any, words: Mapping[str, Any]) -> None:
@@ -214,13 +220,13 @@ def check(name: str, value: Any, words: Mapping[str, Any]) -> None:
     """
     flag = "--" + name.replace("_", "-")
     if words.get("pattern") and not re.fullmatch(words["pattern"], str(value)):
-        raise UsageError(f"{flag} is {words['unit']}, not {value!r}")
+        raise UsageError(f"{flag} is {words['unit']}, not {value!r}.")
     if name == "spacing" and isinstance(value, tuple) and len(value) != 3:
-        raise UsageError(f"{flag} takes one number, or three in stored axis order, not {len(value)}")
+        raise UsageError(f"{flag} takes one number, or three in stored axis order, not {len(value)}.")
     if words.get("whole") and not isinstance(value, int | None):
-        raise UsageError(f"{flag} is a whole number, not {value!r}")
+        raise UsageError(f"{flag} is a whole number, not {value!r}.")
     if words.get("choices") and value not in words["choices"]:
-        raise UsageError(f"{flag} is one of {', '.join(words['choices'])}, not {value!r}")
+        raise UsageError(f"{flag} is one of {', '.join(words['choices'])}, not {value!r}.")
     numbers = value if isinstance(value, tuple) else (value,)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int | float):

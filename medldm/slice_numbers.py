@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 from medldm.errors import UsageError
@@ -20,27 +21,44 @@ def parse_slices(words: str | int | Iterable[int], count: int) -> tuple[int, ...
     UsageError
         Not numbers, or beyond the scan.
     """
-    numbers: set[int] = set()
+    ranges = slice_ranges(words)
+    for first, last in ranges:
+        if not 0 <= first <= last < count:
+            beyond = first if not 0 <= first < count else count
+            raise UsageError(f"--missing: there is no slice {beyond}, the scan has slices 0 to {count - 1}.")
+    return tuple(sorted({number for first, last in ranges for number in range(first, last + 1)}))
+
+
+def slice_ranges(words: str | int | Iterable[int]) -> list[tuple[int, int]]:
+    """First and last of each range, before anybody knows how many slices the scan has.
+
+    Parameters
+    ----------
+    words : as of `parse_slices`
+
+    Raises
+    ------
+    UsageError
+        No numbers, or a range that ends before it begins.
+    """
+    ranges = []
     try:
         if isinstance(words, int):
-            numbers = {words}
-        elif not isinstance(words, str):
-            numbers = {int(word) for word in words}
-        else:
+            ranges = [(words, words)]
+        elif isinstance(words, str):
             for word in filter(None, (part.strip() for part in words.split(","))):
                 first, _, last = word.partition("-")
-                several = range(int(first), int(last or first) + 1)
-                if not several:
-                    raise ValueError(word)
-                numbers |= set(several)
-            if not numbers:
-                raise ValueError(words)
+                ranges.append((int(first), int(last or first)))
+        else:
+            ranges = [(int(operator.index(each)),) * 2 for each in words]
     except (TypeError, ValueError) as problem:
         raise UsageError(f"--missing takes slice numbers like 12,13,40-44, not {words!r}.") from problem
-    beyond = sorted(number for number in numbers if not 0 <= number < count)
-    if beyond:
-        raise UsageError(f"--missing: there is no slice {beyond[0]}, the scan has slices 0 to {count - 1}.")
-    return tuple(sorted(numbers))
+    if not ranges:
+        raise UsageError(f"--missing takes slice numbers like 12,13,40-44, not {words!r}.")
+    for begin, end in ranges:
+        if end < begin:
+            raise UsageError(f"--missing {begin}-{end} ends before it begins. Say {end}-{begin}.")
+    return ranges
 
 
 def spell_slices(numbers: Iterable[int]) -> str:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from medldm.batch.caselog import note
-from medldm.batch.forecast import forecast
 from medldm.batch.maps import STD, remove_maps, spread_path, stage_maps
 from medldm.batch.memory import check_memory, result_voxels
 from medldm.batch.options import Options, Run
+from medldm.batch.origin import check_origin, origin
 from medldm.batch.pictures import draw_later, preview_path
-from medldm.batch.places import Protected
+from medldm.batch.places import Protected, check_target
 from medldm.batch.record import (
     Record,
     hash_files,
@@ -29,14 +29,13 @@ from medldm.batch.record import (
     write_map_words,
     write_record,
 )
-from medldm.batch.summary import TO_DO, Row
+from medldm.batch.summary import Row
 from medldm.errors import NotRestorable, OutputError
 from medldm.inspection import Plan, make_plan
 from medldm.io import check_content, guess_modality, is_nifti, read, what_it_is, write
 from medldm.io.atomic import sentence, staged_name
 from medldm.io.nifti import copy_nifti
 from medldm.io.scans import Case
-from medldm.io.sidecars import results_folder
 from medldm.settings import Restore, Settings
 from medldm.volume import Volume
 from medldm.zoo import card, cards
@@ -71,23 +70,6 @@ class Ready:
     seconds: float = 0.0
 
 
-def one_case(run: Run, case: Case, target: Path) -> Row:
-    """Restore one case, or say why there is nothing to do.
-
-    Parameters
-    ----------
-    run : what is asked
-    case : scan
-    target : of the result
-
-    Raises
-    ------
-    MedldmError
-    """
-    ready = prepare(run, case, target)
-    return ready if isinstance(ready, Row) else finish(run, ready, compute(run, ready))
-
-
 def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     """Read a case; a row instead, when there is nothing left to do.
 
@@ -117,14 +99,15 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
             f"{target} exists already and is not a result of medldm, or was changed since. Say --overwrite, or "
             "choose another OUT."
         )
+    if found == "changed":
+        check_origin(record, case, digest)
+    check_target(target)
     plan = make_plan(volume, settings) if isinstance(settings, Restore) else None
-    ready = Ready(case, target, volume, digest, key, plan)
-    if options.dry_run:
-        check_memory(name, result_voxels(volume, settings, plan))
-        ahead, seconds = forecast(volume, verb, settings, plan, results_folder(target))
-        return Row(name, TO_DO, seconds, f"would write {target}; {told(run, ready)}; {ahead}")
-    ready.seconds = time.monotonic() - started
-    return ready
+    return Ready(case, target, volume, digest, key, plan, time.monotonic() - started)
+
+
+class AtTheNetwork(Exception):  # no error: what a dry run waits for
+    """All checks were passed; the network would begin now."""
 
 
 def compute(run: Run, ready: Ready) -> Volume:
@@ -133,6 +116,8 @@ def compute(run: Run, ready: Ready) -> Volume:
     Raises
     ------
     MedldmError
+    AtTheNetwork
+        In a dry run.
     """
     started, name = time.monotonic(), ready.case.place.as_posix()
     check_memory(name, result_voxels(ready.volume, run.settings, ready.plan))
@@ -143,9 +128,30 @@ def compute(run: Run, ready: Ready) -> Volume:
 
     mask_path = getattr(run.settings, "mask", None)
     mask = read(mask_path) if mask_path else None
-    result = tasks.run(run.verb, ready.volume, run.settings, mask=mask, progress=run.watch.progress)
+
+    def progress(done: int, total: int, what: str) -> None:
+        if done == 0:  # verbs say so just before the network, when all that they check is checked
+            check_derivable(ready)
+            if run.options.dry_run:
+                raise AtTheNetwork
+        run.watch.progress(done, total, what)
+
+    result = tasks.run(run.verb, ready.volume, run.settings, mask=mask, progress=progress)
     ready.seconds += time.monotonic() - started
     return result
+
+
+def check_derivable(ready: Ready) -> None:
+    """Refuse a series whose headers lack what a derived one cites, before the network has worked for it.
+
+    Raises
+    ------
+    InputError
+    """
+    if ready.volume.stored.container == "dicom" and not is_nifti(ready.target):
+        from medldm.io.dicom.stack import cited_stack
+
+        cited_stack(ready.volume)
 
 
 def finish(run: Run, ready: Ready, result: Volume) -> Row:
@@ -157,7 +163,7 @@ def finish(run: Run, ready: Ready, result: Volume) -> Row:
     """
     started, case, record = time.monotonic(), ready.case, record_of(ready.case, ready.target)
     mask_path = getattr(run.settings, "mask", None)
-    source = origin(case, run.root) | {"sha256": ready.digest, "mask": mask_path, **what_else(run.options)}
+    source = origin(case) | {"sha256": ready.digest, "mask": mask_path, **what_else(run.options)}
     publish(run, ready, result, source)
     if run.options.preview:
         run.watch.preview(ready.volume, result, preview_path(record))
@@ -215,12 +221,12 @@ def load(case: Case, options: Options) -> Volume:
         A mask, a label map, a phase image, 4D, RGB.
     """
     if case.skip:
-        raise NotRestorable(f"{case.source} is left alone: {case.skip.rstrip('.')}. Name a scan that was measured.")
+        raise NotRestorable(f"{case.source} is left alone: {case.skip.rstrip('.')}.")
     check_memory(case.place.as_posix(), case.voxels)
     volume = case.read(options.volume, fix=options.fix)
     check_content(volume, case.source)
     if reason := what_it_is(volume):
-        raise NotRestorable(f"{case.source} looks like {reason}; medldm restores scans only.")
+        raise NotRestorable(f"{case.source} looks like {reason}. Name the scan that it was made from.")
     return volume
 
 
@@ -229,17 +235,6 @@ def wanted_companions(record: Record, options: Options) -> list[Path]:
     spread = options.uncertainty and not record.read().get("no_spread")  # a run that had a spread to write
     companions = {spread_path(record, STD): spread, preview_path(record): options.preview}
     return [path for path, wanted in companions.items() if wanted]
-
-
-def origin(case: Case, root: Path | None) -> dict[str, Any]:
-    """Where a case comes from, so that a rerun finds it again; absolute, since a rerun may start anywhere."""
-    packed = case.keep is not None and root is not None
-    return {
-        "root": str((root if packed and root else case.source).absolute()),
-        "place": case.place.as_posix(),
-        "files": [] if packed else [str(path.absolute()) for path in case.files[:1]],
-        "count": len(case.files),
-    }
 
 
 def outcome(volume: Volume, result: Volume, plan: Plan | None) -> dict[str, Any]:
@@ -259,8 +254,7 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
     record, target = record_of(ready.case, ready.target), ready.target
     staged = staged_name(target)
     maps: list[Path] = []
-    if any(not each.name.endswith(".dcm") for each in target.glob("*")):
-        raise OutputError(f"{target} holds other files; choose another place for the series.")
+    check_target(target)
     fresh = not record.path.exists()
     try:
         clipped = write_image(ready.case, ready.volume, result, staged, run.options)

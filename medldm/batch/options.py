@@ -62,7 +62,7 @@ class Run:
     settings : of the verb
     options : about files
     watch : who is told
-    root : IN as the user gave it
+    sources : IN as the user gave it, one path or several
     protected : files that no result may replace
     """
 
@@ -70,5 +70,5 @@ class Run:
     settings: Settings
     options: Options = field(default_factory=Options)
     watch: Watch = field(default_factory=Watch)
-    root: Path | None = None
+    sources: tuple[Path, ...] = ()
     protected: Protected = field(default_factory=Protected)

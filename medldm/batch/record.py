@@ -220,7 +220,7 @@ def write_record(
         "history": [{"task": step.task} for step in result.history],
         "versions": {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "machine": f"{platform.system()} {platform.machine()}",
-        "command": command(run),
+        "command": command(run, source["root"]),
         "key": key,
         "timings": {name: facts[name] for name in TIMINGS if name in facts},
     }
@@ -263,14 +263,15 @@ def bids_words(record: Record, run: Run, source: dict[str, Any], result: Volume)
     return sidecar(record.image, scan, run.verb, spacing)
 
 
-def command(run: Run) -> list[str]:
+def command(run: Run, root: str = "IN") -> list[str]:
     """The command line that does the same, whichever door the run came through; OUT is left open.
 
     Parameters
     ----------
     run : what was asked
+    root : where this scan comes from, which stands for IN where several paths were named
     """
-    words = ["medldm", run.verb, str(run.root or "IN"), "OUT"]
+    words = ["medldm", run.verb, str(run.sources[0]) if len(run.sources) == 1 else root, "OUT"]
     for knob in fields(run.settings):
         value = getattr(run.settings, knob.name)
         if value != knob.default:

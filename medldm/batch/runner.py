@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medldm.batch.bids import check_place, derived, is_bids, write_dataset, write_participants
 from medldm.batch.caselog import keeping
-from medldm.batch.cases import one_case
 from medldm.batch.cluster import spread_out
 from medldm.batch.options import Options, Run, Watch
 from medldm.batch.overlap import overlapped
 from medldm.batch.places import Protected, check_out, inputs_only, named_alone, sweep
 from medldm.batch.summary import Row, exit_code, rows_of_shards, words, write_summary
-from medldm.batch.work import Work
+from medldm.batch.work import Work, one_case
 from medldm.errors import InputError, UsageError
 from medldm.io import is_nifti
 from medldm.io.scans import Case, find_cases, output_path
@@ -24,13 +24,15 @@ from medldm.zoo import card, check_weights
 log = logging.getLogger(__name__)
 
 
-def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: Options, watch: Watch) -> int:
-    """Restore everything below a path.
+def run_batch(
+    verb: str, source: Path | Sequence[Path], out: Path, settings: Settings, options: Options, watch: Watch
+) -> int:
+    """Restore everything below a path, or below several.
 
     Parameters
     ----------
     verb : task
-    source : NIfTI file, DICOM file or folder, zip, a tree, or a list
+    source : NIfTI file, DICOM file or folder, zip, a tree, or a list; or several of these
     out : file or folder
     settings : of the verb
     options : about files
@@ -45,25 +47,26 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
     MedldmError
         Before anything was done, or for a single scan named alone.
     """
-    check_out(source, out)
+    sources = (source,) if isinstance(source, Path) else tuple(source)
+    check_out(sources, out)
     settings = settled(settings)
-    cases = inputs_only(find_cases(source, options.include, options.exclude), source, out)
-    bids = is_bids(source) and not is_nifti(out)
-    if bids:
-        check_place(source, out)
+    raw = None if is_nifti(out) else dataset_of(sources)
+    cases = inputs_only(find_cases(sources, options.include, options.exclude), sources, out)
+    if raw:
+        check_place(raw, out)
         cases = derived(cases, verb, settings)
         if not options.dry_run:
-            write_dataset(source, out)
-    alone = named_alone(cases, source, out)
+            write_dataset(raw, out)
+    alone = named_alone(cases, sources, out)
     part, parts = options.shard
     mine = cases[part - 1 :: parts]
     masks = [Path(settings.mask)] if isinstance(settings, Inpaint) and settings.mask else []
     protected = Protected([*(path for case in cases for path in case.files), *masks])
-    run = Run(verb=verb, settings=settings, options=options, watch=watch, root=source, protected=protected)
+    run = Run(verb=verb, settings=settings, options=options, watch=watch, sources=sources, protected=protected)
     if not alone:
         code = run_tree(run, mine, out)
-        if bids and not options.dry_run:
-            write_participants(source, out)
+        if raw and not options.dry_run:
+            write_participants(raw, out)
         return code
     for case in mine:
         if not case.is_image and any(other.is_image for other in cases):  # that one is what was meant
@@ -76,6 +79,23 @@ def run_batch(verb: str, source: Path, out: Path, settings: Settings, options: O
         if options.report and not options.dry_run:
             watch.report([row], out if case.series is not None and not is_nifti(out) else Path(row.result).parent)
     return 0
+
+
+def dataset_of(sources: Sequence[Path]) -> Path | None:
+    """The root of the BIDS dataset that was named, None where none was.
+
+    Raises
+    ------
+    UsageError
+        Something else was named beside it: derivatives belong to one dataset.
+    """
+    found = [source for source in sources if is_bids(source)]
+    if found and len(sources) > 1:
+        raise UsageError(
+            f"{found[0]} is a BIDS dataset, and its results become a dataset of their own. Name it alone; --include "
+            "and `medldm bids --participant-label` choose from it."
+        )
+    return found[0] if found else None
 
 
 def run_tree(run: Run, cases: list[Case], out: Path) -> int:

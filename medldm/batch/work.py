@@ -1,9 +1,8 @@
-"""One case of a tree in three steps; whatever goes wrong becomes a row, but for a wish to stop."""
+"""One case in three steps: in a tree whatever goes wrong becomes a row, but for a wish to stop; alone it is raised."""
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from medldm.batch.caselog import NOTED, about, note, write_log
 from medldm.batch.cases import ALREADY, Ready, compute, finish, prepare
 from medldm.batch.options import Run
+from medldm.batch.rehearsal import rehearse
 from medldm.batch.summary import Row
 from medldm.errors import Cancelled, MedldmError, ResourceError, ending, place_of, traced
 from medldm.io.atomic import FULL
@@ -81,7 +81,10 @@ class Work:
 
     def _restore(self) -> None:
         assert self.ready is not None
-        self.result = compute(self.run, self.ready)
+        if self.run.options.dry_run:
+            self.row = rehearse(self.run, self.ready)
+        else:
+            self.result = compute(self.run, self.ready)
 
     def _write(self) -> None:
         assert self.ready is not None
@@ -106,6 +109,7 @@ class Work:
                 self._end("failed", told, started, problem)
                 self.crowded = True
             except OSError as problem:  # a disk or network that failed, not a bug
+                self.full = problem.errno in FULL
                 told = f"{problem.filename or self.case.source}: {problem.strerror or type(problem).__name__}"
                 self._end("failed", self._sentence(f"it could not be read or written: {told}"), started, problem)
             except Exception as problem:
@@ -120,10 +124,30 @@ class Work:
             log.debug("details of %s", self.row.case)
             for line in self._sentence(traced(problem)).splitlines():
                 note(line)
+            for line in self._sentence(traced(problem, quoting=True)).splitlines():  # -v shows it, no file keeps it
                 log.debug("%s", line, extra=NOTED)
         self.ready = self.result = None
 
     def _sentence(self, problem: str) -> str:
         """What went wrong; files of an archive by their names in it, not by where they were unpacked to."""
-        keep = self.case.keep  # on a cluster a path
-        return problem.replace(f"{getattr(keep, 'folder', keep)}{os.sep}", "") if keep is not None else problem
+        return self.case.named(problem)
+
+
+def one_case(run: Run, case: Case, target: Path) -> Row:
+    """Restore one case, or say why there is nothing to do.
+
+    Parameters
+    ----------
+    run : what is asked
+    case : scan
+    target : of the result
+
+    Raises
+    ------
+    MedldmError
+    """
+    with case.own_names():
+        ready = prepare(run, case, target)
+        if isinstance(ready, Row):
+            return ready
+        return rehearse(run, ready) if run.options.dry_run else finish(run, ready, compute(run, ready))

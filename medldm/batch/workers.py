@@ -46,8 +46,8 @@ def joined(address: str) -> Iterator[Any]:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as problem:
         raise ResourceError(
-            f"No Dask scheduler answers at {address} ({problem}). Start one with `dask scheduler`, "
-            "and give the address that it prints."
+            f"No Dask scheduler answers at {address}. Start one with `dask scheduler`, and give the address that it "
+            "prints, like tcp://HOST:8786."
         ) from problem
     with client:
         yield client

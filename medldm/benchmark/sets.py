@@ -82,9 +82,7 @@ def load_torchscript(path: Path) -> Any:
     try:
         return jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as problem:
-        raise ModelError(
-            f"{path} is not a TorchScript network: {str(problem).splitlines()[0]}. Export it with torch.jit.trace."
-        ) from problem
+        raise ModelError(f"{path} is not a TorchScript network. Export it with torch.jit.trace.") from problem
 
 
 def torchscript_features(network: Any, planes: Voxels) -> Voxels:

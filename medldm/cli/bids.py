@@ -30,8 +30,8 @@ def add_bids(parser: Any) -> None:
         help="only these, with or without sub-",
     )
     parser.add_argument("--task", choices=tuple(VERBS), default="restore", help="what to do (default restore)")
-    for kind in VERBS.values():
-        add_settings(parser, kind)
+    for name, kind in VERBS.items():
+        add_settings(parser, kind, f"options of {name}")
 
 
 def bids(arguments: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def bids(arguments: argparse.Namespace) -> int:
     for kind in VERBS.values():
         for each in fields(kind):
             if each.name in arguments and each.name not in known:
-                raise UsageError(f"{flag(each.name)} says nothing to {arguments.task}. Leave it out, or change --task.")
+                raise UsageError(f"{flag(each.name)} is no option of {arguments.task}. Leave it out, or change --task.")
     if arguments.participant_label:
         if arguments.include:
             raise UsageError("--participant-label and --include both choose. Use one of them.")

@@ -12,15 +12,16 @@ from medldm.settings import Settings, make
 Kind = TypeVar("Kind", bound=Settings)
 
 
-def add_settings(parser: argparse.ArgumentParser, kind: type[Settings]) -> None:
+def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], title: str = "what to do") -> None:
     """One flag for each knob; what the user leaves out stays out, so that defaults live in one place.
 
     Parameters
     ----------
     parser : of the verb
     kind : its settings
+    title : of the options that other verbs do not have
     """
-    own = parser.add_argument_group("what to do")
+    own = parser.add_argument_group(title)
     shared = parser.add_argument_group("how to do it")
     common = {each.name for each in fields(Settings)}
     for each in fields(kind):

@@ -15,7 +15,7 @@ from medldm.batch.maps import HALF_WIDTH, STD, spread_path
 from medldm.batch.pictures import preview_path
 from medldm.batch.record import hash_image, package_version, record_of
 from medldm.cli.progress import watching
-from medldm.errors import InputError, ModelError, UsageError, shown
+from medldm.errors import InputError, ModelError, UsageError, reason_of, shown
 from medldm.io import is_nifti
 from medldm.io.scans import Case, find_cases
 from medldm.io.sidecars import SENT
@@ -57,7 +57,7 @@ def rerun(arguments: argparse.Namespace) -> int:
     for name in changed(told):
         log.warning(name)
     with watching(arguments) as watch:
-        run = Run(verb=told["task"], settings=settings, options=options, watch=watch, root=Path(source["root"]))
+        run = Run(verb=told["task"], settings=settings, options=options, watch=watch, sources=(Path(source["root"]),))
         row = one_case(run, case, out)
         same = hash_image(out) == told.get("result_sha256")
         but = "" if is_nifti(out) else ", but for the moment of its creation"
@@ -80,9 +80,9 @@ def read_record(path: Path) -> dict[str, Any]:
         complete = {"task", "settings", "input", "result"} <= set(told) and {"root", "sha256"} <= set(told["input"])
         if complete and told["task"] in VERBS:
             return told
-        problem: object = "parts are missing"
+        problem = "parts are missing"
     except (OSError, ValueError, TypeError) as reason:
-        problem = reason
+        problem = "parts are missing" if isinstance(reason, TypeError) else reason_of(reason)
     raise InputError(f"{path} is not the record of a medldm run ({problem}). Name a ..._medldm.json.")
 
 
@@ -106,9 +106,13 @@ def find_input(source: dict[str, Any]) -> Case:
     except InputError as problem:
         raise InputError(f"The input of this run is not there any more: {problem}") from problem
     for case in cases:
-        if str(case.files[0].absolute()) in files or (not files and case.place.as_posix() == source.get("place")):
+        if case.keep is not None and "member" in source:
+            if case.files[0].relative_to(case.keep.folder).as_posix() == source["member"]:
+                return case
+        elif str(case.files[0].absolute()) in files or (not files and case.place.as_posix() == source.get("place")):
             return case
-    raise InputError(f"{(files or [source['root']])[0]}, the input of this run, is not there any more.")
+    name = source.get("member") or (files or [source["root"]])[0]
+    raise InputError(f"{name}, the input of this run, is not there any more.")
 
 
 def settings_of(told: dict[str, Any], path: Path) -> Settings:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.cli.flags import flag
-from medldm.errors import UsageError
+from medldm.errors import UsageError, reason_of
 from medldm.settings import VERBS
 
 FILES = ("fix", "format", "volume")  # options about files that change the image
@@ -58,9 +58,9 @@ def _object(path: Path) -> dict[str, Any]:
         told = json.loads(path.read_text(encoding="utf-8-sig"))
         if isinstance(told, dict):
             return told
-        problem: object = "it holds no object"
+        problem = "it holds no object"
     except (OSError, ValueError) as reason:
-        problem = getattr(reason, "strerror", None) or reason
+        problem = reason_of(reason)
     raise UsageError(
         f"--settings {path} cannot be used ({problem}). Name a ..._medldm.json, or JSON of option names and values."
     )

@@ -62,7 +62,12 @@ def restore(arguments: argparse.Namespace) -> int:
         scheduler=arguments.scheduler,
     )
     with watching(arguments) as watch:
-        return run_batch(arguments.verb, Path(arguments.source), Path(arguments.out), settings, options, watch)
+        return run_batch(arguments.verb, sources(arguments), Path(arguments.out), settings, options, watch)
+
+
+def sources(arguments: argparse.Namespace) -> tuple[Path, ...]:
+    """IN, one path or several."""
+    return tuple(map(Path, [arguments.source] if isinstance(arguments.source, str) else arguments.source))
 
 
 def shard(words: str | None) -> tuple[int, int]:
@@ -87,14 +92,15 @@ def inspect(arguments: argparse.Namespace) -> int:
     """Print what is there."""
     from medldm.inspection import inspect as look
 
-    findings = look(Path(arguments.source))
+    named = sources(arguments)
+    findings = look(named, include=arguments.include, exclude=arguments.exclude)
     if arguments.json:
         print(json.dumps([finding.asdict() for finding in findings], indent=1))
     else:
         print("\n".join(shown(line) for finding in findings for line in finding.lines()))
-    if len(findings) == 1 and findings[0].status != "restorable":
-        known = findings[0].reason.startswith(str(arguments.source))
-        raise InputError(findings[0].reason if known else f"{arguments.source}: {findings[0].reason}")
+    if len(named) == len(findings) == 1 and findings[0].status != "restorable":
+        known = findings[0].reason.startswith(str(named[0]))
+        raise InputError(findings[0].reason if known else f"{named[0]}: {findings[0].reason}")
     return SOME_REFUSED if any(finding.status in ("refused", "failed") for finding in findings) else 0
 
 
@@ -141,9 +147,9 @@ def export_model(arguments: argparse.Namespace) -> int:
 
     found = card(arguments.name)
     check_weights(found)
-    from medldm.models.bundle import export
+    from medldm.models import bundle
 
-    print(export(found, Path(arguments.out)))
+    print(bundle.export(found, Path(arguments.out)))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -12,7 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from medldm.errors import InputError
+from medldm.errors import InputError, ResourceError, reason_of
+from medldm.io.atomic import FULL
 from medldm.io.formats import called_nifti
 
 PREFIX, LOCK = "medldm-zip-", ".lock"
@@ -27,22 +29,42 @@ DAMAGE = (
 LINK = 0xA  # file type of a symbolic link, in the high bits of a Unix mode
 
 
-class Unpacked:
+class Members:
+    """What was unpacked from an archive.
+
+    Parameters
+    ----------
+    folder : temporary
+    archive : that it came from
+    """
+
+    def __init__(self, folder: Path, archive: Path) -> None:
+        self.folder, self.archive = folder, archive
+
+    def named(self, words: str) -> str:
+        """A sentence with members called ``scans.zip/sub/scan.nii.gz``, not by where they were unpacked to."""
+        return words.replace(f"{self.folder}{os.sep}", f"{self.archive}{os.sep}").replace(
+            str(self.folder), str(self.archive)
+        )
+
+
+class Unpacked(Members):
     """A temporary folder that lives as long as somebody holds this object.
 
     Parameters
     ----------
     folder : removed with everything in it when the last reference goes, or when Python ends
+    archive : that it came from
     lock : of this folder, held until then
     """
 
-    def __init__(self, folder: Path, lock: FileLock | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, archive: Path, lock: FileLock | None = None) -> None:
+        super().__init__(folder, archive)
         self._end = weakref.finalize(self, _removed, folder, lock)
 
-    def __reduce__(self) -> tuple[type[Path], tuple[str]]:
+    def __reduce__(self) -> tuple[type[Members], tuple[Path, Path]]:
         # A copy in another process must not remove what this one still needs.
-        return Path, (str(self.folder),)
+        return Members, (self.folder, self.archive)
 
 
 def _removed(folder: Path, lock: FileLock | None) -> None:
@@ -98,12 +120,25 @@ def unpack(archive: Path) -> Unpacked:
     except BaseException as problem:
         # Whatever stops it, Ctrl-C too: a patient's images stay in no forgotten folder.
         _removed(folder, lock)
-        if isinstance(problem, DAMAGE):
-            raise InputError(
-                f"{archive} cannot be unpacked ({problem}). Unpack it yourself and name the folder."
+        if isinstance(problem, OSError) and problem.errno in FULL:
+            raise ResourceError(
+                f"{archive} cannot be unpacked: the folder for temporary files is full. Set TMPDIR to a larger disk."
             ) from problem
+        if isinstance(problem, DAMAGE):
+            raise InputError(f"{archive} cannot be unpacked: {_why(problem)}") from problem
         raise
-    return Unpacked(folder, lock)
+    return Unpacked(folder, archive, lock)
+
+
+def _why(problem: BaseException) -> str:
+    """Cause and remedy of an archive that cannot be unpacked."""
+    if isinstance(problem, NotImplementedError):
+        return "it is packed in a way that is not known here. Unpack it yourself and name the folder."
+    if isinstance(problem, RuntimeError):  # so zipfile says of a missing password
+        return "it is encrypted. Unpack it yourself and name the folder."
+    if isinstance(problem, OSError):
+        return f"{reason_of(problem)}. Unpack it yourself and name the folder."
+    return "it is truncated or damaged. Copy it again from its source."
 
 
 def _sweep() -> None:

@@ -28,6 +28,16 @@ def staged_name(path: Path) -> Path:
     return path.with_name(f".staged-{os.getpid()}-{STARTED}-{path.name}")
 
 
+def partial_name(path: Path) -> Path:
+    """The hidden name of a file that is being written; each call gives another one.
+
+    Parameters
+    ----------
+    path : final name
+    """
+    return path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial.{path.name}")
+
+
 @contextlib.contextmanager
 def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary name to write to; renamed to `path` when the block ends well, removed when it does not.
@@ -48,7 +58,7 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     ResourceError
         The disk is full.
     """
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial.{path.name}")
+    temporary = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -46,7 +46,7 @@ def not_a_scan(path: Path) -> str:
     named = [part for part in words if part in ("part-phase", "part-real", "part-imag")]
     for word in (*named, words[-1]):
         if word in REASONS:
-            return f"{REASONS[word]}, by its name"
+            return f"{REASONS[word]}, by its name; rename it if it is a scan"
     return ""
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from medldm.errors import InputError
+from medldm.errors import InputError, reason_of
+from medldm.io.formats import nifti_files
 
 LIST_SUFFIXES = (".txt", ".csv")
 COLUMNS = ("path", "file", "filename", "image", "scan", "nifti", "source")
@@ -25,11 +27,14 @@ def read_list(path: Path) -> list[Path]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"{path} cannot be read as a list of paths: {problem}.") from problem
+        raise InputError(f"{path} cannot be read as a list of paths: {reason_of(problem)}.") from problem
     try:
         words = _column(text) if path.suffix.lower() == ".csv" else [line.strip() for line in text.splitlines()]
     except csv.Error as problem:
-        raise InputError(f"{path} cannot be read as a table of paths: {problem}.") from problem
+        raise InputError(
+            f"{path} cannot be read as a table of paths: a cell is too long, or a quote is never closed. Save it as "
+            "plain CSV."
+        ) from problem
     words = [word for word in words if word and not word.startswith("#")]
     if not words:
         raise InputError(f"{path} lists no scan. Write one path a line.")
@@ -40,8 +45,36 @@ def read_list(path: Path) -> list[Path]:
         for at, word in zip(beside, words, strict=True)
     ]
     if not any(map(os.path.exists, places)):
-        raise InputError(f"{path} lists {len(words)} paths and none of them exists, the first being {words[0]}.")
+        raise InputError(
+            f"{path} lists {len(words)} paths and none of them exists, the first being {words[0]}. "
+            "Relative paths are looked for beside the list, then in the current folder."
+        )
     return list(dict.fromkeys(places))
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file is a list of paths: it is called so, and holds no image."""
+    return path.suffix.lower() in LIST_SUFFIXES and path.is_file() and nifti_files(path) is None
+
+
+def named_paths(sources: Sequence[Path]) -> list[Path]:
+    """The paths that somebody named, those in lists among them, each once.
+
+    Raises
+    ------
+    InputError
+        A list that cannot be read or is empty.
+    """
+    found = (path for source in sources for path in (read_list(source) if is_list(source) else [source]))
+    return list(dict.fromkeys(map(plain, found)))
+
+
+def plain(path: Path) -> Path:
+    """Absolute and without ``..``, which would lead results out of OUT; links are followed only where needed for it."""
+    path = path.absolute()
+    if ".." not in path.parts:
+        return path
+    return path.resolve() if path.name == ".." else path.parent.resolve() / path.name
 
 
 def _column(text: str) -> list[str]:

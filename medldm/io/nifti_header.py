@@ -193,9 +193,9 @@ def intent_reason(header: Any) -> str | None:
     """Why the declared intent of an image speaks against restoring it, or None."""
     intent = int(header["intent_code"])
     if intent in LABELS:
-        return "its header says that it is a label map"
+        return f"its header says that it is a label map (intent_code {intent}); clear that if it is a scan"
     if intent in PARAMETERS:
-        return "its header says that it is a statistical map"
+        return f"its header says that it is a statistical map (intent_code {intent}); clear that if it is a scan"
     return None
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from medldm.errors import InputError, NotRestorable, UsageError
+from medldm.errors import InputError, MedldmError, NotRestorable, UsageError
 from medldm.io import nifti_header as headers
-from medldm.io.archive import is_zip, unpack
+from medldm.io.archive import Members, is_zip, unpack
 from medldm.io.content import not_a_scan
 from medldm.io.dicom import Series, find_series, is_dicom, read_series
 from medldm.io.formats import NiftiFiles, called_nifti, check_result_name, is_nifti, nifti_files, stem
-from medldm.io.lists import LIST_SUFFIXES, read_list
+from medldm.io.lists import is_list, named_paths, plain, read_list
 from medldm.io.nifti_reader import probe_nifti, read_nifti
 from medldm.io.sidecars import SENT
 from medldm.io.unreadable import by_folder, foreign, regular, what_is_wrong
@@ -41,7 +41,7 @@ class Case:
     alone : whether it is the only scan that was found
     foreign : whether it stands for files in formats that medldm does not read
     half : the file with the voxels of a .hdr/.img pair
-    keep : whatever must live as long as the case (the folder that a zip was unpacked to)
+    keep : the folder that its archive was unpacked to, which must live as long as the case; None outside of archives
     """
 
     source: Path
@@ -52,7 +52,7 @@ class Case:
     alone: bool = False
     foreign: bool = False
     half: Path | None = None
-    keep: Any = field(default=None, compare=False, repr=False)
+    keep: Members | None = field(default=None, compare=False, repr=False)
 
     @property
     def kind(self) -> str:
@@ -83,6 +83,19 @@ class Case:
         """Voxels of one volume, by its header."""
         return math.prod(self.series.shape if self.series else probe_nifti(self.source).shape[:3])
 
+    def named(self, words: str) -> str:
+        """A sentence in which the files of an archive are called by their names in it."""
+        return self.keep.named(words) if self.keep is not None else words
+
+    @contextmanager
+    def own_names(self) -> Iterator[None]:
+        """Refusals that come up inside call the files of an archive by their names in it."""
+        try:
+            yield
+        except MedldmError as problem:
+            problem.args = tuple(self.named(each) if isinstance(each, str) else each for each in problem.args)
+            raise
+
     def read(self, volume: int | None = None, *, fix: bool = False) -> Volume:
         """The scan itself.
 
@@ -97,11 +110,12 @@ class Case:
         """
         if self.broken:
             raise InputError(self.broken)
-        if volume is not None and not self.alone and not self.is_4d:
-            volume = None  # in a tree, --volume is about what is 4D
-        if self.series is None:
-            return read_nifti(self.source, volume_index=volume, fix=fix)
-        return read_series(self.series, fix=fix, volume_index=volume)
+        with self.own_names():
+            if volume is not None and not self.alone and not self.is_4d:
+                volume = None  # in a tree, --volume is about what is 4D
+            if self.series is None:
+                return read_nifti(self.source, volume_index=volume, fix=fix)
+            return read_series(self.series, fix=fix, volume_index=volume)
 
     def target(self, out: Path, form: str | None = None) -> Path:
         """Result of this case below a folder: a NIfTI file, or a folder for a derived series."""
@@ -112,25 +126,29 @@ class Case:
         return out / self.place.with_name(self.place.name + suffix)
 
 
-def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Case]:
-    """All scans below a path, in a stable order; headers are read, voxels are not.
+def find_cases(source: Path | Sequence[Path], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Case]:
+    """All scans below a path or several, in a stable order; headers are read, voxels are not.
+
+    Places of several paths are relative to the folder that holds all of them, so that equal names stay apart.
 
     A 4D file is no reason to skip yet: whether one of its volumes was asked for is known when it is read.
 
     Parameters
     ----------
-    source : NIfTI file or half of a pair, DICOM file or folder, zip, a tree of all of them, or a .txt/.csv list
+    source : NIfTI file or half of a pair, DICOM file or folder, zip, a tree of all of them, a list, or several paths
     include, exclude : glob patterns on the path below `source`; a file must match one of the first, if there are
         any, and none of the second
 
     Raises
     ------
     InputError
-        The path does not exist, cannot be read, or holds no scan at all.
+        The path does not exist, cannot be read, or holds no scan at all; of several, none does.
     """
-    source = Path(source)
+    if not isinstance(source, str | Path) and len(source) > 1:
+        return _several(list(map(Path, source)), include, exclude)
+    source = Path(source if isinstance(source, str | Path) else source[0])
     _must_be_there(source)
-    if source.is_file() and source.suffix.lower() in LIST_SUFFIXES and nifti_files(source) is None:
+    if is_list(source):
         cases = _listed(read_list(source), include, exclude)
     else:
         cases = _found(source, source if source.is_dir() else source.parent, include, exclude)
@@ -140,6 +158,21 @@ def find_cases(source: Path, include: Sequence[str] = (), exclude: Sequence[str]
         raise InputError(_nothing(source, bool(include or exclude)))
     cases = _distinct(sorted(_not_among_sent(cases), key=lambda case: str(case.place)))
     return [replace(case, alone=len(cases) == 1) for case in cases]
+
+
+def _several(sources: list[Path], include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
+    """Cases of several paths; one that cannot be found is a case that fails, and the others go on."""
+    if not any(map(os.path.exists, sources)):
+        raise InputError(f"None of the {len(sources)} inputs exists, the first being {sources[0]}. Check the paths.")
+    cases = _listed(named_paths(sources), include, exclude)
+    if not cases:
+        several = f"The {len(sources)} inputs hold no"
+        raise InputError(
+            f"{several} scan that --include and --exclude let through."
+            if include or exclude
+            else f"{several} NIfTI or DICOM scan. Check the paths."
+        )
+    return _distinct(sorted(_not_among_sent(cases), key=lambda case: str(case.place)))
 
 
 def _must_be_there(source: Path) -> None:
@@ -185,9 +218,13 @@ def output_path(case: Case, out: Path, form: str | None = None) -> Path:
 
 def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -> list[Case]:
     """Cases of a list: its DICOM files are one heap, from which series are made as from a folder."""
-    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    paths = list(dict.fromkeys(map(plain, paths)))
+    try:
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError as problem:  # Windows
+        raise UsageError("The inputs lie on different drives. Run one command for each drive.") from problem
     problems: dict[Path, str] = {}
-    below = {path: list(walk(path, problems)) if os.path.isdir(path) else [path] for path in map(Path.absolute, paths)}
+    below = {path: list(walk(path, problems)) if os.path.isdir(path) else [path] for path in paths}
     endless = [path for path in below if os.path.exists(path) and not (path.is_dir() or regular(path))]
     problems |= dict.fromkeys(endless, "a pipe, a socket or a device")
     there = {path: found for path, found in below.items() if os.path.exists(path) and path not in endless}
@@ -195,10 +232,15 @@ def _listed(paths: list[Path], include: Sequence[str], exclude: Sequence[str]) -
     cases = _sorted_out(files, root, include, exclude, problems)
     known = {file for case in cases for file in case.files} | {path for path in files if _is_archive(path)}
     known |= set(problems)
+    homes = {at for case in cases for at in (case.source, *case.source.parents)} | set(problems)
     for path, found in below.items():
-        if known.isdisjoint(found) and wanted(path.relative_to(root), include, exclude):
+        place = path.relative_to(root)
+        if os.path.isdir(path):
+            if path not in homes and known.isdisjoint(found) and not (include or exclude):
+                cases.append(Case(path, place, broken=_nothing(path, False)))
+        elif known.isdisjoint(found) and wanted(place, include, exclude):
             # It fails when it is read, with a sentence, and the others go on.
-            cases.append(Case(path, path.relative_to(root).with_name(stem(path))))
+            cases.append(Case(path, place.with_name(stem(path))))
     return cases
 
 
@@ -288,7 +330,9 @@ def _zipped(
             raise
         return [Case(path, below, broken=str(problem))] if may_hold(below, include) else []
     inside = _found(unpacked.folder, unpacked.folder, include, exclude, packed=True)
-    return [replace(case, place=below / case.place, keep=unpacked) for case in inside]
+    return [
+        replace(case, place=below / case.place, keep=unpacked, broken=unpacked.named(case.broken)) for case in inside
+    ]
 
 
 def _nifti_case(found: NiftiFiles, root: Path) -> Case:
@@ -388,6 +432,8 @@ def _distinct(cases: list[Case]) -> list[Case]:
 def _nothing(source: Path, filtered: bool) -> str:
     if filtered:
         return f"{source} holds no scan that --include and --exclude let through."
+    if source.is_file() and _is_archive(source):
+        return f"{source} holds no NIfTI or DICOM scan. Check what is in it."
     if not source.is_dir():
         return f"{source} is neither NIfTI nor DICOM, nor a zip or a list of paths. Check what the file really is."
     if not any(source.iterdir()):

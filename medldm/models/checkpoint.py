@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from medldm.errors import ModelError
+from medldm.errors import ModelError, reason_of
 from medldm.settings import Architecture
 from medldm.zoo import Card
 
@@ -54,7 +54,8 @@ def architecture(card: Card) -> Architecture:
         return Architecture(**widths)
     except TypeError as problem:
         raise ModelError(
-            f"The card of {card.name} describes networks this version does not know: {problem}"
+            f"The card of {card.name} describes networks that this version does not know. Install the version of "
+            "medldm that trained it, or choose another --model."
         ) from problem
 
 
@@ -68,5 +69,8 @@ def read_weights(card: Card) -> dict[str, Tensor]:
     try:
         tensors = load_file(card.path)
     except (SafetensorError, OSError) as problem:
-        raise ModelError(f"The weights of {card.name} cannot be read: {problem}") from problem
+        raise ModelError(
+            f"The weights of {card.name} cannot be read: {reason_of(problem)} ({card.path}). Copy or "
+            "install them again."
+        ) from problem
     return {key: value for key, value in tensors.items() if not card.parts or key.split(".")[0] in card.parts}

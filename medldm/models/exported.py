@@ -56,7 +56,8 @@ class Networks(nn.Module):
                 _freeze_time(self.flow)
         except (RuntimeError, KeyError) as problem:
             raise ModelError(
-                f"The weights of {card.name} do not fit its card: {str(problem).splitlines()[0]}"
+                f"The weights of {card.name} do not fit its card: its networks have other parts or sizes. Install "
+                "medldm again, or train the model anew."
             ) from problem
         self.eval().requires_grad_(False)
 

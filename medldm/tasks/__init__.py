@@ -64,7 +64,7 @@ def run(
     check_content(volume)
     if looks_like_labels(volume.voxels):
         raise NotRestorable(
-            f"{volume.name} looks like a mask or label map (few distinct values); medldm restores scans only."
+            f"{volume.name} looks like a mask or label map (few distinct values). Name the scan that it was made from."
         )
     for note in volume.stored.note:
         log.warning(note)
@@ -104,7 +104,9 @@ def as_volume(scan: Any, affine: Affine | None = None) -> Volume:
             raise UsageError(f"A scan has real numbers; these voxels are {array.dtype}.")
         return from_array(array.reshape(*array.shape, *(1,) * (3 - array.ndim)), np.asarray(affine, dtype=np.float64))
     except (ValueError, np.linalg.LinAlgError, OrientationError) as problem:
-        raise GeometryError(f"The affine of this scan cannot be used: {problem}") from problem
+        raise GeometryError(
+            "The affine of this scan cannot be used. Give a finite, invertible 4 x 4 matrix, voxel index to RAS mm."
+        ) from problem
 
 
 def denoise(

@@ -24,7 +24,8 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
     count = volume.shape[volume.stored.axes[settings.axis]]
     if count < 3:
         raise GeometryError(
-            f"{volume.name} has {count} slice{'s' * (count > 1)}; there is nothing between slices to fill."
+            f"{volume.name} has {count} slice{'s' * (count > 1)}; there is nothing between slices to fill. At "
+            "least 3 are needed."
         )
     named = (
         parse_slices(settings.missing, count)
@@ -36,7 +37,7 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
     if len(named) >= count - 1:
         raise UsageError(
             f"{len(named)} of the {count} slices of {volume.name} are missing; that leaves too little to fill "
-            "them from."
+            "them from. At least 2 measured slices are needed."
         )
     axis, places = inside_slices(volume, named, settings.axis)
     gone = torch.zeros(count, dtype=torch.bool)

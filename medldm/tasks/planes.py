@@ -118,6 +118,8 @@ def _averaged(
     box = content_box(y)
     total = sum(way.turned(y)[tuple(box[a] for a in way.order)].shape[2] for way in ways)
     done = 0
+    if total:
+        told(0, total, "planes")  # all checks are made, the network comes next: here a dry run ends
     mean: Tensor | None = None
     for way in ways:
         at = tuple(box[a] for a in way.order)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from medldm.inspection import Plan, make_plan
 from medldm.settings import Denoise, FillSlices, Restore, SuperResolve
+from medldm.tasks.choices import pick_card, pick_device
 from medldm.tasks.denoise import denoise
 from medldm.tasks.fill_slices import fill_slices
 from medldm.tasks.noise import NoiseLevel
@@ -31,6 +32,8 @@ def restore(volume: Volume, settings: Restore, told: Progress) -> Volume:
         level = job.noise(None)[0] if "denoise" in verbs else NoiseLevel.uniform(0)
         result = resolve(job, wanted_grid(volume, wanted), settings.slice_thickness, settings.slice_profile, level)
     elif "fill-slices" in verbs:
+        if "denoise" in verbs:  # known before the first of both has worked for nothing
+            pick_card(settings.model, plan.modality, volume, "denoise", pick_device(settings.device))
         result = fill_slices(volume, FillSlices(**shared, missing=plan.missing), told)
         if "denoise" in verbs:
             result = denoise(result, Denoise(**shared), told)

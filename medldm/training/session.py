@@ -232,7 +232,10 @@ class Session:
         try:
             self.network.load_state_dict(part(tensors, "now."))
         except RuntimeError as problem:
-            raise ModelError(f"{path} belongs to a network of another shape: {problem}") from problem
+            raise ModelError(
+                f"{path} belongs to a network of another shape. Go on with the options that it was begun with, or "
+                "choose another folder."
+            ) from problem
         self.averaged = {name: value.float() for name, value in part(tensors, "average.").items()}
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in part(tensors, "optimizer.").items():

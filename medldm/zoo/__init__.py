@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from medldm.errors import ModelError, UnfitModel
+from medldm.errors import ModelError, UnfitModel, reason_of
 
 ROOM = Path(__file__).parent
 IN_PLANE = "in-plane"  # super-resolution of planes alone, which a card may do in another way than that of slices
@@ -139,7 +139,10 @@ def read_card(path: Path) -> Card:
         told: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in words.items() if k in known}
         return Card(**told, folder=str(path.parent))
     except (OSError, ValueError, TypeError) as problem:
-        raise ModelError(f"{path} is not a model card: {problem}") from problem
+        why = "what a card says is missing" if isinstance(problem, TypeError) else reason_of(problem)
+        raise ModelError(
+            f"{path} is not a model card: {why}. Name the .json or the folder that `medldm train` has written."
+        ) from problem
 
 
 def cards() -> list[Card]:
@@ -198,8 +201,8 @@ def best(
     able = [each for each in fit if (not verb or verb in each.verbs) and not (flat and each.spatial_dims == 3)]
     if not able:
         raise UnfitModel(
-            f"No shipped model can {verb} {modality.upper()} scans{' of one slice' if flat else ''}; {fit[0].name} was "
-            f"found fit to {', '.join(fit[0].verbs)}. Give one of your own with --model PATH."
+            f"No shipped model can {verb or 'restore'} {modality.upper()} scans{' of one slice' if flat else ''}; "
+            f"{fit[0].name} was found fit to {', '.join(fit[0].verbs)}. Give one of your own with --model PATH."
         )
     able.sort(key=lambda each: (-each.expected(verb), each.name))
     timed = [each for each in able if each.pace]

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import phantoms
@@ -21,7 +22,7 @@ from medldm.batch.places import Protected, sweep
 from medldm.batch.record import command, compact
 from medldm.batch.summary import Row, write_summary
 from medldm.cli import main
-from medldm.errors import ModelError, OutputError
+from medldm.errors import InputError, ModelError, OutputError
 from medldm.io.atomic import LEFTOVER
 from medldm.settings import Denoise, SuperResolve
 from medldm.volume import Step
@@ -99,7 +100,27 @@ def test_a_bad_file_of_an_archive_is_called_as_in_the_archive(tree, tmp_path, ve
     shutil.make_archive(str(tmp_path / "scans"), "zip", tree)
     code, said = verb("denoise", tmp_path / "scans.zip", tmp_path / "out")
     assert code == 8
-    assert "broken.nii.gz" in said
+    assert f"{tmp_path / 'scans.zip'}/broken.nii.gz is no NIfTI file" in said
+    assert "medldm-zip" not in said + words_of(tmp_path / "out")
+
+
+@pytest.mark.parametrize("door", ["denoise", "dry run", "inspect", "read"])
+def test_a_bad_file_of_an_archive_is_never_called_by_a_temporary_path(door, tmp_path, verb, capsys):
+    phantoms.save(tmp_path / "cut.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16)
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as packed:
+        packed.writestr("sub/cut.nii.gz", (tmp_path / "cut.nii.gz").read_bytes()[:2000])
+    archive = tmp_path / "scans.zip"
+    if door == "read":
+        with pytest.raises(InputError) as refusal:
+            medldm.read(archive)
+        said = str(refusal.value)
+    elif door == "inspect":
+        assert main(["inspect", str(archive)]) == 3
+        said = capsys.readouterr().err
+    else:
+        code, said = verb("denoise", archive, tmp_path / "out", *["--dry-run"] * (door == "dry run"))
+        assert code == 3
+    assert f"{archive}/sub/cut.nii.gz is truncated" in said
     assert "medldm-zip" not in said
 
 
@@ -414,12 +435,15 @@ def test_a_log_and_a_screen_quote_no_header(tmp_path, verb):
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes().replace(b"1.23456789", b"Muster^Zac"))
     phantoms.save(tmp_path / "in" / "a.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16)
-    code, said = verb("denoise", tmp_path / "in", tmp_path / "out", "-v")
+    code, said = verb("denoise", tmp_path / "in", tmp_path / "out")
     assert code == 8
     told = said + words_of(tmp_path / "out")
     assert "RescaleSlope" in told
     assert "pixels.py" in told
     assert "Muster" not in told
+    # Who asks with -v looks for the cause, and gets it on the screen; what stays in files is without it.
+    assert "Muster" in verb("denoise", tmp_path / "in", tmp_path / "out", "-v")[1]
+    assert "Muster" not in words_of(tmp_path / "out")
 
 
 def test_a_bug_is_told_by_its_place_and_quotes_nothing(tree, tmp_path, verb, monkeypatch):
@@ -430,15 +454,32 @@ def test_a_bug_is_told_by_its_place_and_quotes_nothing(tree, tmp_path, verb, mon
             raise KeyError("Muster^Zacharias") from problem
 
     monkeypatch.setattr(medldm.tasks, "run", broken)
-    code, alone = verb("denoise", tree / "a.nii.gz", tmp_path / "o.nii.gz", "-v")
+    code, alone = verb("denoise", tree / "a.nii.gz", tmp_path / "o.nii.gz")
     assert code == 1
+    assert "read that first, it may quote the header" in alone
     assert "Muster" not in alone
-    code, said = verb("denoise", tree, tmp_path / "out", "-v")
+    code, said = verb("denoise", tree, tmp_path / "out")
     assert code == 8
     told = said + words_of(tmp_path / "out")
     assert "a bug in medldm (KeyError in batch/cases.py, line " in told
-    assert told.index("ValueError") < told.index("KeyError")
+    logged = (tmp_path / "out" / "logs" / "a.log").read_text()
+    assert logged.index("ValueError") < logged.index("KeyError")
     assert "Muster" not in told
+
+
+def test_dash_v_prints_what_the_exceptions_said(tree, tmp_path, verb, monkeypatch):
+    def broken(*_, **__):
+        try:
+            float("twelve")
+        except ValueError as problem:
+            raise KeyError("the key") from problem
+
+    monkeypatch.setattr(medldm.tasks, "run", broken)
+    for words in ((tree / "a.nii.gz", tmp_path / "o.nii.gz"), (tree, tmp_path / "out")):
+        said = verb("denoise", *words, "-v")[1]
+        assert "ValueError: could not convert string to float: 'twelve'" in said
+        assert "KeyError: 'the key'" in said
+    assert "twelve" not in words_of(tmp_path / "out")
 
 
 def test_dicom_is_not_made_from_nifti(tree, tmp_path, verb):
@@ -458,8 +499,8 @@ def test_memory_is_counted_on_the_grid_of_the_result():
 
 
 def test_the_recorded_command_names_what_differs_from_the_defaults(tmp_path):
-    run = Run(verb="denoise", settings=Denoise(noise=0.05), options=Options(fix=True), root=tmp_path)
-    assert command(run) == ["medldm", "denoise", str(tmp_path), "OUT", "--noise", "0.05", "--fix"]
+    run = Run(verb="denoise", settings=Denoise(noise=0.05), options=Options(fix=True), sources=(tmp_path,))
+    assert command(run, "x") == ["medldm", "denoise", str(tmp_path), "OUT", "--noise", "0.05", "--fix"]
 
 
 def test_numbers_of_a_record_stand_on_one_line():

@@ -28,16 +28,26 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def seen(monkeypatch):
-    """A network that adds one; what happened when, as (moment, step, scan)."""
-    steps = []
+def meeting():
+    """Steps that wait for another step to begin."""
+    return {}
 
-    def noted(step, name, seconds=0.0):
-        steps.append((time.monotonic(), f"{step} {name[0]}", threading.current_thread()))
-        time.sleep(seconds)
+
+@pytest.fixture
+def seen(monkeypatch, meeting):
+    """A network that adds one; what happened in which order, as (step and scan, thread)."""
+    steps, news = [], threading.Condition()
+
+    def noted(step, name):
+        what = f"{step} {name[0]}"
+        with news:
+            steps.append((what, threading.current_thread()))
+            news.notify_all()
+            if what in meeting:  # a step that never comes would hang here, and the test with it
+                news.wait_for(lambda: meeting[what] in [each for each, _ in steps])
 
     def network(task, volume, settings, **words):
-        noted("network", volume.name, 0.15)
+        noted("network", volume.name)
         if volume.name.startswith("x"):
             raise ZeroDivisionError("oh")
         facts = {"model": "stub", "sha256": "0", "seconds": 1.0}
@@ -46,11 +56,11 @@ def seen(monkeypatch):
     read, wrote = cases.load, cases.write_image
 
     def load(case, options):
-        noted("read", case.source.name, 0.05)
+        noted("read", case.source.name)
         return read(case, options)
 
     def write_image(case, *rest):
-        noted("write", case.source.name, 0.05)
+        noted("write", case.source.name)
         return wrote(case, *rest)
 
     monkeypatch.setattr(medldm.tasks, "run", network)
@@ -70,13 +80,13 @@ def rows(out):
     return {row["case"]: row["status"] for row in json.loads((out / "summary.json").read_text())}
 
 
-def test_the_next_is_read_and_the_last_written_beside_the_network(tree, tmp_path, seen):
+def test_the_next_is_read_and_the_last_written_beside_the_network(tree, tmp_path, seen, meeting):
+    """The network of each scan waits until its neighbours are under way; one after the other nothing would go on."""
+    meeting |= {"network a": "read b", "network b": "write a", "network c": "write b"}
     assert denoise(tree, tmp_path / "out")[0] == 0
-    when = {step: moment for moment, step, _ in seen}
-    assert when["network a"] < when["read b"] + 0.05 < when["network a"] + 0.15
-    assert when["network b"] - 0.02 < when["write a"] < when["network c"]
-    assert when["read d"] > when["network b"]  # a queue of one: nobody reads further ahead
-    assert {thread for _, step, thread in seen if step.startswith("network")} == {threading.main_thread()}
+    order = [step for step, _ in seen]
+    assert order.index("read d") > order.index("network b")  # a queue of one: nobody reads further ahead
+    assert {thread for step, thread in seen if step.startswith("network")} == {threading.main_thread()}
     assert rows(tmp_path / "out") == dict.fromkeys("abcd", "done")
 
 
@@ -110,15 +120,16 @@ def test_a_scan_that_cannot_be_restored_beside_another_one_is_restored_alone(tre
 
     def tight(task, volume, settings, **words):
         if volume.name.startswith("b") and len(crowded) < 2:
-            crowded.append([step for _, step, _ in seen if step == "read c"])
+            crowded.append([step for step, _ in seen if step == "read c"])
             if len(crowded) == 1:
-                time.sleep(0.1)  # until the next one is in memory
+                while "read c" not in [step for step, _ in seen]:  # until the next one is in memory
+                    time.sleep(0.01)
                 raise ResourceError("not now")
         return network(task, volume, settings, **words)
 
     monkeypatch.setattr(medldm.tasks, "run", tight)
     assert denoise(tree, tmp_path / "out")[0] == 0
-    steps = [step for _, step, _ in seen]
+    steps = [step for step, _ in seen]
     assert rows(tmp_path / "out") == dict.fromkeys("abcd", "done")
     # Nothing else is in memory while b is tried again: a is written, c is read anew afterwards.
     assert steps.count("read b") == steps.count("read c") == 2

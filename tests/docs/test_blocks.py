@@ -5,6 +5,7 @@ in this process. What needs more than one machine, a network or a night has a wa
 stands in for that: see `recipes.py` and `tests/standins`. Training minutes are shortened.
 """
 
+import itertools
 import os
 import re
 import shlex
@@ -98,7 +99,9 @@ def run_here(block, known, monkeypatch):
             at = words.index("--minutes") + 1
             words[at] = str(SHORTER * float(words[at]))
         assert main([*words[1:], *(["--no-progress"] if words[1] in ("restore", "denoise") else [])]) == 0, words
-        out = words[words.index("--out") + 1] if "--out" in words else words[3] if words[1] in WRITERS else "."
+        paths = list(itertools.takewhile(lambda word: not word.startswith("-"), words[2:]))
+        last = paths[1 if words[1] == "bids" else -1]  # OUT stands behind one input or several
+        out = words[words.index("--out") + 1] if "--out" in words else last if words[1] in WRITERS else "."
         assert "--dry-run" in words or Path(out).exists(), words
 
 

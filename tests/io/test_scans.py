@@ -229,7 +229,7 @@ def test_an_interrupted_archive_leaves_no_images_behind(tmp_path, monkeypatch):
 def test_an_unpacked_folder_goes_with_its_last_holder(tmp_path):
     held = tmp_path / "held"
     held.mkdir()
-    keeper = Unpacked(held)
+    keeper = Unpacked(held, tmp_path / "held.zip")
     del keeper
     assert not held.exists()
 

@@ -296,7 +296,6 @@ def test_opening_reading_planning_and_measuring_load_no_torch_in_either_process(
         [sys.executable, "-c", LOOKING, str(scan_file)],
         capture_output=True,
         text=True,
-        timeout=600,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert "here [] there False" in told.stdout, told.stdout + told.stderr

@@ -259,7 +259,6 @@ def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
         [sys.executable, "-c", CROWDED, str(tiny_model)],
         capture_output=True,
         text=True,
-        timeout=280,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     before, crowded, after = told.stdout.splitlines()

@@ -41,7 +41,7 @@ def test_the_copied_command_is_one_that_the_command_line_takes():
     options = {"spacing": (1.0, 1.0, 2.5), "slice_profile": "rect", "seed": 7}
     line = words.command_line("super-resolve", options, "/data/a scan.nii.gz")
     arguments = build_parser().parse_args(shlex.split(line)[1:])
-    assert arguments.source == "/data/a scan.nii.gz"
+    assert arguments.source == ["/data/a scan.nii.gz"]
     assert settings_from(arguments, SuperResolve) == SuperResolve(**options)
 
 

@@ -20,6 +20,7 @@ from medldm.samples import sample_path
 from medldm.settings import Denoise
 from medldm.tasks import TASKS
 from medldm.tasks.choices import fitted_pixels
+from medldm.tasks.inpaint import mask_on
 from medldm.tasks.pipeline import residual, silent
 from medldm.tasks.planes import Drawing, estimate, infer, refine, smooth_along_stack, stride_of
 from medldm.volume import Stored, Volume
@@ -438,3 +439,44 @@ def test_a_hole_in_a_slice_beside_a_gap_is_no_zero(phantom, model):
     apart = np.abs(holed.voxels[..., 18] - whole.voxels[..., 18])
     assert apart.max() < 60  # of 900; taken for zero it moved the gap by 500
     assert np.array_equal(np.isnan(holed.voxels), np.isnan(voxels))
+
+
+def turned(affine, degrees):
+    angle = np.deg2rad(degrees)
+    rotation = np.eye(4)
+    rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return rotation @ affine
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda a: a + np.array([[0, 0, 0, 3], [0, 0, 0, 0], [0, 0, 0, -1.5], [0, 0, 0, 0]]),
+            "3 mm right, 1.5 mm down",
+        ),
+        (lambda a: a @ np.diag([1, 1, 2, 1]), "1 x 1 x 2 mm, those of the scan 1 x 1 x 1 mm"),
+        (lambda a: turned(a, 10), "turned by 10 degrees"),
+        (lambda a: turned(a, 0.4), "turned by 0.4 degrees"),
+        (lambda a: turned(a, 0.05), r"corners lie up to 0.06\d* mm"),
+    ],
+)
+def test_a_mask_beside_the_scan_says_in_what_it_differs(change, told, phantom):
+    mask = Volume(np.ones(phantom.shape, np.uint8), change(phantom.affine), name="mask", stored=Stored())
+    with pytest.raises(GeometryError, match=told) as refusal:
+        mask_on(phantom, mask)
+    assert "48" not in str(refusal.value)  # the shapes are equal, and no news
+
+
+def test_a_mask_whose_header_is_rounded_lies_on_the_scan(phantom):
+    affine = phantom.affine + np.array([[1e-5, -1e-5, 0, 0.01], [1e-5, 0, 0, -0.01], [0] * 4, [0] * 4])
+    mask = Volume(np.ones(phantom.shape, np.uint8), affine, name="mask", stored=Stored())
+    assert mask_on(phantom, mask).all()
+
+
+def test_a_mask_of_another_size_is_told_by_sizes(phantom):
+    mask = Volume(np.ones((48, 56, 39), np.uint8), phantom.affine, name="mask", stored=Stored())
+    with pytest.raises(GeometryError, match="48 x 56 x 39 voxels, the scan 48 x 56 x 40"):
+        mask_on(phantom, mask)
+    with pytest.raises(GeometryError, match="40 x 56 x 48 voxels, phantom has 48 x 56 x 40"):
+        mask_on(phantom, np.ones((40, 56, 48)))

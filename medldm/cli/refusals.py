@@ -1,0 +1,87 @@
+"""What an operating system or argparse refuses, as a sentence."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+from collections.abc import Sequence
+
+from medldm.errors import InputError, MedldmError, ResourceError, UsageError
+
+# What a file system says of a place that was named, and no mistake of ours; what helps.
+PLACES = {
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EACCES: "Check its permissions.",
+    errno.EPERM: "Check its permissions.",
+    errno.EROFS: "Choose a place that can be written to.",
+    errno.ENOTDIR: "Check the path.",
+    errno.ELOOP: "Its links lead in a circle.",
+}
+# What a disk or a network says that failed.
+FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN)
+
+
+def of_the_system(problem: OSError) -> MedldmError | None:
+    """What a file system refused, as a sentence; None for what may be a mistake of ours.
+
+    Parameters
+    ----------
+    problem : raised outside of where results are written, which has sentences of its own
+    """
+    from medldm.io.atomic import FULL  # which loads NumPy, and `--help` should not
+
+    place = os.fsdecode(problem.filename) if isinstance(problem.filename, str | bytes | os.PathLike) else ""
+    if problem.errno in FULL:
+        return ResourceError(
+            f"The disk is full{f': {place} was not written' * bool(place)}. Free some space, then run it again."
+        )
+    if problem.errno in FAILING:
+        return InputError(
+            f"{place or 'A file'} cannot be read or written: {problem.strerror}. Check the disk or network."
+        )
+    if problem.errno in PLACES and place:
+        return UsageError(f"{place} cannot be used: {problem.strerror}. {PLACES[problem.errno]}")
+    return None
+
+
+def reworded(message: str) -> str:
+    """What argparse says of a command line, as the settings say it of theirs; without a full stop.
+
+    Parameters
+    ----------
+    message : of argparse
+    """
+    if found := re.fullmatch(r"argument (\S+): invalid choice: (.+) \(choose from (.*)\)", message):
+        name, value, choices = found[1], found[2], found[3].replace("'", "")
+        return (
+            f"There is no verb {value}; there are {choices}"
+            if name == "VERB"
+            else (f"{name} is one of {choices}, not {value}")
+        )
+    if found := re.fullmatch(r"argument (\S+): invalid (int|float) value: (.+)", message):
+        return f"{found[1]} is a {'whole ' * (found[2] == 'int')}number, not {found[3]}"
+    if found := re.fullmatch(r"argument (\S+): expected (one|at least one) argument", message):
+        return f"{found[1]} needs a value"
+    if found := re.fullmatch(r"the following arguments are required: (.+)", message):
+        names = found[1].split(", ")
+        return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} missing"
+    return f"{message[:1].upper()}{message[1:]}"
+
+
+def not_known(verb: str, words: Sequence[str], options: Sequence[str]) -> str:
+    """A sentence about words that a verb does not take.
+
+    Parameters
+    ----------
+    verb : as on the command line
+    words : that were left over
+    options : of the verb
+    """
+    unknown = next((word for word in words if word.startswith("-")), "")
+    if not unknown:
+        return f"{verb} cannot use {' '.join(words)}."
+    name = unknown.split("=")[0]
+    near = difflib.get_close_matches(name, options, n=1)
+    return f"{verb} has no option {name}{f'; did you mean {near[0]}?' if near else '.'}"
