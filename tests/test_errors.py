@@ -25,11 +25,17 @@ KINDS = {name for name, each in vars(errors).items() if isinstance(each, type) a
 QUOTED = r"(?:str\(|repr\()?{}\b(?!\.strerror)"
 
 
+def _ours(handler):
+    """Whether what is caught holds words of ours: a refusal, or a private exception of the module."""
+    kind = handler.type.id if isinstance(handler.type, ast.Name) else ""
+    return kind in KINDS or kind == "MedldmError" or kind.startswith("_")
+
+
 def refusals():
     """(file:line, words, names of caught exceptions) of every ``raise SomeMedldmError(words)``."""
     for path in sorted(ROOT.rglob("*.py")):
         whole = list(ast.walk(ast.parse(path.read_text())))
-        caught = {each.name for each in whole if isinstance(each, ast.ExceptHandler) and each.name}
+        caught = {each.name for each in whole if isinstance(each, ast.ExceptHandler) and each.name and not _ours(each)}
         for each in whole:
             if isinstance(each, ast.Raise) and isinstance(each.exc, ast.Call) and each.exc.args:
                 name = each.exc.func.id if isinstance(each.exc.func, ast.Name) else ""

@@ -80,8 +80,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
                     break
                 stream = held.enter_context(io.BufferedReader(_Unpacked(stream, kind, path), PIECE))
             yield stream
-    except _Damaged as problem:
-        raise InputError(f"{path} is truncated or damaged ({problem}). Copy it again from its source.") from problem
+    except _Damaged as damage:
+        raise InputError(f"{path} is truncated or damaged ({damage}). Copy it again from its source.") from damage
     except PermissionError as problem:
         raise InputError(f"{path} cannot be read: {problem.strerror}. Check its permissions.") from problem
     except OSError as problem:

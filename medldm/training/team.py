@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medldm.errors import ResourceError, UsageError
+from medldm.errors import ResourceError, UsageError, reason_of
 from medldm.system import cores
 
 
@@ -98,8 +98,8 @@ def with_team(work: Callable[..., Any], devices: int, device: str, **options: An
         return fabric.launch(partial(_join, work, options, level))
     except OSError as problem:  # what a process raises comes wrapped; this is the system
         raise ResourceError(
-            f"--devices {devices}: the processes cannot be started ({problem}). They need a writable /dev/shm and a "
-            "local network; say --devices 1 otherwise."
+            f"--devices {devices}: the processes cannot be started ({reason_of(problem)}). "
+            "They need a writable /dev/shm and a local network; say --devices 1 otherwise."
         ) from problem
 
 
