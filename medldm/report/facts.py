@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medldm.io.sidecars import PREVIEW, companion_path, read_record
+from medldm.io.sidecars import PREVIEW, find_companion, read_record
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def _one(row: Any, folder: Path, width: int) -> CaseFacts:
         invented=len(invented) if isinstance(invented, list) else None,
         flags=_flags(told),
         notes=_notes(told),
-        picture=_picture(companion_path(image, PREVIEW), width),
+        picture=_picture(find_companion(image, PREVIEW), width),
     )
 
 

@@ -88,5 +88,5 @@ def test_a_spread_of_zeros_is_not_written_and_that_run_is_done_all_the_same(form
     again = tmp_path / "again" / ("scan.nii.gz" if form == "nifti" else "scan")
     again.parent.mkdir()
     assert main(["rerun", str(record), str(again)]) == 0
-    assert len(list(again.parent.glob(f"*_halfwidth{suffix}"))) == 1
-    assert not list(again.parent.glob(f"*_std{suffix}"))
+    assert len(list(again.parent.rglob(f"*_halfwidth{suffix}"))) == 1
+    assert not list(again.parent.rglob(f"*_std{suffix}"))
