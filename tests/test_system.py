@@ -185,7 +185,7 @@ def test_workers_share_the_cores_of_the_control_group(kernel, monkeypatch):
 def test_the_limit_reaches_every_question(kernel, tmp_path):
     from medldm.batch.memory import check_memory
     from medldm.errors import ResourceError
-    from medldm.io.nifti import _must_fit
+    from medldm.io.nifti_reader import _must_fit
     from medldm.tasks.choices import fitted_tile
 
     large = fitted_tile("cpu", 3)

@@ -53,8 +53,8 @@ def case(tmp_path, tiny_model, monkeypatch):
         shutil.copytree(tiny_model.parent, tmp_path / name)
         card = tmp_path / name / tiny_model.name
         card.write_text(json.dumps(json.loads(card.read_text()) | {"name": name} | changes))
-    (tmp_path / "others" / "series-003").mkdir(parents=True)
-    (tmp_path / "others" / "series-003" / "notes.txt").write_text("mine")
+    (tmp_path / "others" / "dicom" / "series-003").mkdir(parents=True)
+    (tmp_path / "others" / "dicom" / "series-003" / "notes.txt").write_text("mine")
     (tmp_path / "a_file").write_text("mine")
     return tmp_path
 
@@ -119,7 +119,8 @@ REFUSED = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("words", "code", "said"), REFUSED, ids=[" ".join(words)[:70] for words, _, _ in REFUSED])
-def test_a_dry_run_refuses_what_the_run_refuses(words, code, said, case, tiny_model, capsys):
+def test_a_dry_run_refuses_what_the_run_refuses(words, code, said, case, tiny_model, capsys, monkeypatch):
+    monkeypatch.setattr("medldm.batch.workers.PATIENCE", 1)  # for the scheduler that is not there
     words = words if "--model" in words else [*words, "--model", str(tiny_model)]
     before = everything(case)
     found = []
@@ -163,7 +164,7 @@ def test_what_a_dry_run_promises_is_done(words, status, case, tiny_model, capsys
 
 def test_no_samples_are_promised_of_a_model_that_draws_none(case, tiny_model, capsys, monkeypatch):
     from medldm.chain import load_chain
-    from medldm.tasks.choices import pick_precision
+    from medldm.models.precision import pick_precision
     from medldm.zoo import card
 
     chain = load_chain(card(str(tiny_model)), precision=pick_precision("auto", "cpu"))
