@@ -4,7 +4,7 @@
 # make notebooks run all notebooks, compare their figures
 # make tables    every benchmark table and figure from its scores, and what README quotes; DATA=../shared/data scores first
 # make dist      wheel and sdist, and whether the wheel works on its own
-# make check  lint, types, import contracts and the quick tests, in about a minute
+# make check  lint, types, import contracts and the quick tests, in three minutes
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

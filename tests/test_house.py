@@ -74,6 +74,7 @@ def test_no_test_asserts_the_time_on_the_wall(path):
     assert clocks_in_assertions(ast.parse("assert time.monotonic() - begun < 2")) == [1]
 
 
+@pytest.mark.slow
 def test_training_needs_only_torch_monai_numpy_nibabel_and_safetensors():
     banned = "('scipy', 'skimage', 'SimpleITK', 'pydicom', 'rich', 'psutil', 'matplotlib')"
     blocker = (

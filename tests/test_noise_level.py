@@ -182,6 +182,7 @@ def test_the_rician_correction_knows_both_ends():
     assert rician_correction(5, 0) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
 @pytest.mark.parametrize("where", ["everywhere", "brain"])

@@ -114,6 +114,7 @@ def test_a_set_and_its_rival_share_one_file(tmp_path):
     assert np.array_equal(alone.voxels, medldm.denoise(scan, noise=0.05, model=str(path)).voxels)
 
 
+@pytest.mark.slow
 def test_the_shipped_rival_is_the_first_estimate_of_its_set():
     """What the README says: at fidelity 1 both give the same bits."""
     scan = phantoms.phantom((40, 44, 36))

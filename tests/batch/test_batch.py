@@ -185,6 +185,7 @@ def test_what_killed_runs_left_goes_after_a_day(tree, tmp_path, verb):
     assert foreign.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_of_one_number_write_to_names_of_their_own(tmp_path):
     """In containers that share a folder, process numbers coincide."""
     names, other = {}, "import os, sys; os.getpid = lambda: 8; from pathlib import Path\n"

@@ -128,6 +128,7 @@ def rows(out):
     return {row["case"]: row for row in json.loads((out / "summary.json").read_text())}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_a_poisonous_case_is_given_up(tmp_path):
     source, out = scans(tmp_path / "in", "a", "b", "c", "poison", "slow"), tmp_path / "out"
     with cluster(tmp_path, 2) as address:
@@ -180,6 +181,7 @@ def test_a_case_that_finds_no_memory_beside_its_neighbours_waits_for_it(tmp_path
     assert not list((tmp_path / "marks").iterdir())
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_with_one_case_is_its_row_and_the_others_finish(tmp_path):
     long = "x" * (255 - len(".nii"))  # no hidden name fits beside it
     source, out = scans(tmp_path / "in", "a", "buggy", "z"), tmp_path / "out"
@@ -239,6 +241,7 @@ def test_the_folder_of_marks_may_appear_late(tmp_path):
     assert cluster.tried(marks, case) == 1
 
 
+@pytest.mark.slow
 def test_a_dry_run_on_workers_writes_nothing(tmp_path):
     source, out, lines = scans(tmp_path / "in", "a", "b"), tmp_path / "out", []
     with cluster(tmp_path, 1) as address:
@@ -286,6 +289,7 @@ def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, cap
     assert not caplog.records  # what comes too late is of no interest
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("medldm.batch.workers.PATIENCE", 1)
     source = scans(tmp_path / "in", "a", "b")
@@ -293,6 +297,7 @@ def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
         denoise(source, tmp_path / "out", "tcp://127.0.0.1:9")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["a case is restored", "a case is told"])
 def test_a_scheduler_that_dies_ends_the_batch_with_a_sentence(tmp_path, moment):
     source, out = scans(tmp_path / "in", "a", "b", "slow", "then"), tmp_path / "out"
@@ -323,6 +328,7 @@ def test_a_scheduler_that_dies_ends_the_batch_with_a_sentence(tmp_path, moment):
     assert not list(out.glob(".tries*"))
 
 
+@pytest.mark.slow
 def test_a_client_that_gave_up_on_its_scheduler_is_a_sentence(tmp_path):
     from medldm.batch import Run
     from medldm.batch.cluster import Errands, workers_of
@@ -354,6 +360,7 @@ def test_without_dask_a_sentence_says_what_to_install(tmp_path, tiny_model, caps
     assert "pip install medldm[cluster]" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_after_a_failure_fail_fast_sends_no_other_case(tmp_path):
     source, out = scans(tmp_path / "in", "a-empty", *(f"b{number}" for number in range(8))), tmp_path / "out"
     phantoms.save(source / "a-empty.nii.gz", np.zeros((16, 16, 8), np.int16))
@@ -365,6 +372,7 @@ def test_after_a_failure_fail_fast_sends_no_other_case(tmp_path):
     assert len(found) <= 1 + AHEAD  # what was under way already
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tmp_path):
     source, out = scans(tmp_path / "in", "a", "full", *(f"later{number}" for number in range(8))), tmp_path / "out"
     with cluster(tmp_path, 1) as address:
@@ -378,6 +386,7 @@ def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tmp_path):
     assert not list(out.glob("*full*.gz"))
 
 
+@pytest.mark.slow
 def test_what_was_done_but_not_told_is_in_the_summary_of_an_interrupted_batch(tmp_path):
     source, out = scans(tmp_path / "in", "a", "b", "c"), tmp_path / "out"
 
@@ -392,6 +401,7 @@ def test_what_was_done_but_not_told_is_in_the_summary_of_an_interrupted_batch(tm
     assert {name: row["status"] for name, row in rows(out).items()} == {"a": "done", "b": "done"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["worker-began", "slow-began"])
 def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_they_say_nothing(tmp_path, moment):
     source, out = scans(tmp_path / "in", "a", "slow", "slow2"), tmp_path / "out"
@@ -416,6 +426,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_they_say_nothing(tmp_p
     assert not list(out.glob(".tries*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_summary_and_no_marks_and_the_next_run_goes_on(tmp_path):
     source, out = scans(tmp_path / "in", "a", "b", "slow"), tmp_path / "out"
     with cluster(tmp_path, 1) as address:

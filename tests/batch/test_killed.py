@@ -112,6 +112,7 @@ def undisturbed(tree, tmp_path_factory, denoise):
     return images(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_is_finished_by_the_next(moment, tree, undisturbed, denoise, tmp_path):
     assert denoise(moment, tree, tmp_path) == -signal.SIGKILL

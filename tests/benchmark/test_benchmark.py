@@ -157,6 +157,7 @@ def test_classics_give_the_grid_of_the_reference_or_nothing_at_all(row, scan):
             assert scores_of(trial, guess, Backbone())["untouched"] == 1, name
 
 
+@pytest.mark.slow
 def test_denoisers_gain_and_interpolation_beats_doing_nothing(scan):
     psnr = lambda trial, name: scores_of(trial, CLASSICS[name](trial), Backbone())["psnr"]  # noqa: E731
     noisy = trial_of("noise-7", scan)
@@ -192,6 +193,7 @@ def stubs(monkeypatch):
     return competing, asked, stub
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing_and_new_weights_only_their_own(scan, tmp_path, stubs):
     competing, asked, stub = stubs
     told = []
@@ -211,6 +213,7 @@ def test_a_second_run_computes_nothing_and_new_weights_only_their_own(scan, tmp_
     assert "net@1" not in text
 
 
+@pytest.mark.slow
 def test_a_run_cut_short_leaves_the_table_of_what_it_scored(tmp_path, stubs):
     (tmp_path / "data").mkdir()
     for name in ("a", "b"):
@@ -227,6 +230,7 @@ def test_a_run_cut_short_leaves_the_table_of_what_it_scored(tmp_path, stubs):
     assert "noise-3" in text
 
 
+@pytest.mark.slow
 def test_a_torn_line_is_cut_off_and_computed_again(scan, tmp_path, stubs):
     _, asked, _ = stubs
     options = {"tasks": ("noise-3",), "progress": lambda *words: None}
@@ -239,6 +243,7 @@ def test_a_torn_line_is_cut_off_and_computed_again(scan, tmp_path, stubs):
     assert len(read_scores(ledger)) == 2
 
 
+@pytest.mark.slow
 def test_a_failure_is_noted_leaves_the_others_alone_and_is_tried_again(scan, tmp_path, stubs):
     competing, asked, stub = stubs
 
@@ -264,6 +269,7 @@ def test_a_ledger_of_another_version_is_kept_beside(tmp_path):
     assert "noise-3,30" in path.with_suffix(".old.csv").read_text()
 
 
+@pytest.mark.slow
 def test_the_path_of_a_card_is_a_method(scan, tmp_path, tiny_model):
     wanted = {"tasks": ("gap-of-3",), "methods_wanted": ("linear", str(tiny_model)), "progress": lambda *words: None}
     run(tmp_path / "data", tmp_path / "out", **wanted)
@@ -273,6 +279,7 @@ def test_the_path_of_a_card_is_a_method(scan, tmp_path, tiny_model):
     assert scores["tiny-2d"]["weights"].startswith("tiny-2d@")
 
 
+@pytest.mark.slow
 def test_the_noise_table_comes_with_the_whole_run(scan, tmp_path, stubs):
     text = run(tmp_path / "data", tmp_path / "out", quick=True, progress=lambda *words: None).read_text()
     assert "Noise level estimate" in text

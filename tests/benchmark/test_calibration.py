@@ -51,6 +51,7 @@ def test_every_subject_counts_the_same_however_many_blocks_it_has():
     assert once == pytest.approx(often, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_card_is_calibrated_and_its_weights_stay(tmp_path, monkeypatch):
     path = phantoms.tiny_model(tmp_path / "model")
     data = tmp_path / "data"

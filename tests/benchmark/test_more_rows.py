@@ -244,6 +244,7 @@ def test_the_rician_mean_of_nothing_and_of_much():
     assert spread[-1] == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_bias_is_taken_out_where_only_noise_was(monkeypatch):
     """Stand-in for BM4D: a mean over everything, so that the mean of the magnitudes is what comes out."""
     monkeypatch.setattr(optional, "bm4d_plain", lambda noisy, sigma, modality: np.full_like(noisy, noisy.mean()))
@@ -253,6 +254,7 @@ def test_bias_is_taken_out_where_only_noise_was(monkeypatch):
             assert corrected(noisy, 0.05, "mr").mean() == pytest.approx(truth, abs=0.004)
 
 
+@pytest.mark.slow
 def test_stabilised_noise_has_one_standard_deviation(monkeypatch):
     seen = []
     monkeypatch.setattr(optional, "bm4d_plain", lambda noisy, sigma, modality: seen.append(noisy.std()) or noisy)
@@ -301,6 +303,7 @@ class Halves(torch.nn.Module):
         return means / means.sum(1, keepdim=True)
 
 
+@pytest.mark.slow
 def test_a_network_of_the_users_own_judges_sets(scan, tmp_path):
     path = tmp_path / "halves.ts"
     torch.jit.script(Halves()).save(str(path))
@@ -323,6 +326,7 @@ class Apart(torch.nn.Module):
         return (one - other).abs().mean((1, 2, 3))
 
 
+@pytest.mark.slow
 def test_a_network_that_compares_judges_pairs_from_the_command_line(scan, tmp_path, capsys):
     path, out = tmp_path / "apart.ts", tmp_path / "out"
     torch.jit.script(Apart()).save(str(path))
@@ -353,6 +357,7 @@ def test_a_comparing_network_sees_planes_between_minus_one_and_one():
     assert torchscript_distance(compare, planes, planes) == 0
 
 
+@pytest.mark.slow
 def test_memory_counts_from_what_was_there_before():
     with PeakMemory() as peak:
         held = np.ones(400 * 1024**2 // 8)  # so much that what the process gives back meanwhile cannot hide it

@@ -271,6 +271,7 @@ def test_a_full_disk_is_code_8_and_leaves_nothing_behind(scan_file, tmp_path, re
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
 
 
+@pytest.mark.slow
 def test_a_volume_larger_than_memory_is_refused_before_it_is_read(tmp_path, tiny_model):
     header = nib.Nifti1Header()
     header.set_data_shape((600, 600, 600))
@@ -426,6 +427,7 @@ def test_the_callers_signal_handler_comes_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_a_polite_kill_is_code_130_and_leaves_nothing_half_written(scan_file, tmp_path):
     import signal
     import time

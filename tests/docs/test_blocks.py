@@ -128,6 +128,7 @@ def test_every_way_is_needed_and_every_block_has_a_language():
         assert sum(kind in ("bash", "python") for kind in kinds) == len(blocks(page)), page
 
 
+@pytest.mark.slow
 def test_the_site_is_built_of_the_code_and_loads_nothing(tmp_path):
     """Strictly: a broken link, a page without a place or a name that is not there fails the build."""
     mkdocs = pytest.importorskip("mkdocs.commands.build")

@@ -56,6 +56,7 @@ def test_a_benchmarks_tables_are_those_of_its_scores(claims, name):
         assert not set(lines) - set(made), part.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_one_command_makes_every_benchmarks_table_again():
     """`docs/benchmarks/all.py`: what the scores say is there already, line by line."""
     every, claims = script("all"), script("claims")

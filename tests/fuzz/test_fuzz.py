@@ -31,6 +31,7 @@ def test_the_fuzzer_sees_a_wrong_affine(tmp_path):
         check_geometry(volume.with_voxels(volume.voxels, affine=wrong), case, fixed=False)
 
 
+@pytest.mark.slow
 def test_damaged_files_end_in_the_right_volume_or_a_sentence():
     ends, findings = fuzz(0, 600)
     assert not findings

@@ -37,6 +37,7 @@ def unit(orientation):
     return (*across, *(down / np.linalg.norm(down)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "orientation", [phantoms_dicom.UPRIGHT, unit(OBLIQUE), (0, 1, 0, 0, 0, -1), (-1, 0, 0, 0, 1, 0)]
 )
@@ -204,6 +205,7 @@ def test_dciodvfy_finds_no_error_that_the_source_did_not_have(filled):
     assert {line for line in errors(out) - errors(source) if "0x0008,0x001c" not in line} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
 def test_the_missing_slice_of_the_trio_is_filled_and_the_rest_is_bit_exact(tmp_path, tiny_model):

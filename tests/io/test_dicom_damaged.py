@@ -271,6 +271,7 @@ def test_slices_that_turn_a_little_are_no_localizer(tmp_path):
     assert not [series for series in found if "localizer" in series.reason]
 
 
+@pytest.mark.slow
 def test_hundreds_of_kinds_of_images_are_not_all_compared_with_all(tmp_path, monkeypatch):
     from medldm.io.dicom import grouping
 

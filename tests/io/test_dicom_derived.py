@@ -85,6 +85,7 @@ REAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [pytest.param(name, marks=real) for name in REAL])
 @needs_dcm2niix
 @needs_dciodvfy
@@ -216,6 +217,7 @@ def test_neither_the_source_nor_other_files_are_replaced(voxels, tmp_path):
     assert len(list((tmp_path / "in").iterdir())) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mr, oblique and sagittal", "ct", "enhanced"])
 def test_uncertainty_is_a_map_on_the_same_grid(kind, voxels, tmp_path):
     if kind == "enhanced":

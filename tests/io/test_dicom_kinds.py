@@ -103,6 +103,7 @@ def test_compressed_pixels_are_those_of_the_original(syntax, signed, voxels, tmp
     assert np.array_equal(stored(folder), voxels)
 
 
+@pytest.mark.slow
 def test_lossless_jpeg_gives_the_pixels_of_the_original(voxels, tmp_path):
     assert np.array_equal(
         stored(phantoms_dicom.jpeg_lossless(phantoms_dicom.write_series(tmp_path / "s", voxels))), voxels

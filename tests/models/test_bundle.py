@@ -68,6 +68,7 @@ def denoised_alone(bundle, tmp_path, affine, modality="mr"):
     return path, nib.load(tmp_path / "out" / "scan_restored.nii.gz")
 
 
+@pytest.mark.slow
 def test_a_bundle_restores_as_we_do_where_medldm_cannot_be_imported(tiny_model, tmp_path):
     bundle = export(card(str(tiny_model)), tmp_path / "bundle")
     path, result = denoised_alone(bundle, tmp_path, np.diag([-1.0, 1.0, 1.1, 1.0]))
@@ -106,6 +107,7 @@ def test_every_shipped_model_runs_with_monai_alone(found, tmp_path):
     assert away.std() < 0.1 * changed.std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("fidelity", [1.0, 0.0])
 def test_the_networks_answer_as_the_chain_does_on_any_grid(dims, fidelity, tmp_path):
@@ -118,6 +120,7 @@ def test_the_networks_answer_as_the_chain_does_on_any_grid(dims, fidelity, tmp_p
         assert module(odd).shape == (len(inputs), 1, *odd.shape[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_channels_are_those_of_the_house(dims, tmp_path):
     found = card(str(phantoms.tiny_model(tmp_path, dims)))

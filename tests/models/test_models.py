@@ -41,6 +41,7 @@ def test_space_to_depth_and_back(dims):
     assert torch.equal(depth_to_space(folded, 2), image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_what_lies_far_away_changes_nothing(dims):
     """No normalisation, no attention: beyond the receptive field a voxel does not know what another holds."""

@@ -53,6 +53,7 @@ def test_a_question_is_answered_and_the_process_stays(engine, scan):
     assert first.poll() is not None
 
 
+@pytest.mark.slow
 def test_an_error_arrives_as_the_sentence_that_it_was(engine, as_layer):
     empty = phantoms.phantom((8, 8, 8))
     empty = empty.with_voxels(empty.voxels * 0)
@@ -71,6 +72,7 @@ def test_a_killed_process_is_told_as_lack_of_memory_and_the_next_run_works(engin
     assert isinstance(last(engine, Order("plan", scan)), Outcome)
 
 
+@pytest.mark.slow
 def test_stop_ends_a_run_that_does_not_hear_it_even_while_torch_is_loading(engine, scan, monkeypatch):
     """Counted on a clock of our own: so many looks after the wish to stop, whatever the machine does meanwhile."""
     ticks = itertools.count()

@@ -228,6 +228,7 @@ def test_the_sample_menu_gives_layers():
         assert arguments["units"] == ("mm", "mm", "mm")
 
 
+@pytest.mark.slow
 def test_nothing_of_the_plugin_loads_torch():
     words = (
         "import sys, napari_medldm.widgets, napari_medldm.readers, napari_medldm.writers, napari_medldm.samples,"

@@ -92,6 +92,7 @@ def test_archives_in_archives_are_not_opened_however_deep(tmp_path):
     assert case.place.as_posix() == "deep/299"
 
 
+@pytest.mark.slow
 def test_more_packed_bytes_than_the_header_promises_are_never_held(tmp_path):
     small = phantoms.save(tmp_path / "s.nii", phantoms.brain((8, 8, 4)), dtype=np.int16).read_bytes()
     path = tmp_path / "bomb.nii.gz"
@@ -228,6 +229,7 @@ def absurd_precision(data, at):
     data[data.find(b"\xff\xc3", at) + 4] = 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [no_table, wide_words, absurd_precision])
 def test_a_stream_that_ends_its_codec_is_a_sentence_and_the_next_is_read(change, tmp_path):
     """GDCM throws through Python, or reads where nothing is: its process ends, and nobody's night."""
@@ -247,6 +249,7 @@ def test_a_codec_that_never_ends_is_stopped(tmp_path, monkeypatch):
         read_series(series)
 
 
+@pytest.mark.slow
 def test_an_interrupted_unpacking_gives_its_pixels_to_nobody_else(tmp_path, monkeypatch):
     """In a notebook: the cell is stopped, the next one reads another scan."""
     folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((32, 32, 2)).astype(np.int16))
@@ -265,6 +268,7 @@ def test_an_interrupted_unpacking_gives_its_pixels_to_nobody_else(tmp_path, monk
     unpacker.close()
 
 
+@pytest.mark.slow
 def test_the_process_that_unpacks_ends_with_the_one_that_asked(tmp_path):
     series = packed(tmp_path, lambda data, at: None)
     told = (

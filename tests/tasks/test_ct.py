@@ -40,6 +40,7 @@ def restored():
     return truth, noisy, medldm.denoise(scan, modality="ct").voxels, sure
 
 
+@pytest.mark.slow
 def test_tissue_loses_noise_and_keeps_its_hounsfield_units(restored):
     _, noisy, clean, sure = restored
     for name in ("fat", "liver", "contrast", "lung", "water"):

@@ -155,6 +155,7 @@ def test_a_given_level_is_used_as_it_is_on_a_real_head(verb, given, samples, mod
     assert torch.allclose(sigma.expand_as(observation.y), expected.float().expand_as(observation.y), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_even_map_is_the_number(phantom, model):
     noisy = phantom.with_voxels(phantoms.rician(phantom.voxels, 40).astype(np.float32))
     thick = Volume(noisy.voxels[:, :, ::4], np.diag([1, 1, 4, 1.0]), stored=Stored(modality="mr"))
@@ -175,6 +176,7 @@ def test_a_map_bounds_each_voxel_by_its_own_noise(phantom, model):
     assert np.abs(clean.voxels[24:] - noisy.voxels[24:]).max() > 1
 
 
+@pytest.mark.slow
 def test_a_map_is_laid_out_like_the_scan_that_was_given(phantom, model):
     """A file whose axes run otherwise: array, nibabel image and Volume of the same map mean the same voxels."""
     noisy = phantoms.rician(phantom.voxels, 40).astype(np.float32)
@@ -214,6 +216,7 @@ def test_what_is_no_noise_level_is_refused(verb, noise, error, words, phantom, m
         verb(scan, noise=noise, **model)
 
 
+@pytest.mark.slow
 def test_numbers_of_numpy_are_numbers(phantom, model):
     expected = medldm.denoise(phantom, 0.05, **model).voxels
     for number in (np.float32(0.05), np.float64(0.05), np.array(0.05)):

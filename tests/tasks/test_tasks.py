@@ -65,6 +65,7 @@ def test_slices_are_counted_as_the_file_counts_them(phantom, model, tmp_path):
     assert filled.history[-1].facts["invented_slices"] == [3, 5, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", ["gaussian", "rect"])
 @pytest.mark.parametrize("told", ["gaussian", "rect"])
 def test_a_scan_says_which_slice_profile_it_was_made_with(made, told):
@@ -140,6 +141,7 @@ def test_what_was_not_measured_stays_unmeasured(phantom, model):
     assert np.array_equal(np.isnan(clean.voxels), np.isnan(voxels))
 
 
+@pytest.mark.slow
 def test_several_samples_give_a_spread_and_equal_seeds_equal_images(phantom, model):
     damaged = phantoms.with_missing_slices(phantom, [10, 11, 12])
     once, again = (medldm.fill_slices(damaged, samples=3, seed=5, **model) for _ in range(2))

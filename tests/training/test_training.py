@@ -118,6 +118,7 @@ def test_sources_are_weighed_by_their_subjects(scans):
     assert sum(scan.weight for scan in weighed) == pytest.approx(3**0.5)
 
 
+@pytest.mark.slow
 def test_ct_is_packed_in_hounsfield_units_with_the_noise_of_a_quarter_dose(tmp_path):
     """Air is black, bone beyond the window is kept, and the noise that is added is told."""
     ball = sum((axis / 24) ** 2 for axis in np.indices((56, 56, 20)) - np.array([28, 28, 10])[:, None, None, None])
@@ -183,6 +184,7 @@ def test_contrast_curves_go_through_their_knots():
     )
 
 
+@pytest.mark.slow
 def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
     out = tmp_path / "mine"
     path = train("all", data, out, minutes=0.12, shape=SMALL, name="mine", validate_s=600)
@@ -234,6 +236,7 @@ def test_what_cannot_be_trained_is_refused(kind, minutes, data, tmp_path):
         train(kind, data, tmp_path / "x", minutes=minutes)
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_too(data, tmp_path, capsys):
     from medldm.cli import main
 
@@ -243,6 +246,7 @@ def test_the_command_line_trains_too(data, tmp_path, capsys):
     assert main(["train", "unet", str(tmp_path / "nowhere"), str(tmp_path / "x"), "--minutes", "1", "-q"]) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(data, tmp_path):
     """Lightning Fabric starts them, gradients are averaged, one of them writes."""
     pytest.importorskip("lightning_fabric", reason="needs medldm[train]")
