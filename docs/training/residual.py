@@ -1,6 +1,7 @@
 """Train spread head, residual autoencoder and flow on top of a trained regression network.
 
-usage: python docs/training/residual.py OUT --archives A.zip [B.zip ...] --unet WEIGHTS [--stages spread,autoencoder,flow]
+usage: python docs/training/residual.py OUT --archives A.zip [B.zip ...] --unet WEIGHTS
+           [--stages spread,autoencoder,flow]
 
 Stages are run in this order; each reads what the ones before it left in OUT and goes on from its own checkpoint.
 """
@@ -52,7 +53,14 @@ FLOW_BLOCKS = 1
 KL_WEIGHT = 1e-4
 STRENGTH = 0.05  # price of detail of the wrong strength, in the autoencoder
 DROPPED = 0.1  # share of examples whose conditions are dropped
-TASK_OF_ROW = {"thick4": "thick", "gap4": "gap", "region": "region", "noise7": "noise", "noise3": "noise", "plane2": "in-plane"}  # fmt: skip
+TASK_OF_ROW = {
+    "thick4": "thick",
+    "gap4": "gap",
+    "region": "region",
+    "noise7": "noise",
+    "noise3": "noise",
+    "plane2": "in-plane",
+}
 
 
 class Case(NamedTuple):
@@ -123,7 +131,7 @@ def scores(
     samples: int,
     principal: PrincipalBlocks | None = None,
 ) -> dict[str, float]:
-    """PSNR (dB) of b, of the decoded true latent, of one sample and of the mean; spread over error; detail along the damaged axis."""
+    """PSNR (dB) of b, the decoded true latent, one sample and the mean; spread over error; detail along the damage."""
     c = case.conditions
     s, inner = c.log_s.exp(), tuple(slice(4, -4) for _ in range(3))
     where = case.clean[inner] > 0.05
@@ -139,9 +147,15 @@ def scores(
     def detail(guess: Tensor) -> np.ndarray[Any, Any]:
         return fine_detail(guess.numpy().astype(np.float32), [0])[inner][where.numpy()]
 
+    wanted = detail(case.clean)
+
+    def energy(d: np.ndarray[Any, Any]) -> float:
+        return float((d**2).sum() / (wanted**2).sum())
+
+    def correlation(d: np.ndarray[Any, Any]) -> float:
+        return float(np.corrcoef(d, wanted)[0, 1])
+
     b, true = case.project(c.b[0, 0].float().cpu()), picture(autoencoder.decode(autoencoder.latent(case.u, c.log_s)))
-    wanted, energy = detail(case.clean), lambda d: float((d**2).sum() / (detail(case.clean) ** 2).sum())
-    correlation = lambda d: float(np.corrcoef(d, wanted)[0, 1])  # noqa: E731
     out = {"b": psnr(b), "true latent": psnr(true), "energy b": energy(detail(b)), "energy true": energy(detail(true))}
     if principal is not None:
         out["principal"] = psnr(picture(principal.decode(principal.latent(case.u, c.log_s))))
@@ -227,11 +241,9 @@ def train_spread(options: argparse.Namespace, corpus: Corpus, unet: Residual, de
 
     def loss_of(head: nn.Module, generator: torch.Generator) -> Tensor:
         scenes, log_s = draw_scenes(corpus, unet, head, options.scenes, options.size, CONTEXT, generator)  # type: ignore[arg-type]
-        c = scenes.conditions
         # Air says nothing: it would only teach the smallest spread.
         where = ((scenes.conditions.y[:, 0] > 0.02) | (scenes.residual.abs() > 0.02)).float()
         nll = log_s + 0.5 * (scenes.residual / log_s.exp()) ** 2
-        del c
         return (nll * where).sum() / where.sum()
 
     head = SpreadHead(2, PLANES.unet[0]).to(device)
@@ -244,12 +256,11 @@ def train_spread(options: argparse.Namespace, corpus: Corpus, unet: Residual, de
 def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.device, cases: list[Case]) -> None:
     """Relative squared error of the residual, a price on detail of the wrong strength, a small KL."""
 
-    def draw(generator: torch.Generator) -> tuple[Tensor, Conditions, Tensor]:
-        u, conditions = pool.draw(options.batch_autoencoder, generator)
-        return u, conditions, torch.randn(1, generator=generator, device=generator.device)
+    def draw(generator: torch.Generator) -> tuple[Tensor, Conditions]:
+        return pool.draw(options.batch_autoencoder, generator)
 
     def loss_of(network: nn.Module, batch: Any) -> Tensor:
-        u, c, _ = batch
+        u, c = batch
         mean, sigma = network.encode(u, c.log_s)  # type: ignore[operator]
         again = network.decode_raw(mean + sigma * torch.randn_like(sigma))  # type: ignore[operator]
         s = c.log_s.exp()
@@ -265,7 +276,6 @@ def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.dev
         return (relative + 0.3 * unit + STRENGTH * strength).mean() + KL_WEIGHT * kl
 
     network = ResidualAutoencoder(LATENT).to(device, memory_format=torch.channels_last_3d)
-
     generator = torch.Generator(device).manual_seed(1)
     principal = principal_blocks(pool, LATENT.latent_channels, generator)
     network.start_from(principal)
@@ -275,8 +285,16 @@ def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.dev
         say(rows)
         return {row: values["true latent"] - values["b"] for row, values in rows.items()}
 
-    loop = Loop(network, options.out / "autoencoder", minutes=options.minutes_autoencoder, learning_rate=1e-3, warm_up=200,
-                clip=1.0, validate=validate, validate_s=75)  # fmt: skip
+    loop = Loop(
+        network,
+        options.out / "autoencoder",
+        minutes=options.minutes_autoencoder,
+        learning_rate=1e-3,
+        warm_up=200,
+        clip=1.0,
+        validate=validate,
+        validate_s=75,
+    )
     weights = loop.run(draw, loss_of, 12)
     network.load_state_dict(weights)
     network.eval()
@@ -318,8 +336,18 @@ def train_flow(options: argparse.Namespace, pool: Pool, device: torch.device, ca
         return {f"mean - b {row}": values["mean"] - values["b"] for row, values in rows.items()}
 
     network = ResidualFlow(LATENT, FLOW_BLOCKS).to(device, memory_format=torch.channels_last_3d)
-    loop = Loop(network, options.out / "flow", minutes=options.minutes_flow, learning_rate=8e-4, warm_up=300, decay=0.9995,
-                clip=1.0, validate=validate, validate_s=options.validate_s, checkpoint_s=60)  # fmt: skip
+    loop = Loop(
+        network,
+        options.out / "flow",
+        minutes=options.minutes_flow,
+        learning_rate=8e-4,
+        warm_up=300,
+        decay=0.9995,
+        clip=1.0,
+        validate=validate,
+        validate_s=options.validate_s,
+        checkpoint_s=60,
+    )
     save(loop.run(draw, loss_of, 13), options.out / "flow.safetensors", "flow")
 
 

@@ -96,9 +96,8 @@ class ResidualAutoencoder(nn.Module):
         entry = self.vae.entry
         stack = torch.cat([space_to_depth(u, entry), space_to_depth(log_s + 4.0, entry)], 1)
         mean, sigma = self.vae.network.encode(as_weights(stack, self.vae.first))
-        linear = self.to_latent(as_weights(space_to_depth(u, self.factor), self.to_latent).movedim(1, -1)).movedim(
-            -1, 1
-        )
+        cells = as_weights(space_to_depth(u, self.factor), self.to_latent)
+        linear = self.to_latent(cells.movedim(1, -1)).movedim(-1, 1)
         return mean.float() + linear.float(), sigma.float()
 
     def start_from(self, principal: PrincipalBlocks) -> None:
@@ -202,7 +201,11 @@ class ResidualFlow(nn.Module):
 
     def told(self, conditions: Conditions) -> Tensor:
         """The conditions on the latent grid, (B, flow[0], ...); they are the same at every step."""
-        c, fold = conditions, lambda field: space_to_depth(field, self.factor)
+        c = conditions
+
+        def fold(field: Tensor) -> Tensor:
+            return space_to_depth(field, self.factor)
+
         sigma = fold(c.sigma).mean(1, keepdim=True) * 10.0
         thick = (c.thickness.clamp_min(1).log2() / 3).reshape([-1] + [1] * (c.b.ndim - 1)).expand_as(sigma)
         stack = torch.cat(
@@ -238,7 +241,8 @@ def flow_loss(flow: nn.Module, latent: Tensor, told: Tensor, generator: torch.Ge
     time = torch.randn(len(latent), generator=generator, device=latent.device).sigmoid()
     noise = torch.randn(latent.shape, generator=generator, device=latent.device)
     t = time.reshape([-1] + [1] * (latent.ndim - 1))
-    return ((flow(t * latent + (1 - t) * noise, time, told) - (latent - noise)) ** 2).mean()
+    velocity: Tensor = flow(t * latent + (1 - t) * noise, time, told)
+    return ((velocity - (latent - noise)) ** 2).mean()
 
 
 def sample(flow: nn.Module, noise: Tensor, told: Tensor, steps: int) -> Tensor:

@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,14 @@ def read_archive(*files: Path) -> dict[str, list[Packed]]:
             with zipfile.ZipFile(file) as archive:
                 index = json.loads(archive.read(INDEX))
         except (OSError, zipfile.BadZipFile, KeyError, ValueError) as problem:
-            raise InputError(f"{file} is no archive of packed scans. Make one with `medldm train pack`.") from problem
+            raise InputError(
+                f"{file} is no archive of packed scans. Make one with medldm.training.archive.write_archive."
+            ) from problem
         if index.get("version") != VERSION:
             raise InputError(f"{file} has layout {index.get('version')}, this medldm reads {VERSION}. Pack it again.")
         with ThreadPoolExecutor() as pool:
-            for entry, voxels in zip(index["scans"], pool.map(lambda e: _decode(file, e["name"]), index["scans"])):  # noqa: B905, B023
+            decoded = pool.map(partial(_decode, file), [entry["name"] for entry in index["scans"]])
+            for entry, voxels in zip(index["scans"], decoded, strict=True):
                 scans.setdefault(entry["split"], {})[entry["name"]] = _packed(entry, voxels)
     return {split: [named[name] for name in sorted(named)] for split, named in scans.items()}
 

@@ -19,7 +19,13 @@ from medldm.training.examples import NEEDS_THIN, TASKS
 FAR = 1e6  # position of a slice that does not exist
 TASK_NAMES = tuple(TASKS)
 # Chance and largest level of noise on top, by family.
-NOISE = {"noise": (1.0, 0.12), "thick": (0.35, 0.09), "gap": (0.25, 0.09), "in-plane": (0.25, 0.06), "region": (0.15, 0.06)}  # fmt: skip
+NOISE = {
+    "noise": (1.0, 0.12),
+    "thick": (0.35, 0.09),
+    "gap": (0.25, 0.09),
+    "in-plane": (0.25, 0.06),
+    "region": (0.15, 0.06),
+}
 
 
 class Measured(NamedTuple):
@@ -138,8 +144,10 @@ def _sampling(
         at = torch.arange(size, device=device)
         return (at + 0.5) * factor[:, None] - 0.5, at < (size / factor + 1e-6).floor()[:, None]
 
+    def column(name: str) -> Tensor:
+        return is_[name][:, None]
+
     plane, plane_exists = coarse(height)
-    column = lambda name: is_[name][:, None]  # noqa: E731
     centres = torch.where(column("thick"), thick, torch.where(column("in-plane"), plane, grid.expand(count, -1)))
     there = torch.where(column("thick"), exists, torch.where(column("in-plane"), plane_exists, kept | ~column("gap")))
     wide = torch.where(is_["thick"], thickness, torch.where(is_["in-plane"], factor, one))
@@ -316,7 +324,7 @@ def _pull_push(value: Tensor, weight: Tensor) -> Tensor:
 
 
 def plane_channels(measured: Measured, context: int) -> Tensor:
-    """Channels of the central plane of each block, (B, C, H, W), as `medldm.models.inputs.measured_channels` gives them.
+    """Channels of the central plane of each block, (B, C, H, W), see `medldm.models.inputs.measured_channels`.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from medldm.training.session import part, read_metadata, save_atomically
 
@@ -36,7 +36,7 @@ class Loop:
     decay : of the averaged weights (exponential moving average)
     clip : gradient norm
     validate : network to rows of the curve
-    validate_s : seconds between validations
+    validate_s, checkpoint_s : seconds between validations, and between checkpoints
     """
 
     def __init__(
@@ -55,12 +55,13 @@ class Loop:
     ) -> None:
         self.network, self.folder, self.minutes = network, folder, minutes
         self.learning_rate, self.warm_up, self.clip, self.decay = learning_rate, warm_up, clip, decay
-        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.average = AveragedModel(network)  # `_average` fills it
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=_fused(network)
         )
         self.validate, self.validate_s, self.checkpoint_s = validate, validate_s, checkpoint_s
-        self.steps, self.before_s, self.rows, self.examples = 0, 0.0, [], 0
+        self.steps, self.before_s = 0, 0.0
+        self.rows: list[dict[str, float]] = []
         self.losses: list[Tensor] = []
         self.device = next(network.parameters()).device
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ class Planes(NamedTuple):
 
     def back(self, planes: Tensor) -> Tensor:
         """(B' * D, 1, H, W) as blocks (B', ...) in their own order of axes."""
-        stack = planes[:, 0].unflatten(0, (len(self.which), -1)).permute(0, 2, 3, 1)
+        stack = planes[:, 0].reshape(len(self.which), -1, *planes.shape[2:]).permute(0, 2, 3, 1)
         return stack.permute(0, *[1 + self.order.index(axis) for axis in range(3)])
 
 
@@ -74,7 +74,7 @@ def orientations(measured: Measured, isotropic: Tensor, context: int) -> Iterato
     ):
         which = chosen.nonzero().flatten()
         if len(which):
-            yield Planes(order, which, plane_stack(measured, which, order, context))  # type: ignore[arg-type]
+            yield Planes(order, which, plane_stack(measured, which, order, context))
 
 
 def plane_stack(measured: Measured, which: Tensor, order: Sequence[int], context: int) -> Tensor:
@@ -145,7 +145,10 @@ def draw_scenes(
         measured = measure(blocks, generator, task)
     b, log_s = regress(network, spread, measured, blocks.isotropic, context)
     inner = slice(MARGIN, MARGIN + size)
-    cut = lambda field: field[:, None, inner]  # noqa: E731
+
+    def cut(field: Tensor) -> Tensor:
+        return field[:, None, inner]
+
     conditions = Conditions(
         cut(b), cut(measured.y), cut(measured.observed), cut(measured.sigma), cut(log_s), measured.thickness
     )
