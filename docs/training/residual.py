@@ -355,7 +355,8 @@ def load_latent(options: argparse.Namespace, device: torch.device) -> ResidualAu
     """The trained autoencoder of a run, or the principal components beside it, frozen."""
     if options.latent == "principal":
         parts = load_file(options.out / "principal.safetensors")
-        return PrincipalBlocks(parts["principal.basis"], parts["principal.scale"], LATENT.latent_factor).to(device)
+        basis, scale = parts["principal.basis"].float(), parts["principal.scale"].float()
+        return PrincipalBlocks(basis, scale, LATENT.latent_factor).to(device)
     network: Any = load(ResidualAutoencoder(LATENT), options.out / "autoencoder.safetensors", "autoencoder.")
     return network.to(device, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
 
