@@ -145,7 +145,8 @@ def scores(
         return float(-10 * torch.log10(((guess - case.clean)[inner][where] ** 2).mean()))
 
     def detail(guess: Tensor) -> np.ndarray[Any, Any]:
-        return fine_detail(guess.numpy().astype(np.float32), [0])[inner][where.numpy()]
+        found: np.ndarray[Any, Any] = fine_detail(guess.numpy().astype(np.float32), [0])[inner][where.numpy()]
+        return found
 
     wanted = detail(case.clean)
 
@@ -273,9 +274,11 @@ def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.dev
             have, want = ((smooth_detail(f, along) ** 2).mean(axes) + 1e-7 for f in (guess, r))
             strength = strength + (have / want).log().abs()
         kl = 0.5 * (mean**2 + sigma**2 - 2 * sigma.clamp_min(1e-6).log() - 1).mean()
-        return (relative + 0.3 * unit + STRENGTH * strength).mean() + KL_WEIGHT * kl
+        loss: Tensor = (relative + 0.3 * unit + STRENGTH * strength).mean() + KL_WEIGHT * kl
+        return loss
 
-    network = ResidualAutoencoder(LATENT).to(device, memory_format=torch.channels_last_3d)
+    network: Any = ResidualAutoencoder(LATENT)
+    network = network.to(device, memory_format=torch.channels_last_3d)
     generator = torch.Generator(device).manual_seed(1)
     principal = principal_blocks(pool, LATENT.latent_channels, generator)
     network.start_from(principal)
@@ -335,7 +338,8 @@ def train_flow(options: argparse.Namespace, pool: Pool, device: torch.device, ca
         save(network.state_dict(), options.out / "flow.safetensors", "flow")
         return {f"mean - b {row}": values["mean"] - values["b"] for row, values in rows.items()}
 
-    network = ResidualFlow(LATENT, FLOW_BLOCKS).to(device, memory_format=torch.channels_last_3d)
+    network: Any = ResidualFlow(LATENT, FLOW_BLOCKS)
+    network = network.to(device, memory_format=torch.channels_last_3d)
     loop = Loop(
         network,
         options.out / "flow",
@@ -358,7 +362,8 @@ def load_latent(options: argparse.Namespace, device: torch.device) -> ResidualAu
         basis, scale = parts["principal.basis"].float(), parts["principal.scale"].float()
         return PrincipalBlocks(basis, scale, LATENT.latent_factor).to(device)
     network: Any = load(ResidualAutoencoder(LATENT), options.out / "autoencoder.safetensors", "autoencoder.")
-    return network.to(device, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
+    frozen: ResidualAutoencoder = network.to(device, memory_format=torch.channels_last_3d).eval()
+    return frozen.requires_grad_(False)
 
 
 def save(weights: dict[str, Tensor], path: Path, prefix: str) -> None:
@@ -397,8 +402,8 @@ def main() -> None:
     scans = read_archive(*options.archives)
     corpus = Corpus(balance(scans["train"]), device)
     corpus.weight = corpus.weight * torch.where(corpus.isotropic, options.thin, 1.0)
-    unet: Any = load(build_unet(PLANES), options.unet, "unet.").to(device, memory_format=torch.channels_last)
-    unet.eval().requires_grad_(False)
+    unet: Any = load(build_unet(PLANES), options.unet, "unet.")
+    unet = unet.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     log.info("%d scans on %s after %.1f s", len(scans["train"]), device, time.monotonic() - started)
     stages = options.stages.split(",")
     if "spread" in stages:
@@ -411,7 +416,7 @@ def main() -> None:
     with torch.no_grad(), autocast(device):
         for _ in range(math.ceil(options.pool / options.scenes)):
             scenes = draw_scenes(corpus, unet, spread, options.scenes, options.size, CONTEXT, generator)[0]
-            half = Conditions(*[field.half() for field in scenes.conditions[:5]], scenes.conditions.thickness)
+            half = Conditions(*[field.half() for field in scenes.conditions[:5]], thickness=scenes.conditions.thickness)
             made.append(Scenes(scenes.residual.half(), half, scenes.task))
     pool = Pool(made)
     del made

@@ -75,7 +75,7 @@ def main() -> None:
     scans = read_archive(*options.archives)
     corpus = Corpus(balance(scans["train"]), device)
     cases = cases_by_scanner(scans.get("val", scans["train"][:1]))
-    network = build_unet(ARCHITECTURE)
+    network: Any = build_unet(ARCHITECTURE)
     if options.init:
         weights = {
             k.removeprefix("unet."): v.float() for k, v in load_file(options.init).items() if k.startswith("unet.")
