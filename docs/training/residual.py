@@ -416,7 +416,8 @@ def main() -> None:
     with torch.no_grad(), autocast(device):
         for _ in range(math.ceil(options.pool / options.scenes)):
             scenes = draw_scenes(corpus, unet, spread, options.scenes, options.size, CONTEXT, generator)[0]
-            half = Conditions(*[field.half() for field in scenes.conditions[:5]], thickness=scenes.conditions.thickness)
+            *fields, thickness = scenes.conditions
+            half = Conditions._make([*(field.half() for field in fields), thickness])
             made.append(Scenes(scenes.residual.half(), half, scenes.task))
     pool = Pool(made)
     del made
