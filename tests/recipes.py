@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -24,11 +25,13 @@ import numpy as np
 import phantoms
 import pytest
 import strangers
+import toy_training
 
 from medldm.benchmark.rows import GROUPS
 
 ROOT = Path(__file__).parents[1]
 STANDINS = Path(__file__).parent / "standins"
+TOY_RESIDUAL = ["--pool", 4, "--scenes", 2, "--batch", 2, "--batch-autoencoder", 2, "--size", 16]
 TESTED = Path(sys.executable).parent  # medldm, dask, pip and napari of the tested environment
 
 
@@ -136,6 +139,42 @@ def small_networks(text, folder, patched, run_here):
     assert set(card["training"]["minutes"]) == {"unet", "vae", "flow", "fusion"}
     record = json.loads((folder / "out" / "scan_medldm.json").read_text())
     assert record["model"] == "mine"
+
+
+def packed_for_elsewhere(text, folder, patched, run_here):
+    """A block of Python for the shell, as it stands: the archive it leaves holds the scans."""
+    from medldm.training.archive import read_archive
+
+    bash(text, folder, surroundings(PYTHONPATH=ROOT))
+    assert {split: len(scans) for split, scans in read_archive(folder / "scans.zip").items()} == {"train": 1, "val": 1}
+
+
+def scripts_of_a_clone(text, folder, patched, run_here):
+    """The scripts of docs/training with networks of a few channels, seconds instead of minutes.
+
+    Weights of the shipped set would not fit such networks: others of their shape stand in for them.
+    """
+    from safetensors.torch import save_file
+
+    from medldm.models.fusion import build_unet
+
+    begun = folder / "begun.safetensors"
+    if not begun.exists():
+        weights = build_unet(toy_training.PLANES).state_dict()
+        save_file({f"unet.{name}": value.contiguous() for name, value in weights.items()}, begun)
+    for line in text.replace("\\\n", " ").splitlines():
+        python, path, *words = shlex.split(line)
+        assert python == "python"
+        assert (ROOT / path).is_file()
+        for at, word in enumerate(words):
+            if word == "--init":
+                assert (ROOT / words[at + 1]).is_file()
+                words[at + 1] = str(begun)
+            elif word.startswith("--minutes"):
+                words[at + 1] = str(0.001 * float(words[at + 1]))
+        toy = {"restorer": ["--batch", 2, "--patch", 16], "residual": TOY_RESIDUAL}[Path(path).stem]
+        toy_training.run(toy_training.script(Path(path).stem), patched, *words, *toy)
+        assert list(Path(words[0]).glob("*.safetensors")), line
 
 
 # --- many machines ----------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ WAYS = {
     "pip install -c constraints.txt .": recipes.from_a_clone,
     "medldm benchmark ../shared/data": recipes.published_benchmark,
     "medldm train all": recipes.small_networks,
+    "write_archive": recipes.packed_for_elsewhere,
+    "docs/training/": recipes.scripts_of_a_clone,
     "#SBATCH": recipes.slurm_array,
     "dask scheduler ": recipes.own_scheduler,
     "dask ssh": recipes.by_ssh,

@@ -1,0 +1,436 @@
+"""Train spread head, residual autoencoder and flow on top of a trained regression network.
+
+usage: python docs/training/residual.py OUT --archives A.zip [B.zip ...] --unet WEIGHTS
+           [--stages spread,autoencoder,flow]
+
+Stages are run in this order; each reads what the ones before it left in OUT and goes on from its own checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medldm.degradations import Degradation
+from medldm.metrics import fine_detail
+from medldm.models.blocks import dense_format, space_to_depth
+from medldm.models.fusion import Residual, build_unet
+from medldm.models.residual import (
+    Conditions,
+    PrincipalBlocks,
+    ResidualAutoencoder,
+    ResidualFlow,
+    SpreadHead,
+    flow_loss,
+    sample,
+)
+from medldm.settings import Architecture
+from medldm.training.archive import read_archive
+from medldm.training.batches import TASK_NAMES, Measured
+from medldm.training.corpus import Corpus
+from medldm.training.loop import Loop, autocast
+from medldm.training.losses import fine_detail as smooth_detail
+from medldm.training.patches import Packed, balance
+from medldm.training.scenes import Scenes, draw_scenes, regress
+from medldm.training.validation import cubes, damages
+
+log = logging.getLogger("residual")
+CONTEXT = 9
+PLANES = Architecture(context=CONTEXT, unet=(32, 64, 128, 256))
+LATENT = Architecture(spatial_dims=3, context=1, latent_channels=12, vae=(48, 96), flow=(96, 96))
+FLOW_BLOCKS = 1
+KL_WEIGHT = 1e-4
+STRENGTH = 0.05  # price of detail of the wrong strength, in the autoencoder
+DROPPED = 0.1  # share of examples whose conditions are dropped
+TASK_OF_ROW = {
+    "thick4": "thick",
+    "gap4": "gap",
+    "region": "region",
+    "noise7": "noise",
+    "noise3": "noise",
+    "plane2": "in-plane",
+}
+
+
+class Case(NamedTuple):
+    """One validation cube with all that its scores need, tensors (1, 1, H, W, D)."""
+
+    row: str
+    scan: str
+    clean: Tensor
+    conditions: Conditions
+    sampling: Degradation | None
+    measured: Tensor
+    u: Tensor
+
+    def project(self, guess: Tensor) -> Tensor:
+        """The nearest image that the measurement allows, (H, W, D)."""
+        if self.sampling is None:
+            return guess
+        return self.sampling.reconcile(guess, self.measured)
+
+
+def load(network: nn.Module, path: Path, prefix: str = "") -> nn.Module:
+    """A network with the weights that begin with `prefix` of a file."""
+    weights = {k.removeprefix(prefix): v.float() for k, v in load_file(path).items() if k.startswith(prefix)}
+    network.load_state_dict(weights)
+    return network
+
+
+def validation_cases(
+    scans: list[Packed], unet: Residual, spread: SpreadHead, device: torch.device, rows: tuple[str, ...]
+) -> list[Case]:
+    """Validation cubes of every scan, damaged as the protocol's core rows, with regression mean and spread."""
+    cases = []
+    for scan in scans:
+        for cube in cubes([scan], PLANES, per_task=1):
+            thin = cube.task in ("thick4", "gap4")
+            if cube.task not in rows or not (scan.isotropic or (not thin and scan.slice_axis == 2)):
+                continue
+            shape = tuple(cube.clean.shape)
+            sampling = damages(shape)[cube.task].sampling  # type: ignore[arg-type]
+            y = cube.observation.y.expand(shape)[None].to(device)
+            measured = Measured(
+                y,
+                cube.observation.observed.expand(shape)[None].to(device),
+                cube.sigma.expand(shape)[None].to(device),
+                torch.tensor([float(cube.observation.thickness)], device=device),
+                torch.tensor([TASK_NAMES.index(TASK_OF_ROW[cube.task])], device=device),
+            )
+            isotropic = torch.tensor([scan.isotropic], device=device)
+            with torch.no_grad(), autocast(device):
+                b, log_s = regress(unet, spread, measured, isotropic, CONTEXT)
+            conditions = Conditions(
+                b[None], y[None], measured.observed[None], measured.sigma[None], log_s[None], measured.thickness
+            )
+            u = (cube.clean.to(device) - b[0]) / log_s[0].exp()
+            held = sampling.degrade(cube.clean) if sampling is not None else cube.clean
+            cases.append(
+                Case(cube.task, scan.file.split("_")[0], cube.clean, conditions, sampling, held, u[None, None])
+            )
+    return cases
+
+
+@torch.no_grad()
+def scores(
+    case: Case,
+    autoencoder: ResidualAutoencoder | PrincipalBlocks,
+    flow: ResidualFlow | None,
+    steps: int,
+    samples: int,
+    principal: PrincipalBlocks | None = None,
+) -> dict[str, float]:
+    """PSNR (dB) of b, the decoded true latent, one sample and the mean; spread over error; detail along the damage."""
+    c = case.conditions
+    s, inner = c.log_s.exp(), tuple(slice(4, -4) for _ in range(3))
+    where = case.clean[inner] > 0.05
+    if case.row in ("gap4", "region"):
+        where &= c.observed[0, 0].cpu()[inner] < 0.5
+
+    def picture(u: Tensor) -> Tensor:
+        return case.project((c.b + s * u)[0, 0].float().cpu())
+
+    def psnr(guess: Tensor) -> float:
+        return float(-10 * torch.log10(((guess - case.clean)[inner][where] ** 2).mean()))
+
+    def detail(guess: Tensor) -> np.ndarray[Any, Any]:
+        found: np.ndarray[Any, Any] = fine_detail(guess.numpy().astype(np.float32), [0])[inner][where.numpy()]
+        return found
+
+    wanted = detail(case.clean)
+
+    def energy(d: np.ndarray[Any, Any]) -> float:
+        return float((d**2).sum() / (wanted**2).sum())
+
+    def correlation(d: np.ndarray[Any, Any]) -> float:
+        return float(np.corrcoef(d, wanted)[0, 1])
+
+    b, true = case.project(c.b[0, 0].float().cpu()), picture(autoencoder.decode(autoencoder.latent(case.u, c.log_s)))
+    out = {"b": psnr(b), "true latent": psnr(true), "energy b": energy(detail(b)), "energy true": energy(detail(true))}
+    if principal is not None:
+        out["principal"] = psnr(picture(principal.decode(principal.latent(case.u, c.log_s))))
+    error = (b - case.clean)[inner][where]
+    out["s / error"] = float(s[0, 0].cpu()[inner][where].pow(2).mean().sqrt() / error.pow(2).mean().sqrt())
+    out["in 90 %"] = float((error.abs() < 1.645 * s[0, 0].cpu()[inner][where]).float().mean())
+    if flow is None:
+        return out
+    told = flow.told(c)
+    drawn = []
+    grid = [size // flow.factor for size in case.u.shape[2:]]
+    for seed in range(samples):
+        noise = torch.randn((1, LATENT.latent_channels, *grid), generator=torch.Generator().manual_seed(seed))
+        drawn.append(picture(autoencoder.decode(sample(flow, noise.to(told.device), told, steps))))
+    stack = torch.stack(drawn)
+    out["sample"], out["mean"] = psnr(stack[0]), psnr(stack.mean(0))
+    out["spread / error"] = float(stack.var(0)[inner][where].mean().sqrt() / error.pow(2).mean().sqrt())
+    out["energy sample"], out["correlation b"] = energy(detail(stack[0])), correlation(detail(b))
+    out["correlation sample"] = correlation(detail(stack[0]))
+    return out
+
+
+def table(
+    cases: list[Case],
+    autoencoder: ResidualAutoencoder | PrincipalBlocks,
+    flow: ResidualFlow | None,
+    steps: int = 4,
+    samples: int = 8,
+    principal: PrincipalBlocks | None = None,
+) -> dict[str, dict[str, float]]:
+    """Scores by row and scanner."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for case in cases:
+        found.setdefault(f"{case.row} {case.scan}", []).append(
+            scores(case, autoencoder, flow, steps, samples, principal)
+        )
+    return {row: {k: sum(e[k] for e in each) / len(each) for k in each[0]} for row, each in sorted(found.items())}
+
+
+def say(rows: dict[str, dict[str, float]]) -> None:
+    """One line a row."""
+    for row, values in rows.items():
+        log.info("%-16s %s", row, "  ".join(f"{k} {v:.3f}" for k, v in values.items()))
+
+
+class Pool:
+    """Scenes kept on the device in half precision; batches are drawn from them, flipped at random."""
+
+    def __init__(self, scenes: list[Scenes]) -> None:
+        fields = [torch.cat([s.residual[:, None] for s in scenes])]
+        fields += [torch.cat([s.conditions[k] for s in scenes]) for k in range(5)]
+        self.fields, self.thickness = fields, torch.cat([s.conditions.thickness for s in scenes])
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
+        """(B, 1, H, W, D) u, and conditions."""
+        which = torch.randint(len(self.thickness), (count,), generator=generator, device=generator.device)
+        turn = torch.rand(4, generator=generator, device=generator.device).cpu() < 0.5
+        flips = [axis + 2 for axis in range(3) if turn[axis]]
+        fields = [field[which].float().flip(flips) for field in self.fields]
+        if turn[3]:
+            fields = [field.transpose(3, 4) for field in fields]
+        r, b, y, m, sigma, log_s = fields
+        return r / log_s.exp(), Conditions(b, y, m, sigma, log_s, self.thickness[which])
+
+
+def principal_blocks(pool: Pool, channels: int, generator: torch.Generator) -> PrincipalBlocks:
+    """The first principal components of residual blocks: the autoencoder's baseline."""
+    total, count = torch.zeros((), device=generator.device), 0
+    for _ in range(20):
+        u, _ = pool.draw(16, generator)
+        rows = space_to_depth(u, LATENT.latent_factor).flatten(2).transpose(1, 2).flatten(0, 1)
+        total, count = total + rows.T @ rows, count + len(rows)
+    values, vectors = torch.linalg.eigh(total.double() / count)
+    basis, scale = vectors[:, -channels:].flip(1).float(), values[-channels:].flip(0).sqrt().float()
+    return PrincipalBlocks(basis, scale, LATENT.latent_factor).to(generator.device)
+
+
+def train_spread(options: argparse.Namespace, corpus: Corpus, unet: Residual, device: torch.device) -> None:
+    """Gaussian negative log-likelihood of the residual."""
+
+    def draw(generator: torch.Generator) -> torch.Generator:
+        return generator
+
+    def loss_of(head: nn.Module, generator: torch.Generator) -> Tensor:
+        scenes, log_s = draw_scenes(corpus, unet, head, options.scenes, options.size, CONTEXT, generator)  # type: ignore[arg-type]
+        # Air says nothing: it would only teach the smallest spread.
+        where = ((scenes.conditions.y[:, 0] > 0.02) | (scenes.residual.abs() > 0.02)).float()
+        nll = log_s + 0.5 * (scenes.residual / log_s.exp()) ** 2
+        return (nll * where).sum() / where.sum()
+
+    head = SpreadHead(2, PLANES.unet[0]).to(device)
+    loop = Loop(
+        head, options.out / "spread", minutes=options.minutes_spread, learning_rate=2e-3, warm_up=50, decay=0.99, clip=5
+    )
+    save(loop.run(draw, loss_of, 11), options.out / "spread.safetensors", "spread")
+
+
+def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.device, cases: list[Case]) -> None:
+    """Relative squared error of the residual, a price on detail of the wrong strength, a small KL."""
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Conditions]:
+        return pool.draw(options.batch_autoencoder, generator)
+
+    def loss_of(network: nn.Module, batch: Any) -> Tensor:
+        u, c = batch
+        mean, sigma = network.encode(u, c.log_s)  # type: ignore[operator]
+        again = network.decode_raw(mean + sigma * torch.randn_like(sigma))  # type: ignore[operator]
+        s = c.log_s.exp()
+        axes = tuple(range(1, u.ndim))
+        r, guess = s * u, s * again
+        relative = ((guess - r) ** 2).mean(axes) / ((r**2).mean(axes) + 1e-6)
+        unit = ((again - u) ** 2).mean(axes) / ((u**2).mean(axes) + 1e-2)
+        strength: Any = 0
+        for along in ((2,), (2, 3, 4)):
+            have, want = ((smooth_detail(f, along) ** 2).mean(axes) + 1e-7 for f in (guess, r))
+            strength = strength + (have / want).log().abs()
+        kl = 0.5 * (mean**2 + sigma**2 - 2 * sigma.clamp_min(1e-6).log() - 1).mean()
+        loss: Tensor = (relative + 0.3 * unit + STRENGTH * strength).mean() + KL_WEIGHT * kl
+        return loss
+
+    network: Any = ResidualAutoencoder(LATENT)
+    network = network.to(device, memory_format=torch.channels_last_3d)
+    generator = torch.Generator(device).manual_seed(1)
+    principal = principal_blocks(pool, LATENT.latent_channels, generator)
+    network.start_from(principal)
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        rows = table(cases, network, None, principal=principal)  # type: ignore[arg-type]
+        say(rows)
+        return {row: values["true latent"] - values["b"] for row, values in rows.items()}
+
+    loop = Loop(
+        network,
+        options.out / "autoencoder",
+        minutes=options.minutes_autoencoder,
+        learning_rate=1e-3,
+        warm_up=200,
+        clip=1.0,
+        validate=validate,
+        validate_s=75,
+    )
+    weights = loop.run(draw, loss_of, 12)
+    network.load_state_dict(weights)
+    network.eval()
+    with torch.no_grad(), autocast(device):
+        means = [
+            network.encode(u, c.log_s)[0].transpose(0, 1).flatten(1)
+            for u, c in (pool.draw(16, generator) for _ in range(16))
+        ]
+    flat = torch.cat(means, 1).float().cpu()
+    weights["mean"], weights["scale"] = flat.mean(1), flat.std(1).clamp_min(1e-3)
+    log.info(
+        "latent means %s scales %s",
+        [round(v, 2) for v in weights["mean"].tolist()],
+        [round(v, 2) for v in weights["scale"].tolist()],
+    )
+    save(weights, options.out / "autoencoder.safetensors", "autoencoder")
+    save(principal.state_dict(), options.out / "principal.safetensors", "principal")
+
+
+def train_flow(options: argparse.Namespace, pool: Pool, device: torch.device, cases: list[Case]) -> None:
+    """The flow on normalised latents."""
+    autoencoder = load_latent(options, device)
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Conditions, Tensor, torch.Generator]:
+        u, conditions = pool.draw(options.batch, generator)
+        keep = torch.rand(options.batch, generator=generator, device=generator.device) >= DROPPED
+        with autocast(device):
+            return autoencoder.latent(dense_format(u), conditions.log_s), conditions, keep, generator
+
+    def loss_of(network: nn.Module, batch: Any) -> Tensor:
+        latent, conditions, keep, generator = batch
+        told = network.told(conditions) * keep.reshape(-1, 1, 1, 1, 1)  # type: ignore[operator]
+        return flow_loss(network, latent, told, generator)
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        rows = table(cases, autoencoder, network)  # type: ignore[arg-type]
+        say(rows)
+        save(network.state_dict(), options.out / "flow.safetensors", "flow")
+        return {f"mean - b {row}": values["mean"] - values["b"] for row, values in rows.items()}
+
+    network: Any = ResidualFlow(LATENT, FLOW_BLOCKS)
+    network = network.to(device, memory_format=torch.channels_last_3d)
+    loop = Loop(
+        network,
+        options.out / "flow",
+        minutes=options.minutes_flow,
+        learning_rate=8e-4,
+        warm_up=300,
+        decay=0.9995,
+        clip=1.0,
+        validate=validate,
+        validate_s=options.validate_s,
+        checkpoint_s=60,
+    )
+    save(loop.run(draw, loss_of, 13), options.out / "flow.safetensors", "flow")
+
+
+def load_latent(options: argparse.Namespace, device: torch.device) -> ResidualAutoencoder | PrincipalBlocks:
+    """The trained autoencoder of a run, or the principal components beside it, frozen."""
+    if options.latent == "principal":
+        parts = load_file(options.out / "principal.safetensors")
+        basis, scale = parts["principal.basis"].float(), parts["principal.scale"].float()
+        return PrincipalBlocks(basis, scale, LATENT.latent_factor).to(device)
+    network: Any = load(ResidualAutoencoder(LATENT), options.out / "autoencoder.safetensors", "autoencoder.")
+    frozen: ResidualAutoencoder = network.to(device, memory_format=torch.channels_last_3d).eval()
+    return frozen.requires_grad_(False)
+
+
+def save(weights: dict[str, Tensor], path: Path, prefix: str) -> None:
+    """Averaged weights of one part, in half precision."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({f"{prefix}.{name}": value.detach().cpu().half().contiguous() for name, value in weights.items()}, path)
+
+
+def main() -> None:
+    """Train the stages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--archives", type=Path, nargs="+", required=True)
+    parser.add_argument("--unet", type=Path, required=True)
+    parser.add_argument("--stages", default="spread,autoencoder,flow")
+    parser.add_argument("--minutes-spread", type=float, default=1.2)
+    parser.add_argument("--minutes-autoencoder", type=float, default=3)
+    parser.add_argument("--minutes-flow", type=float, default=9)
+    parser.add_argument(
+        "--deadline-s", type=float, default=0, help="seconds after the start at which the flow must be done"
+    )
+    parser.add_argument("--pool", type=int, default=8192, help="scenes")
+    parser.add_argument("--scenes", type=int, default=32, help="scenes a batch while they are made")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch-autoencoder", type=int, default=16)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--validate-s", type=float, default=150)
+    parser.add_argument("--thin", type=float, default=3.0, help="how much oftener isotropic scans are drawn")
+    parser.add_argument("--latent", choices=("autoencoder", "principal"), default="autoencoder")
+    parser.add_argument("--rows", default="thick4,gap4,region,noise7")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    started = time.monotonic()
+    scans = read_archive(*options.archives)
+    corpus = Corpus(balance(scans["train"]), device)
+    corpus.weight = corpus.weight * torch.where(corpus.isotropic, options.thin, 1.0)
+    unet: Any = load(build_unet(PLANES), options.unet, "unet.")
+    unet = unet.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    log.info("%d scans on %s after %.1f s", len(scans["train"]), device, time.monotonic() - started)
+    stages = options.stages.split(",")
+    if "spread" in stages:
+        train_spread(options, corpus, unet, device)
+    spread: Any = load(SpreadHead(2, PLANES.unet[0]), options.out / "spread.safetensors", "spread.").to(device).eval()
+    spread.requires_grad_(False)
+    cases = validation_cases(scans["val"], unet, spread, device, tuple(options.rows.split(",")))
+    log.info("%d validation cases after %.1f s", len(cases), time.monotonic() - started)
+    generator, made = torch.Generator(device).manual_seed(99), []
+    with torch.no_grad(), autocast(device):
+        for _ in range(math.ceil(options.pool / options.scenes)):
+            scenes = draw_scenes(corpus, unet, spread, options.scenes, options.size, CONTEXT, generator)[0]
+            *fields, thickness = scenes.conditions
+            half = Conditions._make([*(field.half() for field in fields), thickness])
+            made.append(Scenes(scenes.residual.half(), half, scenes.task))
+    pool = Pool(made)
+    del made
+    log.info("%d scenes after %.1f s", len(pool.thickness), time.monotonic() - started)
+    if "autoencoder" in stages:
+        train_autoencoder(options, pool, device, cases)
+    if "flow" in stages:
+        if options.deadline_s:
+            options.minutes_flow = min(options.minutes_flow, (options.deadline_s - time.monotonic() + started) / 60)
+        train_flow(options, pool, device, cases)
+    (options.out / "architecture.json").write_text(json.dumps({"planes": asdict(PLANES), "latent": asdict(LATENT)}))
+    log.info("done after %.1f s", time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Residual latent diffusion: what regression cannot know, at unit scale, in a latent that a flow can draw.
+
+With b the regression mean and s the spread around it, the residual u = (x - b) / s is encoded to a latent z, and a flow
+draws z from noise given what was measured: x = b + s D(z). See Mardani et al., "Residual corrective diffusion modeling"
+(2024) for the idea of a regression mean with a diffusion model of its residual.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medldm.models.blocks import as_weights, conv, dense_format, depth_to_space, space_to_depth
+from medldm.models.fusion import Residual
+from medldm.models.vae import VAE
+from medldm.settings import Architecture
+
+SPREAD = (0.002, 0.5)  # smallest and largest spread, scaled intensity
+TIME_GAIN = 1000.0  # MONAI's time embedding was made for step numbers up to 1000
+
+
+class SpreadHead(nn.Module):
+    """The logarithm of the standard deviation of what the regression leaves open, from the regression's features.
+
+    Parameters
+    ----------
+    spatial_dims : of the features
+    channels : of the features
+    """
+
+    def __init__(self, spatial_dims: int, channels: int) -> None:
+        super().__init__()
+        self.hidden = conv(spatial_dims, channels, channels)
+        last: Any = conv(spatial_dims, channels, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, math.log(0.03))
+        self.last = last
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, channels, ...) features to (B, 1, ...) log s, s in scaled intensity."""
+        log_s: Tensor = self.last(F.relu(self.hidden(as_weights(features, self.last))))
+        return log_s.float().clamp(math.log(SPREAD[0]), math.log(SPREAD[1]))
+
+
+def features_and_correction(network: Residual, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The regression network's last features, (B, channels, ...), and its correction, (B, 1, ...)."""
+    features = network.unet(as_weights(space_to_depth(inputs, network.entry), network.head))
+    return features, network.head(features).float()
+
+
+class ResidualAutoencoder(nn.Module):
+    """Latent of the residual u and back; a `VAE` whose encoder sees log s beside u, and whose decoder sees z alone.
+
+    Parameters
+    ----------
+    shape : architecture; `latent_factor`, `latent_channels`, `vae`, `vae_entry`
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__()
+        self.vae = VAE(shape)
+        first: Any = self.vae.network.encoder.blocks[0].conv
+        kind = type(first)
+        depth = shape.vae_entry**shape.spatial_dims
+        # The encoder is told where the residual is large, so that it spends its few numbers there.
+        wider = kind(2 * depth, first.out_channels, first.kernel_size, first.stride, first.padding)
+        with torch.no_grad():
+            wider.weight.zero_()
+            wider.weight[:, :depth] = first.weight
+            wider.bias.copy_(first.bias)
+        self.vae.network.encoder.blocks[0].conv = wider
+        # The first answer is "no residual": without normalisation a fresh decoder would shout.
+        last: Any = self.vae.network.decoder.blocks[-1].conv
+        nn.init.normal_(last.weight, std=1e-3)
+        mu: Any = self.vae.network.quant_conv_mu.conv
+        nn.init.normal_(mu.weight, std=1e-3)
+        nn.init.zeros_(mu.bias)
+        # Beside the network stands a linear map of whole blocks, so that training starts from principal components.
+        self.factor = shape.latent_factor
+        cells = shape.latent_factor**shape.spatial_dims
+        self.to_latent = nn.Linear(cells, shape.latent_channels, bias=False)
+        self.from_latent = nn.Linear(shape.latent_channels, cells, bias=False)
+        self.register_buffer("mean", torch.zeros(shape.latent_channels))
+        self.register_buffer("scale", torch.ones(shape.latent_channels))
+
+    def encode(self, u: Tensor, log_s: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, ...) residual and log s to mean and standard deviation of the raw latent."""
+        entry = self.vae.entry
+        stack = torch.cat([space_to_depth(u, entry), space_to_depth(log_s + 4.0, entry)], 1)
+        mean, sigma = self.vae.network.encode(as_weights(stack, self.vae.first))
+        cells = as_weights(space_to_depth(u, self.factor), self.to_latent)
+        linear = self.to_latent(cells.movedim(1, -1)).movedim(-1, 1)
+        return mean.float() + linear.float(), sigma.float()
+
+    def start_from(self, principal: PrincipalBlocks) -> None:
+        """Begin as principal components of residual blocks."""
+        with torch.no_grad():
+            self.to_latent.weight.copy_((principal.basis / principal.scale).T)
+            self.from_latent.weight.copy_(principal.basis * principal.scale)
+
+    def latent(self, u: Tensor, log_s: Tensor) -> Tensor:
+        """The normalised latent, about zero mean and unit variance in every channel."""
+        shape = [1, -1] + [1] * (u.ndim - 2)
+        return (self.encode(u, log_s)[0] - self.mean.reshape(shape)) / self.scale.reshape(shape)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """(B, latent_channels, ...) normalised latent to (B, 1, ...) residual u."""
+        shape = [1, -1] + [1] * (latent.ndim - 2)
+        return self.decode_raw(latent * self.scale.reshape(shape) + self.mean.reshape(shape))
+
+    def decode_raw(self, latent: Tensor) -> Tensor:
+        """The same from a latent as `encode` gives it."""
+        linear = self.from_latent(as_weights(latent, self.from_latent).movedim(1, -1)).movedim(-1, 1)
+        return self.vae.decode(latent) + depth_to_space(linear.contiguous(), self.factor).float()
+
+
+class PrincipalBlocks(nn.Module):
+    """The simplest latent of the residual: principal components of its blocks. Baseline and fallback.
+
+    Parameters
+    ----------
+    basis : (block voxels, channels) orthonormal, of residual blocks u as `space_to_depth` lays them out
+    scale : (channels,) standard deviation of each component
+    factor : edge of a block, voxels
+    """
+
+    basis: Tensor
+    scale: Tensor
+
+    def __init__(self, basis: Tensor, scale: Tensor, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.register_buffer("basis", basis)
+        self.register_buffer("scale", scale)
+
+    def latent(self, u: Tensor, log_s: Tensor) -> Tensor:
+        """(B, 1, ...) residual to (B, channels, ...) components at unit scale; log s is not needed."""
+        rows = space_to_depth(u, self.factor).movedim(1, -1) @ self.basis
+        return (rows / self.scale).movedim(-1, 1)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """(B, channels, ...) to (B, 1, ...) residual."""
+        rows = (latent.movedim(1, -1) * self.scale) @ self.basis.T
+        return depth_to_space(rows.movedim(-1, 1).contiguous(), self.factor)
+
+
+class Conditions(NamedTuple):
+    """What the flow is told, all (B, 1, ...) on the voxel grid.
+
+    Parameters
+    ----------
+    b : regression mean, scaled intensity
+    y : measurement, interpolated
+    observed : in [0, 1]
+    sigma : noise level, scaled intensity
+    log_s : logarithm of the spread
+    thickness : (B,) slice thickness, voxels
+    """
+
+    b: Tensor
+    y: Tensor
+    observed: Tensor
+    sigma: Tensor
+    log_s: Tensor
+    thickness: Tensor
+
+
+class ResidualFlow(nn.Module):
+    """Velocity of a latent between noise (t = 0) and the residual's latent (t = 1), given the conditions.
+
+    Parameters
+    ----------
+    shape : architecture; `flow` channels, normalised, with attention at the coarsest level
+    blocks : residual blocks a level
+    """
+
+    def __init__(self, shape: Architecture, blocks: int = 2) -> None:
+        super().__init__()
+        dims, self.factor = shape.spatial_dims, shape.latent_factor
+        cells = self.factor**dims
+        kind = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.project = kind(4 * cells + 2, shape.flow[0], 1)
+        self.network = DiffusionModelUNet(
+            spatial_dims=dims,
+            in_channels=shape.latent_channels + shape.flow[0],
+            out_channels=shape.latent_channels,
+            num_res_blocks=(blocks,) * len(shape.flow),
+            channels=shape.flow,
+            attention_levels=(False,) * (len(shape.flow) - 1) + (True,),
+            norm_num_groups=16,
+            num_head_channels=16,
+        )
+
+    def told(self, conditions: Conditions) -> Tensor:
+        """The conditions on the latent grid, (B, flow[0], ...); they are the same at every step."""
+        c = conditions
+
+        def fold(field: Tensor) -> Tensor:
+            return space_to_depth(field, self.factor)
+
+        sigma = fold(c.sigma).mean(1, keepdim=True) * 10.0
+        thick = (c.thickness.clamp_min(1).log2() / 3).reshape([-1] + [1] * (c.b.ndim - 1)).expand_as(sigma)
+        stack = torch.cat(
+            [fold(c.b), fold(c.y - c.b) * 5.0, fold(c.observed), (fold(c.log_s) + 4.0) / 2, sigma, thick], 1
+        )
+        projected: Tensor = self.project(as_weights(stack, self.project))
+        return projected
+
+    def forward(self, noisy: Tensor, time: Tensor, told: Tensor) -> Tensor:
+        """(B, latent_channels, ...) velocity.
+
+        Parameters
+        ----------
+        noisy : (B, latent_channels, ...) z_t = t z + (1 - t) noise
+        time : (B,) in [0, 1]
+        told : from `told`, or zeros of its shape where conditions are dropped
+        """
+        stack = dense_format(torch.cat([as_weights(noisy, self.project), told], 1))
+        velocity: Tensor = self.network(stack, time * TIME_GAIN)
+        return velocity.float()
+
+
+def flow_loss(flow: nn.Module, latent: Tensor, told: Tensor, generator: torch.Generator) -> Tensor:
+    """Squared error of the velocity at logit-normal times (Esser et al., 2024), unweighted.
+
+    Parameters
+    ----------
+    flow : (z_t, t, told) to velocity
+    latent : (B, C, ...) normalised latent of the residual
+    told : conditions on the latent grid
+    generator : source of randomness, on the device
+    """
+    time = torch.randn(len(latent), generator=generator, device=latent.device).sigmoid()
+    noise = torch.randn(latent.shape, generator=generator, device=latent.device)
+    t = time.reshape([-1] + [1] * (latent.ndim - 1))
+    velocity: Tensor = flow(t * latent + (1 - t) * noise, time, told)
+    return ((velocity - (latent - noise)) ** 2).mean()
+
+
+def sample(flow: nn.Module, noise: Tensor, told: Tensor, steps: int) -> Tensor:
+    """Euler steps from noise to a latent.
+
+    Parameters
+    ----------
+    flow : (z_t, t, told) to velocity
+    noise : (B, C, ...) standard normal
+    told : conditions on the latent grid
+    steps : calls of `flow`
+    """
+    z = noise
+    for step in range(steps):
+        z = z + flow(z, torch.full((len(z),), step / steps, device=z.device), told) / steps
+    return z

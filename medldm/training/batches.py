@@ -1,0 +1,344 @@
+"""Damage a batch of blocks on the device: the protocol's families with continuous parameters, as `examples` draws one.
+
+Every loss of resolution is a small matrix along an axis, one for each block (see `medldm.degradations.sampling`, whose
+formulas these are, for a batch). Damage lies along the first axis of a block.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medldm.training.corpus import Blocks, smooth_fields, uniform
+from medldm.training.examples import NEEDS_THIN, TASKS
+
+FAR = 1e6  # position of a slice that does not exist
+TASK_NAMES = tuple(TASKS)
+# Chance and largest level of noise on top, by family.
+NOISE = {
+    "noise": (1.0, 0.12),
+    "thick": (0.35, 0.09),
+    "gap": (0.25, 0.09),
+    "in-plane": (0.25, 0.06),
+    "region": (0.15, 0.06),
+}
+
+
+class Measured(NamedTuple):
+    """A batch of measurements on the grid of the clean blocks.
+
+    Parameters
+    ----------
+    y : (B, H, W, D) measurement, interpolated, scaled intensity
+    observed : (B, H, W, D) in [0, 1]
+    sigma : (B, H, W, D) noise level as it is told, scaled intensity
+    thickness : (B,) slice thickness, voxels
+    task : (B,) index into `TASK_NAMES`
+    """
+
+    y: Tensor
+    observed: Tensor
+    sigma: Tensor
+    thickness: Tensor
+    task: Tensor
+
+
+def measure(blocks: Blocks, generator: torch.Generator, task: Tensor | None = None) -> Measured:
+    """What might have been measured of each block.
+
+    Parameters
+    ----------
+    blocks : clean, augmented
+    generator : source of randomness, on the device
+    task : (B,) families; drawn by their shares when not given
+
+    Returns
+    -------
+    measurements
+    """
+    clean = blocks.clean
+    count, height, width = clean.shape[:3]
+    task = draw_tasks(blocks.isotropic, generator) if task is None else task
+    rows, columns = _sampling(task, count, height, width, generator)
+    low = torch.einsum("bsh,bhwd->bswd", rows.measure, clean)
+    both = columns.changes.nonzero().flatten()  # the others keep their columns
+    if len(both):
+        low = low.index_copy(0, both, torch.einsum("btw,bswd->bstd", columns.measure[both], low[both]))
+    sigma = _noise_map(task, clean.shape, generator)
+    level = torch.einsum("bsh,bhwd->bswd", rows.measure, sigma)
+    real = low + level * torch.randn(low.shape, generator=generator, device=low.device)
+    imaginary = level * torch.randn(low.shape, generator=generator, device=low.device)
+    low = torch.where(level > 0, torch.hypot(real, imaginary), low)
+    if len(both):
+        low = low.index_copy(0, both, torch.einsum("bwt,bstd->bswd", columns.interpolate[both], low[both]))
+    y = torch.einsum("bhs,bswd->bhwd", rows.interpolate, low)
+    observed = (rows.observed[:, :, None] * columns.observed[:, None, :])[..., None].expand_as(y)
+    holes = (task == TASK_NAMES.index("region")).nonzero().flatten()
+    if len(holes):
+        mask = draw_regions(len(holes), clean.shape[1:], generator)
+        y = y.index_copy(0, holes, fill_smoothly(y[holes], ~mask))
+        observed = observed.index_copy(0, holes, (~mask).to(y))
+    # The noise level that a user or an estimator gives is never quite right.
+    doubt = (0.15 * torch.randn(count, generator=generator, device=clean.device)).exp()
+    return Measured(y, observed, sigma * doubt.reshape(-1, 1, 1, 1), rows.thickness, task)
+
+
+def draw_tasks(isotropic: Tensor, generator: torch.Generator) -> Tensor:
+    """(B,) a family for each block, by its share; blocks of thick slices lose no slices."""
+    shares = torch.tensor(list(TASKS.values()), device=isotropic.device).repeat(len(isotropic), 1)
+    thin = torch.tensor([name in NEEDS_THIN for name in TASK_NAMES], device=isotropic.device)
+    shares = shares * ~(thin & ~isotropic[:, None])
+    return torch.multinomial(shares, 1, generator=generator)[:, 0]
+
+
+class Sampling(NamedTuple):
+    """How one axis of each block is measured and brought back to the grid.
+
+    Parameters
+    ----------
+    measure : (B, S, H) rows sum to 1; rows beyond the last slice are zero
+    interpolate : (B, H, S)
+    observed : (B, H) in [0, 1]
+    thickness : (B,) voxels
+    changes : (B,) bool, whether this axis loses anything
+    """
+
+    measure: Tensor
+    interpolate: Tensor
+    observed: Tensor
+    thickness: Tensor
+    changes: Tensor
+
+
+def _sampling(
+    task: Tensor, count: int, height: int, width: int, generator: torch.Generator
+) -> tuple[Sampling, Sampling]:
+    """Sampling along the first and the second axis, drawn as `examples` draws it."""
+    device = task.device
+    grid = torch.arange(height, device=device, dtype=torch.float32)
+    is_ = {name: task == number for number, name in enumerate(TASK_NAMES)}
+    one = torch.full((count,), 1e-3, device=device)  # thin enough to select a voxel
+
+    # Thick slices: 1.3 to 8 voxels apart, gap or overlap, any phase, one of them lost at times.
+    spacing = uniform(count, math.log(1.3), math.log(8), generator).exp()
+    same = uniform(count, 0, 1, generator) < 0.6
+    thickness = spacing * torch.where(same, torch.ones_like(spacing), uniform(count, 0.6, 1.25, generator))
+    thick = (grid + 0.5) * spacing[:, None] - 0.5 - uniform(count, 0, 1, generator)[:, None] * spacing[:, None]
+    exists = (thick > -0.5) & (thick < height - 0.5)
+    slices = exists.sum(1, keepdim=True)
+    lost = (uniform(count, 0, 1, generator)[:, None] * (slices - 2)).floor() + 1
+    loses = (uniform(count, 0, 1, generator)[:, None] < 0.1) & (slices > 4)
+    exists &= ~(loses & (exists.cumsum(1) - 1 == lost))
+    # Missing slices: every n-th kept, random ones, or whole gaps.
+    kept = draw_kept(count, height, generator)
+    # In-plane: fewer samples, edges aligned.
+    factor = uniform(count, 1.3, 2.6, generator)
+    kspace = uniform(count, 0, 1, generator) < 0.7
+    both = uniform(count, 0, 1, generator) < 0.8
+
+    def coarse(size: int) -> tuple[Tensor, Tensor]:
+        at = torch.arange(size, device=device)
+        return (at + 0.5) * factor[:, None] - 0.5, at < (size / factor + 1e-6).floor()[:, None]
+
+    def column(name: str) -> Tensor:
+        return is_[name][:, None]
+
+    plane, plane_exists = coarse(height)
+    centres = torch.where(column("thick"), thick, torch.where(column("in-plane"), plane, grid.expand(count, -1)))
+    there = torch.where(column("thick"), exists, torch.where(column("in-plane"), plane_exists, kept | ~column("gap")))
+    wide = torch.where(is_["thick"], thickness, torch.where(is_["in-plane"], factor, one))
+    rect = (is_["thick"] & (uniform(count, 0, 1, generator) >= 0.6)) | (is_["in-plane"] & ~kspace)
+    fourier = is_["in-plane"] & kspace
+    told = torch.where(is_["thick"], thickness, torch.ones_like(thickness))
+    changes = is_["thick"] | is_["gap"] | is_["in-plane"]
+    rows = sampling(centres, there, wide, rect, fourier, height, told, changes)
+    second = is_["in-plane"] & both
+    plane, plane_exists = coarse(width)
+    across = torch.arange(width, device=device, dtype=torch.float32).expand(count, -1)
+    columns = sampling(
+        torch.where(second[:, None], plane, across),
+        torch.where(second[:, None], plane_exists, torch.ones_like(plane_exists)),
+        torch.where(second, factor, one),
+        rect & second,
+        fourier & second,
+        width,
+        told,
+        second,
+    )
+    return rows, columns
+
+
+def sampling(
+    centres: Tensor,
+    there: Tensor,
+    thickness: Tensor,
+    rect: Tensor,
+    fourier: Tensor,
+    voxels: int,
+    told: Tensor,
+    changes: Tensor,
+) -> Sampling:
+    """Matrices of `medldm.degradations.sampling` for a batch.
+
+    Parameters
+    ----------
+    centres : (B, S) slice centres, voxels
+    there : (B, S) bool, which of them exist
+    thickness : (B,) FWHM of a Gaussian profile, width of a rectangular or a k-space one, voxels
+    rect, fourier : (B,) bool, profiles that are not Gaussian
+    voxels : of the output grid
+    told, changes : see `Sampling`
+    """
+    slices = there.sum(1)
+    centres = torch.where(there, centres, torch.full_like(centres, FAR)).sort(1).values
+    real = torch.arange(centres.shape[1], device=centres.device) < slices[:, None]  # (B, S)
+    at = torch.arange(voxels, device=centres.device, dtype=centres.dtype)
+    distance = at[None, None] - centres[..., None]  # (B, S, H)
+    width = thickness.reshape(-1, 1, 1)
+    sigma = width / (2 * math.sqrt(2 * math.log(2))) * math.sqrt(2)
+    gaussian = torch.erf((distance + 0.5) / sigma) - torch.erf((distance - 0.5) / sigma)
+    half = width / 2
+    box = ((distance + 0.5).minimum(half).maximum(-half) - (distance - 0.5).minimum(half).maximum(-half)).clamp_min(0)
+    weights = torch.where(rect.reshape(-1, 1, 1), box, gaussian)
+    # A slice whose centre lies off the grid still sees its nearest voxel.
+    weights = weights + 1e-6 * (distance.abs() == distance.abs().amin(2, keepdim=True))
+    weights = weights / weights.sum(2, keepdim=True)
+    if bool(fourier.any()):
+        which = fourier.nonzero().flatten()
+        weights = weights.index_copy(0, which, _truncated(centres[which], thickness[which], voxels))
+    weights = weights * real[..., None]
+    back = _interpolation(centres, slices, voxels)
+    back = torch.where(fourier.reshape(-1, 1, 1), weights.mT * width, back)
+    observed = ((1 - distance.abs()).clamp_min(0) * real[..., None]).sum(1).clamp_max(1)
+    return Sampling(weights, back, observed, told, changes)
+
+
+def _truncated(centres: Tensor, thickness: Tensor, voxels: int) -> Tensor:
+    """(B, S, H) truncated cosine series, see `medldm.degradations.sampling.profile_matrix`."""
+    order = torch.arange(1, voxels, device=centres.device, dtype=centres.dtype)
+    keeps = order[None] < (voxels / thickness).round()[:, None]  # (B, K)
+    at = torch.arange(voxels, device=centres.device, dtype=centres.dtype)
+    at_voxels = torch.cos(math.pi * order[:, None] * (at + 0.5) / voxels)  # (K, H)
+    # A slice that does not exist lies far out; its row is cleared later, its cosine must only be finite.
+    at_samples = torch.cos(math.pi * order * (centres.clamp_max(2.0 * voxels)[..., None] + 0.5) / voxels)  # (B, S, K)
+    return (1 + 2 * (at_samples * keeps[:, None]) @ at_voxels) / voxels
+
+
+def _interpolation(centres: Tensor, slices: Tensor, voxels: int) -> Tensor:
+    """(B, H, S) linear interpolation between slices, the outermost repeated beyond the ends."""
+    count, most = centres.shape
+    at = torch.arange(voxels, device=centres.device, dtype=centres.dtype).expand(count, -1).contiguous()
+    upper = torch.searchsorted(centres.contiguous(), at).minimum((slices - 1)[:, None]).clamp_min(1)  # (B, H)
+    upper = upper.clamp_max(most - 1)
+    below, above = centres.gather(1, upper - 1), centres.gather(1, upper)
+    share = ((at - below) / (above - below)).clamp(0, 1)
+    share = torch.where((slices == 1)[:, None], torch.zeros_like(share), share)
+    matrix = torch.zeros(count, voxels, most, device=centres.device, dtype=centres.dtype)
+    matrix.scatter_add_(2, upper[..., None], share[..., None])
+    matrix.scatter_add_(2, upper[..., None] - 1, (1 - share)[..., None])
+    return matrix
+
+
+def draw_kept(count: int, slices: int, generator: torch.Generator) -> Tensor:
+    """(B, S) bool, which slices a scan kept: every second to fifth, a random share, or all but up to four gaps."""
+    device = generator.device
+    at = torch.arange(slices, device=device)
+    every = uniform(count, 2, 6, generator).floor()[:, None]
+    phase = (uniform(count, 0, 1, generator)[:, None] * every).floor()
+    regular = (at + phase) % every == 0
+    share = uniform(count, 0.1, 0.5, generator)[:, None]
+    scattered = torch.rand((count, slices), generator=generator, device=device) >= share
+    gaps = torch.ones(count, slices, dtype=torch.bool, device=device)
+    number = uniform(count, 1, 5, generator).floor()
+    for k in range(4):
+        start = (uniform(count, 0, 1, generator) * slices).floor()[:, None]
+        length = uniform(count, 1, 7, generator).floor()[:, None]
+        gaps &= ~((at >= start) & (at < start + length) & (number > k)[:, None])
+    kind = uniform(count, 0, 1, generator)[:, None]
+    kept = torch.where(kind < 0.35, regular, torch.where(kind < 0.6, scattered, gaps))
+    always = (uniform(count, 0, 1, generator) * slices).long()[:, None]
+    return kept | (at == always)
+
+
+def _noise_map(task: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """(B, H, W, D) standard deviation of the noise; a third of the maps vary as those of parallel imaging do."""
+    count = len(task)
+    chance = torch.tensor([NOISE[name][0] for name in TASK_NAMES], device=task.device)[task]
+    highest = torch.tensor([NOISE[name][1] for name in TASK_NAMES], device=task.device)[task]
+    lowest = torch.where(task == TASK_NAMES.index("noise"), 0.003, 0.005)
+    level = lowest + (highest - lowest) * uniform(count, 0, 1, generator)
+    level = level * (uniform(count, 0, 1, generator) < chance)
+    varies = uniform(count, 0, 1, generator) < 0.35
+    gain, width = uniform(count, 1, 3.5, generator), uniform(count, 0.4, 1.2, generator)
+    distance = torch.zeros((count, 1, 1, 1), device=task.device)
+    for axis, size in enumerate(shape[1:]):
+        focus = uniform(count, -0.5, 1.5, generator) if axis < 2 else torch.full((count,), 0.5, device=task.device)
+        at = (torch.arange(size, device=task.device) + 0.5) / size - focus[:, None]
+        distance = distance + (at**2).reshape([count, *[size if other == axis else 1 for other in range(3)]])
+    rise = 1 + (gain - 1).reshape(-1, 1, 1, 1) * torch.exp(-distance / (2 * width.reshape(-1, 1, 1, 1) ** 2))
+    flat = level.reshape(-1, 1, 1, 1)
+    return torch.where(varies.reshape(-1, 1, 1, 1), 0.6 * flat * rise, flat.expand_as(rise))
+
+
+def draw_regions(count: int, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """(B, H, W, D) bool masks of one to three blobs of 6 to 34 voxels; the first plane is always measured."""
+    device = generator.device
+    mask = torch.zeros((count, *shape), dtype=torch.bool, device=device)
+    number = uniform(count, 1, 4, generator).floor()
+    for k in range(3):
+        distance = torch.zeros((count, 1, 1, 1), device=device)
+        for axis, size in enumerate(shape):
+            span = (0.0, float(size)) if size > 16 else (size / 2 - 12, size / 2 + 12)
+            centre, radius = uniform(count, *span, generator), uniform(count, 3, 17, generator)
+            at = (torch.arange(size, device=device) - centre[:, None]) / radius[:, None]
+            distance = distance + (at**2).reshape([count, *[size if other == axis else 1 for other in range(3)]])
+        wobble = 0.6 + 0.8 * smooth_fields(count, shape, generator)
+        mask |= (distance * wobble < 1) & (number > k).reshape(-1, 1, 1, 1)
+    mask[:, 0] = False
+    return mask
+
+
+def fill_smoothly(image: Tensor, known: Tensor) -> Tensor:
+    """`medldm.degradations.regions.fill_smoothly` for a batch, (B, H, W, D)."""
+    weight = known.to(image)[:, None]
+    filled = _pull_push(torch.where(known, image, torch.zeros_like(image))[:, None], weight)[:, 0]
+    return torch.where(known, image, filled)
+
+
+def _pull_push(value: Tensor, weight: Tensor) -> Tensor:
+    if max(value.shape[2:]) == 1:
+        return value / weight.clamp_min(1e-6)
+    kernel = [min(2, size) for size in value.shape[2:]]
+    small_value = F.avg_pool3d(value, kernel, ceil_mode=True, count_include_pad=False)
+    small_weight = F.avg_pool3d(weight, kernel, ceil_mode=True, count_include_pad=False)
+    small = _pull_push(small_value, small_weight)
+    up = F.interpolate(small, size=value.shape[2:], mode="trilinear", align_corners=False)
+    mean, share = value / weight.clamp_min(1e-6), weight.clamp(0, 1)
+    # A block without holes at this level needs nothing of the level above.
+    whole = (weight > 0).flatten(1).all(1).reshape(-1, 1, 1, 1, 1)
+    return torch.where(whole, mean, torch.where(weight > 0, mean * share + up * (1 - share), up))
+
+
+def plane_channels(measured: Measured, context: int) -> Tensor:
+    """Channels of the central plane of each block, (B, C, H, W), see `medldm.models.inputs.measured_channels`.
+
+    Parameters
+    ----------
+    measured : with D equal to `context`
+    context : planes that become channels
+    """
+    middle = context // 2
+    thick = (measured.thickness.clamp_min(1).log2() / 3).reshape(-1, 1, 1, 1)
+    return torch.cat(
+        [
+            measured.y.permute(0, 3, 1, 2),
+            measured.observed.permute(0, 3, 1, 2),
+            measured.sigma[..., middle][:, None] * 10.0,
+            thick.expand(-1, 1, *measured.y.shape[1:3]),
+        ],
+        1,
+    )
