@@ -11,10 +11,10 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medldm.from_monai import DiffusionModelUNet
 from medldm.models.blocks import as_weights, conv, dense_format, depth_to_space, space_to_depth
 from medldm.models.fusion import Residual
 from medldm.models.vae import VAE
