@@ -28,7 +28,6 @@ from medldm.volume import Voxels
 Mask = npt.NDArray[np.bool_]
 
 MAD_TO_SIGMA = 1 / 0.674490  # of a normal distribution
-MEAN_TO_SIGMA = math.sqrt(math.pi / 2)  # of its absolute deviation
 RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
 SOFT_TISSUE_HU = (-50.0, 150.0)
 FEWEST = 200  # voxels that a median needs

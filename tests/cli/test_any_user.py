@@ -185,8 +185,8 @@ def test_a_full_disk_behind_stdout_is_said(tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "medldm", "models"], stdout=full, stderr=subprocess.PIPE, text=True
         )
-    assert done.returncode == 2
-    assert done.stderr == "medldm: there is no space left to write to. Free some, or choose another place.\n"
+    assert done.returncode == 8
+    assert done.stderr == "medldm: The disk is full. Free some space, then run it again.\n"
 
 
 def test_a_current_folder_that_was_removed(tmp_path):
