@@ -22,7 +22,7 @@ from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
 from medldm.cli.process import find_temporary_folder, prepare
 from medldm.cli.refusals import not_known, of_the_system, reworded
-from medldm.errors import Cancelled, MedldmError, OutputError, UsageError, place_of, shown, traced
+from medldm.errors import Cancelled, MedldmError, UsageError, place_of, shown, traced
 from medldm.settings import VERBS
 
 HELP = {
@@ -331,13 +331,11 @@ def _guarded(words: list[str], verbose: bool, *, ours: bool) -> int:
         )
         return 8
     except Exception as problem:
-        if isinstance(problem, OSError) and problem.errno == errno.ENOSPC and problem.filename is None:
-            _say("medldm: there is no space left to write to. Free some, or choose another place.")
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return OutputError.exit_code
         if isinstance(problem, OSError) and (refused := of_the_system(problem)):
             _say(f"medldm: {shown(str(refused))}")
+            if problem.errno == errno.ENOSPC and problem.filename is None:  # stdout: Python must not complain at exit
+                with suppress(OSError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return refused.exit_code
         _say(f"medldm: {shown(place_of(problem))}\n{BUG}")
         if verbose:

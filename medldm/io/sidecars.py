@@ -87,6 +87,18 @@ def _homes(image: Path) -> list[Path]:
     return [image, *(folder.parent / image.relative_to(folder) for folder in sent)]
 
 
+def find_companion(image: Path, ending: str) -> Path | None:
+    """A file that belongs to a result, wherever it may lie; None where there is none.
+
+    Parameters
+    ----------
+    image : result
+    ending : ``"_preview.png"``
+    """
+    places = [companion_path(image, ending), *(home.with_name(f"{stem(home)}{ending}") for home in _homes(image))]
+    return next(filter(Path.is_file, places), None)
+
+
 def results_folder(image: Path) -> Path:
     """Where the results of a batch are looked for: the folder of one of them, in BIDS derivatives the whole dataset.
 
