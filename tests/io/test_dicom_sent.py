@@ -100,7 +100,9 @@ def test_a_record_is_repeated_into_any_folder(place, tree, tiny_model, tmp_path,
     assert (tmp_path / "again" / "dicom" / place / "0000.dcm").exists()
     assert (tmp_path / "again" / f"{place}_medldm.json").exists()
     assert main(["rerun", str(record), "--overwrite"]) == 0
-    assert "byte for byte" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "byte for byte" in said.err
+    assert said.out == f"{tmp_path / 'out' / 'dicom' / place}\n"
 
 
 def test_a_record_of_a_tree_with_one_volume_chosen_is_repeated(voxels, tiny_model, tmp_path, capsys):
