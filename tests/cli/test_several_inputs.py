@@ -71,7 +71,7 @@ def test_files_folders_zips_series_and_lists_go_together(here, denoise):
     code, said = denoise("a.nii.gz", "x", "packed.zip", "list.txt", "series", "OUT")
     assert code == 0, said
     assert results(here / "OUT") == ["a.nii.gz", "packed/in/T1.nii.gz", "x/T1.nii.gz", "y/T1.nii.gz"]
-    assert list((here / "OUT" / "series").glob("*.dcm"))
+    assert list((here / "OUT" / "dicom" / "series").glob("*.dcm"))
     assert set(statuses().values()) == {"done"}
 
 

@@ -26,10 +26,12 @@ from derivations import (
 
 from medldm.batch.summary import Row
 from medldm.cli import main
+from medldm.guard import check
 from medldm.io import read, write
 from medldm.io.content import what_it_is
 from medldm.io.dicom import find_series, read_series, write_uncertainty
 from medldm.report.facts import facts_of
+from medldm.zoo import card
 
 needs_dcmtk = pytest.mark.skipif(not shutil.which("storescp"), reason="storescu and storescp (dcmtk) are not installed")
 
@@ -308,6 +310,7 @@ def test_padding_far_below_zero_makes_no_map_of_a_magnitude(said, voxels, tmp_pa
 
     volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels, each=each))
     assert what_it_is(volume) is None
+    assert "modality" not in check(volume, card("brain-mri-2d"))
     unsaid = phantoms_dicom.write_series(tmp_path / "unsaid", voxels)
     assert "both signs" in what_it_is(read(unsaid))
 
