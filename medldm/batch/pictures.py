@@ -10,12 +10,13 @@ from medldm.batch.memory import check_memory
 from medldm.batch.options import Run
 from medldm.batch.record import Record
 from medldm.io import is_nifti, read
+from medldm.io.sidecars import PREVIEW
 from medldm.volume import Step, Volume, Voxels
 
 
 def preview_path(record: Record) -> Path:
     """Where the picture lies, beside the result."""
-    return record.companion("_preview.png")
+    return record.companion(PREVIEW)
 
 
 def draw_later(run: Run, record: Record, name: str, before: Volume) -> None:

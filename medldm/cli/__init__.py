@@ -331,12 +331,11 @@ def _guarded(words: list[str], verbose: bool, *, ours: bool) -> int:
         )
         return 8
     except Exception as problem:
-        if isinstance(problem, OSError) and problem.errno == errno.ENOSPC and problem.filename is None:
-            # It may be stdout that is full: what it still holds must not fail again when Python ends.
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(problem, OSError) and (refused := of_the_system(problem)):
             _say(f"medldm: {shown(str(refused))}")
+            if problem.errno == errno.ENOSPC and problem.filename is None:  # stdout: Python must not complain at exit
+                with suppress(OSError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return refused.exit_code
         _say(f"medldm: {shown(place_of(problem))}\n{BUG}")
         if verbose:

@@ -11,6 +11,7 @@ from medldm.batch import Options, Record, Run, Watch, one_case
 from medldm.errors import OutputError
 from medldm.io import read, write
 from medldm.io.scans import find_cases
+from medldm.io.sidecars import PREVIEW
 from medldm.samples import sample_path
 from medldm.settings import Restore
 from medldm.volume import Volume, Voxels
@@ -48,7 +49,7 @@ def demonstrate(out: Path, *, overwrite: bool, watch: Watch) -> int:
     record = Record(restored)
     from medldm.report import write_preview
 
-    picture = record.companion("_preview.png")
+    picture = record.companion(PREVIEW)
     before, after = read(source), read(restored)
     write_preview(before, replace(after, history=()), picture, reference=reference, record=record.read())
     plain, ours = compare(reference, before, after)

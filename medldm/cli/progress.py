@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from medldm.batch import Watch
 from medldm.errors import shown
@@ -35,7 +35,8 @@ def watching(arguments: argparse.Namespace) -> Iterator[Watch]:
 
     def say(line: str) -> None:
         if not arguments.quiet:
-            console.print(shown(line), markup=False)
+            with suppress(OSError):  # a log on a full disk stops no run; what was finished is whole
+                console.print(shown(line), markup=False)
 
     if arguments.quiet or arguments.no_progress or not sys.stderr.isatty():
         yield Watch(say=say, preview=write_preview, report=write_page)

@@ -17,6 +17,7 @@ from medldm.batch.record import hash_image, package_version, record_of
 from medldm.cli.progress import watching
 from medldm.errors import InputError, ModelError, UsageError, reason_of, shown
 from medldm.io import is_nifti
+from medldm.io.formats import check_result_name
 from medldm.io.scans import Case, find_cases
 from medldm.io.sidecars import SENT
 from medldm.settings import VERBS, Settings, make
@@ -29,14 +30,15 @@ def rerun(arguments: argparse.Namespace) -> int:
     """The verb."""
     path = Path(arguments.sidecar)
     told = read_record(path)
-    image = path.parent / told["result"]
+    image = Path(os.path.normpath(path.parent / told["result"]))  # a series lies beside the folder of its record
     case = find_input(told["input"])
     if not is_nifti(image):
         case = replace(case, place=place_of_series(told))
     out = Path(arguments.out) if arguments.out else image
     if arguments.out and not is_nifti(image) and out.resolve() != image.resolve():
         out = out / SENT / case.place
-    elif arguments.out and out.is_dir() and not (image.is_dir() and out == image):
+    elif arguments.out and is_nifti(image) and not is_nifti(out):
+        check_result_name(out)
         out = out / image.name
     if out.resolve() == image.resolve() and not arguments.overwrite:
         raise UsageError(f"{image} would be replaced: say --overwrite, or name another OUT.")

@@ -93,12 +93,9 @@ def what_it_is(volume: Volume, path: Path | None = None) -> str | None:
         return not_a_scan(path)
     finite = volume.voxels[np.isfinite(volume.voxels)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if volume.stored.container == "dicom" and volume.stored.modality == "mr" and finite.size:
-        from medldm.io.dicom.quantity import far_below
-
-        some = finite[:: max(1, finite.size // SAMPLE)]
-        if far_below(*(float(value) for value in np.percentile(some, (1, 99)))):
-            return f"a phase, field or difference map, by its values of both signs ({low:g} to {high:g})"
+    dicom_mr = volume.stored.container == "dicom" and volume.stored.modality == "mr"
+    if dicom_mr and _both_signs(finite) and _both_signs(_no_padding(volume)):
+        return f"a phase, field or difference map, by its values of both signs ({low:g} to {high:g})"
     if looks_like_labels(volume.voxels):
         return "a mask or label map, by its few distinct values"
     if volume.voxels.dtype.kind == "f" and -3.15 < low < -3.1 and 3.1 < high < 3.15:
@@ -180,6 +177,20 @@ def guess_modality(volume: Volume) -> tuple[str, str]:
             "say --modality mr otherwise."
         )
     return "mr", f"{volume.name} is taken for MR, since its values are not HU; say --modality ct otherwise."
+
+
+def _both_signs(values: Voxels) -> bool:
+    from medldm.io.dicom.quantity import far_below
+
+    some = values[:: max(1, values.size // SAMPLE)]
+    return some.size > 0 and far_below(*(float(value) for value in np.percentile(some, (1, 99))))
+
+
+def _no_padding(volume: Volume) -> Voxels:
+    from medldm.io.dicom.padding import measured
+
+    values = measured(volume)
+    return values[np.isfinite(values)]
 
 
 def _whole(values: Voxels) -> bool:

@@ -114,8 +114,11 @@ class Case:
             if volume is not None and not self.alone and not self.is_4d:
                 volume = None  # in a tree, --volume is about what is 4D
             if self.series is None:
-                return read_nifti(self.source, volume_index=volume, fix=fix)
-            return read_series(self.series, fix=fix, volume_index=volume)
+                found = read_nifti(self.source, volume_index=volume, fix=fix)
+            else:
+                found = read_series(self.series, fix=fix, volume_index=volume)
+        notes = tuple(map(self.named, found.stored.note))
+        return found if notes == found.stored.note else replace(found, stored=replace(found.stored, note=notes))
 
     def target(self, out: Path, form: str | None = None) -> Path:
         """Result of this case below a folder: a NIfTI file, or a folder for a derived series."""

@@ -80,23 +80,23 @@ def read_record(image: Path) -> dict[str, Any]:
     return found if _is_record(found) and found.get("result") == image.name else {}
 
 
-def find_companion(image: Path, ending: str) -> Path:
-    """What lies beside a result, or outside the folder that is sent; where it would lie when there is none.
-
-    Parameters
-    ----------
-    image : result
-    ending : see `companion_path`
-    """
-    places = [companion_path(image, ending), *(home.with_name(f"{home.name}{ending}") for home in _homes(image)[1:])]
-    return next((place for place in places if place.is_file()), places[0])
-
-
 def _homes(image: Path) -> list[Path]:
     """Where the record of a result may lie: beside it, or outside the folder that is sent."""
     image = image.absolute()
     sent = [folder for folder in image.parents if folder.name == SENT]
     return [image, *(folder.parent / image.relative_to(folder) for folder in sent)]
+
+
+def find_companion(image: Path, ending: str) -> Path | None:
+    """A file that belongs to a result, wherever it may lie; None where there is none.
+
+    Parameters
+    ----------
+    image : result
+    ending : ``"_preview.png"``
+    """
+    places = [companion_path(image, ending), *(home.with_name(f"{stem(home)}{ending}") for home in _homes(image))]
+    return next(filter(Path.is_file, places), None)
 
 
 def results_folder(image: Path) -> Path:

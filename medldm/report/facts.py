@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medldm.io.sidecars import PREVIEW, find_companion, read_record
+from medldm.io.sidecars import PREVIEW, SENT, find_companion, read_record
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ def _one(row: Any, folder: Path, width: int) -> CaseFacts:
         return known
     image = Path(row.result)
     if not image.exists():  # a shard that ran elsewhere calls the folder by another path
-        image = folder / Path(row.case).with_name(image.name)
+        place = Path(row.case).with_name(image.name)
+        image = next(filter(Path.exists, (folder / place, folder / SENT / place)), image)
     told = read_record(image)
     noise = _number(told.get("noise_level"))
     hounsfield = told.get("modality") == "ct"
@@ -131,9 +132,9 @@ def _outlying(each: CaseFacts, others: Sequence[CaseFacts]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _picture(path: Path, width: int) -> str:
+def _picture(path: Path | None, width: int) -> str:
     """A preview, small enough for a page of many; empty where there is none that can be read."""
-    if not path.is_file():
+    if path is None:
         return ""
     from PIL import Image
 

@@ -185,8 +185,17 @@ def test_a_full_disk_behind_stdout_is_said(tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "medldm", "models"], stdout=full, stderr=subprocess.PIPE, text=True
         )
-    assert done.returncode == 8
+    assert done.returncode == 8  # as the help says of a full disk, wherever it is met
     assert done.stderr == "medldm: The disk is full. Free some space, then run it again.\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_log_that_cannot_be_written_does_not_undo_a_run(scan, tmp_path):
+    words = [sys.executable, "-m", "medldm", "fill-slices", scan, tmp_path / "out" / "x.nii.gz", "--no-progress"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=full, text=True)
+    assert done.returncode == 0
+    assert (tmp_path / "out" / "x.nii.gz").exists()
 
 
 def test_a_current_folder_that_was_removed(tmp_path):

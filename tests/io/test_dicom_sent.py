@@ -24,9 +24,14 @@ from derivations import (
     written,
 )
 
+from medldm.batch.summary import Row
 from medldm.cli import main
+from medldm.guard import check
 from medldm.io import read, write
+from medldm.io.content import what_it_is
 from medldm.io.dicom import find_series, read_series, write_uncertainty
+from medldm.report.facts import facts_of
+from medldm.zoo import card
 
 needs_dcmtk = pytest.mark.skipif(not shutil.which("storescp"), reason="storescu and storescp (dcmtk) are not installed")
 
@@ -97,7 +102,9 @@ def test_a_record_is_repeated_into_any_folder(place, tree, tiny_model, tmp_path,
     assert (tmp_path / "again" / "dicom" / place / "0000.dcm").exists()
     assert (tmp_path / "again" / f"{place}_medldm.json").exists()
     assert main(["rerun", str(record), "--overwrite"]) == 0
-    assert "byte for byte" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "byte for byte" in said.err
+    assert said.out == f"{tmp_path / 'out' / 'dicom' / place}\n"
 
 
 def test_a_record_of_a_tree_with_one_volume_chosen_is_repeated(voxels, tiny_model, tmp_path, capsys):
@@ -135,6 +142,10 @@ def test_a_series_named_alone_lies_in_the_same_place(voxels, tiny_model, tmp_pat
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["dicom", "report.html", "series-003_medldm.json", "series-003_preview.png"]
     assert "data:image/jpeg" in (tmp_path / "out" / "report.html").read_text()
+    row = Row("series-003", "done", 1.0, "", "/elsewhere/dicom/series-003")  # of a shard that ran there
+    (facts,) = facts_of([row], tmp_path / "out", width=64)
+    assert facts.picture.startswith("data:image/jpeg")
+    assert facts.task == "denoise"
     assert len(list((tmp_path / "out" / "dicom" / "series-003").iterdir())) == 8
     assert main(["inspect", str(tmp_path / "out")]) == 0
     assert "series-003" in capsys.readouterr().out
@@ -286,6 +297,22 @@ def test_padding_that_is_gone_is_not_claimed(voxels, tmp_path):
     thin = volume.with_voxels(np.repeat(volume.voxels, 2, axis=2) + 7, affine)
     images = written(thin, tmp_path / "out")
     assert not any("PixelPaddingValue" in image for image in images)
+
+
+@pytest.mark.parametrize("said", [{}, {"SmallestImagePixelValue": -2000, "LargestImagePixelValue": 1100}])
+def test_padding_far_below_zero_makes_no_map_of_a_magnitude(said, voxels, tmp_path):
+    voxels = np.abs(voxels.astype(np.int32)) + 100
+    voxels[:3] = -2000
+
+    def each(image, _):
+        for name, value in {"PixelPaddingValue": -2000, **said}.items():
+            image.add_new(name, "SS", value)
+
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels, each=each))
+    assert what_it_is(volume) is None
+    assert "modality" not in check(volume, card("brain-mri-2d"))
+    unsaid = phantoms_dicom.write_series(tmp_path / "unsaid", voxels)
+    assert "both signs" in what_it_is(read(unsaid))
 
 
 def test_a_padding_that_no_pixel_has_is_not_claimed(voxels, tmp_path):

@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import phantoms
 import phantoms_dicom
@@ -163,6 +164,17 @@ def test_a_list_of_dicom_files_is_one_heap(tmp_path):
     (tmp_path / "list.txt").write_text("\n".join([*map(str, files), "d/two", "d/two/IM0000", "d/gone"]))
     found = {case.place.as_posix(): len(case.files) for case in find_cases(tmp_path / "list.txt")}
     assert found == {"one": 5, "two": 4, "gone": 1}
+
+
+def test_notes_call_a_scan_in_a_zip_by_its_name_there(tmp_path):
+    image = nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(6, 5, 4), np.eye(4))  # without a unit of length
+    nib.save(image, tmp_path / "scan.nii.gz")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.write(tmp_path / "scan.nii.gz", "inside/scan.nii.gz")
+    (case,) = find_cases(tmp_path / "a.zip")
+    assert case.keep is not None
+    (note,) = case.read().stored.note
+    assert note.startswith(f"{tmp_path / 'a.zip'}/inside/scan.nii.gz does not say its unit")
 
 
 def test_a_zip_is_a_tree_and_leaves_nothing_behind(tmp_path):

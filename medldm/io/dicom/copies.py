@@ -9,6 +9,7 @@ import numpy as np
 
 from medldm.errors import InputError
 from medldm.io.dicom.header import MOMENTS, Header, no_values_on_screen
+from medldm.io.dicom.padding import without_padding
 from medldm.io.dicom.quantity import far_below
 from medldm.io.dicom.slices import Files, decode, read_slice
 from medldm.volume import Voxels
@@ -78,8 +79,10 @@ def one_quantity(place: Sequence[Header]) -> bool:
     signs = set()
     for header in some:
         try:
-            pixels = _values(header, files)
+            pixels = without_padding(_values(header, files), files.frame(header.source)[1])
         except InputError:
+            continue
+        if not pixels.size:
             continue
         low, high = (float(each) for each in np.percentile(pixels, (1, 99)))
         signs.add(far_below(low, high))

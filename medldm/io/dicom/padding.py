@@ -6,8 +6,8 @@ from typing import Any
 
 from medldm.io.dicom.classic import Source
 from medldm.io.dicom.slices import Files, decode
-from medldm.io.dicom.values import careful
-from medldm.volume import Voxels
+from medldm.io.dicom.values import careful, number
+from medldm.volume import Volume, Voxels
 
 ATTRIBUTES = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 
@@ -49,6 +49,47 @@ def keep_padding(stored: Voxels, source: Source, files: Files, *, put_back: bool
     if put_back:
         stored[padded] = before[padded]
     return bool((stored[padded] == before[padded]).any())
+
+
+def without_padding(values: Voxels, header: Any) -> Voxels:
+    """The values that were measured; padding tells nothing about what an image shows.
+
+    Parameters
+    ----------
+    values : of an image or of several, in its unit
+    header : of the image, flat
+
+    Returns
+    -------
+    (N,) values; all of them where there is no padding
+    """
+    ends = padding_range(header)
+    if ends is None:
+        return values.reshape(-1)
+    slope, intercept = number(header, "RescaleSlope") or 1.0, number(header, "RescaleIntercept") or 0.0
+    low, high = sorted(end * slope + intercept for end in ends)
+    near = abs(slope) / 2  # float32 rounds
+    return values[(values < low - near) | (values > high + near)]
+
+
+def measured(volume: Volume) -> Voxels:
+    """The voxels of a series that are no padding, by the header of its first image.
+
+    Parameters
+    ----------
+    volume : from `read_series`
+
+    Returns
+    -------
+    (N,) values
+
+    Raises
+    ------
+    InputError
+        The file is gone.
+    """
+    first = next(image for image in volume.stored.header if image is not None)
+    return without_padding(volume.voxels, Files(pixels=False).frame(first)[1])
 
 
 def _stored(header: Any, name: str) -> int | None:

@@ -14,7 +14,7 @@ QUANTITY_TAGS: list[Any] = [
     MAPPING, "RescaleType", "RescaleSlope", "RescaleIntercept", "SmallestImagePixelValue", "LargestImagePixelValue",
     "PixelRepresentation", "BitsStored", "WindowCenter", "SeriesDescription", "ProtocolName", "ScanningSequence",
     "AcquisitionContrast", "SequenceName", "SequenceVariant", "ScanOptions", "ImageComments", "DerivationDescription",
-    "ContrastBolusAgent",
+    "ContrastBolusAgent", "PixelPaddingValue",
 ]  # fmt: skip
 # What tells two images of one position apart where ImageType, echo and contrast do not. Each is the same all over an
 # image of one kind; what changes from time to time or from slice to slice is not among them.
@@ -93,6 +93,8 @@ def value_range(dataset: Any) -> tuple[float | None, float | None]:
     """
     slope, intercept = number(dataset, "RescaleSlope") or 1.0, number(dataset, "RescaleIntercept") or 0.0
     low, high = _stored(dataset, "SmallestImagePixelValue"), _stored(dataset, "LargestImagePixelValue")
+    if low is not None and low == _stored(dataset, "PixelPaddingValue"):
+        low = None  # that is no value of the scan
     if low is not None and high is not None and low < high:
         ends = sorted((low * slope + intercept, high * slope + intercept))
         return ends[0], ends[1]
