@@ -159,8 +159,8 @@ def _spacing(volume: Volume, card: Card) -> dict[str, str]:
 def _units(volume: Volume, card: Card) -> dict[str, str]:
     with np.errstate(invalid="ignore"):
         low = float(np.nanmin(volume.voxels))
-    said = volume.stored.modality
-    if card.modality == "mr" and (said == "ct" or (said != "mr" and low <= HU_AIR)):  # padding of an MR lies low, too
+    by_header = volume.stored.container == "dicom" and volume.stored.modality == "mr"  # its padding may lie as low
+    if card.modality == "mr" and (volume.stored.modality == "ct" or (low <= HU_AIR and not by_header)):
         return {"modality": f"{volume.name} looks like CT, by its values as low as {low:.0f}; {card.name} restores MR."}
     if card.modality == "ct" and (volume.stored.modality == "mr" or low > HU_AIR):
         return {
