@@ -48,7 +48,7 @@ from medldm.training.validation import cubes, damages
 log = logging.getLogger("residual")
 CONTEXT = 9
 PLANES = Architecture(context=CONTEXT, unet=(32, 64, 128, 256))
-LATENT = Architecture(spatial_dims=3, context=1, latent_channels=12, vae=(48, 96), flow=(96, 96))
+LATENT = Architecture(spatial_dims=3, context=1, latent_channels=16, vae=(48, 96), flow=(96, 96))
 FLOW_BLOCKS = 1
 KL_WEIGHT = 1e-4
 STRENGTH = 0.05  # price of detail of the wrong strength, in the autoencoder
@@ -222,6 +222,29 @@ class Pool:
         return r / log_s.exp(), Conditions(b, y, m, sigma, log_s, self.thickness[which])
 
 
+def kept_pool(
+    options: argparse.Namespace, corpus: Corpus, unet: Residual, spread: SpreadHead, device: torch.device
+) -> Pool:
+    """The scenes that a run before this one left in OUT, else new ones (kept there with ``--keep-pool``)."""
+    kept = options.out / "pool.safetensors"
+    if kept.is_file():
+        parts = {name: value.to(device) for name, value in load_file(kept).items()}
+        conditions = Conditions(*(parts[name] for name in Conditions._fields))
+        return Pool([Scenes(parts["residual"], conditions, parts["task"])])
+    generator, made = torch.Generator(device).manual_seed(99), []
+    with torch.no_grad(), autocast(device):
+        for _ in range(math.ceil(options.pool / options.scenes)):
+            scenes = draw_scenes(corpus, unet, spread, options.scenes, options.size, CONTEXT, generator)[0]
+            *fields, thickness = scenes.conditions
+            half = Conditions._make([*(field.half() for field in fields), thickness])
+            made.append(Scenes(scenes.residual.half(), half, scenes.task))
+    if options.keep_pool:
+        parts = {name: torch.cat([getattr(s.conditions, name) for s in made]) for name in Conditions._fields}
+        parts |= {"residual": torch.cat([s.residual for s in made]), "task": torch.cat([s.task for s in made])}
+        save_file({name: value.cpu() for name, value in parts.items()}, kept)
+    return Pool(made)
+
+
 def principal_blocks(pool: Pool, channels: int, generator: torch.Generator) -> PrincipalBlocks:
     """The first principal components of residual blocks: the autoencoder's baseline."""
     total, count = torch.zeros((), device=generator.device), 0
@@ -344,7 +367,7 @@ def train_flow(options: argparse.Namespace, pool: Pool, device: torch.device, ca
         network,
         options.out / "flow",
         minutes=options.minutes_flow,
-        learning_rate=8e-4,
+        learning_rate=options.learning_rate,
         warm_up=300,
         decay=0.9995,
         clip=1.0,
@@ -386,6 +409,8 @@ def main() -> None:
         "--deadline-s", type=float, default=0, help="seconds after the start at which the flow must be done"
     )
     parser.add_argument("--pool", type=int, default=8192, help="scenes")
+    parser.add_argument("--keep-pool", action="store_true", help="keep the scenes in OUT for a later run")
+    parser.add_argument("--learning-rate", type=float, default=8e-4, help="of the flow, at its peak")
     parser.add_argument("--scenes", type=int, default=32, help="scenes a batch while they are made")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--batch-autoencoder", type=int, default=16)
@@ -412,15 +437,7 @@ def main() -> None:
     spread.requires_grad_(False)
     cases = validation_cases(scans["val"], unet, spread, device, tuple(options.rows.split(",")))
     log.info("%d validation cases after %.1f s", len(cases), time.monotonic() - started)
-    generator, made = torch.Generator(device).manual_seed(99), []
-    with torch.no_grad(), autocast(device):
-        for _ in range(math.ceil(options.pool / options.scenes)):
-            scenes = draw_scenes(corpus, unet, spread, options.scenes, options.size, CONTEXT, generator)[0]
-            *fields, thickness = scenes.conditions
-            half = Conditions._make([*(field.half() for field in fields), thickness])
-            made.append(Scenes(scenes.residual.half(), half, scenes.task))
-    pool = Pool(made)
-    del made
+    pool = kept_pool(options, corpus, unet, spread, device)
     log.info("%d scenes after %.1f s", len(pool.thickness), time.monotonic() - started)
     if "autoencoder" in stages:
         train_autoencoder(options, pool, device, cases)

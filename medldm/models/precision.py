@@ -43,6 +43,16 @@ def autocast(device: torch.device | str) -> torch.autocast:
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=computes_in_bf16(device))
 
 
+def full_precision(device: torch.device | str) -> torch.autocast:
+    """fp32, also inside of `autocast`.
+
+    Parameters
+    ----------
+    device : torch device
+    """
+    return torch.autocast(torch.device(device).type, enabled=False)
+
+
 def computes_in_bf16(device: torch.device | str) -> bool:
     """Whether bf16 saves time on a device.
 
@@ -76,7 +86,7 @@ def bf16_to_fp32() -> float:
     images = {dtype: torch.ones(1, 32, 32, 32, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
     kernels = {dtype: torch.ones(32, 32, 3, 3, dtype=dtype) for dtype in images}
     fastest = dict.fromkeys(images, float("inf"))
-    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+    with torch.inference_mode(), full_precision("cpu"):
         # In turns, and the fastest of each, so that another job on the machine slows both or none. The first round
         # prepares the kernels.
         for trial in range(ROUNDS + 1):

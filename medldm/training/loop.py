@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from medldm.models.precision import autocast
 from medldm.training.session import part, read_metadata, save_atomically
 
 log = logging.getLogger(__name__)
@@ -184,12 +184,6 @@ class Loop:
         full["state"] = moments
         self.optimizer.load_state_dict(full)
         self.steps, self.before_s, self.rows = state["step"], state["seconds"], state["rows"]
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU; on a CPU, where it may be slow, only with ``MEDLDM_BF16=1`` in the environment."""
-    enabled = device.type == "cuda" or os.environ.get("MEDLDM_BF16") == "1"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def _fused(network: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medldm.models.fusion import Residual
 from medldm.models.inputs import NOISE_GAIN
+from medldm.models.precision import full_precision
 from medldm.models.residual import Conditions, SpreadHead, features_and_correction
 from medldm.training.batches import TASK_NAMES, Measured, measure
 from medldm.training.corpus import Corpus, augment
@@ -136,7 +137,7 @@ def draw_scenes(
     scenes, and log s (B, H, W, D)
     """
     # Data are made in full precision, whatever the networks compute in.
-    with torch.no_grad(), torch.autocast(corpus.device.type, enabled=False):
+    with torch.no_grad(), full_precision(corpus.device):
         blocks = corpus.draw(count, (size + 2 * MARGIN, size, size), generator)
         blocks = blocks._replace(clean=augment(blocks.clean, generator))
         shares = torch.tensor(list(RESIDUAL_TASKS.values()), device=corpus.device).repeat(count, 1)

@@ -1,6 +1,7 @@
 """Orders carried out in this process, with a tiny untrained chain: no viewer, no second process."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -255,12 +256,17 @@ print(denoised(*large))
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits memory as Linux does")
 def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
-    told = subprocess.run(
-        [sys.executable, "-c", CROWDED, str(tiny_model)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+    # Native code below PyTorch may crash where the smallest allocation fails; such a process tells nothing of ours.
+    for _ in range(4):
+        told = subprocess.run(
+            [sys.executable, "-c", CROWDED, str(tiny_model)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        if told.returncode != -signal.SIGSEGV:
+            break
+    assert told.returncode == 0, told.stderr
     before, crowded, after = told.stdout.splitlines()
     assert before.startswith("cpu, ")
     assert "needs more memory than is free, even in tiles of 64" in crowded
