@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medldm import benchmark, models, training
-    from medldm.inspection import inspect
+    from medldm.data.volume import Volume
     from medldm.io import read, write
+    from medldm.qc.inspection import inspect
     from medldm.tasks import denoise, fill_slices, inpaint, restore, super_resolve
-    from medldm.volume import Volume
 
 _HOMES = {
     "read": "medldm.io",
     "write": "medldm.io",
-    "inspect": "medldm.inspection",
+    "inspect": "medldm.qc.inspection",
     "denoise": "medldm.tasks",
     "super_resolve": "medldm.tasks",
     "fill_slices": "medldm.tasks",
     "inpaint": "medldm.tasks",
     "restore": "medldm.tasks",
-    "Volume": "medldm.volume",
+    "Volume": "medldm.data.volume",
 }
 _ROOMS = ("training", "benchmark", "settings", "errors")
 

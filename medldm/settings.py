@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from medldm.data.slice_numbers import slice_ranges
 from medldm.errors import UsageError
-from medldm.slice_numbers import slice_ranges
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 

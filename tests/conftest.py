@@ -36,7 +36,7 @@ def scan_file(tmp_path, phantom):
 def stub_network(monkeypatch):
     """The room of the tasks replaced by one that adds one to every voxel; what is tested then needs no torch."""
     import medldm
-    from medldm.volume import Step
+    from medldm.data.volume import Step
 
     def run(task, volume, settings, *, mask=None, progress=None):
         facts = {"sha256": "0", "seed": 0, "invented_slices": [], "consistency_residual": 0.01, "seconds": 1.0}

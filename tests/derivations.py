@@ -8,8 +8,8 @@ import numpy as np
 import pydicom
 import pytest
 
+from medldm.data.volume import Step
 from medldm.io import read, write
-from medldm.volume import Step
 
 FACTS = {"model": "tiny", "sha256": "ab" * 32, "seed": 7, "steps": 4, "medldm": "0.1.0"}
 # Debian's dciodvfy is older than the standard's Synthetic Data, which we declare on purpose.

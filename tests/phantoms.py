@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medldm.volume import Stored, Volume
+from medldm.data.volume import Stored, Volume
 
 WHITE = 1000.0  # the brightest tissue of the MRI phantoms, stored units
 OBLIQUE = np.array([[0.85, 0.1, -0.3, -30.0], [-0.12, 0.9, 0.2, -41.0], [0.2, -0.1, 2.9, 12.0], [0, 0, 0, 1.0]])
@@ -100,7 +100,7 @@ def tiny_model(folder: Path, spatial_dims: int = 2) -> Path:
 
     from medldm.models.checkpoint import save_model
     from medldm.models.flow import build_flow
-    from medldm.models.fusion import build_fusion, build_unet
+    from medldm.models.unet import build_fusion, build_unet
     from medldm.models.vae import build_vae
     from medldm.settings import Architecture
 

@@ -156,7 +156,7 @@ def scripts_of_a_clone(text, folder, patched, run_here):
     """
     from safetensors.torch import save_file
 
-    from medldm.models.fusion import build_unet
+    from medldm.models.unet import build_unet
 
     begun = folder / "begun.safetensors"
     if not begun.exists():

@@ -13,8 +13,8 @@ import pytest
 import medldm
 from medldm import errors
 from medldm.errors import InputError, MedldmError, ModelError, UsageError, reason_of, traced
-from medldm.io.archive import unpack
-from medldm.io.scans import find_cases
+from medldm.io.archives import unpack
+from medldm.io.discovery import find_cases
 from medldm.settings import Denoise, make
 
 ROOT = Path(medldm.__file__).parent

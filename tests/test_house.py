@@ -88,7 +88,7 @@ def test_training_needs_only_torch_monai_numpy_nibabel_and_safetensors():
         "    while frame: names.append(frame.f_globals.get('__name__', '')); frame = frame.f_back\n"
         "    return names\n"
         "sys.meta_path.insert(0, Gone())\n"
-        "import medldm.training, medldm.training.patches, medldm.training.validation\n"
+        "import medldm.training, medldm.training.data, medldm.training.validation\n"
     )
     done = run(blocker)
     assert done.returncode == 0, done.stderr
@@ -134,10 +134,10 @@ def test_one_version():
 
 
 def test_monai_is_imported_in_one_place():
-    """It asks for the user's name and for a folder to write to; `medldm/from_monai.py` answers."""
+    """It asks for the user's name and for a folder to write to; `medldm/models/monai_parts.py` answers."""
     importing = [
         path.name
         for path in (ROOT / "medldm").rglob("*.py")
         if any(line.strip().startswith(("import monai", "from monai")) for line in path.read_text().splitlines())
     ]
-    assert importing == ["from_monai.py"]
+    assert importing == ["monai_parts.py"]

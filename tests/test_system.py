@@ -170,7 +170,7 @@ def test_threads_wait_passively_and_are_as_many_as_the_quota_allows(kernel):
 
 def test_workers_share_the_cores_of_the_control_group(kernel, monkeypatch):
     pytest.importorskip("distributed")
-    from medldm.batch.workers import environments
+    from medldm.batch.local import environments
 
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
@@ -185,8 +185,8 @@ def test_workers_share_the_cores_of_the_control_group(kernel, monkeypatch):
 def test_the_limit_reaches_every_question(kernel, tmp_path):
     from medldm.batch.memory import check_memory
     from medldm.errors import ResourceError
-    from medldm.io.nifti_reader import _must_fit
-    from medldm.tasks.choices import fitted_tile
+    from medldm.inference.device import fitted_tile
+    from medldm.io.nifti.reader import _must_fit
 
     large = fitted_tile("cpu", 3)
     top = "sys/fs/cgroup/"

@@ -10,7 +10,7 @@ import phantoms
 
 from medldm.settings import Architecture
 from medldm.training.archive import write_archive
-from medldm.training.patches import pack
+from medldm.training.data import pack
 
 SCRIPTS = Path(__file__).parents[1] / "docs" / "training"
 PLANES = Architecture(context=3, unet=(8, 8), unet_strides=(1,), unet_units=1)

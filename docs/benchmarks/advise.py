@@ -15,9 +15,9 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+from medldm.benchmark.baselines import methods
 from medldm.benchmark.calibration import amend
 from medldm.benchmark.protocol import Trial, trials
-from medldm.benchmark.rivals import methods
 from medldm.benchmark.rows import CORE, Row
 from medldm.benchmark.scans import few, scans
 from medldm.metrics import psnr

@@ -27,9 +27,9 @@ import phantoms
 
 import medldm
 from medldm.batch import Options, Watch, cases, run_batch
+from medldm.data.volume import Step
 from medldm.settings import Denoise
 from medldm.system import cores
-from medldm.volume import Step
 
 HUNDRED = 100
 
@@ -57,7 +57,7 @@ def clocked(owner: Any, name: str) -> Iterator[list[float]]:
 def cohort(count: int, shape: tuple[int, ...]) -> list[str]:
     """Restore phantoms with the weights that ship; the network alone beside the whole batch."""
     from medldm import tasks
-    from medldm.chain import Chain
+    from medldm.inference.networks import Chain
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -125,7 +125,7 @@ def files(count: int, _: tuple[int, ...]) -> list[str]:
     """Look through a tree of DICOM files."""
     import phantoms_dicom
 
-    from medldm.io.scans import find_cases
+    from medldm.io.discovery import find_cases
 
     with tempfile.TemporaryDirectory() as name:
         voxels = phantoms.brain((24, 24, HUNDRED)).astype(np.int16)

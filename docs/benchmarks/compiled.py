@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from medldm.chain import load_chain
+from medldm.inference.networks import load_chain
 from medldm.models.precision import pick_precision
 from medldm.zoo import best
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from medldm.benchmark.calibration import ROWS, Errors, measure
 from medldm.benchmark.scans import scans
-from medldm.tasks.uncertainty import calibrated, interval_for
+from medldm.inference.uncertainty import calibrated, interval_for
 from medldm.zoo import Card, card
 
 OUT = Path(__file__).parent / "coverage"

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medldm.benchmark.baselines import methods
 from medldm.benchmark.protocol import trials
-from medldm.benchmark.rivals import methods
 from medldm.benchmark.rows import FULL
 from medldm.metrics import psnr
 from medldm.training import train

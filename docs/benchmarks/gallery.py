@@ -19,14 +19,14 @@ import matplotlib
 import numpy as np
 from scipy import ndimage
 
+from medldm.benchmark.baselines import methods, nothing
 from medldm.benchmark.lesions import CONTRAST, LOST, Lesion, distance_mm, weight
 from medldm.benchmark.protocol import Trial, trials
-from medldm.benchmark.rivals import methods, nothing
 from medldm.benchmark.rows import FULL
 from medldm.benchmark.scans import few, scans
+from medldm.data.volume import Voxels
 from medldm.metrics import psnr
 from medldm.tasks import fill_slices
-from medldm.volume import Voxels
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

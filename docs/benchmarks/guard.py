@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from medldm.data.volume import Stored, Volume, Voxels
 from medldm.errors import MedldmError
-from medldm.guard import check
 from medldm.io import read_nifti
-from medldm.io.scans import find_cases
-from medldm.volume import Stored, Volume, Voxels
+from medldm.io.discovery import find_cases
+from medldm.qc.ood import check
 from medldm.zoo import card
 
 OUT = Path(__file__).parent / "guard"

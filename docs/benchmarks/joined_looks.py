@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medldm.chain import Chain, load_chain
-from medldm.training.patches import Packed, load_cache, pack
+from medldm.inference.networks import Chain, load_chain
+from medldm.training.data import Packed, load_cache, pack
 from medldm.training.validation import EDGE, Cube, cubes
 from medldm.zoo import card
 

@@ -21,10 +21,10 @@ from scipy import ndimage
 
 from medldm.benchmark.protocol import slab
 from medldm.benchmark.scans import is_thin, scans
-from medldm.intensity import mri_scaling
+from medldm.data.intensity import mri_scaling
+from medldm.data.volume import Voxels
 from medldm.io import read_nifti
-from medldm.noise_level import estimate_noise
-from medldm.volume import Voxels
+from medldm.qc.noise import estimate_noise
 
 HERE = Path(__file__).parent
 LEVELS = (0.01, 0.03, 0.06)  # of the scan's white

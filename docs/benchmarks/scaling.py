@@ -38,7 +38,7 @@ import os, sys, time, types
 import medldm
 tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
 from medldm.batch import cases
-from medldm.volume import Step
+from medldm.data.volume import Step
 
 def run(task, volume, settings, *, mask=None, progress=None):
     if not volume.name.startswith("warm"):

@@ -55,7 +55,7 @@ def head(shape: tuple[int, ...]) -> Any:
     from scipy import ndimage
 
     import medldm
-    from medldm.samples import sample_path
+    from medldm.data.samples import sample_path
 
     image = medldm.read(sample_path("mr")).voxels.astype(np.float32)
     inside = np.argwhere(image > 0.1 * image.max())
@@ -68,7 +68,7 @@ def head(shape: tuple[int, ...]) -> Any:
 def chest(shape: tuple[int, ...]) -> Any:
     """The CT sample, tiled to a shape; (X, Y, Z) int16 HU."""
     import medldm
-    from medldm.samples import sample_path
+    from medldm.data.samples import sample_path
 
     crop = medldm.read(sample_path("ct")).voxels
     return np.tile(crop, [math.ceil(n / m) for n, m in zip(shape, crop.shape, strict=True)])[
@@ -83,10 +83,10 @@ def one(verb: str, model: str, shape: tuple[int, ...]) -> dict[str, Any]:
             return one("denoise", model, shape)
     begun = time.monotonic()
     import medldm
-    from medldm.benchmark.optional import bm4d_plain
-    from medldm.chain import Chain, load_chain
+    from medldm.benchmark.optional_baselines import bm4d_plain
+    from medldm.inference.device import peak_memory_mb
+    from medldm.inference.networks import Chain, load_chain
     from medldm.models.precision import pick_precision
-    from medldm.tasks.choices import peak_memory_mb
     from medldm.zoo import best, card
 
     modality = "ct" if shape == CT else "mr"

@@ -1,6 +1,6 @@
 """Knobs of NLM and TV on validation scans: `python docs/benchmarks/tune_rivals.py ../shared/data mr|ct`.
 
-Mean PSNR in dB for every strength, in noise standard deviations; what `medldm.benchmark.rivals` uses is the best.
+Mean PSNR in dB for every strength, in noise standard deviations; what `medldm.benchmark.baselines` uses is the best.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medldm.benchmark import rivals
+from medldm.benchmark import baselines
 from medldm.benchmark.protocol import trials
 from medldm.benchmark.rows import FULL
 from medldm.benchmark.scans import few, scans
@@ -26,13 +26,13 @@ def main(data: Path, modality: str) -> None:
     rows = [row for row in FULL if row.name in ROWS[modality]]
     known = [trial for row in rows for scan in few(scans(data, "val", modality), 2) for trial in trials(row, scan)]
     print("| method | " + " | ".join(map(str, NLM)) + " |\n|---|" + "---|" * len(NLM), flush=True)
-    for name, knob, tried in (("nlm", rivals.NLM_STRENGTH, NLM), ("tv", rivals.TV_WEIGHT, TV)):
+    for name, knob, tried in (("nlm", baselines.NLM_STRENGTH, NLM), ("tv", baselines.TV_WEIGHT, TV)):
         if tried != NLM:
             print("| method | " + " | ".join(map(str, tried)) + " |")
         found = []
         for value in tried:
             knob[modality] = value
-            method = {"nlm": rivals.nlm, "tv": rivals.tv}[name]
+            method = {"nlm": baselines.nlm, "tv": baselines.tv}[name]
             found.append(np.mean([psnr(np.asarray(method(trial)), trial.reference, trial.scored) for trial in known]))
         print(f"| {name} | " + " | ".join(f"{each:.2f}" for each in found) + " |", flush=True)
 

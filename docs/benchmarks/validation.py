@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from medldm import metrics
-from medldm.chain import Chain, latent_noise, load_chain
-from medldm.models.inputs import centre_plane
-from medldm.training.patches import load_cache, pack
+from medldm.inference.conditioning import centre_plane
+from medldm.inference.networks import Chain, latent_noise, load_chain
+from medldm.training.data import load_cache, pack
 from medldm.training.validation import EDGE, Cube, cubes, score, score_volumes
 from medldm.zoo import best, card
 

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from medldm.degradations import Degradation
 from medldm.metrics import fine_detail
 from medldm.models.blocks import dense_format, space_to_depth
-from medldm.models.fusion import Residual, build_unet
 from medldm.models.residual import (
     Conditions,
     PrincipalBlocks,
@@ -35,13 +34,14 @@ from medldm.models.residual import (
     flow_loss,
     sample,
 )
+from medldm.models.unet import Residual, build_unet
 from medldm.settings import Architecture
 from medldm.training.archive import read_archive
 from medldm.training.batches import TASK_NAMES, Measured
 from medldm.training.corpus import Corpus
-from medldm.training.loop import Loop, autocast
+from medldm.training.data import Packed, balance
+from medldm.training.device_loop import Loop, autocast
 from medldm.training.losses import fine_detail as smooth_detail
-from medldm.training.patches import Packed, balance
 from medldm.training.scenes import Scenes, draw_scenes, regress
 from medldm.training.validation import cubes, damages
 

@@ -17,17 +17,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from medldm.inference.conditioning import centre_plane
 from medldm.models.blocks import dense_format
-from medldm.models.fusion import build_unet
-from medldm.models.inputs import centre_plane
+from medldm.models.unet import build_unet
 from medldm.settings import Architecture
 from medldm.training.archive import read_archive
 from medldm.training.batches import measure, plane_channels
 from medldm.training.corpus import Corpus, augment
+from medldm.training.data import Packed, balance
+from medldm.training.device_loop import Loop
 from medldm.training.examples import MARGIN
-from medldm.training.loop import Loop
 from medldm.training.losses import root_mean_square
-from medldm.training.patches import Packed, balance
 from medldm.training.validation import Cube, as_volume, cubes, psnr
 
 CONTEXT = 9

@@ -15,8 +15,8 @@ from typing import Any
 
 from medldm.errors import InputError, UsageError
 from medldm.io.atomic import whole_file
+from medldm.io.discovery import Case
 from medldm.io.formats import stem
-from medldm.io.scans import Case
 from medldm.io.sidecars import DESCRIPTION, read_json
 from medldm.settings import Settings, SuperResolve
 

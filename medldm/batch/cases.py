@@ -15,13 +15,7 @@ from typing import Any
 import numpy as np
 
 from medldm.batch.caselog import note
-from medldm.batch.maps import STD, remove_maps, spread_path, stage_maps
-from medldm.batch.memory import check_memory, result_voxels
-from medldm.batch.options import Options, Run
-from medldm.batch.origin import check_origin, origin
-from medldm.batch.pictures import draw_later, preview_path
-from medldm.batch.places import Protected, check_target
-from medldm.batch.record import (
+from medldm.batch.ledger import (
     Record,
     hash_files,
     record_of,
@@ -29,15 +23,21 @@ from medldm.batch.record import (
     write_map_words,
     write_record,
 )
+from medldm.batch.maps import STD, remove_maps, spread_path, stage_maps
+from medldm.batch.memory import check_memory, result_voxels
+from medldm.batch.options import Options, Run
+from medldm.batch.origin import check_origin, origin
+from medldm.batch.outputs import Protected, check_target
+from medldm.batch.previews import draw_later, preview_path
 from medldm.batch.summary import Row
+from medldm.data.volume import Volume
 from medldm.errors import NotRestorable, OutputError
-from medldm.inspection import Plan, make_plan
 from medldm.io import check_content, guess_modality, is_nifti, read, what_it_is, write
 from medldm.io.atomic import sentence, staged_name
-from medldm.io.nifti import copy_nifti
-from medldm.io.scans import Case
+from medldm.io.discovery import Case
+from medldm.io.nifti.writer import copy_nifti
+from medldm.qc.inspection import Plan, make_plan
 from medldm.settings import Restore, Settings
-from medldm.volume import Volume
 from medldm.zoo import card, cards
 
 log = logging.getLogger(__name__)

@@ -6,14 +6,14 @@ import functools
 import math
 from pathlib import Path
 
+from medldm.batch.ledger import seconds_per_voxel
 from medldm.batch.memory import needed_bytes, result_voxels
-from medldm.batch.record import seconds_per_voxel
 from medldm.batch.summary import spent
+from medldm.data.volume import Volume
 from medldm.errors import ModelError
-from medldm.inspection import Plan
 from medldm.io import guess_modality
+from medldm.qc.inspection import Plan
 from medldm.settings import Settings
-from medldm.volume import Volume
 from medldm.zoo import best, card
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medldm.batch.record import Record, map_words
+from medldm.batch.ledger import Record, map_words
+from medldm.data.volume import Volume
 from medldm.errors import InputError
 from medldm.io import is_nifti, write
 from medldm.io.atomic import staged_name
 from medldm.io.sidecars import in_derivatives
-from medldm.volume import Volume
 
 log = logging.getLogger(__name__)
 

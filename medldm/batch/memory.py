@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
+from medldm.data.resample import new_shape_for_spacing
+from medldm.data.volume import Volume
 from medldm.errors import ResourceError
-from medldm.inspection import Plan
-from medldm.resample import new_shape_for_spacing
+from medldm.qc.inspection import Plan
 from medldm.settings import Settings, SuperResolve
 from medldm.system import free_bytes
-from medldm.volume import Volume
 
 BYTES_PER_VOXEL = 60  # of the result: image, maps, noise; 47 were measured from 2.6 to 3.9 million voxels
 FIXED_BYTES = 2**30  # Python, torch, a model and one call of it; 1.05 GiB were measured

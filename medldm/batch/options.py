@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medldm.batch.places import Protected
+from medldm.batch.outputs import Protected
 from medldm.batch.summary import Row
+from medldm.data.volume import Volume
 from medldm.settings import Settings
-from medldm.volume import Volume
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from medldm.batch.record import Record
+from medldm.batch.ledger import Record
 from medldm.errors import OutputError
-from medldm.io.scans import Case
+from medldm.io.discovery import Case
 
 
 def origin(case: Case) -> dict[str, Any]:

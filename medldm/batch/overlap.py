@@ -10,9 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from medldm.batch.one_case import Work
 from medldm.batch.options import Run
-from medldm.batch.work import Work
-from medldm.io.scans import Case
+from medldm.io.discovery import Case
 
 
 def overlapped(run: Run, cases: list[Case], out: Path, tell: Callable[[Work], bool]) -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from medldm.batch.bids import check_place, derived, is_bids, write_dataset, write_participants
 from medldm.batch.caselog import keeping
-from medldm.batch.cluster import spread_out
+from medldm.batch.dask_cluster import spread_out
+from medldm.batch.one_case import Work, one_case
 from medldm.batch.options import Options, Run, Watch
+from medldm.batch.outputs import Protected, check_out, inputs_only, named_alone, sweep
 from medldm.batch.overlap import overlapped
-from medldm.batch.places import Protected, check_out, inputs_only, named_alone, sweep
 from medldm.batch.summary import Row, exit_code, rows_of_shards, words, write_summary
-from medldm.batch.work import Work, one_case
 from medldm.errors import InputError, UsageError
 from medldm.io import is_nifti
-from medldm.io.scans import Case, find_cases, output_path
+from medldm.io.discovery import Case, find_cases, output_path
 from medldm.settings import Inpaint, Settings
 from medldm.zoo import card, check_weights
 

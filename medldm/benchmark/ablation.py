@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from medldm.benchmark.protocol import Trial
-from medldm.chain import Chain, latent_noise, load_chain
+from medldm.data.volume import Voxels
 from medldm.degradations import Degradation, Rician
-from medldm.models.inputs import centre_channel, centre_plane
-from medldm.models.looks import looks
+from medldm.inference.conditioning import centre_channel, centre_plane
+from medldm.inference.device import fitted_tile, pick_device
+from medldm.inference.networks import Chain, latent_noise, load_chain
+from medldm.inference.orientations import looks
+from medldm.inference.pipeline import silent
+from medldm.inference.tiling import Drawing, estimate, refine
+from medldm.inference.uncertainty import mean_and_spread
 from medldm.models.precision import pick_precision
-from medldm.tasks.choices import fitted_tile, pick_device
-from medldm.tasks.pipeline import silent
-from medldm.tasks.planes import Drawing, estimate, refine
-from medldm.tasks.uncertainty import mean_and_spread
-from medldm.volume import Voxels
 from medldm.zoo import Card
 
 

@@ -1,9 +1,9 @@
 """What a card learns after training: how wide its intervals must be, and what its training scans look like.
 
 Small blocks of validation scans are damaged, restored with several samples, and compared with what they were.
-The floor of the interval (`medldm.tasks.uncertainty.Interval`) is fitted on training subjects, of all their contrasts,
-by the interval score (Gneiting and Raftery, J Am Stat Assoc 102, 2007), which asks for the right width place by place.
-The scale q is then set on validation subjects alone by split conformal prediction; voxels of one head are not
+The floor of the interval (`medldm.inference.uncertainty.Interval`) is fitted on training subjects, of all their
+contrasts, by the interval score (Gneiting and Raftery, J Am Stat Assoc 102, 2007), which asks for the right width place by
+place. The scale q is then set on validation subjects alone by split conformal prediction; voxels of one head are not
 independent, so subjects are pooled by their distributions, each with the same weight (CDF pooling: Dunn, Wasserman
 and Ramdas, J Am Stat Assoc 118, 2023). With nine subjects of two scanners that is calibration, not a guarantee.
 """
@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from scipy import ndimage, optimize
 
-from medldm import guard
 from medldm.benchmark.protocol import Row, Trial, damage
 from medldm.benchmark.scans import is_thin, scans, spacing_of
+from medldm.data.intensity import foreground_mask, mri_scaling
+from medldm.data.volume import Stored, Volume, Voxels
 from medldm.errors import UsageError
-from medldm.intensity import foreground_mask, mri_scaling
+from medldm.inference.uncertainty import Interval, calibrated, local_contrast, pooled, remoteness
 from medldm.io import read_nifti
 from medldm.io.atomic import whole_file
+from medldm.qc import ood
 from medldm.settings import VERBS, make
 from medldm.tasks import run
-from medldm.tasks.uncertainty import Interval, calibrated, local_contrast, pooled, remoteness
-from medldm.volume import Stored, Volume, Voxels
 from medldm.zoo import Card, card
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Errors:
     ----------
     row, verb, subject, contrast : of the block
     error, std, busy : (N,) scaled intensity; signed, of the samples and pooled, local contrast of the result
-    remoteness : (N,) voxels, see `medldm.tasks.uncertainty.remoteness`
+    remoteness : (N,) voxels, see `medldm.inference.uncertainty.remoteness`
     sigma : noise level the network was told, scaled intensity
     residual : consistency of the result, as its record holds it
     looks : planes in which samples were drawn
@@ -80,7 +80,7 @@ class Errors:
     looks: int = 3
 
     def half_width(self, interval: Interval) -> Voxels:
-        """(N,) scaled intensity, as `medldm.tasks.uncertainty.Interval.half_width` gives it for a whole scan."""
+        """(N,) scaled intensity, as `medldm.inference.uncertainty.Interval.half_width` gives it for a whole scan."""
         floor = interval.still**2 + (interval.noisy * self.sigma) ** 2 + interval.far**2 * self.remoteness
         half: Voxels = interval.q * np.sqrt(self.std**2 + floor + (interval.busy * self.busy) ** 2)
         return half
@@ -128,15 +128,15 @@ def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = 
 
 
 def guarded(train: Sequence[dict[str, str]], val: Sequence[dict[str, str]], modality: str) -> dict[str, Any]:
-    """`medldm.guard.fit` on scans of a manifest.
+    """`medldm.qc.ood.fit` on scans of a manifest.
 
     Parameters
     ----------
     train, val : rows of `medldm.benchmark.scans.scans`
     modality : ``"mr"`` or ``"ct"``
     """
-    told = [[guard.describe(read_nifti(Path(row["path"])), modality) for row in rows] for rows in (train, val)]
-    return guard.fit(*told)
+    told = [[ood.describe(read_nifti(Path(row["path"])), modality) for row in rows] for rows in (train, val)]
+    return ood.fit(*told)
 
 
 def amend(found: Card, told: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from medldm.data.volume import Voxels
 from medldm.metrics.images import Mask
-from medldm.volume import Voxels
 
 SIZES_MM = (2.0, 3.0, 4.0, 6.0, 8.0)
 CONTRAST = 0.2  # scaled intensity, brighter or darker than what lies there: half of what divides white from grey matter

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from medldm.benchmark.protocol import slab
-from medldm.intensity import mri_scaling
+from medldm.data.intensity import mri_scaling
 from medldm.io import read_nifti
-from medldm.noise_level import estimate_noise
+from medldm.qc.noise import estimate_noise
 
 LEVELS = (0.01, 0.03, 0.05, 0.07, 0.09)
 

@@ -28,6 +28,9 @@ from medldm.benchmark.lesions import Lesion, planted
 from medldm.benchmark.rod import PIXEL_MM, drawn_object
 from medldm.benchmark.rows import CORE, FULL, QUICK, Row
 from medldm.benchmark.scans import is_thin
+from medldm.data.intensity import ct_scaling, foreground_mask, scaling_for
+from medldm.data.resample import field_of_view_affine
+from medldm.data.volume import Stored, Volume, Voxels
 from medldm.degradations import (
     Degradation,
     InPlane,
@@ -39,10 +42,7 @@ from medldm.degradations import (
     VaryingRician,
     smooth_field,
 )
-from medldm.intensity import ct_scaling, foreground_mask, scaling_for
 from medldm.io import read_nifti
-from medldm.resample import field_of_view_affine
-from medldm.volume import Stored, Volume, Voxels
 
 Mask = npt.NDArray[np.bool_]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from medldm import metrics
-from medldm.volume import Voxels
+from medldm.data.volume import Voxels
 
 SIDE, SLICES = 192, 12  # voxels
 PIXEL_MM = 1.0

@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from medldm.benchmark.baselines import Method, methods
 from medldm.benchmark.ledger import append_score, read_scores
 from medldm.benchmark.memory import PeakMemory
 from medldm.benchmark.noise_table import noise_errors, noise_markdown
-from medldm.benchmark.optional import GUESTS
+from medldm.benchmark.optional_baselines import GUESTS
 from medldm.benchmark.protocol import Trial, trials
-from medldm.benchmark.rivals import Method, methods
 from medldm.benchmark.rows import Row, chosen_rows
 from medldm.benchmark.scans import few, in_turn, scans
 from medldm.benchmark.scoring import Backbone, encoder_backbone, scores_of
 from medldm.benchmark.sets import extractors, keep, set_distances
 from medldm.benchmark.tables import figure, markdown, set_table
+from medldm.data.volume import Voxels
 from medldm.errors import MedldmError
-from medldm.volume import Voxels
 
 log = logging.getLogger(__name__)
 

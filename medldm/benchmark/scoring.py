@@ -13,9 +13,9 @@ from medldm import metrics
 from medldm.benchmark.lesions import lesion_scores
 from medldm.benchmark.protocol import Trial
 from medldm.benchmark.rod import object_scores
+from medldm.data.intensity import ct_scaling
+from medldm.data.volume import Voxels
 from medldm.errors import ModelError
-from medldm.intensity import ct_scaling
-from medldm.volume import Voxels
 
 PLANES = 8  # that the perceptual distance looks at
 SOFT_HU = (-160.0, 240.0)  # the window radiologists read soft tissue in
@@ -134,7 +134,7 @@ def scored_places(trial: Trial) -> Any:
 
 def encoder_backbone() -> Backbone:
     """The encoder of the shipped autoencoder, over X-Z planes; an empty backbone where none is shipped."""
-    from medldm.chain import load_chain
+    from medldm.inference.networks import load_chain
     from medldm.zoo import best
 
     try:

@@ -14,8 +14,8 @@ import torch
 from medldm import metrics
 from medldm.benchmark.protocol import Trial
 from medldm.benchmark.scoring import Backbone, plane_features, scored_places
+from medldm.data.volume import Voxels
 from medldm.errors import ModelError
-from medldm.volume import Voxels
 
 TRUTH = "reference"
 PAIRWISE = ", pairs"  # in the name of a network that compares two images, as LPIPS does

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import wilcoxon
 
-from medldm.benchmark.optional import GUESTS
-from medldm.benchmark.rivals import CLASSICS
+from medldm.benchmark.baselines import CLASSICS
+from medldm.benchmark.optional_baselines import GUESTS
 from medldm.benchmark.rows import FULL
 
 Scores = Sequence[dict[str, Any]]

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from medldm.batch import Options, Record, Run, Watch, one_case
+from medldm.data.samples import sample_path
+from medldm.data.volume import Volume, Voxels
 from medldm.errors import OutputError
 from medldm.io import read, write
-from medldm.io.scans import find_cases
+from medldm.io.discovery import find_cases
 from medldm.io.sidecars import PREVIEW
-from medldm.samples import sample_path
 from medldm.settings import Restore
-from medldm.volume import Volume, Voxels
 
 SPACING_MM = 4.0
 NOISE = 0.03
@@ -63,9 +63,9 @@ def clinical(reference: Volume) -> Volume:
     """The reference as thick, noisy slices, two of them lost (all zero), 16 bit."""
     import torch
 
+    from medldm.data.intensity import mri_scaling
+    from medldm.data.resample import field_of_view_affine
     from medldm.degradations import Rician, ThickSlices
-    from medldm.intensity import mri_scaling
-    from medldm.resample import field_of_view_affine
 
     axis = reference.slice_axis
     scaling = mri_scaling(reference.voxels)
@@ -84,9 +84,9 @@ def clinical(reference: Volume) -> Volume:
 
 def compare(reference: Volume, source: Volume, result: Volume) -> tuple[float, float]:
     """PSNR in the foreground against the scan before it was damaged, of linear interpolation and of the result, dB."""
-    from medldm.intensity import foreground_mask, mri_scaling
+    from medldm.data.intensity import foreground_mask, mri_scaling
+    from medldm.data.resample import resample_to
     from medldm.metrics import psnr
-    from medldm.resample import resample_to
 
     scaling = mri_scaling(reference.voxels)
     inside = foreground_mask(reference.voxels)

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from medldm.batch import Options, Run, hash_files, one_case
+from medldm.batch.ledger import hash_image, package_version, record_of
 from medldm.batch.maps import HALF_WIDTH, STD, spread_path
-from medldm.batch.pictures import preview_path
-from medldm.batch.record import hash_image, package_version, record_of
+from medldm.batch.previews import preview_path
 from medldm.cli.progress import watching
 from medldm.errors import InputError, ModelError, UsageError, reason_of, shown
 from medldm.io import is_nifti
+from medldm.io.discovery import Case, find_cases
 from medldm.io.formats import check_result_name
-from medldm.io.scans import Case, find_cases
 from medldm.io.sidecars import SENT
 from medldm.settings import VERBS, Settings, make
 from medldm.zoo import card

@@ -90,7 +90,7 @@ def shard(words: str | None) -> tuple[int, int]:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Print what is there."""
-    from medldm.inspection import inspect as look
+    from medldm.qc.inspection import inspect as look
 
     named = sources(arguments)
     findings = look(named, include=arguments.include, exclude=arguments.exclude)
@@ -147,9 +147,9 @@ def export_model(arguments: argparse.Namespace) -> int:
 
     found = card(arguments.name)
     check_weights(found)
-    from medldm.models import bundle
+    from medldm.export import monai_bundle
 
-    print(bundle.export(found, Path(arguments.out)))
+    print(monai_bundle.export(found, Path(arguments.out)))
     return 0
 
 

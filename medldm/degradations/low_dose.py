@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medldm.data.intensity import ct_scaling
 from medldm.degradations.degradation import Degradation, Observation
 from medldm.degradations.noise import BOUND
-from medldm.intensity import ct_scaling
 
 WATER_PER_MM = 0.0192  # attenuation of water at 70 keV (Hubbell and Seltzer, NIST 126), the energy of a 120 kV beam
 COARSE = 4  # line integrals are smooth: they are taken from a slice so much coarser

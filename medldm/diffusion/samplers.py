@@ -1,4 +1,4 @@
-"""Steps of a rectified flow from noise to a latent, over MONAI's scheduler."""
+"""Steps of a rectified flow from noise to a latent, in equal times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from medldm.diffusion.objective import Denoiser
-from medldm.from_monai import RFlowScheduler
 
 
 def sample_flow(
@@ -28,9 +27,7 @@ def sample_flow(
     -------
     (B, C, ...) clean latent
     """
-    scheduler = RFlowScheduler(num_train_timesteps=1000, use_discrete_timesteps=False)
-    scheduler.set_timesteps(steps, device=noise.device, input_img_size_numel=noise[0, 0].numel())
-    times = [float(time) / scheduler.num_train_timesteps for time in scheduler.timesteps] + [0.0]
+    times = [1 - step / steps for step in range(steps + 1)]
     z = noise
     for step, (now, after) in enumerate(itertools.pairwise(times)):
         clean = denoise(z, torch.full((len(z),), now, dtype=z.dtype, device=z.device))

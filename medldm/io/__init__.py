@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medldm.data.volume import Volume
 from medldm.errors import InputError, MedldmError, NotRestorable, OutputError, UsageError
 from medldm.io.content import (
     check_content,
@@ -20,9 +21,8 @@ from medldm.io.content import (
     what_it_is,
 )
 from medldm.io.formats import check_result_name, is_nifti, nifti_files
-from medldm.io.nifti import from_array, from_nibabel, read_nifti, write_nifti
-from medldm.io.nifti_forms import same_place
-from medldm.volume import Volume
+from medldm.io.nifti.forms import same_place
+from medldm.io.nifti.writer import from_array, from_nibabel, read_nifti, write_nifti
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False
     path = Path(path)
     if not os.path.isdir(path) and (nifti_files(path) or (is_nifti(path) and not os.path.exists(path))):
         return read_nifti(path, volume_index=volume_index, fix=fix)
-    from medldm.io.scans import find_cases
+    from medldm.io.discovery import find_cases
 
     cases = find_cases(path)
     good = [case for case in cases if not (case.skip or case.broken)]

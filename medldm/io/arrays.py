@@ -10,9 +10,9 @@ import numpy as np
 from nibabel import orientations
 from nibabel.arrayproxy import ArrayProxy
 
+from medldm.data.volume import Affine, Stored, Volume, Voxels
 from medldm.errors import GeometryError, NotRestorable
-from medldm.io import nifti_header as headers
-from medldm.volume import Affine, Stored, Volume, Voxels
+from medldm.io.nifti import header as headers
 
 LARGEST = float(np.finfo(np.float32).max)  # what networks compute with
 
@@ -30,7 +30,7 @@ def from_array(voxels: Voxels, affine: Affine, name: str = "volume", modality: s
     Returns
     -------
     volume; integers stay integers, everything else is float32, where infinite voxels count as missing (NaN); what
-    comes from a file that holds float64 keeps it (`from_nibabel`, `medldm.io.nifti.read_nifti`)
+    comes from a file that holds float64 keeps it (`from_nibabel`, `medldm.io.nifti.writer.read_nifti`)
 
     Raises
     ------

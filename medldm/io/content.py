@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from medldm.data.outliers import set_aside
+from medldm.data.volume import Volume, Voxels
 from medldm.errors import NothingThere
-from medldm.outliers import set_aside
-from medldm.volume import Volume, Voxels
 
 # BIDS suffixes, and the habits of other tools, in lower case.
 NOT_SCANS = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medldm.errors import MedldmError, UsageError
-from medldm.io.packed import LONGEST, kind_of_packing, opened
+from medldm.io.compression import LONGEST, kind_of_packing, opened
 
 PACKINGS = ("", ".gz", ".bz2", ".xz", ".zst")
 WRITTEN = (".nii.gz", ".nii")

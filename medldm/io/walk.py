@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from medldm.io.foreign import regular
 from medldm.io.sidecars import is_companion
-from medldm.io.unreadable import regular
 
 
 def walk(folder: Path, problems: dict[Path, str]) -> Iterator[Path]:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.metrics import normalized_mutual_information, structural_similarity
 
-from medldm.volume import Voxels
+from medldm.data.volume import Voxels
 
 Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 DETAIL_SIGMA = 1.0  # voxels; what a Gaussian of this width removes is called fine detail

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from medldm.data.volume import Voxels
 from medldm.metrics.images import Mask
-from medldm.volume import Voxels
 
 # Wang, Simoncelli and Bovik, Asilomar 2003, give five. A slab of 48 voxels has no more than three windows of 11.
 WEIGHTS = (0.0448, 0.2856, 0.3001)

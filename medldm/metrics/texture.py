@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from medldm.data.volume import Voxels
 from medldm.metrics.images import Mask, fine_detail
-from medldm.volume import Voxels
 
 
 def noise_spectrum(noise: Voxels, pixel_mm: float, bins: int = 20) -> tuple[Voxels, Voxels]:

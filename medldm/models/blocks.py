@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medldm.from_monai import pixelshuffle, pixelunshuffle
+from medldm.models.monai_parts import pixelshuffle, pixelunshuffle
 
 
 def conv(spatial_dims: int, channels_in: int, channels_out: int, size: int = 3) -> nn.Module:

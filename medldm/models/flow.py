@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medldm.from_monai import DiffusionModelUNet
 from medldm.models.blocks import as_weights, dense_format, space_to_depth, without_norm
+from medldm.models.monai_parts import DiffusionModelUNet
 from medldm.settings import Architecture
 
 TIME_GAIN = 1000.0  # MONAI's time embedding was made for step numbers up to 1000

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medldm.from_monai import DiffusionModelUNet
 from medldm.models.blocks import as_weights, conv, dense_format, depth_to_space, space_to_depth
-from medldm.models.fusion import Residual
+from medldm.models.monai_parts import DiffusionModelUNet
+from medldm.models.unet import Residual
 from medldm.models.vae import VAE
 from medldm.settings import Architecture
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medldm.from_monai import AutoencoderKL
 from medldm.models.blocks import as_weights, depth_to_space, keep_variance, space_to_depth, without_norm
+from medldm.models.monai_parts import AutoencoderKL
 from medldm.settings import Architecture
 
 

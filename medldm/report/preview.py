@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from medldm.data.volume import Volume, Voxels
 from medldm.io.atomic import whole_file
-from medldm.volume import Volume, Voxels
 
 TILE = 300  # height of a picture, pixels
 WIDEST = 4 * TILE  # a single slice, seen from its side, would be as wide as it is thin

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from nibabel.orientations import OrientationError
 
+from medldm.data.volume import Affine, Volume, Voxels
 from medldm.errors import GeometryError, NotRestorable, UsageError
+from medldm.inference.pipeline import silent
+from medldm.inference.tiling import Progress
 from medldm.io import check_content, from_array, from_nibabel, looks_like_labels
 from medldm.settings import VERBS, Denoise, FillSlices, Inpaint, Restore, Settings, SuperResolve, make
 from medldm.tasks import denoise as _denoise
@@ -17,9 +20,6 @@ from medldm.tasks import fill_slices as _fill_slices
 from medldm.tasks import inpaint as _inpaint
 from medldm.tasks import restore as _restore
 from medldm.tasks import super_resolve as _super_resolve
-from medldm.tasks.pipeline import silent
-from medldm.tasks.planes import Progress
-from medldm.volume import Affine, Volume, Voxels
 
 log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from scipy import ndimage
 
+from medldm.data.volume import Volume, Voxels
 from medldm.degradations import MissingSlices, Observation, Rician, fill_smoothly
 from medldm.degradations.noise import BOUND
-from medldm.models.looks import looks
+from medldm.inference.noise_map import map_on
+from medldm.inference.orientations import looks
+from medldm.inference.pipeline import Job
+from medldm.inference.tiling import Progress
 from medldm.settings import Denoise
-from medldm.tasks.noise import map_on
-from medldm.tasks.pipeline import Job
-from medldm.tasks.planes import Progress
-from medldm.volume import Volume, Voxels
 
 MEANS_MM = 2.5  # standard deviation of the Gaussian; 5 mm wins 0.03 dB on validation and leaves more bias
 HAND_OVER = 0.25  # scaled intensity above the CT window, 1000 to 1500 HU: from the network's voxels to the measured

@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from medldm.data.outliers import set_aside
+from medldm.data.slice_numbers import parse_slices
+from medldm.data.volume import Volume
 from medldm.degradations import MissingSlices, fill_smoothly
 from medldm.errors import GeometryError, UsageError
+from medldm.inference.orientations import looks
+from medldm.inference.pipeline import Job, inside_slices, without, written_into
+from medldm.inference.tiling import Progress
 from medldm.io import find_missing_slices
-from medldm.models.looks import looks
-from medldm.outliers import set_aside
 from medldm.settings import FillSlices
-from medldm.slice_numbers import parse_slices
-from medldm.tasks.pipeline import Job, inside_slices, without, written_into
-from medldm.tasks.planes import Progress
-from medldm.volume import Volume
 
 
 def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from medldm.data.volume import Volume, Voxels
 from medldm.degradations import Regions
 from medldm.errors import GeometryError, UsageError
-from medldm.models.looks import looks
+from medldm.inference.orientations import looks
+from medldm.inference.pipeline import Job, without, written_into
+from medldm.inference.tiling import Progress
 from medldm.settings import Inpaint
-from medldm.tasks.pipeline import Job, without, written_into
-from medldm.tasks.planes import Progress
-from medldm.volume import Volume, Voxels
 
 SAME_GRID = 0.05  # voxels that the corners of two grids may lie apart; headers round
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from medldm.inspection import Plan, make_plan
+from medldm.data.volume import Step, Volume
+from medldm.inference.device import pick_card, pick_device
+from medldm.inference.noise_map import NoiseLevel
+from medldm.inference.pipeline import Job
+from medldm.inference.tiling import Progress
+from medldm.qc.inspection import Plan, make_plan
 from medldm.settings import Denoise, FillSlices, Restore, SuperResolve
-from medldm.tasks.choices import pick_card, pick_device
 from medldm.tasks.denoise import denoise
 from medldm.tasks.fill_slices import fill_slices
-from medldm.tasks.noise import NoiseLevel
-from medldm.tasks.pipeline import Job
-from medldm.tasks.planes import Progress
 from medldm.tasks.super_resolve import resolve, wanted_grid
-from medldm.volume import Step, Volume
 
 SHARED = ("model", "device", "modality", "fidelity", "samples", "steps", "seed", "tile", "precision", "axis")
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medldm.data.resample import field_of_view_affine, new_shape_for_spacing
+from medldm.data.volume import Volume, Voxels
 from medldm.degradations import Degradation, InPlane, Joined, ThickSlices, fill_smoothly
 from medldm.errors import GeometryError
+from medldm.inference.noise_map import NoiseLevel, map_on
+from medldm.inference.orientations import looks
+from medldm.inference.pipeline import Job, inside_slices, residual
+from medldm.inference.tiling import Progress
 from medldm.io import find_missing_slices
-from medldm.models.looks import looks
-from medldm.resample import field_of_view_affine, new_shape_for_spacing
 from medldm.settings import SuperResolve
-from medldm.tasks.noise import NoiseLevel, map_on
-from medldm.tasks.pipeline import Job, inside_slices, residual
-from medldm.tasks.planes import Progress
-from medldm.volume import Volume, Voxels
 from medldm.zoo import IN_PLANE
 
 log = logging.getLogger(__name__)

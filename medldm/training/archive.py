@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medldm.errors import InputError
-from medldm.training.patches import THICK, Packed
+from medldm.training.data import THICK, Packed
 
 VERSION = 1  # of the file's layout
 INDEX = "index.json"
@@ -31,7 +31,7 @@ def write_archive(
 
     Parameters
     ----------
-    cache : folder that `medldm.training.patches.pack` filled
+    cache : folder that `medldm.training.data.pack` filled
     file : where to write
     splits : which splits
     part, parts : write the `part`-th of `parts` files of about equal size, counted from 1

@@ -324,7 +324,7 @@ def _pull_push(value: Tensor, weight: Tensor) -> Tensor:
 
 
 def plane_channels(measured: Measured, context: int) -> Tensor:
-    """Channels of the central plane of each block, (B, C, H, W), see `medldm.models.inputs.measured_channels`.
+    """Channels of the central plane of each block, (B, C, H, W), see `medldm.inference.conditioning.measured_channels`.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medldm.training.patches import Packed
+from medldm.training.data import Packed
 
 CANDIDATES = 12  # voxels looked at to find one with signal
 SIGNAL = 0.1  # scaled intensity of a voxel with signal

@@ -21,11 +21,11 @@ from medldm.degradations import (
     smooth_field,
 )
 from medldm.degradations.sampling import slice_centres
-from medldm.models.inputs import measured_channels
-from medldm.models.looks import Look, looks
+from medldm.inference.conditioning import measured_channels
+from medldm.inference.orientations import Look, looks
 from medldm.settings import Architecture
 from medldm.training.augment import augment
-from medldm.training.patches import Block, Packed, draw_block, pick
+from medldm.training.data import Block, Packed, draw_block, pick
 
 MARGIN = 8  # voxels along the damaged axis that are cut off again: a block's end is not a scan's end
 

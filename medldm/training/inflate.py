@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medldm.models.fusion import build_unet
+from medldm.models.unet import build_unet
 from medldm.settings import Architecture
 
 # How a kernel in planes is spread along the third axis, so that a stack of planes gives what each plane gave.

@@ -18,20 +18,20 @@ from torch import Tensor
 from medldm.errors import ModelError, UsageError
 from medldm.models.checkpoint import architecture, read_weights, save_model
 from medldm.models.flow import build_flow
-from medldm.models.fusion import build_fusion, build_unet
-from medldm.models.latent import LatentSpace
+from medldm.models.latent_space import LatentSpace
+from medldm.models.unet import build_fusion, build_unet
 from medldm.models.vae import build_vae
-from medldm.novelty import extended, fit
+from medldm.qc.ood_features import extended, fit
 from medldm.settings import Architecture
 from medldm.system import cores
+from medldm.training.data import Packed, balance, found_modality, load_cache, pack, what_scans_look_like
+from medldm.training.distributed import Team, with_team
 from medldm.training.inflate import inflated_unet
-from medldm.training.patches import Packed, balance, found_modality, load_cache, pack, what_scans_look_like
-from medldm.training.session import Plan, part, read_metadata, save_atomically
-from medldm.training.team import Team, with_team
-from medldm.training.train_flow import train_flow
-from medldm.training.train_fusion import train_fusion
-from medldm.training.train_unet import train_unet
-from medldm.training.train_vae import train_vae
+from medldm.training.stages.decoder import train_fusion
+from medldm.training.stages.flow import train_flow
+from medldm.training.stages.unet import train_unet
+from medldm.training.stages.vae import train_vae
+from medldm.training.trainer import Plan, part, read_metadata, save_atomically
 from medldm.training.widen import flow_widened, widened
 from medldm.zoo import Card, card
 
@@ -67,7 +67,7 @@ def train(
     Parameters
     ----------
     kind : ``unet``, ``vae``, ``flow``, ``fusion`` or ``all``; each stage reads what the ones before it left in `out`
-    data : folder of NIfTI files with a split table, see `medldm.training.patches.read_split`
+    data : folder of NIfTI files with a split table, see `medldm.training.data.read_split`
     out : checkpoints, curves, cache and the finished model
     minutes : of wall clock for `kind`, resumed runs counted in; ``all`` divides them over its stages
     resume : go on from the checkpoints in `out`
@@ -278,7 +278,7 @@ def publish(out: Path, name: str, shape: Architecture, modality: str, device: st
 
 
 def covered(out: Path, started: Card | None) -> dict[str, Any]:
-    """What the card says of its training scans, so that `medldm.guard` warns of others; empty of too few.
+    """What the card says of its training scans, so that `medldm.qc.ood` warns of others; empty of too few.
 
     Parameters
     ----------

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medldm.models.fusion import Residual
-from medldm.models.inputs import NOISE_GAIN
+from medldm.inference.conditioning import NOISE_GAIN
 from medldm.models.precision import full_precision
 from medldm.models.residual import Conditions, SpreadHead, features_and_correction
+from medldm.models.unet import Residual
 from medldm.training.batches import TASK_NAMES, Measured, measure
 from medldm.training.corpus import Corpus, augment
 from medldm.training.examples import MARGIN, NEEDS_THIN
@@ -25,7 +25,7 @@ class Planes(NamedTuple):
 
     Parameters
     ----------
-    order : axes of a block that become (H, W, D), as in `medldm.models.looks.Look`
+    order : axes of a block that become (H, W, D), as in `medldm.inference.orientations.Look`
     which : (B',) index of the blocks
     inputs : (B' * D, C, H, W) measured channels
     """
@@ -56,7 +56,7 @@ class Scenes(NamedTuple):
 
 
 def orientations(measured: Measured, isotropic: Tensor, context: int) -> Iterator[Planes]:
-    """Each block in the orientations that the verbs average (`medldm.models.looks.looks`).
+    """Each block in the orientations that the verbs average (`medldm.inference.orientations.looks`).
 
     Parameters
     ----------

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from medldm.degradations import Degradation, InPlane, MissingSlices, Observation, Regions, Rician, ThickSlices
-from medldm.models.inputs import measured_channels
-from medldm.models.looks import Look, looks
+from medldm.inference.conditioning import measured_channels
+from medldm.inference.orientations import Look, looks
 from medldm.settings import Architecture
+from medldm.training.data import Packed
 from medldm.training.examples import BODY, Damage, measure
-from medldm.training.patches import Packed
 
 CUBE = 64  # edge of a validation cube, voxels
 EDGE = 4  # voxels at its border that are not scored

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medldm.errors import UsageError
-from medldm.models.fusion import Residual
+from medldm.models.unet import Residual
 from medldm.settings import Architecture
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)

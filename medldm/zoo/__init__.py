@@ -56,8 +56,8 @@ class Card:
     training : subjects, sources, licences, minutes, hardware
     validation : rows and PSNR in dB on validation subjects
     limits : what it must not be used for
-    guard : what its training scans look like, see `medldm.guard.fit`; empty when nobody measured it
-    calibration : how its intervals are scaled, see `medldm.tasks.uncertainty`; empty when nobody measured it
+    guard : what its training scans look like, see `medldm.qc.ood.fit`; empty when nobody measured it
+    calibration : how its intervals are scaled, see `medldm.inference.uncertainty`; empty when nobody measured it
     use : verb to fields of `Use`, chosen on validation subjects
     pace : seconds per million voxels and verb on two CPU cores, 0 when nobody measured it
     """

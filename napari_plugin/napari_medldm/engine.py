@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from medldm.errors import Cancelled, MedldmError, ResourceError
 from medldm.system import set_thread_defaults
-from napari_medldm.pipe import receive, send
+from napari_medldm.ipc import receive, send
 
 if TYPE_CHECKING:
     from napari_medldm.jobs import Order, Outcome

@@ -12,7 +12,7 @@ from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QApplication, QComboBox, QSizePolicy
 
 from medldm.settings import VERBS
-from napari_medldm.rows import Rows
+from napari_medldm.form_fields import Rows
 
 WIDTH = 440  # pixels; below that rows are cut off, the bar that scrolls down included
 LARGER = 1.25  # napari's letters beside those of the system

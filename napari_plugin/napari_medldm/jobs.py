@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from medldm.data.intensity import mri_scaling
+from medldm.data.resample import resample_to
+from medldm.data.slice_numbers import parse_slices, spell_slices
+from medldm.data.volume import Volume
 from medldm.errors import InputError, MedldmError, ResourceError, place_of
-from medldm.inspection import make_plan
-from medldm.intensity import mri_scaling
 from medldm.io import find_missing_slices, guess_modality
-from medldm.noise_level import NoiseEstimate, estimate_noise
-from medldm.resample import resample_to
+from medldm.qc.inspection import make_plan
+from medldm.qc.noise import NoiseEstimate, estimate_noise
 from medldm.settings import VERBS, make
-from medldm.slice_numbers import parse_slices, spell_slices
-from medldm.volume import Volume
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
 from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, shifted, widened
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from medldm.data.volume import Affine, Stored, Volume
 from medldm.io import guess_modality, modality_by_name
-from medldm.io.nifti import from_array
-from medldm.volume import Affine, Stored, Volume
+from medldm.io.nifti.writer import from_array
 
 SWAP = np.eye(4)[[2, 1, 0, 3]]  # reverses the order of the three axes
 SAMPLED = 500_000  # voxels that tell a grey window

@@ -14,12 +14,12 @@ from qtpy.QtWidgets import QApplication
 
 from medldm.errors import MedldmError, ModelError
 from medldm.settings import VERBS, make
-from napari_medldm import sight, words
+from napari_medldm import text, view
 from napari_medldm.engine import ENGINE
 from napari_medldm.form import ALL, Form
 from napari_medldm.jobs import Order, Outcome
 from napari_medldm.layers import Snapshot, snapshot
-from napari_medldm.questions import Questions
+from napari_medldm.queries import Questions
 from napari_medldm.regions import Corners
 from napari_medldm.results import Results, in_turns
 from napari_medldm.worker import End, Failure, Run, start
@@ -39,7 +39,7 @@ class Panel(Form):
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
         self.run_now: Run | None = None
-        self.clock = words.Clock()
+        self.clock = text.Clock()
         self.closed = False
         self.questions = Questions()
         self.results = Results(self.viewer, self.compare)
@@ -62,8 +62,8 @@ class Panel(Form):
         self.preview.clicked.connect(self.run_preview)
         self.cancel.clicked.connect(self.stop)
         self.unload.clicked.connect(self.free)
-        self.copy_command.clicked.connect(lambda: self._copy(words.command_line))
-        self.copy_python.clicked.connect(lambda: self._copy(words.python))
+        self.copy_command.clicked.connect(lambda: self._copy(text.command_line))
+        self.copy_python.clicked.connect(lambda: self._copy(text.python))
         self.more.changed.connect(lambda on: setattr(self.advanced, "visible", on))
         self.model_file.clicked.connect(self._ask_for_model)
         self.scan.changed.connect(lambda _: self.changed_scan())
@@ -92,7 +92,7 @@ class Panel(Form):
 
     def in_mm(self, position: Sequence[float]) -> tuple[float, ...]:
         """A position of the viewer, in mm."""
-        return sight.in_mm(self.viewer, position, self.scan.value)
+        return view.in_mm(self.viewer, position, self.scan.value)
 
     def snapshot(self) -> Snapshot:
         """The chosen layer as it is now.
@@ -163,7 +163,7 @@ class Panel(Form):
 
     def _say_card(self) -> None:
         try:
-            self.card.value = words.describe(self.rows.widgets["model"].value, self.modality, self.verb)
+            self.card.value = text.describe(self.rows.widgets["model"].value, self.modality, self.verb)
         except ModelError as problem:
             self.card.value = str(problem)
 
@@ -177,9 +177,9 @@ class Panel(Form):
 
     def _say_plan(self, options: dict[str, Any]) -> None:
         scan = self.snapshot().empty
-        self.plan.value = words.intent(self.verb, scan, options)
+        self.plan.value = text.intent(self.verb, scan, options)
         with suppress(ModelError):  # the card says it already
-            self.plan.value += " " + words.unfit(self.rows.widgets["model"].value, self.modality, scan, self.verb)
+            self.plan.value += " " + text.unfit(self.rows.widgets["model"].value, self.modality, scan, self.verb)
 
     def ask(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None], into: Any) -> None:
         """Ask the computing process something short: a plan, a noise level.
@@ -211,7 +211,7 @@ class Panel(Form):
 
     def region(self) -> Corners:
         """Where the preview looks, in the world."""
-        return sight.region(self.viewer, self.where.value, self.snapshot(), self.point)
+        return view.region(self.viewer, self.where.value, self.snapshot(), self.point)
 
     def _begin(self, order: Callable[[], Order]) -> None:
         if self.run_now is not None:
@@ -225,7 +225,7 @@ class Panel(Form):
             show_error(str(problem))
             return
         self.questions.forget(self.status)
-        self.clock = words.Clock()
+        self.clock = text.Clock()
         self._busy(True)
         self.status.value = "starting"
         before = weakref.ref(self.scan.value)

@@ -12,7 +12,7 @@ from medldm.io.dicom import is_dicom
 from medldm.io.formats import called_nifti, nifti_files
 
 if TYPE_CHECKING:
-    from medldm.io.scans import Case
+    from medldm.io.discovery import Case
     from napari_medldm.layers import LayerTuple
 
 LOOKED_AT = 200  # files of a folder that are sniffed before it is left to other plugins
@@ -76,7 +76,7 @@ def _told(problems: list[str]) -> str:
 def _cases(paths: list[Path]) -> Iterator[tuple[Case, str]]:
     """Scans, each with a path that holds it and no other; empty where there is none."""
     from medldm.io.dicom import find_series
-    from medldm.io.scans import Case, find_cases
+    from medldm.io.discovery import Case, find_cases
 
     slices = [path for path in paths if path.is_file() and not called_nifti(path) and nifti_files(path) is None]
     if len(slices) > 1:  # chosen together, to be stacked
@@ -129,7 +129,7 @@ def _layer(case: Case, origin: str) -> LayerTuple:
 
 def _length(path: Path) -> int:
     """Volumes of a NIfTI file."""
-    from medldm.io.nifti import probe_nifti
+    from medldm.io.nifti.writer import probe_nifti
 
     shape: Iterator[int] = iter(probe_nifti(path).shape[3:])
     return next((size for size in shape if size > 1), 1)

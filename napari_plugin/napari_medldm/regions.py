@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from skimage.draw import polygon
 
-from medldm.resample import resample_to
-from medldm.volume import Affine, Volume
+from medldm.data.resample import resample_to
+from medldm.data.volume import Affine, Volume
 from napari_medldm.layers import Snapshot, millimetres
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # first and behind the last voxel along X, Y, Z

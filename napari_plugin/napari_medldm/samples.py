@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from medldm.volume import Volume
+    from medldm.data.volume import Volume
     from napari_medldm.layers import LayerTuple
 
 GAP = range(60, 64)  # slices that the sample with a gap lacks
@@ -76,7 +76,7 @@ def phantom_thick_sample() -> list[LayerTuple]:
 
 def phantom() -> Volume:
     """The Shepp-Logan head: (SIDE, SIDE, SIDE) float32, 1 mm, centred on the origin."""
-    from medldm.io.nifti import from_array
+    from medldm.io.nifti.writer import from_array
 
     ends = (SIDE - 1) / SIDE
     x, y, z = np.meshgrid(*[np.linspace(-ends, ends, SIDE)] * 3, indexing="ij", sparse=True)
@@ -92,8 +92,8 @@ def phantom() -> Volume:
 
 def shipped(name: str) -> Volume:
     """A shipped scan."""
+    from medldm.data.samples import sample_path
     from medldm.io import read
-    from medldm.samples import sample_path
 
     return read(sample_path(name))
 

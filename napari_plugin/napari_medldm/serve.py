@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Any
 
-from napari_medldm.pipe import receive, send
+from napari_medldm.ipc import receive, send
 
 
 def main() -> None:

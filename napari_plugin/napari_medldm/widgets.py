@@ -8,8 +8,8 @@ import numpy as np
 from magicgui.widgets import CheckBox, ComboBox, PushButton, SpinBox
 from napari.layers import Labels, Shapes
 
+from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.errors import MedldmError
-from medldm.slice_numbers import parse_slices, spell_slices
 from napari_medldm.jobs import Outcome
 from napari_medldm.layers import layer_data, snapshot
 from napari_medldm.panel import Panel

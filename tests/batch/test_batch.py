@@ -17,15 +17,15 @@ from PIL import Image
 
 import medldm.tasks
 from medldm.batch import Options, Record, Run, Watch, cases
+from medldm.batch.ledger import command, compact
 from medldm.batch.memory import result_voxels
-from medldm.batch.places import Protected, sweep
-from medldm.batch.record import command, compact
+from medldm.batch.outputs import Protected, sweep
 from medldm.batch.summary import Row, write_summary
 from medldm.cli import main
+from medldm.data.volume import Step
 from medldm.errors import InputError, ModelError, OutputError
 from medldm.io.atomic import LEFTOVER
 from medldm.settings import Denoise, SuperResolve
-from medldm.volume import Step
 
 
 @pytest.fixture

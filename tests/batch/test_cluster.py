@@ -19,8 +19,8 @@ pytest.importorskip("distributed")
 from distributed import Client
 
 from medldm.batch import Options, Watch, run_batch
-from medldm.batch.cluster import AHEAD
-from medldm.batch.workers import environments
+from medldm.batch.dask_cluster import AHEAD
+from medldm.batch.local import environments
 from medldm.errors import ResourceError
 from medldm.settings import Denoise
 
@@ -31,9 +31,10 @@ import os, signal, sys, time, types
 open(os.path.join(os.environ["MEDLDM_TEST"], "worker-began"), "w").close()
 import medldm
 tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
-from medldm.batch import cases, cluster
+from medldm.batch import cases
+from medldm.batch import dask_cluster
 from medldm.io.atomic import sentence
-from medldm.volume import Step
+from medldm.data.volume import Step
 
 def run(task, volume, settings, *, mask=None, progress=None):
     if volume.name.startswith("poison"):
@@ -54,7 +55,7 @@ def write(volume, path, **words):
         raise sentence(problem, path) from problem
     return real(volume, path, **words)
 
-restored = getattr(cluster.patiently, "real", cluster.patiently)
+restored = getattr(dask_cluster.patiently, "real", dask_cluster.patiently)
 
 def patiently(work):
     if work.case.place.name == "buggy":
@@ -62,7 +63,7 @@ def patiently(work):
     return restored(work)
 
 write.real, patiently.real = real, restored
-tasks.run, cases.write, cluster.patiently = run, write, patiently
+tasks.run, cases.write, dask_cluster.patiently = run, write, patiently
 cases.weights_for = lambda *_: "0"
 """
 
@@ -160,8 +161,8 @@ def test_a_killed_worker_loses_nothing_and_a_poisonous_case_is_given_up(tmp_path
 
 
 def test_a_case_that_finds_no_memory_beside_its_neighbours_waits_for_it(tmp_path, stub_network, monkeypatch):
-    from medldm.batch import Run, cases, cluster
-    from medldm.io.scans import find_cases
+    from medldm.batch import Run, cases, dask_cluster
+    from medldm.io.discovery import find_cases
 
     reads, read = [], cases.load
 
@@ -173,10 +174,12 @@ def test_a_case_that_finds_no_memory_beside_its_neighbours_waits_for_it(tmp_path
 
     monkeypatch.setattr(cases, "load", load)
     monkeypatch.setattr(cases, "weights_for", lambda *_: "0")
-    monkeypatch.setattr(cluster, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(dask_cluster, "PAUSES", (0, 0, 0))
     (case,) = find_cases(scans(tmp_path / "in", "a"))
-    cluster.make(tmp_path / "marks")
-    row, full = cluster.one_away(Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", tmp_path / "marks")
+    dask_cluster.make(tmp_path / "marks")
+    row, full = dask_cluster.one_away(
+        Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", tmp_path / "marks"
+    )
     assert (row.status, full, len(reads)) == ("done", False, 3)
     assert not list((tmp_path / "marks").iterdir())
 
@@ -204,41 +207,41 @@ def test_what_goes_wrong_with_one_case_is_its_row_and_the_others_finish(tmp_path
 
 
 def test_a_disk_too_full_for_a_mark_ends_the_batch(tmp_path, monkeypatch):
-    from medldm.batch import Run, cluster
-    from medldm.io.scans import find_cases
+    from medldm.batch import Run, dask_cluster
+    from medldm.io.discovery import find_cases
 
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     marks = tmp_path / "marks"
-    cluster.make(marks)
-    monkeypatch.setattr(cluster, "tried", lambda *_: 0)  # what is always full never ends either, for who reads it
-    cluster.mark_of(marks, case).symlink_to("/dev/full")
-    row, full = cluster.one_away(Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", marks)
+    dask_cluster.make(marks)
+    monkeypatch.setattr(dask_cluster, "tried", lambda *_: 0)  # what is always full never ends either, for who reads it
+    dask_cluster.mark_of(marks, case).symlink_to("/dev/full")
+    row, full = dask_cluster.one_away(Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", marks)
     assert (row.status, full) == ("failed", True)
     assert "disk is full" in row.message
 
 
 def test_a_worker_begins_nothing_for_a_batch_that_ended(tmp_path, monkeypatch):
-    from medldm.batch import Run, cluster
-    from medldm.io.scans import find_cases
+    from medldm.batch import Run, dask_cluster
+    from medldm.io.discovery import find_cases
 
-    monkeypatch.setattr(cluster, "LATE", 0.1)
+    monkeypatch.setattr(dask_cluster, "LATE", 0.1)
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     out = tmp_path / "out"
-    row, full = cluster.one_away(Run(verb="denoise", settings=Denoise()), case, out, out / ".tries-0")
+    row, full = dask_cluster.one_away(Run(verb="denoise", settings=Denoise()), case, out, out / ".tries-0")
     assert (row.status, full) == ("failed", False)
     assert "same for every worker" in row.message  # the other reason why it is not there
     assert not out.exists()
 
 
 def test_the_folder_of_marks_may_appear_late(tmp_path):
-    from medldm.batch import cluster
-    from medldm.io.scans import find_cases
+    from medldm.batch import dask_cluster
+    from medldm.io.discovery import find_cases
 
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     marks = tmp_path / "marks"
-    threading.Timer(0.2, cluster.make, [marks]).start()
-    cluster.leave_mark(marks, case)
-    assert cluster.tried(marks, case) == 1
+    threading.Timer(0.2, dask_cluster.make, [marks]).start()
+    dask_cluster.leave_mark(marks, case)
+    assert dask_cluster.tried(marks, case) == 1
 
 
 @pytest.mark.slow
@@ -253,12 +256,12 @@ def test_a_dry_run_on_workers_writes_nothing(tmp_path):
 def test_a_cluster_without_workers_is_waited_for_in_words(monkeypatch, caplog):
     from types import SimpleNamespace
 
-    from medldm.batch import cluster
+    from medldm.batch import dask_cluster
 
     workers = {"tcp://a": {}}
     client = SimpleNamespace(scheduler_info=lambda n_workers: {"workers": workers})
-    monkeypatch.setattr(cluster, "LONELY", 0.01)
-    with cluster.missing_workers_told(client):
+    monkeypatch.setattr(dask_cluster, "LONELY", 0.01)
+    with dask_cluster.missing_workers_told(client):
         time.sleep(0.1)
         assert not caplog.records
         workers.clear()
@@ -271,7 +274,7 @@ def test_a_cluster_without_workers_is_waited_for_in_words(monkeypatch, caplog):
 def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, caplog):
     from types import SimpleNamespace
 
-    from medldm.batch import cluster
+    from medldm.batch import dask_cluster
 
     asked, answer = threading.Event(), threading.Event()
 
@@ -280,9 +283,9 @@ def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, cap
         answer.wait()
         return {}
 
-    monkeypatch.setattr(cluster, "LONELY", 0.01)
-    monkeypatch.setattr(cluster, "ANSWERED", 0.1)
-    with cluster.missing_workers_told(SimpleNamespace(scheduler_info=scheduler_info)):
+    monkeypatch.setattr(dask_cluster, "LONELY", 0.01)
+    monkeypatch.setattr(dask_cluster, "ANSWERED", 0.1)
+    with dask_cluster.missing_workers_told(SimpleNamespace(scheduler_info=scheduler_info)):
         asked.wait()
     answer.set()
     until(lambda: not any(thread.name == "medldm-workers" for thread in threading.enumerate()))
@@ -291,7 +294,7 @@ def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, cap
 
 @pytest.mark.slow
 def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("medldm.batch.workers.PATIENCE", 1)
+    monkeypatch.setattr("medldm.batch.local.PATIENCE", 1)
     source = scans(tmp_path / "in", "a", "b")
     with pytest.raises(ResourceError, match="dask scheduler"):
         denoise(source, tmp_path / "out", "tcp://127.0.0.1:9")
@@ -331,8 +334,8 @@ def test_a_scheduler_that_dies_ends_the_batch_with_a_sentence(tmp_path, moment):
 @pytest.mark.slow
 def test_a_client_that_gave_up_on_its_scheduler_is_a_sentence(tmp_path):
     from medldm.batch import Run
-    from medldm.batch.cluster import Errands, workers_of
-    from medldm.io.scans import find_cases
+    from medldm.batch.dask_cluster import Errands, workers_of
+    from medldm.io.discovery import find_cases
 
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     run = Run(verb="denoise", settings=Denoise())

@@ -15,8 +15,9 @@ CODE = """
 import json, os, signal, sys, types
 import medldm
 tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")  # torch takes seconds to import
-from medldm.batch import cases, record
-from medldm.volume import Step
+from medldm.batch import cases
+from medldm.batch import ledger
+from medldm.data.volume import Step
 MOMENT, CASE = "never", "b"
 
 def die_at(moment, name):
@@ -43,7 +44,6 @@ before_and_after(cases, "load", ("before reading", "after reading"), lambda give
 before_and_after(cases, "write_image", ("before writing", "image is staged"), lambda given: given[3])
 before_and_after(cases, "write_record", ("before record", "record without image"), lambda given: given[0].image)
 before_and_after(cases, "remove", ("before removing", "old image is gone"), lambda given: given[0])
-from medldm.io import nifti
 import gzip
 real_close = gzip.GzipFile.close
 def close(file):

@@ -9,13 +9,13 @@ import phantoms_dicom
 import pydicom
 import pytest
 
+from medldm.batch.ledger import Record
 from medldm.batch.maps import HALF_WIDTH, STD, remove_maps, spread_path, stage_maps
-from medldm.batch.record import Record
 from medldm.cli import main
+from medldm.data.volume import Step
 from medldm.errors import InputError
 from medldm.io import read
 from medldm.io.atomic import staged_name
-from medldm.volume import Step
 
 FACTS = {"model": "tiny", "sha256": "ab" * 32, "seed": 0, "steps": 4, "medldm": "0.1.0"}
 

@@ -12,9 +12,9 @@ import pytest
 import medldm.tasks
 from medldm.batch import Options, Watch, cases, run_batch
 from medldm.batch.summary import Row, words
+from medldm.data.volume import Step
 from medldm.errors import ResourceError
 from medldm.settings import Denoise
-from medldm.volume import Step
 
 
 @pytest.fixture

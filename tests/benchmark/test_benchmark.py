@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from medldm.benchmark import run
+from medldm.benchmark.baselines import CLASSICS, Method, told_level
 from medldm.benchmark.ledger import append_score, read_scores
 from medldm.benchmark.protocol import CORE, trials
-from medldm.benchmark.rivals import CLASSICS, Method, told_level
 from medldm.benchmark.scans import few, in_turn, scans
 from medldm.benchmark.scoring import Backbone, consistency, scores_of
 from medldm.benchmark.tables import against, difference, holm, markdown, signed_rank
@@ -61,7 +61,7 @@ def test_the_same_noise_whether_or_not_its_level_is_told(scan):
 
 
 def test_the_level_told_to_a_model_counts_from_the_measured_foreground(scan):
-    from medldm.intensity import mri_scaling
+    from medldm.data.intensity import mri_scaling
 
     trial = trial_of("noise-7", scan)
     assert told_level(trial) * mri_scaling(trial.measured.voxels).unit == pytest.approx(0.07)

@@ -8,7 +8,7 @@ import pytest
 
 from medldm.benchmark import calibration
 from medldm.benchmark.calibration import Errors, amend, conformal_q, fit_floor
-from medldm.tasks.uncertainty import Interval
+from medldm.inference.uncertainty import Interval
 from medldm.zoo import card
 
 

@@ -8,12 +8,12 @@ import phantoms
 import pytest
 import torch
 
-from medldm.benchmark import lesions, optional
+from medldm.benchmark import lesions, optional_baselines
 from medldm.benchmark.ablation import ABLATED, Part, restore_part
+from medldm.benchmark.baselines import CLASSICS, level_of, methods, told_level
 from medldm.benchmark.ledger import FIELDS, append_score, read_scores
 from medldm.benchmark.memory import PeakMemory
 from medldm.benchmark.protocol import missing_slices, trials
-from medldm.benchmark.rivals import CLASSICS, level_of, methods, told_level
 from medldm.benchmark.rod import drawn_object, object_scores
 from medldm.benchmark.rows import CORE, FULL, GROUPS, MORE, chosen_rows
 from medldm.benchmark.run import DRAWN, run
@@ -192,9 +192,9 @@ def test_blur_widens_the_edge_of_the_object_and_quiets_its_water():
 
 
 def test_mri_models_leave_ct_alone_and_the_object_needs_no_scan(tiny_model, ct_scan, monkeypatch):
-    from medldm.benchmark import protocol, rivals
+    from medldm.benchmark import baselines, protocol
 
-    assert rivals.model(card(str(tiny_model)), str(tiny_model)).restore(trial_of("ct-dose-4", ct_scan)) is None
+    assert baselines.model(card(str(tiny_model)), str(tiny_model)).restore(trial_of("ct-dose-4", ct_scan)) is None
     monkeypatch.setattr(protocol, "DOSE_VIEWS", 24)  # the whole sinogram takes half a minute
     (trial,) = trials(ROWS["ct-object-dose-4"], DRAWN)
     assert math.isfinite(scores_of(trial, trial.measured.voxels, Backbone())["nps_frequency"])
@@ -216,28 +216,28 @@ def test_ct_scans_are_found_where_there_are_some(tmp_path):
 
 
 def test_rivals_that_are_not_installed_are_listed_with_what_to_install(monkeypatch):
-    from medldm.benchmark import rivals
+    from medldm.benchmark import baselines
 
-    monkeypatch.setattr(rivals, "installed", lambda package: package == "dipy")
-    found, absent = rivals.optional()
+    monkeypatch.setattr(baselines, "installed", lambda package: package == "dipy")
+    found, absent = baselines.optional()
     assert list(found) == ["dipy-nlm"]
     assert {"eclare", "synthsr"} <= absent.keys()  # named by the protocol, run nowhere
     assert "medldm[rivals]" in absent["bm4d"]
     assert "bm4d" in methods()[1]
 
 
-@pytest.mark.parametrize("name", optional.GUESTS)
+@pytest.mark.parametrize("name", optional_baselines.GUESTS)
 def test_rivals_of_other_packages_gain_on_noise(name):
-    pytest.importorskip(optional.NEEDS[name])
+    pytest.importorskip(optional_baselines.NEEDS[name])
     clean = phantoms.brain((28, 28, 24)) / np.float32(1000)
     noisy = phantoms.rician(clean, 0.08).astype(np.float32)
-    found = optional.GUESTS[name](noisy, 0.08, "mr")
+    found = optional_baselines.GUESTS[name](noisy, 0.08, "mr")
     assert found.dtype == np.float32
     assert np.square(found - clean).mean() < 0.85 * np.square(noisy - clean).mean()
 
 
 def test_the_rician_mean_of_nothing_and_of_much():
-    truth, mean, spread = optional.rician_moments()
+    truth, mean, spread = optional_baselines.rician_moments()
     assert mean[0] == pytest.approx(math.sqrt(math.pi / 2), rel=2e-3)  # Rayleigh
     assert spread[0] == pytest.approx(math.sqrt(2 - math.pi / 2), rel=2e-2)
     assert mean[-1] == pytest.approx(truth[-1], rel=1e-3)
@@ -247,19 +247,23 @@ def test_the_rician_mean_of_nothing_and_of_much():
 @pytest.mark.slow
 def test_bias_is_taken_out_where_only_noise_was(monkeypatch):
     """Stand-in for BM4D: a mean over everything, so that the mean of the magnitudes is what comes out."""
-    monkeypatch.setattr(optional, "bm4d_plain", lambda noisy, sigma, modality: np.full_like(noisy, noisy.mean()))
+    monkeypatch.setattr(
+        optional_baselines, "bm4d_plain", lambda noisy, sigma, modality: np.full_like(noisy, noisy.mean())
+    )
     for truth in (0.02, 0.1, 0.5):
         noisy = phantoms.rician(np.full((60, 60, 60), truth), 0.05)
-        for corrected in (optional.bm4d_unbiased, optional.bm4d_stabilised):
+        for corrected in (optional_baselines.bm4d_unbiased, optional_baselines.bm4d_stabilised):
             assert corrected(noisy, 0.05, "mr").mean() == pytest.approx(truth, abs=0.004)
 
 
 @pytest.mark.slow
 def test_stabilised_noise_has_one_standard_deviation(monkeypatch):
     seen = []
-    monkeypatch.setattr(optional, "bm4d_plain", lambda noisy, sigma, modality: seen.append(noisy.std()) or noisy)
+    monkeypatch.setattr(
+        optional_baselines, "bm4d_plain", lambda noisy, sigma, modality: seen.append(noisy.std()) or noisy
+    )
     for truth in (0.0, 0.05, 0.1, 0.5):
-        optional.bm4d_stabilised(phantoms.rician(np.full((40, 40, 40), truth), 0.05), 0.05, "mr")
+        optional_baselines.bm4d_stabilised(phantoms.rician(np.full((40, 40, 40), truth), 0.05), 0.05, "mr")
     assert seen == pytest.approx([1] * 4, abs=0.12)
 
 

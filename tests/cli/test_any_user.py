@@ -16,8 +16,8 @@ import strangers
 
 import medldm
 from medldm.cli import process
+from medldm.data.samples import sample_path
 from medldm.errors import UsageError
-from medldm.samples import sample_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(strangers.why_impossible()), reason=strangers.why_impossible())]
 FAST = {"OMP_NUM_THREADS": 1}
@@ -221,9 +221,9 @@ def test_python_and_the_plugins_process_need_no_name_either(tmp_path):
 
 def test_the_names_of_users_stay_as_they_are():
     before = getpass.getuser
-    import medldm.from_monai
+    import medldm.models.monai_parts
 
-    assert medldm.from_monai.UNet
+    assert medldm.models.monai_parts.UNet
     assert getpass.getuser is before
 
 

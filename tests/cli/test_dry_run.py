@@ -120,7 +120,7 @@ REFUSED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("words", "code", "said"), REFUSED, ids=[" ".join(words)[:70] for words, _, _ in REFUSED])
 def test_a_dry_run_refuses_what_the_run_refuses(words, code, said, case, tiny_model, capsys, monkeypatch):
-    monkeypatch.setattr("medldm.batch.workers.PATIENCE", 1)  # for the scheduler that is not there
+    monkeypatch.setattr("medldm.batch.local.PATIENCE", 1)  # for the scheduler that is not there
     words = words if "--model" in words else [*words, "--model", str(tiny_model)]
     before = everything(case)
     found = []
@@ -163,7 +163,7 @@ def test_what_a_dry_run_promises_is_done(words, status, case, tiny_model, capsys
 
 
 def test_no_samples_are_promised_of_a_model_that_draws_none(case, tiny_model, capsys, monkeypatch):
-    from medldm.chain import load_chain
+    from medldm.inference.networks import load_chain
     from medldm.models.precision import pick_precision
     from medldm.zoo import card
 

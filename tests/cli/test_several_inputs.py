@@ -11,7 +11,7 @@ import pytest
 
 import medldm
 from medldm.cli import main
-from medldm.io.scans import find_cases
+from medldm.io.discovery import find_cases
 
 SHAPE = (24, 24, 12)
 

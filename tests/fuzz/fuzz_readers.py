@@ -64,7 +64,7 @@ def read_one(seed: Seed, folder: Path) -> str:
     """
     from medldm.errors import MedldmError
     from medldm.io.dicom.header import no_values_on_screen
-    from medldm.io.scans import find_cases
+    from medldm.io.discovery import find_cases
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -209,7 +209,7 @@ def _work(numbers: range, at, results) -> None:
     at : shared with the parent: number of the current input, when it began, whether the seeds are through
     results : gets (number, how it ended), and (-1, ...) at the end
     """
-    import medldm.io.scans  # noqa: F401  # so that the limit below counts from here
+    import medldm.io.discovery  # noqa: F401  # so that the limit below counts from here
 
     with tempfile.TemporaryDirectory(prefix="medldm-fuzz-", dir=_memory_disk()) as temporary:
         found = seeds(Path(temporary) / "seeds")

@@ -6,7 +6,7 @@ import pytest
 from fuzz.fuzz_readers import Finding, check_geometry, fuzz, read_one
 from fuzz.mutants import mutant, seeds
 
-from medldm.io.scans import find_cases
+from medldm.io.discovery import find_cases
 
 
 def test_every_seed_is_a_volume(tmp_path):

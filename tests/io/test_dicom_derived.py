@@ -21,10 +21,10 @@ from derivations import (
     written,
 )
 
+from medldm.data.volume import Step
 from medldm.errors import InputError, OutputError, ResourceError
 from medldm.io import from_array, read, write
 from medldm.io.dicom import find_series, read_series, write_series, write_uncertainty
-from medldm.volume import Step
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 real = [pytest.mark.data, pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")]

@@ -15,9 +15,9 @@ import phantoms_dicom
 import pydicom
 import pytest
 
+from medldm.data.volume import Step
 from medldm.io import read, write
 from medldm.io.dicom import write_uncertainty
-from medldm.volume import Step
 
 ORTHANC = shutil.which("Orthanc", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ORTHANC, reason="Orthanc is not installed")]

@@ -26,10 +26,10 @@ from derivations import (
 
 from medldm.batch.summary import Row
 from medldm.cli import main
-from medldm.guard import check
 from medldm.io import read, write
 from medldm.io.content import what_it_is
 from medldm.io.dicom import find_series, read_series, write_uncertainty
+from medldm.qc.ood import check
 from medldm.report.facts import facts_of
 from medldm.zoo import card
 

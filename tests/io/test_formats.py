@@ -16,10 +16,10 @@ import pytest
 from medldm import io
 from medldm.cli import main
 from medldm.errors import InputError, NotRestorable, UsageError
-from medldm.io import packed
+from medldm.io import compression
+from medldm.io.discovery import find_cases
 from medldm.io.formats import check_result_name, nifti_files, stem
-from medldm.io.nifti import read_nifti, write_nifti
-from medldm.io.scans import find_cases
+from medldm.io.nifti.writer import read_nifti, write_nifti
 
 VOXELS = np.random.default_rng(0).integers(0, 900, (12, 10, 8)).astype(np.int16)
 AFFINE = np.array([[0, 0, 3.0, -20], [-1.1, 0.1, 0, 30], [0.1, 1.1, 0, 5], [0, 0, 0, 1]])
@@ -140,9 +140,9 @@ def test_names_that_belong_to_packings_go_from_the_stem(content, tmp_path):
 def test_zstd_is_read_where_a_module_for_it_is_installed_and_named_where_none_is(content, tmp_path, monkeypatch):
     path = tmp_path / "scan.nii.zst"
     path.write_bytes(stored_as_zstd(content))
-    if any(importlib.util.find_spec(name.split(".")[0]) for name in packed.ZSTD_MODULES[1:]):
+    if any(importlib.util.find_spec(name.split(".")[0]) for name in compression.ZSTD_MODULES[1:]):
         assert same(io.read(path))
-    monkeypatch.setattr(packed, "ZSTD_MODULES", ("no_module_of_this_name",))
+    monkeypatch.setattr(compression, "ZSTD_MODULES", ("no_module_of_this_name",))
     with pytest.raises(InputError, match=r"backports\.zstd.*unzstd"):
         read_nifti(path)
     (case,) = find_cases(tmp_path)

@@ -11,11 +11,11 @@ import numpy as np
 import phantoms
 import pytest
 
+from medldm.data.resample import field_of_view_affine
 from medldm.errors import GeometryError, InputError, MedldmError, NotRestorable, OutputError, ResourceError, UsageError
-from medldm.io import nifti
 from medldm.io.atomic import sentence
-from medldm.io.nifti import from_array, from_nibabel, probe_nifti, read_nifti, write_nifti
-from medldm.resample import field_of_view_affine
+from medldm.io.nifti import writer
+from medldm.io.nifti.writer import from_array, from_nibabel, probe_nifti, read_nifti, write_nifti
 
 ORIENTATIONS = ["RAS", "LPS", "LAS", "PIR", "SAL", "IPR"]
 
@@ -82,7 +82,7 @@ def test_what_is_beyond_the_largest_integer_does_not_wrap_around(dtype):
     limits = np.iinfo(dtype)
     for kind in (np.float32, np.float64):
         far = np.array([-1e30, limits.min, 5, limits.max + 1, 1e30], kind)
-        stored, clipped = nifti.to_dtype(far, np.dtype(dtype))
+        stored, clipped = writer.to_dtype(far, np.dtype(dtype))
         assert stored.tolist() == [limits.min, limits.min, 5, limits.max, limits.max]
         assert clipped == 3
 
@@ -378,7 +378,7 @@ def test_places_that_cannot_be_written_leave_nothing_behind(tmp_path, phantom, m
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nifti, "_pour", full)
+    monkeypatch.setattr(writer, "_pour", full)
     with pytest.raises(ResourceError, match="disk is full"):
         write_nifti(phantom, tmp_path / "a.nii.gz")
     assert sorted(tmp_path.iterdir()) == before

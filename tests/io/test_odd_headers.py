@@ -12,10 +12,10 @@ import pytest
 import medldm
 from medldm import io
 from medldm.cli import main
+from medldm.data.resample import field_of_view_affine
 from medldm.errors import InputError, OutputError
-from medldm.io import nifti
-from medldm.io.nifti import copy_nifti, from_nibabel, read_nifti, write_nifti
-from medldm.resample import field_of_view_affine
+from medldm.io.nifti import writer
+from medldm.io.nifti.writer import copy_nifti, from_nibabel, read_nifti, write_nifti
 
 VOXELS = np.random.default_rng(0).integers(0, 900, (8, 7, 6)).astype(np.int16)
 NAN, INF = np.nan, np.inf
@@ -249,7 +249,7 @@ def test_float64_gives_what_float32_gives_through_every_verb(tiny_model, tmp_pat
 
 
 def test_a_result_that_cannot_be_read_again_does_not_take_its_name(phantom, tmp_path, monkeypatch):
-    pour = nifti._pour
+    pour = writer._pour
 
     def short(header, array, stream):
         pour(header, array[:-1], stream)
@@ -267,7 +267,7 @@ def test_a_result_that_cannot_be_read_again_does_not_take_its_name(phantom, tmp_
 
     (tmp_path / "kept.nii.gz").write_bytes(b"an older result")
     for damage in (short, other, moved, odd):
-        monkeypatch.setattr(nifti, "_pour", damage)
+        monkeypatch.setattr(writer, "_pour", damage)
         for name in ("a.nii", "kept.nii.gz"):
             with pytest.raises(OutputError, match=r"could not be opened again and was not kept \(.*\)"):
                 write_nifti(phantom, tmp_path / name)

@@ -10,10 +10,10 @@ import phantoms_dicom
 import pydicom
 import pytest
 
+from medldm.data.volume import Step
 from medldm.errors import InputError
 from medldm.io import read
 from medldm.io.dicom import write_uncertainty
-from medldm.volume import Step
 
 FACTS = {"model": "tiny", "sha256": "ab" * 32, "seed": 7, "steps": 4, "medldm": "0.1.0"}
 PATIENT = ("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyTime")

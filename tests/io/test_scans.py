@@ -19,12 +19,12 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from medldm import io
+from medldm.data.volume import Stored, Volume
 from medldm.errors import InputError, NotRestorable, UsageError
-from medldm.io.archive import Unpacked, unpack
+from medldm.io.archives import Unpacked, unpack
 from medldm.io.content import looks_like_labels, modality_by_name, not_a_scan, what_it_is
+from medldm.io.discovery import find_cases, output_path
 from medldm.io.lists import read_list
-from medldm.io.scans import find_cases, output_path
-from medldm.volume import Stored, Volume
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 
@@ -207,7 +207,7 @@ def test_zips_too_large_or_broken_are_named(tmp_path, monkeypatch):
         find_cases(tmp_path / "broken.zip")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         packed.writestr("scan.nii", b"0" * 5000)
-    monkeypatch.setattr("medldm.io.archive.LARGEST", 1000)
+    monkeypatch.setattr("medldm.io.archives.LARGEST", 1000)
     with pytest.raises(InputError, match="unpacks to"):
         unpack(tmp_path / "a.zip")
 
@@ -261,7 +261,7 @@ def test_what_a_killed_run_has_unpacked_goes_with_the_next_archive(tmp_path, mon
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr("tempfile.tempdir", None)
     told = (
-        "import os, sys; from medldm.io.archive import unpack; kept = unpack(__import__('pathlib').Path(sys.argv[1]));"
+        "import os, sys; from medldm.io.archives import unpack; kept = unpack(__import__('pathlib').Path(sys.argv[1]));"
     )
     dead = f"{told} os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", dead, str(tmp_path / "a.zip")], check=False)

@@ -7,14 +7,14 @@ import phantoms
 import pytest
 import torch
 
-from medldm.chain import Chain, load_chain, unload
 from medldm.degradations import Observation
 from medldm.errors import ModelError
+from medldm.inference.conditioning import centre_channel, centre_plane, measured_channels, neighbours
+from medldm.inference.networks import Chain, load_chain, unload
+from medldm.inference.orientations import looks
 from medldm.models.blocks import depth_to_space, grow_inputs, space_to_depth
-from medldm.models.fusion import build_fusion, build_unet
-from medldm.models.inputs import centre_channel, centre_plane, measured_channels, neighbours
-from medldm.models.latent import LatentSpace, latent_scale
-from medldm.models.looks import looks
+from medldm.models.latent_space import LatentSpace, latent_scale
+from medldm.models.unet import build_fusion, build_unet
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
 from medldm.zoo import card

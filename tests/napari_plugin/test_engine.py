@@ -12,9 +12,9 @@ import phantoms
 import pytest
 from napari.layers import Image
 from napari_medldm.engine import PATIENCE_S, TICK_S, Engine
+from napari_medldm.ipc import receive, send
 from napari_medldm.jobs import Order, Outcome
 from napari_medldm.layers import snapshot
-from napari_medldm.pipe import receive, send
 
 from medldm.errors import Cancelled, InputError, ResourceError
 

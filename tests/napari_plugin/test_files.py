@@ -166,7 +166,7 @@ def test_a_crop_of_a_dicom_layer_refers_to_the_slices_it_came_from(tmp_path):
 
 
 def test_a_refined_dicom_layer_keeps_its_field_of_view(tmp_path):
-    from medldm.resample import field_of_view_affine
+    from medldm.data.resample import field_of_view_affine
 
     folder = oblique_folder(tmp_path)
     scan = medldm.read(folder)
@@ -192,7 +192,7 @@ def test_several_volumes_are_refused_as_dicom(tmp_path):
 
 def test_the_samples_have_the_damage_they_are_named_after():
     from medldm.io import find_missing_slices
-    from medldm.noise_level import estimate_noise
+    from medldm.qc.noise import estimate_noise
 
     scan = samples.shipped("mr")
     assert find_missing_slices(samples.with_gap(scan)) == tuple(samples.GAP)
@@ -206,7 +206,7 @@ def test_the_samples_have_the_damage_they_are_named_after():
 
 def test_the_phantom_has_a_bright_skull_around_darker_tissue_and_the_damage_it_is_named_after():
     from medldm.io import find_missing_slices
-    from medldm.noise_level import estimate_noise
+    from medldm.qc.noise import estimate_noise
 
     head = samples.phantom()
     across = head.voxels[:, 64, 64]

@@ -17,9 +17,9 @@ from napari_medldm.layers import series_data, snapshot
 from napari_medldm.regions import Drawn, current_slice
 from napari_medldm.writers import write_nifti
 
+from medldm.data.volume import Volume
 from medldm.errors import MedldmError, ResourceError
 from medldm.io import read
-from medldm.volume import Volume
 
 SHAPE = (32, 40, 20)
 

@@ -147,7 +147,7 @@ def test_a_later_edit_does_not_reach_a_run_that_has_begun(as_layer):
 
 
 def test_metadata_hold_the_provenance_and_not_the_voxels(as_layer):
-    from medldm.volume import Step
+    from medldm.data.volume import Step
 
     volume = phantoms.phantom().with_voxels(phantoms.brain() + 1, step=Step("denoise", {"seed": 3}, {"model": "m"}))
     metadata = as_layer(volume).metadata

@@ -7,7 +7,7 @@ from napari.layers import Image, Shapes
 from napari_medldm.layers import snapshot
 from napari_medldm.regions import around, box_of, crop, current_slice, drawn, filled, mask_on, part, widened
 
-from medldm.volume import Volume
+from medldm.data.volume import Volume
 
 
 def test_the_current_slice_of_an_oblique_scan_is_one_slice(as_layer):

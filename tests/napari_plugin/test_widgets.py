@@ -8,7 +8,7 @@ import phantoms
 import pytest
 from medldm_widgets import LONG, click, finish, run
 from napari.layers import Image
-from napari_medldm import form, words
+from napari_medldm import form, text
 from napari_medldm import panel as panels
 from napari_medldm.engine import ENGINE
 from napari_medldm.layers import series_data, volume_of
@@ -405,12 +405,12 @@ def test_a_ct_scan_is_not_shown_the_card_of_an_mr_model(show, qtbot):
     _, widget = show(DenoiseWidget, Image(values))
     widget.rows.widgets["model"].value = "auto"
     try:
-        expected = words.describe("auto", "ct")
+        expected = text.describe("auto", "ct")
     except ModelError as problem:
         expected = str(problem)
     qtbot.waitUntil(lambda: widget.card.value == expected, timeout=LONG)
     widget.rows.widgets["modality"].value = "mr"
-    qtbot.waitUntil(lambda: widget.card.value == words.describe("auto", "mr"), timeout=LONG)
+    qtbot.waitUntil(lambda: widget.card.value == text.describe("auto", "mr"), timeout=LONG)
 
 
 def test_a_run_is_copied_as_text(show, qtbot, as_layer):

@@ -1,34 +1,34 @@
 """What widgets say, without a widget."""
 
 import phantoms
-from napari_medldm import words
+from napari_medldm import text
 
 
 def test_the_rest_of_the_time_is_counted_from_the_first_step():
-    clock = words.Clock()
+    clock = text.Clock()
     assert clock.rest(0, 10, now=100) is None  # ten seconds of loading follow
     clock.rest(0, 10, now=110)
     assert clock.rest(2, 10, now=114) == 16
     assert clock.words(2, 10, "planes", now=114) == "2 of 10 planes, 16 s left"
-    assert words.duration(125) == "2 min 5 s"
+    assert text.duration(125) == "2 min 5 s"
 
 
 def test_the_intent_names_numbers():
     scan = phantoms.phantom((48, 56, 10), spacing=(1, 1, 5))
-    assert "5.00 to 1.00 mm (10 to 50)" in words.intent("super-resolve", scan, {})
-    assert "0.05" in words.intent("denoise", scan, {"noise": 0.05})
-    assert "2 of 10 slices (3-4)" in words.intent("fill-slices", scan, {"missing": "3,4"})
+    assert "5.00 to 1.00 mm (10 to 50)" in text.intent("super-resolve", scan, {})
+    assert "0.05" in text.intent("denoise", scan, {"noise": 0.05})
+    assert "2 of 10 slices (3-4)" in text.intent("fill-slices", scan, {"missing": "3,4"})
 
 
 def test_a_card_tells_licence_and_range():
-    told = words.describe("auto")
+    told = text.describe("auto")
     assert "CC BY 4.0" in told
     assert "voxels 0.4 to 7 mm" in told
 
 
 def test_a_scan_outside_of_what_a_model_has_seen_is_named():
-    assert "9.00 mm" in words.unfit("auto", "mr", phantoms.phantom((8, 8, 8), spacing=(1, 1, 9)))
-    assert words.unfit("auto", "mr", phantoms.phantom((8, 8, 8))) == ""
+    assert "9.00 mm" in text.unfit("auto", "mr", phantoms.phantom((8, 8, 8), spacing=(1, 1, 9)))
+    assert text.unfit("auto", "mr", phantoms.phantom((8, 8, 8))) == ""
 
 
 def test_the_copied_command_is_one_that_the_command_line_takes():
@@ -39,15 +39,15 @@ def test_the_copied_command_is_one_that_the_command_line_takes():
     from medldm.settings import SuperResolve
 
     options = {"spacing": (1.0, 1.0, 2.5), "slice_profile": "rect", "seed": 7}
-    line = words.command_line("super-resolve", options, "/data/a scan.nii.gz")
+    line = text.command_line("super-resolve", options, "/data/a scan.nii.gz")
     arguments = build_parser().parse_args(shlex.split(line)[1:])
     assert arguments.source == ["/data/a scan.nii.gz"]
     assert settings_from(arguments, SuperResolve) == SuperResolve(**options)
 
 
 def test_a_copied_inpainting_names_the_file_of_its_mask():
-    assert "--mask '/data/a mask.nii.gz'" in words.command_line("inpaint", {}, "scan.nii", mask="/data/a mask.nii.gz")
-    told = words.python("inpaint", {}, "scan.nii", mask="mask.nii")
+    assert "--mask '/data/a mask.nii.gz'" in text.command_line("inpaint", {}, "scan.nii", mask="/data/a mask.nii.gz")
+    told = text.python("inpaint", {}, "scan.nii", mask="mask.nii")
     assert "medldm.inpaint(scan, medldm.read('mask.nii'))" in told
     compile(told, "copied", "exec")
 
@@ -58,13 +58,13 @@ def test_the_copied_python_runs(tmp_path, monkeypatch, scan_file):
     seen = {}
     monkeypatch.setattr(medldm, "denoise", lambda scan, **options: seen.update(options) or scan, raising=False)
     monkeypatch.chdir(tmp_path)
-    exec(words.python("denoise", {"noise": 0.05, "seed": 3}, str(scan_file)))
+    exec(text.python("denoise", {"noise": 0.05, "seed": 3}, str(scan_file)))
     assert seen == {"noise": 0.05, "seed": 3}
     assert (tmp_path / "RESTORED.nii.gz").exists()
 
 
 def test_each_volume_of_a_series_is_a_command_of_its_own():
-    told = words.command_line("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)).splitlines()
+    told = text.command_line("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)).splitlines()
     assert told == [f"medldm denoise bold.nii RESTORED-{n}.nii.gz --volume {n} --seed 3" for n in (0, 2)]
-    assert "--volume 2" in words.command_line("denoise", {}, "bold.nii", volumes=(2,))
-    compile(words.python("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)), "copied", "exec")
+    assert "--volume 2" in text.command_line("denoise", {}, "bold.nii", volumes=(2,))
+    compile(text.python("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)), "copied", "exec")

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from medldm.batch.summary import Row
+from medldm.data.volume import Step
 from medldm.report import write_page, write_preview
 from medldm.report.chart import bins, histogram
 from medldm.report.facts import facts_of
 from medldm.report.preview import INVENTED, focus
-from medldm.volume import Step
 
 
 def orange(path):

@@ -19,14 +19,14 @@ import psutil
 import pydicom
 import pytest
 
-import medldm.io.archive
+import medldm.io.archives
 from medldm.cli import main
 from medldm.errors import InputError, MedldmError, shown
-from medldm.io.archive import unpack
-from medldm.io.dicom import apart, codecs, find_series, read_series
+from medldm.io.archives import unpack
+from medldm.io.dicom import codecs, decode_worker, find_series, read_series
 from medldm.io.dicom import header as dicom_header
-from medldm.io.nifti import read_nifti
-from medldm.io.scans import find_cases
+from medldm.io.discovery import find_cases
+from medldm.io.nifti.writer import read_nifti
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_an_archive_that_hides_its_size_stops_at_what_it_claims(tmp_path):
 
 
 def test_an_archive_larger_than_allowed_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(medldm.io.archive, "LARGEST", 2**20)
+    monkeypatch.setattr(medldm.io.archives, "LARGEST", 2**20)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("scan.nii", bytes(2**21))
     with pytest.raises(InputError, match="unpacks to"):
@@ -241,10 +241,10 @@ def test_a_stream_that_ends_its_codec_is_a_sentence_and_the_next_is_read(change,
 
 def test_a_codec_that_never_ends_is_stopped(tmp_path, monkeypatch):
     series = packed(tmp_path, lambda data, at: None)
-    monkeypatch.setattr(apart, "PATIENCE", 0.01)
-    monkeypatch.setattr(apart, "unpacker", apart.Unpacker())
-    monkeypatch.setattr(apart, "CHILD", "import time; time.sleep(600)")
-    monkeypatch.setattr("medldm.io.dicom.slices.unpacker", apart.unpacker)
+    monkeypatch.setattr(decode_worker, "PATIENCE", 0.01)
+    monkeypatch.setattr(decode_worker, "unpacker", decode_worker.Unpacker())
+    monkeypatch.setattr(decode_worker, "CHILD", "import time; time.sleep(600)")
+    monkeypatch.setattr("medldm.io.dicom.slices.unpacker", decode_worker.unpacker)
     with pytest.raises(InputError, match="end the program"):
         read_series(series)
 
@@ -254,16 +254,16 @@ def test_an_interrupted_unpacking_gives_its_pixels_to_nobody_else(tmp_path, monk
     """In a notebook: the cell is stopped, the next one reads another scan."""
     folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((32, 32, 2)).astype(np.int16))
     first, second = (pydicom.dcmread(path) for path in phantoms_dicom.by_position(phantoms_dicom.jpeg_lossless(folder)))
-    unpacker, receive = apart.Unpacker(), apart._receive
+    unpacker, receive = decode_worker.Unpacker(), decode_worker._receive
     wanted = unpacker.unpack(second, codecs.frame_of(second, None), "")
 
     def stopped(stream):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(apart, "_receive", stopped)
+    monkeypatch.setattr(decode_worker, "_receive", stopped)
     with pytest.raises(KeyboardInterrupt):
         unpacker.unpack(first, codecs.frame_of(first, None), "")
-    monkeypatch.setattr(apart, "_receive", receive)
+    monkeypatch.setattr(decode_worker, "_receive", receive)
     assert np.array_equal(unpacker.unpack(second, codecs.frame_of(second, None), ""), wanted)
     unpacker.close()
 
@@ -274,7 +274,7 @@ def test_the_process_that_unpacks_ends_with_the_one_that_asked(tmp_path):
     told = (
         "import os, sys, pathlib; from medldm.io.dicom import find_series, read_series, apart;"
         "read_series(find_series(pathlib.Path(sys.argv[1]))[0]);"
-        "print(apart.unpacker._process.pid, flush=True); os.kill(os.getpid(), 9)"
+        "print(decode_worker.unpacker._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     asked = subprocess.run(
         [sys.executable, "-c", told, series.files[0].parent], capture_output=True, text=True, check=False

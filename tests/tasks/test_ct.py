@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import medldm
+from medldm.data.volume import Volume
 from medldm.degradations import LowDose
 from medldm.errors import ModelError
-from medldm.volume import Volume
 
 PIXEL_MM = 0.8
 INSERTS = {"fat": (-100, 0), "liver": (60, 72), "contrast": (300, 144), "bone": (1500, 216), "lung": (-850, 288)}

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import medldm
+from medldm.data.resample import field_of_view_affine
+from medldm.data.samples import sample_path
+from medldm.data.volume import Stored, Volume
 from medldm.errors import GeometryError, UsageError
-from medldm.resample import field_of_view_affine
-from medldm.samples import sample_path
-from medldm.tasks import pipeline
-from medldm.tasks.noise import NoiseLevel
-from medldm.volume import Stored, Volume
+from medldm.inference import pipeline
+from medldm.inference.noise_map import NoiseLevel
 
 
 @pytest.fixture

@@ -9,21 +9,21 @@ import pytest
 import torch
 
 import medldm
-from medldm.chain import load_chain
+from medldm.data.intensity import mri_scaling
+from medldm.data.resample import field_of_view_affine
+from medldm.data.samples import sample_path
+from medldm.data.volume import Stored, Volume
 from medldm.degradations import Observation, ThickSlices
 from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotRestorable, UsageError
-from medldm.intensity import mri_scaling
-from medldm.models.looks import looks
+from medldm.inference.device import fitted_pixels
+from medldm.inference.networks import load_chain
+from medldm.inference.orientations import looks
+from medldm.inference.pipeline import residual, silent
+from medldm.inference.tiling import Drawing, estimate, infer, refine, smooth_along_stack, stride_of
 from medldm.models.precision import pick_precision
-from medldm.resample import field_of_view_affine
-from medldm.samples import sample_path
 from medldm.settings import Denoise
 from medldm.tasks import TASKS
-from medldm.tasks.choices import fitted_pixels
 from medldm.tasks.inpaint import mask_on
-from medldm.tasks.pipeline import residual, silent
-from medldm.tasks.planes import Drawing, estimate, infer, refine, smooth_along_stack, stride_of
-from medldm.volume import Stored, Volume
 from medldm.zoo import card
 
 

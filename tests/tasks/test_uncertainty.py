@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import medldm
+from medldm.data.volume import Stored, Volume
 from medldm.degradations import Observation
-from medldm.settings import Denoise
-from medldm.tasks.uncertainty import (
+from medldm.inference.uncertainty import (
     Interval,
     distance_to_measured,
     local_contrast,
@@ -22,7 +22,7 @@ from medldm.tasks.uncertainty import (
     remoteness,
     why_not,
 )
-from medldm.volume import Stored, Volume
+from medldm.settings import Denoise
 from medldm.zoo import card
 
 VERBS = {"denoise": {"still": 0.01, "noisy": 0.3, "far": 0.0, "busy": 0.0, "q": 2.0}}

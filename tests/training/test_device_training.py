@@ -13,14 +13,13 @@ import toy_training
 from safetensors.torch import load_file
 from torch import nn
 
-from medldm.chain import Chain
 from medldm.degradations import InPlane, MissingSlices, Observation, ThickSlices
 from medldm.degradations.regions import fill_smoothly
 from medldm.degradations.sampling import interpolation_matrix, observation_weights, profile_matrix, slice_centres
 from medldm.errors import InputError
-from medldm.models.fusion import build_unet
-from medldm.models.inputs import measured_channels
-from medldm.models.looks import looks
+from medldm.inference.conditioning import measured_channels
+from medldm.inference.networks import Chain
+from medldm.inference.orientations import looks
 from medldm.models.residual import (
     Conditions,
     PrincipalBlocks,
@@ -31,14 +30,15 @@ from medldm.models.residual import (
     flow_loss,
     sample,
 )
-from medldm.training import batches, loop, scenes
+from medldm.models.unet import build_unet
+from medldm.training import batches, device_loop, scenes
 from medldm.training.archive import INDEX, read_archive, write_archive
 from medldm.training.corpus import Blocks, Corpus, augment
 from medldm.training.corpus import piecewise_linear as piecewise_linear_of_a_batch
+from medldm.training.data import Packed, load_cache, pack
+from medldm.training.device_loop import Loop
 from medldm.training.examples import MARGIN
-from medldm.training.loop import Loop
-from medldm.training.patches import Packed, load_cache, pack
-from medldm.training.session import read_metadata
+from medldm.training.trainer import read_metadata
 
 PLANES, LATENT = toy_training.PLANES, toy_training.LATENT
 TASK = {name: number for number, name in enumerate(batches.TASK_NAMES)}
@@ -556,7 +556,7 @@ def test_the_flow_hears_its_conditions(residual):
 def clock(monkeypatch):
     """A clock that moves by a second at every look, so that steps can be counted."""
     now = iter(range(1_000_000))
-    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: float(next(now))))
+    monkeypatch.setattr(device_loop, "time", types.SimpleNamespace(monotonic=lambda: float(next(now))))
 
 
 def line(folder, minutes, **words):

@@ -14,10 +14,10 @@ from medldm.errors import InputError, UsageError
 from medldm.settings import Architecture
 from medldm.training import train
 from medldm.training.augment import piecewise_linear
+from medldm.training.data import balance, load_cache, pack, read_split
 from medldm.training.examples import DRAW, draw_example, measure
-from medldm.training.patches import balance, load_cache, pack, read_split
 from medldm.training.run import covered
-from medldm.training.session import Plan, Session, read_metadata
+from medldm.training.trainer import Plan, Session, read_metadata
 from medldm.zoo import card
 
 SMALL = Architecture(latent_channels=4, unet=(8, 8, 8, 8), unet_units=1, vae=(8, 8), flow=(8, 8, 8))
@@ -313,8 +313,8 @@ def test_a_trained_card_says_what_it_covers(tmp_path):
 
 def test_a_network_for_volumes_starts_as_one_for_planes():
     """Of a scan that is the same in all its planes, both make the same."""
-    from medldm.models.fusion import build_unet
-    from medldm.models.inputs import measured_channels
+    from medldm.inference.conditioning import measured_channels
+    from medldm.models.unet import build_unet
     from medldm.training.inflate import inflated_unet
 
     volumes = replace(SMALL, spatial_dims=3, context=1)
@@ -332,7 +332,7 @@ def test_a_network_for_volumes_starts_as_one_for_planes():
 
 def test_what_kind_of_scans_a_folder_holds(tmp_path):
     """A table is believed; without one the values tell, and a file that is none does not decide."""
-    from medldm.training.patches import found_modality
+    from medldm.training.data import found_modality
 
     head = phantoms.phantom((20, 20, 12)).voxels
     phantoms.save(tmp_path / "a_1.nii.gz", head - 1000, np.eye(4), dtype=np.int16)
@@ -350,7 +350,7 @@ def test_what_kind_of_scans_a_folder_holds(tmp_path):
 def test_a_wider_network_begins_as_the_narrower_one(spatial_dims):
     """More channels and neighbouring slices change nothing until training makes use of them."""
     from medldm.models.flow import build_flow
-    from medldm.models.fusion import build_fusion, build_unet
+    from medldm.models.unet import build_fusion, build_unet
     from medldm.training.widen import entrance_channels, flow_widened, widened
 
     context = 5 if spatial_dims == 2 else 1
@@ -379,7 +379,7 @@ def test_a_wider_network_begins_as_the_narrower_one(spatial_dims):
 
 def test_a_wider_network_does_not_begin_as_another_kind():
     """Fewer channels, fewer slices or other levels are refused in words."""
-    from medldm.models.fusion import build_unet
+    from medldm.models.unet import build_unet
     from medldm.training.widen import widened
 
     weights = build_unet(SMALL).state_dict()
@@ -392,13 +392,13 @@ def test_a_wider_network_does_not_begin_as_another_kind():
 def first_loss(scans, tmp_path, monkeypatch):
     """``first_loss(stage, rank)``: of one step of a stage on a batch that is always the same, in a process of two."""
     from medldm.models.flow import build_flow
-    from medldm.models.fusion import build_unet
-    from medldm.models.latent import LatentSpace
+    from medldm.models.latent_space import LatentSpace
+    from medldm.models.unet import build_unet
     from medldm.models.vae import build_vae
-    from medldm.training.team import Team
-    from medldm.training.train_flow import train_flow
-    from medldm.training.train_fusion import train_fusion
-    from medldm.training.train_vae import train_vae
+    from medldm.training.distributed import Team
+    from medldm.training.stages.decoder import train_fusion
+    from medldm.training.stages.flow import train_flow
+    from medldm.training.stages.vae import train_vae
 
     losses = []
     monkeypatch.setattr(Session, "batches", lambda self, draw: iter([draw(torch.Generator().manual_seed(0))]))
@@ -416,7 +416,7 @@ def first_loss(scans, tmp_path, monkeypatch):
         # What the caller drew before must not matter.
         torch.default_generator.manual_seed(begun)
         plan, options = Plan(batch=2, patch=32), {"team": team, "device": "cpu"}
-        monkeypatch.setattr("medldm.training.train_vae.build_vae", lambda shape: latent.vae)
+        monkeypatch.setattr("medldm.training.stages.vae.build_vae", lambda shape: latent.vae)
         if stage == "vae":
             train_vae(scans, scans[:1], SMALL, plan, folder, **options)
         elif stage == "flow":

@@ -15,16 +15,16 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from medldm.data.volume import Volume, Voxels
 from medldm.errors import OutputError
 from medldm.io.atomic import sentence
 from medldm.io.dicom.classic import Source
-from medldm.io.dicom.declared import created, declare, make_uids, strip
+from medldm.io.dicom.derivation import created, declare, make_uids, strip
 from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.header import no_values_on_screen, read_headers
 from medldm.io.dicom.padding import ATTRIBUTES, keep_padding, padding_range
 from medldm.io.dicom.slices import Files, decode, read_slice, rescale, says_slope
 from medldm.io.dicom.stack import Stack, cited_stack, stack_of
-from medldm.volume import Volume, Voxels
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medldm.volume import Affine
+from medldm.data.volume import Affine
 
 RESAMPLE = "Ask for --fix, which resamples them to a regular grid."
 

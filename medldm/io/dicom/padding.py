@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from medldm.data.volume import Volume, Voxels
 from medldm.io.dicom.classic import Source
 from medldm.io.dicom.slices import Files, decode
 from medldm.io.dicom.values import careful, number
-from medldm.volume import Volume, Voxels
 
 ATTRIBUTES = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 

@@ -13,10 +13,11 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DA, TM
 
+from medldm.data.volume import Affine, Volume, Voxels
 from medldm.errors import InputError
 from medldm.io.atomic import whole_file
 from medldm.io.dicom.classic import Source
-from medldm.io.dicom.declared import (
+from medldm.io.dicom.derivation import (
     derived_uid,
     description,
     equipment,
@@ -28,7 +29,6 @@ from medldm.io.dicom.declared import (
 )
 from medldm.io.dicom.header import UNREADABLE, no_values_on_screen
 from medldm.io.dicom.stack import Stack, cited_stack
-from medldm.volume import Affine, Volume, Voxels
 
 # What the map is about, and what its maker looks at.
 GIVEN = (

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from nibabel import orientations
 
+from medldm.data.volume import Affine, Stored, Volume, Voxels
 from medldm.errors import GeometryError, InputError, NotRestorable
 from medldm.io.dicom.header import no_values_on_screen
-from medldm.io.dicom.repair import REPAIRABLE, places_of, regular, without_duplicates
+from medldm.io.dicom.regularise import REPAIRABLE, places_of, regular, without_duplicates
 from medldm.io.dicom.series import Series, volume_of
 from medldm.io.dicom.slices import Files, mapped, read_slice
 from medldm.io.dicom.slices import decode as decode
 from medldm.io.dicom.slices import load as load
-from medldm.volume import Affine, Stored, Volume, Voxels
 
 MOST_PIXELS = 2**28  # in one slice; no scanner makes that many
 

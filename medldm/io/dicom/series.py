@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from medldm.data.volume import Affine
 from medldm.errors import GeometryError, UsageError
-from medldm.io.dicom.copies import one_quantity, same_moment, same_pixels, what_differs
+from medldm.io.dicom.display import what_it_shows
+from medldm.io.dicom.duplicates import one_quantity, same_moment, same_pixels, what_differs
 from medldm.io.dicom.frames import Frame
 from medldm.io.dicom.geometry import Array, affine_ras, judge_positions, unit_axes
 from medldm.io.dicom.grouping import (
@@ -25,9 +27,7 @@ from medldm.io.dicom.grouping import (
 )
 from medldm.io.dicom.header import Header, is_dicom, read_headers
 from medldm.io.dicom.labels import told_apart
-from medldm.io.dicom.shown import what_it_shows
 from medldm.io.dicom.volumes import Several, several_volumes
-from medldm.volume import Affine
 
 # Modality (0008,0060), those that a sentence may name.
 MODALITIES = (

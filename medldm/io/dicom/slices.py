@@ -10,13 +10,13 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from medldm.data.volume import Voxels
 from medldm.errors import InputError, NotRestorable
-from medldm.io.dicom.apart import unpacker, wanted_apart
 from medldm.io.dicom.codecs import Undecoded, check_stream, frame_of, plugins_for
+from medldm.io.dicom.decode_worker import unpacker, wanted_apart
 from medldm.io.dicom.frames import MAPPING, Frame, flat_frame, is_enhanced
 from medldm.io.dicom.header import UNREADABLE, is_dicom, no_values_on_screen, read_dataset, said_by
 from medldm.io.dicom.values import careful
-from medldm.volume import Voxels
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 NEEDED = (

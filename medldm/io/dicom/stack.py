@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from medldm.data.volume import Affine, Step, Volume
 from medldm.errors import InputError
 from medldm.io.dicom.classic import Source, source_of
 from medldm.io.dicom.header import no_values_on_screen
 from medldm.io.dicom.slices import Files
-from medldm.volume import Affine, Step, Volume
 
 CITED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")  # a derived slice refers to them
 # A slice of the result this close to one of the series is that slice; scanners round positions.

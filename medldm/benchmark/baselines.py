@@ -1,0 +1,299 @@
+"""Who competes: doing nothing, interpolation, NLM, TV, the supervised U-Net, and we; all on the same arrays.
+
+The knobs of NLM and TV were chosen on validation scans, by PSNR (docs/benchmarks/tune_rivals.py). Where the level is
+not told they take `medldm.qc.noise`, as we do: scikit-image's own estimator needs a wavelet package, and is misled
+by zeroed air.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.interpolate import CubicSpline
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
+
+from medldm.benchmark.ablation import PARTS
+from medldm.benchmark.optional_baselines import GUESTS, NEEDS, NOWHERE, installed
+from medldm.benchmark.protocol import Trial
+from medldm.data.intensity import ct_scaling, mri_scaling
+from medldm.data.resample import field_of_view_affine, resample_to
+from medldm.data.volume import Voxels
+from medldm.errors import ModelError, UsageError
+from medldm.qc.noise import estimate_noise
+from medldm.zoo import Card, best, card, cards
+
+NLM_PATCH, NLM_REACH = 5, 4  # voxels
+NLM_STRENGTH = {"mr": 0.7, "ct": 0.7}  # noise standard deviations
+TV_WEIGHT = {"mr": 0.4, "ct": 0.7}  # noise standard deviations
+
+
+@dataclass(frozen=True)
+class Method:
+    """One competitor.
+
+    Parameters
+    ----------
+    restore : trial to (X, Y, Z) on the grid of the reference; None where the method does not apply
+    weights : name and SHA-256 of the networks; empty for none
+    """
+
+    restore: Callable[[Trial], Voxels | None]
+    weights: str = ""
+
+
+def nothing(trial: Trial) -> Voxels | None:
+    """The measurement as it is; voxels that were not measured show the nearest one that was."""
+    measured = np.asarray(trial.measured.voxels)
+    if trial.untouched is not None:
+        return _nearest(measured, trial.untouched)
+    if measured.shape != trial.reference.shape:
+        return _on_grid(trial, "nearest")
+    return measured
+
+
+def linear(trial: Trial) -> Voxels | None:
+    """Linear interpolation between slices or voxels."""
+    if trial.row.verb in ("denoise", "inpaint"):
+        return None
+    return _seen(trial) if trial.row.verb == "fill-slices" else _on_grid(trial, "linear")
+
+
+def cubic(trial: Trial) -> Voxels | None:
+    """Cubic B-spline interpolation; a magnitude is never negative."""
+    if trial.row.verb in ("denoise", "inpaint"):
+        return None
+    if trial.row.verb != "fill-slices":
+        smooth = _on_grid(trial, "bspline")
+        return smooth.clip(min=0) if trial.row.modality == "mr" else smooth
+    axis, missing = trial.facts["axis"], set(trial.facts["missing"])
+    measured, untouched = np.asarray(trial.measured.voxels), trial.untouched
+    assert untouched is not None
+    kept = [k for k in range(measured.shape[axis]) if k not in missing]
+    if len(kept) < 4:
+        return None
+    at = np.clip(np.arange(measured.shape[axis]), kept[0], kept[-1])
+    spline = CubicSpline(kept, np.take(measured, kept, axis=axis), axis=axis)(at).astype(np.float32).clip(min=0)
+    # A spline passes through its knots but for rounding; measured slices are to be exact.
+    filled: Voxels = np.where(untouched, measured, spline)
+    return filled
+
+
+def zero_filling(trial: Trial) -> Voxels | None:
+    """Zero filling of k-space, what a scanner does with a small matrix; for coarse planes only."""
+    return _seen(trial) if trial.row.in_plane > 1 else None
+
+
+def smooth_fill(trial: Trial) -> Voxels | None:
+    """A region filled smoothly from its rim (pull-push pyramid); for inpainting only."""
+    return _seen(trial) if trial.row.verb == "inpaint" else None
+
+
+def nlm(trial: Trial) -> Voxels | None:
+    """Non-local means (Buades et al., CVPR 2005) of scikit-image."""
+    if trial.row.verb != "denoise":
+        return None
+    sigma = level_of(trial)
+    found: Voxels = denoise_nl_means(
+        np.asarray(trial.measured.voxels), patch_size=NLM_PATCH, patch_distance=NLM_REACH,
+        h=NLM_STRENGTH[trial.row.modality] * sigma, sigma=sigma, fast_mode=True,
+    )  # fmt: skip
+    return found.astype(np.float32)
+
+
+def tv(trial: Trial) -> Voxels | None:
+    """Total variation (Chambolle, J Math Imaging Vis 20, 2004) of scikit-image."""
+    if trial.row.verb != "denoise":
+        return None
+    weight = TV_WEIGHT[trial.row.modality] * level_of(trial)
+    found: Voxels = denoise_tv_chambolle(np.asarray(trial.measured.voxels), weight=weight, max_num_iter=200)
+    return found.astype(np.float32)
+
+
+def model(which: Card, named: str | None = None, **options: Any) -> Method:
+    """A model of ours through the public verbs.
+
+    Parameters
+    ----------
+    which : its card
+    named : as ``--model`` takes it, when it is not shipped
+    **options : fidelity and other settings
+    """
+
+    def restore(trial: Trial) -> Voxels | None:
+        from medldm import tasks
+
+        if trial.row.modality != which.modality:
+            return None
+        settings: dict[str, Any] = {"model": named or which.name, **options}
+        scan, facts, told = trial.stored(), trial.facts, told_level(trial)
+        if trial.row.verb == "denoise":
+            done = tasks.denoise(scan, told, **settings)
+        elif trial.row.verb == "super-resolve":
+            settings |= {key: facts[key] for key in ("slice_thickness", "slice_profile") if key in facts}
+            done = tasks.super_resolve(scan, facts["spacing"], noise=told, axis=facts["axis"], **settings)
+        elif trial.row.verb == "fill-slices":
+            done = tasks.fill_slices(scan, facts["missing"], axis=facts["axis"], **settings)
+        else:
+            done = tasks.inpaint(scan, facts["mask"], **settings)
+        restored = np.asarray(done.voxels, dtype=np.float32)
+        return restored if trial.row.modality == "mr" else ct_scaling().apply(restored)
+
+    return Method(restore, f"{which.name}@{which.identity[:8]}")
+
+
+CLASSICS: dict[str, Callable[[Trial], Voxels | None]] = {
+    "nothing": nothing,
+    "linear": linear,
+    "cubic": cubic,
+    "zero-filling": zero_filling,
+    "smooth-fill": smooth_fill,
+    "nlm": nlm,
+    "tv": tv,
+}
+
+
+def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], dict[str, str]]:
+    """The methods that run on this machine, and those that do not, with the reason.
+
+    Parameters
+    ----------
+    names : only these; ``ablation`` stands for the parts of our chain; the path of a model card is a method too (and
+        ``-sharp`` beside it, if it has a fidelity), so that weights are compared before they ship
+
+    Raises
+    ------
+    UsageError
+        A name that is no method.
+    """
+    every = {name: Method(restore) for name, restore in CLASSICS.items()}
+    guests, missing = optional()
+    every |= guests
+    ours, absent = shipped()
+    every |= ours
+    absent = missing | absent
+    chosen: dict[str, Method] = {}
+    for name in names or (*every, *absent):
+        if name == "ablation":
+            chosen |= ablations()
+        elif name in every:
+            chosen[name] = every[name]
+        elif name in absent:
+            continue
+        elif Path(name).exists():
+            chosen |= own(name)
+        else:
+            known = ", ".join([*every, *absent])
+            raise UsageError(f"There is no method {name!r}; there are {known}, or the path of a model card.")
+    return chosen, {name: reason for name, reason in absent.items() if names is None or name in names}
+
+
+def optional() -> tuple[dict[str, Method], dict[str, str]]:
+    """Rivals of other packages, and those whose package is not installed, with the reason."""
+    found: dict[str, Method] = {}
+    absent: dict[str, str] = dict(NOWHERE)
+    for name, denoiser in GUESTS.items():
+        package = NEEDS[name]
+        if installed(package):
+            found[name] = Method(_guest(denoiser))
+        else:
+            absent[name] = f"{package} is not installed; pip install 'medldm[rivals]'"
+    return found, absent
+
+
+def _guest(denoiser: Callable[[Voxels, float, str], Voxels]) -> Callable[[Trial], Voxels | None]:
+    def restore(trial: Trial) -> Voxels | None:
+        if trial.row.verb != "denoise":
+            return None
+        return denoiser(np.asarray(trial.measured.voxels), level_of(trial), trial.row.modality)
+
+    return restore
+
+
+def shipped() -> tuple[dict[str, Method], dict[str, str]]:
+    """The rival U-Net and our chain from the zoo; those that are not there, with the reason."""
+    found: dict[str, Method] = {}
+    absent: dict[str, str] = {}
+    rivals = [each for each in cards() if each.role == "rival" and each.modality == "mr"]
+    if rivals:
+        found["unet"] = model(rivals[0])
+    else:
+        absent["unet"] = "no rival is shipped"
+    try:
+        ours = best("mr")
+        found |= {"medldm": model(ours), "medldm-sharp": model(ours, fidelity=0.0)}
+    except ModelError as problem:
+        absent |= {"medldm": str(problem), "medldm-sharp": str(problem)}
+    try:
+        found["medldm-ct"] = model(best("ct"))
+    except ModelError as problem:
+        absent["medldm-ct"] = str(problem)
+    return found, absent
+
+
+def ablations() -> dict[str, Method]:
+    """Parts of the shipped MRI chain, one taken away after the other.
+
+    Raises
+    ------
+    ModelError
+        No restorer is shipped.
+    """
+    which = best("mr")
+    weights = f"{which.name}@{which.identity[:8]}"
+    return {name: Method(made(which), weights) for name, made in PARTS.items()}
+
+
+def own(path: str) -> dict[str, Method]:
+    """Methods of a model that is not shipped, from the path of its card, weights or folder."""
+    which = card(path)
+    found = {which.name: model(which, path)}
+    if which.role == "restorer":
+        found[f"{which.name}-sharp"] = model(which, path, fidelity=0.0)
+    return found
+
+
+def told_level(trial: Trial) -> float | None:
+    """Noise level as ``--noise`` takes it, None when not told: a share of the *measured* foreground's p99.5; CT HU."""
+    level = trial.facts.get("noise")
+    if level is None or trial.row.modality == "ct":
+        return level
+    return float(level) / mri_scaling(trial.measured.voxels).unit
+
+
+def level_of(trial: Trial) -> float:
+    """Noise level that a method is told, or its estimate, scaled intensity."""
+    scan, modality = trial.stored(), trial.row.modality
+    unit = ct_scaling().unit if modality == "ct" else 1.0
+    given = trial.facts.get("noise")
+    level = float(given) if given else estimate_noise(scan.voxels, scan.spacing, modality).sigma
+    return max(level / unit, 1e-4)
+
+
+def _seen(trial: Trial) -> Voxels:
+    """The measurement on the grid of the reference, as the networks get it."""
+    assert trial.degradation is not None
+    seen: Voxels = trial.degradation.observe(torch.from_numpy(np.array(trial.measured.voxels))).y.numpy()
+    return seen
+
+
+def _on_grid(trial: Trial, order: str) -> Voxels:
+    """Plain interpolation; voxels beyond the outermost slice centres repeat the nearest, as every viewer shows them."""
+    shape = trial.reference.shape
+    affine = field_of_view_affine(trial.measured.affine, trial.measured.shape, shape)
+    image = resample_to(trial.measured, affine, shape, order)
+    return _nearest(image, ~np.isnan(image))
+
+
+def _nearest(image: Voxels, known: np.ndarray[Any, Any]) -> Voxels:
+    """Unknown voxels take the value of the nearest known one."""
+    if known.all():
+        return image
+    at = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    filled: Voxels = image[tuple(at)]
+    return filled

@@ -1,0 +1,1 @@
+"""Scans in memory: volumes, grey values, grids."""

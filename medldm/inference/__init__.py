@@ -1,0 +1,1 @@
+"""From a measured scan to a restored one: conditioning, networks, tiles, orientations."""

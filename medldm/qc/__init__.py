@@ -1,0 +1,1 @@
+"""What a scan is like before and after: noise, coverage of a model, a plan."""

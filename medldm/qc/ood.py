@@ -1,0 +1,279 @@
+"""Does a scan lie outside what a model's card covers? Few numbers a person can check, compared with training scans.
+
+Four kinds of checks, none of which needs a network: what is written about the scan (spacing, Hounsfield units,
+restored already), its grey values, its texture, and its anatomy (size, outline, symmetry). The last three are small
+vectors of named numbers; how far a scan lies from the nearest training scan (nearest-neighbour novelty detection:
+Ramaswamy et al., SIGMOD 2000; Tax and Duin, ICPR 2000) is compared with a limit that validation scans chose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from medldm.data.intensity import FOREGROUND_PERCENTILE, Mask, Scaling, ct_scaling, foreground_mask
+from medldm.data.volume import Volume, Voxels
+from medldm.qc.ood_features import GROUPS, distances, extended, fit
+from medldm.zoo import Card
+
+COARSE_MM = 3.0  # grid on which a scan is looked at; noise and thin structures do not reach it
+BINS = 6  # of an outline: cross-sections from one end of the foreground to the other
+SMALLEST = 12  # coarse voxels along every axis that an outline needs
+QUANTILES = (5, 25, 50, 75, 95)
+AXES = ("left to right", "back to front", "bottom to top")
+HU_AIR = -500.0
+
+
+def describe(volume: Volume, modality: str, foreground: Mask | None = None) -> dict[str, dict[str, float]]:
+    """A scan in named numbers, by group.
+
+    Parameters
+    ----------
+    volume : scan, stored units; NaN counts as air
+    modality : ``"mr"`` or ``"ct"``, which says how it is scaled
+    foreground : (X, Y, Z) bool, of `medldm.data.intensity.foreground_mask`, where it is known already
+
+    Returns
+    -------
+    ``intensity``, ``texture`` and ``anatomy``, each name to number; ``anatomy`` and ``texture`` are left out for scans
+    of a few slices, whose outline says nothing. Empty without foreground.
+    """
+    image, inside, spacing = _coarse(volume, modality, foreground)
+    if inside.sum() < 100:
+        return {}
+    told = {"intensity": _intensity(image, inside)}
+    if min(inside.shape) >= SMALLEST:
+        told["texture"] = _texture(image, inside, spacing)
+        told["anatomy"] = _anatomy(image, inside, spacing)
+    return told
+
+
+def check(volume: Volume, card: Card, verb: str = "", foreground: Mask | None = None) -> dict[str, str]:
+    """What speaks against restoring a scan with a model.
+
+    Parameters
+    ----------
+    volume : scan, as read
+    card : of the model
+    verb : about to run; one that ran before, in this process, is told too
+    foreground : (X, Y, Z) bool, of `medldm.data.intensity.foreground_mask`, where it is known already
+
+    Returns
+    -------
+    name of the check to a sentence; empty when the card covers the scan
+    """
+    found: dict[str, str] = {}
+    if done := volume.stored.restored_by or (verb if verb in {step.task for step in volume.history} else ""):
+        found["restored"] = (
+            f"{volume.name} was restored already ({done}): its noise and edges are a network's, and what is done to "
+            "it now is an estimate of an estimate. Restore the original."
+        )
+    found |= _spacing(volume, card) | _units(volume, card)
+    limits = card.guard
+    if not limits:
+        return found
+    told = describe(volume, card.modality, foreground)
+    if not told:
+        return found
+    for group, far in distances(told, limits).items():
+        if far > 1:
+            found[group] = (
+                f"The {GROUPS[group]} of {volume.name} {'are' if group == 'intensity' else 'is'} unlike every scan "
+                f"{card.name} was trained on ({far:.1f} times the limit; {_why(told[group], limits[group])}). "
+                "Look at the result with care."
+            )
+    if "anatomy" not in told:
+        found["few slices"] = (
+            f"{volume.name} covers too little for its anatomy to be compared with what {card.name} was trained on."
+        )
+    return found
+
+
+def untold(volume: Volume, card: Card) -> str:
+    """A sentence where a card says nothing of its training scans, so that `check` has nothing to compare; else empty.
+
+    Parameters
+    ----------
+    volume : scan
+    card : of the model
+    """
+    if any(group in card.guard for group in GROUPS):
+        return ""
+    return (
+        f"{card.name} does not say what its training scans look like: whether it covers {volume.name}, nobody can "
+        "tell. Only units and spacing were checked."
+    )
+
+
+def check_residual(card: Card, verb: str, residual: float | None, noise: float) -> dict[str, str]:
+    """Whether what a restoration leaves of the measurement looks as it did on validation scans.
+
+    Parameters
+    ----------
+    card : of the model
+    verb : that ran
+    residual : root mean square of the re-measured result minus the measurement, as the record holds it, or None
+    noise : level that was told to the network, in the unit of the residual
+
+    Returns
+    -------
+    name of the check to a sentence; empty when nothing is odd, or the card does not know
+    """
+    limits = card.guard.get("residual", {}).get(verb)
+    if limits is None or residual is None:
+        return {}
+    low, high, per_noise = limits["low"], limits["high"], verb == "denoise"
+    if per_noise and noise <= 0:
+        return {}
+    value = residual / noise if per_noise else max(0.0, residual - noise)
+    if low <= value <= high:
+        return {}
+    unit = "times the noise level" if per_noise else "of the signal above the noise"
+    return {
+        "consistency": (
+            f"What {card.name} took away or added is {value:.2f} {unit}; on validation scans it was {low:.2f} to "
+            f"{high:.2f}. The noise level or the slice profile may be another one than assumed."
+        )
+    }
+
+
+def _spacing(volume: Volume, card: Card) -> dict[str, str]:
+    low, high = card.spacing_mm
+    told = [mm for mm, count in zip(volume.spacing, volume.shape, strict=True) if count > 1]
+    odd = [mm for mm in told if not 0.99 * low <= mm <= 1.01 * high]
+    if not odd:
+        return {}
+    words = " and ".join(f"{mm:.3g}" for mm in odd)
+    return {
+        "spacing": (
+            f"{volume.name} has voxels of {words} mm; {card.name} has seen {low:g} to {high:g} mm. "
+            "If the header is wrong, correct it first."
+        )
+    }
+
+
+def _units(volume: Volume, card: Card) -> dict[str, str]:
+    with np.errstate(invalid="ignore"):
+        low = float(np.nanmin(volume.voxels))
+    by_header = volume.stored.container == "dicom" and volume.stored.modality == "mr"  # its padding may lie as low
+    if card.modality == "mr" and (volume.stored.modality == "ct" or (low <= HU_AIR and not by_header)):
+        return {"modality": f"{volume.name} looks like CT, by its values as low as {low:.0f}; {card.name} restores MR."}
+    if card.modality == "ct" and (volume.stored.modality == "mr" or low > HU_AIR):
+        return {
+            "modality": f"{volume.name} holds no air at -1000 HU (its lowest value is {low:.0f}); {card.name} restores "
+            "CT in HU."
+        }
+    return {}
+
+
+def _coarse(volume: Volume, modality: str, known: Mask | None) -> tuple[Voxels, Mask, tuple[float, ...]]:
+    """The scan averaged to about 3 mm, scaled and cut to its foreground, where that is, and the new spacing."""
+    voxels = _without_gaps(volume.voxels)
+    mask = known if known is not None and voxels is volume.voxels else foreground_mask(voxels, modality)
+    if not mask.any():
+        return np.zeros((1, 1, 1), np.float32), np.zeros((1, 1, 1), dtype=bool), volume.spacing
+    # One percentile serves here, where `mri_scaling` would look for the foreground once more.
+    white = float(np.percentile(voxels[mask][::7], FOREGROUND_PERCENTILE))
+    scaling = ct_scaling() if modality == "ct" else Scaling(0.0, white if white > 0 else 1.0)
+    box = _box(mask)
+    image = np.nan_to_num(np.clip(scaling.apply(voxels[box]), 0, 1.5))
+    steps = [min(count, max(1, round(COARSE_MM / mm))) for mm, count in zip(volume.spacing, image.shape, strict=True)]
+    small, inside = _averaged(image, steps), _averaged(mask[box], steps) > 0.5
+    return small, inside, tuple(mm * step for mm, step in zip(volume.spacing, steps, strict=True))
+
+
+def _averaged(array: Voxels, steps: Sequence[int]) -> Voxels:
+    """Means over blocks, float32; what is left over at the ends is dropped."""
+    cut = tuple(slice(0, count // step * step) for count, step in zip(array.shape, steps, strict=True))
+    blocks = [n for count, step in zip(array.shape, steps, strict=True) for n in (count // step, step)]
+    means: Voxels = array[cut].reshape(blocks).mean((1, 3, 5), dtype=np.float32)
+    return means
+
+
+def _without_gaps(voxels: Voxels) -> Voxels:
+    """Lost slices (all zero or NaN between others) replaced by their nearest neighbours, so that anatomy shows."""
+    for axis in range(3):
+        filled = np.flatnonzero(((voxels != 0) & np.isfinite(voxels)).any(tuple(a for a in range(3) if a != axis)))
+        if len(filled) == 0 or filled[-1] - filled[0] + 1 == len(filled):
+            continue
+        inside = np.arange(filled[0], filled[-1] + 1)
+        nearest = filled[np.abs(inside[:, None] - filled).argmin(1)]
+        at = np.concatenate([np.arange(filled[0]), nearest, np.arange(filled[-1] + 1, voxels.shape[axis])])
+        voxels = np.take(voxels, at, axis=axis)
+    return voxels
+
+
+def _box(inside: Mask) -> tuple[slice, ...]:
+    found = []
+    for axis in range(3):
+        filled = np.flatnonzero(inside.any(tuple(a for a in range(3) if a != axis)))
+        found.append(slice(int(filled[0]), int(filled[-1]) + 1))
+    return tuple(found)
+
+
+def _intensity(image: Voxels, inside: Mask) -> dict[str, float]:
+    values = image[inside]
+    told = {f"{share}th percentile": float(np.percentile(values, share)) for share in QUANTILES}
+    counts = ndimage.gaussian_filter1d(np.histogram(values, 50, (0, 1.25))[0].astype(np.float64), 1)
+    told["share of the commonest grey"] = float(counts.max() / counts.sum())
+    return told
+
+
+def _texture(image: Voxels, inside: Mask, spacing: Sequence[float]) -> dict[str, float]:
+    """Gradients at 3 mm, scaled intensity per cm; logarithms, since they spread over decades."""
+    core = ndimage.binary_erosion(inside)
+    core = core if core.sum() > 100 else inside
+    steps = np.gradient(image, *spacing)
+    size = 10 * np.sqrt(sum(np.square(each) for each in steps))[core]
+    low, middle, high = np.percentile(size, [10, 50, 95])
+    smooth = ndimage.gaussian_filter(image, 1.0)
+    fine = np.abs(image - smooth)[core]
+    return {
+        "median gradient": math.log10(middle + 1e-3),
+        "gradient in flat tissue": math.log10(low + 1e-3),
+        "gradient at edges": math.log10(high + 1e-3),
+        "fine structure": math.log10(float(fine.mean()) + 1e-4),
+    }
+
+
+def _anatomy(image: Voxels, inside: Mask, spacing: Sequence[float]) -> dict[str, float]:
+    """Size, outline along three axes, and left-right symmetry."""
+    millilitres = float(inside.sum()) * math.prod(spacing) / 1000
+    told = {"volume, log10 of ml": math.log10(millilitres)}
+    for axis, along in enumerate(AXES):
+        told[f"extent {along}, dm"] = inside.shape[axis] * spacing[axis] / 100
+    told["filled share of its box"] = float(inside.mean())
+    for axis, along in enumerate(AXES):
+        area = inside.sum(tuple(a for a in range(3) if a != axis)).astype(np.float64)
+        at = (np.arange(BINS) + 0.5) / BINS * len(area) - 0.5
+        outline = np.interp(at, np.arange(len(area)), ndimage.uniform_filter1d(area, max(1, len(area) // BINS)))
+        outline /= max(outline.mean(), 1e-9)
+        told |= {f"outline {along}, {number + 1} of {BINS}": float(v) for number, v in enumerate(outline)}
+    told["symmetry of the outline"] = _alike(inside.astype(np.float32), inside[::-1].astype(np.float32))
+    both = inside & inside[::-1]
+    told["symmetry of grey values"] = _alike(image[both], image[::-1][both])
+    return told
+
+
+def _alike(one: Voxels, other: Voxels) -> float:
+    """Pearson correlation, 0 where one of both is constant."""
+    one, other = one.ravel() - one.mean(), other.ravel() - other.mean()
+    size = float(np.sqrt(np.square(one).sum() * np.square(other).sum()))
+    return float((one * other).sum() / size) if size > 1e-9 else 0.0
+
+
+def _why(told: Mapping[str, float], kept: Mapping[str, Any]) -> str:
+    """The number that lies farthest from the training scans, and where those lie."""
+    outside = [
+        (max(low - told[name], told[name] - high) / spread, name, low, high)
+        for name, (low, high), spread in zip(kept["names"], kept["range"], kept["spread"], strict=True)
+    ]
+    _, name, low, high = max(outside)
+    return f"{name} {told[name]:.2f}, there {low:.2f} to {high:.2f}"
+
+
+__all__ = ["GROUPS", "check", "check_residual", "describe", "distances", "extended", "fit", "untold"]

@@ -1,0 +1,448 @@
+"""Training examples: a packed cache of scans in memory, patches drawn and degraded on the fly."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import OrientationError
+from nibabel.spatialimages import HeaderDataError
+from torch import Tensor
+
+from medldm.errors import InputError
+
+log = logging.getLogger(__name__)
+
+HU_AIR = -500.0  # scans that go below hold Hounsfield units
+QUARTER = 0.25  # dose of the noise that is kept beside a CT scan; other doses are made of it
+# What nibabel, gzip and NumPy raise on files that are damaged in one way or another.
+UNREADABLE = (ImageFileError, HeaderDataError, OrientationError, np.linalg.LinAlgError, OSError, EOFError, ValueError,
+              ArithmeticError, MemoryError, zlib.error)  # fmt: skip
+KERNELS = ("hann", "ramp")  # soft and sharp reconstructions
+THICK = 1.6  # a scan whose spacing varies by more than this cannot show what thin slices look like
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One scan of the cache.
+
+    Parameters
+    ----------
+    voxels : (X, Y, Z) uint8 or uint16, cropped to its content
+    scale : scaled intensity per stored unit; in MRI 1 is the 99.5th percentile of the foreground
+    shift : scaled intensity of a stored 0
+    noise : (K, X, Y, Z) int16 HU, what a quarter of the dose would add to a CT scan, K times; None for MRI
+    spacing : mm
+    slice_axis : axis of the coarsest spacing
+    isotropic : whether it can serve as a reference along every axis
+    weight : how often it is drawn
+    file, subject, modality, licence, source : where it comes from
+    """
+
+    voxels: np.ndarray[Any, Any]
+    scale: float
+    spacing: tuple[float, float, float]
+    slice_axis: int
+    isotropic: bool
+    weight: float
+    file: str
+    subject: str
+    modality: str = "MR"
+    licence: str = ""
+    source: str = ""
+    shift: float = 0.0
+    noise: np.ndarray[Any, Any] | None = None
+
+    @property
+    def is_ct(self) -> bool:
+        """Whether voxels are HU."""
+        return self.modality.upper().startswith("CT")
+
+    def scaled(self, where: tuple[slice, ...], generator: torch.Generator | None) -> Tensor:
+        """A block as float32 scaled intensity; 8-bit sources are dithered by half a level where there is signal."""
+        block = torch.from_numpy(self.voxels[where].astype(np.float32))
+        if self.voxels.dtype == np.uint8 and generator is not None:
+            block = torch.where(block > 0, block + torch.rand(block.shape, generator=generator) - 0.5, block)
+        return block * self.scale + self.shift
+
+
+def read_split(data: Path) -> list[dict[str, str]]:
+    """Which file belongs to which split, from `manifest.csv` or `split.csv` beside or above the scans.
+
+    The table needs the columns ``split`` (train, val) and ``file``; ``subject``, ``modality``, ``weight``, ``licence``
+    and ``source`` are used where they stand. Without a table one subject in ten (at least one) is set aside for
+    validation, the subject being the file name up to its first underscore, or the folder where files in several
+    folders have one name.
+
+    Parameters
+    ----------
+    data : folder with NIfTI files, in any depth
+
+    Raises
+    ------
+    InputError
+        No scans; a table without the columns, with none of the scans, with names that several scans have, or with a
+        subject in train and val.
+    """
+    tables = [folder / name for folder in (data, data.parent) for name in ("split.csv", "manifest.csv")]
+    table = next((path for path in tables if path.is_file()), None)
+    found = sorted(path for path in data.rglob("*.nii*") if path.is_file())
+    if not found:
+        raise InputError(f"{data} holds no NIfTI file to train on.")
+    if table is None:
+        return _own_split(found, data)
+    seen: dict[str, dict[str, str]] = {}  # a file listed twice is one file
+    absent = []
+    for row in _lines(table):
+        if row["split"] not in ("train", "val"):
+            continue
+        path = _named(row["file"], found, table)
+        if path is None:
+            absent.append(row["file"])
+        else:
+            seen[str(path)] = {**row, "path": str(path)}
+    if absent and table.parent == data:
+        log.warning("%s names %d files that are not in %s, %s among them", table, len(absent), data, absent[0])
+    rows = list(seen.values())
+    if not any(row["split"] == "train" for row in rows):
+        raise InputError(f"{table} assigns none of the scans in {data} to the split 'train'.")
+    _check_subjects(rows, table)
+    return rows
+
+
+def _lines(table: Path) -> list[dict[str, str]]:
+    """Lines of a split table, its words without spaces around them.
+
+    Raises
+    ------
+    InputError
+        A column that is missing, a weight that is no number.
+    """
+    try:
+        # Excel begins its files with a byte order mark.
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [{key: (word or "").strip() for key, word in line.items() if key} for line in csv.DictReader(lines)]
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{table} is no text in UTF-8. Save it as CSV, UTF-8.") from problem
+    if rows and not {"split", "file"} <= rows[0].keys():
+        raise InputError(f"{table} needs the columns split and file; it has {', '.join(rows[0])}.")
+    for row in rows:
+        try:
+            heavy = float(row.get("weight") or 1)
+        except ValueError:
+            heavy = -1.0
+        if not 0 <= heavy < float("inf"):
+            raise InputError(f"{table}: the weight of {row['file']} is a number from 0, not {row['weight']!r}.")
+    return rows
+
+
+def _named(name: str, found: list[Path], table: Path) -> Path | None:
+    """The scan that a table means: by its path below the table or the data, else by its name alone.
+
+    Raises
+    ------
+    InputError
+        A name that several scans have.
+    """
+    parts = Path(name).parts
+    same = [path for path in found if path.name == Path(name).name]
+    exact = [path for path in same if path.parts[-len(parts) :] == parts]
+    if len(exact) > 1 or (not exact and len(same) > 1):
+        raise InputError(
+            f"{table}: several scans are called {name}. Write the folder too, as in {same[0].parent.name}/{name}."
+        )
+    return next(iter(exact or same), None)
+
+
+def _check_subjects(rows: list[dict[str, str]], table: Path) -> None:
+    """A subject seen in training must not judge it.
+
+    Raises
+    ------
+    InputError
+    """
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.get("subject"):
+            splits.setdefault(row["subject"], set()).add(row["split"])
+    if both := sorted(subject for subject, found in splits.items() if len(found) > 1):
+        raise InputError(
+            f"{table} puts scans of {', '.join(both[:3])} into train and val. Split by subject, never by file: what "
+            "validation says of people seen in training is worth nothing."
+        )
+
+
+def _own_split(found: list[Path], data: Path) -> list[dict[str, str]]:
+    """One subject in ten for validation, by a hash of its name, so that a folder may grow; never nobody."""
+    common = len({path.name for path in found}) < len(found)  # sub-01/T1w.nii, sub-02/T1w.nii: the folder tells
+    subjects = {
+        path: path.parent.name if common and path.parent != data else path.name.split("_")[0].split(".")[0]
+        for path in found
+    }
+    order = sorted(set(subjects.values()), key=_hash)
+    chosen = {subject for subject in order if _hash(subject) % 10 == 0} or set(order[:1])
+    if len(chosen) == len(order):
+        chosen = set(order[:1]) if len(order) > 1 else set()
+    return [
+        {"path": str(path), "file": path.name, "subject": subject, "split": "val" if subject in chosen else "train"}
+        for path, subject in subjects.items()
+    ]
+
+
+def _hash(subject: str) -> int:
+    return int(hashlib.sha256(subject.encode()).hexdigest(), 16)
+
+
+def found_modality(data: Path) -> str:
+    """``"CT"`` where the split table says so of every scan, or, without a word of it, where scans hold air in HU.
+
+    Parameters
+    ----------
+    data : folder with NIfTI files
+
+    Raises
+    ------
+    InputError
+        No scans.
+    """
+    rows = read_split(data)
+    told = {row["modality"].upper()[:2] for row in rows if row.get("modality")}
+    if told:
+        return "CT" if told == {"CT"} else "MR"
+    lowest = [_lowest(Path(row["path"])) for row in rows[:3]]
+    return "CT" if max(lowest) < HU_AIR else "MR"
+
+
+def _lowest(path: Path) -> float:
+    try:
+        image: Any = nib.load(path)
+        return float(np.nanmin(np.asanyarray(image.dataobj)))
+    except UNREADABLE:
+        return 0.0  # `pack` will say what is wrong with it
+
+
+def pack(data: Path, cache: Path, modality: str = "MR") -> None:
+    """Scans as small integers in one folder, so that training reads memory and nothing else.
+
+    Parameters
+    ----------
+    data : folder of NIfTI files, see `read_split`
+    cache : folder to fill; reused when it was made of the same files
+    modality : scans of another modality are left out
+    """
+    rows = [row for row in read_split(data) if (row.get("modality") or modality).upper().startswith(modality)]
+    stamp = hashlib.sha256(json.dumps([[r["path"], Path(r["path"]).stat().st_size] for r in rows]).encode()).hexdigest()
+    index = cache / "index.json"
+    if index.is_file() and json.loads(index.read_text())["stamp"] == stamp:
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for number, row in enumerate(rows):
+        packed = _pack_ct if modality == "CT" else _pack_mr
+        entry = _pack_one(Path(row["path"]), cache / f"{number:04d}.npy", packed)
+        if entry is None:
+            log.warning("%s is left out: unreadable, nothing but air, a label map, or not a 3D image", row["path"])
+            continue
+        known = {key: row.get(key, "") for key in ("file", "subject", "modality", "licence", "source", "split")}
+        known["modality"] = known["modality"] or modality  # a table need not say; what is packed is known
+        entries.append({**entry, **known, "weight": float(row.get("weight") or 1), "name": f"{number:04d}.npy"})
+    index.write_text(json.dumps({"stamp": stamp, "scans": entries}, indent=1))
+
+
+def _pack_one(path: Path, target: Path, packed: Callable[..., dict[str, Any]]) -> dict[str, Any] | None:
+    try:
+        image: Any = nib.as_closest_canonical(nib.load(path))
+        raw = np.asanyarray(image.dataobj)
+    except UNREADABLE as problem:
+        log.warning("%s cannot be read: %s", path, problem)
+        return None
+    if raw.ndim != 3 or raw.dtype.kind not in "iuf":
+        return None
+    voxels = np.nan_to_num(raw.astype(np.float32), posinf=0, neginf=0)
+    spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
+    if not voxels.any() or min(voxels.shape) < 2 or not all(0 < mm < float("inf") for mm in spacing):
+        return None
+    # As `mri_scaling` below.
+    from medldm.data.volume import Volume
+    from medldm.io.content import looks_like_labels
+    from medldm.qc.ood import describe
+
+    if float(voxels.min()) >= 0 and looks_like_labels(raw):
+        return None
+    seen = Volume(voxels, np.diag([*spacing, 1.0]), name=path.name)
+    looks = describe(seen, "ct" if packed is _pack_ct else "mr")
+    return {**packed(voxels, raw.dtype == np.uint8, spacing, target), "spacing": spacing, "looks": looks}
+
+
+def _pack_mr(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path) -> dict[str, float]:
+    # Only here: packing happens where the scans are, and training may run where SciPy is not installed.
+    from medldm.data.intensity import mri_scaling
+
+    unit = mri_scaling(voxels).unit
+    voxels = voxels[_content(voxels > 0.02 * voxels.max())]
+    step = 1.0 if bytes_ else float(voxels.max()) / 65535
+    np.save(target, np.clip(np.round(voxels / step), 0, 65535).astype(np.uint8 if bytes_ else np.uint16))
+    return {"scale": step / unit}
+
+
+def _pack_ct(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path) -> dict[str, float]:
+    from medldm.data.intensity import AIR_IN_CT, CT_RANGE, ct_scaling
+    from medldm.degradations import LowDose
+
+    voxels = np.clip(voxels[_content(voxels > AIR_IN_CT)], *CT_RANGE)
+    axis = int(np.argmax(spacing))
+    across = float(np.delete(spacing, axis)[0])
+    slices = np.moveaxis(voxels, axis, 0)
+    draws = []
+    for number, kernel in enumerate(KERNELS):
+        degradation = LowDose(QUARTER, pixel_mm=across, kernel=kernel)
+        generator = torch.Generator().manual_seed(number)
+        noise = np.stack([degradation.noise(each, generator) for each in slices])
+        draws.append(np.moveaxis(noise, 0, axis))
+    np.save(noise_path(target), np.clip(np.round(draws), -32768, 32767).astype(np.int16))
+    np.save(target, np.round(voxels - CT_RANGE[0]).astype(np.uint16))
+    scaling = ct_scaling()
+    return {"scale": 1 / scaling.unit, "shift": (CT_RANGE[0] - scaling.black) / scaling.unit}
+
+
+def _content(filled: np.ndarray[Any, Any]) -> tuple[slice, ...]:
+    """The box around what is filled, with a margin."""
+    at = np.argwhere(filled) if filled.any() else np.array([[0, 0, 0], np.array(filled.shape) - 1])
+    low, high = np.maximum(at.min(0) - 4, 0), at.max(0) + 5
+    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+
+
+def noise_path(packed: Path) -> Path:
+    """Where the noise of a packed CT scan lies."""
+    return packed.with_suffix(".noise.npy")
+
+
+def load_cache(cache: Path, split: str) -> list[Packed]:
+    """The packed scans of one split, in memory."""
+    scans = []
+    for entry in json.loads((cache / "index.json").read_text())["scans"]:
+        if entry["split"] != split:
+            continue
+        spacing, noise = tuple(entry["spacing"]), noise_path(cache / entry["name"])
+        scans.append(
+            Packed(
+                voxels=np.load(cache / entry["name"]),
+                scale=entry["scale"],
+                spacing=spacing,
+                slice_axis=int(np.argmax(spacing)),
+                isotropic=max(spacing) <= THICK * min(spacing),
+                weight=entry["weight"],
+                file=entry["file"],
+                subject=entry["subject"],
+                modality=entry["modality"],
+                licence=entry["licence"],
+                source=entry["source"],
+                shift=entry.get("shift", 0.0),
+                noise=np.load(noise) if noise.is_file() else None,
+            )
+        )
+    return scans
+
+
+def what_scans_look_like(cache: Path, split: str) -> list[dict[str, Any]]:
+    """`medldm.qc.ood.describe` of the packed scans of one split; caches of earlier versions do not know it."""
+    entries = json.loads((cache / "index.json").read_text())["scans"]
+    return [entry["looks"] for entry in entries if entry["split"] == split and entry.get("looks")]
+
+
+class Block(NamedTuple):
+    """A piece of a scan with its axes in the order that training uses: damage along the first.
+
+    Parameters
+    ----------
+    clean : (H, W, D) scaled intensity
+    isotropic : whether slices along H may be thickened
+    noise : (H, W, D) scaled intensity, what a quarter of the dose would add; None for MRI
+    """
+
+    clean: Tensor
+    isotropic: bool
+    noise: Tensor | None = None
+
+
+def draw_block(scan: Packed, size: tuple[int, int, int], generator: torch.Generator) -> Block:
+    """A random block around a voxel with signal, axes permuted and flipped at random.
+
+    Parameters
+    ----------
+    scan : where from
+    size : (H, W, D) voxels
+    generator : source of randomness
+
+    Returns
+    -------
+    block; a scan smaller than `size` is padded with air
+    """
+    order = torch.randperm(3, generator=generator).tolist()
+    if not scan.isotropic:  # thick slices are looked at in their own planes
+        planes = [axis for axis in order if axis != scan.slice_axis]
+        order = [*planes, scan.slice_axis]
+    lengths = [0, 0, 0]
+    for place, axis in enumerate(order):
+        lengths[axis] = size[place]
+    where, pads = [], []
+    centre = _voxel_with_signal(scan, generator)
+    for axis, length in enumerate(lengths):
+        total = scan.voxels.shape[axis]
+        if total >= length:
+            start = int(np.clip(centre[axis] - length // 2, 0, total - length))
+            where.append(slice(start, start + length))
+            pads.append((0, 0))
+        else:
+            before = int(torch.randint(length - total + 1, (1,), generator=generator))
+            where.append(slice(0, total))
+            pads.append((before, length - total - before))
+    fields = [scan.scaled(tuple(where), generator)]
+    if scan.noise is not None:
+        draw = scan.noise[int(torch.randint(len(scan.noise), (1,), generator=generator))]
+        fields.append(torch.from_numpy(draw[tuple(where)].astype(np.float32)) * scan.scale)
+    margins = [n for pair in reversed(pads) for n in pair]
+    flips = [axis for axis in range(3) if torch.rand((), generator=generator) < 0.5]
+    block, *noise = (torch.nn.functional.pad(field, margins).permute(order).flip(flips) for field in fields)
+    return Block(block, scan.isotropic, noise[0] if noise else None)
+
+
+def _voxel_with_signal(scan: Packed, generator: torch.Generator) -> list[int]:
+    for _ in range(12):
+        at = [int(torch.randint(size, (1,), generator=generator)) for size in scan.voxels.shape]
+        if scan.voxels[tuple(at)] * scan.scale + scan.shift > (0.25 if scan.is_ct else 0.1):
+            break
+    return at
+
+
+def pick(scans: list[Packed], generator: torch.Generator) -> Packed:
+    """One scan, drawn by weight."""
+    weights = torch.tensor([scan.weight for scan in scans])
+    return scans[int(torch.multinomial(weights, 1, generator=generator))]
+
+
+def balance(scans: list[Packed]) -> list[Packed]:
+    """Weigh sources against each other: each counts by the square root of its subjects, not by its files.
+
+    A corpus that is mostly one scanner would otherwise teach that scanner.
+    """
+    families: dict[str, list[Packed]] = {}
+    for scan in scans:
+        families.setdefault(f"{scan.source.split('@')[0]}|{scan.modality}|{scan.isotropic}", []).append(scan)
+    balanced = []
+    for members in families.values():
+        subjects = len({scan.subject for scan in members})
+        for scan in members:
+            balanced.append(Packed(**{**scan.__dict__, "weight": scan.weight * subjects**0.5 / len(members)}))
+    return balanced

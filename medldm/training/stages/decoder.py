@@ -1,0 +1,175 @@
+"""The fusion decoder: trained last, on latents that the flow really produces."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medldm.degradations import Observation
+from medldm.inference.conditioning import centre_channel
+from medldm.inference.networks import Chain
+from medldm.models.blocks import grow_inputs
+from medldm.models.flow import Flow
+from medldm.models.latent_space import LatentSpace
+from medldm.models.precision import autocast
+from medldm.models.unet import Residual, build_fusion
+from medldm.settings import Architecture
+from medldm.training.data import Packed
+from medldm.training.distributed import Team
+from medldm.training.examples import MARGIN, Scene, draw_scene
+from medldm.training.losses import detail_loss, feature_loss, root_mean_square
+from medldm.training.trainer import Plan, Session
+from medldm.training.validation import Cube, cubes, score_volumes
+
+SHARP = 0.5  # share of a batch that is asked for sharpness (fidelity 0)
+HELD = 0.3  # weight of their pixel error
+PLACE, FELT = 0.15, 1.0  # weights of their fine detail, and of what the encoder sees; both then weigh about the same
+SAMPLED = 0.35  # share of steps whose latents are drawn in several flow steps
+POOL = 12  # blocks in memory; the first estimate of one, from all looks, costs as much as a step
+REUSED = 2  # steps for every new block
+BLOCKS = 3  # of the pool that a step takes planes from
+
+
+def train_fusion(
+    train: list[Packed],
+    val: list[Packed],
+    shape: Architecture,
+    plan: Plan,
+    folder: Path,
+    latent: LatentSpace,
+    flow: Flow,
+    unet: Residual,
+    *,
+    resume: bool = False,
+    init: dict[str, Tensor] | None = None,
+    device: str = "cpu",
+    team: Team | None = None,
+) -> dict[str, Tensor]:
+    """Train the fusion decoder; other parameters as in `train_unet`.
+
+    Parameters
+    ----------
+    latent, flow : trained, frozen
+    unet : trained rival, frozen; the decoder starts from its estimate, and from a copy of its weights
+
+    Returns
+    -------
+    averaged weights
+    """
+    network = build_fusion(shape)
+    if init is not None:
+        network.load_state_dict(init)
+    else:
+        network.load_state_dict(grow_inputs(unet.state_dict(), network))
+        nn.init.zeros_(network.head.weight)  # the rival's correction is in the estimate already
+        nn.init.zeros_(network.head.bias)
+    cases = cubes(val, shape)
+    latent.vae.to(device).requires_grad_(False)
+    flow.to(device).requires_grad_(False)
+    unet.to(device).requires_grad_(False)
+    chain = Chain(shape, network, latent, flow, unet)
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        def restored(case: Cube, fidelity: float) -> Tensor:
+            seen = on(case.observation, device)
+            return chain.restore_volume(seen, case.sigma.to(device), case.ways, fidelity).cpu()
+
+        with autocast(session.device):
+            rows = score_volumes(cases, lambda case: restored(case, 1.0))
+            sharp = score_volumes(cases, lambda case: restored(case, 0.0))
+        return rows | {f"sharp {name}": value for name, value in sharp.items()}
+
+    flat = shape.spatial_dims == 2
+    size = min(plan.patch, 64) if flat else plan.patch
+    at_once = (BLOCKS, max(1, plan.batch * plan.patch**2 // (BLOCKS * size**2))) if flat else (plan.batch, 1)
+    pool: deque[list[Tensor]] = deque(maxlen=POOL)
+    session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
+    for scene in session.batches(lambda generator: draw_scene(train, size, generator)):
+        generator = session.step_generator()
+        with torch.no_grad(), autocast(session.device):
+            pool.append(looked_at(chain, scene, generator, device))
+        for _ in range(REUSED):
+            inputs, firsts, clean = drawn(pool, *at_once, generator)
+            session.step(loss_of(chain, inputs, firsts, clean, generator, session.device))
+    return session.finish()
+
+
+def looked_at(chain: Chain, scene: Scene, generator: torch.Generator, device: str) -> list[Tensor]:
+    """One look at a scene whose first estimate knows them all.
+
+    Parameters
+    ----------
+    chain : with a trained first network
+    scene : damaged block
+
+    Returns
+    -------
+    measured channels (D, C, H, W), first estimates (D, context, H, W), clean planes (D, 1, H, W); of volumes, the same
+    with one entry
+    """
+    observation, sigma = on(scene.observation, device), scene.sigma.to(device)
+    first = chain.estimate_volume(observation, sigma, scene.ways)
+    way = scene.ways[int(torch.randint(len(scene.ways), (1,), generator=generator))]
+    clean = way.turned(scene.clean.to(device))
+    flat = chain.shape.spatial_dims == 2
+    fields = [
+        *chain.look(observation, sigma, way, first),
+        clean.permute(2, 0, 1)[:, None] if flat else clean[None, None],
+    ]
+    # The first axis of the block has ends that no scan has.
+    axis = {0: 2, 1: 3, 2: 0}[way.order.index(0)] if flat else 2 + way.order.index(0)
+    return [field.narrow(axis, MARGIN, field.shape[axis] - 2 * MARGIN).float() for field in fields]
+
+
+def drawn(pool: Sequence[list[Tensor]], blocks: int, planes: int, generator: torch.Generator) -> list[Tensor]:
+    """A batch: some planes of some blocks of the pool."""
+    parts = []
+    for number in torch.randint(len(pool), (blocks,), generator=generator).tolist():
+        fields = pool[number]
+        some = torch.randperm(len(fields[0]), generator=generator)[:planes].to(fields[0].device)
+        parts.append([field[some] for field in fields])
+    return [torch.cat(fields) for fields in zip(*parts, strict=True)]
+
+
+def loss_of(
+    chain: Chain, inputs: Tensor, firsts: Tensor, clean: Tensor, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Pixel error of faithful answers; place, strength and features of sharp ones.
+
+    Parameters
+    ----------
+    chain : with the decoder that learns
+    inputs, firsts, clean : (B, C, ...), (B, context, ...), (B, 1, ...)
+    """
+    assert chain.latent is not None
+    sharp = torch.rand(len(clean), generator=generator) < SHARP
+    with autocast(device):
+        white, steps = None, 1
+        if float(torch.rand((), generator=generator)) < SAMPLED:
+            white, steps = torch.randn(clean.shape, generator=generator).to(device), 4
+        guess = chain.refine(inputs, firsts, white, steps, (~sharp).float())
+        # Sharp answers are held by their error, but not ruled by it.
+        loss = (root_mean_square(guess, clean) * torch.where(sharp, HELD, 1.0).to(device)).mean()
+    if sharp.any():
+        some, true = guess[sharp], clean[sharp]
+        texture = PLACE * detail_loss(some, true, unmeasured(inputs[sharp], chain.shape))
+        texture = texture + FELT * feature_loss(chain.latent.vae.features, some, true)
+        loss = loss + float(sharp.float().mean()) * texture
+    return loss
+
+
+def on(observation: Observation, device: str) -> Observation:
+    """An observation on a device."""
+    return Observation(observation.y.to(device), observation.observed.to(device), observation.thickness)
+
+
+def unmeasured(inputs: Tensor, shape: Architecture) -> Tensor:
+    """(B, 1, ...) how little of each voxel was measured; ones for a patch that was measured everywhere."""
+    at = shape.context + centre_channel(shape) if shape.spatial_dims == 2 else 1
+    lost = 1 - inputs[:, at : at + 1]
+    everywhere = lost.amax(tuple(range(1, lost.ndim)), keepdim=True) == 0
+    return torch.where(everywhere, torch.ones_like(lost), lost)

@@ -1,0 +1,117 @@
+"""The flow: what the latent of the clean image may be, given the measurement."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medldm.diffusion import draw_times, flow_loss
+from medldm.inference.conditioning import centre_plane
+from medldm.inference.networks import Chain, latent_noise
+from medldm.models.blocks import grow_inputs
+from medldm.models.flow import Flow, build_flow
+from medldm.models.latent_space import LatentSpace
+from medldm.models.precision import autocast
+from medldm.models.unet import Residual
+from medldm.settings import Architecture
+from medldm.training.data import Packed
+from medldm.training.distributed import Team
+from medldm.training.stages.unet import draw_batch
+from medldm.training.trainer import Plan, Session
+from medldm.training.validation import cubes, score
+
+
+def train_flow(
+    train: list[Packed],
+    val: list[Packed],
+    shape: Architecture,
+    plan: Plan,
+    folder: Path,
+    latent: LatentSpace,
+    unet: Residual,
+    *,
+    resume: bool = False,
+    init: dict[str, Tensor] | None = None,
+    device: str = "cpu",
+    team: Team | None = None,
+) -> dict[str, Tensor]:
+    """Train the flow on latents of a trained autoencoder; other parameters as in `train_unet`.
+
+    Parameters
+    ----------
+    latent : trained latent space, frozen
+    unet : trained rival, frozen; the flow starts from its estimate
+
+    Returns
+    -------
+    averaged weights
+    """
+    network = build_flow(shape)
+    if init is not None:
+        network.load_state_dict(grow_inputs(init, network))
+    if init is None or init["door.weight"].shape != network.door.weight.shape:
+        start_from_estimate(network)
+    cases = cubes(val, shape)
+    latent.vae.to(device).requires_grad_(False)
+    chain = Chain(shape, unet.to(device).requires_grad_(False), latent, network, unet)
+
+    gates: dict[str, float] = {}
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        assert isinstance(network, Flow)
+
+        def one_step(inputs: Tensor) -> Tensor:
+            first = chain.estimate(inputs.to(device))
+            start = torch.zeros_like(latent_noise(first, shape))
+            return latent.decode(chain.propose(inputs.to(device), first, start)).cpu()
+
+        def plain(inputs: Tensor) -> Tensor:
+            return latent.decode(latent.encode(centre_plane(inputs.to(device), shape))).cpu()
+
+        def estimate(inputs: Tensor) -> Tensor:
+            return latent.decode(latent.encode(chain.estimate(inputs.to(device)))).cpu()
+
+        with autocast(session.device):
+            rows = score(cases, one_step)
+            if not gates:
+                # The gates, which stay the same: decoding what was measured, and what the rival makes of it.
+                gates.update({f"E(y) {name}": value for name, value in score(cases, plain).items()})
+                gates.update({f"E(b) {name}": value for name, value in score(cases, estimate).items()})
+            return rows | gates
+
+    session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
+    for inputs, clean in session.batches(draw_batch(train, shape, plan)):
+        inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
+        generator = session.step_generator()
+        with autocast(session.device):
+            with torch.no_grad():
+                wanted = latent.encode(clean)  # (B, latent_channels, .../factor)
+                first = chain.estimate(inputs)
+                encoded = latent.encode(first)
+                conditions = torch.cat([inputs, first - centre_plane(inputs, shape)], 1)
+            times = draw_times(len(clean), generator)
+            noise = torch.randn(wanted.shape, generator=generator)
+            # Half of the one-step cases start from zeros: that is how the conditional mean is asked for in use.
+            silent = (times == 1) & (torch.rand(len(times), generator=generator) < 0.5)
+            noise[silent] = 0
+            denoise = partial(clean_latent, network, encoded, conditions)
+            loss = flow_loss(denoise, wanted, noise.to(device), times.to(device))
+        session.step(loss)
+    return session.finish()
+
+
+def start_from_estimate(network: Flow) -> None:
+    """The flow's first answer is the latent of the first estimate itself, in place."""
+    network_out: Any = network.network.out
+    nn.init.zeros_(network_out[-1].conv.weight)
+    nn.init.zeros_(network_out[-1].conv.bias)
+
+
+def clean_latent(network: nn.Module, encoded: Tensor, inputs: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
+    """The flow as a function of the noisy latent and time alone, its conditions bound."""
+    guess: Tensor = network(noisy, time, encoded, inputs)
+    return guess

@@ -1,0 +1,90 @@
+"""The autoencoder: what the flow may speak about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medldm.inference.conditioning import centre_plane
+from medldm.models.latent_space import latent_scale
+from medldm.models.precision import autocast
+from medldm.models.vae import VAE, build_vae
+from medldm.settings import Architecture
+from medldm.training.data import Packed
+from medldm.training.distributed import Team
+from medldm.training.examples import draw_example
+from medldm.training.losses import charbonnier, gradient_loss
+from medldm.training.trainer import Plan, Session
+from medldm.training.validation import cubes, psnr
+
+KL_WEIGHT = 1e-5  # tiny: keeps latents bounded, not normal
+
+
+def train_vae(
+    train: list[Packed],
+    val: list[Packed],
+    shape: Architecture,
+    plan: Plan,
+    folder: Path,
+    *,
+    resume: bool = False,
+    init: dict[str, Tensor] | None = None,
+    device: str = "cpu",
+    team: Team | None = None,
+) -> dict[str, Tensor]:
+    """Train the autoencoder on clean and on damaged patches; parameters as in `train_unet`.
+
+    Returns
+    -------
+    averaged weights, and ``scale``, the standard deviation of each latent channel
+    """
+    network = build_vae(shape)
+    if init is not None:
+        network.load_state_dict(init)
+    cases = {id(case.clean): case for case in cubes(val, shape)}.values()  # each clean cube once
+
+    def draw(generator: torch.Generator) -> Tensor:
+        examples = [draw_example(train, shape, plan.patch, generator) for _ in range(plan.batch)]
+        half = plan.batch // 2
+        damaged = [centre_plane(each.inputs[None], shape)[0] for each in examples[:half]]
+        return torch.stack(damaged + [each.clean for each in examples[half:]])
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        assert isinstance(network, VAE)
+        with autocast(session.device):
+            return {
+                "clean": mean(psnr(reconstruct(network, case.clean, shape), case.clean) for case in cases),
+                "measured": mean(
+                    psnr(reconstruct(network, case.observation.y, shape), case.observation.y) for case in cases
+                ),
+            }
+
+    session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
+    for images in session.batches(draw):
+        images = images.to(device)  # (B, 1, ...), half clean, half measured
+        generator = session.step_generator()
+        with autocast(session.device):
+            mu, sigma = network.encode(images)
+            # Decoding a slightly shaken latent makes the decoder smooth; the flow is never exact.
+            guess = network.decode(mu + sigma * torch.randn(sigma.shape, generator=generator).to(device))
+        kl = 0.5 * (mu**2 + sigma**2 - 2 * sigma.clamp_min(1e-6).log() - 1).mean()
+        session.step(charbonnier(guess, images) + 0.5 * gradient_loss(guess, images) + KL_WEIGHT * kl)
+    weights = session.finish()
+    network.load_state_dict(weights)
+    sample = torch.cat([draw(torch.Generator().manual_seed(number)) for number in range(8)])
+    return {**weights, "scale": latent_scale(network.eval(), sample.to(device)).cpu()}
+
+
+def reconstruct(network: VAE, image: Tensor, shape: Architecture) -> Tensor:
+    """(H, W, D) through the autoencoder, plane by plane or whole."""
+    batch = image.permute(2, 0, 1)[:, None] if shape.spatial_dims == 2 else image[None, None]
+    again = network.decode(network.encode(batch)[0])
+    return again[:, 0].permute(1, 2, 0) if shape.spatial_dims == 2 else again[0, 0]
+
+
+def mean(values: object) -> float:
+    """Mean of an iterable of numbers."""
+    numbers = list(values)  # type: ignore[call-overload]
+    return float(sum(numbers) / len(numbers))

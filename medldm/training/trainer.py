@@ -1,0 +1,297 @@
+"""What every training loop shares: steps that cannot explode, averaged weights, curves, checkpoints, a clock."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medldm.errors import ModelError, UsageError
+from medldm.training.distributed import Team
+
+log = logging.getLogger(__name__)
+
+EXPLOSION = 5.0  # a step whose loss exceeds this many running medians is not learned
+CHECKPOINT_S = 180.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long and how fast to train.
+
+    Parameters
+    ----------
+    minutes : wall-clock minutes over all resumed runs; the learning rate is annealed to them
+    batch : patches a step
+    patch : edge of a patch, voxels
+    learning_rate : peak, after `warm_up` steps
+    clip : gradient norm
+    average : decay of the averaged (EMA) weights
+    seed : of patches and damage
+    validate_s : seconds between validations
+    """
+
+    minutes: float = 60.0
+    batch: int = 8
+    patch: int = 96
+    learning_rate: float = 1e-3
+    warm_up: int = 300
+    clip: float = 0.5
+    average: float = 0.999
+    seed: int = 0
+    validate_s: float = 240.0
+
+
+class Session:
+    """One network in training.
+
+    Parameters
+    ----------
+    network : the network that learns
+    plan : how long and how fast
+    folder : where checkpoint, curve and weights go
+    score : validation of a network, row name to dB
+    resume : go on from the folder's checkpoint
+    device : of the network
+    team : the processes that train it; this one alone when not given
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        plan: Plan,
+        folder: Path,
+        score: Callable[[nn.Module], dict[str, float]],
+        *,
+        resume: bool = False,
+        device: torch.device | str = "cpu",
+        team: Team | None = None,
+    ) -> None:
+        self.team = team or Team()
+        self.plan, self.folder, self.score, self.device = plan, folder, score, torch.device(device)
+        self.network = network.to(self.device)
+        self.averaged = {name: value.detach().clone().float() for name, value in network.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+        )
+        self.step_number, self.skipped, self.before_s = 0, 0, 0.0
+        self.recent: deque[float] = deque(maxlen=200)
+        self.rows: list[dict[str, float]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        if resume and (folder / "checkpoint.safetensors").is_file():
+            self.load()
+        elif (folder / "checkpoint.safetensors").is_file():
+            raise UsageError(f"{folder} holds a training run already; go on with --resume, or choose another folder.")
+        self.started = time.monotonic()
+        self.last_validated = self.last_saved = time.monotonic()
+
+    # -- the clock ------------------------------------------------------------------------------------------------
+    @property
+    def seconds(self) -> float:
+        """Training time so far, resumed runs included."""
+        return self.before_s + time.monotonic() - self.started
+
+    @property
+    def progress(self) -> float:
+        """Share of the planned minutes that has passed, in [0, 1]."""
+        return min(1.0, self.seconds / (60 * self.plan.minutes)) if self.plan.minutes > 0 else 1.0
+
+    def learning_rate(self) -> float:
+        """Warm-up, then a cosine that ends with the planned minutes."""
+        warm = min(1.0, (self.step_number + 1) / self.plan.warm_up)
+        return self.plan.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress)))
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+    def batches(self, draw: Callable[[torch.Generator], T]) -> Iterator[T]:
+        """Batches until the time is up, each drawn from the seed and the step number, so that a resumed run goes on.
+
+        Parameters
+        ----------
+        draw : makes a batch from a generator; runs one step ahead in a thread
+        """
+
+        def make(step: int) -> T:
+            number = step * self.team.size + self.team.rank
+            return draw(torch.Generator().manual_seed(self.plan.seed * 1_000_003 + number))
+
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = ahead.submit(make, self.step_number)
+            while self.team.agree(self.progress < 1):
+                batch = waiting.result()
+                waiting = ahead.submit(make, self.step_number + 1)
+                yield batch
+            waiting.cancel()
+
+    def step_generator(self) -> torch.Generator:
+        """What a step draws beyond its batch: by seed, step and process, so that no two processes draw the same."""
+        number = self.step_number * self.team.size + self.team.rank
+        return torch.Generator().manual_seed(self.plan.seed + 7919 * number)
+
+    def step(self, loss: Tensor) -> None:
+        """Learn from one batch, unless its loss or gradient has exploded."""
+        value = float(loss.detach())
+        median = sorted(self.recent)[len(self.recent) // 2] if len(self.recent) > 20 else math.inf
+        learn = self.team.agree(math.isfinite(value) and value <= EXPLOSION * median)
+        if learn:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.team.average(self.network.parameters())
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
+            learn = bool(torch.isfinite(norm))
+        if learn:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            self.optimizer.step()
+            self._average()
+        else:
+            self.skipped += 1
+        if math.isfinite(value):
+            self.recent.append(value)
+        self.step_number += 1
+        now = time.monotonic()
+        if self.team.rank == 0 and now - self.last_validated > self.plan.validate_s:
+            self.validate()
+        if self.team.rank == 0 and now - self.last_saved > CHECKPOINT_S:
+            self.save()
+
+    def _average(self) -> None:
+        # A short memory at first, so that the average does not drag the first steps along.
+        decay = min(self.plan.average, (1 + self.step_number) / (10 + self.step_number))
+        with torch.no_grad():
+            for name, value in self.network.state_dict().items():
+                self.averaged[name].lerp_(value.float(), 1 - decay)
+
+    # -- what is seen ---------------------------------------------------------------------------------------------
+    def validate(self) -> dict[str, float]:
+        """Score the averaged weights, report one line, extend the curve."""
+        current = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.averaged)
+        self.network.eval()
+        try:
+            with torch.inference_mode():
+                scores = self.score(self.network)
+        finally:
+            self.network.load_state_dict(current)
+            self.network.train()
+        loss = sum(self.recent) / max(1, len(self.recent))
+        row = {
+            "minutes": self.seconds / 60,
+            "step": float(self.step_number),
+            "loss": loss,
+            "skipped": float(self.skipped),
+        }
+        self.rows.append({**row, **scores})
+        write_curve(self.folder / "curve.csv", self.rows)
+        words = "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
+        log.info(
+            "%5.1f min  step %6d  loss %.5f  skipped %d  |  %s",
+            row["minutes"],
+            self.step_number,
+            loss,
+            self.skipped,
+            words,
+        )
+        self.last_validated = time.monotonic()
+        return scores
+
+    # -- what is kept ---------------------------------------------------------------------------------------------
+    def save(self) -> None:
+        """Checkpoint: weights, average, optimizer and clock in one file, replaced atomically."""
+        tensors = {f"now.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.averaged.items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        state = {
+            "step": self.step_number,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "rows": self.rows,
+            "plan": asdict(self.plan),
+        }
+        save_atomically(tensors, self.folder / "checkpoint.safetensors", {"state": json.dumps(state)})
+        self.last_saved = time.monotonic()
+
+    def load(self) -> None:
+        """Go on where the checkpoint stands."""
+        path = self.folder / "checkpoint.safetensors"
+        tensors, state = load_file(path), json.loads(read_metadata(path)["state"])
+        try:
+            self.network.load_state_dict(part(tensors, "now."))
+        except RuntimeError as problem:
+            raise ModelError(
+                f"{path} belongs to a network of another shape. Go on with the options that it was begun with, or "
+                "choose another folder."
+            ) from problem
+        self.averaged = {name: value.float() for name, value in part(tensors, "average.").items()}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in part(tensors, "optimizer.").items():
+            number, key = name.split(".", 1)
+            moments.setdefault(int(number), {})[key] = value
+        full = self.optimizer.state_dict()
+        full["state"] = moments
+        self.optimizer.load_state_dict(full)
+        self.step_number, self.skipped = state["step"], state["skipped"]
+        self.before_s, self.rows = state["seconds"], state["rows"]
+
+    def finish(self) -> dict[str, Tensor]:
+        """Last validation and checkpoint; the averaged weights."""
+        if self.team.rank == 0:
+            self.validate()
+            self.save()
+        self.team.wait()
+        return self.averaged
+
+
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name starts with `prefix`, which is cut off."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Safetensors under a temporary name, then renamed: a killed run leaves the last file whole."""
+    temporary = path.with_suffix(".partial")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The string metadata in the header of a safetensors file."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    found: dict[str, Any] = header.get("__metadata__", {})
+    return found
+
+
+def write_curve(path: Path, rows: list[dict[str, float]]) -> None:
+    """The validation curve as CSV, and as PNG where matplotlib works."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[-1]))
+        writer.writeheader()
+        writer.writerows({name: f"{value:.5g}" for name, value in row.items()} for row in rows)
+    try:
+        from matplotlib.figure import Figure
+    except (ImportError, OSError):  # not installed, or without a folder of its own to write to
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in list(rows[-1])[4:]:
+        axes.plot([row["minutes"] for row in rows], [row.get(name, math.nan) for row in rows], label=name)
+    axes.set(xlabel="minutes", ylabel="validation PSNR, dB")
+    axes.legend(fontsize="small")
+    figure.savefig(path.with_suffix(".png"), dpi=100)

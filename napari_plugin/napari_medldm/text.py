@@ -1,0 +1,175 @@
+"""What a widget says: the plan, the rest of the time, a model card, a run as text to copy."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medldm.data.resample import new_shape_for_spacing
+from medldm.data.slice_numbers import parse_slices, spell_slices
+from medldm.data.volume import Volume
+from medldm.settings import SuperResolve, make
+from medldm.zoo import Card, best, card
+
+AWAKE_S = 1.0  # before this the rest of the time is a guess not worth saying
+
+
+class Clock:
+    """How long a run will still take, by how long it took so far.
+
+    Parameters
+    ----------
+    now : seconds, monotonic
+    """
+
+    def __init__(self, now: float | None = None) -> None:
+        self.begun: float | None = now
+        self.at = 0
+
+    def rest(self, done: int, total: int, now: float | None = None) -> float | None:
+        """Seconds left, None while nothing is known.
+
+        Parameters
+        ----------
+        done, total : steps
+        now : seconds, monotonic
+        """
+        now = time.monotonic() if now is None else now
+        if done <= 0 or self.begun is None:
+            # The network starts now; what went before was loading.
+            self.begun = now
+            return None
+        gone = now - self.begun
+        return gone * (total - done) / done if gone > AWAKE_S else None
+
+    def words(self, done: int, total: int, what: str, now: float | None = None) -> str:
+        """``"12 of 40 planes, 8 s left"``."""
+        rest = self.rest(done, total, now)
+        counted = f"{done} of {total} {what}" if done or total > 1 else what
+        return counted if rest is None else f"{counted}, {duration(rest)} left"
+
+
+def duration(seconds: float) -> str:
+    """``"8 s"``, ``"2 min 5 s"``."""
+    whole = max(1, round(seconds))
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
+
+
+def intent(verb: str, scan: Volume, options: Mapping[str, Any]) -> str:
+    """What a verb other than restore will do with a scan, from geometry and options alone.
+
+    Parameters
+    ----------
+    verb : as on the command line
+    scan : geometry; voxels are not looked at
+    options : that differ from the defaults
+
+    Raises
+    ------
+    MedldmError, ValueError
+        Options that cannot be meant.
+    """
+    if verb == "denoise":
+        level = options.get("noise")
+        return f"Remove noise; its level is {'estimated from the scan' if level is None else format(level, 'g')}."
+    if verb == "super-resolve":
+        return _finer(scan, make(SuperResolve, options))
+    if verb == "fill-slices":
+        count = scan.shape[scan.stored.axes[int(options.get("axis", 2))]]
+        if options.get("missing") is None:
+            return "Fill the slices that are found missing or empty. Measured slices stay bit for bit."
+        named = parse_slices(options["missing"], count)
+        return f"Fill {len(named)} of {count} slices ({spell_slices(named)}). Measured slices stay bit for bit."
+    return "Fill the region from its surroundings. Everything outside stays bit for bit."
+
+
+def _finer(scan: Volume, settings: SuperResolve) -> str:
+    given = settings.spacing if isinstance(settings.spacing, tuple) else (settings.spacing,) * 3
+    target = [0.0, 0.0, 0.0]
+    for stored_axis, mm in enumerate(given):
+        target[scan.stored.axes[stored_axis]] = mm
+    shape = new_shape_for_spacing(scan.shape, scan.spacing, target)
+    axes = scan.stored.axes
+    if shape == scan.shape:
+        return "Nothing to refine: every axis is as fine as that already."
+    told = [
+        f"{scan.spacing[a]:.2f} to {scan.spacing[a] * scan.shape[a] / shape[a]:.2f} mm ({scan.shape[a]} to {shape[a]})"
+        for a in axes
+        if shape[a] != scan.shape[a]
+    ]
+    return f"Refine {' and '.join(told)}. The field of view stays."
+
+
+def describe(name: str, modality: str = "mr", verb: str = "") -> str:
+    """A model card in a few lines: what it is, licence, range, limits.
+
+    Raises
+    ------
+    ModelError
+        No such model.
+    """
+    found: Card = best(modality, verb=verb) if name == "auto" else card(name)
+    low, high = found.spacing_mm
+    limits = f"Limits: {'; '.join(found.limits[:2])}" if found.limits else ""
+    return (
+        f"{found.title} ({found.name}). {found.modality.upper()}, {found.spatial_dims}D, "
+        f"voxels {low:g} to {high:g} mm. Licence of the weights: {found.licence}. {limits}"
+    ).strip()
+
+
+def unfit(name: str, modality: str, scan: Volume, verb: str = "") -> str:
+    """Why a scan lies outside of what a model has seen; empty when it does not."""
+    found = best(modality, verb=verb) if name == "auto" else card(name)
+    low, high = found.spacing_mm
+    outside = [mm for mm in scan.spacing if not low * 0.99 <= mm <= high * 1.01]
+    if not outside:
+        return ""
+    return f"Voxels of {outside[0]:.2f} mm lie outside of what {found.name} has seen ({low:g} to {high:g} mm)."
+
+
+def command_line(
+    verb: str, options: Mapping[str, Any], path: str, *, mask: str | None = None, volumes: Sequence[int] = ()
+) -> str:
+    """A run as a command, or as one for each volume.
+
+    Parameters
+    ----------
+    verb : as on the command line
+    options : that differ from the defaults
+    path : of the scan; empty when it lies in no file
+    mask : file of the mask; None for verbs without one
+    volumes : which ones of a 4D file; none for a file of one volume
+    """
+    said = []
+    for name, value in options.items():
+        spelled = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+        said += [f"--{name.replace('_', '-')}", spelled]
+    lines = []
+    for number in volumes or (None,):
+        out = "RESTORED.nii.gz" if len(volumes) < 2 else f"RESTORED-{number}.nii.gz"
+        line = ["medldm", verb, path or "SCAN.nii.gz", out, *(["--mask", mask] if mask else [])]
+        lines.append(shlex.join([*line, *([] if number is None else ["--volume", str(number)]), *said]))
+    return "\n".join(lines)
+
+
+def python(
+    verb: str, options: Mapping[str, Any], path: str, *, mask: str | None = None, volumes: Sequence[int] = ()
+) -> str:
+    """A run as Python; see `command_line`."""
+    more = [f"medldm.read({mask!r})"] if mask else []
+    more += [f"{name}={value!r}" for name, value in options.items()]
+    call = f"medldm.{verb.replace('-', '_')}({', '.join(['scan', *more])})"
+    source = repr(path or "SCAN.nii.gz")
+    if len(volumes) > 1:
+        return (
+            f"import medldm\n\nfor number in {list(volumes)}:\n"
+            f"    scan = medldm.read({source}, volume_index=number)\n    restored = {call}\n"
+            '    medldm.write(restored, f"RESTORED-{number}.nii.gz")\n'
+        )
+    index = f", volume_index={volumes[0]}" if volumes else ""
+    return (
+        f"import medldm\n\nscan = medldm.read({source}{index})\n"
+        f'restored = {call}\nmedldm.write(restored, "RESTORED.nii.gz")\n'
+    )

@@ -1,0 +1,124 @@
+"""Which model is taken, and how its card says to use it."""
+
+import json
+
+import numpy as np
+import phantoms
+import pytest
+
+import medldm
+from medldm import zoo
+from medldm.errors import ModelError
+
+SLOW = {"denoise": {"psnr": 33.0}, "super-resolve": {"psnr": 26.0}, "in-plane": {"psnr": 99.0}}
+FAST = {"denoise": {"psnr": 32.5, "looks": 1}, "super-resolve": {"psnr": 25.0, "looks": 1}}
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """Cards without weights: a good slow set, a fast one, a volume set, and one for CT that can only denoise."""
+
+    def put(name, **told):
+        words = {
+            "name": name, "title": name, "modality": "mr", "spatial_dims": 2, "role": "restorer", "architecture": {},
+            "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"], "weights": "none",
+            "sha256": "0" * 64, "licence": "none",
+        }  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps({**words, **told}))
+
+    put("planes", use=SLOW, pace=8.0)
+    put("fast", use=FAST, pace=1.0)
+    put("volumes", use={"denoise": {"psnr": 34.0}, "super-resolve": {"psnr": 25.5}}, spatial_dims=3, pace=20.0)
+    put("rival", use={"denoise": {"psnr": 50.0}}, role="rival")
+    put("ct", modality="ct", verbs=["denoise", "restore"], use={"denoise": {"psnr": 39.0}})
+    monkeypatch.setattr(zoo, "ROOM", tmp_path)
+
+
+@pytest.mark.usefixtures("shelf")
+def test_the_validation_table_decides_and_verbs_differ():
+    assert zoo.best("mr", verb="denoise").name == "volumes"
+    assert zoo.best("mr", verb="super-resolve").name == "planes"  # by its slices; planes alone are another matter
+    assert zoo.best("mr", verb="denoise", flat=True).name == "planes"
+
+
+@pytest.mark.usefixtures("shelf")
+def test_on_a_cpu_a_huge_scan_gets_a_faster_model():
+    assert zoo.best("mr", verb="denoise", megavoxels=120).name == "planes"
+    assert zoo.best("mr", verb="denoise", megavoxels=1000).name == "fast"
+    assert zoo.best("mr", verb="denoise", megavoxels=1000, patience_s=0).name == "volumes"
+    assert zoo.best("mr", verb="denoise", megavoxels=1e6).name == "fast"  # the fastest, when none ends in time
+
+
+@pytest.mark.usefixtures("shelf")
+def test_a_model_whose_pace_nobody_measured_is_not_taken_for_fast(tmp_path):
+    untimed = {**json.loads((tmp_path / "volumes.json").read_text()), "name": "untimed", "pace": 0.0}
+    poor = {**untimed, "use": {"denoise": {"psnr": 20.0}}}
+    (tmp_path / "untimed.json").write_text(json.dumps(poor))
+    assert zoo.best("mr", verb="denoise", megavoxels=1000).name == "fast"
+    assert zoo.best("mr", verb="denoise", megavoxels=1e6).name == "fast"
+    (tmp_path / "untimed.json").write_text(json.dumps({**untimed, "use": {"denoise": {"psnr": 35.0}}}))
+    assert zoo.best("mr", verb="denoise", megavoxels=1000).name == "untimed"  # the best, and nobody says it is slow
+
+
+@pytest.mark.usefixtures("shelf")
+def test_a_verb_that_no_card_names_is_refused_in_words():
+    assert zoo.best("ct", verb="denoise").name == "ct"
+    with pytest.raises(ModelError, match="can inpaint CT"):
+        zoo.best("ct", verb="inpaint")
+
+
+def test_what_a_card_says_about_use_changes_the_image_and_the_identity(tmp_path):
+    """The first estimate alone is another image than the refined one, and a batch must know the difference."""
+    path = phantoms.tiny_model(tmp_path)
+    scan = phantoms.phantom((32, 36, 20)).with_voxels(
+        phantoms.rician(phantoms.phantom((32, 36, 20)).voxels, 10, 0).astype(np.float32)
+    )
+    refined = medldm.denoise(scan, noise=0.05, model=str(path))
+    one = zoo.card(str(path))
+    words = json.loads(path.read_text())
+    path.write_text(json.dumps({**words, "use": {"denoise": {"refines": False, "looks": 1}}}))
+    other = zoo.card(str(path))
+    plain = medldm.denoise(scan, noise=0.05, model=str(path))
+    assert one.identity != other.identity
+    assert one.sha256 == other.sha256
+    assert refined.history[-1].facts["networks"] == {"refined": True, "faithful": 1.0, "looks": 3}
+    assert plain.history[-1].facts["networks"] == {"refined": False, "faithful": 1.0, "looks": 1}
+    assert not np.array_equal(refined.voxels, plain.voxels)
+    sharp = medldm.denoise(scan, noise=0.05, model=str(path), fidelity=0.5)
+    assert sharp.history[-1].facts["networks"]["refined"]  # whoever asks for sharpness gets the decoder
+
+
+def test_a_verb_outside_of_the_card_is_refused(tmp_path):
+    path = phantoms.tiny_model(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "verbs": ["denoise"]}))
+    with pytest.raises(ModelError, match="cannot fill-slices"):
+        medldm.fill_slices(phantoms.phantom((32, 36, 20)), missing="4", model=str(path))
+
+
+def test_a_set_and_its_rival_share_one_file(tmp_path):
+    """A card may name the networks that are its own; what is another's is neither loaded nor taken for the same."""
+    from medldm.inference.networks import load_chain
+
+    path = phantoms.tiny_model(tmp_path)
+    words = json.loads(path.read_text())
+    rival = tmp_path / "rival.json"
+    rival.write_text(json.dumps({**words, "name": "rival", "role": "rival", "parts": ["unet"]}))
+    whole, part = zoo.card(str(path)), zoo.card(str(rival))
+    assert (whole.path, whole.sha256) == (part.path, part.sha256)
+    assert whole.identity != part.identity
+    assert load_chain(whole).refines
+    assert not load_chain(part).refines
+    scan = phantoms.phantom((32, 36, 20))
+    alone = medldm.denoise(scan, noise=0.05, model=str(rival))
+    path.write_text(json.dumps({**words, "use": {"denoise": {"refines": False}}}))
+    assert np.array_equal(alone.voxels, medldm.denoise(scan, noise=0.05, model=str(path)).voxels)
+
+
+@pytest.mark.slow
+def test_the_shipped_rival_is_the_first_estimate_of_its_set():
+    """What the README says: at fidelity 1 both give the same bits."""
+    scan = phantoms.phantom((40, 44, 36))
+    noisy = scan.with_voxels(phantoms.rician(scan.voxels, 40, 0).astype(np.float32))
+    ours, rival = (medldm.denoise(noisy, 0.04, model=name) for name in ("brain-mri-2d", "brain-mri-2d-unet"))
+    assert np.array_equal(ours.voxels, rival.voxels)
+    assert not np.array_equal(ours.voxels, noisy.voxels)
