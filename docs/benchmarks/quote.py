@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medldm.benchmark.ledger import read_scores
-from medldm.benchmark.protocol import CORE
+from medldm.benchmark.rows import chosen_rows
 from medldm.benchmark.tables import by_subject
 
 README = Path(__file__).parents[2] / "README.md"
@@ -32,7 +32,7 @@ def table(
 ) -> list[str]:
     """One line a row of the protocol, several scores in a cell; the best of the first score is bold."""
     lines = [f"| row | subjects | {' | '.join(methods)} |", "|---" * (len(methods) + 2) + "|"]
-    for row in (each.name for each in CORE):
+    for row in (each.name for each in chosen_rows(None, quick=False)):
         subjects = len({score["subject"] for score in scores if score["row"] == row})
         if not subjects or (only and not row.startswith(tuple(only.split()))):
             continue

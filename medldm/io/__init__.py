@@ -14,15 +14,14 @@ from medldm.errors import InputError, MedldmError, NotRestorable, OutputError, U
 from medldm.io.content import (
     check_content,
     find_missing_slices,
-    guess_modality,
     looks_like_labels,
-    modality_by_name,
     not_a_scan,
     what_it_is,
 )
 from medldm.io.formats import check_result_name, is_nifti, nifti_files
 from medldm.io.nifti.forms import same_place
 from medldm.io.nifti.writer import from_array, from_nibabel, read_nifti, write_nifti
+from medldm.modality import guess_modality, modality_by_name
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.io.sidecars import PREVIEW, SENT, find_companion, read_record
+from medldm.modality import modality_of
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +81,13 @@ def _one(row: Any, folder: Path, width: int) -> CaseFacts:
         image = next(filter(Path.exists, (folder / place, folder / SENT / place)), image)
     told = read_record(image)
     noise = _number(told.get("noise_level"))
-    hounsfield = told.get("modality") == "ct"
+    model = modality_of(told.get("modality")).noise
     invented = told.get("invented_slices")
     return replace(
         known,
         task=str(told.get("task", "")),
-        noise=noise if noise is None or hounsfield else 100 * noise,
-        noise_unit="HU" if hounsfield else "%",
+        noise=None if noise is None else model.shown(noise),
+        noise_unit=model.shown_unit,
         residual=_number(told.get("consistency_residual")),
         invented=len(invented) if isinstance(invented, list) else None,
         flags=_flags(told),

@@ -25,6 +25,7 @@ from medldm.io.dicom.header import no_values_on_screen, read_headers
 from medldm.io.dicom.padding import ATTRIBUTES, keep_padding, padding_range
 from medldm.io.dicom.slices import Files, decode, read_slice, rescale, says_slope
 from medldm.io.dicom.stack import Stack, cited_stack, stack_of
+from medldm.modality import modality_of
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +248,7 @@ def _set_rescale(dataset: Dataset, source: Source) -> None:
     slope, intercept = rescale(source.header, source.image.path)
     if not says_slope(dataset) and (slope, intercept) != (1.0, 0.0):
         dataset.RescaleSlope, dataset.RescaleIntercept = _decimal(slope), _decimal(intercept)
-        dataset.RescaleType = "HU" if str(dataset.get("Modality", "")) == "CT" else "US"
+        dataset.RescaleType = modality_of(str(dataset.get("Modality", ""))).rescale_type
 
 
 def _keep_measured(stored: Voxels, values: Voxels, image: Frame, files: Files) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from medldm.io.dicom.header import Header
+from medldm.modality import holds_magnitudes
 
 LOCALIZER, PHASE, PARAMETER, STATISTICAL = "a localizer", "a phase image", "a parameter map", "a statistical map"
 FIELD, COMPLEX, PROJECTION, REPORT = "a field map", "part of a complex image", "a projection", "a screenshot or report"
@@ -57,7 +58,7 @@ def what_it_shows(header: Header) -> str:
     for word in words:
         if reason := REASONS.get(word) or _map(word):
             return reason
-    for word in words[2:] if header.modality == "mr" else ():
+    for word in words[2:] if holds_magnitudes(header.modality) else ():
         letter = MR_STARTS.fullmatch(word)
         if kind := MR_LETTERS.get(letter[1] if letter else word):
             return kind

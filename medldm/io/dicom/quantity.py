@@ -9,6 +9,7 @@ from pydicom.uid import ParametricMapStorage
 
 from medldm.io.dicom.frames import MAPPING
 from medldm.io.dicom.values import careful, number, whole, word
+from medldm.modality import holds_magnitudes
 
 QUANTITY_TAGS: list[Any] = [
     MAPPING, "RescaleType", "RescaleSlope", "RescaleIntercept", "SmallestImagePixelValue", "LargestImagePixelValue",
@@ -65,7 +66,7 @@ def foreign_quantity(dataset: Any) -> str:
         return f"{what}, by the unit of its values (RealWorldValueMapping)"
     lowest, highest = value_range(dataset)
     if (
-        word(dataset, "Modality").upper() == "MR"
+        holds_magnitudes(word(dataset, "Modality"))
         and lowest is not None
         and highest is not None
         and far_below(lowest, highest)
@@ -116,7 +117,7 @@ def telling(dataset: Any) -> dict[str, str]:
     found["units"] = "\\".join(_units(dataset))
     lowest, highest = value_range(dataset)
     signed = lowest is not None and highest is not None and far_below(lowest, highest)
-    if lowest is None and word(dataset, "Modality").upper() == "MR":
+    if lowest is None and holds_magnitudes(word(dataset, "Modality")):
         centre = number(dataset, "WindowCenter")
         signed = centre is not None and centre <= 0
     found["range of values"] = "signed" if signed else ""

@@ -28,9 +28,10 @@ from medldm.io.dicom.grouping import (
 from medldm.io.dicom.header import Header, is_dicom, read_headers
 from medldm.io.dicom.labels import told_apart
 from medldm.io.dicom.volumes import Several, several_volumes
+from medldm.modality import MODALITIES
 
 # Modality (0008,0060), those that a sentence may name.
-MODALITIES = (
+DICOM_MODALITIES = (
     "cr", "dx", "ecg", "es", "ivus", "ko", "mg", "nm", "oct", "op", "pr", "pt", "px", "reg", "rf", "rtdose", "rtimage",
     "rtplan", "rtstruct", "rwv", "sc", "seg", "sm", "sr", "us", "xa", "xc",
 )  # fmt: skip
@@ -54,7 +55,7 @@ class Series:
     images : in order of position along the slice normal; None where a slice is missing
     number : SeriesNumber, None where the header has none
     name : safe name for files and messages, never taken from a patient
-    modality : ``"mr"``, ``"ct"`` or the DICOM word in lower case
+    modality : the DICOM word in lower case
     verdict : regular, missing, duplicate, irregular, tilted, mixed, single, or not a volume
     reason : a sentence when it cannot be restored as it is
     shape : columns, rows, slices (gaps counted)
@@ -358,12 +359,11 @@ def _refusal(header: Header) -> str:
         return MULTI_FRAME
     if header.samples > 1:
         return COLOUR
-    if header.modality not in ("mr", "ct"):
+    if header.modality not in MODALITIES:
         # A damaged header may hold anything here, the patient's name too.
-        said = (
-            header.modality.upper() if header.modality in MODALITIES else "unknown" if header.modality else "not stated"
-        )
-        return f"its modality is {said}, not MR or CT."
+        known = header.modality in DICOM_MODALITIES
+        said = header.modality.upper() if known else "unknown" if header.modality else "not stated"
+        return f"its modality is {said}, not {' or '.join(kind.title for kind in MODALITIES.values())}."
     if what := what_it_shows(header):
         return f"it is {what}."
     for tag, value in (

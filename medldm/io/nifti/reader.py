@@ -13,10 +13,10 @@ from medldm.data.volume import Stored, Volume, Voxels
 from medldm.errors import InputError, ResourceError
 from medldm.io.arrays import nearest_ras, scanner_values, stored_float
 from medldm.io.compression import kind_of_packing, opened
-from medldm.io.content import modality_by_name
 from medldm.io.formats import NiftiFiles, nifti_files, stem
 from medldm.io.nifti import header as headers
 from medldm.io.restored_before import marked, recorded
+from medldm.modality import modality_by_name
 from medldm.system import free_bytes
 
 GZIP_AT_MOST = 1100  # deflate packs a block of zeros 1032 times
