@@ -315,7 +315,7 @@ class Job:
         told = {
             "model": self.card.name,
             "sha256": self.card.sha256,
-            "modality": self.modality,
+            "modality": self.modality.name,
             "device": self.device,
             "seed": self.settings.seed,
             "steps": self.settings.flow_steps,
