@@ -14,7 +14,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 FOREIGN = (
     ".mnc", ".rec", ".dcm.gz", ".ima.gz", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar",
 )  # fmt: skip
-NOT_FOREIGN = (".raw", ".raw.gz", ".raw.bz2", ".zraw")  # of cameras and much else
+NOT_FOREIGN = (".raw", ".raw.gz", ".zraw")  # of cameras and much else
 MOST_NAMED = 5  # in one sentence; the rest is counted
 
 

@@ -20,8 +20,8 @@ FORMATS: dict[str, Format] = {}  # by name, as in --format
 DICOM = "dicom"
 # A result called like one of these would surprise: it would be a folder, or hold something else.
 NEVER_WRITTEN = (
-    ".lz4", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".pdf", ".mnc", ".rec", ".par", ".npy", ".npz", ".mat",
-    ".h5", ".hdf5", ".ima", ".zip", ".tar", ".tgz", ".7z", ".rar", *PACKINGS[1:],
+    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".pdf", ".mnc", ".rec", ".par", ".npy", ".npz", ".mat",
+    ".h5", ".hdf5", ".ima", ".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", *PACKINGS[1:],
 )  # fmt: skip
 
 

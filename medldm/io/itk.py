@@ -9,13 +9,14 @@ import abc
 import math
 import os
 import re
+import zlib
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from medldm.data.volume import Affine, Volume, Voxels
-from medldm.errors import InputError, NotRestorable
+from medldm.errors import GeometryError, InputError, NotRestorable
 from medldm.io.compression import kind_of_packing
 from medldm.io.image_format import HEAD, MOST_PACKED, Format, ImageFiles, Loaded, Probe, must_hold
 from medldm.io.restored_before import mark_text, tasks_of
@@ -24,6 +25,7 @@ LONGEST_HEADER = 2**20  # bytes; diffusion scans list their gradients there
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world to RAS and back
 MARK = "medldm"  # key in the header of a result
 MOST_AXES = 5
+PIECE = 2**22  # bytes unpacked at once
 SPELLINGS = {
     "int8": "signed char, int8, int8_t, met_char", "uint8": "uchar, unsigned char, uint8, uint8_t, met_uchar",
     "int16": "short, short int, signed short, signed short int, int16, int16_t, met_short",
@@ -73,6 +75,32 @@ class ItkFormat(Format):
     def packing(self, fields: dict[str, str]) -> str:
         """How the data are packed: ``"raw"``, ``"gzip"``, or another word."""
 
+    @abc.abstractmethod
+    def data_start(self, fields: dict[str, str], files: ImageFiles) -> int:
+        """Byte of the data file at which the data begin."""
+
+    def _check_packed(self, probe: Probe) -> None:
+        """Unpack the data once: ITK takes truncated ones for whole, and does not look at their checksum."""
+        files, fields = probe.files, self.fields(probe.files.header)
+        if self.packing(fields) != "gzip":
+            return
+        left = math.prod(probe.shape) * probe.dtype.itemsize
+        unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib
+        with files.voxels.open("rb") as raw:
+            raw.seek(self.data_start(fields, files))
+            try:
+                while not (unpacker.eof and left <= 0) and (some := unpacker.unused_data or raw.read(PIECE)):
+                    if unpacker.eof:
+                        unpacker = zlib.decompressobj(wbits=47)
+                    while some:
+                        left -= len(unpacker.decompress(some, PIECE))
+                        some = unpacker.unconsumed_tail
+                left -= len(unpacker.flush())
+            except zlib.error as problem:
+                raise InputError(f"{files.voxels} is damaged ({problem}). Copy it again from its source.") from problem
+        if left > 0 or not unpacker.eof:
+            raise InputError(f"{files.voxels} is truncated or damaged. Copy it again from its source.")
+
     def files(self, path: Path, head: bytes) -> ImageFiles | None:
         """See `Format.files`."""
         if self.sniff(head):
@@ -120,6 +148,7 @@ class ItkFormat(Format):
         import SimpleITK as sitk
 
         path = probe.files.header
+        self._check_packed(probe)
         reader = sitk.ImageFileReader()
         reader.SetImageIO(self.reader)
         reader.SetFileName(str(path))
@@ -191,7 +220,7 @@ class Nrrd(ItkFormat):
 
     name, title = "nrrd", "NRRD"
     suffixes = (".nrrd", ".nhdr")
-    part_suffixes = (".raw", ".raw.gz", ".raw.bz2")
+    part_suffixes = (".raw", ".raw.gz")
     written = (".nrrd", ".nhdr")
     kept = (".nrrd",)
     reader, detached, data = "NrrdImageIO", ".nhdr", ".raw.gz"
@@ -217,6 +246,7 @@ class Nrrd(ItkFormat):
         sizes = _numbers(fields.get("sizes", ""), path)
         kinds = fields.get("kinds", "").lower().split()
         directions = re.findall(r"\(.*?\)|none", fields.get("space directions", ""))
+        _check_numbers(" ".join(part for part in directions if part != "none") or fields.get("spacings", ""), path)
         # Axes along which no voxel lies beside another hold volumes, components or colours.
         other = [axis for axis, kind in enumerate(kinds) if kind not in ("domain", "space", "time", "???", "none")]
         other += [axis for axis, direction in enumerate(directions) if direction == "none" and axis not in other]
@@ -245,6 +275,12 @@ class Nrrd(ItkFormat):
     def data_name(self, fields: dict[str, str]) -> str:
         """See `ItkFormat.data_name`."""
         return fields.get("data file", "")
+
+    def data_start(self, fields: dict[str, str], files: ImageFiles) -> int:
+        """See `ItkFormat.data_start`."""
+        if files.is_pair:
+            return 0
+        return _end_of(rb"\r?\n\r?\n", files.header)
 
     def packing(self, fields: dict[str, str]) -> str:
         """See `ItkFormat.packing`."""
@@ -291,6 +327,7 @@ class MetaImage(ItkFormat):
             raise NotRestorable(f"{path} is a colour image (RGB); medldm restores scans with one value per voxel.")
         if channels != [1]:
             shape += [1] * (3 - len(shape)) + channels
+        _check_numbers(fields.get("elementspacing", fields.get("elementsize", "")), path)
         oriented = {"transformmatrix", "orientation", "rotation"} & set(fields)
         note = f"{path} does not say how the patient lay (no TransformMatrix): left and right are a guess."
         return Probe(ImageFiles(path, path), (1.0, () if oriented else (note,)), tuple(shape), dtype)
@@ -299,6 +336,16 @@ class MetaImage(ItkFormat):
         """See `ItkFormat.data_name`."""
         name = fields["elementdatafile"]
         return "" if name.lower() == "local" else name
+
+    def data_start(self, fields: dict[str, str], files: ImageFiles) -> int:
+        """See `ItkFormat.data_start`."""
+        start = (_numbers(fields.get("headersize", ""), files.header) or [0])[0]
+        if start < 0:
+            packed = _numbers(fields.get("compresseddatasize", ""), files.header)
+            return max(0, files.voxels.stat().st_size - sum(packed))
+        if files.is_pair:
+            return start
+        return _end_of(rb"(?im)^\s*ElementDataFile\s*=[^\n]*\n", files.header)
 
     def packing(self, fields: dict[str, str]) -> str:
         """See `ItkFormat.packing`."""
@@ -328,6 +375,23 @@ def _shape(reader: Any) -> tuple[int, ...]:
 def _stripped(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape without trailing ones."""
     return shape[: max((axis + 1 for axis, size in enumerate(shape) if size > 1), default=0)]
+
+
+def _end_of(pattern: bytes, path: Path) -> int:
+    """Where the first match in a file ends."""
+    with path.open("rb") as raw:
+        match = re.search(pattern, raw.read(LONGEST_HEADER))
+    return match.end() if match else 0
+
+
+def _check_numbers(text: str, path: Path) -> None:
+    """Refuse sizes and directions of voxels that are missing or no numbers: ITK would take 1 mm for them."""
+    try:
+        numbers = [float(word) for word in re.split(r"[\s,()]+", text) if word]
+    except ValueError:
+        numbers = []
+    if not numbers or not np.isfinite(numbers).all():
+        raise GeometryError(f"{path} does not say how large its voxels are ({text or 'nothing'}). Export it again.")
 
 
 def _numbers(text: str, path: Path) -> list[int]:
