@@ -32,10 +32,10 @@ from medldm.batch.previews import draw_later, preview_path
 from medldm.batch.summary import Row
 from medldm.data.volume import Volume
 from medldm.errors import NotRestorable, OutputError
-from medldm.io import check_content, guess_modality, is_nifti, read, what_it_is, write
+from medldm.io import check_content, guess_modality, is_image_name, read, what_it_is, write
 from medldm.io.atomic import sentence, staged_name
 from medldm.io.discovery import Case
-from medldm.io.nifti.writer import copy_nifti
+from medldm.io.formats import result_files, result_format
 from medldm.qc.inspection import Plan, make_plan
 from medldm.settings import Restore, Settings
 from medldm.zoo import card, cards
@@ -148,7 +148,7 @@ def check_derivable(ready: Ready) -> None:
     ------
     InputError
     """
-    if ready.volume.stored.container == "dicom" and not is_nifti(ready.target):
+    if ready.volume.stored.container == "dicom" and not is_image_name(ready.target):
         from medldm.io.dicom.writing.sources import citable_sources
 
         citable_sources(ready.volume)
@@ -264,7 +264,8 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
 
         def replaced() -> None:
             """Just before the record comes: what it will not be about must not lie beside it."""
-            remove(target)
+            for path in reversed(result_files(target)):
+                remove(path)
             if not fresh:  # an older result's companions would pass for this one's
                 remove_maps(record)
             for path in maps:
@@ -274,7 +275,8 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
                 preview_path(record).unlink(missing_ok=True)
 
         write_record(record, ready.key, run, source, result, told, staged, before=replaced)
-        show(staged, target)
+        for hidden, path in zip(result_files(staged), result_files(target), strict=True):
+            show(hidden, path)
     except BaseException:
         with contextlib.suppress(OSError):  # a name that is too long could not be written, nor removed
             if fresh and not target.exists():  # a record without its result, where nothing was before
@@ -283,7 +285,7 @@ def publish(run: Run, ready: Ready, result: Volume, source: dict[str, Any]) -> N
         raise
     finally:
         with contextlib.suppress(OSError):
-            for path in (target, *maps):
+            for path in (*result_files(target), *maps):
                 remove(staged_name(path))
     if clipped:
         log.warning("%d voxels of %s were clipped to the range that its stored values have", clipped, target.name)
@@ -329,9 +331,10 @@ def write_image(case: Case, volume: Volume, result: Volume, target: Path, option
     number of voxels clipped to the stored integer range
     """
     as_it_is = result is volume and options.volume is None and not options.fix
-    if as_it_is and case.series is None:
-        return copy_nifti(case.source, volume, target)
-    if as_it_is and case.series is not None and not is_nifti(target):
+    form = result_format(target)
+    if as_it_is and case.series is None and form:
+        return form.copy(case.source, volume, target)
+    if as_it_is and case.series is not None and not is_image_name(target):
         copy_series(case, target)
         return 0
     return write(result, target)

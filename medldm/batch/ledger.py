@@ -19,10 +19,10 @@ from medldm.batch.bids import sidecar
 from medldm.batch.options import Run
 from medldm.data.volume import Volume
 from medldm.errors import InputError
-from medldm.io import is_nifti
+from medldm.io import is_image_name
 from medldm.io.atomic import whole_file
 from medldm.io.discovery import Case
-from medldm.io.formats import stem
+from medldm.io.formats import result_files, stem
 from medldm.io.sidecars import (
     BIDS_MAPS,
     SENT,
@@ -102,15 +102,15 @@ def record_of(case: Case, target: Path) -> Record:
     target : where its result goes, from `output_path`
     """
     sent = Path(SENT, case.place).parts
-    if is_nifti(target) or target.parts[-len(sent) :] != sent:
+    if is_image_name(target) or target.parts[-len(sent) :] != sent:
         return Record(target)
     return Record(target, target.parents[len(sent) - 1] / case.place)
 
 
 def hash_image(image: Path) -> str:
-    """SHA-256 of a result as it lies there, a NIfTI file or a DICOM folder; when a slice was created does not count."""
+    """SHA-256 of a result as it lies there, an image or a DICOM folder; when a slice was created does not count."""
     if not image.is_dir():
-        return hash_files([image])
+        return hash_files(result_files(image))
     digest = hashlib.sha256()
     for path in sorted(image.glob("*.dcm")):
         try:

@@ -10,8 +10,9 @@ from typing import Any
 from medldm.batch.ledger import Record, map_words
 from medldm.data.volume import Volume
 from medldm.errors import InputError
-from medldm.io import is_nifti, write
+from medldm.io import is_image_name, write
 from medldm.io.atomic import staged_name
+from medldm.io.formats import result_format
 from medldm.io.sidecars import in_derivatives
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ def spread_path(record: Record, kind: str = STD) -> Path:
     record : of the result
     kind : `STD` or `HALF_WIDTH`
     """
-    return record.companion(f"{kind}.nii.gz" if is_nifti(record.image) else f"{kind}.dcm")
+    form = result_format(record.image)
+    return record.companion(f"{kind}{form.written[0] if form else '.dcm'}")
 
 
 def stage_maps(result: Volume, record: Record) -> list[Path]:
@@ -53,7 +55,7 @@ def stage_maps(result: Volume, record: Record) -> list[Path]:
         if voxels is None:
             continue
         path = spread_path(record, kind)
-        if is_nifti(record.image):
+        if is_image_name(record.image):
             write(result.as_map(voxels), staged_name(path))
         else:
             try:

@@ -10,7 +10,7 @@ from medldm.batch.maps import HALF_WIDTH, STD, spread_path
 from medldm.batch.memory import check_memory
 from medldm.batch.options import Run
 from medldm.data.volume import Step, Volume, Voxels
-from medldm.io import is_nifti, read
+from medldm.io import is_image_name, read
 from medldm.io.sidecars import PREVIEW
 
 
@@ -45,7 +45,7 @@ def draw_later(run: Run, record: Record, name: str, before: Volume) -> None:
 def _map(record: Record, kind: str, after: Volume) -> Voxels | None:
     """A map of uncertainty beside a NIfTI result; those of DICOM are no scans and are not read back."""
     path = spread_path(record, kind)
-    if not is_nifti(record.image) or not path.exists():
+    if not is_image_name(record.image) or not path.exists():
         return None
     found = read(path).voxels
     return found if found.shape == after.shape else None
