@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 import phantoms
 
 import medldm
-from medldm.batch import Options, Watch, cases, run_batch
+from medldm.batch import Options, Watch, ledger, run_batch
 from medldm.data.volume import Step
 from medldm.settings import Denoise
 from medldm.system import cores
@@ -93,7 +93,7 @@ def tiny(count: int, shape: tuple[int, ...]) -> list[str]:
 
     stub.run = run  # type: ignore[attr-defined]
     sys.modules["medldm.tasks"] = medldm.tasks = stub  # type: ignore[attr-defined]
-    cases.weights_for = lambda *_: "0"
+    ledger.weights_for = lambda *_: "0"
     memory, process = [], psutil.Process()
 
     def case(number: int, total: int, name: str) -> None:

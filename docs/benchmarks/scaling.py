@@ -37,7 +37,7 @@ ASLEEP = """
 import os, sys, time, types
 import medldm
 tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
-from medldm.batch import cases
+from medldm.batch import ledger
 from medldm.data.volume import Step
 
 def run(task, volume, settings, *, mask=None, progress=None):
@@ -47,7 +47,7 @@ def run(task, volume, settings, *, mask=None, progress=None):
     return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
 
 tasks.run = run
-cases.weights_for = lambda *_: "0"
+ledger.weights_for = lambda *_: "0"
 """
 SLEEP, EACH = 10.0, 10  # seconds of a case, cases a worker
 REAL, REAL_SHAPE = 8, (128, 128, 60)  # cases, voxels

@@ -14,9 +14,9 @@ from medldm.io.atomic import whole_file
 
 log = logging.getLogger(__name__)
 
-NOTED = {"noted": True}  # extra of a log record whose words were noted already
+NOTED = {"noted": True}  # extra of a log record that was noted already
 
-# Three cases are under way at once, each in a thread: a context variable tells whose words these are.
+# Three cases are under way at once, each in a thread: a context variable tells which case a line is about.
 _lines: ContextVar[list[str] | None] = ContextVar("lines of the case", default=None)
 _place: ContextVar[str] = ContextVar("place of the case", default="")
 
@@ -42,7 +42,7 @@ def keeping() -> Iterator[None]:
 
 
 @contextmanager
-def about(lines: list[str], place: str) -> Iterator[None]:
+def concerning(lines: list[str], place: str) -> Iterator[None]:
     """Whatever is logged or noted inside concerns one case.
 
     Parameters
@@ -78,7 +78,7 @@ def write_log(out: Path, row: Row, lines: list[str]) -> None:
         with whole_file(out / "logs" / f"{row.case}.log", durable=False) as temporary:
             ending = f"{row.status} after {row.seconds} s" + (f": {row.message}" if row.message else "")
             # Names of files may hold bytes that are no text.
-            told = "\n".join([*lines, ending]) + "\n"
-            temporary.write_text(told, encoding="utf-8", errors="backslashreplace")
+            text = "\n".join([*lines, ending]) + "\n"
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     except MedldmError as problem:
         log.debug("no log of %s: %s", row.case, problem)

@@ -40,6 +40,5 @@ def recorded(image: Path) -> str:
     ----------
     image : the file
     """
-    found = read_record(image)
-    ours = found.get("result") == image.name and found.get("status") != "unchanged"
-    return str(found.get("task", "")) if ours else ""
+    record = read_record(image)
+    return record.task if record and record.result == image.name and not record.unchanged else ""

@@ -16,15 +16,16 @@ import pytest
 from PIL import Image
 
 import medldm.tasks
-from medldm.batch import Options, Record, Run, Watch, cases
-from medldm.batch.ledger import command, compact
-from medldm.batch.memory import result_voxels
+from medldm.batch import Options, Result, Run, Watch, publish, steps
+from medldm.batch.forecast import result_voxels
+from medldm.batch.ledger import command
 from medldm.batch.outputs import Protected, sweep
 from medldm.batch.summary import Row, write_summary
 from medldm.cli import main
 from medldm.data.volume import Step
 from medldm.errors import InputError, ModelError, OutputError
 from medldm.io.atomic import LEFTOVER
+from medldm.provenance.record import json_text
 from medldm.settings import Denoise, SuperResolve
 
 
@@ -149,7 +150,7 @@ def test_a_disk_that_fails_is_no_bug_of_ours(tree, tmp_path, verb, monkeypatch):
     def failing(case, options):
         raise OSError(errno.EIO, "Input/output error", str(case.source))
 
-    monkeypatch.setattr(cases, "load", failing)
+    monkeypatch.setattr(steps, "load", failing)
     code, said = verb("denoise", tree, tmp_path / "out")
     assert code == 8
     assert "Input/output error" in said
@@ -284,7 +285,7 @@ def test_a_shard_without_cases_leaves_a_table_too(tree, tmp_path, verb):
 def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tree, tmp_path, verb, monkeypatch):
     from medldm.io.atomic import sentence
 
-    wrote = cases.write
+    wrote = publish.write
 
     def full(volume, path, **words):
         if "b.nii" in path.name:
@@ -292,7 +293,7 @@ def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tree, tmp_pa
             raise sentence(problem, path) from problem
         return wrote(volume, path, **words)
 
-    monkeypatch.setattr(cases, "write", full)
+    monkeypatch.setattr(publish, "write", full)
     code, said = verb("denoise", tree, tmp_path / "out")
     assert code == 8
     assert "disk is full" in said
@@ -317,7 +318,7 @@ def test_two_runs_that_end_a_series_at_once_do_not_quarrel(tmp_path, monkeypatch
     staged, target, others = tmp_path / ".staged", tmp_path / "series", [3]
     staged.mkdir()
     (staged / "0000.dcm").write_text("ours")
-    removed = cases.remove
+    removed = publish.remove
 
     def quarrel(path):
         removed(path)
@@ -326,9 +327,9 @@ def test_two_runs_that_end_a_series_at_once_do_not_quarrel(tmp_path, monkeypatch
             path.mkdir()
             (path / "0000.dcm").write_text("theirs")
 
-    monkeypatch.setattr(cases, "remove", quarrel)
+    monkeypatch.setattr(publish, "remove", quarrel)
     quarrel(target)
-    cases.show(staged, target)
+    publish.show(staged, target)
     assert (target / "0000.dcm").read_text() == "ours"
     assert [path.name for path in tmp_path.iterdir()] == ["series"]
 
@@ -337,7 +338,7 @@ def test_a_result_without_its_record_is_taken_back(tree, tmp_path, verb, monkeyp
     def broken(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cases, "write_record", broken)
+    monkeypatch.setattr(publish, "write_record", broken)
     assert verb("denoise", tree / "a.nii.gz", tmp_path / "o.nii.gz")[0] == 130
     assert not (tmp_path / "o.nii.gz").exists()
 
@@ -462,7 +463,7 @@ def test_a_bug_is_told_by_its_place_and_quotes_nothing(tree, tmp_path, verb, mon
     code, said = verb("denoise", tree, tmp_path / "out")
     assert code == 8
     told = said + words_of(tmp_path / "out")
-    assert "a bug in medldm (KeyError in batch/cases.py, line " in told
+    assert "a bug in medldm (KeyError in batch/steps.py, line " in told
     logged = (tmp_path / "out" / "logs" / "a.log").read_text()
     assert logged.index("ValueError") < logged.index("KeyError")
     assert "Muster" not in told
@@ -505,9 +506,9 @@ def test_the_recorded_command_names_what_differs_from_the_defaults(tmp_path):
 
 
 def test_numbers_of_a_record_stand_on_one_line():
-    text = json.dumps({"a": [1, 2.5, -3], "b": ["x", "y"]}, indent=1)
-    assert '"a": [1, 2.5, -3]' in compact(text)
-    assert json.loads(compact(text)) == json.loads(text)
+    numbers = {"a": [1, 2.5, -3], "b": ["x", "y"]}
+    assert '"a": [1, 2.5, -3]' in json_text(numbers)
+    assert json.loads(json_text(numbers)) == numbers
 
 
 def test_a_summary_is_a_table_and_a_list(tmp_path):
@@ -518,4 +519,4 @@ def test_a_summary_is_a_table_and_a_list(tmp_path):
 
 def test_a_silent_watch_needs_nobody():
     Watch().say("nobody hears this")
-    assert Record(phantoms.Path("x/scan.nii.gz")).path.name == "scan_medldm.json"
+    assert Result(phantoms.Path("x/scan.nii.gz")).record_path.name == "scan_medldm.json"

@@ -19,8 +19,8 @@ pytest.importorskip("distributed")
 from distributed import Client
 
 from medldm.batch import Options, Watch, run_batch
-from medldm.batch.dask_cluster import AHEAD
-from medldm.batch.local import environments
+from medldm.batch.dask_cluster import environments
+from medldm.batch.dask_queue import AHEAD
 from medldm.errors import ResourceError
 from medldm.settings import Denoise
 
@@ -31,8 +31,8 @@ import os, signal, sys, time, types
 open(os.path.join(os.environ["MEDLDM_TEST"], "worker-began"), "w").close()
 import medldm
 tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
-from medldm.batch import cases
-from medldm.batch import dask_cluster
+from medldm.batch import ledger, publish
+from medldm.batch import dask_queue
 from medldm.io.atomic import sentence
 from medldm.data.volume import Step
 
@@ -47,7 +47,7 @@ def run(task, volume, settings, *, mask=None, progress=None):
     facts = {"model": "stub", "sha256": "0", "seconds": 1.0}
     return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
 
-real = getattr(cases.write, "real", cases.write)  # Dask may load this twice
+real = getattr(publish.write, "real", publish.write)  # Dask may load this twice
 
 def write(volume, path, **words):
     if "full" in path.name:
@@ -55,16 +55,16 @@ def write(volume, path, **words):
         raise sentence(problem, path) from problem
     return real(volume, path, **words)
 
-restored = getattr(dask_cluster.patiently, "real", dask_cluster.patiently)
+restored = getattr(dask_queue.with_retries, "real", dask_queue.with_retries)
 
-def patiently(work):
+def with_retries(work):
     if work.case.place.name == "buggy":
         raise RuntimeError("nobody thought of this")
     return restored(work)
 
-write.real, patiently.real = real, restored
-tasks.run, cases.write, dask_cluster.patiently = run, write, patiently
-cases.weights_for = lambda *_: "0"
+write.real, with_retries.real = real, restored
+tasks.run, publish.write, dask_queue.with_retries = run, write, with_retries
+ledger.weights_for = lambda *_: "0"
 """
 
 
@@ -161,10 +161,10 @@ def test_a_killed_worker_loses_nothing_and_a_poisonous_case_is_given_up(tmp_path
 
 
 def test_a_case_that_finds_no_memory_beside_its_neighbours_waits_for_it(tmp_path, stub_network, monkeypatch):
-    from medldm.batch import Run, cases, dask_cluster
+    from medldm.batch import Run, dask_queue, ledger, steps
     from medldm.io.discovery import find_cases
 
-    reads, read = [], cases.load
+    reads, read = [], steps.load
 
     def load(case, options):
         reads.append(case)
@@ -172,12 +172,12 @@ def test_a_case_that_finds_no_memory_beside_its_neighbours_waits_for_it(tmp_path
             raise ResourceError("it needs about 1.0 GiB of memory, 0.9 GiB are free")
         return read(case, options)
 
-    monkeypatch.setattr(cases, "load", load)
-    monkeypatch.setattr(cases, "weights_for", lambda *_: "0")
-    monkeypatch.setattr(dask_cluster, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(steps, "load", load)
+    monkeypatch.setattr(ledger, "weights_for", lambda *_: "0")
+    monkeypatch.setattr(dask_queue, "RETRY_AFTER_S", (0, 0, 0))
     (case,) = find_cases(scans(tmp_path / "in", "a"))
-    dask_cluster.make(tmp_path / "marks")
-    row, full = dask_cluster.one_away(
+    dask_queue.make_marks(tmp_path / "marks")
+    row, full = dask_queue.on_worker(
         Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", tmp_path / "marks"
     )
     assert (row.status, full, len(reads)) == ("done", False, 3)
@@ -207,41 +207,41 @@ def test_what_goes_wrong_with_one_case_is_its_row_and_the_others_finish(tmp_path
 
 
 def test_a_disk_too_full_for_a_mark_ends_the_batch(tmp_path, monkeypatch):
-    from medldm.batch import Run, dask_cluster
+    from medldm.batch import Run, dask_queue
     from medldm.io.discovery import find_cases
 
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     marks = tmp_path / "marks"
-    dask_cluster.make(marks)
-    monkeypatch.setattr(dask_cluster, "tried", lambda *_: 0)  # what is always full never ends either, for who reads it
-    dask_cluster.mark_of(marks, case).symlink_to("/dev/full")
-    row, full = dask_cluster.one_away(Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", marks)
+    dask_queue.make_marks(marks)
+    monkeypatch.setattr(dask_queue, "tried", lambda *_: 0)  # what is always full never ends either, for who reads it
+    dask_queue.mark_of(marks, case).symlink_to("/dev/full")
+    row, full = dask_queue.on_worker(Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", marks)
     assert (row.status, full) == ("failed", True)
     assert "disk is full" in row.message
 
 
 def test_a_worker_begins_nothing_for_a_batch_that_ended(tmp_path, monkeypatch):
-    from medldm.batch import Run, dask_cluster
+    from medldm.batch import Run, dask_queue
     from medldm.io.discovery import find_cases
 
-    monkeypatch.setattr(dask_cluster, "LATE", 0.1)
+    monkeypatch.setattr(dask_queue, "FOLDER_TIMEOUT_S", 0.1)
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     out = tmp_path / "out"
-    row, full = dask_cluster.one_away(Run(verb="denoise", settings=Denoise()), case, out, out / ".tries-0")
+    row, full = dask_queue.on_worker(Run(verb="denoise", settings=Denoise()), case, out, out / ".tries-0")
     assert (row.status, full) == ("failed", False)
     assert "same for every worker" in row.message  # the other reason why it is not there
     assert not out.exists()
 
 
 def test_the_folder_of_marks_may_appear_late(tmp_path):
-    from medldm.batch import dask_cluster
+    from medldm.batch import dask_queue
     from medldm.io.discovery import find_cases
 
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     marks = tmp_path / "marks"
-    threading.Timer(0.2, dask_cluster.make, [marks]).start()
-    dask_cluster.leave_mark(marks, case)
-    assert dask_cluster.tried(marks, case) == 1
+    threading.Timer(0.2, dask_queue.make_marks, [marks]).start()
+    dask_queue.leave_mark(marks, case)
+    assert dask_queue.tried(marks, case) == 1
 
 
 @pytest.mark.slow
@@ -256,12 +256,12 @@ def test_a_dry_run_on_workers_writes_nothing(tmp_path):
 def test_a_cluster_without_workers_is_waited_for_in_words(monkeypatch, caplog):
     from types import SimpleNamespace
 
-    from medldm.batch import dask_cluster
+    from medldm.batch import dask_queue
 
     workers = {"tcp://a": {}}
     client = SimpleNamespace(scheduler_info=lambda n_workers: {"workers": workers})
-    monkeypatch.setattr(dask_cluster, "LONELY", 0.01)
-    with dask_cluster.missing_workers_told(client):
+    monkeypatch.setattr(dask_queue, "WORKER_CHECK_S", 0.01)
+    with dask_queue.missing_workers_warned(client):
         time.sleep(0.1)
         assert not caplog.records
         workers.clear()
@@ -274,7 +274,7 @@ def test_a_cluster_without_workers_is_waited_for_in_words(monkeypatch, caplog):
 def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, caplog):
     from types import SimpleNamespace
 
-    from medldm.batch import dask_cluster
+    from medldm.batch import dask_queue
 
     asked, answer = threading.Event(), threading.Event()
 
@@ -283,9 +283,9 @@ def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, cap
         answer.wait()
         return {}
 
-    monkeypatch.setattr(dask_cluster, "LONELY", 0.01)
-    monkeypatch.setattr(dask_cluster, "ANSWERED", 0.1)
-    with dask_cluster.missing_workers_told(SimpleNamespace(scheduler_info=scheduler_info)):
+    monkeypatch.setattr(dask_queue, "WORKER_CHECK_S", 0.01)
+    monkeypatch.setattr(dask_queue, "STOP_TIMEOUT_S", 0.1)
+    with dask_queue.missing_workers_warned(SimpleNamespace(scheduler_info=scheduler_info)):
         asked.wait()
     answer.set()
     until(lambda: not any(thread.name == "medldm-workers" for thread in threading.enumerate()))
@@ -294,7 +294,7 @@ def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, cap
 
 @pytest.mark.slow
 def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("medldm.batch.local.PATIENCE", 1)
+    monkeypatch.setattr("medldm.batch.dask_cluster.CONNECT_TIMEOUT_S", 1)
     source = scans(tmp_path / "in", "a", "b")
     with pytest.raises(ResourceError, match="dask scheduler"):
         denoise(source, tmp_path / "out", "tcp://127.0.0.1:9")
@@ -334,13 +334,13 @@ def test_a_scheduler_that_dies_ends_the_batch_with_a_sentence(tmp_path, moment):
 @pytest.mark.slow
 def test_a_client_that_gave_up_on_its_scheduler_is_a_sentence(tmp_path):
     from medldm.batch import Run
-    from medldm.batch.dask_cluster import Errands, workers_of
+    from medldm.batch.dask_queue import Queue, workers_of
     from medldm.io.discovery import find_cases
 
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     run = Run(verb="denoise", settings=Denoise())
     with cluster(tmp_path, 1) as address, Client(address, timeout=280, set_as_default=False) as client:
-        errands = Errands(client, run, tmp_path / "out", None)
+        errands = Queue(client, run, tmp_path / "out", None)
         client.sync(client._close)  # as it does by itself when it cannot reconnect
         assert workers_of(client, run) == run.options.workers
         with pytest.raises(ResourceError, match="scheduler went away"):

@@ -15,8 +15,7 @@ CODE = """
 import json, os, signal, sys, types
 import medldm
 tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")  # torch takes seconds to import
-from medldm.batch import cases
-from medldm.batch import ledger
+from medldm.batch import ledger, publish, steps
 from medldm.data.volume import Step
 MOMENT, CASE = "never", "b"
 
@@ -39,11 +38,11 @@ def before_and_after(module, name, moments, which):
     setattr(module, name, around)
 
 tasks.run = stub
-cases.weights_for = lambda *_: "0"
-before_and_after(cases, "load", ("before reading", "after reading"), lambda given: given[0].source)
-before_and_after(cases, "write_image", ("before writing", "image is staged"), lambda given: given[3])
-before_and_after(cases, "write_record", ("before record", "record without image"), lambda given: given[0].image)
-before_and_after(cases, "remove", ("before removing", "old image is gone"), lambda given: given[0])
+ledger.weights_for = lambda *_: "0"
+before_and_after(steps, "load", ("before reading", "after reading"), lambda given: given[0].source)
+before_and_after(publish, "write_image", ("before writing", "image is staged"), lambda given: given[3])
+before_and_after(publish, "write_record", ("before record", "record without image"), lambda given: given[0].image)
+before_and_after(publish, "remove", ("before removing", "old image is gone"), lambda given: given[0])
 import gzip
 real_close = gzip.GzipFile.close
 def close(file):

@@ -170,12 +170,12 @@ def test_a_record_that_left_its_dataset_is_found_by_its_content(dataset, bids, t
     for path in (tmp_path / "out/sub-02/anat").iterdir():
         shutil.copy(path, tmp_path / "away")
     image = tmp_path / "away" / "sub-02_desc-denoised_T1w.nii.gz"
-    assert read_record(image)["task"] == "denoise"
+    assert read_record(image).task == "denoise"
     # A sidecar of the scanner is no record, nor is one of another image.
     (tmp_path / "away" / "sub-02_T1w.json").write_text('{"EchoTime": 0.003}')
     (tmp_path / "away" / "other.json").write_text(record_path_text(image))
-    assert read_record(tmp_path / "away" / "sub-02_T1w.nii.gz") == {}
-    assert read_record(tmp_path / "away" / "other.nii.gz") == {}
+    assert read_record(tmp_path / "away" / "sub-02_T1w.nii.gz") is None
+    assert read_record(tmp_path / "away" / "other.nii.gz") is None
 
 
 def test_the_record_of_a_series_may_lie_outside_the_folder_that_is_sent(tmp_path):
@@ -186,7 +186,7 @@ def test_the_record_of_a_series_may_lie_outside_the_folder_that_is_sent(tmp_path
     assert record_path(series, home) == tmp_path / "sub" / "series-003_medldm.json"
     home.parent.mkdir()
     record_path(series, home).write_text('{"task": "denoise"}')
-    assert read_record(series) == {"task": "denoise"}
+    assert read_record(series).task == "denoise"
 
 
 def record_path_text(image):

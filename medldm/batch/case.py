@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medldm.batch.caselog import NOTED, about, note, write_log
-from medldm.batch.cases import ALREADY, Ready, compute, finish, prepare
-from medldm.batch.dry_run import rehearse
+from medldm.batch.caselog import NOTED, concerning, note, write_log
 from medldm.batch.options import Run
+from medldm.batch.steps import ALREADY, Ready, compute, finish, prepare, rehearse
 from medldm.batch.summary import Row
 from medldm.data.volume import Volume
 from medldm.errors import Cancelled, MedldmError, ResourceError, ending, place_of, traced
@@ -73,11 +72,11 @@ class Work:
         return self
 
     def _read(self) -> None:
-        found = prepare(self.run, self.case, output_path(self.case, self.out, self.run.options.format))
-        if isinstance(found, Row):
-            self.row = found
+        outcome = prepare(self.run, self.case, output_path(self.case, self.out, self.run.options.format))
+        if isinstance(outcome, Row):
+            self.row = outcome
         else:
-            self.ready = found
+            self.ready = outcome
 
     def _restore(self) -> None:
         assert self.ready is not None
@@ -95,7 +94,7 @@ class Work:
         if self.row is not None:
             return self
         started = time.monotonic()
-        with about(self.lines, self.case.place.as_posix()):
+        with concerning(self.lines, self.case.place.as_posix()):
             try:
                 step()
             except (Cancelled, KeyboardInterrupt):
@@ -105,16 +104,16 @@ class Work:
                 self.full = isinstance(problem.__cause__, OSError) and problem.__cause__.errno in FULL
                 self.crowded = isinstance(problem, ResourceError)
             except MemoryError as problem:
-                told = "it needs more memory than is free; crop it, or use a larger machine"
-                self._end("failed", told, started, problem)
+                message = "it needs more memory than is free; crop it, or use a larger machine"
+                self._end("failed", message, started, problem)
                 self.crowded = True
             except OSError as problem:  # a disk or network that failed, not a bug
                 self.full = problem.errno in FULL
-                told = f"{problem.filename or self.case.source}: {problem.strerror or type(problem).__name__}"
-                self._end("failed", self._sentence(f"it could not be read or written: {told}"), started, problem)
+                message = f"{problem.filename or self.case.source}: {problem.strerror or type(problem).__name__}"
+                self._end("failed", self._sentence(f"it could not be read or written: {message}"), started, problem)
             except Exception as problem:
-                told = f"a bug in medldm ({place_of(problem)}); please report it, run with -v for details"
-                self._end("failed", told, started, problem)
+                message = f"a bug in medldm ({place_of(problem)}); please report it, run with -v for details"
+                self._end("failed", message, started, problem)
         return self
 
     def _end(self, status: str, message: str, started: float, problem: Exception) -> None:
