@@ -9,11 +9,11 @@ import functools
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:  # the command line reads records before it needs NumPy
     from medldm.data.volume import Step
@@ -24,6 +24,56 @@ TEXTS = ("task", "medldm", "status", "said", "result", "result_sha256", "machine
 TIMINGS = ("seconds", "peak_memory_mb")
 STATEMENT = {"restored_voxels_are_estimates": "research use only"}
 T = TypeVar("T")
+
+
+def _as(value: object, kind: type[T]) -> T | None:
+    return value if isinstance(value, kind) else None
+
+
+def _tuple(value: object, kind: type[T]) -> tuple[T, ...] | None:
+    """A list whose items are of one type; None for anything else."""
+    if not isinstance(value, list | tuple) or not all(isinstance(item, kind) for item in value):
+        return None
+    return tuple(value)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _interval(value: object) -> dict[str, Any] | None:
+    """A calibrated interval: at least its coverage and its median half width; None without both."""
+    interval = _as(value, dict) or {}
+    numbers = [_number(interval.get(name)) for name in ("coverage", "median_half_width")]
+    return None if None in numbers else interval
+
+
+def _text(value: object) -> str:
+    return _as(value, str) or ""
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return _tuple(value, str) or ()
+
+
+class Fact(Generic[T]):
+    """A fact of a task, read from the mapping of all facts; what has another type counts as not given.
+
+    Parameters
+    ----------
+    name : key
+    convert : from the value of the key, None where it is missing
+    """
+
+    def __init__(self, name: str, convert: Callable[[object], T]) -> None:
+        self.name, self.convert = name, convert
+
+    def __get__(self, record: RunRecord, owner: type[RunRecord]) -> T:
+        return self.convert(record.facts.get(self.name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +111,13 @@ class Source:
     def from_json(cls, data: Mapping[str, Any]) -> Source:
         """What some JSON says; values of another type count as not given."""
         return cls(
-            files=_tuple(data.get("files"), str) or (),
+            files=_texts(data.get("files")),
             mask=_as(data.get("mask"), str),
             volume=_whole(data.get("volume")),
             format=_as(data.get("format"), str),
             fix=data.get("fix") is True,
             count=_whole(data.get("count")) or 0,
-            **{name: _as(data.get(name), str) or "" for name in ("root", "member", "place", "sha256")},
+            **{name: _text(data.get(name)) for name in ("root", "member", "place", "sha256")},
         )
 
 
@@ -116,6 +166,22 @@ class RunRecord:
     key: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
     version: int = VERSION
+
+    device = Fact("device", _text)
+    model = Fact("model", _text)  # name of the card; empty where no network ran
+    weights = Fact("sha256", _text)
+    modality = Fact("modality", _text)
+    noise_level = Fact("noise_level", _number)  # in the unit of the modality
+    residual = Fact("consistency_residual", _number)  # what the result, measured again, differs from the scan
+    invented_slices = Fact("invented_slices", lambda value: _tuple(value, int))  # None where it is not said
+    filled_slices = Fact("filled_slices", lambda value: _tuple(value, int) or ())  # those that were missing
+    invented_voxels = Fact("invented_voxels", lambda value: _whole(value) or 0)
+    measured_slices_changed = Fact("measured_slices_bit_exact", lambda value: value is False)
+    outside_of_card = Fact("outside_of_card", _texts)  # checks that the scan did not pass
+    notes = Fact("notes", _texts)
+    outliers = Fact("outliers", lambda value: _whole(value) or 0)  # voxels of absurd value
+    without_spread = Fact("no_spread", bool)
+    interval = Fact("interval", _interval)
 
     @classmethod
     def of_step(cls, step: Step, **more: Any) -> RunRecord:
@@ -181,8 +247,8 @@ class RunRecord:
             "voxels": _whole(data.get("voxels")) or 0,
             "plan": _tuple(data.get("plan"), dict),
             "history": tuple(str(step.get("task", "")) for step in _tuple(data.get("history"), dict) or ()),
-            "command": _tuple(data.get("command"), str) or (),
-            **{name: _as(data.get(name), str) or "" for name in TEXTS},
+            "command": _texts(data.get("command")),
+            **{name: _text(data.get(name)) for name in TEXTS},
             **{name: _as(data.get(name), dict) or {} for name in ("settings", "versions", "timings")},
         }
         return cls(
@@ -214,83 +280,6 @@ class RunRecord:
         """Largest memory of the process, MB."""
         return _number(self.timings.get("peak_memory_mb"))
 
-    @property
-    def device(self) -> str:
-        """Where the network ran; empty where it did not."""
-        return _as(self.facts.get("device"), str) or ""
-
-    @property
-    def model(self) -> str:
-        """Name of the card; empty where no network ran."""
-        return _as(self.facts.get("model"), str) or ""
-
-    @property
-    def weights(self) -> str:
-        """SHA-256 of the weights."""
-        return _as(self.facts.get("sha256"), str) or ""
-
-    @property
-    def modality(self) -> str:
-        """``"mr"``, ``"ct"`` or another name; empty where it is not said."""
-        return _as(self.facts.get("modality"), str) or ""
-
-    @property
-    def noise_level(self) -> float | None:
-        """Noise of the scan, in the unit of its modality."""
-        return _number(self.facts.get("noise_level"))
-
-    @property
-    def residual(self) -> float | None:
-        """What the result, measured again, differs from the scan."""
-        return _number(self.facts.get("consistency_residual"))
-
-    @property
-    def invented_slices(self) -> tuple[int, ...] | None:
-        """Slices of the result that hold voxels nobody measured; None where it is not said."""
-        return _tuple(self.facts.get("invented_slices"), int)
-
-    @property
-    def filled_slices(self) -> tuple[int, ...]:
-        """Slices of the scan that were missing."""
-        return _tuple(self.facts.get("filled_slices"), int) or ()
-
-    @property
-    def invented_voxels(self) -> int:
-        """Voxels of a region that was filled."""
-        return _whole(self.facts.get("invented_voxels")) or 0
-
-    @property
-    def measured_slices_changed(self) -> bool:
-        """Whether slices that were to be kept differ from the scan."""
-        return self.facts.get("measured_slices_bit_exact") is False
-
-    @property
-    def outside_of_card(self) -> tuple[str, ...]:
-        """Checks of the model card that the scan did not pass."""
-        return _tuple(self.facts.get("outside_of_card"), str) or ()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences that the run said about the scan."""
-        return _tuple(self.facts.get("notes"), str) or ()
-
-    @property
-    def outliers(self) -> int:
-        """Voxels of absurd value that were kept from the others."""
-        return _whole(self.facts.get("outliers")) or 0
-
-    @property
-    def without_spread(self) -> bool:
-        """Whether no spread could be drawn although several samples were asked for."""
-        return bool(self.facts.get("no_spread"))
-
-    @property
-    def interval(self) -> dict[str, Any] | None:
-        """Calibrated interval: at least its coverage and its median half width; None without both."""
-        interval = _as(self.facts.get("interval"), dict) or {}
-        numbers = [_number(interval.get(name)) for name in ("coverage", "median_half_width")]
-        return None if None in numbers else interval
-
 
 def is_record(data: Mapping[str, Any]) -> bool:
     """Whether some JSON is the record of a run, rather than a sidecar of another program."""
@@ -318,22 +307,3 @@ def json_text(data: Mapping[str, Any]) -> str:
         lambda match: f"[{' '.join(match[1].split())}]",
         json.dumps(data, indent=1, default=str) + "\n",
     )
-
-
-def _as(value: object, kind: type[T]) -> T | None:
-    return value if isinstance(value, kind) else None
-
-
-def _tuple(value: object, kind: type[T]) -> tuple[T, ...] | None:
-    """A list whose items are of one type; None for anything else."""
-    if not isinstance(value, list | tuple) or not all(isinstance(item, kind) for item in value):
-        return None
-    return tuple(value)
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
