@@ -1,4 +1,4 @@
-"""One case in three steps: in a tree whatever goes wrong becomes a row, but for a wish to stop; alone it is raised."""
+"""One case in three steps. In a tree every error but an interruption becomes a row; alone it is raised."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medldm.batch.caselog import NOTED, concerning, note, write_log
 from medldm.batch.options import Run
-from medldm.batch.steps import ALREADY, Ready, compute, finish, prepare, rehearse
+from medldm.batch.steps import ALREADY, Ready, compute, dry_run, finish, prepare
 from medldm.batch.summary import Row
 from medldm.data.volume import Volume
 from medldm.errors import Cancelled, MedldmError, ResourceError, ending, place_of, traced
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Work:
-    """A case on its way; a step does nothing once the outcome is known.
+    """A case in work; a step does nothing once the outcome is known.
 
     Parameters
     ----------
@@ -30,8 +30,8 @@ class Work:
     case : scan
     out : folder of the batch
     row : outcome, None while there is none
-    full : whether the disk is full, so that beginning another case makes no sense
-    crowded : whether memory was what it lacked
+    full : whether the disk is full, so that no other case is begun
+    crowded : whether it lacked memory
     """
 
     run: Run
@@ -53,7 +53,7 @@ class Work:
         return self._step(self._read)
 
     def again(self) -> Work:
-        """The first step once more, now that there is room."""
+        """The first step once more, when memory is free again."""
         self.row, self.crowded, self.lines = None, False, []
         return self.read()
 
@@ -81,7 +81,7 @@ class Work:
     def _restore(self) -> None:
         assert self.ready is not None
         if self.run.options.dry_run:
-            self.row = rehearse(self.run, self.ready)
+            self.row = dry_run(self.run, self.ready)
         else:
             self.result = compute(self.run, self.ready)
 
@@ -149,4 +149,4 @@ def one_case(run: Run, case: Case, target: Path) -> Row:
         ready = prepare(run, case, target)
         if isinstance(ready, Row):
             return ready
-        return rehearse(run, ready) if run.options.dry_run else finish(run, ready, compute(run, ready))
+        return dry_run(run, ready) if run.options.dry_run else finish(run, ready, compute(run, ready))

@@ -1,4 +1,4 @@
-"""What was said about one case, in a file of its own: ``OUT/logs/<place>.log``."""
+"""What was logged about one case, in a file of its own: ``OUT/logs/<place>.log``."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _place: ContextVar[str] = ContextVar("place of the case", default="")
 
 class _Keeper(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        # Foreign tracebacks may quote what is in a header; those of cases are noted by whoever caught them.
+        # Foreign tracebacks may quote what is in a header; those of cases are noted where they are caught.
         if record.exc_info is None and not hasattr(record, "noted"):
             note(f"{record.levelname.lower()}: {record.getMessage()}")
-            # For whoever shows it: forty files may all be called scan.nii.gz.
+            # For the handler that shows it: forty files may all be called scan.nii.gz.
             record.__dict__["case"] = _place.get()
 
 
@@ -66,13 +66,13 @@ def note(text: str) -> None:
 
 
 def write_log(out: Path, row: Row, lines: list[str]) -> None:
-    """Write the file; a disk that cannot take it spoils nothing.
+    """Write the file; a case does not fail for want of it.
 
     Parameters
     ----------
     out : folder of the batch
     row : what became of the case
-    lines : what was said
+    lines : of the file
     """
     try:
         with whole_file(out / "logs" / f"{row.case}.log", durable=False) as temporary:

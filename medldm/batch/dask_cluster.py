@@ -80,7 +80,7 @@ def started(run: Run) -> Iterator[Any]:
 
     with closing(cluster):
         cluster.worker_spec.update(specs)
-        # Whoever stops us here stops our waiting only: workers that are half up cannot be closed.
+        # An interruption ends only the waiting: workers that are half up cannot be closed.
         try:
             asyncio.run_coroutine_threadsafe(all_up(), cluster.loop.asyncio_loop).result()
         except (RuntimeError, OSError) as problem:
@@ -92,7 +92,7 @@ def started(run: Run) -> Iterator[Any]:
             try:
                 yield client
             except BaseException:
-                # Dask would let workers finish what nobody waits for any more.
+                # Dask would let workers finish cases that are not wanted any more.
                 for nanny in cluster.workers.values():
                     asyncio.run_coroutine_threadsafe(nanny.close(timeout=CLOSE_TIMEOUT_S), cluster.loop.asyncio_loop)
                 raise

@@ -1,8 +1,8 @@
 """Many cases on many workers of a Dask cluster.
 
-Dask keeps workers alive and moves a case of a dead one to another. Two things are kept here. Who is to blame: Dask
-suspects every task that a dead worker held, so a case leaves a mark while it is tried, and is given up when it has
-left two. And how much is on the way: two cases a worker, whatever the length of the list.
+Dask keeps workers alive and moves the case of a dead one to another. Two things are done here. Blame: Dask suspects
+every task that a dead worker held, so a case leaves a mark while it is tried, and is given up when it has left two.
+Length of the queue: two cases a worker, however many there are.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from medldm.io.discovery import Case, output_path
 
 log = logging.getLogger(__name__)
 
-TRIES = 2  # a case that took this many workers with it is given up
+TRIES = 2  # workers that may die of a case before it is given up
 RETRY_AFTER_S = (2, 10, 30)  # pauses of a case that waits for memory
 WORKER_CHECK_S = 60  # between two checks whether there are workers
 STOP_TIMEOUT_S = 2  # for the last check, and for collecting what is done when a batch is stopped
 FOLDER_TIMEOUT_S = 20  # until a folder is seen by the machines that share it
-AHEAD = 2  # cases on their way per worker: one in work, one waiting
+AHEAD = 2  # cases sent per worker: one in work, one waiting
 
 
 def restore_on_workers(run: Run, cases: list[Case], out: Path, report: Callable[[Work], bool]) -> None:
@@ -49,7 +49,7 @@ def restore_on_workers(run: Run, cases: list[Case], out: Path, report: Callable[
     run : what is asked
     cases : as many as there are
     out : folder that every worker sees under this path
-    report : called with every finished case; no other is begun when it says False
+    report : called with every finished case; no other is begun when it returns False
 
     Raises
     ------
@@ -81,14 +81,14 @@ def restore_on_workers(run: Run, cases: list[Case], out: Path, report: Callable[
 
 
 def send_all(queue: Queue, cases: list[Case], report: Callable[[Work], bool], ahead: int) -> None:
-    """Keep workers busy until all cases are reported, or `report` says False.
+    """Keep workers busy until all cases are reported, or `report` returns False.
 
     Parameters
     ----------
-    queue : what is on its way
+    queue : of the cases that workers have
     cases : as many as there are
     report : called with every finished case
-    ahead : how many are on their way at a time
+    ahead : how many workers have at a time
     """
     run, left, number, going_on = queue.run, iter(cases), 0, True
 
@@ -135,7 +135,7 @@ class Queue:
         self.pending: dict[str, tuple[Any, Case]] = {}
 
     def send(self, case: Case) -> None:
-        """To whichever worker is free."""
+        """To any worker that is free."""
         with scheduler_needed():
             future = self.client.submit(on_worker, self.worker_run, case, self.out, self.marks, pure=False, retries=0)
         self.pending[future.key] = future, case
@@ -240,7 +240,7 @@ def on_worker(run: Run, case: Case, out: Path, marks: Path | None) -> tuple[Row,
 
 
 def with_retries(work: Work) -> Work:
-    """All steps of a case; what lacked memory waits for its neighbours on the machine and is tried again."""
+    """All steps of a case; one that lacked memory is tried again after a pause."""
     work.read().restore()
     for pause_s in RETRY_AFTER_S:
         if work.crowded and not work.full:
@@ -265,7 +265,7 @@ def make_marks(marks: Path) -> None:
 def leave_mark(marks: Path, case: Case) -> None:
     """Say that a case is begun.
 
-    The folder is not made here: once it is gone the batch has ended, and nobody waits for this case.
+    The folder is not made here: once it is gone the batch has ended, and this case is not wanted any more.
 
     Raises
     ------
@@ -339,7 +339,7 @@ def workers_of(client: Any, run: Run) -> int:
 
 @contextmanager
 def missing_workers_warned(client: Any) -> Iterator[None]:
-    """Say so when a cluster has no worker left: new ones may come, so the batch waits, but nobody should wonder.
+    """Warn when a cluster has no worker left: the batch waits, since new ones may come.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ def restore_here(run: Run, cases: list[Case], out: Path, report: Callable[[Work]
     run : what is asked
     cases : in order
     out : folder
-    report : called with every finished case, in order; the batch ends when it says False
+    report : called with every finished case, in order; the batch ends when it returns False
 
     Raises
     ------
@@ -47,7 +47,7 @@ def restore_here(run: Run, cases: list[Case], out: Path, report: Callable[[Work]
                 assert reading is not None
                 run.watch.case(number + 1, len(cases), case.place.as_posix())
                 work = reading.result()
-                if work.crowded:  # it did not fit beside another one; alone it may
+                if work.crowded:  # it did not fit beside another one; it may alone
                     if not written():
                         return
                     work.again()
@@ -58,7 +58,7 @@ def restore_here(run: Run, cases: list[Case], out: Path, report: Callable[[Work]
                     if not written():
                         return
                     if reading and reading.result().ready:
-                        reading = None  # what was read gives its room back
+                        reading = None  # frees the memory of what was read
                     work.again().restore()
                     if reading is None and number + 1 < len(cases):
                         reading = read(number + 1)

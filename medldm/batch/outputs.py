@@ -1,4 +1,4 @@
-"""Where results may lie: never where a scan lies, never where nobody can write."""
+"""Where results may lie: never where a scan lies, never where they cannot be written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARKS = re.compile(r"\.tries-[0-9a-f]{32}$")  # of `dask_queue`
 
 
 def check_out(sources: Sequence[Path], out: Path) -> None:
-    """Refuse an OUT that cannot be meant, before anything is searched.
+    """Refuse an OUT that cannot be right, before anything is searched.
 
     Raises
     ------

@@ -78,7 +78,7 @@ def publish(
         def replaced() -> None:
             """Just before the record comes: what it will not be about must not lie beside it."""
             remove(target)
-            if not fresh:  # an older result's companions would pass for this one's
+            if not fresh:  # companions of an older result would pass for those of this one
                 remove_maps(result)
             for path in maps:
                 staged_name(path).replace(path)

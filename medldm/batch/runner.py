@@ -1,4 +1,4 @@
-"""One case after another: a bad one is reported, the others go on; nothing is half-written or overwritten unasked."""
+"""A batch from IN to OUT: find the cases, restore them, summarise; a failed case does not stop the others."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def dataset_of(sources: Sequence[Path]) -> Path | None:
 
 
 def run_tree(run: Run, cases: list[Case], out: Path) -> int:
-    """Many cases; whatever stops them, the summary says how far they came.
+    """Many cases; whatever stops the batch, the summary says how far it came.
 
     Parameters
     ----------

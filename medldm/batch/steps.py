@@ -89,7 +89,7 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     return Ready(case, target, volume, digest, key, plan, time.monotonic() - started)
 
 
-class AtTheNetwork(Exception):  # no error: what a dry run waits for
+class AtTheNetwork(Exception):  # no error: where a dry run ends
     """All checks were passed; the network would begin now."""
 
 
@@ -113,7 +113,7 @@ def compute(run: Run, ready: Ready) -> Volume:
     mask = read(mask_path) if mask_path else None
 
     def progress(done: int, total: int, what: str) -> None:
-        if done == 0:  # verbs say so just before the network, when all that they check is checked
+        if done == 0:  # reported just before the network, after all checks
             check_derivable(ready)
             if run.options.dry_run:
                 raise AtTheNetwork
@@ -153,7 +153,7 @@ def finish(run: Run, ready: Ready, after: Volume) -> Row:
     return Row(case.place.as_posix(), record.status, seconds, message, str(ready.target))
 
 
-def rehearse(run: Run, ready: Ready) -> Row:
+def dry_run(run: Run, ready: Ready) -> Row:
     """What a run would do with a case: the run itself, as far as the network.
 
     Parameters

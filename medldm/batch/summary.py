@@ -1,4 +1,4 @@
-"""What became of every case: a table for people, a file for programs, an exit code for pipelines."""
+"""The outcome of every case: as a table, as JSON, as an exit code."""
 
 from __future__ import annotations
 

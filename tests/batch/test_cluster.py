@@ -49,11 +49,11 @@ def run(task, volume, settings, *, mask=None, progress=None):
 
 real = getattr(publish.write, "real", publish.write)  # Dask may load this twice
 
-def write(volume, path, **words):
+def write(volume, path, **options):
     if "full" in path.name:
         problem = OSError(28, "No space left on device")
         raise sentence(problem, path) from problem
-    return real(volume, path, **words)
+    return real(volume, path, **options)
 
 restored = getattr(dask_queue.with_retries, "real", dask_queue.with_retries)
 
@@ -81,7 +81,7 @@ def cluster(folder, workers):
     scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", address.rsplit(":", 1)[1], "--no-dashboard"]
     worker = [*dask, "worker", address, "--nworkers", str(workers), "--nthreads", "1", "--no-dashboard"]
     worker += ["--preload", str(folder / "preload.py"), "--local-directory", str(folder), "--memory-limit", "0"]
-    running = [subprocess.Popen(words, env=environment, **quiet) for words in (scheduler, worker)]
+    running = [subprocess.Popen(command, env=environment, **quiet) for command in (scheduler, worker)]
     try:
         all_up(address, workers)
         yield address
@@ -146,16 +146,16 @@ def test_a_killed_worker_loses_nothing_and_a_poisonous_case_is_given_up(tmp_path
         )
         code = denoise(source, out, address)
         assert killer.wait() == 0
-    found = rows(out)
+    statuses = rows(out)
     assert code == 8
-    assert {name: row["status"] for name, row in found.items()} == {
+    assert {name: row["status"] for name, row in statuses.items()} == {
         "a": "done",
         "b": "done",
         "c": "done",
         "poison": "failed",
         "slow": "done",
     }
-    assert "died 2 times" in found["poison"]["message"]
+    assert "died 2 times" in statuses["poison"]["message"]
     assert sorted(path.name for path in out.glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz", "c.nii.gz", "slow.nii.gz"]
     assert not list(out.glob(".tries*"))
 
@@ -191,16 +191,16 @@ def test_what_goes_wrong_with_one_case_is_its_row_and_the_others_finish(tmp_path
     phantoms.save(source / f"{long}.nii", phantoms.brain((16, 16, 8)), dtype=np.int16)
     with cluster(tmp_path, 1) as address:
         code = denoise(source, out, address)
-    found = rows(out)
+    statuses = rows(out)
     assert code == 8
-    assert {name: row["status"] for name, row in found.items()} == {
+    assert {name: row["status"] for name, row in statuses.items()} == {
         "a": "done",
         "buggy": "failed",
         long: "refused",
         "z": "done",
     }
-    assert "a bug in medldm (RuntimeError in " in found["buggy"]["message"]
-    assert "please report it" in found["buggy"]["message"]
+    assert "a bug in medldm (RuntimeError in " in statuses["buggy"]["message"]
+    assert "please report it" in statuses["buggy"]["message"]
     said = (out / "logs" / "buggy.log").read_text()
     assert "RuntimeError" in said
     assert "nobody thought of this" not in said  # it could quote a header
@@ -301,7 +301,7 @@ def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["a case is restored", "a case is told"])
+@pytest.mark.parametrize("moment", ["a case is restored", "a case is reported"])
 def test_a_scheduler_that_dies_ends_the_batch_with_a_sentence(tmp_path, moment):
     source, out = scans(tmp_path / "in", "a", "b", "slow", "then"), tmp_path / "out"
     killed = []
@@ -315,7 +315,7 @@ def test_a_scheduler_that_dies_ends_the_batch_with_a_sentence(tmp_path, moment):
             pid = client.run_on_scheduler(os.getpid)
 
         def say(line):
-            if moment == "a case is told" and not killed:
+            if moment == "a case is reported" and not killed:
                 kill(pid)
                 time.sleep(1)  # the next case is sent to a scheduler that is known to be lost
 
@@ -340,11 +340,11 @@ def test_a_client_that_gave_up_on_its_scheduler_is_a_sentence(tmp_path):
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     run = Run(verb="denoise", settings=Denoise())
     with cluster(tmp_path, 1) as address, Client(address, timeout=280, set_as_default=False) as client:
-        errands = Queue(client, run, tmp_path / "out", None)
+        queue = Queue(client, run, tmp_path / "out", None)
         client.sync(client._close)  # as it does by itself when it cannot reconnect
         assert workers_of(client, run) == run.options.workers
         with pytest.raises(ResourceError, match="scheduler went away"):
-            errands.send(case)
+            queue.send(case)
 
 
 def test_workers_have_a_device_each_or_share_the_cores(monkeypatch):
@@ -358,8 +358,8 @@ def test_without_dask_a_sentence_says_what_to_install(tmp_path, tiny_model, caps
 
     monkeypatch.setitem(sys.modules, "distributed", None)
     source = scans(tmp_path / "in", "a", "b")
-    words = ["denoise", str(source), str(tmp_path / "out"), "--workers", "2", "--model", str(tiny_model)]
-    assert main(words) == 2
+    arguments = ["denoise", str(source), str(tmp_path / "out"), "--workers", "2", "--model", str(tiny_model)]
+    assert main(arguments) == 2
     assert "pip install medldm[cluster]" in capsys.readouterr().err
 
 
@@ -369,10 +369,10 @@ def test_after_a_failure_fail_fast_sends_no_other_case(tmp_path):
     phantoms.save(source / "a-empty.nii.gz", np.zeros((16, 16, 8), np.int16))
     with cluster(tmp_path, 1) as address:
         code = denoise(source, out, address, fail_fast=True)
-    found = rows(out)
+    statuses = rows(out)
     assert code == 8
-    assert found["a-empty"]["status"] == "refused"
-    assert len(found) <= 1 + AHEAD  # what was under way already
+    assert statuses["a-empty"]["status"] == "refused"
+    assert len(statuses) <= 1 + AHEAD  # what was under way already
 
 
 @pytest.mark.slow
@@ -380,12 +380,12 @@ def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tmp_path):
     source, out = scans(tmp_path / "in", "a", "full", *(f"later{number}" for number in range(8))), tmp_path / "out"
     with cluster(tmp_path, 1) as address:
         code = denoise(source, out, address)
-    found = rows(out)
+    statuses = rows(out)
     assert code == 8
-    assert found["a"]["status"] == "done"
-    assert found["full"]["status"] == "failed"
-    assert "disk is full" in found["full"]["message"]
-    assert len(found) <= 2 + AHEAD
+    assert statuses["a"]["status"] == "done"
+    assert statuses["full"]["status"] == "failed"
+    assert "disk is full" in statuses["full"]["message"]
+    assert len(statuses) <= 2 + AHEAD
     assert not list(out.glob("*full*.gz"))
 
 
@@ -410,9 +410,9 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_they_say_nothing(tmp_p
     source, out = scans(tmp_path / "in", "a", "slow", "slow2"), tmp_path / "out"
     (tmp_path / "preload.py").write_text(PRELOAD)
     preload = {"MEDLDM_TEST": str(tmp_path), "DASK_DISTRIBUTED__WORKER__PRELOAD": str(tmp_path / "preload.py")}
-    words = ["denoise", source, out, "--noise", "0.05", "--workers", "2", "--device", "cpu"]
+    arguments = ["denoise", source, out, "--noise", "0.05", "--workers", "2", "--device", "cpu"]
     running = subprocess.Popen(
-        [sys.executable, "-m", "medldm", *map(str, words)],
+        [sys.executable, "-m", "medldm", *map(str, arguments)],
         env=os.environ | preload,
         stderr=subprocess.PIPE,
         text=True,
@@ -433,9 +433,9 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_they_say_nothing(tmp_p
 def test_ctrl_c_leaves_a_summary_and_no_marks_and_the_next_run_goes_on(tmp_path):
     source, out = scans(tmp_path / "in", "a", "b", "slow"), tmp_path / "out"
     with cluster(tmp_path, 1) as address:
-        words = ["denoise", source, out, "--noise", "0.05", "--scheduler", address]
+        command = ["denoise", source, out, "--noise", "0.05", "--scheduler", address]
         running = subprocess.Popen(
-            [sys.executable, "-m", "medldm", *map(str, words)], stderr=subprocess.PIPE, text=True, preexec_fn=hearing
+            [sys.executable, "-m", "medldm", *map(str, command)], stderr=subprocess.PIPE, text=True, preexec_fn=hearing
         )
         until(lambda: (tmp_path / "slow-began").exists())
         running.send_signal(signal.SIGINT)

@@ -46,7 +46,7 @@ def seen(monkeypatch, meeting):
             if what in meeting:  # a step that never comes would hang here, and the test with it
                 news.wait_for(lambda: meeting[what] in [step for step, _ in log])
 
-    def network(task, volume, settings, **words):
+    def network(task, volume, settings, **options):
         noted("network", volume.name)
         if volume.name.startswith("x"):
             raise ZeroDivisionError("oh")
@@ -118,14 +118,14 @@ def test_a_scan_that_does_not_fit_beside_another_one_is_read_again_alone(tree, t
 def test_a_scan_that_cannot_be_restored_beside_another_one_is_restored_alone(tree, tmp_path, seen, monkeypatch):
     network, crowded = medldm.tasks.run, []
 
-    def tight(task, volume, settings, **words):
+    def tight(task, volume, settings, **options):
         if volume.name.startswith("b") and len(crowded) < 2:
             crowded.append([step for step, _ in seen if step == "read c"])
             if len(crowded) == 1:
                 while "read c" not in [step for step, _ in seen]:  # until the next one is in memory
                     time.sleep(0.01)
                 raise ResourceError("not now")
-        return network(task, volume, settings, **words)
+        return network(task, volume, settings, **options)
 
     monkeypatch.setattr(medldm.tasks, "run", tight)
     assert denoise(tree, tmp_path / "out")[0] == 0
@@ -140,11 +140,11 @@ def test_a_scan_that_cannot_be_restored_beside_another_one_is_restored_alone(tre
 def test_a_scan_that_fits_nowhere_is_told_once(tree, tmp_path, seen, monkeypatch):
     network, tries = medldm.tasks.run, []
 
-    def tight(task, volume, settings, **words):
+    def tight(task, volume, settings, **options):
         if volume.name.startswith("d"):
             tries.append(volume)
             raise ResourceError("too large for this machine")
-        return network(task, volume, settings, **words)
+        return network(task, volume, settings, **options)
 
     monkeypatch.setattr(medldm.tasks, "run", tight)
     code, said = denoise(tree, tmp_path / "out")
