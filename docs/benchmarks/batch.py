@@ -57,14 +57,14 @@ def clocked(owner: Any, name: str) -> Iterator[list[float]]:
 def cohort(count: int, shape: tuple[int, ...]) -> list[str]:
     """Restore phantoms with the weights that ship; the network alone beside the whole batch."""
     from medldm import tasks
-    from medldm.inference.networks import Chain
+    from medldm.inference.networks import Networks
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw(folder / "in", count, shape)
         draw(folder / "warm", 1, shape)
         denoise(folder / "warm", folder / "warmed")  # loading the model is no overhead of a case
-        with clocked(tasks, "run") as verbs, clocked(Chain, "estimate") as network:
+        with clocked(tasks, "run") as verbs, clocked(Networks, "estimate") as network:
             begun = time.monotonic()
             code = denoise(folder / "in", folder / "out")
             wall = time.monotonic() - begun

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from medldm.inference.networks import load_chain
+from medldm.inference.networks import load_networks
 from medldm.models.precision import pick_precision
 from medldm.zoo import best
 
@@ -30,11 +30,11 @@ def seconds_of(predict: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Te
 def main() -> None:
     """Measure and print."""
     found = best("mr", verb="denoise")
-    chain = load_chain(found, precision=pick_precision("auto", "cpu"))
-    inputs = torch.rand(BATCH, chain.shape.measured_channels, PLANE, PLANE)
-    seconds_of(chain.estimate, inputs, 2)
-    eager = seconds_of(chain.estimate, inputs, TURNS)
-    compiled = torch.compile(chain.estimate)
+    networks = load_networks(found, precision=pick_precision("auto", "cpu"))
+    inputs = torch.rand(BATCH, networks.config.measured_channels, PLANE, PLANE)
+    seconds_of(networks.estimate, inputs, 2)
+    eager = seconds_of(networks.estimate, inputs, TURNS)
+    compiled = torch.compile(networks.estimate)
     first = seconds_of(compiled, inputs, 1)
     fast = seconds_of(compiled, inputs, TURNS)
     pays = f"pays after {first / (eager - fast):.0f} batches" if fast < eager else "never pays"

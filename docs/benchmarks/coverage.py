@@ -26,9 +26,9 @@ OUT = Path(__file__).parent / "coverage"
 
 def scored(found: Card, each: Errors) -> dict[str, object]:
     """One block: coverage, width, and the constant width that holds as many."""
-    interval = interval_for(found, each.verb, each.looks)
+    interval = interval_for(found, each.verb, each.orientations)
     if interval is None:
-        raise SystemExit(f"{found.name} is not calibrated for {calibrated(each.verb, each.looks)}: see calibrate.py.")
+        raise SystemExit(f"{found.name} is not calibrated for {calibrated(each.verb, each.orientations)}: see calibrate.py.")
     size, half = np.abs(each.error), each.half_width(interval)
     coverage = float((size <= half).mean())
     varies = half.std() > 1e-4 * half.mean()  # of a scan looked at in one way the samples hardly differ
@@ -37,7 +37,7 @@ def scored(found: Card, each: Errors) -> dict[str, object]:
         "card": found.name,
         "weights": found.sha256[:8],
         "calibrated_on": len(found.calibration["subjects"]),
-        "task": calibrated(each.verb, each.looks),
+        "task": calibrated(each.verb, each.orientations),
         "row": each.row,
         "contrast": each.contrast.removeprefix("MR "),
         "subject": each.subject,

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medldm.inference.networks import Chain, load_chain
+from medldm.inference.networks import Networks, load_networks
 from medldm.training.data import Packed, load_cache, pack
 from medldm.training.validation import EDGE, Cube, cubes
 from medldm.zoo import card
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
 def main(data: Path) -> None:
     """Print the table."""
-    chain = load_chain(card("brain-mri-2d-unet"), precision=torch.bfloat16)
+    networks = load_networks(card("brain-mri-2d-unet"), precision=torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
         pack(data, Path(folder))
         val, train = (
@@ -51,7 +51,7 @@ def main(data: Path) -> None:
         "training, same scanner": [scan for scan in train if SCANNER in scan.file][:SCANS],
         "training, others": [scan for scan in train if SCANNER not in scan.file][:SCANS],
     }
-    seen = {kind: [samples(chain, scan) for scan in scans] for kind, scans in kinds.items()}
+    seen = {kind: [samples(networks, scan) for scan in scans] for kind, scans in kinds.items()}
     print("| fitted on | tried on |", " | ".join(TASKS), "|\n|---|---|" + "---|" * len(TASKS))
     for fitted, tried in itertools.product(seen, seen):
         cells = []
@@ -63,17 +63,22 @@ def main(data: Path) -> None:
         print(f"| {fitted} | {tried} |", " | ".join(cells), "|", flush=True)
 
 
-def samples(chain: Chain, scan: Packed) -> dict[str, Sample]:
+def samples(networks: Networks, scan: Packed) -> dict[str, Sample]:
     """The fixed cubes of a scan, see `medldm.training.validation`."""
     with torch.inference_mode():
-        return {case.task: sample(chain, case) for case in cubes([scan], chain.shape) if case.task in TASKS}
+        return {case.task: sample(networks, case) for case in cubes([scan], networks.config) if case.task in TASKS}
 
 
-def sample(chain: Chain, case: Cube) -> Sample:
+def sample(networks: Networks, case: Cube) -> Sample:
     """What the filters see of a cube."""
-    looks = [chain.estimate_volume(case.observation, case.sigma, [way]) for way in case.ways]
-    mean = torch.stack(looks).mean(0)
-    apart = [case.observation.y - mean, *(look - mean for look in looks[:-1])]  # the last look says nothing new
+    orientations = [
+        networks.estimate_volume(case.observation, case.sigma, [orientation]) for orientation in case.orientations
+    ]
+    mean = torch.stack(orientations).mean(0)
+    apart = [
+        case.observation.y - mean,
+        *(orientation - mean for orientation in orientations[:-1]),
+    ]  # the last look says nothing new
     steps = list(itertools.product((-1, 0, 1), repeat=3))
     inner = (slice(EDGE, -EDGE),) * 3
     lit = mean[inner] > 0.05

@@ -85,16 +85,16 @@ def one(verb: str, model: str, shape: tuple[int, ...]) -> dict[str, Any]:
     import medldm
     from medldm.benchmark.optional_baselines import bm4d_plain
     from medldm.inference.device import peak_memory_mb
-    from medldm.inference.networks import Chain, load_chain
+    from medldm.inference.networks import Networks, load_networks
     from medldm.models.precision import pick_precision
     from medldm.zoo import best, card
 
     modality = "ct" if shape == CT else "mr"
     if verb != "bm4d":
         found = best(modality, verb=verb) if model == "auto" else card(model)
-        load_chain(found, precision=pick_precision("auto", "cpu"))
+        load_networks(found, precision=pick_precision("auto", "cpu"))
     loaded = time.monotonic() - begun
-    inside = watched(Chain, ("estimate", "refine"))
+    inside = watched(Networks, ("estimate", "refine"))
     scan = chest(shape) if modality == "ct" else head(shape)
     begun = time.monotonic()
     if verb == "bm4d":

@@ -18,28 +18,28 @@ import torch
 
 from medldm import metrics
 from medldm.inference.conditioning import centre_plane
-from medldm.inference.networks import Chain, latent_noise, load_chain
+from medldm.inference.networks import Networks, latent_noise, load_networks
 from medldm.training.data import load_cache, pack
 from medldm.training.validation import EDGE, Cube, cubes, score, score_volumes
 from medldm.zoo import best, card
 
-OneLook = Callable[[torch.Tensor], torch.Tensor]
-AllLooks = Callable[[Cube], torch.Tensor]
+OneOrientation = Callable[[torch.Tensor], torch.Tensor]
+AllOrientations = Callable[[Cube], torch.Tensor]
 
 
 def main(data: Path, model: str | None = None) -> None:
     """Print the tables of the shipped set, or of another."""
     shown = card(model) if model else best("mr")
-    chain = load_chain(shown, precision=torch.bfloat16)
-    shape = chain.shape
-    one_look, all_looks = stages(chain)
+    networks = load_networks(shown, precision=torch.bfloat16)
+    shape = networks.config
+    one_orientation, all_orientations = stages(networks)
     with tempfile.TemporaryDirectory() as cache:
         pack(data, Path(cache), shown.modality.upper())
         cases = cubes(load_cache(Path(cache), "val"), shape)
     with torch.inference_mode():
-        table = {name: score(cases, way) for name, way in one_look.items()}
-        table |= {name: score_volumes(cases, way) for name, way in all_looks.items()}
-        details = detail_rows(cases, all_looks, chain.latent.vae) if chain.latent else {}
+        table = {name: score(cases, orientation) for name, orientation in one_orientation.items()}
+        table |= {name: score_volumes(cases, orientation) for name, orientation in all_orientations.items()}
+        details = detail_rows(cases, all_orientations, networks.latent.vae) if networks.latent else {}
     rows = list(table["input"])
     print(f"{shown.name} {shown.sha256[:8]}\n\n| | {' | '.join(rows)} |\n{'|---' * (len(rows) + 1)}|")
     for name, scores in table.items():
@@ -53,38 +53,42 @@ def main(data: Path, model: str | None = None) -> None:
         print(f"| {name} | {' | '.join(told)} |")
 
 
-def stages(chain: Chain) -> tuple[dict[str, OneLook], dict[str, AllLooks]]:
+def stages(networks: Networks) -> tuple[dict[str, OneOrientation], dict[str, AllOrientations]]:
     """What is scored: every stage of a chain, looked at in one way and in all; of a U-Net alone its estimate."""
-    latent, shape = chain.latent, chain.shape
-    rival = Chain(shape, chain.unet) if chain.unet else chain
-    one_look: dict[str, OneLook] = {
+    latent, shape = networks.latent, networks.config
+    rival = Networks(shape, networks.unet) if networks.unet else networks
+    one_orientation: dict[str, OneOrientation] = {
         "input": lambda inputs: centre_plane(inputs, shape),
         "supervised estimate b": rival.estimate,
     }
-    all_looks: dict[str, AllLooks] = {
-        "supervised estimate b, all looks": lambda case: rival.restore_volume(case.observation, case.sigma, case.ways),
+    all_orientations: dict[str, AllOrientations] = {
+        "supervised estimate b, all looks": lambda case: rival.restore_volume(
+            case.observation, case.sigma, case.orientations
+        ),
     }
     if latent is None:
-        return one_look, all_looks
+        return one_orientation, all_orientations
 
     def proposed(inputs: torch.Tensor) -> torch.Tensor:
-        first = chain.estimate(inputs)
-        return latent.decode(chain.propose(inputs, first, torch.zeros_like(latent_noise(first, shape))))
+        regression = networks.estimate(inputs)
+        return latent.decode(networks.propose(inputs, regression, torch.zeros_like(latent_noise(regression, shape))))
 
-    one_look |= {
+    one_orientation |= {
         "decode E(y)": lambda inputs: latent.decode(latent.encode(centre_plane(inputs, shape))),
-        "decode E(b)": lambda inputs: latent.decode(latent.encode(chain.estimate(inputs))),
+        "decode E(b)": lambda inputs: latent.decode(latent.encode(networks.estimate(inputs))),
         "decode the flow's one-step latent": proposed,
     }
-    all_looks |= {
-        "chain, all looks": lambda case: chain.restore_volume(case.observation, case.sigma, case.ways),
-        "chain, all looks, fidelity 0": lambda case: chain.restore_volume(case.observation, case.sigma, case.ways, 0.0),
+    all_orientations |= {
+        "chain, all looks": lambda case: networks.restore_volume(case.observation, case.sigma, case.orientations),
+        "chain, all looks, fidelity 0": lambda case: networks.restore_volume(
+            case.observation, case.sigma, case.orientations, 0.0
+        ),
     }
-    return one_look, all_looks
+    return one_orientation, all_orientations
 
 
 def detail_rows(
-    cases: Sequence[Cube], ways: dict[str, Callable[[Cube], torch.Tensor]], vae: Any
+    cases: Sequence[Cube], orientations: dict[str, Callable[[Cube], torch.Tensor]], vae: Any
 ) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
     """Energy ratio and correlation of fine detail, and perceptual distance; mean over the cubes of each row.
 
@@ -95,7 +99,7 @@ def detail_rows(
         planes = torch.from_numpy(np.moveaxis(image[:, 8:-8:8], 1, 0).copy())[:, None]
         return [each.transpose(0, 1).float().numpy() for each in vae.features(planes)]
 
-    found: dict[str, dict[str, list[tuple[float, ...]]]] = {name: {} for name in ways}
+    found: dict[str, dict[str, list[tuple[float, ...]]]] = {name: {} for name in orientations}
     for case in cases:
         true = case.clean.numpy()
         where = true > 0.05
@@ -103,8 +107,8 @@ def detail_rows(
         if case.task == "gap4":
             where[::4] = False
         axes = (0,) if case.task in ("thick4", "gap4") else (0, 1, 2)
-        for name, way in ways.items():
-            guess = way(case).float().numpy()
+        for name, orientation in orientations.items():
+            guess = orientation(case).float().numpy()
             scores = (
                 metrics.detail_energy_ratio(guess, true, where, axes),
                 metrics.detail_correlation(guess, true, where, axes),

@@ -205,7 +205,7 @@ def stage_maps(after: Volume, result: Result) -> list[Path]:
 
 
 def _write_dicom_map(after: Volume, path: Path, kind: str) -> None:
-    from medldm.io.dicom.parametric import write_uncertainty
+    from medldm.io.dicom.writing.parametric_map import write_uncertainty
 
     last = after.history[-1]
     write_uncertainty(after, path, task=last.task, facts=last.facts, half_width=kind == HALF_WIDTH)

@@ -15,10 +15,10 @@ from medldm.data.volume import Voxels
 from medldm.degradations import Degradation, Rician
 from medldm.inference.conditioning import centre_channel, centre_plane
 from medldm.inference.device import fitted_tile, pick_device
-from medldm.inference.networks import Chain, latent_noise, load_chain
-from medldm.inference.orientations import looks
+from medldm.inference.networks import Networks, latent_noise, load_networks
+from medldm.inference.orientations import pick_orientations
 from medldm.inference.pipeline import silent
-from medldm.inference.tiling import Drawing, estimate, refine
+from medldm.inference.tiling import SamplerConfig, estimate, refine
 from medldm.inference.uncertainty import mean_and_spread
 from medldm.models.precision import pick_precision
 from medldm.zoo import Card
@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
     Parameters
     ----------
-    keeps : ``"encoder"`` decodes the encoded reference, ``"estimate"`` the encoded first estimate E(b), ``"flow"`` the
+    keeps : ``"encoder"`` decodes the encoded reference, ``"estimate"`` the encoded regression mean E(b), ``"flow"`` the
         flow's latent; ``"all"`` is the whole chain
     steps, samples : of the flow
     projected : whether the result is made to agree with the measurement
@@ -52,35 +52,40 @@ ABLATED = {
 }
 
 
-class Plain(Chain):
+class Plain(Networks):
     """A chain whose latent is decoded as it is.
 
     Parameters
     ----------
-    chain : the whole one
+    networks : the whole one
     keeps : see `Part`
     """
 
-    def __init__(self, chain: Chain, keeps: str) -> None:
-        super().__init__(chain.shape, chain.fusion, chain.latent, chain.flow, chain.unet)
+    def __init__(self, networks: Networks, keeps: str) -> None:
+        super().__init__(networks.config, networks.fusion, networks.latent, networks.flow, networks.unet)
         self.keeps = keeps
 
     def estimate(self, inputs: Tensor) -> Tensor:
-        """As `Chain.estimate`; of the truth itself nothing is to be estimated."""
-        return centre_plane(inputs, self.shape) if self.keeps == "encoder" else super().estimate(inputs)
+        """As `Networks.estimate`; of the truth itself nothing is to be estimated."""
+        return centre_plane(inputs, self.config) if self.keeps == "encoder" else super().estimate(inputs)
 
     def refine(
-        self, inputs: Tensor, firsts: Tensor, white: Tensor | None = None, steps: int = 1, fidelity: float | Tensor = 1
+        self,
+        inputs: Tensor,
+        regression_planes: Tensor,
+        noise: Tensor | None = None,
+        steps: int = 1,
+        fidelity: float | Tensor = 1,
     ) -> Tensor:
-        """As `Chain.refine`, without the fusion decoder."""
+        """As `Networks.refine`, without the fusion decoder."""
         assert self.latent is not None
-        middle = centre_channel(self.shape)
-        first = firsts[:, middle : middle + 1]
+        middle = centre_channel(self.config)
+        regression = regression_planes[:, middle : middle + 1]
         if self.keeps != "flow":
-            return self.latent.decode(self.latent.encode(first))
-        noise = latent_noise(inputs if white is None else white, self.shape)
-        start = torch.zeros_like(noise) if white is None else noise
-        return self.latent.decode(self.propose(inputs, first, start, steps))
+            return self.latent.decode(self.latent.encode(regression))
+        start = latent_noise(inputs if noise is None else noise, self.config)
+        start = torch.zeros_like(start) if noise is None else start
+        return self.latent.decode(self.propose(inputs, regression, start, steps))
 
 
 def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
@@ -99,7 +104,7 @@ def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
     if trial.row.modality != which.modality:
         return None
     device = pick_device("auto")
-    chain = load_chain(which, device, pick_precision("auto", device))
+    networks = load_networks(which, device, pick_precision("auto", device))
     shape, axis = trial.reference.shape, trial.facts["axis"]
     measured = torch.from_numpy(np.array(trial.measured.voxels))
     degradation: Degradation = trial.degradation or Rician(0)
@@ -107,18 +112,20 @@ def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
     if wanted.keeps == "encoder":
         observation = Rician(0).observe(torch.from_numpy(np.array(trial.reference)))
     sigma = torch.full((1, 1, 1), float(trial.facts.get("noise") or 0.0))
-    used = chain if wanted.keeps == "all" else Plain(chain, wanted.keeps)
+    used = networks if wanted.keeps == "all" else Plain(networks, wanted.keeps)
     damaged = (axis,) if trial.row.needs_thin else ()
     planes = tuple(a for a in range(3) if a != axis) if trial.row.in_plane > 1 else ()
     spacing = [mm * old / new for mm, old, new in zip(trial.measured.spacing, measured.shape, shape, strict=True)]
-    ways = looks(damaged, planes, shape, spacing)
+    orientations = pick_orientations(damaged, planes, shape, spacing)
 
-    tile = fitted_tile(device, chain.shape.spatial_dims)
-    first = estimate(used, observation, sigma, ways, Drawing(tile=tile, device=device), silent)
+    tile = fitted_tile(device, networks.config.spatial_dims)
+    regression = estimate(used, observation, sigma, orientations, SamplerConfig(tile=tile, device=device), silent)
 
     def draw(number: int) -> Tensor:
-        drawing = Drawing(wanted.steps, 1.0, number if wanted.steps > 1 else None, tile, device)
-        return refine(used, observation, sigma, ways, drawing, first, silent) if used.refines else first
+        sampling = SamplerConfig(wanted.steps, 1.0, number if wanted.steps > 1 else None, tile, device)
+        return (
+            refine(used, observation, sigma, orientations, sampling, regression, silent) if used.refines else regression
+        )
 
     restored, _ = mean_and_spread(draw, wanted.samples)
     if wanted.projected and trial.degradation is not None:

@@ -2,8 +2,8 @@
 
 Small blocks of validation scans are damaged, restored with several samples, and compared with what they were.
 The floor of the interval (`medldm.inference.uncertainty.Interval`) is fitted on training subjects, of all their
-contrasts, by the interval score (Gneiting and Raftery, J Am Stat Assoc 102, 2007), which asks for the right width place by
-place. The scale q is then set on validation subjects alone by split conformal prediction; voxels of one head are not
+contrasts, by the interval score (Gneiting and Raftery, J Am Stat Assoc 102, 2007), which asks for the right width place
+by place. The scale q is then set on validation subjects alone by split conformal prediction; voxels of one head are not
 independent, so subjects are pooled by their distributions, each with the same weight (CDF pooling: Dunn, Wasserman
 and Ramdas, J Am Stat Assoc 118, 2023). With nine subjects of two scanners that is calibration, not a guarantee.
 """
@@ -64,7 +64,7 @@ class Errors:
     remoteness : (N,) voxels, see `medldm.inference.uncertainty.remoteness`
     sigma : noise level the network was told, scaled intensity
     residual : consistency of the result, as its record holds it
-    looks : planes in which samples were drawn
+    orientations : planes in which samples were drawn
     """
 
     row: str
@@ -77,7 +77,7 @@ class Errors:
     remoteness: Voxels
     sigma: float
     residual: float
-    looks: int = 3
+    orientations: int = 3
 
     def half_width(self, interval: Interval) -> Voxels:
         """(N,) scaled intensity, as `medldm.inference.uncertainty.Interval.half_width` gives it for a whole scan."""
@@ -112,7 +112,7 @@ def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = 
     fitted = measure(found, _varied(train, blocks), rows)
     chosen = measure(found, val, rows)
     # A kind that no validation subject shows has no scale, and gets no interval.
-    kinds = sorted({calibrated(each.verb, each.looks) for each in chosen})
+    kinds = sorted({calibrated(each.verb, each.orientations) for each in chosen})
     verbs = {kind: _calibrated(kind, fitted, chosen) for kind in kinds}
     calibration = {
         "coverage": COVERAGE,
@@ -219,7 +219,7 @@ def errors_of(found: Card, trial: Trial) -> Errors:
     place = str(found.path.with_name(f"{found.name}.json"))
     known = make(VERBS[row.verb], {**facts, "model": place, "modality": "mr", "samples": SAMPLES, "steps": STEPS})
     result = run(row.verb, trial.measured, known, mask=mask)
-    # Draws of one look that do not differ have no spread to publish; the floor of their interval is fitted anyway.
+    # Samples of one orientation that do not differ have no spread to publish; their interval gets a floor anyway.
     std = np.zeros(result.shape, np.float32) if result.std is None else np.array(result.std)
     told = result.history[-1].facts
     at = np.flatnonzero(trial.scored)
@@ -242,7 +242,7 @@ def errors_of(found: Card, trial: Trial) -> Errors:
         remoteness=remoteness(observed).numpy().ravel()[at],
         sigma=float(told["noise_told"]),
         residual=float(told.get("consistency_residual", 0.0)),
-        looks=int(told["networks"]["looks"]),
+        orientations=int(told["networks"]["looks"]),
     )
 
 
@@ -294,7 +294,9 @@ def conformal_q(found: Sequence[Errors], interval: Interval) -> float:
 
 
 def _calibrated(kind: str, fitted: Sequence[Errors], chosen: Sequence[Errors]) -> dict[str, Any]:
-    mine, others = ([each for each in part if calibrated(each.verb, each.looks) == kind] for part in (fitted, chosen))
+    mine, others = (
+        [each for each in part if calibrated(each.verb, each.orientations) == kind] for part in (fitted, chosen)
+    )
     interval = fit_floor(mine or others)
     q = conformal_q(others or mine, interval)
     return {

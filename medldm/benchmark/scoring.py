@@ -134,12 +134,12 @@ def scored_places(trial: Trial) -> Any:
 
 def encoder_backbone() -> Backbone:
     """The encoder of the shipped autoencoder, over X-Z planes; an empty backbone where none is shipped."""
-    from medldm.inference.networks import load_chain
+    from medldm.inference.networks import load_networks
     from medldm.zoo import best
 
     try:
         card = best("mr")
-        latent = load_chain(card).latent
+        latent = load_networks(card).latent
     except ModelError:
         return Backbone()
     assert latent is not None

@@ -148,7 +148,7 @@ def inference(card: Card) -> dict[str, Any]:
         "second": "$lambda y, first, orders: sum(@again(y, first, order) for order in orders) / len(orders)",
         "average": f"$lambda y, orders: @first(y, orders) if {plain} else @second(y, @first(y, orders), orders)",
         "denoise": "$lambda y, spacing: @network.bounded("
-        "@average(y, @network.looks(list(y.shape), spacing)), y, @sigma(y))"
+        "@average(y, @network.pick_orientations(list(y.shape), spacing)), y, @sigma(y))"
         + (".clamp_min(0)" if card.modality == "mr" else ""),
         "restore": "$lambda v, spacing: @stored(@denoise(@scaled(v), spacing), v)",
         "predict": "$lambda item: {**item, 'pred': item['image'].clone().copy_("
@@ -223,8 +223,8 @@ def readme(card: Card) -> str:
         "That is one look. medldm averages `network.estimate(inputs)` over several looks, and hands the average, as",
         "`network.beside(average, order)`, to `network.refine(inputs, beside, fidelity)`; so does `inference.json`"
         + ("." if card.used("denoise").refines else " below `fidelity` 1."),
-        "`network.volume(guess, order)` puts restored planes back; `network.looks(shape, spacing)` says which orders",
-        "to average.",
+        "`network.volume(guess, order)` puts restored planes back; `network.pick_orientations(shape, spacing)` says",
+        "which orders to average.",
         "For thick or missing slices, interpolate to the wanted grid, mark in `observed` what was measured, look along",
         "both planes that contain the slice axis (it comes first in `order`), and put measured slices back afterwards;",
         "medldm does all that.",

@@ -24,7 +24,7 @@ MULTIPLE = 16  # grid axes are padded to it, as in `medldm.tasks`
 BOUND = 4.0  # a denoised voxel moves at most this many standard deviations
 
 
-class Networks(nn.Module):
+class OneStep(nn.Module):
     """Both stages of a pipeline's networks, the flow in one step, as methods that a trace can follow to any device.
 
     A trace freezes where tensors were made. So nothing is made here: zeros are a latent times nought, the scale of
@@ -62,26 +62,28 @@ class Networks(nn.Module):
         self.eval().requires_grad_(False)
 
     def estimate(self, inputs: Tensor) -> Tensor:
-        """See `Chain.estimate`."""
-        first = centre_plane(inputs, self.shape)
+        """See `Networks.estimate`."""
+        regression = centre_plane(inputs, self.shape)
         if not (self.rival or self.shape.staged):
-            return first
-        estimated: Tensor = first + self.unet(inputs)
+            return regression
+        estimated: Tensor = regression + self.unet(inputs)
         return estimated
 
-    def refine(self, inputs: Tensor, firsts: Tensor, fidelity: Tensor) -> Tensor:
-        """See `Chain.refine`; fidelity is (1,), grid axes are multiples of 16."""
+    def refine(self, inputs: Tensor, regression_planes: Tensor, fidelity: Tensor) -> Tensor:
+        """See `Networks.refine`; fidelity is (1,), grid axes are multiples of 16."""
         if self.rival:
-            return firsts[:, centre_channel(self.shape)][:, None]
-        first = firsts[:, centre_channel(self.shape)][:, None]
-        told = firsts - own_planes(inputs, self.shape) if self.shape.staged else firsts[:, :0]
-        encoded = self.vae.encode(first)[0] / self.scale
-        conditions = torch.cat([inputs, first - centre_plane(inputs, self.shape)], 1) if self.shape.staged else inputs
+            return regression_planes[:, centre_channel(self.shape)][:, None]
+        regression = regression_planes[:, centre_channel(self.shape)][:, None]
+        told = regression_planes - own_planes(inputs, self.shape) if self.shape.staged else regression_planes[:, :0]
+        encoded = self.vae.encode(regression)[0] / self.scale
+        conditions = (
+            torch.cat([inputs, regression - centre_plane(inputs, self.shape)], 1) if self.shape.staged else inputs
+        )
         # The time is frozen, see `_freeze_time`.
         proposed = self.flow(encoded * 0, torch.ones(1), encoded, conditions)
         decoded = self.vae.decode(proposed * self.scale)
         weight = fidelity.reshape([-1] + [1] * (inputs.ndim - 1)).expand_as(decoded)
-        corrected: Tensor = first + self.fusion(torch.cat([inputs, told, decoded - first, weight], 1))
+        corrected: Tensor = regression + self.fusion(torch.cat([inputs, told, decoded - regression, weight], 1))
         return corrected
 
 
@@ -93,10 +95,10 @@ class Restorer(nn.Module):
     networks : traced `Networks`
     shape : architecture
     modality : ``"mr"`` or ``"ct"``
-    most_looks : planes that are averaged, at most
+    most_orientations : planes that are averaged, at most
     """
 
-    def __init__(self, networks: nn.Module, shape: Architecture, modality: str, most_looks: int = 3) -> None:
+    def __init__(self, networks: nn.Module, shape: Architecture, modality: str, most_orientations: int = 3) -> None:
         super().__init__()
         self.networks: Any = networks
         self.dims: int = shape.spatial_dims
@@ -105,32 +107,32 @@ class Restorer(nn.Module):
         self.multiple: int = MULTIPLE
         self.noise_gain: float = NOISE_GAIN
         self.bound_at: float = BOUND
-        self.most_looks: int = most_looks
+        self.most_orientations: int = most_orientations
 
     def forward(self, inputs: Tensor, fidelity: float = 1.0) -> Tensor:
-        """(B, C, ...) measured channels to (B, 1, ...) image on any grid, in one look, planes in their order."""
+        """(B, C, ...) measured channels to (B, 1, ...) image on any grid, in one orientation, planes in their order."""
         return self.refine(inputs, self.stacked(self.estimate(inputs)), fidelity)
 
     @torch.jit.export
     def estimate(self, inputs: Tensor) -> Tensor:
-        """(B, C, ...) measured channels to (B, 1, ...) first estimate."""
+        """(B, C, ...) measured channels to (B, 1, ...) regression mean."""
         return self.cropped(self.networks.estimate(self.padded(inputs)), inputs)
 
     @torch.jit.export
-    def refine(self, inputs: Tensor, firsts: Tensor, fidelity: float = 1.0) -> Tensor:
-        """Measured channels and the first estimate of each plane and its neighbours, see `beside`, to (B, 1, ...)."""
+    def refine(self, inputs: Tensor, regression_planes: Tensor, fidelity: float = 1.0) -> Tensor:
+        """Measured channels and the regression mean of each plane and its neighbours, see `beside`, to (B, 1, ...)."""
         weight = inputs.flatten()[:1] * 0 + fidelity
-        return self.cropped(self.networks.refine(self.padded(inputs), self.padded(firsts), weight), inputs)
+        return self.cropped(self.networks.refine(self.padded(inputs), self.padded(regression_planes), weight), inputs)
 
     @torch.jit.export
-    def beside(self, first: Tensor, order: list[int]) -> Tensor:
-        """(X, Y, Z) first estimate, averaged over looks, as planes with their neighbours, as `refine` takes it."""
-        turned = first.permute(order)
+    def beside(self, regression: Tensor, order: list[int]) -> Tensor:
+        """(X, Y, Z) mean regression of all orientations as planes with their neighbours, as `refine` takes it."""
+        turned = regression.permute(order)
         return turned[None, None] if self.dims == 3 else self.neighbours(turned)
 
-    def stacked(self, first: Tensor) -> Tensor:
+    def stacked(self, regression: Tensor) -> Tensor:
         """(D, 1, H, W) to (D, context, H, W)."""
-        return first if self.dims == 3 else self.neighbours(first[:, 0].permute([1, 2, 0]))
+        return regression if self.dims == 3 else self.neighbours(regression[:, 0].permute([1, 2, 0]))
 
     def padded(self, image: Tensor) -> Tensor:
         """Grid axes brought to multiples of 16, the ends repeated."""
@@ -170,7 +172,7 @@ class Restorer(nn.Module):
         return below + (above - below) * (at - low)
 
     @torch.jit.export
-    def looks(self, shape: list[int], spacing: list[float]) -> list[list[int]]:
+    def pick_orientations(self, shape: list[int], spacing: list[float]) -> list[list[int]]:
         """Orders of axes whose planes are averaged: all three, of a thick-sliced scan its own planes only."""
         coarse, thin = 0, 0
         finest = spacing[0]
@@ -185,7 +187,7 @@ class Restorer(nn.Module):
         if shape[thin] < 8:
             coarse = thin
         elif spacing[coarse] <= 1.6 * finest:
-            return [[0, 1, 2], [1, 2, 0], [2, 0, 1]][: self.most_looks]
+            return [[0, 1, 2], [1, 2, 0], [2, 0, 1]][: self.most_orientations]
         rest: list[int] = []
         for axis in range(3):
             if axis != coarse:
@@ -261,7 +263,7 @@ def scripted(card: Card) -> torch.jit.ScriptModule:
     ------
     ModelError
     """
-    networks = Networks(card)
+    networks = OneStep(card)
     shape = networks.shape
     size = (2, shape.measured_channels, *(2 * MULTIPLE,) * shape.spatial_dims)
     example = torch.rand(size, generator=torch.Generator().manual_seed(0))
@@ -269,8 +271,8 @@ def scripted(card: Card) -> torch.jit.ScriptModule:
     with warnings.catch_warnings(), torch.no_grad():
         # Shapes are checked in Python along the way; that those checks are frozen is what is wanted.
         warnings.simplefilter("ignore")
-        firsts = example[:, : shape.context]  # any image will do: a trace follows shapes, not values
-        stages = {"estimate": example, "refine": (example, firsts, torch.ones(1))}
+        regression_planes = example[:, : shape.context]  # any image will do: a trace follows shapes, not values
+        stages = {"estimate": example, "refine": (example, regression_planes, torch.ones(1))}
         traced: Any = jit.trace_module(networks, stages, check_trace=False)
         restorer = Restorer(traced, shape, card.modality, card.used("denoise").looks)
         module: torch.jit.ScriptModule = jit.script(restorer.eval())

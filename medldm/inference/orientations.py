@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 
-class Look(NamedTuple):
+class Orientation(NamedTuple):
     """One way of looking at the volume.
 
     Parameters
@@ -18,18 +18,18 @@ class Look(NamedTuple):
 
     order: tuple[int, int, int]
 
-    def turned(self, field: Tensor) -> Tensor:
+    def to_planes(self, field: Tensor) -> Tensor:
         """(X, Y, Z) as (H, W, D)."""
         return field.permute(self.order)
 
-    def back(self, field: Tensor) -> Tensor:
+    def from_planes(self, field: Tensor) -> Tensor:
         """(H, W, D) as (X, Y, Z)."""
         return field.permute([self.order.index(axis) for axis in range(3)])
 
 
-def looks(
+def pick_orientations(
     damaged: Sequence[int], in_plane: Sequence[int], shape: Sequence[int], spacing: Sequence[float]
-) -> list[Look]:
+) -> list[Orientation]:
     """The planes in which the damage shows.
 
     Parameters
@@ -47,18 +47,18 @@ def looks(
     if damaged:
         axis = damaged[0]
         others = [a for a in range(3) if a != axis and shape[a] > 1]
-        return [Look((axis, w, d)) for w, d in ((others[0], others[-1]), (others[-1], others[0])) if w != d] or [
-            Look((axis, others[0], 3 - axis - others[0]))
+        return [Orientation((axis, w, d)) for w, d in ((others[0], others[-1]), (others[-1], others[0])) if w != d] or [
+            Orientation((axis, others[0], 3 - axis - others[0]))
         ]
     if in_plane:
         first = in_plane[0]
         second = in_plane[1] if len(in_plane) > 1 else next(a for a in range(3) if a != first)
-        return [Look((first, second, 3 - first - second))]
+        return [Orientation((first, second, 3 - first - second))]
     coarse = max(range(3), key=lambda a: spacing[a])
     thin = min(range(3), key=lambda a: shape[a])
     if shape[thin] < 8:
         coarse = thin
     elif spacing[coarse] <= 1.6 * min(spacing):
-        return [Look((0, 1, 2)), Look((1, 2, 0)), Look((2, 0, 1))]
+        return [Orientation((0, 1, 2)), Orientation((1, 2, 0)), Orientation((2, 0, 1))]
     rest = [a for a in range(3) if a != coarse]
-    return [Look((rest[0], rest[1], coarse))]
+    return [Orientation((rest[0], rest[1], coarse))]

@@ -25,10 +25,10 @@ from medldm.inference.device import (
     pick_card,
     pick_device,
 )
-from medldm.inference.networks import Chain, load_chain
+from medldm.inference.networks import Networks, load_networks
 from medldm.inference.noise_map import NoiseLevel
-from medldm.inference.orientations import Look
-from medldm.inference.tiling import Drawing, Progress, estimate, refine
+from medldm.inference.orientations import Orientation
+from medldm.inference.tiling import Progress, SamplerConfig, estimate, refine
 from medldm.inference.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, no_spread, why_not
 from medldm.io import guess_modality
 from medldm.models.precision import pick_precision
@@ -103,9 +103,9 @@ class Job:
         return self.modality == "mr" and not bool((np.nan_to_num(self.volume.voxels) < 0).any())
 
     @property
-    def chain(self) -> Chain:
+    def networks(self) -> Networks:
         """The networks."""
-        return load_chain(self.card, self.device, pick_precision(self.settings.precision, self.device))
+        return load_networks(self.card, self.device, pick_precision(self.settings.precision, self.device))
 
     @property
     def verb(self) -> str:
@@ -186,7 +186,7 @@ class Job:
         return level if estimate is None else NoiseLevel.uniform(level.typical)
 
     def run(
-        self, observation: Observation, noise: NoiseLevel, ways: Sequence[Look], kind: str = ""
+        self, observation: Observation, noise: NoiseLevel, orientations: Sequence[Orientation], kind: str = ""
     ) -> tuple[Tensor, Tensor | None]:
         """Draw as many restorations as asked; their mean, and their standard deviation when there are several.
 
@@ -194,52 +194,60 @@ class Job:
         ----------
         observation : (X, Y, Z)
         noise : level on the grid of the scan, which may be another one over the same field of view
-        ways : looks to average
+        orientations : orientations to average
         kind : of damage, where a card uses its networks for it in another way than for the verb
         """
         settings, use = self.settings, self.card.used(kind or self.verb)
         self.noise_told, sigma = round(noise.typical, 5), noise.on(observation.y.shape)
-        ways = ways[: use.looks]
-        drawings = []
+        orientations = orientations[: use.looks]
+        samplings = []
         for number in range(settings.samples):
             seed = settings.seed * 1000 + number if settings.flow_steps > 1 else None
-            drawings.append(
-                Drawing(
+            samplings.append(
+                SamplerConfig(
                     steps=settings.flow_steps,
                     fidelity=settings.fidelity * use.faithful,
                     seed=seed,
-                    tile=settings.tile or fitted_tile(self.device, self.chain.shape.spatial_dims),
+                    tile=settings.tile or fitted_tile(self.device, self.networks.config.spatial_dims),
                     device=self.device,
                     pixels=fitted_pixels(self.device),
                 )
             )
-        if len(drawings) > 1 and not self.chain.refines:
+        if len(samplings) > 1 and not self.networks.refines:
             raise UsageError(
                 f"{self.card.name} gives one answer, not samples; say --samples 1, or choose a model with a flow."
             )
-        # Where the validation table says that the first estimate is as near to the truth, the rest costs time only.
+        # Where the validation table says that the regression mean is as near to the truth, the rest costs time only.
         plain = settings.fidelity == 1 and settings.samples == 1 and settings.steps == 1
-        chain, refines = self.chain, self.chain.refines and (use.refines or not plain)
-        # Each sample is one look's own answer from beginning to end: what looks disagree about is what is uncertain.
-        sampled = refines and len(drawings) > 1
-        passes = len(drawings) * (2 if sampled else 1) + (refines and not sampled)
-        self.used = {"refined": refines, "faithful": use.faithful, "looks": len(ways)}
+        networks, refines = self.networks, self.networks.refines and (use.refines or not plain)
+        # Each sample is the answer of one orientation from beginning to end: where these disagree, it is uncertain.
+        sampled = refines and len(samplings) > 1
+        passes = len(samplings) * (2 if sampled else 1) + (refines and not sampled)
+        self.used = {"refined": refines, "faithful": use.faithful, "looks": len(orientations)}
 
         def part(number: int) -> Progress:
             return lambda done, total, what: self.told(number * total + done, passes * total, what)
 
-        firsts: dict[int, Tensor] = {}  # by look: what comes before the walk of the flow is no matter of chance
+        regressions: dict[int, Tensor] = {}  # by orientation; the same for every sample
 
         def draw(number: int) -> Tensor:
-            drawing, look, begun = drawings[number], number % len(ways), 2 * number if sampled else number
-            seen = [ways[look]] if sampled else ways
-            if look not in firsts:
-                firsts[look] = estimate(chain, observation, sigma, seen, drawing, part(begun))
-            first = firsts[look]
-            return refine(chain, observation, sigma, seen, drawing, first, part(begun + 1)) if refines else first
+            sampling, orientation, begun = (
+                samplings[number],
+                number % len(orientations),
+                2 * number if sampled else number,
+            )
+            seen = [orientations[orientation]] if sampled else orientations
+            if orientation not in regressions:
+                regressions[orientation] = estimate(networks, observation, sigma, seen, sampling, part(begun))
+            regression = regressions[orientation]
+            return (
+                refine(networks, observation, sigma, seen, sampling, regression, part(begun + 1))
+                if refines
+                else regression
+            )
 
         try:
-            mean, std = mean_and_spread(draw, len(drawings))
+            mean, std = mean_and_spread(draw, len(samplings))
         except (RuntimeError, MemoryError) as problem:
             if (
                 isinstance(problem, MemoryError)
@@ -254,7 +262,7 @@ class Job:
         if std is None:
             return mean, None
         self.half_width = self.interval(mean, std, observation.observed, sigma)
-        if reason := no_spread(std, observation, min(len(ways), len(drawings)), self.verb):
+        if reason := no_spread(std, observation, min(len(orientations), len(samplings)), self.verb):
             # Zeros would pass for certainty. The interval stays: its floor was calibrated for draws that hardly differ.
             self.spread_told = f"no standard deviation of the samples of {self.volume.name}: {reason}"
             self.notes.append(self.spread_told)

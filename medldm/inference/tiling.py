@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from medldm.degradations import Observation
 from medldm.inference.conditioning import measured_channels, neighbours
 from medldm.inference.device import PIXELS_AT_ONCE
-from medldm.inference.networks import Chain
-from medldm.inference.orientations import Look
+from medldm.inference.networks import Networks
+from medldm.inference.orientations import Orientation
 from medldm.models.monai_parts import SlidingWindowInferer
 
 Progress = Callable[[int, int, str], None]
@@ -24,7 +24,7 @@ MARGIN = 8  # voxels of air around what is restored; a multiple of the latent fa
 COPIED_UP_TO = 64_000_000  # voxels of a stack whose planes are brought into one piece each
 
 
-class Drawing(NamedTuple):
+class SamplerConfig(NamedTuple):
     """How one restoration is drawn.
 
     Parameters
@@ -45,117 +45,130 @@ class Drawing(NamedTuple):
 
 
 def estimate(
-    chain: Chain, observation: Observation, sigma: Tensor, ways: Sequence[Look], drawing: Drawing, told: Progress
+    networks: Networks,
+    observation: Observation,
+    sigma: Tensor,
+    orientations: Sequence[Orientation],
+    sampling: SamplerConfig,
+    told: Progress,
 ) -> Tensor:
-    """The first estimate of an observation, averaged over all looks; drawn once, however many samples follow.
+    """The regression mean of an observation, averaged over all orientations; drawn once, however many samples follow.
 
     Parameters
     ----------
-    chain : networks
+    networks : networks
     observation : (X, Y, Z) on the output grid
     sigma : scaled noise level, (X, Y, Z) or broadcastable
-    ways : looks to average; a volume network uses the first
-    drawing : tile, device
+    orientations : orientations to average; a volume network uses the first
+    sampling : tile, device
     told : progress, called with (done, total, what)
 
     Returns
     -------
     (X, Y, Z) float32
     """
-    return _averaged(chain, observation, observation.y, [], sigma, ways, drawing, told, chain.estimate)
+    return _averaged(networks, observation, observation.y, [], sigma, orientations, sampling, told, networks.estimate)
 
 
 def refine(
-    chain: Chain,
+    networks: Networks,
     observation: Observation,
     sigma: Tensor,
-    ways: Sequence[Look],
-    drawing: Drawing,
-    first: Tensor,
+    orientations: Sequence[Orientation],
+    sampling: SamplerConfig,
+    regression: Tensor,
     told: Progress,
 ) -> Tensor:
-    """One restoration from the first estimate, through flow and fusion decoder.
+    """One restoration from the regression mean, through flow and fusion decoder.
 
     Parameters
     ----------
-    chain, observation, sigma, ways, told : see `estimate`
-    drawing : steps, fidelity, seed, tile, device; with a seed it is a sample and uses one of the looks, since an
+    networks, observation, sigma, orientations, told : see `estimate`
+    sampling : steps, fidelity, seed, tile, device; with a seed it is a sample and uses one of the looks, since an
         average of samples would be none
-    first : (X, Y, Z) from `estimate`
+    regression : (X, Y, Z) from `estimate`
 
     Returns
     -------
     (X, Y, Z) float32
     """
-    white = []
-    if drawing.seed is not None:
-        ways = [ways[drawing.seed % len(ways)]]
-        white = [torch.randn(first.shape, generator=torch.Generator().manual_seed(drawing.seed))]
-    channels = chain.shape.measured_channels
-    seen = chain.shape.context if chain.shape.spatial_dims == 2 else 1
+    noise = []
+    if sampling.seed is not None:
+        orientations = [orientations[sampling.seed % len(orientations)]]
+        noise = [torch.randn(regression.shape, generator=torch.Generator().manual_seed(sampling.seed))]
+    channels = networks.config.measured_channels
+    seen = networks.config.context if networks.config.spatial_dims == 2 else 1
 
     def predict(tile: Tensor) -> Tensor:
-        inputs, firsts, drawn = tile[:, :channels], tile[:, channels : channels + seen], tile[:, channels + seen :]
-        return chain.refine(inputs, firsts, drawn if white else None, drawing.steps, drawing.fidelity)
+        inputs, regression_planes, drawn = (
+            tile[:, :channels],
+            tile[:, channels : channels + seen],
+            tile[:, channels + seen :],
+        )
+        return networks.refine(inputs, regression_planes, drawn if noise else None, sampling.steps, sampling.fidelity)
 
-    return _averaged(chain, observation, first, [first, *white], sigma, ways, drawing, told, predict)
+    return _averaged(
+        networks, observation, regression, [regression, *noise], sigma, orientations, sampling, told, predict
+    )
 
 
 def _averaged(
-    chain: Chain,
+    networks: Networks,
     observation: Observation,
     base: Tensor,
     extras: list[Tensor],
     sigma: Tensor,
-    ways: Sequence[Look],
-    drawing: Drawing,
+    orientations: Sequence[Orientation],
+    sampling: SamplerConfig,
     told: Progress,
     predict: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """(X, Y, Z) mean over looks; `base` stays where there is air, `extras` are what is refined, and white noise."""
+    """(X, Y, Z) mean over orientations; `base` stays in air, `extras` are the regression mean and white noise."""
     y = observation.y
-    ways = ways[:1] if chain.shape.spatial_dims == 3 else ways
+    orientations = orientations[:1] if networks.config.spatial_dims == 3 else orientations
     box = content_box(y)
-    total = sum(way.turned(y)[tuple(box[a] for a in way.order)].shape[2] for way in ways)
+    total = sum(
+        orientation.to_planes(y)[tuple(box[a] for a in orientation.order)].shape[2] for orientation in orientations
+    )
     done = 0
     if total:
         told(0, total, "planes")  # all checks are made, the network comes next: here a dry run ends
     mean: Tensor | None = None
-    for way in ways:
-        at = tuple(box[a] for a in way.order)
+    for orientation in orientations:
+        at = tuple(box[a] for a in orientation.order)
         fields = [observation.y, observation.observed, sigma, *extras]
-        stack = [_by_planes(way.turned(field.expand_as(y))[at]) for field in fields]
-        stack[4:] = [smooth_along_stack(white) for white in stack[4:]]
+        stack = [_by_planes(orientation.to_planes(field.expand_as(y))[at]) for field in fields]
+        stack[4:] = [smooth_along_stack(noise) for noise in stack[4:]]
 
         def count(planes: int) -> None:
             nonlocal done
             done += planes
             told(done, total, "planes")
 
-        turned = way.turned(base)
+        turned = orientation.to_planes(base)
         whole = _by_planes(turned)
         whole = whole.clone() if whole is turned else whole
-        _one_way(chain, stack, observation.thickness, drawing, count, predict, into=whole[at])
-        seen = way.back(whole)
+        _one_orientation(networks, stack, observation.thickness, sampling, count, predict, into=whole[at])
+        seen = orientation.from_planes(whole)
         # In place: a whole-body CT is a gigabyte, and every copy of it another.
         mean = seen if mean is None else mean.add_(seen)
     assert mean is not None
-    return mean if len(ways) == 1 else mean.div_(len(ways))
+    return mean if len(orientations) == 1 else mean.div_(len(orientations))
 
 
-def _one_way(
-    chain: Chain,
+def _one_orientation(
+    networks: Networks,
     stack: list[Tensor],
     thickness: float,
-    drawing: Drawing,
+    sampling: SamplerConfig,
     count: Callable[[int], None],
     predict: Callable[[Tensor], Tensor],
     into: Tensor,
 ) -> None:
     """Restore plane by plane, or as one volume, into (H, W, D); what holds nothing stays as it was."""
-    flat = chain.shape.spatial_dims == 2
-    half, depth = chain.shape.context // 2 if flat else 0, stack[0].shape[2]
-    at_once = max(1, drawing.pixels // (stack[0].shape[0] * stack[0].shape[1])) if flat else depth
+    flat = networks.config.spatial_dims == 2
+    half, depth = networks.config.context // 2 if flat else 0, stack[0].shape[2]
+    at_once = max(1, sampling.pixels // (stack[0].shape[0] * stack[0].shape[1])) if flat else depth
     for start in range(0, depth, at_once):
         stop = min(depth, start + at_once)
         chunk = [_beside(field, start - half, stop + half) for field in stack]
@@ -164,15 +177,15 @@ def _one_way(
         grid = chunk[0][here].shape
         # Padded before neighbours become channels: there are twenty channels of three fields.
         y, observed, sigma, *extras = (_padded(field[here]) if flat else field for field in chunk)
-        parts = [measured_channels(y, observed, sigma, thickness, chain.shape, inner=True)]
+        parts = [measured_channels(y, observed, sigma, thickness, networks.config, inner=True)]
         if extras and flat:
-            first, *white = extras
-            parts.append(neighbours(first, chain.shape.context, inner=True))
-            parts += [each[..., half : half + stop - start].permute(2, 0, 1)[:, None] for each in white]
+            regression, *noise = extras
+            parts.append(neighbours(regression, networks.config.context, inner=True))
+            parts += [each[..., half : half + stop - start].permute(2, 0, 1)[:, None] for each in noise]
         elif extras:
             parts += [each[None, None] for each in extras]
         channels = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-        guess = infer(channels, drawing, predict)
+        guess = infer(channels, sampling, predict)
         into[(*here, slice(start, stop))] = guess[:, 0, : grid[0], : grid[1]].permute(1, 2, 0) if flat else guess[0, 0]
         count(stop - start)
 
@@ -199,13 +212,13 @@ def _beside(stack: Tensor, low: int, high: int) -> Tensor:
     return stack[..., torch.arange(low, high).clamp_(0, depth - 1)]
 
 
-def infer(channels: Tensor, drawing: Drawing, predict: Callable[[Tensor], Tensor]) -> Tensor:
+def infer(channels: Tensor, sampling: SamplerConfig, predict: Callable[[Tensor], Tensor]) -> Tensor:
     """One batch through the networks, in tiles where it is larger than one.
 
     Parameters
     ----------
     channels : (B, C, ...)
-    drawing : tile, device
+    sampling : tile, device
     predict : (B, C, ...) channels of a tile to (B, 1, ...)
 
     Returns
@@ -215,9 +228,9 @@ def infer(channels: Tensor, drawing: Drawing, predict: Callable[[Tensor], Tensor
     grid = channels.shape[2:]
     pads = [(-size) % MULTIPLE for size in grid]
     margins = [n for pad in reversed(pads) for n in (0, pad)]
-    padded = (F.pad(channels, margins, mode="replicate") if any(pads) else channels).to(drawing.device)
+    padded = (F.pad(channels, margins, mode="replicate") if any(pads) else channels).to(sampling.device)
     with torch.inference_mode():
-        tile = max(MULTIPLE, drawing.tile // MULTIPLE * MULTIPLE)
+        tile = max(MULTIPLE, sampling.tile // MULTIPLE * MULTIPLE)
         if all(size <= tile for size in padded.shape[2:]):
             guess = predict(padded)
         else:
@@ -271,23 +284,23 @@ def _extent(filled: Tensor) -> slice:
     return slice(begin, min(len(filled), int(at[-1]) + 1 + MARGIN))
 
 
-def smooth_along_stack(white: Tensor) -> Tensor:
+def smooth_along_stack(noise: Tensor) -> Tensor:
     """White noise that neighbouring planes share in part, so that samples do not flicker through the stack.
 
     Parameters
     ----------
-    white : (H, W, D) standard normal
+    noise : (H, W, D) standard normal
 
     Returns
     -------
     (H, W, D), standard normal in every voxel, correlated along D
     """
-    if white.shape[-1] < 5:
-        return white
+    if noise.shape[-1] < 5:
+        return noise
     weights = torch.tensor([0.25, 0.7, 1.0, 0.7, 0.25])
     weights = weights / weights.pow(2).sum().sqrt()
-    padded = torch.cat([white[..., -2:], white, white[..., :2]], -1)
-    shared = torch.zeros_like(white)
+    padded = torch.cat([noise[..., -2:], noise, noise[..., :2]], -1)
+    shared = torch.zeros_like(noise)
     for offset, weight in enumerate(weights):
-        shared += weight * padded[..., offset : offset + white.shape[-1]]
+        shared += weight * padded[..., offset : offset + noise.shape[-1]]
     return shared

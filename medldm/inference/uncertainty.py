@@ -16,7 +16,9 @@ from medldm.zoo import Card
 
 COPIED = ("fill-slices", "inpaint")  # verbs whose measured voxels come out bit for bit: nothing about them is uncertain
 POOLED = 1.0  # voxels; width of the Gaussian over which variances are averaged
-SMALLEST = 1e-3  # scaled intensity, root mean square; what samples of one look differ by less says nothing of errors
+SMALLEST = (
+    1e-3  # scaled intensity, root mean square; what samples of one orientation differ by less says nothing of errors
+)
 FARTHEST = 12.0  # voxels; beyond it calibration saw nothing, and the error has long stopped to grow
 NEARBY = 8.0  # voxels; width of the Gaussian over which the share of measured voxels is taken
 
@@ -88,27 +90,27 @@ def pooled(std: Tensor) -> Tensor:
     return torch.from_numpy(variance).to(std).clamp_min(0).sqrt()
 
 
-def calibrated(verb: str, looks: int) -> str:
-    """Under which name a card keeps an interval: samples of one look hardly differ, so its floor is another one.
+def calibrated(verb: str, orientations: int) -> str:
+    """Under which name a card keeps an interval: samples of one orientation hardly differ, so its floor is another one.
 
     Parameters
     ----------
     verb : that runs
-    looks : planes in which samples were drawn
+    orientations : planes in which samples were drawn
     """
-    return verb if looks > 1 else f"{verb}, one look"
+    return verb if orientations > 1 else f"{verb}, one look"
 
 
-def interval_for(card: Card, verb: str, looks: int = 3) -> Interval | None:
+def interval_for(card: Card, verb: str, orientations: int = 3) -> Interval | None:
     """The calibrated interval of a verb, None where the card holds none.
 
     Parameters
     ----------
     card : of the model
     verb : that runs
-    looks : planes in which samples were drawn
+    orientations : planes in which samples were drawn
     """
-    told: Mapping[str, Any] = card.calibration.get("verbs", {}).get(calibrated(verb, looks), {})
+    told: Mapping[str, Any] = card.calibration.get("verbs", {}).get(calibrated(verb, orientations), {})
     fitted = ("still", "noisy", "far", "busy", "q")
     if any(name not in told for name in fitted):
         return None  # not calibrated, or by a version whose floor was another one
@@ -135,7 +137,7 @@ def why_not(found: Interval | None, settings: Settings, name: str) -> str:
     return ""
 
 
-def no_spread(std: Tensor, observation: Observation, looks: int, verb: str) -> str:
+def no_spread(std: Tensor, observation: Observation, orientations: int, verb: str) -> str:
     """Why the standard deviation of samples would say nothing, in words; empty where it says something.
 
     Samples differ by the planes in which they are drawn. What the flow adds in the same planes is nothing at
@@ -145,16 +147,16 @@ def no_spread(std: Tensor, observation: Observation, looks: int, verb: str) -> s
     ----------
     std : (X, Y, Z) scaled intensity
     observation : of the scan
-    looks : planes in which samples were drawn
+    orientations : planes in which samples were drawn
     verb : that ran
     """
     restored = observation.observed.expand_as(std) < 1 if verb in COPIED else observation.y > 0
     if not bool(restored.any()):
         restored = torch.ones_like(std, dtype=torch.bool)
     size = float(std[restored].pow(2).mean().sqrt())
-    if size > (SMALLEST if looks == 1 else 0):
+    if size > (SMALLEST if orientations == 1 else 0):
         return ""
-    why = "all were drawn in the same planes" if looks == 1 else "the network draws them alike"
+    why = "all were drawn in the same planes" if orientations == 1 else "the network draws them alike"
     return f"they do not differ ({why}), which would look like certainty; no map of it is written"
 
 

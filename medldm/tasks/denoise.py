@@ -11,7 +11,7 @@ from medldm.data.volume import Volume, Voxels
 from medldm.degradations import MissingSlices, Observation, Rician, fill_smoothly
 from medldm.degradations.noise import BOUND
 from medldm.inference.noise_map import map_on
-from medldm.inference.orientations import looks
+from medldm.inference.orientations import pick_orientations
 from medldm.inference.pipeline import Job
 from medldm.inference.tiling import Progress
 from medldm.settings import Denoise
@@ -27,7 +27,7 @@ def denoise(volume: Volume, settings: Denoise, told: Progress, noise_map: Volume
     level, estimate = job.noise(settings.noise if noise_map is None else map_on(volume, noise_map))
     seen = job.plausible(measured)
     observation = observe_known(seen, known, volume.slice_axis)
-    restored, spread = job.run(observation, level, looks((), (), volume.shape, volume.spacing))
+    restored, spread = job.run(observation, level, pick_orientations((), (), volume.shape, volume.spacing))
     if job.modality == "ct":
         restored = keep_means(restored, observation.y, volume.spacing, volume.slice_axis)
     bounded = bound(restored, observation.y, level.sigma, job.modality)

@@ -12,7 +12,7 @@ from medldm.data.slice_numbers import parse_slices
 from medldm.data.volume import Volume
 from medldm.degradations import MissingSlices, fill_smoothly
 from medldm.errors import GeometryError, UsageError
-from medldm.inference.orientations import looks
+from medldm.inference.orientations import pick_orientations
 from medldm.inference.pipeline import Job, inside_slices, without, written_into
 from medldm.inference.tiling import Progress
 from medldm.io import find_missing_slices
@@ -49,7 +49,9 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
         measured = fill_smoothly(measured, known)  # a hole in a slice beside a gap is no zero
     slices = MissingSlices(count, places, axis)
     observation = slices.observe(measured)
-    restored, spread = job.run(observation, job.quiet_noise(), looks((axis,), (), volume.shape, volume.spacing))
+    restored, spread = job.run(
+        observation, job.quiet_noise(), pick_orientations((axis,), (), volume.shape, volume.spacing)
+    )
     filled = job.scaling.invert(restored.numpy())
     if job.positive:
         filled = np.maximum(filled, 0)

@@ -10,7 +10,7 @@ import torch
 from medldm.data.volume import Volume, Voxels
 from medldm.degradations import Regions
 from medldm.errors import GeometryError, UsageError
-from medldm.inference.orientations import looks
+from medldm.inference.orientations import pick_orientations
 from medldm.inference.pipeline import Job, without, written_into
 from medldm.inference.tiling import Progress
 from medldm.settings import Inpaint
@@ -32,7 +32,7 @@ def inpaint(volume: Volume, mask: Volume | Voxels, settings: Inpaint, told: Prog
     measured, known = job.scaled()
     regions = Regions(torch.from_numpy(region) | ~known)
     observation = regions.observe(measured)
-    restored, spread = job.run(observation, job.quiet_noise(), looks((), (), volume.shape, volume.spacing))
+    restored, spread = job.run(observation, job.quiet_noise(), pick_orientations((), (), volume.shape, volume.spacing))
     filled = job.scaling.invert(restored.numpy())
     if job.positive:
         filled = np.maximum(filled, 0)

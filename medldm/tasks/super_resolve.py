@@ -17,7 +17,7 @@ from medldm.data.volume import Volume, Voxels
 from medldm.degradations import Degradation, InPlane, Joined, ThickSlices, fill_smoothly
 from medldm.errors import GeometryError
 from medldm.inference.noise_map import NoiseLevel, map_on
-from medldm.inference.orientations import looks
+from medldm.inference.orientations import pick_orientations
 from medldm.inference.pipeline import Job, inside_slices, residual
 from medldm.inference.tiling import Progress
 from medldm.io import find_missing_slices
@@ -86,8 +86,8 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, leve
         measured = fill_smoothly(measured, known)
     observation = degradation.observe(measured)
     spacing = [mm * old / new for mm, old, new in zip(volume.spacing, volume.shape, grid.shape, strict=True)]
-    ways = looks((axis,) if grid.thick else (), grid.planes, grid.shape, spacing)
-    restored, spread = job.run(observation, level, ways, kind="" if grid.thick else IN_PLANE)
+    orientations = pick_orientations((axis,) if grid.thick else (), grid.planes, grid.shape, spacing)
+    restored, spread = job.run(observation, level, orientations, kind="" if grid.thick else IN_PLANE)
     if grid.thick:
         other = {"gaussian": "rect", "rect": "gaussian"}[profile]
         rival = damage(volume, grid, thickness_mm, other, noise, tuple(places), job.modality)

@@ -22,7 +22,7 @@ from medldm.degradations import (
 )
 from medldm.degradations.sampling import slice_centres
 from medldm.inference.conditioning import measured_channels
-from medldm.inference.orientations import Look, looks
+from medldm.inference.orientations import Orientation, pick_orientations
 from medldm.settings import Architecture
 from medldm.training.augment import augment
 from medldm.training.data import Block, Packed, draw_block, pick
@@ -137,13 +137,13 @@ class Scene(NamedTuple):
     observation : (H, W, D); damage lies along H
     sigma : noise level as it is told, (H, W, D) or broadcastable
     clean : (H, W, D) scaled intensity
-    ways : looks that the verbs would average
+    orientations : orientations that the verbs would average
     """
 
     observation: Observation
     sigma: Tensor
     clean: Tensor
-    ways: list[Look]
+    orientations: list[Orientation]
 
 
 def draw_scene(scans: Sequence[Packed], size: int, generator: torch.Generator) -> Scene:
@@ -159,10 +159,10 @@ def draw_scene(scans: Sequence[Packed], size: int, generator: torch.Generator) -
     block = draw_block(scan, (size + 2 * MARGIN, size, size), generator)
     observation, sigma, clean, task = damaged(block, generator)
     coarse = 1.0 if block.isotropic else 3.0  # thick slices lie along the last axis
-    ways = looks(
+    orientations = pick_orientations(
         (0,) if task in NEEDS_THIN else (), (0, 1) if task == "in-plane" else (), clean.shape, (1.0, 1.0, coarse)
     )
-    return Scene(observation, sigma, clean, ways)
+    return Scene(observation, sigma, clean, orientations)
 
 
 def channels(observation: Observation, sigma: Tensor, shape: Architecture) -> Tensor:

@@ -56,7 +56,7 @@ class Scenes(NamedTuple):
 
 
 def orientations(measured: Measured, isotropic: Tensor, context: int) -> Iterator[Planes]:
-    """Each block in the orientations that the verbs average (`medldm.inference.orientations.looks`).
+    """Each block in the orientations that the verbs average (`medldm.inference.orientations.pick_orientations`).
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medldm.degradations import Degradation, InPlane, MissingSlices, Observation, Regions, Rician, ThickSlices
 from medldm.inference.conditioning import measured_channels
-from medldm.inference.orientations import Look, looks
+from medldm.inference.orientations import Orientation, pick_orientations
 from medldm.settings import Architecture
 from medldm.training.data import Packed
 from medldm.training.examples import BODY, Damage, measure
@@ -30,7 +30,7 @@ class Cube(NamedTuple):
     clean : (H, W, D) scaled intensity
     observation : (H, W, D); its y is what doing nothing would give
     sigma : noise level, (H, W, D) or broadcastable
-    ways : looks that the verbs would average
+    orientations : orientations that the verbs would average
     """
 
     task: str
@@ -38,7 +38,7 @@ class Cube(NamedTuple):
     clean: Tensor
     observation: Observation
     sigma: Tensor
-    ways: list[Look]
+    orientations: list[Orientation]
 
 
 def _blob(shape: tuple[int, ...]) -> Tensor:
@@ -131,8 +131,8 @@ def _case(task: str, clean: Tensor, damage: Damage, shape: Architecture, generat
 def _cube(task: str, clean: Tensor, observation: Observation, sigma: Tensor, shape: Architecture) -> Cube:
     inputs = measured_channels(observation.y, observation.observed, sigma, observation.thickness, shape)
     damaged = (0,) if task in ("thick4", "gap4") else ()
-    ways = looks(damaged, (0, 1) if task == "plane2" else (), clean.shape, (1.0, 1.0, 1.0))
-    return Cube(task, inputs, clean, observation, sigma, ways)
+    orientations = pick_orientations(damaged, (0, 1) if task == "plane2" else (), clean.shape, (1.0, 1.0, 1.0))
+    return Cube(task, inputs, clean, observation, sigma, orientations)
 
 
 def score(cases: Sequence[Cube], restore: Callable[[Tensor], Tensor]) -> dict[str, float]:

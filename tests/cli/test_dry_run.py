@@ -163,12 +163,12 @@ def test_what_a_dry_run_promises_is_done(words, status, case, tiny_model, capsys
 
 
 def test_no_samples_are_promised_of_a_model_that_draws_none(case, tiny_model, capsys, monkeypatch):
-    from medldm.inference.networks import load_chain
+    from medldm.inference.networks import load_networks
     from medldm.models.precision import pick_precision
     from medldm.zoo import card
 
-    chain = load_chain(card(str(tiny_model)), precision=pick_precision("auto", "cpu"))
-    monkeypatch.setattr(chain, "flow", None)
+    networks = load_networks(card(str(tiny_model)), precision=pick_precision("auto", "cpu"))
+    monkeypatch.setattr(networks, "flow", None)
     words = ["denoise", "scan.nii.gz", "o.nii.gz", "--samples", "4", "--model", str(tiny_model)]
     for more in (["--dry-run"], []):
         assert main([*words, *more]) == 2

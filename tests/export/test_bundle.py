@@ -15,7 +15,7 @@ from medldm.errors import OutputError
 from medldm.export.monai_bundle import export
 from medldm.export.torchscript import scripted
 from medldm.inference.conditioning import measured_channels
-from medldm.inference.networks import load_chain
+from medldm.inference.networks import load_networks
 from medldm.tasks.denoise import keep_means
 from medldm.zoo import card, cards
 
@@ -112,10 +112,10 @@ def test_every_shipped_model_runs_with_monai_alone(found, tmp_path):
 @pytest.mark.parametrize("fidelity", [1.0, 0.0])
 def test_the_networks_answer_as_the_chain_does_on_any_grid(dims, fidelity, tmp_path):
     found = card(str(phantoms.tiny_model(tmp_path, dims)))
-    chain, module = load_chain(found), scripted(found)
-    inputs = torch.rand(3 if dims == 2 else 1, chain.shape.measured_channels, *(48, 32, 16)[:dims])
+    networks, module = load_networks(found), scripted(found)
+    inputs = torch.rand(3 if dims == 2 else 1, networks.config.measured_channels, *(48, 32, 16)[:dims])
     with torch.no_grad():
-        assert torch.allclose(module(inputs, fidelity), chain.restore(inputs, fidelity=fidelity), atol=1e-5)
+        assert torch.allclose(module(inputs, fidelity), networks.restore(inputs, fidelity=fidelity), atol=1e-5)
         odd = inputs[..., :13]
         assert module(odd).shape == (len(inputs), 1, *odd.shape[2:])
 
@@ -124,7 +124,7 @@ def test_the_networks_answer_as_the_chain_does_on_any_grid(dims, fidelity, tmp_p
 @pytest.mark.parametrize("dims", [2, 3])
 def test_channels_are_those_of_the_house(dims, tmp_path):
     found = card(str(phantoms.tiny_model(tmp_path, dims)))
-    shape, module = load_chain(found).shape, scripted(found)
+    shape, module = load_networks(found).config, scripted(found)
     y, seen, sigma = torch.rand(3, 10, 9, 8)
     order = [2, 0, 1]
     told = measured_channels(*(each.permute(order) for each in (y, seen, sigma)), 3.0, shape)
@@ -135,11 +135,13 @@ def test_channels_are_those_of_the_house(dims, tmp_path):
 
 
 def test_thick_slices_are_looked_at_in_their_own_planes(tiny_model):
-    from medldm.inference.orientations import looks
+    from medldm.inference.orientations import pick_orientations
 
     module = scripted(card(str(tiny_model)))
     for shape, mm in (((40, 40, 40), (1.0, 1.0, 1.0)), ((40, 40, 12), (0.9, 0.9, 4.0)), ((5, 40, 40), (1.0, 1.0, 1.0))):
-        assert module.looks(list(shape), list(mm)) == [list(look.order) for look in looks((), (), shape, mm)]
+        assert module.pick_orientations(list(shape), list(mm)) == [
+            list(orientation.order) for orientation in pick_orientations((), (), shape, mm)
+        ]
 
 
 def test_the_bundle_says_what_it_is_and_does_not_overwrite(tiny_model, tmp_path):

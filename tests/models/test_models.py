@@ -10,8 +10,8 @@ import torch
 from medldm.degradations import Observation
 from medldm.errors import ModelError
 from medldm.inference.conditioning import centre_channel, centre_plane, measured_channels, neighbours
-from medldm.inference.networks import Chain, load_chain, unload
-from medldm.inference.orientations import looks
+from medldm.inference.networks import Networks, load_networks, unload
+from medldm.inference.orientations import pick_orientations
 from medldm.models.blocks import depth_to_space, grow_inputs, space_to_depth
 from medldm.models.latent_space import LatentSpace, latent_scale
 from medldm.models.unet import build_fusion, build_unet
@@ -25,10 +25,10 @@ SHAPES = {2: Architecture(**SMALL), 3: Architecture(spatial_dims=3, context=1, *
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_chain_gives_an_image_on_the_grid_it_was_shown(dims, tmp_path):
-    chain = load_chain(card(str(phantoms.tiny_model(tmp_path, dims))))
-    inputs = torch.rand(2, chain.shape.measured_channels, *(32,) * dims)
-    white = torch.randn(2, 1, *(32,) * dims)
-    for answer in (chain.restore(inputs), chain.restore(inputs, white, steps=2, fidelity=0.0)):
+    networks = load_networks(card(str(phantoms.tiny_model(tmp_path, dims))))
+    inputs = torch.rand(2, networks.config.measured_channels, *(32,) * dims)
+    noise = torch.randn(2, 1, *(32,) * dims)
+    for answer in (networks.restore(inputs), networks.restore(inputs, noise, steps=2, fidelity=0.0)):
         assert answer.shape == (2, 1, *(32,) * dims)
         assert torch.isfinite(answer).all()
 
@@ -70,37 +70,41 @@ def test_weights_grow_into_a_network_that_reads_more():
 
 def test_flow_and_decoder_start_from_the_supervised_estimate(tmp_path):
     """A decoder that corrects nothing yet gives what the rival gives."""
-    chain = load_chain(card(str(phantoms.tiny_model(tmp_path))))
-    torch.nn.init.zeros_(chain.fusion.head.weight)
-    torch.nn.init.normal_(chain.unet.head.weight, std=0.1)
-    inputs = torch.rand(2, chain.shape.measured_channels, 32, 32)
-    rival = Chain(chain.shape, chain.unet)
-    assert torch.equal(chain.restore(inputs), rival.restore(inputs))
-    assert float((chain.restore(inputs) - centre_plane(inputs, chain.shape)).abs().max()) > 0.01
+    networks = load_networks(card(str(phantoms.tiny_model(tmp_path))))
+    torch.nn.init.zeros_(networks.fusion.head.weight)
+    torch.nn.init.normal_(networks.unet.head.weight, std=0.1)
+    inputs = torch.rand(2, networks.config.measured_channels, 32, 32)
+    rival = Networks(networks.config, networks.unet)
+    assert torch.equal(networks.restore(inputs), rival.restore(inputs))
+    assert float((networks.restore(inputs) - centre_plane(inputs, networks.config)).abs().max()) > 0.01
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_decoder_that_corrects_nothing_gives_the_average_of_all_looks(dims, tmp_path):
     """And looks are turned back to where they came from: of a correction by nothing the measurement is left."""
-    chain = load_chain(card(str(phantoms.tiny_model(tmp_path, dims))))
-    torch.nn.init.zeros_(chain.fusion.head.weight)
-    torch.nn.init.normal_(chain.unet.head.weight, std=0.1)
+    networks = load_networks(card(str(phantoms.tiny_model(tmp_path, dims))))
+    torch.nn.init.zeros_(networks.fusion.head.weight)
+    torch.nn.init.normal_(networks.unet.head.weight, std=0.1)
     y = torch.rand(32, 48, 16, generator=torch.Generator().manual_seed(0))
-    seen, sigma, ways = Observation(y, torch.ones_like(y)), torch.zeros(1, 1, 1), looks((), (), y.shape, (1, 1, 1))
-    average = chain.estimate_volume(seen, sigma, ways)
-    assert torch.allclose(chain.restore_volume(seen, sigma, ways), average, atol=1e-6)
+    seen, sigma, orientations = (
+        Observation(y, torch.ones_like(y)),
+        torch.zeros(1, 1, 1),
+        pick_orientations((), (), y.shape, (1, 1, 1)),
+    )
+    average = networks.estimate_volume(seen, sigma, orientations)
+    assert torch.allclose(networks.restore_volume(seen, sigma, orientations), average, atol=1e-6)
     assert float((average - y).abs().max()) > 0.01
-    torch.nn.init.zeros_(chain.unet.head.weight)
-    assert torch.allclose(chain.restore_volume(seen, sigma, ways), y, atol=1e-6)
+    torch.nn.init.zeros_(networks.unet.head.weight)
+    assert torch.allclose(networks.restore_volume(seen, sigma, orientations), y, atol=1e-6)
 
 
 def test_the_decoder_sees_what_other_looks_made_of_the_planes_beside(tmp_path):
-    chain = load_chain(card(str(phantoms.tiny_model(tmp_path))))
-    inputs = torch.rand(1, chain.shape.measured_channels, 32, 32)
-    firsts = torch.rand(1, chain.shape.context, 32, 32)
-    beside = firsts.clone()
+    networks = load_networks(card(str(phantoms.tiny_model(tmp_path))))
+    inputs = torch.rand(1, networks.config.measured_channels, 32, 32)
+    regression_planes = torch.rand(1, networks.config.context, 32, 32)
+    beside = regression_planes.clone()
     beside[:, 0] += 1
-    assert not torch.equal(chain.refine(inputs, firsts), chain.refine(inputs, beside))
+    assert not torch.equal(networks.refine(inputs, regression_planes), networks.refine(inputs, beside))
 
 
 def test_latents_have_unit_variance():
@@ -125,7 +129,7 @@ def test_damaged_and_unknown_weights_are_refused_in_words(tmp_path):
     found = card(str(phantoms.tiny_model(tmp_path)))
     found.path.write_bytes(found.path.read_bytes()[:-10] + b"0123456789")
     with pytest.raises(ModelError, match="damaged"):
-        load_chain(found)
+        load_networks(found)
     with pytest.raises(ModelError, match="no model 'nope'"):
         card("nope")
 
@@ -134,12 +138,12 @@ def test_damaged_and_unknown_weights_are_refused_in_words(tmp_path):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (apt-get install g++)")
 def test_compiled_networks_say_the_same(tmp_path, monkeypatch):
     found = card(str(phantoms.tiny_model(tmp_path)))
-    inputs = torch.rand(1, load_chain(found).shape.measured_channels, 32, 32)
+    inputs = torch.rand(1, load_networks(found).config.measured_channels, 32, 32)
     with torch.inference_mode():
-        plain = load_chain(found).estimate(inputs)
+        plain = load_networks(found).estimate(inputs)
         unload()
         monkeypatch.setenv("MEDLDM_COMPILE", "1")
-        compiled = load_chain(found)
+        compiled = load_networks(found)
         assert torch.allclose(compiled.estimate(inputs), plain, atol=1e-5)
-        assert compiled.networks()[0]._compiled_call_impl is not None
+        assert compiled.modules()[0]._compiled_call_impl is not None
     unload()

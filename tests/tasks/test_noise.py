@@ -25,9 +25,9 @@ def told(monkeypatch):
     """What each call of the networks was told: observation, and noise level on its grid."""
     calls, real = [], pipeline.estimate
 
-    def spy(chain, observation, sigma, *rest):
+    def spy(networks, observation, sigma, *rest):
         calls.append((observation, sigma))
-        return real(chain, observation, sigma, *rest)
+        return real(networks, observation, sigma, *rest)
 
     monkeypatch.setattr(pipeline, "estimate", spy)
     return calls

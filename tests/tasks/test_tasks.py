@@ -16,10 +16,10 @@ from medldm.data.volume import Stored, Volume
 from medldm.degradations import Observation, ThickSlices
 from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotRestorable, UsageError
 from medldm.inference.device import fitted_pixels
-from medldm.inference.networks import load_chain
-from medldm.inference.orientations import looks
+from medldm.inference.networks import load_networks
+from medldm.inference.orientations import pick_orientations
 from medldm.inference.pipeline import residual, silent
-from medldm.inference.tiling import Drawing, estimate, infer, refine, smooth_along_stack, stride_of
+from medldm.inference.tiling import SamplerConfig, estimate, infer, refine, smooth_along_stack, stride_of
 from medldm.models.precision import pick_precision
 from medldm.settings import Denoise
 from medldm.tasks import TASKS
@@ -225,38 +225,38 @@ def test_arrays_and_nibabel_images_are_scans_too(phantom, model):
         medldm.denoise(array, 0.03, **model)
 
 
-def refined_in_tiles(chain, channels, *, steps=1):
+def refined_in_tiles(networks, channels, *, steps=1):
     """The same planes restored in tiles of 256, which is whole, and of 96."""
-    told, seen = chain.shape.measured_channels, chain.shape.context
+    told, seen = networks.config.measured_channels, networks.config.context
 
     def predict(tile):
-        white = tile[:, told + seen :] if channels.shape[1] > told + seen else None
-        return chain.refine(tile[:, :told], tile[:, told : told + seen], white, steps)
+        noise = tile[:, told + seen :] if channels.shape[1] > told + seen else None
+        return networks.refine(tile[:, :told], tile[:, told : told + seen], noise, steps)
 
-    return [infer(channels, Drawing(tile=tile), predict) for tile in (256, 96)]
+    return [infer(channels, SamplerConfig(tile=tile), predict) for tile in (256, 96)]
 
 
 def test_tiles_join_without_a_seam(tiny_model):
     """A slab restored in tiles and whole: the same but for what reaches across the overlap of 24 voxels."""
-    chain = load_chain(card(str(tiny_model)))
-    inputs = torch.rand(2, chain.shape.measured_channels, 160, 192, generator=torch.Generator().manual_seed(0))
-    firsts = torch.rand(2, chain.shape.context, 160, 192, generator=torch.Generator().manual_seed(1))
-    whole, tiled = refined_in_tiles(chain, torch.cat([inputs, firsts], 1))
+    networks = load_networks(card(str(tiny_model)))
+    inputs = torch.rand(2, networks.config.measured_channels, 160, 192, generator=torch.Generator().manual_seed(0))
+    regression_planes = torch.rand(2, networks.config.context, 160, 192, generator=torch.Generator().manual_seed(1))
+    whole, tiled = refined_in_tiles(networks, torch.cat([inputs, regression_planes], 1))
     difference = (whole - tiled).abs()
-    change = (whole - firsts[:, 2:3]).abs().mean()
+    change = (whole - regression_planes[:, 2:3]).abs().mean()
     assert float(difference.mean() / change) < 0.05
     seam = difference[..., 70:74].mean()
     assert float(seam) < 3 * float(difference.mean()) + 1e-6
 
 
 def test_tiles_agree_on_the_noise_they_draw(tiny_model):
-    chain = load_chain(card(str(tiny_model)))
-    told, seen = chain.shape.measured_channels, chain.shape.context
+    networks = load_networks(card(str(tiny_model)))
+    told, seen = networks.config.measured_channels, networks.config.context
     channels = torch.rand(1, told + seen, 128, 128, generator=torch.Generator().manual_seed(0))
-    white = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(1))
-    whole, tiled = refined_in_tiles(chain, torch.cat([channels, white], 1), steps=4)
-    first = channels[:, told + 2 : told + 3]
-    assert float((whole - tiled).abs().mean()) < 0.1 * float((whole - first).abs().mean())
+    noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(1))
+    whole, tiled = refined_in_tiles(networks, torch.cat([channels, noise], 1), steps=4)
+    regression = channels[:, told + 2 : told + 3]
+    assert float((whole - tiled).abs().mean()) < 0.1 * float((whole - regression).abs().mean())
 
 
 @pytest.mark.parametrize("edge", range(32, 385, 16))
@@ -272,26 +272,26 @@ def test_tiles_lie_on_the_grid_of_the_latents(edge):
         return tile[:, :1]
 
     places = torch.arange(1024.0).view(1, 1, 1024, 1).expand(1, 1, 1024, 16)
-    torch.testing.assert_close(infer(places, Drawing(tile=edge), predict), places)
+    torch.testing.assert_close(infer(places, SamplerConfig(tile=edge), predict), places)
     begins = sorted({int(place) for place in seen})
     assert all(begin % 16 == 0 for begin in begins)
     assert max(np.diff(begins)) == stride
 
 
 def test_chunks_of_planes_give_what_the_whole_stack_gives(tiny_model):
-    chain = load_chain(card(str(tiny_model)))
+    networks = load_networks(card(str(tiny_model)))
     y = torch.rand(32, 32, 48, generator=torch.Generator().manual_seed(0))
     seen = Observation(y, torch.ones_like(y))
-    ways = looks((), (), y.shape, (1, 1, 1))
+    orientations = pick_orientations((), (), y.shape, (1, 1, 1))
     sigma = torch.full((1, 1, 1), 0.05)
 
-    def restored(drawing):
-        first = estimate(chain, seen, sigma, ways, drawing, silent)
-        return refine(chain, seen, sigma, ways, drawing, first, silent)
+    def restored(sampling):
+        regression = estimate(networks, seen, sigma, orientations, sampling, silent)
+        return refine(networks, seen, sigma, orientations, sampling, regression, silent)
 
-    whole = restored(Drawing())
-    assert torch.allclose(whole, chain.restore_volume(seen, sigma, ways), atol=1e-5)
-    assert torch.allclose(whole, restored(Drawing(pixels=32 * 32 * 5)), atol=1e-5)
+    whole = restored(SamplerConfig())
+    assert torch.allclose(whole, networks.restore_volume(seen, sigma, orientations), atol=1e-5)
+    assert torch.allclose(whole, restored(SamplerConfig(pixels=32 * 32 * 5)), atol=1e-5)
 
 
 @pytest.mark.parametrize(("free_gb", "megapixels"), [(1, 0.2), (16, 2), (80, 8)])
@@ -302,28 +302,32 @@ def test_a_graphics_card_takes_as_many_planes_as_a_quarter_of_its_memory_holds(f
 
 
 def test_a_sample_is_drawn_in_one_look_and_the_next_in_another(tiny_model):
-    chain = load_chain(card(str(tiny_model)))
+    networks = load_networks(card(str(tiny_model)))
     y = torch.rand(32, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen, sigma, ways = Observation(y, torch.ones_like(y)), torch.zeros(1, 1, 1), looks((), (), y.shape, (1, 1, 1))
-    first = estimate(chain, seen, sigma, ways, Drawing(), silent)
-    for seed, way in ((4000, ways[1]), (4001, ways[2])):
-        drawing = Drawing(steps=4, seed=seed)
-        drawn = refine(chain, seen, sigma, ways, drawing, first, silent)
-        others = refine(chain, seen, sigma, [way], drawing, first, silent)
+    seen, sigma, orientations = (
+        Observation(y, torch.ones_like(y)),
+        torch.zeros(1, 1, 1),
+        pick_orientations((), (), y.shape, (1, 1, 1)),
+    )
+    regression = estimate(networks, seen, sigma, orientations, SamplerConfig(), silent)
+    for seed, orientation in ((4000, orientations[1]), (4001, orientations[2])):
+        sampling = SamplerConfig(steps=4, seed=seed)
+        drawn = refine(networks, seen, sigma, orientations, sampling, regression, silent)
+        others = refine(networks, seen, sigma, [orientation], sampling, regression, silent)
         assert torch.equal(drawn, others)
 
 
 def test_noise_shared_along_the_stack_stays_standard_normal():
-    white = smooth_along_stack(torch.randn(64, 64, 32, generator=torch.Generator().manual_seed(0)))
-    assert float(white.std()) == pytest.approx(1, abs=0.02)
-    assert float((white[..., 1:] * white[..., :-1]).mean()) > 0.5
+    noise = smooth_along_stack(torch.randn(64, 64, 32, generator=torch.Generator().manual_seed(0)))
+    assert float(noise.std()) == pytest.approx(1, abs=0.02)
+    assert float((noise[..., 1:] * noise[..., :-1]).mean()) > 0.5
 
 
 def test_planes_are_chosen_where_the_damage_shows():
-    assert len(looks((), (), (64, 64, 64), (1, 1, 1))) == 3
-    assert looks((), (), (64, 64, 20), (0.7, 0.7, 5))[0].order == (0, 1, 2)
-    assert {way.order[0] for way in looks((2,), (), (64, 64, 64), (1, 1, 1))} == {2}
-    assert looks((), (0, 1), (64, 64, 64), (1, 1, 1))[0].order == (0, 1, 2)
+    assert len(pick_orientations((), (), (64, 64, 64), (1, 1, 1))) == 3
+    assert pick_orientations((), (), (64, 64, 20), (0.7, 0.7, 5))[0].order == (0, 1, 2)
+    assert {orientation.order[0] for orientation in pick_orientations((2,), (), (64, 64, 64), (1, 1, 1))} == {2}
+    assert pick_orientations((), (0, 1), (64, 64, 64), (1, 1, 1))[0].order == (0, 1, 2)
 
 
 def test_every_verb_has_settings_and_a_task():
@@ -420,8 +424,8 @@ def test_filling_and_denoising_says_no_longer_that_nothing_else_changed(phantom,
 
 
 def test_a_model_without_a_flow_has_no_samples_to_draw(phantom, model, monkeypatch):
-    chain = load_chain(card(model["model"]), precision=pick_precision("auto", "cpu"))
-    monkeypatch.setattr(chain, "flow", None)
+    networks = load_networks(card(model["model"]), precision=pick_precision("auto", "cpu"))
+    monkeypatch.setattr(networks, "flow", None)
     with pytest.raises(UsageError, match="--samples 1"):
         medldm.denoise(phantom, 0.05, samples=3, **model)
 

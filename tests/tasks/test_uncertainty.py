@@ -128,10 +128,16 @@ def test_a_half_width_belongs_to_its_voxels(phantom):
 
 def test_zeros_are_no_spread_and_a_thousandth_of_one_look_neither():
     seen = Observation(torch.ones(6, 6, 6), torch.ones(1, 1, 1).expand(6, 6, 6))
-    for size, looks, told in ((0.0, 1, True), (5e-4, 1, True), (2e-3, 1, False), (5e-4, 3, False), (0.0, 3, True)):
-        words = no_spread(torch.full((6, 6, 6), size), seen, looks, "denoise")
+    for size, orientations, told in (
+        (0.0, 1, True),
+        (5e-4, 1, True),
+        (2e-3, 1, False),
+        (5e-4, 3, False),
+        (0.0, 3, True),
+    ):
+        words = no_spread(torch.full((6, 6, 6), size), seen, orientations, "denoise")
         assert bool(words) == told
-        assert ("the same planes" in words) == (told and looks == 1)
+        assert ("the same planes" in words) == (told and orientations == 1)
     gap = torch.ones(6, 6, 6)
     gap[..., 3] = 0
     spread = torch.where(gap < 1, 0.01, 0.0)
@@ -139,7 +145,7 @@ def test_zeros_are_no_spread_and_a_thousandth_of_one_look_neither():
     assert no_spread(1 - gap, Observation(seen.y, torch.where(gap < 1, 1.0, 0.0)), 1, "inpaint")
 
 
-ONE_LOOK = {  # stacks whose noise or region is looked at in their own planes only, and planes that are refined
+ONE_ORIENTATION = {  # stacks whose noise or region is looked at in their own planes only, and planes that are refined
     "four slices": ((48, 48, 4), (1, 1, 8), "denoise", {"noise": 0.05}),
     "one slice": ((48, 48, 1), (1, 1, 5), "denoise", {"noise": 0.05}),
     "many thick slices": ((40, 40, 12), (1, 1, 5), "denoise", {"noise": 0.05}),
@@ -150,11 +156,11 @@ ONE_LOOK = {  # stacks whose noise or region is looked at in their own planes on
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ONE_LOOK)
+@pytest.mark.parametrize("kind", ONE_ORIENTATION)
 def test_draws_that_do_not_differ_have_no_spread_but_words(kind, caplog):
     """With the shipped set: its samples differ by the planes they are drawn in, and here there is one way only."""
     caplog.set_level("WARNING", "medldm")
-    shape, spacing, verb, options = ONE_LOOK[kind]
+    shape, spacing, verb, options = ONE_ORIENTATION[kind]
     voxels = phantoms.rician(phantoms.brain((*shape[:2], max(shape[2], 9)))[..., 2 : 2 + shape[2]], 60)
     scan = Volume(voxels.astype(np.float32), np.diag([*spacing, 1.0]), name="stack", stored=Stored(modality="mr"))
     more = (np.pad(np.ones((8, 8, 2), bool), ((20, 20), (20, 20), (1, 1))),) if verb == "inpaint" else ()
@@ -164,7 +170,7 @@ def test_draws_that_do_not_differ_have_no_spread_but_words(kind, caplog):
     assert "no standard deviation of the samples of stack" in facts["no_spread"]
     assert facts["no_spread"] in facts["notes"]
     assert facts["no_spread"] in caplog.text
-    if verb == "denoise":  # calibrated for one look: that interval has a floor of its own
+    if verb == "denoise":  # calibrated for one orientation: that interval has a floor of its own
         assert (result.half_width > 0).all()
 
 

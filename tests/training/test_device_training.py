@@ -18,8 +18,8 @@ from medldm.degradations.regions import fill_smoothly
 from medldm.degradations.sampling import interpolation_matrix, observation_weights, profile_matrix, slice_centres
 from medldm.errors import InputError
 from medldm.inference.conditioning import measured_channels
-from medldm.inference.networks import Chain
-from medldm.inference.orientations import looks
+from medldm.inference.networks import Networks
+from medldm.inference.orientations import pick_orientations
 from medldm.models.residual import (
     Conditions,
     PrincipalBlocks,
@@ -393,14 +393,14 @@ def test_the_mean_over_orientations_is_that_of_the_verbs(network):
     tasks = torch.tensor([TASK[name] for name in names])
     measured = batches.measure(Blocks(clean, isotropic, torch.zeros(6).long()), seeded(), tasks)
     b, log_s = scenes.regress(network, None, measured, isotropic, PLANES.context)
-    chain = Chain(PLANES, network)
+    networks = Networks(PLANES, network)
     for each, name in enumerate(names):
         spacing = (1.0, 1.0, 1.0 if isotropic[each] else 3.0)
         damaged, in_plane = (0,) if name in ("thick", "gap") else (), (0, 1) if name == "in-plane" else ()
-        ways = looks(damaged, in_plane, (16, 32, 48), spacing)
-        assert len(ways) == (2 if damaged else 3 if name in ("noise", "region") and isotropic[each] else 1)
+        orientations = pick_orientations(damaged, in_plane, (16, 32, 48), spacing)
+        assert len(orientations) == (2 if damaged else 3 if name in ("noise", "region") and isotropic[each] else 1)
         observation = Observation(measured.y[each], measured.observed[each], float(measured.thickness[each]))
-        wanted = chain.estimate_volume(observation, measured.sigma[each], ways)
+        wanted = networks.estimate_volume(observation, measured.sigma[each], orientations)
         assert (wanted - measured.y[each]).abs().max() > 0.01  # it says something
         torch.testing.assert_close(b[each], wanted, atol=1e-4, rtol=0)
     assert not log_s.any()

@@ -68,7 +68,7 @@ def test_a_verb_that_no_card_names_is_refused_in_words():
 
 
 def test_what_a_card_says_about_use_changes_the_image_and_the_identity(tmp_path):
-    """The first estimate alone is another image than the refined one, and a batch must know the difference."""
+    """The regression mean alone is another image than the refined one, and a batch must know the difference."""
     path = phantoms.tiny_model(tmp_path)
     scan = phantoms.phantom((32, 36, 20)).with_voxels(
         phantoms.rician(phantoms.phantom((32, 36, 20)).voxels, 10, 0).astype(np.float32)
@@ -97,7 +97,7 @@ def test_a_verb_outside_of_the_card_is_refused(tmp_path):
 
 def test_a_set_and_its_rival_share_one_file(tmp_path):
     """A card may name the networks that are its own; what is another's is neither loaded nor taken for the same."""
-    from medldm.inference.networks import load_chain
+    from medldm.inference.networks import load_networks
 
     path = phantoms.tiny_model(tmp_path)
     words = json.loads(path.read_text())
@@ -106,8 +106,8 @@ def test_a_set_and_its_rival_share_one_file(tmp_path):
     whole, part = zoo.card(str(path)), zoo.card(str(rival))
     assert (whole.path, whole.sha256) == (part.path, part.sha256)
     assert whole.identity != part.identity
-    assert load_chain(whole).refines
-    assert not load_chain(part).refines
+    assert load_networks(whole).refines
+    assert not load_networks(part).refines
     scan = phantoms.phantom((32, 36, 20))
     alone = medldm.denoise(scan, noise=0.05, model=str(rival))
     path.write_text(json.dumps({**words, "use": {"denoise": {"refines": False}}}))

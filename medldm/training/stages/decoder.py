@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medldm.degradations import Observation
 from medldm.inference.conditioning import centre_channel
-from medldm.inference.networks import Chain
+from medldm.inference.networks import Networks
 from medldm.models.blocks import grow_inputs
 from medldm.models.flow import Flow
 from medldm.models.latent_space import LatentSpace
@@ -29,7 +29,7 @@ SHARP = 0.5  # share of a batch that is asked for sharpness (fidelity 0)
 HELD = 0.3  # weight of their pixel error
 PLACE, FELT = 0.15, 1.0  # weights of their fine detail, and of what the encoder sees; both then weigh about the same
 SAMPLED = 0.35  # share of steps whose latents are drawn in several flow steps
-POOL = 12  # blocks in memory; the first estimate of one, from all looks, costs as much as a step
+POOL = 12  # blocks in memory; the regression mean of one, from all orientations, costs as much as a step
 REUSED = 2  # steps for every new block
 BLOCKS = 3  # of the pool that a step takes planes from
 
@@ -71,12 +71,12 @@ def train_fusion(
     latent.vae.to(device).requires_grad_(False)
     flow.to(device).requires_grad_(False)
     unet.to(device).requires_grad_(False)
-    chain = Chain(shape, network, latent, flow, unet)
+    networks = Networks(shape, network, latent, flow, unet)
 
     def validate(network: nn.Module) -> dict[str, float]:
         def restored(case: Cube, fidelity: float) -> Tensor:
             seen = on(case.observation, device)
-            return chain.restore_volume(seen, case.sigma.to(device), case.ways, fidelity).cpu()
+            return networks.restore_volume(seen, case.sigma.to(device), case.orientations, fidelity).cpu()
 
         with autocast(session.device):
             rows = score_volumes(cases, lambda case: restored(case, 1.0))
@@ -91,37 +91,37 @@ def train_fusion(
     for scene in session.batches(lambda generator: draw_scene(train, size, generator)):
         generator = session.step_generator()
         with torch.no_grad(), autocast(session.device):
-            pool.append(looked_at(chain, scene, generator, device))
+            pool.append(one_orientation(networks, scene, generator, device))
         for _ in range(REUSED):
-            inputs, firsts, clean = drawn(pool, *at_once, generator)
-            session.step(loss_of(chain, inputs, firsts, clean, generator, session.device))
+            inputs, regression_planes, clean = drawn(pool, *at_once, generator)
+            session.step(loss_of(networks, inputs, regression_planes, clean, generator, session.device))
     return session.finish()
 
 
-def looked_at(chain: Chain, scene: Scene, generator: torch.Generator, device: str) -> list[Tensor]:
-    """One look at a scene whose first estimate knows them all.
+def one_orientation(networks: Networks, scene: Scene, generator: torch.Generator, device: str) -> list[Tensor]:
+    """One look at a scene whose regression mean knows them all.
 
     Parameters
     ----------
-    chain : with a trained first network
+    networks : with a trained first network
     scene : damaged block
 
     Returns
     -------
-    measured channels (D, C, H, W), first estimates (D, context, H, W), clean planes (D, 1, H, W); of volumes, the same
+    measured channels (D, C, H, W), regression means (D, context, H, W), clean planes (D, 1, H, W); of volumes, the same
     with one entry
     """
     observation, sigma = on(scene.observation, device), scene.sigma.to(device)
-    first = chain.estimate_volume(observation, sigma, scene.ways)
-    way = scene.ways[int(torch.randint(len(scene.ways), (1,), generator=generator))]
-    clean = way.turned(scene.clean.to(device))
-    flat = chain.shape.spatial_dims == 2
+    regression = networks.estimate_volume(observation, sigma, scene.orientations)
+    orientation = scene.orientations[int(torch.randint(len(scene.orientations), (1,), generator=generator))]
+    clean = orientation.to_planes(scene.clean.to(device))
+    flat = networks.config.spatial_dims == 2
     fields = [
-        *chain.look(observation, sigma, way, first),
+        *networks.condition(observation, sigma, orientation, regression),
         clean.permute(2, 0, 1)[:, None] if flat else clean[None, None],
     ]
     # The first axis of the block has ends that no scan has.
-    axis = {0: 2, 1: 3, 2: 0}[way.order.index(0)] if flat else 2 + way.order.index(0)
+    axis = {0: 2, 1: 3, 2: 0}[orientation.order.index(0)] if flat else 2 + orientation.order.index(0)
     return [field.narrow(axis, MARGIN, field.shape[axis] - 2 * MARGIN).float() for field in fields]
 
 
@@ -136,28 +136,33 @@ def drawn(pool: Sequence[list[Tensor]], blocks: int, planes: int, generator: tor
 
 
 def loss_of(
-    chain: Chain, inputs: Tensor, firsts: Tensor, clean: Tensor, generator: torch.Generator, device: torch.device
+    networks: Networks,
+    inputs: Tensor,
+    regression_planes: Tensor,
+    clean: Tensor,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> Tensor:
     """Pixel error of faithful answers; place, strength and features of sharp ones.
 
     Parameters
     ----------
-    chain : with the decoder that learns
-    inputs, firsts, clean : (B, C, ...), (B, context, ...), (B, 1, ...)
+    networks : with the decoder that learns
+    inputs, regression_planes, clean : (B, C, ...), (B, context, ...), (B, 1, ...)
     """
-    assert chain.latent is not None
+    assert networks.latent is not None
     sharp = torch.rand(len(clean), generator=generator) < SHARP
     with autocast(device):
-        white, steps = None, 1
+        noise, steps = None, 1
         if float(torch.rand((), generator=generator)) < SAMPLED:
-            white, steps = torch.randn(clean.shape, generator=generator).to(device), 4
-        guess = chain.refine(inputs, firsts, white, steps, (~sharp).float())
+            noise, steps = torch.randn(clean.shape, generator=generator).to(device), 4
+        guess = networks.refine(inputs, regression_planes, noise, steps, (~sharp).float())
         # Sharp answers are held by their error, but not ruled by it.
         loss = (root_mean_square(guess, clean) * torch.where(sharp, HELD, 1.0).to(device)).mean()
     if sharp.any():
         some, true = guess[sharp], clean[sharp]
-        texture = PLACE * detail_loss(some, true, unmeasured(inputs[sharp], chain.shape))
-        texture = texture + FELT * feature_loss(chain.latent.vae.features, some, true)
+        texture = PLACE * detail_loss(some, true, unmeasured(inputs[sharp], networks.config))
+        texture = texture + FELT * feature_loss(networks.latent.vae.features, some, true)
         loss = loss + float(sharp.float().mean()) * texture
     return loss
 

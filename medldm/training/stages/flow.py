@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medldm.diffusion import draw_times, flow_loss
 from medldm.inference.conditioning import centre_plane
-from medldm.inference.networks import Chain, latent_noise
+from medldm.inference.networks import Networks, latent_noise
 from medldm.models.blocks import grow_inputs
 from medldm.models.flow import Flow, build_flow
 from medldm.models.latent_space import LatentSpace
@@ -57,7 +57,7 @@ def train_flow(
         start_from_estimate(network)
     cases = cubes(val, shape)
     latent.vae.to(device).requires_grad_(False)
-    chain = Chain(shape, unet.to(device).requires_grad_(False), latent, network, unet)
+    networks = Networks(shape, unet.to(device).requires_grad_(False), latent, network, unet)
 
     gates: dict[str, float] = {}
 
@@ -65,15 +65,15 @@ def train_flow(
         assert isinstance(network, Flow)
 
         def one_step(inputs: Tensor) -> Tensor:
-            first = chain.estimate(inputs.to(device))
-            start = torch.zeros_like(latent_noise(first, shape))
-            return latent.decode(chain.propose(inputs.to(device), first, start)).cpu()
+            regression = networks.estimate(inputs.to(device))
+            start = torch.zeros_like(latent_noise(regression, shape))
+            return latent.decode(networks.propose(inputs.to(device), regression, start)).cpu()
 
         def plain(inputs: Tensor) -> Tensor:
             return latent.decode(latent.encode(centre_plane(inputs.to(device), shape))).cpu()
 
         def estimate(inputs: Tensor) -> Tensor:
-            return latent.decode(latent.encode(chain.estimate(inputs.to(device)))).cpu()
+            return latent.decode(latent.encode(networks.estimate(inputs.to(device)))).cpu()
 
         with autocast(session.device):
             rows = score(cases, one_step)
@@ -90,9 +90,9 @@ def train_flow(
         with autocast(session.device):
             with torch.no_grad():
                 wanted = latent.encode(clean)  # (B, latent_channels, .../factor)
-                first = chain.estimate(inputs)
-                encoded = latent.encode(first)
-                conditions = torch.cat([inputs, first - centre_plane(inputs, shape)], 1)
+                regression = networks.estimate(inputs)
+                encoded = latent.encode(regression)
+                conditions = torch.cat([inputs, regression - centre_plane(inputs, shape)], 1)
             times = draw_times(len(clean), generator)
             noise = torch.randn(wanted.shape, generator=generator)
             # Half of the one-step cases start from zeros: that is how the conditional mean is asked for in use.
@@ -105,7 +105,7 @@ def train_flow(
 
 
 def start_from_estimate(network: Flow) -> None:
-    """The flow's first answer is the latent of the first estimate itself, in place."""
+    """The flow's first answer is the latent of the regression mean itself, in place."""
     network_out: Any = network.network.out
     nn.init.zeros_(network_out[-1].conv.weight)
     nn.init.zeros_(network_out[-1].conv.bias)
