@@ -441,7 +441,7 @@ def test_a_log_and_a_screen_quote_no_header(tmp_path, verb):
     assert code == 8
     messages = said + logs_of(tmp_path / "out")
     assert "RescaleSlope" in messages
-    assert "pixels.py" in messages
+    assert "pixels/image.py" in messages
     assert "Muster" not in messages
     # Who asks with -v looks for the cause, and gets it on the screen; what stays in files is without it.
     assert "Muster" in verb("denoise", tmp_path / "in", tmp_path / "out", "-v")[1]
