@@ -70,7 +70,10 @@ def derived(cases: Sequence[Case], verb: str, settings: Settings) -> list[Case]:
     if not raw:
         raise InputError("This BIDS dataset has no scan below any sub- folder. Check BIDS_DIR.")
     return [
-        case if case.skip or case.broken else replace(case, place=_renamed(case.place, verb, settings)) for case in raw
+        case
+        if case.skip or case.broken
+        else replace(case, place=_renamed(case.place, verb, settings), result=None if case.series else "nifti")
+        for case in raw
     ]
 
 

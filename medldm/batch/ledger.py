@@ -20,10 +20,10 @@ from medldm.batch import bids
 from medldm.batch.options import Options, Run
 from medldm.data.volume import Step, Volume
 from medldm.errors import InputError, OutputError
-from medldm.io import guess_modality, is_nifti
+from medldm.io import guess_modality, is_image_name
 from medldm.io.atomic import whole_file
 from medldm.io.discovery import Case
-from medldm.io.formats import stem
+from medldm.io.formats import result_files, result_format, stem
 from medldm.io.sidecars import (
     BIDS_MAPS,
     PREVIEW,
@@ -83,7 +83,8 @@ class Result:
         ----------
         kind : `STD` or `HALF_WIDTH`
         """
-        return companion_path(self.image, f"{kind}.nii.gz" if is_nifti(self.image) else f"{kind}.dcm", self.home)
+        form = result_format(self.image)
+        return companion_path(self.image, f"{kind}{form.written[0] if form else '.dcm'}", self.home)
 
     @cached_property
     def record(self) -> RunRecord | None:
@@ -119,15 +120,15 @@ def result_of(case: Case, target: Path) -> Result:
     target : where its result goes, from `output_path`
     """
     sent = Path(SENT, case.place).parts
-    if is_nifti(target) or target.parts[-len(sent) :] != sent:
+    if is_image_name(target) or target.parts[-len(sent) :] != sent:
         return Result(target)
     return Result(target, target.parents[len(sent) - 1] / case.place)
 
 
 def hash_image(image: Path) -> str:
-    """SHA-256 of a result as it lies there, a NIfTI file or a DICOM folder; when a slice was created does not count."""
+    """SHA-256 of a result as it lies there, an image or a DICOM folder; when a slice was created does not count."""
     if not image.is_dir():
-        return hash_files([image])
+        return hash_files(result_files(image))
     digest = hashlib.sha256()
     for path in sorted(image.glob("*.dcm")):
         try:

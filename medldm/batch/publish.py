@@ -26,10 +26,10 @@ from medldm.batch.options import Options, Run
 from medldm.batch.outputs import check_target
 from medldm.data.volume import Step, Volume, Voxels
 from medldm.errors import InputError
-from medldm.io import is_nifti, read, write
+from medldm.io import is_image_name, read, write
 from medldm.io.atomic import sentence, staged_name
 from medldm.io.discovery import Case
-from medldm.io.nifti.writer import copy_nifti
+from medldm.io.formats import result_files, result_format
 from medldm.io.sidecars import in_derivatives
 from medldm.provenance import RunRecord
 from medldm.qc.inspection import Plan
@@ -77,7 +77,8 @@ def publish(
 
         def replaced() -> None:
             """Just before the record comes: what it will not be about must not lie beside it."""
-            remove(target)
+            for path in reversed(result_files(target)):
+                remove(path)
             if not fresh:  # companions of an older result would pass for those of this one
                 remove_maps(result)
             for path in maps:
@@ -87,7 +88,8 @@ def publish(
                 result.preview_path.unlink(missing_ok=True)
 
         write_record(result, record, spacing, before=replaced)
-        show(staged, target)
+        for hidden, path in zip(result_files(staged), result_files(target), strict=True):
+            show(hidden, path)
     except BaseException:
         with contextlib.suppress(OSError):  # a name that is too long could not be written, nor removed
             if fresh and not target.exists():  # a record without its result, where nothing was before
@@ -96,7 +98,7 @@ def publish(
         raise
     finally:
         with contextlib.suppress(OSError):
-            for path in (target, *maps):
+            for path in (*result_files(target), *maps):
                 remove(staged_name(path))
     if clipped:
         log.warning("%d voxels of %s were clipped to the range that its stored values have", clipped, target.name)
@@ -111,9 +113,10 @@ def write_image(case: Case, before: Volume, after: Volume, target: Path, options
     number of voxels clipped to the stored integer range
     """
     as_it_is = after is before and options.volume is None and not options.fix
-    if as_it_is and case.series is None:
-        return copy_nifti(case.source, before, target)
-    if as_it_is and case.series is not None and not is_nifti(target):
+    form = result_format(target)
+    if as_it_is and case.series is None and form:
+        return form.copy(case.source, before, target)
+    if as_it_is and case.series is not None and not is_image_name(target):
         copy_series(case, target)
         return 0
     return write(after, target)
@@ -192,7 +195,7 @@ def stage_maps(after: Volume, result: Result) -> list[Path]:
         if voxels is None:
             continue
         path = result.map_path(kind)
-        if is_nifti(result.image):
+        if is_image_name(result.image):
             write(after.as_map(voxels), staged_name(path))
         else:
             try:
@@ -246,7 +249,7 @@ def draw_later(run: Run, result: Result, name: str, before: Volume) -> None:
 def _map(result: Result, kind: str, after: Volume) -> Voxels | None:
     """A map of uncertainty beside a NIfTI result; those of DICOM are no scans and are not read back."""
     path = result.map_path(kind)
-    if not is_nifti(result.image) or not path.exists():
+    if not is_image_name(result.image) or not path.exists():
         return None
     voxels = read(path).voxels
     return voxels if voxels.shape == after.shape else None

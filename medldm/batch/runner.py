@@ -16,8 +16,9 @@ from medldm.batch.options import Options, Run, Watch
 from medldm.batch.outputs import Protected, check_out, inputs_only, named_alone, sweep
 from medldm.batch.summary import Row, exit_code, rows_of_shards, tally, write_summary
 from medldm.errors import InputError, UsageError
-from medldm.io import is_nifti
+from medldm.io import is_image_name
 from medldm.io.discovery import Case, find_cases, output_path
+from medldm.io.formats import check_format
 from medldm.settings import Inpaint, Settings
 from medldm.zoo import card, check_weights
 
@@ -48,11 +49,14 @@ def run_batch(
         Before anything was done, or for a single scan named alone.
     """
     sources = (source,) if isinstance(source, Path) else tuple(source)
+    check_format(options.format)
     check_out(sources, out)
     settings = settled(settings)
-    raw = None if is_nifti(out) else dataset_of(sources)
+    raw = None if is_image_name(out) else dataset_of(sources)
     cases = inputs_only(find_cases(sources, options.include, options.exclude), sources, out)
     if raw:
+        if options.format not in (None, "nifti", "dicom"):
+            raise UsageError(f"Results of a BIDS dataset are NIfTI, not {options.format}. Leave --format out.")
         check_place(raw, out)
         cases = derived(cases, verb, settings)
         if not options.dry_run:
@@ -77,7 +81,7 @@ def run_batch(
         row = one_case(run, case, output_path(replace(case, alone=True), out, options.format))
         watch.say(f"{row.status}: {row.result or row.case}" + (f" ({row.message})" if row.message else ""))
         if options.report and not options.dry_run:
-            watch.report([row], out if case.series is not None and not is_nifti(out) else Path(row.result).parent)
+            watch.report([row], out if case.series is not None and not is_image_name(out) else Path(row.result).parent)
     return 0
 
 

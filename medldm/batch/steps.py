@@ -17,7 +17,7 @@ from medldm.batch.publish import draw_later, publish
 from medldm.batch.summary import TO_DO, Row
 from medldm.data.volume import Volume
 from medldm.errors import NotRestorable, OutputError
-from medldm.io import check_content, is_nifti, read, what_it_is
+from medldm.io import check_content, is_image_name, read, what_it_is
 from medldm.io.discovery import Case
 from medldm.io.sidecars import results_folder
 from medldm.provenance import RunRecord
@@ -131,7 +131,7 @@ def check_derivable(ready: Ready) -> None:
     ------
     InputError
     """
-    if ready.volume.stored.container == "dicom" and not is_nifti(ready.target):
+    if ready.volume.stored.container == "dicom" and not is_image_name(ready.target):
         from medldm.io.dicom.writing.sources import citable_sources
 
         citable_sources(ready.volume)

@@ -13,7 +13,7 @@ from medldm.batch import Options, Run, hash_files, one_case
 from medldm.batch.ledger import HALF_WIDTH, STD, hash_image, result_of
 from medldm.cli.progress import watching
 from medldm.errors import InputError, ModelError, UsageError, reason_of, shown
-from medldm.io import is_nifti
+from medldm.io import is_image_name
 from medldm.io.discovery import Case, find_cases
 from medldm.io.formats import check_result_name
 from medldm.io.sidecars import SENT
@@ -32,12 +32,12 @@ def rerun(arguments: argparse.Namespace) -> int:
     source = record.source
     image = Path(os.path.normpath(path.parent / record.result))  # a series lies beside the folder of its record
     case = find_input(source)
-    if not is_nifti(image):
+    if not is_image_name(image):
         case = replace(case, place=place_of_series(record))
     out = Path(arguments.out) if arguments.out else image
-    if arguments.out and not is_nifti(image) and out.resolve() != image.resolve():
+    if arguments.out and not is_image_name(image) and out.resolve() != image.resolve():
         out = out / SENT / case.place
-    elif arguments.out and is_nifti(image) and not is_nifti(out):
+    elif arguments.out and is_image_name(image) and not is_image_name(out):
         check_result_name(out)
         out = out / image.name
     if out.resolve() == image.resolve() and not arguments.overwrite:
@@ -61,7 +61,7 @@ def rerun(arguments: argparse.Namespace) -> int:
         run = Run(verb=record.task, settings=settings, options=options, watch=watch, sources=(Path(source.root),))
         row = one_case(run, case, out)
         same = hash_image(out) == record.result_sha256
-        but = "" if is_nifti(out) else ", but for the moment of its creation"
+        but = "" if is_image_name(out) else ", but for the moment of its creation"
         watch.say(f"the same image, byte for byte{but}" if same else "the image differs from the one of the record")
     print(shown(row.result))
     return 0

@@ -72,7 +72,9 @@ def _fits(name: str, value: object) -> bool:
     if name == "fix":
         return isinstance(value, bool)
     if name == "format":
-        return value in ("nifti", "dicom")
+        from medldm.io.formats import result_formats
+
+        return value in result_formats()
     if name == "volume":
         return value is None or (isinstance(value, int) and not isinstance(value, bool))
     several = value if isinstance(value, list) else [value]

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medldm.io.formats import WRITTEN, stem
+from medldm.io.formats import stem, usual_suffixes
 from medldm.provenance.record import RunRecord, is_record
 
 SENT = "dicom"  # folder of OUT that holds series and nothing else; their records lie outside of it
 RECORD, PREVIEW = "_medldm.json", "_preview.png"
 DESCRIPTION = "dataset_description.json"  # of a BIDS dataset
 BIDS_MAPS = {"_std.nii.gz": "Std", "_halfwidth.nii.gz": "HalfWidth"}  # what is added to a result's desc-
-MAPS = tuple(f"_{kind}{end}" for kind in ("std", "halfwidth") for end in (*WRITTEN, ".dcm"))
+MAPS = ("_std", "_halfwidth")
 RESULT = re.compile(r"sub-[A-Za-z0-9]+_(?:[a-z]+-[A-Za-z0-9+]+_)*desc-[A-Za-z0-9]+_[A-Za-z0-9]+")
 
 
@@ -139,7 +139,8 @@ def is_companion(path: Path, present: set[str]) -> bool:
     name = path.name
     if name.endswith((RECORD, PREVIEW)):
         return True
-    of_map = next((name[: -len(end)] for end in MAPS if name.endswith(end)), None)
+    ends = [f"{kind}{suffix}" for kind in MAPS for suffix in (*usual_suffixes(), ".dcm")]
+    of_map = next((name[: -len(end)] for end in ends if name.endswith(end)), None)
     if of_map is not None and f"{of_map}{RECORD}" in present:
         return True
     for label in BIDS_MAPS.values():

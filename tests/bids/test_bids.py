@@ -12,7 +12,7 @@ import pytest
 from medldm.batch.bids import LABELS, inherited
 from medldm.batch.summary import Row
 from medldm.cli import main
-from medldm.io.restored_before import recorded
+from medldm.io.images import recorded
 from medldm.io.sidecars import RESULT, read_record, record_path
 from medldm.report.facts import facts_of
 

@@ -505,7 +505,7 @@ def test_a_model_becomes_a_bundle(tiny_model, tmp_path, capsys):
         (["denoise", "scan.nii.gz"], 2, "OUT is missing. See `medldm denoise --help`."),
         (["denoise"], 2, "IN and OUT are missing."),
         (["denoyse", "a", "b"], 2, "There is no verb 'denoyse'; there are denoise, super-resolve,"),
-        (["denoise", "a", "b", "--format", "png"], 2, "--format is one of nifti, dicom, not 'png'."),
+        (["denoise", "a", "b", "--format", "png"], 2, "--format is one of nifti, nrrd, mha, mgz, dicom, not 'png'."),
         (["denoise", "a", "b", "--workers", "x"], 2, "--workers is a whole number, not 'x'."),
         (["denoise", "a", "b", "--noise"], 2, "--noise needs a value."),
         (["models", "a", "b"], 2, "medldm models cannot use b."),
