@@ -32,8 +32,8 @@ from medldm.inference.uncertainty import Interval, calibrated, local_contrast, p
 from medldm.io import read_nifti
 from medldm.io.atomic import whole_file
 from medldm.qc import ood
-from medldm.settings import VERBS, make
-from medldm.tasks import run
+from medldm.settings import make
+from medldm.tasks import TASKS, run
 from medldm.zoo import Card, card
 
 log = logging.getLogger(__name__)
@@ -217,7 +217,9 @@ def errors_of(found: Card, trial: Trial) -> Errors:
     if "missing" in facts:
         facts["missing"] = tuple(facts["missing"])
     place = str(found.path.with_name(f"{found.name}.json"))
-    known = make(VERBS[row.verb], {**facts, "model": place, "modality": "mr", "samples": SAMPLES, "steps": STEPS})
+    known = make(
+        TASKS[row.verb].settings, {**facts, "model": place, "modality": "mr", "samples": SAMPLES, "steps": STEPS}
+    )
     result = run(row.verb, trial.measured, known, mask=mask)
     # Samples of one orientation that do not differ have no spread to publish; their interval gets a floor anyway.
     std = np.zeros(result.shape, np.float32) if result.std is None else np.array(result.std)

@@ -20,7 +20,8 @@ from medldm.io import is_nifti
 from medldm.io.discovery import Case, find_cases
 from medldm.io.formats import check_result_name
 from medldm.io.sidecars import SENT
-from medldm.settings import VERBS, Settings, make
+from medldm.settings import Settings, make
+from medldm.tasks import TASKS
 from medldm.zoo import card
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,11 @@ log = logging.getLogger(__name__)
 def rerun(arguments: argparse.Namespace) -> int:
     """The verb."""
     path = Path(arguments.sidecar)
-    told = read_record(path)
-    image = Path(os.path.normpath(path.parent / told["result"]))  # a series lies beside the folder of its record
-    case = find_input(told["input"])
+    record = read_record(path)
+    image = Path(os.path.normpath(path.parent / record["result"]))  # a series lies beside the folder of its record
+    case = find_input(record["input"])
     if not is_nifti(image):
-        case = replace(case, place=place_of_series(told))
+        case = replace(case, place=place_of_series(record))
     out = Path(arguments.out) if arguments.out else image
     if arguments.out and not is_nifti(image) and out.resolve() != image.resolve():
         out = out / SENT / case.place
@@ -42,8 +43,8 @@ def rerun(arguments: argparse.Namespace) -> int:
         out = out / image.name
     if out.resolve() == image.resolve() and not arguments.overwrite:
         raise UsageError(f"{image} would be replaced: say --overwrite, or name another OUT.")
-    settings = settings_of(told, path)
-    source = told["input"]
+    settings = settings_of(record, path)
+    source = record["input"]
     masks = [Path(source["mask"])] if source.get("mask") else []
     if hash_files([*case.files, *masks]) != source["sha256"]:
         raise InputError(f"{case.source} has changed since this run; repeating it would not give the same image.")
@@ -56,12 +57,12 @@ def rerun(arguments: argparse.Namespace) -> int:
         and any(spread_path(record_of(case, image), kind).exists() for kind in (STD, HALF_WIDTH)),
         preview=preview_path(record_of(case, image)).exists(),
     )
-    for name in changed(told):
+    for name in changed(record):
         log.warning(name)
     with watching(arguments) as watch:
-        run = Run(verb=told["task"], settings=settings, options=options, watch=watch, sources=(Path(source["root"]),))
+        run = Run(verb=record["task"], settings=settings, options=options, watch=watch, sources=(Path(source["root"]),))
         row = one_case(run, case, out)
-        same = hash_image(out) == told.get("result_sha256")
+        same = hash_image(out) == record.get("result_sha256")
         but = "" if is_nifti(out) else ", but for the moment of its creation"
         watch.say(f"the same image, byte for byte{but}" if same else "the image differs from the one of the record")
     print(shown(row.result))
@@ -78,19 +79,19 @@ def read_record(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path} does not exist. Name a ..._medldm.json that lies beside a result.")
     try:
-        told: dict[str, Any] = json.loads(path.read_text())
-        complete = {"task", "settings", "input", "result"} <= set(told) and {"root", "sha256"} <= set(told["input"])
-        if complete and told["task"] in VERBS:
-            return told
+        record: dict[str, Any] = json.loads(path.read_text())
+        complete = {"task", "settings", "input", "result"} <= set(record) and {"root", "sha256"} <= set(record["input"])
+        if complete and record["task"] in TASKS:
+            return record
         problem = "parts are missing"
     except (OSError, ValueError, TypeError) as reason:
         problem = "parts are missing" if isinstance(reason, TypeError) else reason_of(reason)
     raise InputError(f"{path} is not the record of a medldm run ({problem}). Name a ..._medldm.json.")
 
 
-def place_of_series(told: dict[str, Any]) -> Path:
+def place_of_series(record: dict[str, Any]) -> Path:
     """Where a derived series lies below the folder that is sent, by its record."""
-    parts = [part for part in Path(told["result"]).parts if part != os.pardir]
+    parts = [part for part in Path(record["result"]).parts if part != os.pardir]
     return Path(*(parts[1:] if len(parts) > 1 and parts[0] == SENT else parts))
 
 
@@ -117,7 +118,7 @@ def find_input(source: dict[str, Any]) -> Case:
     raise InputError(f"{name}, the input of this run, is not there any more.")
 
 
-def settings_of(told: dict[str, Any], path: Path) -> Settings:
+def settings_of(record: dict[str, Any], path: Path) -> Settings:
     """The settings of a run, with the weights that it used.
 
     Raises
@@ -125,23 +126,24 @@ def settings_of(told: dict[str, Any], path: Path) -> Settings:
     ModelError
         This installation has other weights.
     """
-    settings = make(VERBS[told["task"]], told["settings"])
-    if not told.get("model"):
+    kind: type[Settings] = TASKS[record["task"]].settings
+    settings = make(kind, record["settings"])
+    if not record.get("model"):
         return settings  # there was nothing to do
-    name = told["model"] if settings.model == "auto" else settings.model
-    found = card(name)
-    if found.sha256 != told.get("sha256"):
+    name = record["model"] if settings.model == "auto" else settings.model
+    weights = card(name)
+    if weights.sha256 != record.get("sha256"):
         raise ModelError(
-            f"{path} was made with weights {str(told.get('sha256'))[:16]} of {told['model']}; this installation "
-            f"has {found.sha256[:16]}. Install medldm {told.get('medldm')}."
+            f"{path} was made with weights {str(record.get('sha256'))[:16]} of {record['model']}; this installation "
+            f"has {weights.sha256[:16]}. Install medldm {record.get('medldm')}."
         )
     # What `auto` means depends on the scan and on what ships; the record knows what it meant.
-    return make(VERBS[told["task"]], {**told["settings"], "model": name})
+    return make(kind, {**record["settings"], "model": name})
 
 
-def changed(told: dict[str, Any]) -> list[str]:
+def changed(record: dict[str, Any]) -> list[str]:
     """Sentences about what may make another image of the same run."""
-    before = told.get("versions", {})
+    before = record.get("versions", {})
     now = {name: package_version(name) for name in before if name != "python"}
     moved = [f"{name} {before[name]} -> {now[name]}" for name in now if before[name] != now[name]]
     return [f"Other versions than at the time, so the image may differ: {', '.join(moved)}."] if moved else []

@@ -17,7 +17,8 @@ from medldm.errors import InputError, MedldmError, ResourceError, place_of
 from medldm.io import find_missing_slices, guess_modality
 from medldm.qc.inspection import make_plan
 from medldm.qc.noise import NoiseEstimate, estimate_noise
-from medldm.settings import VERBS, make
+from medldm.settings import Restore, make
+from medldm.tasks import TASKS
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
 from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, shifted, widened
 
@@ -96,7 +97,7 @@ def carry_out(order: Order, told: Told) -> Outcome:
     """
     volumes = order.scan.volumes()
     if order.verb == "plan":
-        plan = make_plan(volumes[0], make(VERBS["restore"], order.options))  # type: ignore[arg-type]
+        plan = make_plan(volumes[0], make(Restore, order.options))
         return Outcome(words=rows_for_flags(plan.words()))
     if order.verb == "missing":
         named = spell_slices(find_missing_slices(volumes[0], order.options.get("axis", 2)))
@@ -151,7 +152,7 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
     edges = [tile for tile in TILES if tile < options.get("tile", 384)]
     for smaller, following in zip([None, *edges], [*edges, None], strict=True):
         try:
-            settings = make(VERBS[verb], options | ({"tile": smaller} if smaller else {}))
+            settings = make(TASKS[verb].settings, options | ({"tile": smaller} if smaller else {}))
             result = tasks.run(verb, volume, settings, mask=mask, progress=told)
         except (ResourceError, MemoryError, RuntimeError) as problem:
             if not crowded(problem):
@@ -184,7 +185,7 @@ def _preview(order: Order, volume: Volume, told: Told) -> tuple[Volume, Volume]:
     """The verb on a box and what lies around it, then the box alone."""
     assert order.where is not None
     box = box_of(order.where, volume)
-    across = order.verb in ("super-resolve", "fill-slices", "restore")
+    across = TASKS[order.verb].across_slices
     axis = int(order.options.get("axis", 2))
     margin = [NEAR if b - a == 1 else AROUND for a, b in box]
     if across:
@@ -227,7 +228,7 @@ def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -
 
 def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple]:
     afters = [after for _, after in pairs]
-    title = f"{order.scan.name} {'preview' if order.where else PAST[order.verb]}"
+    title = f"{order.scan.name} {'preview' if order.where else TASKS[order.verb].labels.past}"
     made = [_layer(afters, title)]
     spreads = [after.as_map(after.std) for after in afters if after.std is not None]
     if len(spreads) == len(afters):  # a frame without one would move the others to its place
@@ -248,15 +249,6 @@ def _difference(before: Volume, after: Volume) -> Volume:
     same = before.shape == after.shape and np.allclose(before.affine, after.affine)
     old = before.voxels if same else resample_to(before, after.affine, after.shape)
     return after.as_map(after.voxels.astype(np.float32) - old.astype(np.float32))
-
-
-PAST = {
-    "denoise": "denoised",
-    "super-resolve": "super-resolved",
-    "fill-slices": "filled",
-    "inpaint": "inpainted",
-    "restore": "restored",
-}
 
 
 def sentence(problem: BaseException) -> MedldmError | ValueError:

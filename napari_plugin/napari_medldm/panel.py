@@ -13,7 +13,8 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
 from medldm.errors import MedldmError, ModelError
-from medldm.settings import VERBS, make
+from medldm.settings import make
+from medldm.tasks import TASKS
 from napari_medldm import text, view
 from napari_medldm.engine import ENGINE
 from napari_medldm.form import ALL, Form
@@ -114,7 +115,7 @@ class Panel(Form):
         UsageError
         """
         found = self.rows.options()
-        make(VERBS[self.verb], found)
+        make(TASKS[self.verb].settings, found)
         return found
 
     def _order(self, where: Corners | None = None) -> Order:

@@ -19,7 +19,7 @@ from napari_medldm.regions import Drawn, drawn, filled
 class RestoreWidget(Panel):
     """Look at the scan, say a plan, and do what it needs."""
 
-    verb, title = "restore", "Restore"
+    verb = "restore"
 
     def _say_plan(self, options: dict[str, Any]) -> None:
         # It needs the noise level, so the computing process makes it.
@@ -29,7 +29,7 @@ class RestoreWidget(Panel):
 class DenoiseWidget(Panel):
     """Remove noise."""
 
-    verb, title = "denoise", "Denoise"
+    verb = "denoise"
 
     def extras(self) -> list[Any]:
         """A button that measures the noise."""
@@ -50,13 +50,13 @@ class DenoiseWidget(Panel):
 class SuperResolveWidget(Panel):
     """Thin slices from thick ones."""
 
-    verb, title = "super-resolve", "Super-resolve"
+    verb = "super-resolve"
 
 
 class FillSlicesWidget(Panel):
     """Fill missing or damaged slices."""
 
-    verb, title = "fill-slices", "Fill slices"
+    verb = "fill-slices"
 
     def extras(self) -> list[Any]:
         """Ways to name slices: find them, mark the current one, click on them."""
@@ -114,7 +114,7 @@ class FillSlicesWidget(Panel):
 class InpaintWidget(Panel):
     """Fill a region."""
 
-    verb, title = "inpaint", "Inpaint"
+    verb = "inpaint"
 
     def extras(self) -> list[Any]:
         """The layer that says where."""
