@@ -10,6 +10,7 @@ from napari.layers import Labels, Shapes
 
 from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.errors import MedldmError
+from medldm.tasks import TASKS
 from napari_medldm.jobs import Outcome
 from napari_medldm.layers import layer_data, snapshot
 from napari_medldm.panel import Panel
@@ -163,6 +164,23 @@ class InpaintWidget(Panel):
                 raise ValueError(f"Draw the region in {layer.name} first.")
             return shapes
         return snapshot(layer, self.point)
+
+
+def panels() -> dict[str, type[Panel]]:
+    """The panel of every task: one of this module, else one that the registry says enough for."""
+    own = {kind.verb: kind for kind in Panel.__subclasses__()}
+    return {
+        name: own.get(name) or type(f"{name.title().replace('-', '')}Widget", (Panel,), {"verb": name})
+        for name in TASKS
+    }
+
+
+def __getattr__(name: str) -> type[Panel]:
+    """``ToyTaskWidget``, which the manifest names, for a task that has no class here."""
+    for kind in panels().values() if name.endswith("Widget") else ():
+        if kind.__name__ == name:
+            return kind
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _index(scan: Any, point: Any) -> Any:
