@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import re
-from collections import defaultdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 HERE = Path(__file__).parent
+GALLERY = "<!-- gallery: docs/benchmarks/gallery/cases.md -->"
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -25,43 +23,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The failure gallery and scores by source, where responsible use is spoken of."""
+    """The failure gallery, on the page on responsible use."""
     if page.file.src_uri != "concepts/responsible-use.md":
         return markdown
-    made = {"gallery": (HERE / "benchmarks" / "gallery" / "cases.md").read_text(), "bias": by_source()}
-    for name, text in made.items():
-        found = re.search(rf"<!-- {name}: .*? -->", markdown)
-        if found is None:
-            raise PluginError(f"{page.file.src_uri} has no place for the {name} any more.")
-        markdown = markdown.replace(found[0], text)
-    return markdown
-
-
-def by_source() -> str:
-    """PSNR on test subjects by contrast and source: before, after."""
-    rows = {"noise-7": "nothing", "thick-4mm": "cubic", "gap-of-3": "cubic"}
-    with (HERE / "benchmarks" / "core" / "scores.csv").open(newline="") as lines:
-        scores = [score for score in csv.DictReader(lines) if score["row"] in rows and score["psnr"]]
-    # Of weights that a method has no longer, nothing: a ledger keeps what was computed before.
-    weights = {score["method"]: score["weights"] for score in scores}
-    kinds: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    subjects = defaultdict(set)
-    for score in (each for each in scores if each["weights"] == weights[each["method"]]):
-        kind = (score["contrast"].removeprefix("MR "), score["source"])
-        kinds[kind][score["row"], score["method"]].append(float(score["psnr"]))
-        subjects[kind].add(score["subject"])
-    titles = [f"{row}: {rival}, medldm" for row, rival in rows.items()]
-    told = [f"| contrast, source | test subjects | {' | '.join(titles)} |", "|---" * (len(rows) + 2) + "|"]
-    for kind, found in sorted(kinds.items()):
-        cells = []
-        for row, rival in rows.items():
-            before, after = found.get((row, rival)), found.get((row, "medldm"))
-            known = before is not None and after is not None
-            cells.append(
-                f"{fmean(before):.1f}, {fmean(after):.1f} ({fmean(after) - fmean(before):+.1f})" if known else ""
-            )
-        told.append(f"| {', '.join(kind)} | {len(subjects[kind])} | {' | '.join(cells)} |")
-    return "PSNR, dB:\n\n" + "\n".join(told) + "\n"
+    if GALLERY not in markdown:
+        raise PluginError(f"{page.file.src_uri} has no place for the gallery any more.")
+    return markdown.replace(GALLERY, (HERE / "benchmarks" / "gallery" / "cases.md").read_text())
 
 
 def on_post_page(output: str, **_: Any) -> str:

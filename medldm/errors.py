@@ -137,7 +137,7 @@ def place_of(problem: BaseException) -> str:
 
     Returns
     -------
-    ``ValueError in io/dicom/pixels.py, line 250``
+    ``ValueError in io/dicom/pixels/image.py, line 250``
     """
     frames = traceback.extract_tb(problem.__traceback__)
     home = Path(__file__).parent

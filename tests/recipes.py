@@ -104,7 +104,7 @@ def in_a_container(text, folder, patched, run_here):
 
 
 def published_benchmark(text, folder, patched, run_here):
-    """README's benchmark and its quotation, in the clone, on one small phantom instead of the test scans."""
+    """README's benchmark and its tables, in the clone, on one small phantom instead of the test scans."""
     clone, scores = folder / "medldm", folder / "medldm" / "docs" / "benchmarks" / "core"
     shutil.rmtree(scores)
     (folder / "shared" / "data").mkdir(parents=True)
@@ -112,7 +112,8 @@ def published_benchmark(text, folder, patched, run_here):
     bash(text, clone, own_environment(folder))
     with (scores / "scores.csv").open(newline="") as lines:
         found = {(score["row"], score["method"]) for score in csv.DictReader(lines) if score["psnr"]}
-    quoted = (clone / "README.md").read_text().split("<!-- scores -->")[1].split("<!-- /scores -->")[0]
+    page = (clone / "docs" / "concepts" / "quality.md").read_text()
+    quoted = page.split("<!-- table: core -->")[1].split("<!-- /table -->")[0]
     for row in GROUPS["core"]:
         assert (row, "medldm") in found, row
         assert f"\n| {row} | 1 | " in quoted, row

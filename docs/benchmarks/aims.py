@@ -6,10 +6,13 @@ at the cause are written by hand, once for each kind of aim that has a missed li
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))
+import published
+from published import best_baseline, mean, methods, rows
 
 HERE = Path(__file__).parent
 PAGE = HERE / "aims.md"
@@ -38,54 +41,30 @@ class Line(NamedTuple):
     met: bool
 
 
-def claims() -> Any:
-    """The other script that reads scores."""
-    if "claims" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("claims", HERE / "claims.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules["claims"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["claims"])
-    return sys.modules["claims"]
-
-
-def methods(folder: str, row: str) -> list[str]:
-    """That have a score in a row."""
-    return list(dict.fromkeys(each["method"] for each in claims().scores(folder) if each["row"] == row))
-
-
 def over(
     kind: str, folder: str, row: str, ours: str = "medldm", *, by: float = 0.0, least: float | None = None
 ) -> Line:
-    """PSNR against the best rival of a row, dB.
+    """PSNR against the best baseline of a row, dB.
 
     Parameters
     ----------
     by : the aim
     least : what would be well, where the aim itself is a wish
     """
-    mean = claims().mean
-    rivals = [name for name in methods(folder, row) if not name.startswith("medldm") and name != "nothing"]
-    best = max(rivals, key=lambda name: mean(row, name, folder=folder))
+    best = best_baseline(folder, row)
     mine, other = mean(row, ours, folder=folder), mean(row, best, folder=folder)
     aim = f"{by:+.1f} dB" if by else "above"
     return Line(kind, row, f"{mine:.2f} dB", f"{best} {other:.2f} ({mine - other:+.2f})", aim, mine - other > by)
 
 
 def noise() -> list[Line]:
-    """Denoising; only the table of rivals holds BM4D, ANTs and DIPY."""
+    """Denoising; only the benchmark of other filters holds BM4D, ANTs and DIPY."""
     kind = "Denoising MRI, best of BM4D, DIPY, ANTs, NLM, TV"
     found = [over(kind, "rivals", row, by=1.0) for row in ("noise-3", "noise-7")]
     kind = "Denoising MRI, best of NLM and TV"
     found += [over(kind, folder, row) for folder in ("core", "more") for row in rows(folder) if row.startswith("noise")]
     doses = [row for row in rows("ct") if "dose" in row]
     return found + [over("Denoising CT", "ct", row, "medldm-ct") for row in doses]
-
-
-def rows(folder: str) -> list[str]:
-    """Of a benchmark, where it was run."""
-    found: list[str] = claims().rows(folder) if (HERE / folder / "scores.csv").is_file() else []
-    return found
 
 
 def slices() -> list[Line]:
@@ -109,8 +88,8 @@ def planes() -> list[Line]:
 
 
 def sharp() -> list[Line]:
-    """`--fidelity 0` against the rival U-Net, whose bits `--fidelity 1` gives."""
-    found, mean = [], claims().mean
+    """`--fidelity 0` against the U-Net alone, whose bits `--fidelity 1` gives."""
+    found = []
     for row in rows("core"):
         if not row.startswith(("thick", "gap", "every")) or "medldm-sharp" not in methods("core", row):
             continue
@@ -118,22 +97,22 @@ def sharp() -> list[Line]:
             mine, other = mean(row, "medldm-sharp", field), mean(row, "medldm", field)
             better = sign * (mine - other) > 0
             line = f"{row}, {name}", f"{mine:.{digits}f}", f"U-Net {other:.{digits}f}", "better", better
-            found.append(Line("Fidelity 0 against the rival U-Net", *line))
+            found.append(Line("Fidelity 0 against the U-Net alone", *line))
     return found
 
 
 def lesions() -> list[Line]:
     """Contrast recovered at every size, and false lesions."""
-    found, mean = [], claims().mean
+    found = []
     for row in rows("lesions"):
-        rivals = [name for name in methods("lesions", row) if name not in ("medldm", "nothing")]
+        others = [name for name in methods("lesions", row) if name not in ("medldm", "nothing")]
         for size in SIZES:
             field = f"lesion_{size}"
-            best = max(rivals, key=lambda name, f=field: mean(row, name, f, "lesions"))  # type: ignore[misc]
+            best = max(others, key=lambda name, f=field: mean(row, name, f, "lesions"))  # type: ignore[misc]
             mine, other = mean(row, "medldm", field, "lesions"), mean(row, best, field, "lesions")
             told = f"{row}, {size} mm: contrast", f"{mine:.2f}", f"{best} {other:.2f}", "at least"
             found.append(Line("Lesions put in", *told, mine >= other - FRACTION))
-        best = min(rivals, key=lambda name: mean(row, name, "lesions_false", "lesions"))
+        best = min(others, key=lambda name: mean(row, name, "lesions_false", "lesions"))
         mine, other = mean(row, "medldm", "lesions_false", "lesions"), mean(row, best, "lesions_false", "lesions")
         told = f"{row}: false ones a volume", f"{mine:.1f}", f"{best} {other:.1f}", "not above"
         found.append(Line("Lesions put in", *told, mine <= other + FRACTION))
@@ -144,7 +123,7 @@ def coverage() -> list[Line]:
     """The 90 % interval, by task, contrast and subject."""
     found = []
     for column in ("task", "contrast", "subject"):
-        for name, share in claims().coverage(column).items():
+        for name, share in published.coverage(column).items():
             within = 85 <= share <= 95
             found.append(
                 Line("Coverage of the 90 % interval", f"{column} {name}", f"{share:.1f} %", "", "85 to 95", within)
@@ -154,13 +133,13 @@ def coverage() -> list[Line]:
 
 def speed() -> list[Line]:
     """Seconds on two cores."""
-    best, fast = (claims().speed("restoring_s", name) for name in ("brain-mri-2d", "brain-mri-2d-fast"))
+    best, fast = (published.speed("restoring_s", name) for name in ("brain-mri-2d", "brain-mri-2d-fast"))
     kind, what = "Speed, two CPU cores", "256 x 256 x 180"
     found = [
         Line(kind, f"{what}, best model", f"{best:.1f} s", "", "under 60 s", best < 60),
         Line(kind, f"{what}, fast model", f"{fast:.1f} s", "", "under 15 s", fast < 15),
     ]
-    for row in claims().script("speed").read():
+    for row in published.script("speed").read():
         if row["model"] == "BM4D":
             took = float(row["restoring_s"] or row["note"].split()[3])
             more = "" if row["restoring_s"] else "more than "

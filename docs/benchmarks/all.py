@@ -1,9 +1,9 @@
-"""Every table and figure of this folder, and what README quotes of them: one command.
+"""Every table and figure of this folder, and the tables of README and docs: one command.
 
-`python docs/benchmarks/all.py` makes the tables again from the scores that lie beside them, in seconds, and rewrites
-README's tables and numbers. `python docs/benchmarks/all.py ../shared/data` runs everything that is scored first. The
-benchmarks resume: of what their ledgers hold nothing is computed again unless weights changed. From nothing it takes
-a night on two cores; `medldm benchmark` writes the head of each table: command, commit, subjects.
+`python docs/benchmarks/all.py` makes the tables again from the scores beside them, in seconds.
+`python docs/benchmarks/all.py ../shared/data` runs everything that is scored first. The benchmarks resume: of what
+their ledgers hold nothing is computed again unless weights changed. From nothing it takes a night on two cores;
+`medldm benchmark` writes the head of each table: command, commit, subjects.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from claims import script
+from published import newest, scores, script
 
+from medldm.benchmark.ledger import read_scores
 from medldm.benchmark.tables import figure, markdown
 
 HERE = Path(__file__).parent
@@ -31,14 +32,14 @@ RECOMPUTED = ("Noise level estimate", "Sets of planes", "Planes compared in pair
 
 def commands(data: str) -> list[str]:
     """Everything that makes scores; rows and methods of a benchmark are those that its ledger holds."""
-    claims, found = script("claims"), []
+    lines = []
     for name in ledgers():
-        every = script("quote").newest(claims.read_scores(HERE / name / "scores.csv"))
+        every = newest(read_scores(HERE / name / "scores.csv"))
         rows, methods = (",".join(dict.fromkeys(score[key] for score in every)) for key in ("row", "method"))
-        found.append(f"-m medldm benchmark {data} --out docs/benchmarks/{name} --tasks {rows} --methods {methods}")
-    found += [f"docs/benchmarks/{name}.py {data}" for name in ("coverage", "guard", "gallery", "noise")]
+        lines.append(f"-m medldm benchmark {data} --out docs/benchmarks/{name} --tasks {rows} --methods {methods}")
+    lines += [f"docs/benchmarks/{name}.py {data}" for name in ("coverage", "guard", "gallery", "noise")]
     return [
-        *found, f"docs/benchmarks/finetune.py {data} build/finetune --minutes 12 --more 5", "docs/benchmarks/speed.py"
+        *lines, f"docs/benchmarks/finetune.py {data} build/finetune --minutes 12 --more 5", "docs/benchmarks/speed.py"
     ]  # fmt: skip
 
 
@@ -47,33 +48,32 @@ def ledgers() -> list[str]:
     return [name for name in LEDGERS if (HERE / name / "scores.csv").is_file()]
 
 
-def refreshed(table: str, scores: list[dict[str, Any]]) -> str:
+def refreshed(table: str, known: list[dict[str, Any]]) -> str:
     """A page of tables with those that scores make made again; its head, and what scans make, stay.
 
     Parameters
     ----------
     table : Markdown, as it lies there
-    scores : of its ledger
+    known : scores of its ledger
     """
     head = table.split("### ")[0]
     kept = [part for part in re.split(r"^### ", table, flags=re.MULTILINE)[1:] if part.startswith(RECOMPUTED)]
-    made = markdown(scores, {}, "").split("### ", 1)
+    made = markdown(known, {}, "").split("### ", 1)
     # Titles name the network behind the perceptual distance.
     tables = f"### {made[1]}" if len(made) > 1 else ""
     return head + tables + "".join(f"\n### {part.rstrip()}\n" for part in kept)
 
 
 def main(data: str | None) -> None:
-    """Run what is scored, if told where the scans are; make the tables; quote them."""
-    for words in commands(data) if data else ():
-        print(words, flush=True)
-        subprocess.run([sys.executable, *shlex.split(words)], cwd=ROOT, check=True)
-    claims = script("claims")
+    """Make the scores, where the place of the scans is given; then all tables."""
+    for command in commands(data) if data else ():
+        print(command, flush=True)
+        subprocess.run([sys.executable, *shlex.split(command)], cwd=ROOT, check=True)
     for name in ledgers():
         page = HERE / name / "table.md"
-        page.write_text(refreshed(page.read_text(), claims.scores(name)))
+        page.write_text(refreshed(page.read_text(), scores(name)))
         if (HERE / name / "figure.png").is_file():
-            figure(claims.scores(name), HERE / name / "figure.png")
+            figure(scores(name), HERE / name / "figure.png")
         print(page.relative_to(ROOT))
     for name, place in PAGES.items():
         module = script(name)
@@ -81,9 +81,7 @@ def main(data: str | None) -> None:
         page.write_text(getattr(module, "page" if hasattr(module, "page") else "table")(module.read()))
         print(page.relative_to(ROOT))
     script("aims").main()
-    script("quote").main(HERE / "core")
-    for words in (["--write"], []):
-        subprocess.run([sys.executable, str(HERE / "claims.py"), *words], check=not words)
+    script("published").main()
 
 
 if __name__ == "__main__":

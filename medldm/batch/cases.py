@@ -149,9 +149,9 @@ def check_derivable(ready: Ready) -> None:
     InputError
     """
     if ready.volume.stored.container == "dicom" and not is_nifti(ready.target):
-        from medldm.io.dicom.stack import cited_stack
+        from medldm.io.dicom.writing.sources import citable_sources
 
-        cited_stack(ready.volume)
+        citable_sources(ready.volume)
 
 
 def finish(run: Run, ready: Ready, result: Volume) -> Row:

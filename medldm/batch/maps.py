@@ -75,7 +75,7 @@ def remove_maps(record: Record) -> None:
 
 
 def _write_dicom(result: Volume, path: Path, kind: str) -> None:
-    from medldm.io.dicom.parametric import write_uncertainty
+    from medldm.io.dicom.writing.parametric_map import write_uncertainty
 
     last: Any = result.history[-1]
     write_uncertainty(result, path, task=last.task, facts=last.facts, half_width=kind == HALF_WIDTH)

@@ -41,13 +41,13 @@ class Stored:
     flips : for each axis of the stored array, True where it runs against ``Volume.voxels``
     dtype : voxel type in the file; results go back to it (integers rounded and clipped)
     container : ``"nifti"``, ``"dicom"`` or ``"array"``
-    header : the file's own header: a nibabel header, or `medldm.io.dicom.frames.Frame` for each slice of a DICOM series
+    header : the file's own header: a nibabel header, or a DICOM `Frame` for each slice of a series
     thickness_mm : slice thickness along the stored third axis, mm; None where the file does not say
     missing : slices along the stored third axis that were never measured, counted from 0
     modality : ``"mr"``, ``"ct"`` or None where the file does not say
     note : sentences worth telling the user (repairs, guesses)
     restored_by : what medldm did to the scan before it was stored, as its header says; empty for an original
-    apart : what tells it from other scans of one DICOM series, ``"TE 80"``; empty where it is the only one
+    label : distinguishes it from other scans of one DICOM series, ``"TE 80"``; empty where it is the only one
     part : counts the scans of one DICOM series, from 0
     """
 
@@ -61,7 +61,7 @@ class Stored:
     modality: str | None = None
     note: tuple[str, ...] = ()
     restored_by: str = ""
-    apart: str = ""
+    label: str = ""
     part: int = 0
 
 

@@ -147,7 +147,7 @@ def _check_series(written: Path, path: Path, volume: Volume) -> None:
 
 def _whole_as_dicom(volume: Volume) -> tuple[Volume, int]:
     """The voxels that a derived series would hold, since both formats say the same; how many were clipped for it."""
-    from medldm.io.dicom.derived import as_derived
+    from medldm.io.dicom.writing.series import as_derived
 
     try:
         return as_derived(volume)

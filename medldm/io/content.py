@@ -180,14 +180,14 @@ def guess_modality(volume: Volume) -> tuple[str, str]:
 
 
 def _both_signs(values: Voxels) -> bool:
-    from medldm.io.dicom.quantity import far_below
+    from medldm.io.dicom.header.content import far_below
 
     some = values[:: max(1, values.size // SAMPLE)]
     return some.size > 0 and far_below(*(float(value) for value in np.percentile(some, (1, 99))))
 
 
 def _no_padding(volume: Volume) -> Voxels:
-    from medldm.io.dicom.padding import measured
+    from medldm.io.dicom.pixels.padding import measured
 
     values = measured(volume)
     return values[np.isfinite(values)]

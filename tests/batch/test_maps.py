@@ -62,7 +62,7 @@ def test_a_header_that_no_map_can_be_made_of_does_not_cost_the_series(tmp_path, 
         raise InputError("no map can be made of series-003.")
 
     series = phantoms_dicom.write_series(tmp_path / "in", phantoms.brain((32, 36, 8)).astype(np.int16))
-    monkeypatch.setattr("medldm.io.dicom.parametric.write_uncertainty", refuse)
+    monkeypatch.setattr("medldm.io.dicom.writing.parametric_map.write_uncertainty", refuse)
     assert stage_maps(with_maps(read(series)), Record(tmp_path / "series-003")) == []
     assert "no map can be made" in caplog.text
 

@@ -63,7 +63,7 @@ def read_one(seed: Seed, folder: Path) -> str:
     Finding
     """
     from medldm.errors import MedldmError
-    from medldm.io.dicom.header import no_values_on_screen
+    from medldm.io.dicom.header.files import no_values_on_screen
     from medldm.io.discovery import find_cases
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -173,8 +173,8 @@ def _check_dicom(volume) -> None:
     """Every image lies where its own ImagePositionPatient and ImageOrientationPatient say, by pydicom."""
     import pydicom
 
-    from medldm.io.dicom.frames import flat_frame
-    from medldm.io.dicom.header import Bounded
+    from medldm.io.dicom.header.files import Bounded
+    from medldm.io.dicom.header.frames import flat_frame
 
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
     # Scanners round: design/dicom.md tolerates 0.02 mm or 1 % of the spacing, at every step between two slices.

@@ -273,7 +273,7 @@ def test_slices_that_turn_a_little_are_no_localizer(tmp_path):
 
 @pytest.mark.slow
 def test_hundreds_of_kinds_of_images_are_not_all_compared_with_all(tmp_path, monkeypatch):
-    from medldm.io.dicom import grouping
+    from medldm.io.dicom.series import grouping
 
     compared, same_place_mm = [], grouping.same_place_mm
 

@@ -13,8 +13,9 @@ from pydicom.pixels.decoders import JPEGLSLosslessDecoder
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from medldm.errors import InputError, NotRestorable
-from medldm.io.dicom import find_series, read_series, slices
-from medldm.io.dicom.pixels import decode, load
+from medldm.io.dicom import find_series, read_series
+from medldm.io.dicom.pixels.decode_worker import worker
+from medldm.io.dicom.pixels.image import decode, load
 
 
 @pytest.fixture
@@ -317,7 +318,7 @@ def test_twelve_bits_in_extended_jpeg_are_those_of_simpleitk(signed, voxels, tmp
 
 def refusing(plugin, monkeypatch):
     """A codec that fails on every stream, as pyjpegls does on some that GDCM decodes; those that were asked."""
-    asked, unpack = [], slices.unpacker.unpack
+    asked, unpack = [], worker.decode
 
     def answer(dataset, frame, name):
         asked.append(name)
@@ -325,7 +326,7 @@ def refusing(plugin, monkeypatch):
             raise ValueError("internal words of a codec")
         return unpack(dataset, frame, name)
 
-    monkeypatch.setattr(slices.unpacker, "unpack", answer)
+    monkeypatch.setattr(worker, "decode", answer)
     return asked
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from medldm.errors import GeometryError, NotRestorable
 from medldm.io.dicom import find_series, read_series
-from medldm.io.dicom.pixels import decode, load
+from medldm.io.dicom.pixels.image import decode, load
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 pytestmark = [pytest.mark.data, pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")]

@@ -292,7 +292,7 @@ def test_a_copy_that_nibabel_would_not_open_is_written_anew(tmp_path):
 def test_a_series_that_cannot_be_read_again_does_not_take_its_name(tmp_path, monkeypatch):
     import phantoms_dicom
 
-    from medldm.io.dicom import derived
+    from medldm.io.dicom.writing import series as derived
 
     volume = io.read(phantoms_dicom.write_series(tmp_path / "in", VOXELS))
     write = derived._write_slices

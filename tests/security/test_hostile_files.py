@@ -23,8 +23,10 @@ import medldm.io.archives
 from medldm.cli import main
 from medldm.errors import InputError, MedldmError, shown
 from medldm.io.archives import unpack
-from medldm.io.dicom import codecs, decode_worker, find_series, read_series
-from medldm.io.dicom import header as dicom_header
+from medldm.io.dicom import find_series, read_series
+from medldm.io.dicom.header import files as dicom_files
+from medldm.io.dicom.header.parse import read_headers
+from medldm.io.dicom.pixels import codecs, decode_worker
 from medldm.io.discovery import find_cases
 from medldm.io.nifti.writer import read_nifti
 
@@ -108,20 +110,20 @@ def test_more_packed_bytes_than_the_header_promises_are_never_held(tmp_path):
 
 
 def test_a_deflated_data_set_that_bursts_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(dicom_header, "LARGEST_INFLATED", 2**20)
+    monkeypatch.setattr(dicom_files, "LARGEST_INFLATED_BYTES", 2**20)
     folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((8, 8, 3)).astype(np.int16))
     path = sorted(folder.iterdir())[0]
     image = pydicom.dcmread(path)
     image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
     image.save_as(path)
-    assert dicom_header.read_headers(path)
+    assert read_headers(path)
     data = path.read_bytes()
     start = 144 + pydicom.dcmread(path).file_meta.FileMetaInformationGroupLength
     plain = zlib.decompress(data[start:], -zlib.MAX_WBITS)
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     burst = plain + b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", 2**24) + bytes(2**24)
     path.write_bytes(data[:start] + packer.compress(burst) + packer.flush())
-    assert not dicom_header.read_headers(path)
+    assert not read_headers(path)
 
 
 def hostile(image, damage):
@@ -163,7 +165,7 @@ def test_a_modality_that_holds_a_name_is_not_repeated(tmp_path):
     """Found by the fuzzer: a damaged length puts what stands behind it into the value."""
     voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
     folder = phantoms_dicom.write_series(tmp_path / "s", voxels)
-    with dicom_header.no_values_on_screen():
+    with dicom_files.no_values_on_screen():
         phantoms_dicom.edit(folder, lambda image: setattr(image, "Modality", "MR DOE^JANE"))
         phantoms_dicom.edit(folder, lambda image: setattr(image, "Modality", "PT"), which=(1,))
     assert {series.reason for series in find_series(folder)} == {
@@ -241,10 +243,10 @@ def test_a_stream_that_ends_its_codec_is_a_sentence_and_the_next_is_read(change,
 
 def test_a_codec_that_never_ends_is_stopped(tmp_path, monkeypatch):
     series = packed(tmp_path, lambda data, at: None)
-    monkeypatch.setattr(decode_worker, "PATIENCE", 0.01)
-    monkeypatch.setattr(decode_worker, "unpacker", decode_worker.Unpacker())
+    monkeypatch.setattr(decode_worker, "TIMEOUT_S", 0.01)
+    monkeypatch.setattr(decode_worker, "worker", decode_worker.DecodeWorker())
     monkeypatch.setattr(decode_worker, "CHILD", "import time; time.sleep(600)")
-    monkeypatch.setattr("medldm.io.dicom.slices.unpacker", decode_worker.unpacker)
+    monkeypatch.setattr("medldm.io.dicom.pixels.image.worker", decode_worker.worker)
     with pytest.raises(InputError, match="end the program"):
         read_series(series)
 
@@ -254,30 +256,31 @@ def test_an_interrupted_unpacking_gives_its_pixels_to_nobody_else(tmp_path, monk
     """In a notebook: the cell is stopped, the next one reads another scan."""
     folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((32, 32, 2)).astype(np.int16))
     first, second = (pydicom.dcmread(path) for path in phantoms_dicom.by_position(phantoms_dicom.jpeg_lossless(folder)))
-    unpacker, receive = decode_worker.Unpacker(), decode_worker._receive
-    wanted = unpacker.unpack(second, codecs.frame_of(second, None), "")
+    worker, receive = decode_worker.DecodeWorker(), decode_worker._receive
+    wanted = worker.decode(second, codecs.frame_of(second, None), "")
 
     def stopped(stream):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(decode_worker, "_receive", stopped)
     with pytest.raises(KeyboardInterrupt):
-        unpacker.unpack(first, codecs.frame_of(first, None), "")
+        worker.decode(first, codecs.frame_of(first, None), "")
     monkeypatch.setattr(decode_worker, "_receive", receive)
-    assert np.array_equal(unpacker.unpack(second, codecs.frame_of(second, None), ""), wanted)
-    unpacker.close()
+    assert np.array_equal(worker.decode(second, codecs.frame_of(second, None), ""), wanted)
+    worker.close()
 
 
 @pytest.mark.slow
 def test_the_process_that_unpacks_ends_with_the_one_that_asked(tmp_path):
     series = packed(tmp_path, lambda data, at: None)
-    told = (
-        "import os, sys, pathlib; from medldm.io.dicom import find_series, read_series, apart;"
+    code = (
+        "import os, sys, pathlib; from medldm.io.dicom import find_series, read_series;"
+        "from medldm.io.dicom.pixels.decode_worker import worker;"
         "read_series(find_series(pathlib.Path(sys.argv[1]))[0]);"
-        "print(decode_worker.unpacker._process.pid, flush=True); os.kill(os.getpid(), 9)"
+        "print(worker._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     asked = subprocess.run(
-        [sys.executable, "-c", told, series.files[0].parent], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, series.files[0].parent], capture_output=True, text=True, check=False
     )
     while psutil.pid_exists(int(asked.stdout)):  # one that stays is ended by the limit of pytest
         time.sleep(0.05)
@@ -315,7 +318,7 @@ def test_a_stream_of_gigabytes_is_measured_before_it_is_unpacked(tmp_path):
 
 def test_a_photometric_interpretation_that_holds_a_name_is_not_repeated(tmp_path):
     folder = phantoms_dicom.write_series(tmp_path / "s", phantoms.brain((8, 8, 3)).astype(np.int16))
-    with dicom_header.no_values_on_screen():
+    with dicom_files.no_values_on_screen():
         phantoms_dicom.edit(folder, lambda image: setattr(image, "PhotometricInterpretation", "DOE^JANE"))
     (series,) = find_series(folder)
     with pytest.raises(InputError, match="not one of grey values") as told:
@@ -448,7 +451,7 @@ def test_no_patient_is_named_outside_dicom(form, tmp_path, verb, caplog):
     broken = phantoms_dicom.write_series(tmp_path / "in" / "broken", voxels, number=4, each=identify)
     phantoms_dicom.cut_short(sorted(broken.iterdir())[2])
     odd = phantoms_dicom.write_series(tmp_path / "in" / "odd", voxels, number=5, each=identify)
-    with dicom_header.no_values_on_screen():  # pydicom complains while the phantom is written, too
+    with dicom_files.no_values_on_screen():  # pydicom complains while the phantom is written, too
         phantoms_dicom.edit(odd, lambda image: setattr(image, "PatientName", "Doe^Jane^" * 30))
     out = tmp_path / "out"
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as warned:

@@ -1,4 +1,4 @@
-"""What a derived slice says about itself: who made it from what, and which voxels nobody measured."""
+"""Provenance of derived images: new UIDs, sources, derivation codes, equipment, and which voxels were not measured."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from medldm.data.volume import Volume, Voxels
-from medldm.io.dicom.attributes import keep_verbatim
-from medldm.io.dicom.classic import Source
-from medldm.io.dicom.header import UNREADABLE
-from medldm.io.dicom.values import careful
+from medldm.io.dicom.header.values import UNREADABLE, careful
+from medldm.io.dicom.writing.attributes import keep_encoded
+from medldm.io.dicom.writing.classic import Source
 
 PREFIX = "2.25."  # UIDs made of a 128-bit number need no registered root (PS3.5 B.2)
 # What a result follows from, beside its sources and pixels. Options that only say how it was computed, or say the same
 # in other words ("auto" and the model it chose), are not among them.
-TOLD, ASKED = ("model", "sha256", "seed", "steps", "medldm"), ("fidelity", "samples")
+UID_FACTS, UID_SETTINGS = ("model", "sha256", "seed", "steps", "medldm"), ("fidelity", "samples")
 # What describes the source's pixels, files or place, and would be wrong about ours.
 DROPPED = (
     "PixelData", "FloatPixelData", "DoubleFloatPixelData", "IconImageSequence", "SmallestImagePixelValue",
@@ -35,8 +34,8 @@ DROPPED = (
     "ReferencedPerformedProcedureStepSequence", "InstanceCreationDate", "InstanceCreationTime", "InstanceCreatorUID",
     "DigitalSignaturesSequence", "MACParametersSequence", "DataSetTrailingPadding",
 )  # fmt: skip
-NUMBER = 7000  # added to SeriesNumber: new, and still telling where it came from
-NEXT_PART = 10_000  # and this for each further result of one series
+SERIES_NUMBER_OFFSET = 7000  # added to SeriesNumber: new, and still telling where it came from
+PART_OFFSET = 10_000  # and this for each further result of one series
 HIGHEST_NUMBER = 2**31 - 1  # DICOM keeps numbers in 32 bits
 ACQUISITION, MODIFYING = "109101", "109103"  # purposes of equipment, CID 7005
 RESAMPLED = ("113085", "DCM", "Spatial resampling")  # CID 7203
@@ -56,19 +55,19 @@ def make_uids(
     task, facts : what was done
     """
     settings = volume.history[-1].settings if volume.history else {}
-    told = [
+    identity = [
         [[str(source.header.SOPInstanceUID), source.image.number] for source in sources],
         str(sources[0].header.SeriesInstanceUID),
         task,
-        {name: facts.get(name) for name in TOLD},
-        {name: float(settings[name]) for name in ASKED if name in settings},
+        {name: facts.get(name) for name in UID_FACTS},
+        {name: float(settings[name]) for name in UID_SETTINGS if name in settings},
         [int(place) for place in facts.get("invented_slices") or ()],
         [round(float(value), 6) for value in volume.stored_affine().ravel()],
-        [volume.stored.thickness_mm, [[*each.shape, str(each.dtype)] for each in slices]],
+        [volume.stored.thickness_mm, [[*voxels.shape, str(voxels.dtype)] for voxels in slices]],
     ]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    for each in slices:
-        digest.update(np.ascontiguousarray(each).tobytes())
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode())
+    for voxels in slices:
+        digest.update(np.ascontiguousarray(voxels).tobytes())
     seed = digest.hexdigest()
     return [derived_uid(seed, "series"), *(derived_uid(seed, f"slice {place}") for place in range(len(slices)))]
 
@@ -85,9 +84,9 @@ def created(source: Any, now: float | None = None) -> tuple[str, str]:
         fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
         now = float(fixed) if fixed.isdecimal() else time.time()
     zone = None
-    said = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", careful(lambda: str(source.get("TimezoneOffsetFromUTC") or ""), ""))
-    if said and int(said[2]) < 24:
-        zone = timezone((1 if said[1] == "+" else -1) * timedelta(hours=int(said[2]), minutes=int(said[3])))
+    offset = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", careful(lambda: str(source.get("TimezoneOffsetFromUTC") or ""), ""))
+    if offset and int(offset[2]) < 24:
+        zone = timezone((1 if offset[1] == "+" else -1) * timedelta(hours=int(offset[2]), minutes=int(offset[3])))
     moment = datetime.fromtimestamp(now, UTC).astimezone(zone)
     return f"{moment:%Y%m%d}", f"{moment:%H}"
 
@@ -108,7 +107,7 @@ def strip(dataset: Dataset) -> None:
     for name in DROPPED:
         if name in dataset:
             del dataset[name]
-    keep_verbatim(dataset)
+    keep_encoded(dataset)
 
 
 def series_number(source: Any, added: int, part: int = 0) -> int:
@@ -120,7 +119,7 @@ def series_number(source: Any, added: int, part: int = 0) -> int:
     added : to the source's own number
     part : counts the results of one series, from 0
     """
-    added += NEXT_PART * part
+    added += PART_OFFSET * part
     try:
         number = int(source.get("SeriesNumber") or 0)
     except UNREADABLE:
@@ -128,34 +127,34 @@ def series_number(source: Any, added: int, part: int = 0) -> int:
     return max(1, (max(0, number) + added) % (HIGHEST_NUMBER + 1))
 
 
-def verbs_of(volume: Volume) -> list[str]:
-    """Verbs that were run on a volume, in order; those of its plan for ``restore``."""
-    verbs: list[str] = []
+def tasks_of(volume: Volume) -> list[str]:
+    """Tasks that were run on a volume, in order; those of its plan for ``restore``."""
+    tasks: list[str] = []
     for step in volume.history:
-        planned = [str(each["verb"]) for each in step.facts.get("plan") or ()]
-        verbs += planned or [step.task]
-    return list(dict.fromkeys(verbs))
+        planned = [str(planned_step["verb"]) for planned_step in step.facts.get("plan") or ()]
+        tasks += planned or [step.task]
+    return list(dict.fromkeys(tasks))
 
 
-def description(task: str, verbs: Sequence[str], facts: Mapping[str, Any], notes: Sequence[str]) -> str:
+def description(task: str, tasks: Sequence[str], facts: Mapping[str, Any], notes: Sequence[str]) -> str:
     """DerivationDescription: what was done, by which model, how.
 
     Parameters
     ----------
-    task : verb
-    verbs : that it stands for
+    task : name of the task
+    tasks : those that it stands for
     facts : what was done (model, sha256, steps, seed, medldm)
     notes : what else was done, in sentences
     """
-    plan = f" ({', '.join(verbs)})" if verbs and list(verbs) != [task] else ""
-    words = [f"medldm {facts.get('medldm') or ''} {task}{plan}"]
+    plan = f" ({', '.join(tasks)})" if tasks and list(tasks) != [task] else ""
+    parts = [f"medldm {facts.get('medldm') or ''} {task}{plan}"]
     if facts.get("model"):
-        words.append(f"model {facts['model']} {str(facts.get('sha256') or '')[:16]}".strip())
-        words.append(f"steps {facts.get('steps', 1)}; seed {facts.get('seed', 0)}")
-    return " ".join([f"{'; '.join(words)}; research use only.", *notes])[:1024].strip()
+        parts.append(f"model {facts['model']} {str(facts.get('sha256') or '')[:16]}".strip())
+        parts.append(f"steps {facts.get('steps', 1)}; seed {facts.get('seed', 0)}")
+    return " ".join([f"{'; '.join(parts)}; research use only.", *notes])[:1024].strip()
 
 
-def declare(
+def write_provenance(
     dataset: Dataset,
     sources: Sequence[Source],
     uids: tuple[str, str],
@@ -178,21 +177,21 @@ def declare(
     moment : from `created`
     """
     first, notes = sources[0].header, volume.stored.note
-    verbs = verbs_of(volume) or [task]
+    tasks = tasks_of(volume) or [task]
     dataset.SeriesInstanceUID, dataset.SOPInstanceUID = uids
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = moment
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.SeriesNumber = series_number(first, NUMBER, volume.stored.part)
+    dataset.SeriesNumber = series_number(first, SERIES_NUMBER_OFFSET, volume.stored.part)
     dataset.SeriesDescription = series_description(first, volume, f"medldm {task} RUO")
     dataset.ImageType = _image_type(first)
-    dataset.DerivationDescription = description(task, verbs, facts, notes)
-    codes = [each for step in volume.history for each in step.derivation]
+    dataset.DerivationDescription = description(task, tasks, facts, notes)
+    codes = [triple for step in volume.history for triple in step.derivation]
     codes += [RESAMPLED] if any(INTERPOLATED in note for note in notes) else []
     if "DerivationCodeSequence" in dataset:
         del dataset.DerivationCodeSequence
     if codes:
-        dataset.DerivationCodeSequence = [code(*each) for each in dict.fromkeys(codes)]
+        dataset.DerivationCodeSequence = [code(*triple) for triple in dict.fromkeys(codes)]
     dataset.SourceImageSequence = [reference(source) for source in sources]
     dataset.ContributingEquipmentSequence = equipment(first, facts)
     # What was invented once stays so, whatever is done to it later.
@@ -202,7 +201,7 @@ def declare(
 
 
 def series_description(source: Any, volume: Volume, ours: str) -> str:
-    """SeriesDescription of a result: the source's, what tells it from other results of that series, what was done.
+    """SeriesDescription of a result: the source's, its label among the series of one UID, what was done.
 
     Parameters
     ----------
@@ -210,19 +209,19 @@ def series_description(source: Any, volume: Volume, ours: str) -> str:
     volume : result
     ours : what was done
     """
-    end = f"{volume.stored.apart} {ours}".strip()
-    return f"{_words(source, 'SeriesDescription')[: min(40, 63 - len(end))]} {end}".strip()[:64]
+    end = f"{volume.stored.label} {ours}".strip()
+    return f"{_text(source, 'SeriesDescription')[: min(40, 63 - len(end))]} {end}".strip()[:64]
 
 
-def _words(source: Any, name: str) -> str:
+def _text(source: Any, name: str) -> str:
     """A text; several values, which a backslash in it makes, joined again."""
     value = source.get(name) or ""
     return value if isinstance(value, str) else " ".join(map(str, value))
 
 
 def _image_type(source: Any) -> list[str]:
-    words = source.get("ImageType") or []
-    kept = [words] if isinstance(words, str) else [str(word) for word in words]
+    parts = source.get("ImageType") or []
+    kept = [parts] if isinstance(parts, str) else [str(word) for word in parts]
     return ["DERIVED", "SECONDARY", *(kept[2:] or ["OTHER"])]
 
 
@@ -247,9 +246,9 @@ def equipment(source: Any, facts: Mapping[str, Any]) -> list[Dataset]:
     """
     before = deepcopy(list(source.get("ContributingEquipmentSequence") or []))
     for item in before:
-        keep_verbatim(item)
-    codes = [each for item in before for each in item.get("PurposeOfReferenceCodeSequence") or []]
-    known = any(str(each.get("CodeValue", "")) == ACQUISITION for each in codes)
+        keep_encoded(item)
+    purposes = [purpose for item in before for purpose in item.get("PurposeOfReferenceCodeSequence") or []]
+    known = any(str(purpose.get("CodeValue", "")) == ACQUISITION for purpose in purposes)
     scanner = [] if known else [_scanner(source)]
     ours = Dataset()
     ours.PurposeOfReferenceCodeSequence = [code(MODIFYING, "DCM", "Modifying Equipment")]

@@ -16,8 +16,10 @@ from pydicom.valuerep import DA, TM
 from medldm.data.volume import Affine, Volume, Voxels
 from medldm.errors import InputError
 from medldm.io.atomic import whole_file
-from medldm.io.dicom.classic import Source
-from medldm.io.dicom.derivation import (
+from medldm.io.dicom.header.files import no_values_on_screen
+from medldm.io.dicom.header.values import UNREADABLE
+from medldm.io.dicom.writing.classic import Source
+from medldm.io.dicom.writing.derivation import (
     derived_uid,
     description,
     equipment,
@@ -25,10 +27,9 @@ from medldm.io.dicom.derivation import (
     reference,
     series_number,
     strip,
-    verbs_of,
+    tasks_of,
 )
-from medldm.io.dicom.header import UNREADABLE, no_values_on_screen
-from medldm.io.dicom.stack import Stack, cited_stack
+from medldm.io.dicom.writing.sources import Sources, citable_sources
 
 # What the map is about, and what its maker looks at.
 GIVEN = (
@@ -69,7 +70,7 @@ class Kind(NamedTuple):
     """
 
     short: str
-    words: str
+    quantity: str
     label: str
     contrast: str
     number: int
@@ -101,11 +102,11 @@ def write_uncertainty(
         raise InputError(f"{volume.name} was not read from DICOM, so there is no study to put a map into.")
     if volume.std is None:
         raise InputError(f"{volume.name} has no standard deviation. Ask for it with --samples 8 --uncertainty.")
-    stack = cited_stack(volume)
+    sources = citable_sources(volume)
     spread = np.nan_to_num(volume.to_stored(volume.std).astype(np.float32))
     with whole_file(path) as temporary, no_values_on_screen():
         try:
-            dataset = _parametric_map(volume, spread, stack, task, facts, HALF_WIDTH if half_width else STD)
+            dataset = _parametric_map(volume, spread, sources, task, facts, HALF_WIDTH if half_width else STD)
             dataset.save_as(temporary, enforce_file_format=True)
         except (OSError, MemoryError):
             raise
@@ -163,17 +164,17 @@ def _date_and_time(header: Any) -> tuple[str, str]:
 
 
 def _parametric_map(
-    volume: Volume, spread: Voxels, stack: Stack, task: str, facts: Mapping[str, Any], kind: Kind
+    volume: Volume, spread: Voxels, sources: Sources, task: str, facts: Mapping[str, Any], kind: Kind
 ) -> Any:
     # Imported here: it takes a second, and only those who ask for the map need it.
     import highdicom as hd
 
     slices = [spread[:, :, place] for place in range(spread.shape[2])]
-    uids = make_uids(stack.sources, volume, slices, f"{task} {kind.short}", facts)
-    first = stack.sources[0]
+    uids = make_uids(sources.images, volume, slices, f"{task} {kind.short}", facts)
+    first = sources.images[0]
     version = str(facts.get("medldm") or "") or "unknown"
     highest = max(float(spread.max()), 1e-6)
-    measures, orientation, positions = _grid(stack.lps, spread.shape[2], volume.stored.thickness_mm)
+    measures, orientation, positions = _grid(sources.lps, spread.shape[2], volume.stored.thickness_mm)
     dataset = hd.pm.ParametricMap(
         # One stands for all: highdicom refuses sources whose orientations differ in the last digit.
         source_images=[_stand_in(first)],
@@ -196,16 +197,18 @@ def _parametric_map(
         plane_orientation=orientation,
         plane_positions=positions,
         content_label=kind.label,
-        content_description=f"{kind.words} of {task}, research use only",
+        content_description=f"{kind.quantity} of {task}, research use only",
         derived_pixel_contrast=kind.contrast,
     )
     _carry(first, dataset)
-    _cite(dataset, stack)
+    _cite(dataset, sources)
     _date(dataset, first, derived_uid(uids[0], "dimensions"))
     if not dataset.get("BodyPartExamined"):
         dataset.Laterality = None  # asked for unless the body part is known to have none
-    dataset.SeriesDescription = f"{volume.stored.apart} medldm {task} {kind.words} RUO".strip()[:64]
-    dataset.DerivationDescription = f"{kind.words}: " + description(task, verbs_of(volume) or [task], facts, ())[:990]
+    dataset.SeriesDescription = f"{volume.stored.label} medldm {task} {kind.quantity} RUO".strip()[:64]
+    dataset.DerivationDescription = (
+        f"{kind.quantity}: " + description(task, tasks_of(volume) or [task], facts, ())[:990]
+    )
     dataset.ContributingEquipmentSequence = equipment(first.header, facts)
     return dataset
 
@@ -218,14 +221,14 @@ def _date(dataset: Any, source: Source, dimensions: str) -> None:
         item.DimensionOrganizationUID = dimensions
 
 
-def _cite(dataset: Any, stack: Stack) -> None:
+def _cite(dataset: Any, sources: Sources) -> None:
     """Name every source, once, by the class it really has (enhanced images stand here as classic ones)."""
     files: dict[str, Dataset] = {}
-    for source in stack.sources:
+    for source in sources.images:
         item = reference(source)
         del item.PurposeOfReferenceCodeSequence
         files.setdefault(str(item.ReferencedSOPInstanceUID), item)
-    dataset.SourceImageSequence = [reference(source) for source in stack.sources]
+    dataset.SourceImageSequence = [reference(source) for source in sources.images]
     for item in files.values():
         if "ReferencedFrameNumber" in item:
             del item.ReferencedFrameNumber  # the whole file is meant
@@ -258,7 +261,7 @@ def _mapping(modality: str | None, highest: float, kind: Kind) -> Any:
 
     return hd.pm.RealWorldValueMapping(
         lut_label=kind.label.removeprefix("MEDLDM_"),
-        lut_explanation=f"{kind.words} of the restored voxels",
+        lut_explanation=f"{kind.quantity} of the restored voxels",
         unit=codes.UCUM.HounsfieldUnit if modality == "ct" else codes.UCUM.NoUnits,
         value_range=(0.0, highest),
         slope=1.0,

@@ -1,13 +1,12 @@
-"""Pixels that are no measurement, but fill the image around it: PixelPaddingValue and PixelPaddingRangeLimit."""
+"""Pixels that fill the image around what was measured: PixelPaddingValue and PixelPaddingRangeLimit."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from medldm.data.volume import Volume, Voxels
-from medldm.io.dicom.classic import Source
-from medldm.io.dicom.slices import Files, decode
-from medldm.io.dicom.values import careful, number
+from medldm.io.dicom.header.values import careful, number
+from medldm.io.dicom.pixels.image import Files
 
 ATTRIBUTES = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 
@@ -24,31 +23,6 @@ def padding_range(header: Any) -> tuple[int, int] | None:
         return None
     limit = _stored(header, "PixelPaddingRangeLimit")
     return (value, value) if limit is None else (min(value, limit), max(value, limit))
-
-
-def keep_padding(stored: Voxels, source: Source, files: Files, *, put_back: bool = True) -> bool:
-    """Put the padding of a source back into a slice that lies where it lies; in place.
-
-    Parameters
-    ----------
-    stored : (rows, columns) stored values of the slice
-    source : the image that it comes from
-    files : where its pixels are read from
-    put_back : False only asks
-
-    Returns
-    -------
-    whether the slice holds padding now, so that its attributes go on being true
-    """
-    ends = padding_range(source.header)
-    dataset, _ = files.frame(source.image)
-    if ends is None or (int(dataset.Rows), int(dataset.Columns)) != stored.shape:
-        return False
-    before = decode(dataset, source.image.path, source.image.number)
-    padded = (before >= ends[0]) & (before <= ends[1])
-    if put_back:
-        stored[padded] = before[padded]
-    return bool((stored[padded] == before[padded]).any())
 
 
 def without_padding(values: Voxels, header: Any) -> Voxels:

@@ -1,4 +1,4 @@
-"""Single values of a DICOM header, in plain types; what is malformed counts as not said."""
+"""Single values of a DICOM header, in plain types; what is malformed counts as absent."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def word(dataset: Any, name: Any) -> str:
         if value is None:
             return ""
         many = not isinstance(value, str) and hasattr(value, "__iter__")
-        return "\\".join(str(each) for each in value) if many else str(value)
+        return "\\".join(str(item) for item in value) if many else str(value)
 
     return careful(get, "")
 

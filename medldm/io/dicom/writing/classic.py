@@ -9,8 +9,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pydicom.valuerep import DSfloat
 
-from medldm.io.dicom.frames import Frame, is_enhanced
-from medldm.io.dicom.slices import Files
+from medldm.io.dicom.header.frames import Frame, is_enhanced
+from medldm.io.dicom.pixels.image import Files
 
 # What only enhanced images say; classic ones have no place for it.
 ENHANCED_ONLY = (
@@ -75,7 +75,7 @@ def classic(dataset: Any, frame: Any) -> Any:
         header.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     header.SOPClassUID = CTImageStorage if str(dataset.get("Modality", "")) == "CT" else MRImageStorage
     if header.SOPClassUID == MRImageStorage:
-        _mr_words(dataset, header)
+        _set_mr_attributes(dataset, header)
     else:
         for name in EMPTY_CT:
             if name not in header:
@@ -90,8 +90,8 @@ def classic(dataset: Any, frame: Any) -> Any:
     return header
 
 
-def _mr_words(dataset: Any, header: Dataset) -> None:
-    """What the MR Image module asks for, said with what enhanced images know."""
+def _set_mr_attributes(dataset: Any, header: Dataset) -> None:
+    """What the MR Image module requires, from the attributes of enhanced images."""
     echo, inverted, planar = (
         str(frame_or_all.get(name, "") or "")
         for frame_or_all, name in (
@@ -122,5 +122,5 @@ def _mr_words(dataset: Any, header: Dataset) -> None:
         # Enhanced images keep them in binary, with more digits than a decimal string holds.
         if isinstance(value := header.get(name), float):
             setattr(header, name, DSfloat(value, auto_format=True))
-    words = [str(word) for word in header.get("ImageType") or ("ORIGINAL", "PRIMARY")]
-    header.ImageType = [*words[:2], "OTHER"]
+    image_type = [str(word) for word in header.get("ImageType") or ("ORIGINAL", "PRIMARY")]
+    header.ImageType = [*image_type[:2], "OTHER"]

@@ -1,4 +1,4 @@
-"""What --fix does: keep the first of duplicates, push sheared slices back above each other, make spacing even."""
+"""What --fix does: keep the first of duplicates, shear tilted slices back, make the spacing even."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from scipy import ndimage
 
 from medldm.data.volume import Affine, Voxels
 from medldm.errors import GeometryError
-from medldm.io.dicom.frames import Frame
-from medldm.io.dicom.geometry import LONGEST_GAP, Array, affine_ras, judge_positions, same_place_mm
-from medldm.io.dicom.header import Header
-from medldm.io.dicom.series import Series, axes_of, judge_members, members_of
+from medldm.io.dicom.header.frames import Frame
+from medldm.io.dicom.header.parse import Header
+from medldm.io.dicom.series.geometry import LONGEST_GAP, Array, affine_ras, fit_grid, same_place_mm
+from medldm.io.dicom.series.stack import Series, axes_of, members_of, with_geometry
 
 REPAIRABLE = ("duplicate", "irregular", "tilted")
 BRIDGED = 2.5  # grid steps; linear interpolation across a wider gap would invent a slice, so it stays missing
@@ -69,7 +69,7 @@ def without_duplicates(series: Series) -> tuple[Series, str]:
     for number in sorted(range(len(members)), key=lambda number: _age(members[number])):
         if all(abs(along[number] - along[other]) > near for other in kept):
             kept.append(number)
-    left = judge_members(series, [members[number] for number in kept])
+    left = with_geometry(series, [members[number] for number in kept])
     dropped = len(members) - len(kept)
     what = "1 image that repeats a position was" if dropped == 1 else f"{dropped} images that repeat positions were"
     return left, f"{what} left out of {series.name}."
@@ -90,7 +90,7 @@ def places_of(series: Series) -> Places:
 
 
 def regular(stack: Voxels, places: Places, name: str) -> tuple[Voxels, Affine, tuple[int, ...], str]:
-    """Slices on an upright, even grid.
+    """Slices on a rectangular, regular grid.
 
     Slices are shifted inside their planes until they lie above each other; where they do so evenly, that is all, and
     gaps stay gaps. Else values between slices are interpolated linearly, at the smallest distance that was measured.
@@ -110,16 +110,16 @@ def regular(stack: Voxels, places: Places, name: str) -> tuple[Voxels, Affine, t
     GeometryError
         Slices too far apart, or too far aside.
     """
-    upright = _above_each_other(stack, places, name)
+    upright = _shifted(stack, places, name)
     along = places.along_mm
-    even = judge_positions(np.outer(along, places.axes[2]), places.axes[2])
-    if even.index:
-        filled = np.full((*upright.shape[:2], even.index[-1] + 1), np.nan, dtype=np.float32)
-        filled[:, :, list(even.index)] = upright
-        step, missing = even.step_mm, even.missing
+    grid = fit_grid(np.outer(along, places.axes[2]), places.axes[2])
+    if grid.index:
+        filled = np.full((*upright.shape[:2], grid.index[-1] + 1), np.nan, dtype=np.float32)
+        filled[:, :, list(grid.index)] = upright
+        step, missing = grid.step_mm, grid.missing
         done = "its slices were shifted in their planes (linear interpolation)"
     else:
-        filled, step, missing = _evenly(upright, along, name)
+        filled, step, missing = _resampled(upright, along, name)
         done = f"its slices were resampled to {step:.2f} mm (linear interpolation)"
     _fill_outside(filled, missing, float(np.nanmin(stack)))
     origin = places.corners[0] - sum(
@@ -129,7 +129,7 @@ def regular(stack: Voxels, places: Places, name: str) -> tuple[Voxels, Affine, t
     return filled, affine, missing, f"{name} was repaired: {done}."
 
 
-def _above_each_other(stack: Voxels, places: Places, name: str) -> Voxels:
+def _shifted(stack: Voxels, places: Places, name: str) -> Voxels:
     """(columns', rows', N) float32: every slice shifted to where it lies, on one grid that holds all; NaN around it."""
     aside = places.aside
     reach = np.ceil(aside.max(axis=0) - WHOLE).astype(int)
@@ -156,7 +156,7 @@ def _fill_outside(filled: Voxels, missing: tuple[int, ...], value: float) -> Non
     filled[:, :, there] = np.where(np.isnan(filled[:, :, there]), np.float32(value), filled[:, :, there])
 
 
-def _evenly(stack: Voxels, along: Array, name: str) -> tuple[Voxels, float, tuple[int, ...]]:
+def _resampled(stack: Voxels, along: Array, name: str) -> tuple[Voxels, float, tuple[int, ...]]:
     """Slices at even distances between the first and the last, the step in mm, and which of them are missing."""
     gaps = np.diff(along)
     step = max(float(gaps.min()), float(np.median(gaps)) / 2)  # one slice out of place is no reason for a fine grid
@@ -175,9 +175,9 @@ def _evenly(stack: Voxels, along: Array, name: str) -> tuple[Voxels, float, tupl
     at = np.arange(count) * step
     below = np.clip(np.searchsorted(along, at, side="right") - 1, 0, len(along) - 2)
     weight = (at - along[below]) / gaps[below]
-    even = np.empty((*stack.shape[:2], count), dtype=np.float32)
+    grid = np.empty((*stack.shape[:2], count), dtype=np.float32)
     for place, (low, part) in enumerate(zip(below, weight, strict=True)):
-        even[:, :, place] = stack[:, :, low] * (1 - part) + stack[:, :, low + 1] * part
+        grid[:, :, place] = stack[:, :, low] * (1 - part) + stack[:, :, low + 1] * part
     lost = (gaps[below] > BRIDGED * step) & (np.abs(weight - 0.5) < 0.5 - 0.02 * step / gaps[below])
-    even[:, :, lost] = np.nan
-    return even, step, tuple(int(place) for place in np.flatnonzero(lost))
+    grid[:, :, lost] = np.nan
+    return grid, step, tuple(int(place) for place in np.flatnonzero(lost))

@@ -1,4 +1,4 @@
-"""Pixels of a series: decoded, rescaled slice by slice, stacked with gaps as NaN."""
+"""Read a series as one volume: slices decoded, rescaled and stacked; missing ones are NaN."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from nibabel import orientations
 
 from medldm.data.volume import Affine, Stored, Volume, Voxels
 from medldm.errors import GeometryError, InputError, NotRestorable
-from medldm.io.dicom.header import no_values_on_screen
-from medldm.io.dicom.regularise import REPAIRABLE, places_of, regular, without_duplicates
-from medldm.io.dicom.series import Series, volume_of
-from medldm.io.dicom.slices import Files, mapped, read_slice
-from medldm.io.dicom.slices import decode as decode
-from medldm.io.dicom.slices import load as load
+from medldm.io.dicom.header.files import no_values_on_screen
+from medldm.io.dicom.pixels.image import Files, mapped, read_slice
+from medldm.io.dicom.series.regularise import REPAIRABLE, places_of, regular, without_duplicates
+from medldm.io.dicom.series.stack import Series, volume_of
 
 MOST_PIXELS = 2**28  # in one slice; no scanner makes that many
 
@@ -82,7 +80,7 @@ def _volume(
         modality=series.modality,
         note=notes,
         restored_by="by its header" if series.is_derived_by_medldm else "",
-        apart=series.apart,
+        label=series.label,
         part=series.part,
     )
     return Volume(orientations.apply_orientation(stack, ornt), inside, name=series.name, stored=stored)
@@ -99,13 +97,13 @@ def _check(series: Series, fix: bool) -> None:
 
 def _stacked(slices: list[Voxels | None], shape: tuple[int, int, int]) -> tuple[Voxels, np.dtype[Any]]:
     """(columns, rows, slices) with NaN where a slice is missing, and the type that results go back to."""
-    types = {each.dtype for each in slices if each is not None}
-    whole = all(np.issubdtype(each, np.integer) for each in types)
+    types = {image.dtype for image in slices if image is not None}
+    whole = all(np.issubdtype(image, np.integer) for image in types)
     dtype: np.dtype[Any] = np.result_type(*types) if whole else np.dtype(np.float32)
-    gaps = any(each is None for each in slices)
+    gaps = any(image is None for image in slices)
     stack: Voxels = np.empty((*shape[:2], len(slices)), dtype=np.float32 if gaps else dtype)
-    for place, each in enumerate(slices):
-        stack[:, :, place] = np.nan if each is None else each.T
+    for place, image in enumerate(slices):
+        stack[:, :, place] = np.nan if image is None else image.T
         slices[place] = None  # one copy at a time
     return stack, dtype
 
@@ -114,10 +112,10 @@ def _notes(series: Series) -> tuple[str, ...]:
     files = Files(pixels=False)
     image = next(image for image in series.images if image is not None)
     dataset, header = files.frame(image)
-    told = tuple(f"{series.name}: {words}" for words in (series.note, mapped(header)) if words)
+    notes = tuple(f"{series.name}: {note}" for note in (series.note, mapped(header)) if note)
     if dataset.get("PhotometricInterpretation") != "MONOCHROME1":
-        return told
+        return notes
     return (
-        *told,
+        *notes,
         f"{series.name} is MONOCHROME1: low values are meant to look bright. Its values are kept as they are.",
     )

@@ -10,15 +10,15 @@ from itertools import combinations
 
 import numpy as np
 
-from medldm.io.dicom.geometry import Array, same_place_mm, unit_axes
-from medldm.io.dicom.header import Header
-from medldm.io.dicom.quantity import HINTS
+from medldm.io.dicom.header.content import HINTS
+from medldm.io.dicom.header.parse import Header
+from medldm.io.dicom.series.geometry import Array, same_place_mm, unit_axes
 
-ALIKE = 0.01  # contrasts that differ by less are one; scanners round, and b-values wander
-TURNED = 0.005  # cosines that differ by less are one orientation (0.3 degrees)
-FEW = 6  # fewer images than that, in a series that looks in several directions, are a localizer
-APART = 0.9  # cosine between directions of a localizer; a fan of slices or a turned one is none
-MANY = 40  # more images than that are a scan, even when its series holds three planes
+SAME_CONTRAST = 0.01  # contrasts that differ by less are one; scanners round, and b-values wander
+SAME_DIRECTION = 0.005  # cosines that differ by less are one orientation (0.3 degrees)
+FEWEST_OF_A_SCAN = 6  # fewer images than that, in a series of several directions, are a localizer
+OBLIQUE = 0.9  # cosine between directions of a localizer; a fan of slices or a turned one is none
+MOST_OF_A_LOCALIZER = 40  # more images than that are a scan, even when its series holds three planes
 
 
 @dataclass
@@ -38,17 +38,17 @@ class Group:
 
     @cached_property
     def along(self) -> Array | None:
-        """Positions of its images, asked for once all are there."""
+        """Positions of its images, computed once all are there."""
         return positions(self.members)
 
     @property
     def first(self) -> Header:
-        """The image that speaks for all where they agree."""
+        """The image that stands for all where they agree."""
         return self.members[0]
 
 
-class _Alike:
-    """Numbers and vectors that agree up to rounding, each known by the first that was seen."""
+class _Classes:
+    """Numbers for vectors: the same where they agree up to rounding."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[object, ...], list[tuple[float, ...]]] = {}
@@ -63,7 +63,7 @@ class _Alike:
         return len(seen) - 1
 
 
-def group(headers: Iterable[Header]) -> list[Group]:
+def group_images(headers: Iterable[Header]) -> list[Group]:
     """Images by series, then by everything that makes two images different in kind.
 
     Parameters
@@ -74,56 +74,56 @@ def group(headers: Iterable[Header]) -> list[Group]:
     -------
     groups in order of their first image
     """
-    alike = _Alike()
+    classes = _Classes()
     groups: dict[tuple[object, ...], Group] = {}
     headers = list(headers)
-    careless = _careless(headers)
+    without_common_frame = _without_common_frame(headers)
     for header in headers:
-        family = _family(header, alike)
+        family = _family(header, classes)
         # Positions of two frames of reference cannot be compared. Some anonymizers give every image its own, though.
-        family = (*family, "" if header.series_uid in careless else header.frame_of_reference)
-        kind = _kind(header, alike)
+        family = (*family, "" if header.series_uid in without_common_frame else header.frame_of_reference)
+        kind = _kind(header, classes)
         key = (*family, *kind.values())
         groups.setdefault(key, Group(family, kind)).members.append(header)
-    return [part for each in groups.values() for part in _by_coil(each)]
+    return [part for group in groups.values() for part in _by_coil(group)]
 
 
-def _careless(headers: list[Header]) -> set[str]:
+def _without_common_frame(headers: list[Header]) -> set[str]:
     """Series whose images each have a frame of reference of their own, by UID."""
     images = Counter(header.series_uid for header in headers)
     frames = Counter(uid for uid, _ in {(header.series_uid, header.frame_of_reference) for header in headers})
     return {uid for uid, count in frames.items() if 2 * count > images[uid]}
 
 
-def _family(header: Header, alike: _Alike) -> tuple[object, ...]:
+def _family(header: Header, classes: _Classes) -> tuple[object, ...]:
     uid = header.series_uid
     facing: object = None
     if header.orientation is not None and header.position is not None:
-        facing = alike.number((uid, "orientation"), header.orientation, 0.0, TURNED)
+        facing = classes.number((uid, "orientation"), header.orientation, 0.0, SAME_DIRECTION)
     spacing: object = None
     if header.pixel_spacing is not None:
-        spacing = alike.number((uid, "spacing"), header.pixel_spacing, 1e-3, 0.0)
+        spacing = classes.number((uid, "spacing"), header.pixel_spacing, 1e-3, 0.0)
     many = header.image_uid if header.frames > 1 else ""
     return uid, facing, header.study_uid, header.modality, header.rows, header.columns, header.samples, spacing, many
 
 
-def _kind(header: Header, alike: _Alike) -> dict[str, object]:
+def _kind(header: Header, classes: _Classes) -> dict[str, object]:
     kind: dict[str, object] = dict(header.kinds)
     for name, value in header.contrasts.items():
         about = (header.series_uid, name)
-        kind[name] = None if value is None else alike.number(about, (value,), ALIKE, 1e-3)
+        kind[name] = None if value is None else classes.number(about, (value,), SAME_CONTRAST, 1e-3)
     return kind
 
 
-def _by_coil(whole: Group) -> Iterator[Group]:
-    """One group for each coil, where coils repeat the positions; a coil that covers the other half is no reason."""
-    coils = {header.coil for header in whole.members}
-    if len(coils) < 2 or repetitions(whole.members) < 2:
-        yield whole
+def _by_coil(group: Group) -> Iterator[Group]:
+    """One group for each coil, where coils repeat the positions; not where a coil covers another part."""
+    coils = {header.coil for header in group.members}
+    if len(coils) < 2 or repetitions(group.members) < 2:
+        yield group
         return
     for coil in sorted(coils):
-        kind = {**whole.kind, "ReceiveCoilName": coil}
-        yield Group(whole.family, kind, [header for header in whole.members if header.coil == coil])
+        kind = {**group.kind, "ReceiveCoilName": coil}
+        yield Group(group.family, kind, [header for header in group.members if header.coil == coil])
 
 
 def positions(members: list[Header]) -> Array | None:
@@ -154,55 +154,55 @@ def repetitions(members: list[Header]) -> int:
     return counts.pop() if len(counts) == 1 else 0
 
 
-def split_by_tags(whole: Group, *, hints: bool = False) -> list[Group]:
-    """One group for each kind of image, where a word of the headers tells images of one position apart.
+def split_by_tags(group: Group, *, hints: bool = False) -> list[Group]:
+    """One group for each kind of image, where an attribute distinguishes images of one position.
 
     Parameters
     ----------
-    whole : images that repeat positions and are no copies
-    hints : whether to ask the words that may change from volume to volume of one kind
+    group : images that repeat positions and differ
+    hints : whether to use attributes that may change between volumes of one kind
 
     Returns
     -------
-    groups whose kinds name the word; the whole alone where no word tells
+    groups whose kinds name the attribute; the group itself where none distinguishes
     """
-    most = max((len(place) for place in by_position(whole.members)), default=1)
-    for name in whole.first.telling:
+    most = max((len(place) for place in by_position(group.members)), default=1)
+    for name in group.first.distinguishing:
         if (name in HINTS) != hints:
             continue
         parts: dict[str, list[Header]] = {}
-        for header in whole.members:
-            parts.setdefault(header.telling[name], []).append(header)
+        for header in group.members:
+            parts.setdefault(header.distinguishing[name], []).append(header)
         repeats = [max(len(place) for place in by_position(part)) for part in parts.values()]
         if len(parts) > 1 and sum(repeats) <= most:
-            return [Group(whole.family, {**whole.kind, name: said}, part) for said, part in parts.items()]
-    return [whole]
+            return [Group(group.family, {**group.kind, name: value}, part) for value, part in parts.items()]
+    return [group]
 
 
-def directions(groups: list[Group]) -> dict[str, list[Array]]:
+def slice_normals(groups: list[Group]) -> dict[str, list[Array]]:
     """Slice normals of each series, by its UID; one for each orientation."""
-    found: dict[str, dict[object, Array]] = {}
-    for each in groups:
-        facing = each.family[1]
-        if each.first.orientation is not None and facing is not None:
-            normal = np.cross(each.first.orientation[:3], each.first.orientation[3:])
-            found.setdefault(each.first.series_uid, {})[facing] = normal
-    return {uid: list(normals.values()) for uid, normals in found.items()}
+    by_series: dict[str, dict[object, Array]] = {}
+    for group in groups:
+        facing = group.family[1]
+        if group.first.orientation is not None and facing is not None:
+            normal = np.cross(group.first.orientation[:3], group.first.orientation[3:])
+            by_series.setdefault(group.first.series_uid, {})[facing] = normal
+    return {uid: list(normals.values()) for uid, normals in by_series.items()}
 
 
-def looks_around(normals: list[Array], count: int) -> bool:
-    """Whether a stack is part of a localizer, by the directions its series looks in.
+def is_localizer(normals: list[Array], count: int) -> bool:
+    """Whether a stack is part of a localizer, by the slice normals of its series.
 
     Parameters
     ----------
     normals : slice normals of its series
     count : images of the stack
     """
-    if len(normals) < 2 or count > MANY:
+    if len(normals) < 2 or count > MOST_OF_A_LOCALIZER:
         return False
     square = sum(all(abs(a @ b) < 0.5 for a, b in combinations(three, 2)) for three in combinations(normals[:12], 3))
-    apart = any(abs(a @ b) < APART for a, b in combinations(normals[:12], 2))
-    return square > 0 or (count < FEW and apart)
+    oblique = any(abs(a @ b) < OBLIQUE for a, b in combinations(normals[:12], 2))
+    return square > 0 or (count < FEWEST_OF_A_SCAN and oblique)
 
 
 def between(inner: Group, outer: Group) -> bool:

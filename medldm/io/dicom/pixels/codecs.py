@@ -1,4 +1,4 @@
-"""Which codec decodes which transfer syntax, and what it must be told first: GDCM ends the process on some files."""
+"""Which codec decodes which transfer syntax, and the checks before it runs: GDCM ends the process on some files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGExtended12Bit, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
-from medldm.io.dicom import twelve_bits
+from medldm.io.dicom.pixels import jpeg_12bit
 
 # GDCM stays for what nothing else decodes: where a stream is smaller than the header says, it throws through Python.
 FIRST = {
@@ -32,10 +32,10 @@ def plugins_for(syntax: str) -> list[str]:
     ----------
     syntax : transfer syntax UID
     """
-    found = list(get_decoder(syntax).available_plugins)
-    if str(syntax) == JPEGExtended12Bit and "gdcm" in found:
-        found.append(twelve_bits.NAME)
-    return sorted(found, key=lambda name: name != FIRST.get(str(syntax)))
+    plugins = list(get_decoder(syntax).available_plugins)
+    if str(syntax) == JPEGExtended12Bit and "gdcm" in plugins:
+        plugins.append(jpeg_12bit.NAME)
+    return sorted(plugins, key=lambda name: name != FIRST.get(str(syntax)))
 
 
 def frame_of(dataset: Any, number: int | None) -> bytes:
@@ -73,9 +73,12 @@ def check_stream(dataset: Any, frame: bytes) -> None:
     start = _start_2000 if syntax in J2K else _start if syntax in JPEG else None
     if start is None:
         return
-    (bits, *found), said = start(frame), [int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)]
-    if found != said:
-        raise Undecoded(f"its pixels are {found[1]} x {found[0]} x {found[2]}, its header says {said[1]} x {said[0]}.")
+    bits, *size = start(frame)
+    expected = [int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)]
+    if size != expected:
+        raise Undecoded(
+            f"its pixels are {size[1]} x {size[0]} x {size[2]}, its header says {expected[1]} x {expected[0]}."
+        )
     allocated = int(dataset.BitsAllocated)
     few = bits <= 8 < allocated and syntax in JPEGTransferSyntaxes  # GDCM reads beyond them
     if bits > allocated or few:
@@ -116,7 +119,7 @@ def _start(frame: bytes) -> tuple[int, int, int, int]:
     raise Undecoded("its pixels do not start as JPEG does.")
 
 
-def said_by_codec(problem: Exception) -> str:
+def codec_message(problem: Exception) -> str:
     """What pydicom and its codecs said, in one line, for those who ask for details.
 
     Parameters

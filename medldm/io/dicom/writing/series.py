@@ -1,4 +1,4 @@
-"""A restored volume as a derived DICOM series that a PACS takes and nobody mistakes for a measurement."""
+"""Write a restored volume as a derived DICOM series, which a PACS takes and which says that it is no measurement."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medldm.data.volume import Volume, Voxels
 from medldm.errors import OutputError
 from medldm.io.atomic import sentence
-from medldm.io.dicom.classic import Source
-from medldm.io.dicom.derivation import created, declare, make_uids, strip
-from medldm.io.dicom.frames import Frame
-from medldm.io.dicom.header import no_values_on_screen, read_headers
-from medldm.io.dicom.padding import ATTRIBUTES, keep_padding, padding_range
-from medldm.io.dicom.slices import Files, decode, read_slice, rescale, says_slope
-from medldm.io.dicom.stack import Stack, cited_stack, stack_of
+from medldm.io.dicom.header.files import no_values_on_screen
+from medldm.io.dicom.header.frames import Frame
+from medldm.io.dicom.header.parse import read_headers
+from medldm.io.dicom.pixels.image import Files, decode, read_slice, rescale, says_slope
+from medldm.io.dicom.pixels.padding import ATTRIBUTES, padding_range
+from medldm.io.dicom.writing.classic import Source
+from medldm.io.dicom.writing.derivation import created, make_uids, strip, write_provenance
+from medldm.io.dicom.writing.sources import Sources, citable_sources, sources_of
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def write_series(
     ----------
     volume : restored; its ``stored.header`` names the source files
     folder : new folder, or an older result of medldm, which is replaced
-    task : verb
+    task : name of the task
     facts : what was done (model, sha256, steps, seed)
     invented : slices, along the stored third axis, that hold voxels nobody measured
     before : called with the finished folder before it takes its name; what it raises keeps it from doing so
@@ -66,11 +67,11 @@ def write_series(
     images: list[Frame] = [image for image in volume.stored.header or () if image is not None]
     if volume.stored.container == "dicom" and images:
         _check_place(folder, [image.path for image in images])
-    stack = cited_stack(volume)
+    sources = citable_sources(volume)
     temporary = _temporary(folder)
     try:
         with no_values_on_screen():
-            clipped = _write_slices(volume, stack, temporary, task, facts, set(invented))
+            clipped = _write_slices(volume, sources, temporary, task, facts, set(invented))
         before(temporary)
         _publish(temporary, folder)
     except OSError as problem:
@@ -97,36 +98,34 @@ def as_derived(volume: Volume) -> tuple[Volume, int]:
     InputError
         Its files are no longer there.
     """
-    stack, files = stack_of(volume), Files()
+    sources, files = sources_of(volume), Files()
     voxels = volume.to_stored(volume.voxels)
     gone = np.isnan(voxels) if voxels.dtype.kind == "f" else np.zeros(voxels.shape, dtype=bool)
     whole = volume.stored.dtype.kind in "iu" and not gone.any()
-    said: Voxels = np.empty(voxels.shape, dtype=np.int32 if whole else np.float32)
+    readable: Voxels = np.empty(voxels.shape, dtype=np.int32 if whole else np.float32)
     clipped = 0
     with no_values_on_screen():
         for place in range(voxels.shape[2]):
-            source = stack.nearest(place)[0]
+            source = sources.nearest(place)[0]
             stored, lost = _to_stored_values(voxels[:, :, place].T, source, files)
-            _keep_padding(stored, stack.at(place), files, volume)
+            _keep_padding(stored, sources.at(place), files, volume)
             slope, intercept = rescale(source.header, source.image.path)
             values = stored.T.astype(np.float64) * slope + intercept
-            if whole:
-                values = np.clip(np.rint(values), -(2**31), 2**31 - 1)
-            said[:, :, place] = values
+            readable[:, :, place] = np.clip(np.rint(values), -(2**31), 2**31 - 1) if whole else values
             clipped += lost
-    said[gone] = np.nan if gone.any() else 0
+    readable[gone] = np.nan if gone.any() else 0
     dtype = volume.stored.dtype
     if whole:
-        fits = [
-            kind for kind in (dtype, *WHOLE) if np.iinfo(kind).min <= said.min() and said.max() <= np.iinfo(kind).max
-        ]
+        low, high = readable.min(), readable.max()
+        fits = [kind for kind in (dtype, *WHOLE) if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max]
         dtype = np.dtype(fits[0])
-        said = said.astype(dtype)
-    return replace(volume, voxels=volume.from_stored(said), stored=replace(volume.stored, dtype=dtype)), clipped
+        readable = readable.astype(dtype)
+    stored_as = replace(volume.stored, dtype=dtype)
+    return replace(volume, voxels=volume.from_stored(readable), stored=stored_as), clipped
 
 
 def _write_slices(
-    volume: Volume, stack: Stack, folder: Path, task: str, facts: Mapping[str, Any], invented: set[int]
+    volume: Volume, sources: Sources, folder: Path, task: str, facts: Mapping[str, Any], invented: set[int]
 ) -> int:
     """One file for each slice of (columns, rows, slices); number of clipped voxels."""
     voxels, files, clipped = volume.to_stored(volume.voxels), Files(), 0
@@ -136,15 +135,15 @@ def _write_slices(
         values = voxels[:, :, place].T
         if values.dtype.kind == "f" and np.isnan(values).all():
             continue
-        slices[place], lost = _to_stored_values(values, stack.nearest(place)[0], files)
+        slices[place], lost = _to_stored_values(values, sources.nearest(place)[0], files)
         unknown = values.dtype.kind == "f" and bool(np.isnan(values).any())
-        if _keep_padding(slices[place], stack.at(place), files, volume) or unknown:
+        if _keep_padding(slices[place], sources.at(place), files, volume) or unknown:
             padded.add(place)
         clipped += lost
-    uids = make_uids(stack.sources, volume, list(slices.values()), task, facts)
-    moment = created(stack.sources[0].header)
+    uids = make_uids(sources.images, volume, list(slices.values()), task, facts)
+    moment = created(sources.images[0].header)
     for uid, (place, stored) in zip(uids[1:], slices.items(), strict=True):
-        near = stack.nearest(place)
+        near = sources.nearest(place)
         dataset = deepcopy(near[0].header)
         strip(dataset)
         for name in () if place in padded else ATTRIBUTES:
@@ -152,8 +151,8 @@ def _write_slices(
                 del dataset[name]
         _set_pixels(dataset, stored)
         _set_rescale(dataset, near[0])
-        _set_place(dataset, stack, place, volume.stored.thickness_mm)
-        declare(dataset, near, (uids[0], uid), volume, task, facts, place in invented, moment)
+        _set_place(dataset, sources, place, volume.stored.thickness_mm)
+        write_provenance(dataset, near, (uids[0], uid), volume, task, facts, place in invented, moment)
         dataset.save_as(folder / f"{place:04d}.dcm", enforce_file_format=True)
     return clipped
 
@@ -237,9 +236,21 @@ def _padding(source: Any, low: int, high: int) -> int:
 
 
 def _keep_padding(stored: Voxels, source: Source | None, files: Files, volume: Volume) -> bool:
-    """Put padding back where a slice is one of the source; a region that was inpainted was meant to hold something."""
-    inpainted = bool(volume.history) and volume.history[-1].task == "inpaint"
-    return source is not None and keep_padding(stored, source, files, put_back=not inpainted)
+    """Put the padding of a source back into a slice that lies where it lies, in place; whether the slice holds padding.
+
+    A region that was inpainted was meant to hold something: there padding is only looked for.
+    """
+    ends = padding_range(source.header) if source else None
+    if source is None or ends is None:
+        return False
+    dataset, _ = files.frame(source.image)
+    if (int(dataset.Rows), int(dataset.Columns)) != stored.shape:
+        return False
+    original = decode(dataset, source.image.path, source.image.number)
+    padded = (original >= ends[0]) & (original <= ends[1])
+    if not volume.history or volume.history[-1].task != "inpaint":
+        stored[padded] = original[padded]
+    return bool((stored[padded] == original[padded]).any())
 
 
 def _set_rescale(dataset: Dataset, source: Source) -> None:
@@ -258,8 +269,8 @@ def _keep_measured(stored: Voxels, values: Voxels, image: Frame, files: Files) -
         stored[same] = decode(dataset, image.path, image.number)[same]
 
 
-def _set_place(dataset: Dataset, stack: Stack, place: int, thickness_mm: float | None) -> None:
-    lps = stack.lps
+def _set_place(dataset: Dataset, sources: Sources, place: int, thickness_mm: float | None) -> None:
+    lps = sources.lps
     steps = np.linalg.norm(lps[:3, :3], axis=0)
     cosines = lps[:3, :3] / steps
     dataset.ImagePositionPatient = [_decimal(v) for v in (lps @ [0, 0, place, 1])[:3]]

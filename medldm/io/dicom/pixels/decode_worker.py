@@ -1,6 +1,6 @@
-"""Packed pixels are unpacked in a process of their own: codecs are C, and some damaged streams end theirs.
+"""Compressed pixels are decoded in a process of their own: codecs are C, and some damaged streams crash it.
 
-Raw bytes go through two anonymous pipes, never objects: nothing that comes back can be anything but numbers.
+JSON and raw bytes go through two anonymous pipes, never pickled objects.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from pydicom.pixels import pixel_array
 from pydicom.uid import RLELossless
 
 from medldm.data.volume import Voxels
-from medldm.io.dicom import twelve_bits
-from medldm.io.dicom.codecs import Undecoded, said_by_codec
+from medldm.io.dicom.pixels import jpeg_12bit
+from medldm.io.dicom.pixels.codecs import Undecoded, codec_message
 
-NEEDED = (
+PIXEL_ATTRIBUTES = (
     "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PlanarConfiguration",
 )  # fmt: skip
-SIZES = struct.Struct(">IQ")  # bytes of words and of pixels in a message
-PATIENCE = 120  # seconds for one image; the largest take two or three
-ROOM = 2**30  # bytes that a codec may take, and for each pixel that the header promises:
-ROOM_A_PIXEL = 64
-CHILD = "from medldm.io.dicom.decode_worker import serve; serve()"
+SIZES = struct.Struct(">IQ")  # bytes of JSON and of pixels in a message
+TIMEOUT_S = 120  # for one image; the largest take two or three
+BASE_BYTES = 2**30  # bytes that a codec may take, and for each pixel that the header promises:
+BYTES_PER_PIXEL = 64
+CHILD = "from medldm.io.dicom.pixels.decode_worker import serve; serve()"
 
 
-def wanted_apart(syntax: Any) -> bool:
+def needs_worker(syntax: Any) -> bool:
     """Whether a transfer syntax is decoded in C.
 
     Parameters
@@ -47,15 +47,15 @@ def wanted_apart(syntax: Any) -> bool:
     return bool(syntax.is_encapsulated) and syntax != RLELossless
 
 
-class Unpacker:
-    """The process that unpacks, started when it is needed, and once more when a stream has ended it."""
+class DecodeWorker:
+    """The process that decodes, started when it is needed, and again after a stream has crashed it."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
-    def unpack(self, dataset: Any, frame: bytes, plugin: str) -> Voxels:
+    def decode(self, dataset: Any, frame: bytes, plugin: str) -> Voxels:
         """Stored values of one image.
 
         Parameters
@@ -73,44 +73,44 @@ class Unpacker:
         Undecoded
             Its process ended.
         ValueError
-            What the codec said.
+            The message of the codec.
         """
-        said = {name: dataset[name].value for name in NEEDED if name in dataset}
-        words = json.dumps({"syntax": str(dataset.file_meta.TransferSyntaxUID), "plugin": plugin, "header": said})
+        header = {name: dataset[name].value for name in PIXEL_ATTRIBUTES if name in dataset}
+        request = json.dumps({"syntax": str(dataset.file_meta.TransferSyntaxUID), "plugin": plugin, "header": header})
         with self._turn:
             process = self._started()
             assert process.stdin is not None
             assert process.stdout is not None
-            late = threading.Timer(PATIENCE, process.kill)
+            late = threading.Timer(TIMEOUT_S, process.kill)
             late.start()
             try:
-                _send(process.stdin, words, frame)
-                told, pixels = _receive(process.stdout)
+                _send(process.stdin, request, frame)
+                message, pixels = _receive(process.stdout)
             except (OSError, EOFError) as problem:
                 self._end()
                 raise Undecoded("they end the program that unpacks them.") from problem
             except BaseException:
-                # Whoever stops us half way must not be given this answer when the next image is asked for.
+                # After an interruption, this answer must not be taken for that of the next image.
                 self._end()
                 raise
             finally:
                 late.cancel()
-        if "problem" in told:
-            raise ValueError(told["problem"])
-        array: Voxels = np.frombuffer(pixels, np.dtype(told["type"])).reshape(told["shape"])
+        if "problem" in message:
+            raise ValueError(message["problem"])
+        array: Voxels = np.frombuffer(pixels, np.dtype(message["type"])).reshape(message["shape"])
         return array
 
     def _started(self) -> subprocess.Popen[bytes]:
-        # A forked process must not talk to the child of its parent.
+        # A forked process must not use the child of its parent.
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-            path = os.pathsep.join(each for each in sys.path if each)
+            path = os.pathsep.join(entry for entry in sys.path if entry)
             self._owner = os.getpid()
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", CHILD],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # codecs talk
-                start_new_session=True,  # Ctrl-C is for us to hear
+                stderr=subprocess.DEVNULL,  # codecs print
+                start_new_session=True,  # Ctrl-C is for the parent
                 env=os.environ | {"PYTHONPATH": path},
             )
         return self._process
@@ -127,66 +127,66 @@ class Unpacker:
             self._end()
 
 
-unpacker = Unpacker()
-atexit.register(unpacker.close)
+worker = DecodeWorker()
+atexit.register(worker.close)
 
 
-def _send(stream: IO[bytes], words: str, pixels: bytes) -> None:
-    text = words.encode()
+def _send(stream: IO[bytes], message: str, pixels: bytes) -> None:
+    text = message.encode()
     stream.write(SIZES.pack(len(text), len(pixels)) + text)
     stream.write(pixels)
     stream.flush()
 
 
 def _receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    words, pixels = SIZES.unpack(_exactly(stream, SIZES.size))
-    text = _exactly(stream, words)
-    return json.loads(text), _exactly(stream, pixels)
+    text_size, pixels_size = SIZES.unpack(_exactly(stream, SIZES.size))
+    text = _exactly(stream, text_size)
+    return json.loads(text), _exactly(stream, pixels_size)
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:
-    found = stream.read(size)
-    if len(found) < size:
+    data = stream.read(size)
+    if len(data) < size:
         raise EOFError
-    return found
+    return data
 
 
 def serve() -> None:
-    """Unpack what comes, until nothing comes."""
+    """Decode what comes, until nothing comes."""
     stream, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    twelve_bits.register()
+    jpeg_12bit.register()
     os.dup2(2, 1)  # codecs print; it would be taken for pixels
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
-            told, frame = _receive(stream)
+            message, frame = _receive(stream)
             try:
-                pixels = _unpacked(told, frame)
+                pixels = _decoded(message, frame)
             except Exception as problem:  # pydicom passes on whatever its codecs raise
-                _send(answers, json.dumps({"problem": said_by_codec(problem)}), b"")
+                _send(answers, json.dumps({"problem": codec_message(problem)}), b"")
                 continue
             _send(answers, json.dumps({"type": pixels.dtype.str, "shape": pixels.shape}), pixels.tobytes())
 
 
-def _unpacked(told: dict[str, Any], frame: bytes) -> Voxels:
+def _decoded(message: dict[str, Any], frame: bytes) -> Voxels:
     dataset = Dataset()
-    for name, value in told["header"].items():
+    for name, value in message["header"].items():
         setattr(dataset, name, value)
-    _limit(ROOM + ROOM_A_PIXEL * int(dataset.Rows) * int(dataset.Columns) + len(frame))
+    _limit(BASE_BYTES + BYTES_PER_PIXEL * int(dataset.Rows) * int(dataset.Columns) + len(frame))
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = told["syntax"]
+    dataset.file_meta.TransferSyntaxUID = message["syntax"]
     dataset.PixelData = encapsulate([frame], has_bot=False)
-    array: Voxels = pixel_array(dataset, decoding_plugin=told["plugin"])
+    array: Voxels = pixel_array(dataset, decoding_plugin=message["plugin"])
     return array
 
 
-def _limit(room: int) -> None:
+def _limit(allowed: int) -> None:
     """No more memory than an image of that size can need: a few bytes may unpack to gigabytes."""
     try:
         import resource
 
         used = int(psutil.Process().memory_info().vms)
         _, most = resource.getrlimit(resource.RLIMIT_AS)
-        limit = used + room if most == resource.RLIM_INFINITY else min(used + room, most)
+        limit = used + allowed if most == resource.RLIM_INFINITY else min(used + allowed, most)
         resource.setrlimit(resource.RLIMIT_AS, (limit, most))
     except (ImportError, OSError, ValueError):
         pass  # Windows has no such limits

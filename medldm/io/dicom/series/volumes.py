@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from medldm.io.dicom.grouping import by_position
-from medldm.io.dicom.header import MOMENTS, Header
+from medldm.io.dicom.header.parse import MOMENTS, Header
+from medldm.io.dicom.series.grouping import by_position
 
 # What is the same all over one volume, the surest first, and what such a series is called.
-OF_A_VOLUME = {
+PER_VOLUME = {
     "TemporalPositionIdentifier": "a time series",
     "DiffusionGradientOrientation": "diffusion directions",
     "TriggerTime": "phases of a heartbeat, or a time series",
@@ -24,51 +24,51 @@ ORDERING = ("TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber", "F
 Key = Callable[[Header], object]
 
 
-class Several(NamedTuple):
-    """What a series of several volumes is.
+class Volumes(NamedTuple):
+    """The volumes that share the positions of a series.
 
     Parameters
     ----------
-    what : in words, ``"a time series"``
-    name : of the attribute that tells the volumes apart
-    volumes : images of each, in order; empty where nobody can tell which image belongs to which
+    what : for a sentence, ``"a time series"``
+    attribute : name of the one that distinguishes the volumes
+    members : images of each volume, in order; empty where it is not known which image belongs to which
     """
 
     what: str
-    name: str
-    volumes: tuple[tuple[Header, ...], ...]
+    attribute: str
+    members: tuple[tuple[Header, ...], ...]
 
 
-def several_volumes(members: Sequence[Header]) -> Several | None:
-    """The volumes that images at repeated positions form, None where nothing tells one from another.
+def split_volumes(members: Sequence[Header]) -> Volumes | None:
+    """The volumes that images at repeated positions form, None where nothing distinguishes them.
 
     Parameters
     ----------
-    members : images of one kind, of which most positions hold several that are no copies
+    members : images of one kind, of which most positions hold several that differ
     """
     places = by_position(list(members))
     counts = sorted(len(place) for place in places)
     most = counts[-1] if counts else 0
     if most < 2 or counts[len(counts) // 2] < 2:
         return None  # one slice that was taken again makes no series of volumes
-    trusted = [name for name in OF_A_VOLUME if name != "ContentTime" or not any(_said("AcquisitionTime", members))]
+    trusted = [name for name in PER_VOLUME if name != "ContentTime" or not any(_moments("AcquisitionTime", members))]
     for name in trusted:
-        if volumes := _partition(members, lambda header, name=name: _of(name, header), most):  # type: ignore[misc]
-            return Several(OF_A_VOLUME[name], name, _ordered(volumes, name))
+        if volumes := _partition(members, lambda header, name=name: _moment(name, header), most):  # type: ignore[misc]
+            return Volumes(PER_VOLUME[name], name, _ordered(volumes, name))
     for name, key in _further_keys(members):
         if volumes := _partition(members, key, most):
-            return Several("several volumes", name, _ordered(volumes, ""))
+            return Volumes("several volumes", name, _ordered(volumes, ""))
     for name in ORDERING:
         if name in trusted and all(
-            len({_of(name, header) for header in place} - {""}) == len(place) for place in places
+            len({_moment(name, header) for header in place} - {""}) == len(place) for place in places
         ):
-            what = OF_A_VOLUME[name]
+            what = PER_VOLUME[name]
             if counts[0] != most:
-                return Several(f"{what} whose volumes are not complete", name, ())
-            rows = [sorted(place, key=lambda header: _sortable(_of(name, header))) for place in places]
-            return Several(what, name, tuple(zip(*rows, strict=True)))
+                return Volumes(f"{what} whose volumes are not complete", name, ())
+            rows = [sorted(place, key=lambda header: _sortable(_moment(name, header))) for place in places]
+            return Volumes(what, name, tuple(zip(*rows, strict=True)))
     numbered = _numbered(places) if counts[0] == most else ()
-    return Several("several volumes", "InstanceNumber", numbered) if numbered else None
+    return Volumes("several volumes", "InstanceNumber", numbered) if numbered else None
 
 
 def _numbered(places: list[list[Header]]) -> tuple[tuple[Header, ...], ...]:
@@ -77,10 +77,11 @@ def _numbered(places: list[list[Header]]) -> tuple[tuple[Header, ...], ...]:
     numbered = [(header.instance, place, header) for place, images in enumerate(places) for header in images]
     if len({number for number, _, _ in numbered} - {None}) < len(numbered):
         return ()
-    order = [(place, header) for _, place, header in sorted(numbered, key=lambda each: each[0] or 0)]
-    found = [place for place, _ in order]
-    volume_by_volume = all(len({*found[first : first + count]}) == count for first in range(0, len(found), count))
-    slice_by_slice = all(len({*found[first : first + most]}) == 1 for first in range(0, len(found), most))
+    order = [(place, header) for _, place, header in sorted(numbered, key=lambda row: row[0] or 0)]
+    positions = [place for place, _ in order]
+    runs = [{*positions[first : first + count]} for first in range(0, len(positions), count)]
+    volume_by_volume = all(len(run) == count for run in runs)
+    slice_by_slice = all(len({*positions[first : first + most]}) == 1 for first in range(0, len(positions), most))
     if not (volume_by_volume or slice_by_slice):
         return ()
     rows: list[list[Header]] = [[] for _ in range(count)]
@@ -100,7 +101,7 @@ def _further_keys(members: Sequence[Header]) -> list[tuple[str, Key]]:
     if len(paths) < len(members):
         keys.append(("its files", lambda header: str(header.source.path)))
     both = ("TemporalPositionIdentifier", "DiffusionGradientOrientation", "TriggerTime", "AcquisitionNumber")
-    keys.append(("several attributes", lambda header: tuple(_of(name, header) for name in both)))
+    keys.append(("several attributes", lambda header: tuple(_moment(name, header) for name in both)))
     if dimensions:
         keys.append(("DimensionIndexValues", lambda header: _index(header)[:-1]))
     return keys
@@ -113,21 +114,21 @@ def _partition(members: Sequence[Header], key: Key, most: int) -> list[list[Head
         volumes.setdefault(key(header), []).append(header)
     if len(volumes) != most or "" in volumes or None in volumes:
         return []
-    whole = all(len(place) == 1 for each in volumes.values() for place in by_position(each))
+    whole = all(len(place) == 1 for volume in volumes.values() for place in by_position(volume))
     return list(volumes.values()) if whole else []
 
 
 def _ordered(volumes: list[list[Header]], name: str) -> tuple[tuple[Header, ...], ...]:
-    """By value where values have an order, else as they were taken, else by number."""
+    """By value where values have an order, else by time of acquisition, else by number."""
     if name and name != "DiffusionGradientOrientation":
-        return tuple(map(tuple, sorted(volumes, key=lambda each: _sortable(_of(name, each[0])))))
+        return tuple(map(tuple, sorted(volumes, key=lambda volume: _sortable(_moment(name, volume[0])))))
     return tuple(map(tuple, sorted(volumes, key=_first_taken)))
 
 
 def _first_taken(volume: list[Header]) -> tuple[object, ...]:
     return min(
         (
-            *(_sortable(_of(name, header)) for name in ORDERING),
+            *(_sortable(_moment(name, header)) for name in ORDERING),
             header.instance or 0,
             _sortable("\\".join(_index(header))),
             header.source,
@@ -136,17 +137,17 @@ def _first_taken(volume: list[Header]) -> tuple[object, ...]:
     )
 
 
-def _of(name: str, header: Header) -> str:
+def _moment(name: str, header: Header) -> str:
     return header.moment[MOMENTS.index(name)]
 
 
-def _said(name: str, members: Sequence[Header]) -> list[str]:
-    return [_of(name, header) for header in members]
+def _moments(name: str, members: Sequence[Header]) -> list[str]:
+    return [_moment(name, header) for header in members]
 
 
 def _index(header: Header) -> tuple[str, ...]:
-    said = _of("DimensionIndexValues", header)
-    return tuple(said.split("\\")) if said else ()
+    index = _moment("DimensionIndexValues", header)
+    return tuple(index.split("\\")) if index else ()
 
 
 def _sortable(value: str) -> tuple[tuple[float, str], ...]:

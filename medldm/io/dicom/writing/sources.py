@@ -9,26 +9,26 @@ import numpy.typing as npt
 
 from medldm.data.volume import Affine, Step, Volume
 from medldm.errors import InputError
-from medldm.io.dicom.classic import Source, source_of
-from medldm.io.dicom.header import no_values_on_screen
-from medldm.io.dicom.slices import Files
+from medldm.io.dicom.header.files import no_values_on_screen
+from medldm.io.dicom.pixels.image import Files
+from medldm.io.dicom.writing.classic import Source, source_of
 
 CITED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")  # a derived slice refers to them
 # A slice of the result this close to one of the series is that slice; scanners round positions.
 SAME_PLACE_MM, SAME_PLACE = 0.02, 0.01
 
 
-class Stack(NamedTuple):
+class Sources(NamedTuple):
     """The images that a result comes from, on its own grid.
 
     Parameters
     ----------
-    sources : images; those that were thrown away and filled anew are not among them
+    images : images; those that were thrown away and filled anew are not among them
     places : of each of them, in slices of the result
     lps : (4, 4), stored index of the result to mm in DICOM's world
     """
 
-    sources: list[Source]
+    images: list[Source]
     places: npt.NDArray[np.float64]
     lps: Affine
 
@@ -37,7 +37,7 @@ class Stack(NamedTuple):
         away = np.abs(self.places - place)
         closest = int(away.argmin())
         step_mm = float(np.linalg.norm(self.lps[:3, 2]))
-        return self.sources[closest] if away[closest] < max(SAME_PLACE_MM / step_mm, SAME_PLACE) else None
+        return self.images[closest] if away[closest] < max(SAME_PLACE_MM / step_mm, SAME_PLACE) else None
 
     def nearest(self, place: int) -> list[Source]:
         """The image that a slice of the result is, or its neighbours below and above, nearest first."""
@@ -46,11 +46,11 @@ class Stack(NamedTuple):
         away = self.places - place
         below, above = np.flatnonzero(away < 0), np.flatnonzero(away > 0)
         near = [int(side[np.abs(away[side]).argmin()]) for side in (below, above) if len(side)]
-        return [self.sources[number] for number in sorted(near, key=lambda number: float(abs(away[number])))]
+        return [self.images[number] for number in sorted(near, key=lambda number: float(abs(away[number])))]
 
 
 @no_values_on_screen()
-def stack_of(volume: Volume) -> Stack:
+def sources_of(volume: Volume) -> Sources:
     """The images that a volume comes from.
 
     Parameters
@@ -62,41 +62,41 @@ def stack_of(volume: Volume) -> Stack:
     InputError
         It was not read from DICOM, or its files are no longer there.
     """
-    images = [image for image in volume.stored.header or () if image is not None]
-    if volume.stored.container != "dicom" or not images:
+    frames = [frame for frame in volume.stored.header or () if frame is not None]
+    if volume.stored.container != "dicom" or not frames:
         raise InputError(
             f"{volume.name} was not read from DICOM, so there is no patient and study to derive a series from. "
             "Write NIfTI instead."
         )
     files = Files(pixels=False)
-    sources = [source_of(image, files) for image in images]
+    images = [source_of(frame, files) for frame in frames]
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.stored_affine()
-    positions = np.array([[float(v) for v in source.header.ImagePositionPatient] for source in sources])
+    positions = np.array([[float(v) for v in source.header.ImagePositionPatient] for source in images])
     normal = np.cross(lps[:3, 0], lps[:3, 1])
     normal /= np.linalg.norm(normal)
     places = (positions - lps[:3, 3]) @ normal / (lps[:3, 2] @ normal)
     kept = [number for number, gone in enumerate(_thrown_away(volume, places)) if not gone]
-    kept = kept or list(range(len(sources)))
-    return Stack([sources[number] for number in kept], places[kept], lps)
+    kept = kept or list(range(len(images)))
+    return Sources([images[number] for number in kept], places[kept], lps)
 
 
 @no_values_on_screen()
-def cited_stack(volume: Volume) -> Stack:
-    """The images that a volume comes from, each fit to be referred to.
+def citable_sources(volume: Volume) -> Sources:
+    """The images that a volume comes from, all fit to be cited.
 
     Raises
     ------
     InputError
-        As for `stack_of`, or an image lacks what names it.
+        As for `sources_of`, or an image lacks what names it.
     """
-    stack = stack_of(volume)
-    for source in stack.sources:
+    sources = sources_of(volume)
+    for source in sources.images:
         for name in CITED:
             if not source.header.get(name):
                 raise InputError(
                     f"{source.image.path} has no {name}, so no series can be derived from it. Write NIfTI instead."
                 )
-    return stack
+    return sources
 
 
 def _thrown_away(volume: Volume, places: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -118,7 +118,7 @@ def _filled(step: Step) -> set[int]:
     if step.settings.get("axis", 2) != 2:
         return set()
     facts: dict[str, Any] = dict(step.facts)
-    verbs = [each["verb"] for each in facts.get("plan") or ()] or [step.task]
-    # Between thick slices every thin one is invented; which slices of the scan were lost is told apart.
-    only = "fill-slices" in verbs and "super-resolve" not in verbs
+    tasks = [planned["verb"] for planned in facts.get("plan") or ()] or [step.task]
+    # Between thick slices every thin one is invented; `filled_slices` names those of the scan that were lost.
+    only = "fill-slices" in tasks and "super-resolve" not in tasks
     return {*facts.get("filled_slices", ()), *(facts.get("invented_slices", ()) if only else ())}

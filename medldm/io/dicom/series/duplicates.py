@@ -9,12 +9,13 @@ import numpy as np
 
 from medldm.data.volume import Voxels
 from medldm.errors import InputError
-from medldm.io.dicom.header import MOMENTS, Header, no_values_on_screen
-from medldm.io.dicom.padding import without_padding
-from medldm.io.dicom.quantity import far_below
-from medldm.io.dicom.slices import Files, decode, read_slice
+from medldm.io.dicom.header.content import far_below
+from medldm.io.dicom.header.files import no_values_on_screen
+from medldm.io.dicom.header.parse import MOMENTS, Header
+from medldm.io.dicom.pixels.image import Files, decode, read_slice
+from medldm.io.dicom.pixels.padding import without_padding
 
-FEW = 8  # images of a position that tell what all are
+FEW = 8  # images of a position that stand for all
 NAMED = 5  # attributes in one sentence; the rest is counted
 NOT_COMPARED = ("ContentTime", "DimensionIndexValues")  # an export may write a new one
 
@@ -30,10 +31,10 @@ def same_pixels(places: Sequence[Sequence[Header]]) -> bool:
     middle = len(places) // 2  # the outermost slices may be empty in every volume
     inside_first = sorted(range(len(places)), key=lambda number: abs(number - middle))
     files = Files()
-    return all(_alike(places[number], files) for number in inside_first)
+    return all(_same_digest(places[number], files) for number in inside_first)
 
 
-def same_moment(places: Sequence[Sequence[Header]]) -> bool:
+def same_time(places: Sequence[Sequence[Header]]) -> bool:
     """Whether all images at each position were measured at one time, by their headers.
 
     Parameters
@@ -44,27 +45,23 @@ def same_moment(places: Sequence[Sequence[Header]]) -> bool:
 
 
 @no_values_on_screen()
-def what_differs(place: Sequence[Header]) -> str:
-    """What tells the images of one position apart, for a sentence: attributes, and ranges of values.
+def differing_attributes(place: Sequence[Header]) -> str:
+    """What differs between the images of one position, for a sentence: their pixels or values, and attributes.
 
     Parameters
     ----------
     place : images at one position
     """
-    said = [_said(header) for header in place]
-    names = [name for name in said[0] if len({each.get(name) for each in said}) > 1]
-    found = [_range(header) for header in place]
-    ranges = sorted({text for text in found if text})
-    told = []
-    if "" in found:
-        told.append("their pixels, of which some cannot be read")
+    attributes = [_attributes(header) for header in place]
+    names = [name for name in attributes[0] if len({values.get(name) for values in attributes}) > 1]
+    ranges = sorted({_range(header) for header in place})  # "" where pixels cannot be read
+    pixels = "their pixels"
+    if "" in ranges:
+        pixels = "their pixels, of which some cannot be read"
     elif len(ranges) > 1:
-        told.append(f"their values ({', '.join(ranges[:NAMED])})")
-    else:
-        told.append("their pixels")
-    told += names[:NAMED]
+        pixels = f"their values ({', '.join(ranges[:NAMED])})"
     more = f" and {len(names) - NAMED} more attributes" if len(names) > NAMED else ""
-    return ", ".join(told) + more
+    return ", ".join([pixels, *names[:NAMED]]) + more
 
 
 @no_values_on_screen()
@@ -84,20 +81,20 @@ def one_quantity(place: Sequence[Header]) -> bool:
             continue
         if not pixels.size:
             continue
-        low, high = (float(each) for each in np.percentile(pixels, (1, 99)))
+        low, high = (float(end) for end in np.percentile(pixels, (1, 99)))
         signs.add(far_below(low, high))
     return len(signs) < 2
 
 
-def _alike(place: Sequence[Header], files: Files) -> bool:
+def _same_digest(place: Sequence[Header], files: Files) -> bool:
     if len(place) == 1:
         return True
-    first = _picture(place[0], files)
-    return bool(first) and all(_picture(header, files) == first for header in place[1:])
+    first = _digest(place[0], files)
+    return bool(first) and all(_digest(header, files) == first for header in place[1:])
 
 
-def _picture(header: Header, files: Files) -> str:
-    """What tells one picture from another: its values, however they are packed; empty where they cannot be read."""
+def _digest(header: Header, files: Files) -> str:
+    """A hash of the values, however they are compressed; empty where they cannot be read."""
     try:
         pixels = _values(header, files)
     except InputError:
@@ -125,15 +122,15 @@ def _range(header: Header) -> str:
 
 
 def _acquired(header: Header) -> tuple[str, ...]:
-    return tuple(said for name, said in zip(MOMENTS, header.moment, strict=True) if name not in NOT_COMPARED)
+    return tuple(value for name, value in zip(MOMENTS, header.moment, strict=True) if name not in NOT_COMPARED)
 
 
-def _said(header: Header) -> dict[str, object]:
-    """What a header says that may tell two images of a position apart; no names, dates or identifiers of people."""
+def _attributes(header: Header) -> dict[str, object]:
+    """Values that may differ between images of a position; no names, dates or identifiers of people."""
     return {
         **header.kinds,
         **header.contrasts,
-        **header.telling,
+        **header.distinguishing,
         **dict(zip(MOMENTS, header.moment, strict=True)),
         "InstanceNumber": header.instance,
         "SliceThickness": header.thickness_mm,

@@ -1,4 +1,4 @@
-"""Where the slices of a stack lie: one regular grid, with or without gaps, or a sentence why there is none."""
+"""Where the slices of a stack lie: one regular grid, with or without gaps, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ EVEN_RUN = 3  # so many equal wide gaps in a row are another spacing, not slices
 
 
 @dataclass(frozen=True)
-class Stack:
-    """The verdict on the positions of some images.
+class Grid:
+    """The regular grid that the positions of some images form, or the reason why they form none.
 
     Parameters
     ----------
@@ -88,22 +88,22 @@ def affine_ras(axes: tuple[Array, Array, Array], origin: Array, spacing: tuple[f
     return ras
 
 
-def judge_positions(
+def fit_grid(
     places: Array,
     normal: Array,
     *,
     instances: Sequence[int | None] | None = None,
     thicknesses: Sequence[float | None] | None = None,
     thickness_mm: float = 1.0,
-) -> Stack:
+) -> Grid:
     """Whether images lie on one regular grid.
 
     Parameters
     ----------
     places : (N, 3) ImagePositionPatient, mm, LPS
     normal : (3,) slice normal
-    instances : InstanceNumber of each; only asked where positions allow two readings
-    thicknesses : SliceThickness of each, mm; only asked where positions allow two readings
+    instances : InstanceNumber of each; only used where positions allow two readings
+    thicknesses : SliceThickness of each, mm; only used where positions allow two readings
     thickness_mm : what a single image is given as its extent
 
     Returns
@@ -114,19 +114,19 @@ def judge_positions(
     ordered = tuple(int(number) for number in order)
     places = places[order]
     if len(places) == 1:
-        return Stack("single", order=ordered, index=(0,), step_mm=thickness_mm)
+        return Grid("single", order=ordered, index=(0,), step_mm=thickness_mm)
     along = places @ normal
     gaps = np.diff(along)
     refused = _repeated(gaps) or _sheared(places, along, normal)
     if refused:
-        return Stack(*refused, order=ordered)
+        return Grid(*refused, order=ordered)
     index, step = _grid(along)
-    hints = [None if each is None else [each[number] for number in ordered] for each in (instances, thicknesses)]
-    reason = _no_grid(along, gaps, index, step) or _two_readings(index, gaps, *hints)
+    hints = [None if values is None else [values[number] for number in ordered] for values in (instances, thicknesses)]
+    reason = _misfit(along, gaps, index, step) or _two_readings(index, gaps, *hints)
     if reason:
-        return Stack("irregular", reason, order=ordered)
-    stack = Stack("regular", "", ordered, tuple(int(place) for place in index), step)
-    return Stack("missing", "", ordered, stack.index, step) if stack.missing else stack
+        return Grid("irregular", reason, order=ordered)
+    grid = Grid("regular", "", ordered, tuple(int(place) for place in index), step)
+    return Grid("missing", "", ordered, grid.index, step) if grid.missing else grid
 
 
 def same_place_mm(along: Array) -> float:
@@ -179,7 +179,7 @@ def _grid(along: Array) -> tuple[npt.NDArray[np.int64], float]:
     return index, float(centred @ along / (centred @ centred))
 
 
-def _no_grid(along: Array, gaps: Array, index: npt.NDArray[np.int64], step: float) -> str:
+def _misfit(along: Array, gaps: Array, index: npt.NDArray[np.int64], step: float) -> str:
     off = along - index * step
     # The grid may lie anywhere between its extremes.
     if (off.max() - off.min()) / 2 > max(TOLERANCE_MM, 0.01 * step):
@@ -204,19 +204,19 @@ def _two_readings(
     instances: Sequence[int | float | None] | None,
     thicknesses: Sequence[int | float | None] | None,
 ) -> str:
-    """A word when wide gaps are likelier another spacing than lost slices."""
+    """A sentence when wide gaps are likelier another spacing than lost slices."""
     strides = np.diff(index)
     wide = strides > 1
     if not wide.any():
         return ""
-    known = [each for each in thicknesses or () if each]
+    known = [thickness for thickness in thicknesses or () if thickness]
     runs = _longest_run(strides)
     uneven = len(known) > 1 and max(known) > 1.1 * min(known)
     # One slice out of place halves the finest gap; in a short stack, its thickness says that the wide one is usual.
     halved = (strides == 1).sum() <= 2 * wide.sum() and len(known) > 0 and np.median(known) > HALVED * gaps.min()
     if runs < EVEN_RUN and not (uneven and runs > 1) and not halved:
         return ""
-    if instances is not None and all(each is not None for each in instances):
+    if instances is not None and None not in instances:
         numbers = np.abs(np.diff(np.array(instances, dtype=np.float64)))
         if not uneven and np.array_equal(numbers, strides):
             return ""  # the scanner counted the slices that we miss

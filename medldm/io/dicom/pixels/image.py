@@ -12,11 +12,11 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medldm.data.volume import Voxels
 from medldm.errors import InputError, NotRestorable
-from medldm.io.dicom.codecs import Undecoded, check_stream, frame_of, plugins_for
-from medldm.io.dicom.decode_worker import unpacker, wanted_apart
-from medldm.io.dicom.frames import MAPPING, Frame, flat_frame, is_enhanced
-from medldm.io.dicom.header import UNREADABLE, is_dicom, no_values_on_screen, read_dataset, said_by
-from medldm.io.dicom.values import careful
+from medldm.io.dicom.header.files import is_dicom, no_values_on_screen, read_dataset, reason_of
+from medldm.io.dicom.header.frames import MAPPING, Frame, flat_frame, is_enhanced
+from medldm.io.dicom.header.values import UNREADABLE, careful
+from medldm.io.dicom.pixels.codecs import Undecoded, check_stream, frame_of, plugins_for
+from medldm.io.dicom.pixels.decode_worker import needs_worker, worker
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 NEEDED = (
@@ -55,7 +55,7 @@ class Files:
             return dataset, flat_frame(dataset, image.number)
         except UNREADABLE as problem:
             raise InputError(
-                f"{image.path} has no frame {image.number + 1} that can be read: {said_by(problem)}."
+                f"{image.path} has no frame {image.number + 1} that can be read: {reason_of(problem)}."
             ) from problem
 
 
@@ -122,7 +122,7 @@ def _unpacked(dataset: Any, index: int | None) -> Voxels:
     if dataset.PhotometricInterpretation not in GREY:
         raise Undecoded("its PhotometricInterpretation is not one of grey values.")
     syntax = dataset.file_meta.TransferSyntaxUID
-    if not wanted_apart(syntax):
+    if not needs_worker(syntax):
         _check_length(dataset)
         array: Voxels = pixel_array(dataset, index=index)
         return array
@@ -134,7 +134,7 @@ def _unpacked(dataset: Any, index: int | None) -> Voxels:
     problems: list[ValueError] = []
     for plugin in plugins:
         try:
-            return unpacker.unpack(dataset, frame, plugin)
+            return worker.decode(dataset, frame, plugin)
         except ValueError as problem:
             problems.append(problem)
     ended = [problem for problem in problems if isinstance(problem, Undecoded)]
@@ -153,9 +153,9 @@ def _check_length(dataset: Any) -> None:
         raise Undecoded(f"its header lacks {', '.join(lacking)}.")
     frames = int(dataset.get("NumberOfFrames") or 1)
     pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel) * frames
-    wanted, found = (pixels * int(dataset.BitsAllocated) + 7) // 8, len(dataset.PixelData)
-    if found < wanted:
-        raise Undecoded(f"its pixels are cut short ({found} of {wanted} bytes are there).")
+    wanted, available = (pixels * int(dataset.BitsAllocated) + 7) // 8, len(dataset.PixelData)
+    if available < wanted:
+        raise Undecoded(f"its pixels are cut short ({available} of {wanted} bytes are there).")
 
 
 def _right_aligned(dataset: Any, index: int | None, stored: Voxels) -> Voxels:
@@ -181,14 +181,14 @@ def _undecoded(dataset: Any, path: Path, problem: Exception) -> str:
         return f"{path} has no pixels that can be decoded: its transfer syntax is unknown. Export the series again."
     try:
         package = "" if get_decoder(syntax).is_available else CODECS.get(str(syntax))
-        words = (
+        reason = (
             "its pixels are damaged or cut short." if syntax.is_encapsulated else "its pixels do not fit its header."
         )
-        words = str(problem) if isinstance(problem, Undecoded) else words
+        reason = str(problem) if isinstance(problem, Undecoded) else reason
     except NotImplementedError:  # one that no program decodes
-        package, words = "", "no codec for it is known."
+        package, reason = "", "no codec for it is known."
     remedy = f"pip install {package}." if package else "Export the series again."
-    return f"{path} has no pixels that can be decoded (transfer syntax {syntax.name}): {words} {remedy}"
+    return f"{path} has no pixels that can be decoded (transfer syntax {syntax.name}): {reason} {remedy}"
 
 
 def rescale(dataset: Any, path: Path) -> tuple[float, float]:
@@ -280,7 +280,7 @@ def load(path: Path, *, pixels: bool = True) -> Any:
             raise ValueError("it does not start as DICOM files do" if path.is_file() else "no such file")
         dataset = read_dataset(path, stop_before_pixels=not pixels)
     except UNREADABLE as problem:
-        raise InputError(f"{path} cannot be read as DICOM: {said_by(problem)}.") from problem
+        raise InputError(f"{path} cannot be read as DICOM: {reason_of(problem)}.") from problem
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, _ = dataset.original_encoding
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian

@@ -1,0 +1,1 @@
+"""DICOM series: found, grouped, placed on a grid, cleaned and read as volumes."""

@@ -1,0 +1,1 @@
+"""Results as DICOM: derived series and parametric maps, with their sources cited."""
