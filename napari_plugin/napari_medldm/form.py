@@ -11,7 +11,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QApplication, QComboBox, QSizePolicy
 
-from medldm.tasks import TASKS
+from medldm.tasks import TASKS, Need
 from napari_medldm.form_fields import Rows
 
 WIDTH = 440  # pixels; below that rows are cut off, the bar that scrolls down included
@@ -33,6 +33,7 @@ class Form(Container):  # type: ignore[misc]
         super().__init__(scrollable=True)
         self.viewer = viewer
         self.rows = Rows(TASKS[self.verb].settings)
+        self.needs_scan = Need.SCAN in TASKS[self.verb].needs
         self.scan = ComboBox(label="scan", choices=lambda _: self._layers(Image))
         self.series = ComboBox(label="series", choices=[ONE, ALL], value=ONE, visible=False)
         self.plan = _text()
@@ -92,6 +93,9 @@ class Form(Container):  # type: ignore[misc]
             widget.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             widget.native.setMinimumContentsLength(12)
         self.native.setMinimumWidth(WIDTH)
+        about_scan = (self.scan, self.difference, self.where, self.preview, self.compare)
+        for widget in () if self.needs_scan else (*about_scan, self.copy_command, self.copy_python):
+            widget.visible = False
 
 
 def _text() -> Any:

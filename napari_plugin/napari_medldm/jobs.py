@@ -38,7 +38,7 @@ class Order:
     Parameters
     ----------
     verb : as on the command line, or one of `ASKED`
-    scan : the layer
+    scan : the layer; None for tasks that need none
     options : of the verb, those that differ from the defaults
     mask : of `inpaint`: a labels layer, or outlines
     where : of a preview; None runs the whole volume
@@ -47,7 +47,7 @@ class Order:
     """
 
     verb: str
-    scan: Snapshot
+    scan: Snapshot | None
     options: dict[str, Any] = field(default_factory=dict)
     mask: Snapshot | Drawn | None = None
     where: Corners | None = None
@@ -62,7 +62,7 @@ class Order:
     def loaded(self) -> Order:
         """The same with all voxels copied out of the layers."""
         mask = self.mask.load() if isinstance(self.mask, Snapshot) else self.mask
-        return replace(self, scan=self.scan.load(every=self.every), mask=mask)
+        return replace(self, scan=self.scan and self.scan.load(every=self.every), mask=mask)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def carry_out(order: Order, told: Told) -> Outcome:
     ------
     MedldmError
     """
-    volumes = order.scan.volumes()
+    volumes = order.scan.volumes() if order.scan else [None]
     if order.verb == "plan":
         plan = make_plan(volumes[0], make(Restore, order.options))
         return Outcome(words=rows_for_flags(plan.words()))
@@ -134,7 +134,7 @@ def _noise(volume: Volume, modality: str) -> NoiseEstimate:
     return estimate_noise(volume.voxels, volume.spacing, kind)
 
 
-def _whole(order: Order, volume: Volume, told: Told) -> tuple[Volume, Volume]:
+def _whole(order: Order, volume: Volume | None, told: Told) -> tuple[Volume | None, Volume]:
     return volume, _run(order.verb, volume, order.options, _mask(order, volume), told)
 
 
@@ -163,8 +163,8 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
             continue
         return result
     raise ResourceError(
-        f"{volume.name} needs more memory than is free, even in tiles of {TILES[-1]} voxels. Close other programs, "
-        "choose another device, or restore a box of it."
+        f"{volume.name if volume else verb} needs more memory than is free, even in tiles of {TILES[-1]} voxels. Close "
+        "other programs, choose another device, or restore a box of it."
     )
 
 
@@ -228,12 +228,13 @@ def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -
 
 def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple]:
     afters = [after for _, after in pairs]
-    title = f"{order.scan.name} {'preview' if order.where else TASKS[order.verb].labels.past}"
+    name = order.scan.name if order.scan else TASKS[order.verb].labels.title.lower()
+    title = f"{name} {'preview' if order.where else TASKS[order.verb].labels.past}"
     made = [_layer(afters, title)]
     spreads = [after.as_map(after.std) for after in afters if after.std is not None]
     if len(spreads) == len(afters):  # a frame without one would move the others to its place
         made.append(_layer(spreads, f"{title}, uncertainty", colormap="magma"))
-    if order.difference:
+    if order.difference and order.scan:
         gaps = [_difference(before, after) for before, after in pairs]
         top = max(float(np.abs(contrast(gap.voxels)).max()) for gap in gaps)
         made.append(_layer(gaps, f"{title}, difference", colormap="PiYG", contrast_limits=(-top, top)))

@@ -30,7 +30,7 @@ PRELOAD = """
 import os, signal, sys, time, types
 open(os.path.join(os.environ["MEDLDM_TEST"], "worker-began"), "w").close()
 import medldm
-tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
+from medldm import tasks
 from medldm.batch import cases
 from medldm.batch import dask_cluster
 from medldm.io.atomic import sentence
