@@ -147,6 +147,313 @@ def test_monai_is_imported_in_one_place():
     assert importing == ["monai_parts.py"]
 
 
+# --- additions from outside the package: modality and degradation ---------------------------------------------------
+
+
+@pytest.fixture
+def ultrasound(monkeypatch):
+    """A toy modality, registered from outside: bytes of magnitude with speckle."""
+    from medldm.modality import MODALITIES, Modality, NoiseModel
+
+    kind = Modality(
+        name="us",
+        noise=NoiseModel(family="rician", highest=1.0, noisy_from=0.1),
+        suffixes=frozenset(("us",)),
+        by_values=lambda low, high: "its values are whole bytes" if (low, high) == (0, 255) else "",
+        sop_class="1.2.840.10008.5.1.4.1.1.6.1",
+    )
+    monkeypatch.setitem(MODALITIES, kind.name, kind)
+    return kind
+
+
+@pytest.fixture
+def echo(phantom):
+    """A phantom whose values are those of the toy modality, and of no other."""
+    import numpy as np
+
+    voxels = phantom.voxels.astype(np.float32)
+    return phantom.with_voxels((255 * voxels / voxels.max()).astype(np.float32))
+
+
+def test_a_new_modality_is_guessed_and_named(ultrasound, echo):
+    from dataclasses import replace
+
+    from medldm import io
+    from medldm.qc.noise import estimate_noise
+
+    bare = replace(echo, stored=replace(echo.stored, modality=None), name="scan")
+    name, why = io.guess_modality(bare)
+    assert name == "us"
+    assert why == "scan is taken for US, since its values are whole bytes; say --modality mr or ct otherwise."
+    assert io.modality_by_name(Path("liver_US.nii.gz")) == "us"
+    assert estimate_noise(bare.voxels, bare.spacing, "us").unit == "fraction"
+    # Without a model for it, the sentence says so.
+    import medldm
+    from medldm.errors import ModelError
+
+    with pytest.raises(ModelError, match="restores US"):
+        medldm.denoise(bare)
+
+
+def test_a_new_modality_is_an_option_of_the_command_line_and_the_plugin(ultrasound, capsys):
+    from dataclasses import fields
+
+    from medldm.cli import main
+    from medldm.settings import Denoise
+
+    assert main(["denoise", "--help"]) == 0
+    assert "{auto,mr,ct,us}" in capsys.readouterr().out
+    assert Denoise(modality="us").modality == "us"
+    knob = next(knob for knob in fields(Denoise) if knob.name == "modality")
+    assert list(knob.metadata["choices"]) == ["auto", "mr", "ct", "us"]  # what the form of the plugin offers
+
+
+def test_a_new_modality_runs_in_a_batch_and_through_dicom(ultrasound, echo, tiny_model, tmp_path):
+    import json
+    import shutil
+
+    import numpy as np
+    import phantoms
+    import phantoms_dicom
+    import pydicom
+
+    from medldm.cli import main
+
+    model = tmp_path / "model" / "toy.json"
+    shutil.copytree(tiny_model.parent, model.parent)
+    card = json.loads((model.parent / tiny_model.name).read_text())
+    model.write_text(json.dumps(card | {"name": "toy", "modality": "us"}))
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    small = np.asarray(echo.voxels[:32, :32, :12])
+    phantoms.save(scans / "a_us.nii.gz", small, dtype=np.int16)
+    phantoms_dicom.write_series(
+        scans / "b", small, modality="US", SOPClassUID=ultrasound.sop_class,
+        each=lambda image, k: setattr(image.file_meta, "MediaStorageSOPClassUID", ultrasound.sop_class),
+    )  # fmt: skip
+    assert main(["denoise", str(scans), str(out), "--model", str(model), "--noise", "0.05", "--no-progress"]) == 0
+    records = [json.loads(path.read_text()) for path in out.rglob("*_medldm.json")]
+    assert [record["modality"] for record in records] == ["us", "us"]
+    derived = [pydicom.dcmread(path) for path in out.rglob("*") if path.is_file() and path.suffix in ("", ".dcm")]
+    assert {(str(image.Modality), str(image.SOPClassUID)) for image in derived} == {("US", ultrasound.sop_class)}
+
+
+@pytest.fixture
+def dimming(monkeypatch):
+    """A toy degradation, registered from outside: half of the signal is lost."""
+    import torch
+
+    from medldm.degradations import DEGRADATIONS, Degradation, Observation, Row
+
+    class Dimming(Degradation):
+        linear = True
+        shares = {"mr": 1.0, "ct": 1.0}
+
+        def degrade(self, clean, generator=None):
+            return clean * 0.5
+
+        def adjoint(self, measured):
+            return measured * 0.5
+
+        def observe(self, measured):
+            return Observation(measured, torch.ones_like(measured))
+
+        def reconcile(self, guess, measured):
+            return measured * 2
+
+        @classmethod
+        def examples(cls, shape):
+            return (cls(),)
+
+        @classmethod
+        def draw(cls, shape, generator):
+            return cls()
+
+        @classmethod
+        def validation(cls, shape):
+            return {"dimmed": cls()}
+
+        @classmethod
+        def rows(cls):
+            return (Row("dimmed", "denoise", cls),)
+
+        @classmethod
+        def of_row(cls, row, scan, generator):
+            return cls(), {}
+
+    monkeypatch.setitem(DEGRADATIONS, "dimming", Dimming)
+    return Dimming
+
+
+def test_a_new_degradation_is_drawn_in_training_and_shown_in_validation(dimming, phantom, monkeypatch):
+    import numpy as np
+    import torch
+
+    from medldm.degradations import DEGRADATIONS
+    from medldm.settings import Architecture
+    from medldm.training import batches, examples
+    from medldm.training.corpus import Blocks
+    from medldm.training.data import Packed
+    from medldm.training.validation import cubes
+
+    for kind in DEGRADATIONS.values():
+        if kind is not dimming:
+            monkeypatch.setattr(kind, "shares", dict.fromkeys(kind.shares, 0.0))
+    whole = (1000 * phantom.voxels / phantom.voxels.max()).astype(np.uint16)
+    scan = Packed(whole, 1e-3, (1.0, 1.0, 1.0), 2, True, 1.0, "a.nii.gz", "a")
+    assert examples.draw_example([scan], Architecture(), 16, torch.Generator().manual_seed(0)).task == "dimming"
+    blocks = Blocks(torch.rand(3, 32, 16, 16), torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.long))
+    measured = batches.measure(blocks, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(measured.y, blocks.clean * 0.5)
+    assert {list(batches.family_shares())[number] for number in measured.task} == {"dimming"}
+    case = next(case for case in cubes([scan], Architecture(), per_task=1) if case.task == "dimmed")
+    torch.testing.assert_close(case.observation.y, case.clean * 0.5)
+
+
+def test_a_new_degradation_has_rows_in_the_benchmark(dimming, tmp_path, monkeypatch):
+    import numpy as np
+    import phantoms
+
+    from medldm.benchmark import run
+    from medldm.benchmark.scoring import Backbone
+
+    monkeypatch.setattr(sys.modules[run.__module__], "encoder_backbone", Backbone)
+    (tmp_path / "data").mkdir()
+    phantoms.save(tmp_path / "data" / "p1_T1w.nii.gz", phantoms.brain((48, 50, 46)), dtype=np.int16)
+    table = run(tmp_path / "data", tmp_path / "out", tasks=["dimmed"], methods_wanted=["nothing", "nlm"])
+    assert "dimmed" in table.read_text()
+
+
+def test_a_new_degradation_joins_the_contract_tests(dimming):
+    import importlib.util
+    import inspect
+
+    import torch
+
+    path = ROOT / "tests/degradations/test_degradations.py"
+    spec = importlib.util.spec_from_file_location("contract_of_degradations", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    passed = []
+    for name, test in vars(module).items():
+        marks = [mark for mark in getattr(test, "pytestmark", ()) if mark.name == "parametrize"]
+        if name.startswith("test_") and any("dimming-0" in mark.args[1] for mark in marks):
+            generator = torch.Generator().manual_seed(0)
+            clean = torch.rand(module.SHAPE, generator=generator)
+            given = {"name": "dimming-0", "clean": clean, "generator": generator}
+            test(**{argument: given[argument] for argument in inspect.signature(test).parameters})
+            passed.append(name)
+    assert len(passed) >= 6
+
+
+@pytest.fixture
+def toy_format():
+    """A format from outside the package: one class, one call."""
+    import numpy as np
+
+    from medldm.errors import InputError
+    from medldm.io.formats import FORMATS, register
+    from medldm.io.image_format import Format, ImageFiles, Loaded, Probe
+
+    class Toy(Format):
+        """A line of JSON, then float32 voxels."""
+
+        name, title = "toy", "TOY"
+        suffixes = written = kept = (".toy",)
+        dtypes = ("f4",)
+
+        def sniff(self, head):
+            return head.startswith(b'{"toy": ')
+
+        def probe(self, path):
+            with path.open("rb") as raw:
+                line = raw.readline()
+            if not self.sniff(line):
+                raise InputError(f"{path} is no TOY file.")
+            header = json.loads(line)
+            return Probe(ImageFiles(path, path), header, tuple(header["toy"]), np.dtype(np.float32))
+
+        def load(self, probe, index):
+            data = probe.files.voxels.read_bytes().split(b"\n", 1)[1]
+            voxels = np.frombuffer(data, np.float32).reshape(probe.shape)
+            return Loaded(voxels, np.array(probe.header["affine"], float))
+
+        def save(self, voxels, volume, path):
+            header = {"toy": voxels.shape, "affine": volume.stored_affine().tolist()}
+            path.write_bytes(json.dumps(header).encode() + b"\n" + voxels.tobytes())
+
+    register(Toy())
+    yield Toy
+    del FORMATS["toy"]
+
+
+def test_a_format_from_outside_is_known_to_every_door(toy_format, phantom, scan_file, tmp_path, stub_network):
+    import numpy as np
+
+    import medldm
+    from medldm.cli import main
+    from medldm.io.discovery import find_cases
+    from medldm.io.formats import stem
+
+    medldm.write(phantom, tmp_path / "in" / "below" / "scan.toy")
+    (tmp_path / "in" / "unnamed").write_bytes((tmp_path / "in" / "below" / "scan.toy").read_bytes())
+    again = medldm.read(tmp_path / "in" / "below" / "scan.toy")
+    assert np.array_equal(again.voxels, phantom.voxels)
+    assert np.allclose(again.affine, phantom.affine)
+    assert again.stored.container == "toy"
+    assert stem(Path("scan.toy")) == "scan"
+    assert [case.kind for case in find_cases(tmp_path / "in")] == ["toy", "toy"]
+    assert main(["inspect", str(tmp_path / "in")]) == 0
+    assert main(["denoise", str(tmp_path / "in"), str(tmp_path / "out"), "--noise", "0.05"]) == 0
+    assert np.allclose(medldm.read(tmp_path / "out" / "below" / "scan.toy").voxels, phantom.voxels + 1)
+    assert (tmp_path / "out" / "below" / "scan_medldm.json").exists()
+    assert (tmp_path / "out" / "unnamed.toy").exists()
+    assert main(["denoise", str(scan_file), str(tmp_path / "named.toy"), "--noise", "0.05"]) == 0
+    assert main(["denoise", str(scan_file), str(tmp_path / "asked"), "--noise", "0.05", "--format", "toy"]) == 0
+    assert (tmp_path / "asked" / "scan.toy").exists()
+    (tmp_path / "broken.toy").write_bytes(b"nothing")
+    assert main(["denoise", str(tmp_path / "broken.toy"), str(tmp_path / "never")]) == 3
+
+
+def test_a_format_from_outside_is_known_to_napari(toy_format, phantom, tmp_path):
+    pytest.importorskip("napari")
+    import numpy as np
+    from napari_medldm.layers import layer_data
+    from napari_medldm.readers import get_reader
+    from napari_medldm.writers import write_image
+
+    import medldm
+
+    data, attributes, _ = layer_data(phantom)
+    (path,) = write_image(str(tmp_path / "layer.toy"), data, attributes)
+    assert path.endswith("layer.toy")
+    (layer,) = get_reader(path)(path)
+    assert np.allclose(layer[0], data)
+    assert np.allclose(medldm.read(path).affine, phantom.affine, atol=1e-4)
+
+
+def test_a_format_that_is_only_read_says_so(toy_format, scan_file, tmp_path, monkeypatch, capsys):
+    from medldm.cli import main
+
+    monkeypatch.setattr(toy_format, "written", ())
+    monkeypatch.setattr(toy_format, "kept", ())
+    monkeypatch.setattr(toy_format, "why_not_written", "TOY is read and not written. Name a .nii.gz file.")
+    for words in (["named.toy"], ["out", "--format", "toy"]):
+        assert main(["denoise", str(scan_file), *words]) == 2
+        assert "TOY is read and not written" in capsys.readouterr().err
+
+
+def test_the_napari_manifest_knows_every_format_that_results_have():
+    from medldm.io.formats import FORMATS
+
+    manifest = yaml.safe_load((ROOT / "napari_plugin" / "napari_medldm" / "napari.yaml").read_text())["contributions"]
+    patterns = manifest["readers"][0]["filename_patterns"]
+    usual = [suffix for form in FORMATS.values() for suffix in form.kept]
+    assert {f"*{suffix}" for suffix in usual} <= set(patterns)
+    for writer in manifest["writers"][:2]:
+        assert set(usual) <= set(writer["filename_extensions"])
+
+
 @pytest.fixture
 def toy_tasks(monkeypatch):
     """A task with a scan and one without any, as somebody else's package would add them."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from medldm.cli.flags import flag
 from medldm.errors import UsageError, reason_of
+from medldm.provenance import RunRecord
 from medldm.tasks import TASKS
 
 FILES = ("fix", "format", "volume")  # options about files that change the image
@@ -31,15 +32,15 @@ def settings_in(path: Path, verb: str) -> tuple[dict[str, Any], dict[str, Any]]:
     UsageError
         It cannot be read, belongs to another verb, or names what the verb does not know.
     """
-    options = _object(path)
-    record = isinstance(options.get("settings"), dict)
-    if options.get("task", verb) != verb:
-        raise UsageError(f"--settings {path} was made by {options['task']}, not by {verb}.")
-    if record:
-        source = options["input"] if isinstance(options.get("input"), dict) else {}
-        options = options["settings"] | {name: source[name] for name in FILES if source.get(name)}
-    options = {name.replace("-", "_"): value for name, value in options.items() if name != "task"}
-    known = {field.name for field in fields(TASKS[verb].settings)}
+    data = _object(path)
+    if data.get("task", verb) != verb:
+        raise UsageError(f"--settings {path} was made by {data['task']}, not by {verb}.")
+    if isinstance(data.get("settings"), dict):
+        record = RunRecord.from_json(data)
+        files = {name: getattr(record.source, name) for name in FILES}
+        data = {**record.settings, **{name: value for name, value in files.items() if value not in (None, False)}}
+    options = {name.replace("-", "_"): value for name, value in data.items() if name != "task"}
+    known = {knob.name for knob in fields(TASKS[verb].settings)}
     for name, value in options.items():
         if name not in known and name not in FILES:
             raise UsageError(
@@ -71,7 +72,9 @@ def _fits(name: str, value: object) -> bool:
     if name == "fix":
         return isinstance(value, bool)
     if name == "format":
-        return value in ("nifti", "dicom")
+        from medldm.io.formats import result_formats
+
+        return value in result_formats()
     if name == "volume":
         return value is None or (isinstance(value, int) and not isinstance(value, bool))
     several = value if isinstance(value, list) else [value]

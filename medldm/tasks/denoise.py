@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from medldm.data.volume import Volume
     from medldm.degradations import Observation
+    from medldm.modality import Modality
 
 MEANS_MM = 2.5  # standard deviation of the Gaussian; 5 mm wins 0.03 dB on validation and leaves more bias
 HAND_OVER = 0.25  # scaled intensity above the CT window, 1000 to 1500 HU: from the network's voxels to the measured
@@ -42,16 +43,16 @@ def run(inputs: Inputs, settings: Denoise, progress: Progress) -> Volume:
     seen = job.plausible(measured)
     observation = observe_known(seen, known, volume.slice_axis)
     restored, spread = job.run(observation, level, pick_orientations((), (), volume.shape, volume.spacing))
-    if job.modality == "ct":
+    if job.modality.noise.high_pass:
         restored = keep_means(restored, observation.y, volume.spacing, volume.slice_axis)
     bounded = bound(restored, observation.y, level.sigma, job.modality)
-    if job.modality == "ct":
+    if job.modality.plausible is not None:
         # Padding, dense bone and metal mean what they mean; no tissue is lost in the noise of theirs.
         bounded = bounded.lerp_(measured, ((measured - 1) / HAND_OVER).clamp_(0, 1))
         if seen is not measured:
             bounded = torch.where(seen == measured, bounded, measured)
     result = bounded if bool(known.all()) else torch.where(known, bounded, torch.nan)
-    typical = level.typical * (1 if job.modality == "mr" else job.scaling.unit)
+    typical = level.typical * job.modality.noise.per_scaled(job.scaling)
     return job.finish(
         result,
         spread,
@@ -117,13 +118,13 @@ def keep_means(restored: torch.Tensor, measured: torch.Tensor, spacing: Sequence
     return kept
 
 
-def bound(restored: torch.Tensor, measured: torch.Tensor, sigma: torch.Tensor, modality: str) -> torch.Tensor:
+def bound(restored: torch.Tensor, measured: torch.Tensor, sigma: torch.Tensor, modality: Modality) -> torch.Tensor:
     """No voxel moves more than four standard deviations; MRI counts from the bias-corrected magnitude."""
     import torch
 
     from medldm.degradations.noise import BOUND, Rician
 
-    if modality == "ct":
+    if modality.noise.family != "rician":
         kept = measured - BOUND * sigma
         kept = torch.maximum(restored, kept, out=kept)
         return torch.minimum(kept, measured + BOUND * sigma, out=kept)
