@@ -220,7 +220,8 @@ def errors_of(found: Card, trial: Trial) -> Errors:
         facts["missing"] = tuple(facts["missing"])
     place = str(found.path.with_name(f"{found.name}.json"))
     known = make(
-        TASKS[row.verb].settings, {**facts, "model": place, "modality": MR.name, "samples": SAMPLES, "steps": STEPS}
+        TASKS[row.verb].settings,
+        {**facts, "model": place, "modality": MR.name, "samples": SAMPLES, "steps": STEPS},
     )
     result = run(row.verb, trial.measured, known, mask=mask)
     # Samples of one orientation that do not differ have no spread to publish; their interval gets a floor anyway.
