@@ -1,4 +1,4 @@
-"""What a batch is told, and whom it tells."""
+"""What a batch is asked to do, and whom it notifies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told what.
+    """Who is notified of what.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Run:
     verb : task
     settings : of the verb
     options : about files
-    watch : who is told
+    watch : who is notified
     sources : IN as the user gave it, one path or several
     protected : files that no result may replace
     """

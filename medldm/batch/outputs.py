@@ -1,4 +1,4 @@
-"""Where results may lie: never where a scan lies, never where nobody can write."""
+"""Where results may lie: never where a scan lies, never where they cannot be written."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medldm.errors import InputError, OutputError, UsageError
-from medldm.io import is_nifti
+from medldm.io import is_image_name
 from medldm.io.atomic import LEFTOVER, partial_name, sentence, staged_name
 from medldm.io.discovery import Case
-from medldm.io.formats import check_result_name
+from medldm.io.formats import check_result_name, result_files
 from medldm.io.lists import named_paths
 
-DAY = 24 * 3600  # seconds
-MARKS = re.compile(r"\.tries-[0-9a-f]{32}$")  # of a cluster
+SWEEP_AFTER_S = 24 * 3600
+MARKS = re.compile(r"\.tries-[0-9a-f]{32}$")  # of `dask_queue`
 
 
 def check_out(sources: Sequence[Path], out: Path) -> None:
-    """Refuse an OUT that cannot be meant, before anything is searched.
+    """Refuse an OUT that cannot be right, before anything is searched.
 
     Raises
     ------
@@ -34,14 +34,14 @@ def check_out(sources: Sequence[Path], out: Path) -> None:
     check_result_name(out)
     if out.resolve() in [source.resolve() for source in sources]:
         raise OutputError(f"OUT is IN ({out}); results never replace the scan they come from. Choose another OUT.")
-    if len(sources) > 1 and (is_nifti(out) or out.is_file()):
+    if len(sources) > 1 and (is_image_name(out) or out.is_file()):
         raise OutputError(
             f"{len(sources)} inputs need a folder as OUT, the last path, and {out} is "
             f"{'a file' if out.is_file() else 'the name of one file'}. Name a folder after them."
         )
-    if not is_nifti(out) and out.is_file():
+    if not is_image_name(out) and out.is_file():
         raise OutputError(f"OUT ({out}) is a file that is not an image. Give a folder, or a name that ends in .nii.gz.")
-    check_writable(out, out.parent if is_nifti(out) else out)
+    check_writable(out, out.parent if is_image_name(out) else out)
 
 
 def check_writable(target: Path, folder: Path) -> None:
@@ -69,17 +69,17 @@ def check_target(target: Path) -> None:
 
     Parameters
     ----------
-    target : NIfTI file, or folder of a DICOM series
+    target : image file, or folder of a DICOM series
 
     Raises
     ------
     OutputError
     """
     check_writable(target, target.parent)
-    if target.is_dir() and any(not each.name.endswith(".dcm") for each in target.iterdir()):
+    if target.is_dir() and any(not path.name.endswith(".dcm") for path in target.iterdir()):
         raise OutputError(f"{target} holds other files. Choose another OUT, or move them away.")
     if hasattr(os, "pathconf"):
-        folder = next(each for each in target.parents if each.exists())
+        folder = next(parent for parent in target.parents if parent.exists())
         hidden = partial_name(staged_name(target)).name  # longest name that a result has while it is written
         if len(os.fsencode(hidden)) > os.pathconf(folder, "PC_NAME_MAX"):
             raise sentence(OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)), target)
@@ -96,7 +96,7 @@ def sweep(out: Path) -> None:
         for name in [*below, *names]:
             path = Path(at, name)
             with contextlib.suppress(OSError):
-                if (LEFTOVER.match(name) or MARKS.match(name)) and time.time() - last_touched(path) > DAY:
+                if (LEFTOVER.match(name) or MARKS.match(name)) and time.time() - last_touched(path) > SWEEP_AFTER_S:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -108,7 +108,7 @@ def last_touched(path: Path) -> float:
     path : file or folder
     """
     inside = list(path.rglob("*")) if path.is_dir() else []
-    return max(each.stat().st_mtime for each in [path, *inside])
+    return max(item.stat().st_mtime for item in [path, *inside])
 
 
 def inputs_only(cases: list[Case], sources: Sequence[Path], out: Path) -> list[Case]:
@@ -120,7 +120,7 @@ def inputs_only(cases: list[Case], sources: Sequence[Path], out: Path) -> list[C
         Nothing else is there.
     """
     inside, named = out.resolve(), [path.resolve() for path in named_paths(sources)]
-    if is_nifti(out) or not any(inside.is_relative_to(path) for path in named):
+    if is_image_name(out) or not any(inside.is_relative_to(path) for path in named):
         return cases
     own = [path for path in named if path.is_relative_to(inside)]
 
@@ -146,12 +146,12 @@ def named_alone(cases: list[Case], sources: Sequence[Path], out: Path) -> bool:
         return False
     (source,) = sources
     images = [case for case in cases if case.is_image]
-    if is_nifti(out) and len(images) > 1:
+    if is_image_name(out) and len(images) > 1:
         raise UsageError(
             f"OUT ({out.name}) is a file, but {source} holds {len(images)} images. Give a folder, or choose one with "
             "--include."
         )
-    if is_nifti(out):
+    if is_image_name(out):
         return True
     (case, *others) = cases
     whole_folder = case.series is not None and case.source.resolve() == source.resolve()
@@ -181,8 +181,11 @@ class Protected:
         ------
         OutputError
         """
-        real = target.parent.resolve() / target.name
-        hit = real in self.files or (not is_nifti(target) and any(each.is_relative_to(real) for each in self.folders))
+        parent = target.parent.resolve()
+        real = parent / target.name
+        hit = any(parent / path.name in self.files for path in result_files(target)) or (
+            not is_image_name(target) and any(folder.is_relative_to(real) for folder in self.folders)
+        )
         if hit:
             raise OutputError(
                 f"{target} would replace a scan that is read from there; results never do. Choose another OUT."

@@ -1,4 +1,4 @@
-"""One case after another: a bad one is reported, the others go on; nothing is half-written or overwritten unasked."""
+"""A batch from IN to OUT: find the cases, restore them, summarise; a failed case does not stop the others."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from medldm.batch.bids import check_place, derived, is_bids, write_dataset, write_participants
+from medldm.batch.case import Work, one_case
 from medldm.batch.caselog import keeping
-from medldm.batch.dask_cluster import spread_out
-from medldm.batch.one_case import Work, one_case
+from medldm.batch.dask_queue import restore_on_workers
+from medldm.batch.local import restore_here
 from medldm.batch.options import Options, Run, Watch
 from medldm.batch.outputs import Protected, check_out, inputs_only, named_alone, sweep
-from medldm.batch.overlap import overlapped
-from medldm.batch.summary import Row, exit_code, rows_of_shards, words, write_summary
+from medldm.batch.summary import Row, exit_code, rows_of_shards, tally, write_summary
 from medldm.errors import InputError, UsageError
-from medldm.io import is_nifti
+from medldm.io import is_image_name
 from medldm.io.discovery import Case, find_cases, output_path
+from medldm.io.formats import check_format
 from medldm.settings import Inpaint, Settings
 from medldm.zoo import card, check_weights
 
@@ -36,7 +37,7 @@ def run_batch(
     out : file or folder
     settings : of the verb
     options : about files
-    watch : who is told
+    watch : who is notified
 
     Returns
     -------
@@ -48,11 +49,14 @@ def run_batch(
         Before anything was done, or for a single scan named alone.
     """
     sources = (source,) if isinstance(source, Path) else tuple(source)
+    check_format(options.format)
     check_out(sources, out)
     settings = settled(settings)
-    raw = None if is_nifti(out) else dataset_of(sources)
+    raw = None if is_image_name(out) else dataset_of(sources)
     cases = inputs_only(find_cases(sources, options.include, options.exclude), sources, out)
     if raw:
+        if options.format not in (None, "nifti", "dicom"):
+            raise UsageError(f"Results of a BIDS dataset are NIfTI, not {options.format}. Leave --format out.")
         check_place(raw, out)
         cases = derived(cases, verb, settings)
         if not options.dry_run:
@@ -77,7 +81,7 @@ def run_batch(
         row = one_case(run, case, output_path(replace(case, alone=True), out, options.format))
         watch.say(f"{row.status}: {row.result or row.case}" + (f" ({row.message})" if row.message else ""))
         if options.report and not options.dry_run:
-            watch.report([row], out if case.series is not None and not is_nifti(out) else Path(row.result).parent)
+            watch.report([row], out if case.series is not None and not is_image_name(out) else Path(row.result).parent)
     return 0
 
 
@@ -89,17 +93,17 @@ def dataset_of(sources: Sequence[Path]) -> Path | None:
     UsageError
         Something else was named beside it: derivatives belong to one dataset.
     """
-    found = [source for source in sources if is_bids(source)]
-    if found and len(sources) > 1:
+    datasets = [source for source in sources if is_bids(source)]
+    if datasets and len(sources) > 1:
         raise UsageError(
-            f"{found[0]} is a BIDS dataset, and its results become a dataset of their own. Name it alone; --include "
+            f"{datasets[0]} is a BIDS dataset, and its results become a dataset of their own. Name it alone; --include "
             "and `medldm bids --participant-label` choose from it."
         )
-    return found[0] if found else None
+    return datasets[0] if datasets else None
 
 
 def run_tree(run: Run, cases: list[Case], out: Path) -> int:
-    """Many cases; whatever stops them, the summary says how far they came.
+    """Many cases; whatever stops the batch, the summary says how far it came.
 
     Parameters
     ----------
@@ -115,7 +119,7 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
     known: list[Row] = []  # of other shards too
     options, watch = run.options, run.watch
 
-    def tell(work: Work) -> bool:
+    def report(work: Work) -> bool:
         assert work.row is not None
         rows.append(work.row)
         watch.say(f"{work.row.status}: {work.row.case}" + (f": {work.row.message}" if work.row.message else ""))
@@ -126,9 +130,9 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
     try:
         with keeping():
             if options.scheduler or options.workers > 1:
-                spread_out(run, cases, out, tell)
+                restore_on_workers(run, cases, out, report)
             else:
-                overlapped(run, cases, out, tell)
+                restore_here(run, cases, out, report)
     finally:
         # A shard on which no case falls leaves an empty table: what is missing then is a shard that did not run.
         if not options.dry_run and (rows or not cases):
@@ -141,7 +145,7 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
         if options.shard[1] > 1 and rows_of_shards(out, options.shard[1]) != known:
             # Another shard ended while the page was drawn, and may have shown its own before.
             watch.report(write_summary(rows, out, options.shard), out)
-    watch.say(f"{len(rows)} cases: {words(rows)}" if cases else "No case falls to this shard.")
+    watch.say(f"{len(rows)} cases: {tally(rows)}" if cases else "No case falls to this shard.")
     return exit_code(rows)
 
 
@@ -156,9 +160,9 @@ def settled(settings: Settings) -> Settings:
         A mask that is needed or does not exist.
     """
     if settings.model != "auto":
-        found = card(settings.model)
-        check_weights(found)
-        if settings.model != found.name:
+        model = card(settings.model)
+        check_weights(model)
+        if settings.model != model.name:
             settings = replace(settings, model=str(Path(settings.model).absolute()))
     if isinstance(settings, Inpaint):
         if not settings.mask:

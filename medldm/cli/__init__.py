@@ -130,7 +130,9 @@ def sentence(words: str) -> str:
 
 def _add_files(verb: Any) -> None:
     group = _add_filters(verb)
-    group.add_argument("--format", choices=("nifti", "dicom"), help="format of the results (default: as the input)")
+    group.add_argument(
+        "--format", metavar="NAME", help="format of the results: nifti, dicom, nrrd, ... (default: as the input)"
+    )
     group.add_argument(
         "--volume", type=int, metavar="N", help="which volume of a 4D file or DICOM series, counted from 0"
     )

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medldm.batch import Options, Record, Run, Watch, one_case
+from medldm.batch import Options, Result, Run, Watch, one_case
 from medldm.data.samples import sample_path
 from medldm.data.volume import Volume, Voxels
 from medldm.errors import OutputError
 from medldm.io import read, write
 from medldm.io.discovery import find_cases
-from medldm.io.sidecars import PREVIEW
 from medldm.modality import MR
 from medldm.settings import Restore
 
@@ -47,14 +46,14 @@ def demonstrate(out: Path, *, overwrite: bool, watch: Watch) -> int:
     )
     run = Run(verb="restore", settings=Restore(), options=Options(overwrite=True), watch=watch)
     one_case(run, find_cases(source)[0], restored)
-    record = Record(restored)
+    result = Result(restored)
     from medldm.report import write_preview
 
-    picture = record.companion(PREVIEW)
+    picture = result.preview_path
     before, after = read(source), read(restored)
-    write_preview(before, replace(after, history=()), picture, reference=reference, record=record.read())
+    write_preview(before, replace(after, history=()), picture, reference=reference, record=result.record)
     plain, ours = compare(reference, before, after)
-    print(f"input    {source}\nresult   {restored}\nrecord   {record.path}\npreview  {picture}")
+    print(f"input    {source}\nresult   {restored}\nrecord   {result.record_path}\npreview  {picture}")
     print(f"PSNR against the scan before it was damaged: {plain:.2f} dB interpolated, {ours:.2f} dB restored")
     watch.say("One scan is an example, not evidence; the evidence is `medldm benchmark`. Research use only.")
     return 0

@@ -18,7 +18,8 @@ from medldm.io.content import (
     not_a_scan,
     what_it_is,
 )
-from medldm.io.formats import check_result_name, is_nifti, nifti_files
+from medldm.io.formats import FORMATS, check_format, check_result_name, find_image, is_image_name, result_format
+from medldm.io.images import read_image
 from medldm.io.nifti.forms import same_place
 from medldm.io.nifti.writer import from_array, from_nibabel, read_nifti, write_nifti
 from medldm.modality import guess_modality, modality_by_name
@@ -29,7 +30,7 @@ REPAIRED = ("was repaired", "left out of")  # so the notes of repairs say
 
 
 def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False) -> Volume:
-    """A scan from a NIfTI file, a DICOM file, or a folder or zip that holds one scan.
+    """A scan from an image file, a DICOM file, or a folder or zip that holds one scan.
 
     Parameters
     ----------
@@ -47,8 +48,8 @@ def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False
         With a sentence that names the file and the remedy.
     """
     path = Path(path)
-    if not os.path.isdir(path) and (nifti_files(path) or (is_nifti(path) and not os.path.exists(path))):
-        return read_nifti(path, volume_index=volume_index, fix=fix)
+    if not os.path.isdir(path) and (find_image(path) or (is_image_name(path) and not os.path.exists(path))):
+        return read_image(path, volume_index=volume_index, fix=fix)
     from medldm.io.discovery import find_cases
 
     cases = find_cases(path)
@@ -68,7 +69,7 @@ def read(path: str | Path, *, volume_index: int | None = None, fix: bool = False
 
 
 def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
-    """A volume to a NIfTI file, or to a folder as a derived DICOM series.
+    """A volume to an image file, or to a folder as a derived DICOM series.
 
     What was read from integers is rounded and clipped to them; from DICOM to what its rescale and bits can say, in both
     formats. `Volume.as_map` is for other quantities on the same grid.
@@ -76,8 +77,9 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     Parameters
     ----------
     volume : to be written as it was stored
-    path : ``.nii`` or ``.nii.gz``; any other name is a folder for DICOM, if the volume came from DICOM
-    form : ``"nifti"`` or ``"dicom"``; by the name and the origin when not given
+    path : its suffix names the format (``.nii.gz``, ``.nrrd``, ``.mha``, ``.mgz``, ...); any other name is a folder for
+        DICOM, if the volume came from DICOM
+    form : ``"dicom"`` or the name of a file format; by the name and the origin when not given
 
     Returns
     -------
@@ -89,18 +91,20 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     """
     path = Path(path)
     check_result_name(path)
+    check_format(form)
+    named = result_format(path)
     dicom = volume.stored.container == "dicom"
-    if form == "nifti" or is_nifti(path) or not dicom:
+    if form not in (None, "dicom") or named or not dicom:
         if form == "dicom":
             raise UsageError(f"{path}: a DICOM series needs a folder, and a volume that was read from DICOM.")
         volume, clipped = _whole_as_dicom(volume) if dicom else (volume, 0)
-        return clipped + write_nifti(volume, path)
+        return clipped + (FORMATS[form] if form else named or FORMATS["nifti"]).write(volume, path)
     from medldm.io.dicom import write_series
 
     if volume.history:
         task, facts = volume.history[-1].task, dict(volume.history[-1].facts)
     else:
-        repaired = any(words in note for note in volume.stored.note for words in REPAIRED)
+        repaired = any(phrase in note for note in volume.stored.note for phrase in REPAIRED)
         task, facts = "repair" if repaired else "copy", {"medldm": version("medldm")}
     return write_series(
         volume,
@@ -128,8 +132,8 @@ def _check_series(written: Path, path: Path, volume: Volume) -> None:
     from medldm.io.dicom import find_series, read_series
 
     try:
-        found = find_series(sorted(written.iterdir()))
-        again = read_series(found[0], fix=True) if len(found) == 1 else None
+        series = find_series(sorted(written.iterdir()))
+        again = read_series(series[0], fix=True) if len(series) == 1 else None
     except MedldmError as problem:
         raise OutputError(f"{path} could not be read again and was not kept ({problem}).") from problem
     stored = volume.to_stored(volume.voxels)
@@ -159,11 +163,11 @@ def _invented(volume: Volume) -> set[int]:
     """Slices, along the stored third axis, that hold voxels nobody measured."""
     invented: set[int] = set()
     for step in volume.history:
-        told = {*step.facts.get("invented_slices", ()), *step.facts.get("filled_slices", ())}
-        if told and step.task != "inpaint" and step.settings.get("axis", 2) != 2:
+        slices = {*step.facts.get("invented_slices", ()), *step.facts.get("filled_slices", ())}
+        if slices and step.task != "inpaint" and step.settings.get("axis", 2) != 2:
             # Slices along another axis cross every slice of the series.
-            told = set(range(volume.to_stored(volume.voxels).shape[2]))
-        invented |= told
+            slices = set(range(volume.to_stored(volume.voxels).shape[2]))
+        invented |= slices
     return invented
 
 
@@ -173,7 +177,7 @@ __all__ = [
     "from_array",
     "from_nibabel",
     "guess_modality",
-    "is_nifti",
+    "is_image_name",
     "looks_like_labels",
     "modality_by_name",
     "not_a_scan",

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from medldm.errors import InputError, ResourceError, reason_of
 from medldm.io.atomic import FULL
-from medldm.io.formats import called_nifti
+from medldm.io.formats import format_by_name
 
 PREFIX, LOCK = "medldm-zip-", ".lock"
 START = b"PK\x03\x04"
@@ -75,10 +75,10 @@ def _removed(folder: Path, lock: FileLock | None) -> None:
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file is called .zip, or begins as archives do and has no suffix, a number for one, or that of NIfTI."""
+    """Whether a file is called .zip, or begins as archives do and has no suffix, a number, or that of an image."""
     if path.suffix.lower() == ".zip":
         return path.is_file()
-    plain = not path.suffix or path.suffix[1:].isdigit() or called_nifti(path)
+    plain = not path.suffix or path.suffix[1:].isdigit() or format_by_name(path) is not None
     if not plain or not path.is_file():
         return False
     try:

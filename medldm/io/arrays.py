@@ -166,3 +166,46 @@ def finite(values: Voxels, dtype: np.dtype[Any], name: str) -> tuple[Voxels, tup
         kept[infinite] = np.nan
         note += (f"{name} holds {int(infinite.sum())} infinite voxels; they count as missing.",)
     return kept, note
+
+
+def to_dtype(array: Voxels, dtype: np.dtype[Any], slope: float = 1.0, intercept: float = 0.0) -> tuple[Voxels, int]:
+    """Voxels in the type of the file: integers rounded and clipped, missing voxels forcing floats that hold them.
+
+    Parameters
+    ----------
+    array : any shape, scanner values
+    dtype : type of the file
+    slope, intercept : scanner value = slope x stored integer + intercept
+
+    Returns
+    -------
+    array in that type, and how many voxels were clipped
+    """
+    scaled = (slope, intercept) != (1.0, 0.0)
+    if array.dtype == dtype and not (scaled and dtype.kind in "iu"):
+        return array, 0
+    if dtype.kind not in "iu" or (array.dtype.kind == "f" and np.isnan(array).any()):
+        long = dtype.itemsize > (4 if dtype.kind == "f" else 2)
+        return array.astype(np.float64 if long else np.float32), 0
+    if scaled:
+        array = (array.astype(np.float64) - intercept) / slope
+    rounded = np.rint(array) if array.dtype.kind == "f" else array
+    limits = np.iinfo(dtype)
+    # The largest 32 and 64 bit integers are no floats, one more is: a float clipped to them would wrap around.
+    over, under = rounded >= limits.max + 1, rounded < limits.min
+    with np.errstate(invalid="ignore"):
+        fitting: Voxels = rounded.astype(dtype)
+    fitting[over], fitting[under] = limits.max, limits.min
+    return fitting, int(over.sum() + under.sum())
+
+
+def unscaled_dtype(volume: Volume) -> np.dtype[Any]:
+    """The voxel type for a file that cannot scale: floats for integers that their own file scaled by a slope.
+
+    Parameters
+    ----------
+    volume : about to be written in a format other than its own
+    """
+    header, dtype = volume.stored.header, volume.stored.dtype
+    scaled = isinstance(header, nib.Nifti1Header) and headers.scaling_of(header) != (1.0, 0.0)
+    return stored_float(volume.voxels.dtype) if scaled and dtype.kind in "iu" else dtype

@@ -6,8 +6,9 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medldm.errors import OutputError, ResourceError
@@ -15,6 +16,7 @@ from medldm.errors import OutputError, ResourceError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STARTED = uuid.uuid4().hex[:8]  # of this process: in containers that share a folder, process numbers coincide
 # Hidden names of what is being written, also inside each other, and as older versions called them.
+STAGED = re.compile(r"^\.staged-\d+-[0-9a-f]{8}-")
 LEFTOVER = re.compile(r"\.{1,2}staged-\d+-|\.\d+(-[0-9a-f]{8})?\.partial\.")
 
 
@@ -71,6 +73,44 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """A temporary folder for the files of one result, which come to their places together when the block ends well.
+
+    In the folder they have their final names, without the mark of `staged_name`, since headers name the data beside
+    them. An older header goes first and the new one comes last: a result is there when its header is.
+
+    Parameters
+    ----------
+    paths : of the files in one folder, the header last
+
+    Yields
+    ------
+    temporary path of the header
+
+    Raises
+    ------
+    OutputError, ResourceError
+        See `whole_file`.
+    """
+    header = paths[-1]
+    folder = partial_name(header)
+    names = {STAGED.sub("", path.name): path for path in paths}
+    try:
+        folder.mkdir(parents=True)
+        yield folder / STAGED.sub("", header.name)
+        for name in names:
+            with (folder / name).open("rb") as file:
+                os.fsync(file.fileno())
+        header.unlink(missing_ok=True)
+        for name, path in names.items():
+            (folder / name).replace(path)
+    except OSError as problem:
+        raise sentence(problem, header) from problem
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sentence(problem: OSError, path: Path) -> OutputError | ResourceError:

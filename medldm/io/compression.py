@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import importlib
 import io
 import lzma
@@ -12,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from medldm.errors import InputError, ResourceError
+from medldm.errors import InputError, OutputError, ResourceError
 
 STARTS = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 LONGEST = max(map(len, STARTS))
@@ -90,6 +91,53 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise ResourceError(f"{path} does not fit into memory. Use a machine with more, or crop the scan.") from problem
 
 
+def packing_of_name(path: Path) -> str:
+    """How a file of some name is to be packed; empty where it is not."""
+    return {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}.get(path.suffix.lower(), "")
+
+
+@contextmanager
+def packed(raw: BinaryIO, path: Path) -> Iterator[Any]:
+    """A stream that packs what is written to it as a name says; equal content gives equal bytes.
+
+    Parameters
+    ----------
+    raw : where the packed bytes go
+    path : final name
+
+    Raises
+    ------
+    OutputError
+        No module for zstd is installed.
+    """
+    kind = packing_of_name(path)
+    if not kind:
+        yield raw
+    elif kind == "gzip":  # without a name and a time in its header
+        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=5, mtime=0) as gzipped:
+            yield gzipped
+    else:
+        packer = {"bzip2": bz2.BZ2Compressor, "xz": lzma.LZMACompressor}.get(kind) or _zstd("ZstdCompressor")
+        if packer is None:
+            raise OutputError(
+                f"{path} cannot be written: this Python cannot pack with zstd. Install backports.zstd with pip, or "
+                "name a .nii.gz file."
+            )
+        stream = _Packer(raw, packer())
+        yield stream
+        raw.write(stream.compressor.flush())
+
+
+class _Packer:
+    """A stream in front of a compressor of the standard library."""
+
+    def __init__(self, raw: BinaryIO, compressor: Any) -> None:
+        self.raw, self.compressor = raw, compressor
+
+    def write(self, data: bytes) -> None:
+        self.raw.write(self.compressor.compress(data))
+
+
 class _Unpacked(io.RawIOBase):
     """What a packed stream holds, piece by piece: no more is unpacked than is asked for.
 
@@ -163,13 +211,20 @@ class _Ahead:
 def _unpacker(kind: str, path: Path) -> Callable[[], Any]:
     if kind != "zstd":
         return {"gzip": _Gunzip, "bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}[kind]
-    for name in ZSTD_MODULES:
-        try:
-            found: Callable[[], Any] = importlib.import_module(name).ZstdDecompressor
-        except ImportError:
-            continue
-        return found
+    if unpacker := _zstd("ZstdDecompressor"):
+        return unpacker
     raise InputError(
         f"{path} is packed with zstd, which this Python cannot unpack. Install backports.zstd with pip, or unpack the "
         "file with `unzstd`."
     )
+
+
+def _zstd(name: str) -> Callable[[], Any] | None:
+    """A class of whichever zstd module is installed; None without one."""
+    for module in ZSTD_MODULES:
+        try:
+            member: Callable[[], Any] = getattr(importlib.import_module(module), name)
+        except ImportError:
+            continue
+        return member
+    return None

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medldm.io.dicom import damage
-from medldm.io.formats import HEADER_ENDS, VOXEL_ENDS
+from medldm.io.formats import FORMATS, titles
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 # Images of other programs, and archives that are not opened.
 FOREIGN = (
-    ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".rec", ".dcm.gz", ".ima.gz", ".tar", ".tgz", ".tar.gz",
-    ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", *HEADER_ENDS, *VOXEL_ENDS,
+    ".mnc", ".rec", ".dcm.gz", ".ima.gz", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar",
 )  # fmt: skip
+NOT_FOREIGN = (".raw", ".raw.gz", ".zraw")  # of cameras and much else
 MOST_NAMED = 5  # in one sentence; the rest is counted
 
 
@@ -23,7 +23,7 @@ def what_is_wrong(path: Path, *, beside_dicom: bool) -> str:
 
     Parameters
     ----------
-    path : file that is neither NIfTI nor part of a DICOM series
+    path : file that is neither an image nor part of a DICOM series
     beside_dicom : whether images of a series lie in its folder
     """
     if not path.exists():
@@ -46,17 +46,18 @@ def foreign(paths: Iterable[Path]) -> Iterable[tuple[Path, str]]:
 
     Parameters
     ----------
-    paths : files that are neither NIfTI nor DICOM nor zip
+    paths : files that are neither images nor DICOM nor zip
     """
+    halves = {end for form in FORMATS.values() for end in form.part_suffixes} - set(NOT_FOREIGN)
     folders: dict[Path, list[Path]] = {}
     for path in paths:
-        if path.name.lower().endswith(FOREIGN):
+        if path.name.lower().endswith((*FOREIGN, *halves)):
             folders.setdefault(path.parent, []).append(path)
-    for folder, found in folders.items():
-        named = ", ".join(path.name for path in found[:MOST_NAMED])
-        more = f", and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-        told = f"{named}{more}: medldm reads NIfTI, DICOM and zip. Convert images to NIfTI, unpack archives."
-        yield found[0] if len(found) == 1 else folder / "other-formats", told
+    for folder, files in folders.items():
+        named = ", ".join(path.name for path in files[:MOST_NAMED])
+        more = f", and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
+        why = f"{named}{more}: medldm reads {titles()} and zip. Convert images to NIfTI, unpack archives."
+        yield files[0] if len(files) == 1 else folder / "other-formats", why
 
 
 def by_folder(problems: dict[Path, str]) -> Iterable[tuple[Path, str]]:

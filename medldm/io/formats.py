@@ -1,97 +1,149 @@
-"""What a file is: by its content where it lies, by its name where a result is to lie."""
+"""The file formats that medldm knows, and what follows from them for the names of scans and results.
+
+A format is a file of its own and a line in `FORMATS`. DICOM is none of them: a series is many files, which are sorted
+into scans by their headers (`medldm.io.dicom`), and its results are folders.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from medldm.errors import MedldmError, UsageError
-from medldm.io.compression import LONGEST, kind_of_packing, opened
+from medldm.errors import UsageError
+from medldm.io.freesurfer import MGH
+from medldm.io.image_format import Format, ImageFiles, head_of
+from medldm.io.itk import MetaImage, Nrrd
+from medldm.io.nifti.files import PACKINGS
+from medldm.io.nifti.format import Nifti
 
-PACKINGS = ("", ".gz", ".bz2", ".xz", ".zst")
-WRITTEN = (".nii.gz", ".nii")
-NIFTI_ENDS = tuple(f".nii{packing}" for packing in PACKINGS)
-HEADER_ENDS = tuple(f".hdr{packing}" for packing in PACKINGS)
-VOXEL_ENDS = tuple(f".img{packing}" for packing in PACKINGS)
-# Longest first, so that .nii.gz goes before .gz.
-STRIPPED = tuple(sorted((*NIFTI_ENDS, *HEADER_ENDS, *VOXEL_ENDS, *PACKINGS[1:]), key=len, reverse=True))
-SIZES = {348: 344, 540: 4}  # size of a NIfTI-1 and a NIfTI-2 header, and where its magic stands
-HEAD = 1024  # bytes; a header alone is shorter, an image is longer
+FORMATS: dict[str, Format] = {}  # by name, as in --format
+DICOM = "dicom"
 # A result called like one of these would surprise: it would be a folder, or hold something else.
 NEVER_WRITTEN = (
-    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".pdf", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh",
-    ".mnc", ".rec", ".par", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".ima", ".zip", ".tar", ".tgz", ".7z", ".rar",
-    *HEADER_ENDS, *VOXEL_ENDS, *PACKINGS[1:],
+    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".pdf", ".mnc", ".rec", ".par", ".npy", ".npz", ".mat",
+    ".h5", ".hdf5", ".ima", ".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", *PACKINGS[1:],
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class NiftiFiles:
-    """Where a NIfTI image lies.
+class Image:
+    """An image that was found: its format and its files."""
+
+    format: Format
+    files: ImageFiles
+
+
+def register(form: Format) -> Format:
+    """Make a format known to the reader, the writer, the search for scans, batches and napari.
 
     Parameters
     ----------
-    header : file that begins with the header
-    voxels : file with the voxels: the same one, or the other half of a .hdr/.img pair
+    form : new, or another one under a name that is taken
     """
-
-    header: Path
-    voxels: Path
-
-    @property
-    def is_pair(self) -> bool:
-        """Whether the header has a file of its own."""
-        return self.header != self.voxels
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The one file, or both."""
-        return (self.header, self.voxels) if self.is_pair else (self.header,)
+    FORMATS[form.name] = form
+    return form
 
 
-def called_nifti(path: Path) -> bool:
-    """Whether a file is called like NIfTI, packed in whatever way; its content may be something else."""
-    return path.name.lower().endswith(NIFTI_ENDS)
+for _form in (
+    Nifti(),
+    Nrrd(),
+    MetaImage(),
+    MGH(),
+):
+    register(_form)
 
 
-def is_nifti(path: Path) -> bool:
-    """Whether a result of this name is a NIfTI file; of files that are read, `nifti_files` knows what they are."""
-    return path.name.lower().endswith(WRITTEN)
+def titles(last: str = ", ") -> str:
+    """Names of all formats, for sentences.
+
+    Parameters
+    ----------
+    last : what stands before the last one
+    """
+    return last.join([", ".join(form.title for form in FORMATS.values()), "DICOM"])
+
+
+def find_image(path: Path) -> Image | None:
+    """The image that a file holds, or is a part of, by its content; None when it is none."""
+    head = head_of(path)
+    for form in FORMATS.values():
+        if files := form.files(path, head):
+            return Image(form, files)
+    return None
+
+
+def format_by_name(path: Path) -> Format | None:
+    """The format that a file is called like; its content may be something else."""
+    lower = path.name.lower()
+    return next((form for form in FORMATS.values() if lower.endswith(form.suffixes)), None)
+
+
+def result_format(path: Path) -> Format | None:
+    """The format of a result of this name; None for a folder, which holds DICOM."""
+    return next((form for form in FORMATS.values() if form.written and form.writes(path)), None)
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a result of this name is an image file; of files that are read, `find_image` knows what they are."""
+    return result_format(path) is not None
+
+
+def result_files(path: Path) -> tuple[Path, ...]:
+    """All files of a result, or its folder; the one that is shown last is the last.
+
+    Parameters
+    ----------
+    path : of a result
+    """
+    form = result_format(path)
+    return form.result_files(path) if form else (path,)
+
+
+def usual_suffixes() -> tuple[str, ...]:
+    """Suffixes of results that nobody gave a name."""
+    return tuple(suffix for form in FORMATS.values() if form.written for suffix in form.kept or form.written[:1])
+
+
+def result_suffix(format_name: str | None, source: Path | None, source_format: str | None) -> str:
+    """The suffix of a result.
+
+    Parameters
+    ----------
+    format_name : as asked for; None for that of the source
+    source : file that the result is made from; None for DICOM
+    source_format : its format
+    """
+    form = FORMATS.get(format_name or source_format or "nifti")
+    if form is None or not form.written:
+        form = FORMATS["nifti"]
+    return form.suffix_for(source)
 
 
 def stem(path: Path) -> str:
-    """File name without the endings that NIfTI files have; numbers and other dots are part of a name."""
+    """File name without the suffix of an image; numbers and other dots are part of a name."""
     lower = path.name.lower()
-    end = next((each for each in STRIPPED if lower.endswith(each) and len(lower) > len(each)), "")
-    return path.name[: len(path.name) - len(end)]
+    ends = [*PACKINGS[1:], *(end for form in FORMATS.values() for end in (*form.suffixes, *form.part_suffixes))]
+    longest = max((end for end in ends if lower.endswith(end) and len(lower) > len(end)), key=len, default="")
+    return path.name[: len(path.name) - len(longest)]
 
 
-def nifti_files(path: Path) -> NiftiFiles | None:
-    """The NIfTI image that a file holds, or is half of, by its content; None when it is none.
+def result_formats() -> tuple[str, ...]:
+    """Names that ``--format`` may have."""
+    return (*(name for name, form in FORMATS.items() if form.written), DICOM)
 
-    Pairs that SPM, FSL and Analyze left behind are found from either half, in any case and packing. An Analyze header
-    counts, so that it is refused in its own words when it is read.
 
-    Parameters
-    ----------
-    path : any file
+def check_format(name: str | None) -> None:
+    """Refuse a ``--format`` that no result can have.
 
-    Returns
-    -------
-    header and voxels; the voxels may not exist
+    Raises
+    ------
+    UsageError
     """
-    magic, whole = _look(path)
-    lower = path.name.lower()
-    if magic == "n+":
-        half = not whole and lower.endswith(HEADER_ENDS)
-        return NiftiFiles(path, (_other_half(path, VOXEL_ENDS) if half else None) or path)
-    if magic == "ni" or (magic == "analyze" and lower.endswith((*HEADER_ENDS, *NIFTI_ENDS))):
-        return NiftiFiles(path, _other_half(path, VOXEL_ENDS) or path.with_name(f"{stem(path)}.img"))
-    if lower.endswith(VOXEL_ENDS) and (header := _other_half(path, HEADER_ENDS)):
-        magic, whole = _look(header)
-        if magic in ("ni", "analyze") or (magic == "n+" and not whole):
-            return NiftiFiles(header, path)
-    return None
+    if name is None or name in result_formats():
+        return
+    if name in FORMATS:
+        raise UsageError(FORMATS[name].why_not_written)
+    raise UsageError(f"--format is one of {', '.join(result_formats())}, not {name!r}.")
 
 
 def check_result_name(out: Path) -> None:
@@ -110,43 +162,18 @@ def check_result_name(out: Path) -> None:
             "OUT is `-`, but results are not written to standard output. Name a file that ends in .nii.gz, or a folder."
         )
     lower = out.name.lower()
-    if is_nifti(out):
-        if lower in WRITTEN:
+    if form := result_format(out):
+        if lower in form.written:
             raise UsageError(f"{out} has no name before its ending. Call it, for instance, restored{lower}.")
         return
-    if lower.endswith(NEVER_WRITTEN) and not out.is_dir():
+    if out.is_dir():
+        return
+    for form in FORMATS.values():
+        if lower.endswith((*form.suffixes, *form.part_suffixes)) and form.why_not_written:
+            raise UsageError(f"{out}: {form.why_not_written}")
+    known = [end for form in FORMATS.values() for end in (*form.suffixes, *form.part_suffixes)]
+    if lower.endswith((*NEVER_WRITTEN, *known)):
         raise UsageError(
             f"{out} is called like a file of a format that medldm does not write. "
             "Name a .nii.gz file or a folder as OUT; --preview adds a PNG."
         )
-
-
-def _look(path: Path) -> tuple[str, bool]:
-    """``"n+"`` of a single file, ``"ni"`` of a pair, ``"analyze"`` or nothing; whether more than a header is there."""
-    try:
-        with path.open("rb") as raw:
-            start = raw.read(LONGEST)
-        if not (kind_of_packing(start) or _size(start)):
-            return "", False
-        with opened(path) as stream:
-            head = stream.read(HEAD)
-    except (MedldmError, OSError):
-        return "", False
-    if (size := _size(head)) is None or len(head) < size:
-        return "", False
-    magic = head[SIZES[size] :][:3]
-    if magic in (b"n+1", b"n+2", b"ni1", b"ni2"):
-        return magic[:2].decode(), len(head) == HEAD
-    return ("analyze" if size == 348 else ""), len(head) == HEAD
-
-
-def _size(start: bytes) -> int | None:
-    """Size of the header that a file begins with, in either byte order; None where it is no NIfTI header."""
-    first = (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
-    return next((size for size in SIZES if size in first), None)
-
-
-def _other_half(path: Path, ends: tuple[str, ...]) -> Path | None:
-    name = stem(path)
-    candidates = (path.with_name(name + each) for end in ends for each in (end, end.upper()))
-    return next((each for each in candidates if each.is_file() and each != path), None)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medldm.errors import InputError, reason_of
-from medldm.io.formats import nifti_files
+from medldm.io.formats import find_image
 
 LIST_SUFFIXES = (".txt", ".csv")
 COLUMNS = ("path", "file", "filename", "image", "scan", "nifti", "source")
@@ -29,24 +29,24 @@ def read_list(path: Path) -> list[Path]:
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"{path} cannot be read as a list of paths: {reason_of(problem)}.") from problem
     try:
-        words = _column(text) if path.suffix.lower() == ".csv" else [line.strip() for line in text.splitlines()]
+        entries = _column(text) if path.suffix.lower() == ".csv" else [line.strip() for line in text.splitlines()]
     except csv.Error as problem:
         raise InputError(
             f"{path} cannot be read as a table of paths: a cell is too long, or a quote is never closed. Save it as "
             "plain CSV."
         ) from problem
-    words = [word for word in words if word and not word.startswith("#")]
-    if not words:
+    entries = [word for word in entries if word and not word.startswith("#")]
+    if not entries:
         raise InputError(f"{path} lists no scan. Write one path a line.")
     # A list may hold anything, text that no file system takes for a name too: os.path answers no, where Path raises.
-    beside = [path.parent / os.path.expanduser(word) for word in words]
+    beside = [path.parent / os.path.expanduser(word) for word in entries]
     places = [
         at if os.path.exists(at) or not os.path.exists(word) else Path(word)
-        for at, word in zip(beside, words, strict=True)
+        for at, word in zip(beside, entries, strict=True)
     ]
     if not any(map(os.path.exists, places)):
         raise InputError(
-            f"{path} lists {len(words)} paths and none of them exists, the first being {words[0]}. "
+            f"{path} lists {len(entries)} paths and none of them exists, the first being {entries[0]}. "
             "Relative paths are looked for beside the list, then in the current folder."
         )
     return list(dict.fromkeys(places))
@@ -54,7 +54,7 @@ def read_list(path: Path) -> list[Path]:
 
 def is_list(path: Path) -> bool:
     """Whether a file is a list of paths: it is called so, and holds no image."""
-    return path.suffix.lower() in LIST_SUFFIXES and path.is_file() and nifti_files(path) is None
+    return path.suffix.lower() in LIST_SUFFIXES and path.is_file() and find_image(path) is None
 
 
 def named_paths(sources: Sequence[Path]) -> list[Path]:
@@ -65,8 +65,8 @@ def named_paths(sources: Sequence[Path]) -> list[Path]:
     InputError
         A list that cannot be read or is empty.
     """
-    found = (path for source in sources for path in (read_list(source) if is_list(source) else [source]))
-    return list(dict.fromkeys(map(plain, found)))
+    paths = (path for source in sources for path in (read_list(source) if is_list(source) else [source]))
+    return list(dict.fromkeys(map(plain, paths)))
 
 
 def plain(path: Path) -> Path:

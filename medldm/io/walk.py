@@ -50,8 +50,8 @@ def wanted(path: Path, include: Iterable[str], exclude: Iterable[str]) -> bool:
     """
 
     def matches(patterns: Iterable[str]) -> bool:
-        words = (path.as_posix(), path.name)
-        return any(fnmatch.fnmatch(word, pattern) for pattern in patterns for word in words)
+        names = (path.as_posix(), path.name)
+        return any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)
 
     return (not include or matches(include)) and not matches(exclude)
 

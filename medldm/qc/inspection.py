@@ -269,11 +269,8 @@ def told_interval(case: Case) -> dict[str, Any]:
     ----------
     case : scan
     """
-    found = read_record(case.source).get("interval")
-    numbers = isinstance(found, dict) and all(
-        isinstance(found.get(name), int | float) for name in ("coverage", "median_half_width")
-    )
-    return {"interval": found} if numbers else {}
+    record = read_record(case.source)
+    return {"interval": record.interval} if record and record.interval else {}
 
 
 def _interval_in_words(found: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from medldm.data.volume import Volume
 from medldm.errors import InputError, MedldmError, ResourceError, place_of
 from medldm.io import find_missing_slices, guess_modality
 from medldm.modality import modality_of
+from medldm.provenance import RunRecord
 from medldm.qc.inspection import make_plan
 from medldm.qc.noise import NoiseEstimate, estimate_noise
 from medldm.settings import VERBS, make
@@ -71,13 +72,11 @@ class Outcome:
     Parameters
     ----------
     layers : to be added, result first; empty when nothing was to be done
-    facts : of the run (device, seconds, memory)
     words : for the status line
     value : of a ``"noise"`` order, the level
     """
 
     layers: tuple[LayerTuple, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
     words: str = ""
     value: float | None = None
 
@@ -113,14 +112,18 @@ def carry_out(order: Order, told: Told) -> Outcome:
         pairs.append(_preview(order, volume, share) if order.where else _whole(order, volume, share))
     if all(before is after for before, after in pairs):
         return Outcome(words="Nothing to do: the scan stays as it is.")
-    facts = dict(pairs[0][1].history[-1].facts) if pairs[0][1].history else {}
-    return Outcome(tuple(_layers(order, pairs)), facts, status(facts))
+    history = pairs[0][1].history
+    return Outcome(tuple(_layers(order, pairs)), status(RunRecord.of_step(history[-1]) if history else RunRecord()))
 
 
-def status(facts: dict[str, Any]) -> str:
+def status(record: RunRecord) -> str:
     """Device, seconds and memory, and what the user should know."""
-    words = f"{facts.get('device', '?')}, {facts.get('seconds', '?')} s, {facts.get('peak_memory_mb', '?')} MB"
-    return " · ".join([words, *(rows_for_flags(str(note)) for note in facts.get("notes", ()))])
+    spent = f"{_known(record.seconds)} s, {_known(record.peak_memory_mb)} MB"
+    return " · ".join([f"{record.device or '?'}, {spent}", *map(rows_for_flags, record.notes)])
+
+
+def _known(value: float | None) -> str:
+    return "?" if value is None else f"{value:.10g}"
 
 
 def rows_for_flags(words: str) -> str:

@@ -1,4 +1,4 @@
-"""Open NIfTI files and pairs, DICOM files, folders of either, and trees of them."""
+"""Open image files of all formats, DICOM files, folders of either, and trees of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from medldm.errors import InputError, MedldmError, NotRestorable
 from medldm.io.dicom import is_dicom
-from medldm.io.formats import called_nifti, nifti_files
+from medldm.io.formats import find_image, format_by_name
 
 if TYPE_CHECKING:
     from medldm.io.discovery import Case
@@ -19,7 +19,7 @@ LOOKED_AT = 200  # files of a folder that are sniffed before it is left to other
 
 
 def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerTuple]] | None:
-    """The reader, if the path is one that medldm reads: by its content, or called like NIfTI, to say what is wrong.
+    """The reader, if the path is one that medldm reads: by its content, or called like one, to say what is wrong.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def _ours(path: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    return called_nifti(path) or is_dicom(path) or nifti_files(path) is not None
+    return format_by_name(path) is not None or is_dicom(path) or find_image(path) is not None
 
 
 def read(path: str | list[str]) -> list[LayerTuple]:
@@ -78,12 +78,12 @@ def _cases(paths: list[Path]) -> Iterator[tuple[Case, str]]:
     from medldm.io.dicom import find_series
     from medldm.io.discovery import Case, find_cases
 
-    slices = [path for path in paths if path.is_file() and not called_nifti(path) and nifti_files(path) is None]
+    slices = [path for path in paths if path.is_file() and format_by_name(path) is None and find_image(path) is None]
     if len(slices) > 1:  # chosen together, to be stacked
         paths = [path for path in paths if path not in slices]
         for series in find_series(slices):
             skip = series.reason if series.verdict == "not a volume" else ""
-            yield Case(series.files[0].parent, Path(series.name), series, skip), ""
+            yield Case(series.files[0].parent, Path(series.name), series, skip=skip), ""
     pairs: set[Path] = set()  # of which both halves were chosen
     for path in paths:
         cases = find_cases(path)
@@ -112,7 +112,7 @@ def _layer(case: Case, origin: str) -> LayerTuple:
         raise NotRestorable(f"{case.series.name}: {case.skip}" if case.series else case.skip)
     if case.broken:
         raise InputError(case.broken)
-    count = 1 if case.series is not None else _length(case.source)
+    count = 1 if case.series is not None else _length(case)
     if count > 1:
         found = series_data([case.read(index) for index in range(count)])
     else:
@@ -127,9 +127,6 @@ def _layer(case: Case, origin: str) -> LayerTuple:
     return found
 
 
-def _length(path: Path) -> int:
-    """Volumes of a NIfTI file."""
-    from medldm.io.nifti.writer import probe_nifti
-
-    shape: Iterator[int] = iter(probe_nifti(path).shape[3:])
-    return next((size for size in shape if size > 1), 1)
+def _length(case: Case) -> int:
+    """Volumes of an image file."""
+    return next((size for size in case.stored_shape[3:] if size > 1), 1)

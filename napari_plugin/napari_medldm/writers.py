@@ -1,4 +1,4 @@
-"""Save a layer as NIfTI or as a derived DICOM series, with the geometry that the layer has now."""
+"""Save a layer as an image file or as a derived DICOM series, with the geometry that the layer has now."""
 
 from __future__ import annotations
 
@@ -12,27 +12,39 @@ from medldm.errors import UsageError
 PLACE = ("name", "scale", "translate", "affine", "rotate", "shear", "units", "metadata")
 
 
-def write_nifti(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
-    """Write one image or labels layer as NIfTI; a four-dimensional layer as one four-dimensional file.
+def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Write one image or labels layer in the format of the name; a four-dimensional layer as one NIfTI file.
 
     Parameters
     ----------
-    path : .nii or .nii.gz
+    path : .nii.gz, .nii, .nrrd, .mha, .mgz, ...; NIfTI where it has none of these suffixes
     data : (..., Z, Y, X) array
     attributes : of the layer
 
     Returns
     -------
     the paths written
+
+    Raises
+    ------
+    UsageError
+        Several volumes in another format than NIfTI.
     """
     from medldm.io import write
+    from medldm.io.formats import FORMATS, result_format
 
     target = Path(path)
-    if not target.name.lower().endswith((".nii", ".nii.gz")):
-        target = target.with_name(target.name + ".nii.gz")
+    form = result_format(target) or FORMATS["nifti"]
+    if not form.writes(target):
+        target = target.with_name(target.name + form.written[0])
     volumes = _volumes(data, attributes)
     if len(volumes) == 1:
-        write(volumes[0], target, form="nifti")
+        write(volumes[0], target, form=form.name)
+    elif form.name != "nifti":
+        raise UsageError(
+            f"{volumes[0].name} holds {len(volumes)} volumes, which are written as NIfTI only. Save it as .nii.gz, or "
+            "split the layer along its first axis."
+        )
     else:
         import nibabel as nib
 

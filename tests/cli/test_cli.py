@@ -163,7 +163,7 @@ def test_a_record_repeats_its_run_to_the_byte(scan_file, tmp_path, restore, caps
     assert (tmp_path / "again.nii.gz").read_bytes() == out.read_bytes()
     assert main(["rerun", str(tmp_path / "o_medldm.json"), str(tmp_path / "new")]) == 0  # a folder, as for all verbs
     assert (tmp_path / "new" / "o.nii.gz").read_bytes() == out.read_bytes()
-    assert main(["rerun", str(tmp_path / "o_medldm.json"), str(tmp_path / "x.nii.zst")]) == 2
+    assert main(["rerun", str(tmp_path / "o_medldm.json"), str(tmp_path / "x.mnc")]) == 2
     assert main(["rerun", str(tmp_path / "o_medldm.json")]) == 2
     phantoms.save(scan_file, phantoms.brain() + 1, dtype=np.int16)
     assert main(["rerun", str(tmp_path / "o_medldm.json"), str(tmp_path / "third.nii.gz")]) == 3
@@ -439,7 +439,7 @@ def test_a_polite_kill_is_code_130_and_leaves_nothing_half_written(scan_file, tm
         "import sys, time, medldm.tasks\n"
         "def slow(*a, **k):\n    print('begun', flush=True); time.sleep(60)\n"
         "medldm.tasks.run = slow\n"
-        "from medldm.batch import cases; cases.weights_for = lambda *a: ''\n"
+        "from medldm.batch import ledger; ledger.weights_for = lambda *a: ''\n"
         "from medldm.cli import main; sys.exit(main(sys.argv[1:]))\n"
     )
     words = [sys.executable, "-c", code, "denoise", str(scan_file), str(tmp_path / "o.nii.gz")]
@@ -505,7 +505,7 @@ def test_a_model_becomes_a_bundle(tiny_model, tmp_path, capsys):
         (["denoise", "scan.nii.gz"], 2, "OUT is missing. See `medldm denoise --help`."),
         (["denoise"], 2, "IN and OUT are missing."),
         (["denoyse", "a", "b"], 2, "There is no verb 'denoyse'; there are denoise, super-resolve,"),
-        (["denoise", "a", "b", "--format", "png"], 2, "--format is one of nifti, dicom, not 'png'."),
+        (["denoise", "a", "b", "--format", "png"], 2, "--format is one of nifti, nrrd, mha, mgz, dicom, not 'png'."),
         (["denoise", "a", "b", "--workers", "x"], 2, "--workers is a whole number, not 'x'."),
         (["denoise", "a", "b", "--noise"], 2, "--noise needs a value."),
         (["models", "a", "b"], 2, "medldm models cannot use b."),

@@ -18,7 +18,8 @@ from medldm.cli import main
 from medldm.errors import InputError, NotRestorable, UsageError
 from medldm.io import compression
 from medldm.io.discovery import find_cases
-from medldm.io.formats import check_result_name, nifti_files, stem
+from medldm.io.formats import check_result_name, stem
+from medldm.io.nifti.files import nifti_files
 from medldm.io.nifti.writer import read_nifti, write_nifti
 
 VOXELS = np.random.default_rng(0).integers(0, 900, (12, 10, 8)).astype(np.int16)
@@ -209,7 +210,7 @@ def test_what_is_no_scan_stays_none(tmp_path):
     assert "disc.img, radiance.hdr" in case.skip
 
 
-@pytest.mark.parametrize("name", ["-", "x.nii.zst", "x.nii.bz2", "x.img", "x.HDR", "x.mgz", "x.zip", "x.gz", ".nii.gz"])
+@pytest.mark.parametrize("name", ["-", "x.nii.lz4", "x.img", "x.raw", "x.mnc", "x.zip", "x.gz", ".nii.gz", ".nrrd"])
 def test_a_result_that_cannot_be_called_so_is_refused_before_anything_is_read(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     scan = phantoms.save(tmp_path / "scan.nii", phantoms.brain((16, 16, 8)))

@@ -356,13 +356,13 @@ def test_what_might_have_been_a_scan_and_cannot_be_read_is_told(tmp_path, monkey
 
 def test_images_and_archives_that_nobody_reads_are_skipped_in_words(tmp_path):
     nifti(tmp_path / "scan.nii.gz")
-    for name in ("T1.mgz", "brain.mgz", "pair.hdr", "pair.img", "old/night.tar.gz", "physio.tsv.gz", "motion.par"):
+    for name in ("T1.mnc", "brain.mnc", "pair.hdr", "pair.img", "old/night.tar.gz", "physio.tsv.gz", "motion.par"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"whatever")
     told = {case.place.as_posix(): case.skip for case in find_cases(tmp_path)}
     assert sorted(told) == ["old/night.tar.gz", "other-formats", "scan"]
-    assert "T1.mgz, brain.mgz, pair.hdr, pair.img: medldm reads NIfTI" in told["other-formats"]
-    (alone,) = find_cases(tmp_path / "T1.mgz")
+    assert "T1.mnc, brain.mnc, pair.hdr, pair.img: medldm reads NIfTI" in told["other-formats"]
+    (alone,) = find_cases(tmp_path / "T1.mnc")
     assert "medldm reads NIfTI" in alone.skip
 
 

@@ -13,7 +13,7 @@ from napari.layers import Image
 from napari_medldm import samples
 from napari_medldm.layers import layer_data, series_data, volume_of
 from napari_medldm.readers import get_reader
-from napari_medldm.writers import write_dicom, write_nifti
+from napari_medldm.writers import write_dicom, write_image
 
 import medldm
 from medldm.errors import InputError, UsageError
@@ -70,10 +70,31 @@ def test_a_four_dimensional_file_is_one_layer_in_true_geometry(tmp_path):
     nib.save(nib.Nifti1Image(data, phantoms.OBLIQUE), path)
     (layer,) = opened(path)
     assert layer.data.shape[0] == 2
-    again = save(layer, write_nifti, tmp_path / "again.nii.gz")
+    again = save(layer, write_image, tmp_path / "again.nii.gz")
     image = nib.load(again[0])
     assert np.array_equal(np.asanyarray(image.dataobj), data)
     assert np.allclose(image.affine, phantoms.OBLIQUE, atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh"])
+def test_every_format_is_saved_and_opened_in_its_place(suffix, tmp_path):
+    phantoms.save(tmp_path / "scan.nii.gz", voxels(), phantoms.OBLIQUE, dtype=np.int16)
+    (layer,) = opened(tmp_path / "scan.nii.gz")
+    (path,) = save(layer, write_image, tmp_path / "out" / f"scan{suffix}")
+    assert path.endswith(suffix)
+    for place in (path, tmp_path / "out"):
+        (again,) = opened(place)
+        assert np.array_equal(again.data, layer.data)
+        assert np.allclose(again.data_to_world((1, 2, 3)), layer.data_to_world((1, 2, 3)), atol=1e-3)
+    several = [str(file) for file in (tmp_path / "out").iterdir()]
+    assert len(get_reader(several)(several)) == 1
+
+
+def test_several_volumes_are_saved_as_nifti_only(tmp_path):
+    nib.save(nib.Nifti1Image(np.stack([voxels(), voxels() + 100], -1), phantoms.OBLIQUE), tmp_path / "bold.nii.gz")
+    (layer,) = opened(tmp_path / "bold.nii.gz")
+    with pytest.raises(UsageError, match=r"Save it as \.nii\.gz"):
+        save(layer, write_image, tmp_path / "bold.nrrd")
 
 
 def test_a_mask_is_opened_as_labels(tmp_path):
@@ -91,7 +112,7 @@ def test_a_broken_file_is_told_in_words(tmp_path):
 def test_a_moved_layer_is_saved_where_it_is(tmp_path, as_layer):
     layer = as_layer(phantoms.phantom())
     layer.translate = layer.translate + np.array([0, 0, 7.0])
-    save(layer, write_nifti, tmp_path / "moved.nii.gz")
+    save(layer, write_image, tmp_path / "moved.nii.gz")
     assert medldm.read(tmp_path / "moved.nii.gz").affine[0, 3] == pytest.approx(phantoms.phantom().affine[0, 3] + 7)
 
 
@@ -99,7 +120,7 @@ def test_a_cropped_layer_is_saved_where_it_is(tmp_path, scan_file):
     (layer,) = opened(scan_file)
     origin = np.array(layer.data_to_world((4, 5, 6)))[::-1]
     layer.data, layer.translate = layer.data[4:20, 5:30, 6:40], layer.data_to_world((4, 5, 6))
-    save(layer, write_nifti, tmp_path / "cropped.nii.gz")
+    save(layer, write_image, tmp_path / "cropped.nii.gz")
     saved = medldm.read(tmp_path / "cropped.nii.gz")
     assert saved.shape == (34, 25, 16)
     assert saved.affine[:3, 3] == pytest.approx(origin, abs=1e-3)
@@ -107,7 +128,7 @@ def test_a_cropped_layer_is_saved_where_it_is(tmp_path, scan_file):
 
 def test_an_unchanged_file_comes_out_as_it_went_in(tmp_path, scan_file):
     (layer,) = opened(scan_file)
-    save(layer, write_nifti, tmp_path / "again.nii.gz")
+    save(layer, write_image, tmp_path / "again.nii.gz")
     before, after = nib.load(scan_file), nib.load(tmp_path / "again.nii.gz")
     assert np.array_equal(np.asanyarray(before.dataobj), np.asanyarray(after.dataobj))
     assert np.array_equal(before.affine, after.affine)

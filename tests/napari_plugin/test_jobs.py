@@ -15,11 +15,12 @@ from napari_medldm import jobs
 from napari_medldm.jobs import Order, carry_out
 from napari_medldm.layers import series_data, snapshot
 from napari_medldm.regions import Drawn, current_slice
-from napari_medldm.writers import write_nifti
+from napari_medldm.writers import write_image
 
 from medldm.data.volume import Volume
 from medldm.errors import MedldmError, ResourceError
 from medldm.io import read
+from medldm.provenance import RunRecord
 
 SHAPE = (32, 40, 20)
 
@@ -73,7 +74,7 @@ def test_uncertainty_and_difference_of_integer_dicom_are_saved_with_fractions_an
     options = {"noise": 0.05, "samples": 2, "steps": 4}
     outcome = carry_out(order("denoise", scan, tiny_model, options=options, difference=True), quiet)
     for number, (data, arguments, _) in enumerate(outcome.layers[1:]):
-        (path,) = write_nifti(str(tmp_path / f"{number}.nii.gz"), data, arguments)
+        (path,) = write_image(str(tmp_path / f"{number}.nii.gz"), data, arguments)
         found = read(path)
         assert found.voxels.dtype == np.float32
         assert np.isclose(found.voxels.min(), data.min(), atol=1e-6)
@@ -275,7 +276,9 @@ def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
 
 def test_flags_that_the_library_advises_are_told_as_rows():
     told = jobs.status(
-        {"device": "cpu", "notes": ["taken for MR; say --modality ct otherwise", "say --slice-thickness 3"]}
+        RunRecord(
+            facts={"device": "cpu", "notes": ["taken for MR; say --modality ct otherwise", "say --slice-thickness 3"]}
+        )
     )
     assert told.endswith("say modality ct otherwise · say slice thickness 3")
 

@@ -9,7 +9,7 @@ import pytest
 from napari.layers import Image, Shapes
 from napari_medldm.layers import layer_data, measure_like, series_data, snapshot, volume_of
 from napari_medldm.regions import drawn
-from napari_medldm.writers import write_nifti
+from napari_medldm.writers import write_image
 
 import medldm
 
@@ -116,7 +116,7 @@ def test_lengths_in_other_units_become_millimetres(tmp_path):
     assert volume.spacing == pytest.approx((0.5, 0.5, 2))
     assert volume.affine[:3, 3] == pytest.approx([3, 0, 0])
     data, attributes, _ = scan.as_layer_data_tuple()
-    write_nifti(str(tmp_path / "scan.nii.gz"), data, attributes)
+    write_image(str(tmp_path / "scan.nii.gz"), data, attributes)
     assert medldm.read(tmp_path / "scan.nii.gz").spacing == pytest.approx((0.5, 0.5, 2))
     box = Shapes([np.array([[2, 1, 1], [2, 1, 3], [2, 4, 3], [2, 4, 1]])], scale=(2000, 500, 500), units=("um",) * 3)
     (outline,) = drawn(box, (0, 0, 0)).outlines

@@ -244,13 +244,29 @@ def place_of(header: Any, shape: tuple[int, int, int], name: str, *, fix: bool =
             f"{name} contradicts itself: its affine gives voxels of {_edges(sizes)} mm, its pixdim {said} mm. "
             f"The affine is used{kept}."
         )
+    check_sizes(sizes, shape, name)
+    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.99:
+        note.append(f"{name} has axes that are not at right angles; they are kept as they are.")
+    return Place(affine, unit_mm, code, (*note, *unit_note), agrees)
+
+
+def check_sizes(sizes: Affine, shape: tuple[int, ...], name: str) -> None:
+    """Refuse voxels that no scanner makes.
+
+    Parameters
+    ----------
+    sizes : three, mm
+    shape : of the grid; an axis with one voxel may have any size
+    name : of the file, for messages
+
+    Raises
+    ------
+    GeometryError
+    """
     if any(count > 1 and not MADE_MM[0] <= size <= MADE_MM[1] for count, size in zip(shape, sizes, strict=True)):
         raise GeometryError(
             f"{name} has voxels of {_edges(sizes)} mm, which no scanner makes. Correct its voxel size or units."
         )
-    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.99:
-        note.append(f"{name} has axes that are not at right angles; they are kept as they are.")
-    return Place(affine, unit_mm, code, (*note, *unit_note), agrees)
 
 
 def unit_of(header: Any, affine: Affine, shape: tuple[int, int, int], name: str) -> tuple[float, tuple[str, ...]]:

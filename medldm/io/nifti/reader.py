@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from medldm.data.volume import Stored, Volume, Voxels
-from medldm.errors import InputError, ResourceError
+from medldm.errors import InputError
 from medldm.io.arrays import nearest_ras, scanner_values, stored_float
 from medldm.io.compression import kind_of_packing, opened
-from medldm.io.formats import NiftiFiles, nifti_files, stem
+from medldm.io.image_format import MOST_PACKED, ImageFiles, Probe, must_be_file, must_fit, must_hold
 from medldm.io.nifti import header as headers
-from medldm.io.restored_before import marked, recorded
+from medldm.io.nifti.files import base_name, nifti_files
+from medldm.io.restored_before import marked
 from medldm.modality import modality_by_name
-from medldm.system import free_bytes
 
-GZIP_AT_MOST = 1100  # deflate packs a block of zeros 1032 times
 PIECE = 2**24  # bytes read at once
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What the header of a NIfTI file says; no voxel was read.
-
-    Parameters
-    ----------
-    files : where header and voxels lie
-    header : nibabel header
-    shape : stored shape, trailing ones included
-    dtype : stored voxel type
-    """
-
-    files: NiftiFiles
-    header: Any
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
 
 
 def probe_nifti(path: Path) -> Probe:
@@ -56,25 +36,19 @@ def probe_nifti(path: Path) -> Probe:
         Colours or complex numbers.
     """
     path = Path(path)
-    must_be_file(path)
-    files = nifti_files(path) or NiftiFiles(path, path)
+    must_be_file(path, "NIfTI")
+    files = nifti_files(path) or ImageFiles(path, path)
     with opened(files.header) as stream:
         header = headers.read_header(stream, str(files.header))
     if files.is_pair or header["magic"].tobytes()[:2] == b"ni":
         _check_half(files)
     shape, dtype = headers.stored_shape(header, str(path)), headers.stored_dtype(header, str(path))
-    promised, there = math.prod(shape) * dtype.itemsize, files.voxels.stat().st_size
     with files.voxels.open("rb") as raw:
         packing = kind_of_packing(raw.read(16))
     # Others than gzip pack zeros without any limit: whether they are all there shows when they are read.
     if not packing or packing == "gzip":
-        most = there * (GZIP_AT_MOST if packing else 1)
-        if promised > most:
-            raise InputError(
-                f"{files.voxels} is truncated or damaged: its header promises {promised:,} bytes of voxels, "
-                f"the file has {there:,}. Copy it again from its source."
-            )
-    return Probe(files, header, shape, dtype)
+        must_hold(math.prod(shape) * dtype.itemsize, files, MOST_PACKED if packing else 1)
+    return Probe(files, header, shape, dtype, int(header["intent_code"]))
 
 
 def read_nifti(path: Path, *, volume_index: int | None = None, fix: bool = False) -> Volume:
@@ -99,58 +73,40 @@ def read_nifti(path: Path, *, volume_index: int | None = None, fix: bool = False
     InputError, GeometryError, NotRestorable, UsageError, ResourceError
     """
     path = Path(path)
-    found = probe_nifti(path)
-    grid, index = headers.volume_grid(found.shape, volume_index, str(path), int(found.header["intent_code"]))
-    place = headers.place_of(found.header, grid, str(path), fix=fix)
-    with opened(found.files.voxels) as stream:
-        array = read_voxels(stream, found, grid, index)
-    scaling, odd = headers.scaling_of(found.header), headers.scaling_note(found.header, str(path))
+    probe = probe_nifti(path)
+    grid, index = headers.volume_grid(probe.shape, volume_index, str(path), int(probe.header["intent_code"]))
+    place = headers.place_of(probe.header, grid, str(path), fix=fix)
+    with opened(probe.files.voxels) as stream:
+        array = read_voxels(stream, probe, grid, index)
+    scaling, odd = headers.scaling_of(probe.header), headers.scaling_note(probe.header, str(path))
     voxels, note = scanner_values(array, scaling, str(path))
     stored = Stored(
-        dtype=found.dtype.newbyteorder("=") if found.dtype.kind in "iu" else stored_float(found.dtype),
+        dtype=probe.dtype.newbyteorder("=") if probe.dtype.kind in "iu" else stored_float(probe.dtype),
         container="nifti",
-        header=found.header,
+        header=probe.header,
         modality=modality_by_name(path),
         note=(*place.note, *odd, *note),
-        restored_by=marked(found.header) or recorded(path),
+        restored_by=marked(probe.header),
     )
-    return nearest_ras(voxels, place.affine, stem(path), stored)
+    return nearest_ras(voxels, place.affine, base_name(path), stored)
 
 
-def must_be_file(path: Path) -> None:
-    """Refuse what is no file, or an empty one.
-
-    Raises
-    ------
-    InputError
-    """
-    try:
-        if not path.exists():
-            raise InputError(f"{path} does not exist. Check the path.")
-        if path.is_dir():
-            raise InputError(f"{path} is a folder, not a NIfTI file.")
-        if path.stat().st_size == 0:
-            raise InputError(f"{path} is an empty file. Copy it again from its source.")
-    except OSError as problem:
-        raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
-
-
-def _check_half(files: NiftiFiles) -> None:
+def _check_half(files: ImageFiles) -> None:
     if not files.is_pair or not files.voxels.exists():
-        name = f"{stem(files.header)}.img"
+        name = f"{base_name(files.header)}.img"
         raise InputError(
             f"{files.header} is half of a .hdr/.img pair, and {name} does not lie beside it. Copy both into one folder."
         )
-    must_be_file(files.voxels)
+    must_be_file(files.voxels, "NIfTI")
 
 
-def read_voxels(stream: BinaryIO, found: Probe, grid: tuple[int, int, int], index: int) -> Voxels:
+def read_voxels(stream: BinaryIO, probe: Probe, grid: tuple[int, int, int], index: int) -> Voxels:
     """The voxels of one volume as they are stored, in native byte order, as far as its checksum where there is one.
 
     Parameters
     ----------
     stream : of the file with the voxels, at its start
-    found : its header
+    probe : its header
     grid : of one volume
     index : which volume
 
@@ -161,35 +117,35 @@ def read_voxels(stream: BinaryIO, found: Probe, grid: tuple[int, int, int], inde
     ResourceError
         They do not fit into memory.
     """
-    size, path = math.prod(grid) * found.dtype.itemsize, found.files.voxels
-    _must_fit(size, path)
-    offset = float(found.header["vox_offset"])
-    first = 0 if found.files.is_pair else (352 if found.header.sizeof_hdr == 348 else 544)
+    size, path = math.prod(grid) * probe.dtype.itemsize, probe.files.voxels
+    must_fit(size, path)
+    offset = float(probe.header["vox_offset"])
+    first = 0 if probe.files.is_pair else (352 if probe.header.sizeof_hdr == 348 else 544)
     # Nearer to the start, bytes of the header would be taken for voxels.
     if offset != 0 and not first <= offset < 2**40:
         raise InputError(
-            f"{found.files.header} says that its voxels start at byte {offset:g}; its header is damaged. "
+            f"{probe.files.header} says that its voxels start at byte {offset:g}; its header is damaged. "
             "Export it again."
         )
-    skip(stream, _start(found, int(offset) or first) + index * size)
+    skip(stream, _start(probe, int(offset) or first) + index * size)
     data = stream.read(size)
     if len(data) < size:
         raise InputError(
             f"{path} is truncated: {len(data):,} of {size:,} bytes of voxels are there. Copy it again from its source."
         )
-    if math.prod(found.shape) == math.prod(grid):
+    if math.prod(probe.shape) == math.prod(grid):
         while stream.read(PIECE):  # checksums are compared only at the end of the file
             pass
-    array = np.frombuffer(data, dtype=found.dtype).reshape(grid, order="F")
-    return array.astype(found.dtype.newbyteorder("="), copy=False)
+    array = np.frombuffer(data, dtype=probe.dtype).reshape(grid, order="F")
+    return array.astype(probe.dtype.newbyteorder("="), copy=False)
 
 
-def _start(found: Probe, start: int) -> int:
+def _start(probe: Probe, start: int) -> int:
     """Where the voxels begin; in a pair whose header was made for a single file, at the beginning."""
-    if not found.files.is_pair:
+    if not probe.files.is_pair:
         return start
-    exact = found.files.voxels.stat().st_size == math.prod(found.shape) * found.dtype.itemsize
-    return 0 if exact or found.header["magic"].tobytes()[:2] == b"n+" else start
+    exact = probe.files.voxels.stat().st_size == math.prod(probe.shape) * probe.dtype.itemsize
+    return 0 if exact or probe.header["magic"].tobytes()[:2] == b"n+" else start
 
 
 def skip(stream: BinaryIO, count: int) -> None:
@@ -199,12 +155,3 @@ def skip(stream: BinaryIO, count: int) -> None:
         return
     while count and (passed := len(stream.read(min(count, PIECE)))):
         count -= passed
-
-
-def _must_fit(size: int, path: Path) -> None:
-    free = free_bytes()
-    if 2 * size > free:
-        raise ResourceError(
-            f"{path} holds {size / 2**30:.1f} GiB of voxels, {free / 2**30:.1f} GiB of memory are free. "
-            "Use a machine with more memory, or crop the scan."
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import logging
 import math
 import shutil
@@ -15,13 +14,14 @@ import numpy as np
 
 from medldm.data.volume import Volume, Voxels
 from medldm.errors import GeometryError, InputError, MedldmError, NotRestorable, OutputError
-from medldm.io.arrays import from_array, from_nibabel
-from medldm.io.atomic import whole_file
-from medldm.io.compression import kind_of_packing, opened
-from medldm.io.formats import is_nifti, stem
+from medldm.io.arrays import from_array, from_nibabel, to_dtype
+from medldm.io.atomic import whole_file, whole_files
+from medldm.io.compression import kind_of_packing, opened, packed, packing_of_name
+from medldm.io.image_format import Probe
 from medldm.io.nifti import header as headers
+from medldm.io.nifti.files import NIFTI_ENDS, pair_files
 from medldm.io.nifti.forms import can_be_opened, clean, is_sound, known_code, move_forms, same_place, set_affine
-from medldm.io.nifti.reader import PIECE, Probe, probe_nifti, read_nifti, read_voxels, skip
+from medldm.io.nifti.reader import PIECE, probe_nifti, read_nifti, read_voxels, skip
 from medldm.io.restored_before import mark
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ def write_nifti(volume: Volume, path: Path) -> int:
     Parameters
     ----------
     volume : scan
-    path : .nii or .nii.gz; written under a temporary name, then renamed; equal volumes give equal bytes
+    path : .nii, packed or not, or the .hdr of a pair; written under a temporary name, then renamed; equal volumes
+        give equal bytes
 
     Returns
     -------
@@ -52,20 +53,25 @@ def write_nifti(volume: Volume, path: Path) -> int:
     OutputError, ResourceError
     """
     path = Path(path)
-    if not is_nifti(path):
+    lower = path.name.lower()
+    pair = lower.endswith(".hdr")
+    if not (pair or lower.endswith(NIFTI_ENDS)):
         raise OutputError(f"{path} does not end in .nii or .nii.gz. Choose such a name for a NIfTI result.")
     array, header, clipped = _as_stored(volume)
     wanted = volume.stored.dtype
     if wanted.kind in "iu" and array.dtype.kind == "f":
         log.warning("%s is written as %s: %s has no value for missing voxels", path.name, array.dtype, wanted)
+    if pair:
+        header["magic"] = b"ni2" if header.sizeof_hdr == 540 else b"ni1"
+        header["vox_offset"] = 0
+        with whole_files(pair_files(path)) as temporary:
+            temporary.write_bytes(header.binaryblock + b"\0" * 4)
+            pair_files(temporary)[0].write_bytes(_flat(array))
+            _check_written(temporary, path, array, volume)
+        return clipped
     with whole_file(path) as temporary:
-        with temporary.open("wb") as raw:
-            if path.name.lower().endswith(".gz"):
-                # No name and no time in the gzip header: equal runs give equal bytes.
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=5, mtime=0) as packed:
-                    _pour(header, array, packed)
-            else:
-                _pour(header, array, raw)
+        with temporary.open("wb") as raw, packed(raw, path) as stream:
+            _pour(header, array, stream)
         _check_written(temporary, path, array, volume)
     return clipped
 
@@ -96,37 +102,6 @@ def copy_nifti(source: Path, volume: Volume, path: Path) -> int:
             _check_written(temporary, path, None, volume)
             return 0
     return write_nifti(volume, path)  # says what is wrong where it is the place rather than the copy
-
-
-def to_dtype(array: Voxels, dtype: np.dtype[Any], slope: float = 1.0, intercept: float = 0.0) -> tuple[Voxels, int]:
-    """Voxels in the type of the file: integers rounded and clipped, missing voxels forcing floats that hold them.
-
-    Parameters
-    ----------
-    array : any shape, scanner values
-    dtype : type of the file
-    slope, intercept : scanner value = slope x stored integer + intercept
-
-    Returns
-    -------
-    array in that type, and how many voxels were clipped
-    """
-    scaled = (slope, intercept) != (1.0, 0.0)
-    if array.dtype == dtype and not (scaled and dtype.kind in "iu"):
-        return array, 0
-    if dtype.kind not in "iu" or (array.dtype.kind == "f" and np.isnan(array).any()):
-        long = dtype.itemsize > (4 if dtype.kind == "f" else 2)
-        return array.astype(np.float64 if long else np.float32), 0
-    if scaled:
-        array = (array.astype(np.float64) - intercept) / slope
-    rounded = np.rint(array) if array.dtype.kind == "f" else array
-    limits = np.iinfo(dtype)
-    # The largest 32 and 64 bit integers are no floats, one more is: a float clipped to them would wrap around.
-    over, under = rounded >= limits.max + 1, rounded < limits.min
-    with np.errstate(invalid="ignore"):
-        fitting: Voxels = rounded.astype(dtype)
-    fitting[over], fitting[under] = limits.max, limits.min
-    return fitting, int(over.sum() + under.sum())
 
 
 def _as_stored(volume: Volume) -> tuple[Voxels, Any, int]:
@@ -231,15 +206,17 @@ def _check_written(written: Path, path: Path, array: Voxels | None, volume: Volu
     OutputError
     """
     try:
-        found = probe_nifti(written)
-        grid, _ = headers.volume_grid(found.shape, None, str(path))
-        place = headers.place_of(found.header, grid, str(path), fix=True)
-        stored = _stored_again(found, grid) if array is None else _equal_bytes(found, array)
-        image: Any = nib.load(written)
-        image.header.get_xyzt_units()
-        there = np.diag([place.unit_mm] * 3 + [1.0]) @ image.affine
-        alike = all(same_place(each, volume.stored_affine(), grid) for each in (place.affine, there))
-        if stored and alike and image.shape == found.shape:
+        probe = probe_nifti(written)
+        grid, _ = headers.volume_grid(probe.shape, None, str(path))
+        place = headers.place_of(probe.header, grid, str(path), fix=True)
+        stored = _stored_again(probe, grid) if array is None else _equal_bytes(probe, array)
+        alike = same_place(place.affine, volume.stored_affine(), grid)
+        if written.suffix.lower() not in (".xz", ".zst"):  # which nibabel may not unpack
+            image: Any = nib.load(written)
+            image.header.get_xyzt_units()
+            there = np.diag([place.unit_mm] * 3 + [1.0]) @ image.affine
+            alike = alike and same_place(there, volume.stored_affine(), grid) and image.shape == probe.shape
+        if stored and alike:
             return
         reason = "its voxels are not those that were written" if not stored else "its affine is another one"
     except MedldmError as problem:
@@ -249,16 +226,16 @@ def _check_written(written: Path, path: Path, array: Voxels | None, volume: Volu
     raise OutputError(f"{path} could not be opened again and was not kept ({reason}). Check the disk, and try again.")
 
 
-def _stored_again(found: Probe, grid: tuple[int, int, int]) -> bool:
-    with opened(found.files.voxels) as stream:
-        return read_voxels(stream, found, grid, 0).shape == grid
+def _stored_again(probe: Probe, grid: tuple[int, int, int]) -> bool:
+    with opened(probe.files.voxels) as stream:
+        return read_voxels(stream, probe, grid, 0).shape == grid
 
 
-def _equal_bytes(found: Probe, array: Voxels) -> bool:
+def _equal_bytes(probe: Probe, array: Voxels) -> bool:
     """Whether a file holds the voxels of an array, and nothing after them."""
     flat = _flat(array)
-    with opened(found.files.voxels) as stream:
-        skip(stream, int(found.header["vox_offset"]))
+    with opened(probe.files.voxels) as stream:
+        skip(stream, int(probe.header["vox_offset"]))
         equal = all(stream.read(PIECE) == flat[start : start + PIECE] for start in range(0, len(flat), PIECE))
         return equal and not stream.read(1)
 
@@ -267,27 +244,25 @@ def _is_sound_file(source: Path, path: Path) -> bool:
     """Whether a file may be copied to a name: packed as the name says, in one file, its header as we would write it."""
     with source.open("rb") as raw:
         packing = kind_of_packing(raw.read(16))
-    if packing != ("gzip" if path.name.lower().endswith(".gz") else ""):
+    if packing != packing_of_name(path) or path.name.lower().endswith(".hdr"):
         return False
-    found = probe_nifti(source)
-    grid, _ = headers.volume_grid(found.shape, None, str(source))
-    place = headers.place_of(found.header, grid, str(source), fix=True)
-    tidy = found.header.copy()
+    probe = probe_nifti(source)
+    grid, _ = headers.volume_grid(probe.shape, None, str(source))
+    place = headers.place_of(probe.header, grid, str(source), fix=True)
+    tidy = probe.header.copy()
     clean(tidy)
     believed = place.unit_mm != 1.0 or int(tidy["xyzt_units"]) & 7 in (0, 2)
-    whole = believed and not found.files.is_pair and found.header["magic"].tobytes()[:2] == b"n+" and place.agrees
-    unchanged = tidy.binaryblock == found.header.binaryblock and is_sound(found.header)
-    return whole and unchanged and can_be_opened(found.header, place.affine, place.unit_mm)
+    whole = believed and not probe.files.is_pair and probe.header["magic"].tobytes()[:2] == b"n+" and place.agrees
+    unchanged = tidy.binaryblock == probe.header.binaryblock and is_sound(probe.header)
+    return whole and unchanged and can_be_opened(probe.header, place.affine, place.unit_mm)
 
 
 __all__ = [
     "copy_nifti",
     "from_array",
     "from_nibabel",
-    "is_nifti",
     "probe_nifti",
     "read_nifti",
-    "stem",
     "to_dtype",
     "write_nifti",
 ]
