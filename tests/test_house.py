@@ -341,6 +341,8 @@ def test_a_new_degradation_joins_the_contract_tests(dimming):
             test(**{argument: given[argument] for argument in inspect.signature(test).parameters})
             passed.append(name)
     assert len(passed) >= 6
+
+
 @pytest.fixture
 def toy_format():
     """A format from outside the package: one class, one call."""

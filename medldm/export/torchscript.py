@@ -278,7 +278,7 @@ def scripted(card: Card) -> torch.jit.ScriptModule:
         regression_planes = example[:, : shape.context]  # any image will do: a trace follows shapes, not values
         stages = {"estimate": example, "refine": (example, regression_planes, torch.ones(1))}
         traced: Any = jit.trace_module(networks, stages, check_trace=False)
-        restorer = Restorer(traced, shape, card.modality, card.used("denoise").looks)
+        restorer = Restorer(traced, shape, card.modality, card.used("denoise").orientations)
         module: torch.jit.ScriptModule = jit.script(restorer.eval())
     return module
 
