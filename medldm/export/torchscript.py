@@ -105,8 +105,7 @@ class Restorer(nn.Module):
         self.dims: int = shape.spatial_dims
         self.context_half: int = shape.context // 2
         kind = modality_of(modality)
-        self.rician: bool = kind.noise.family == "rician"
-        window = kind.window
+        window, self.rician = kind.window, kind.noise.family == "rician"
         self.fixed: bool = window is not None
         self.lowest, self.highest = window or (0.0, 1.0)
         self.multiple: int = MULTIPLE
@@ -279,7 +278,7 @@ def scripted(card: Card) -> torch.jit.ScriptModule:
         regression_planes = example[:, : shape.context]  # any image will do: a trace follows shapes, not values
         stages = {"estimate": example, "refine": (example, regression_planes, torch.ones(1))}
         traced: Any = jit.trace_module(networks, stages, check_trace=False)
-        restorer = Restorer(traced, shape, card.modality, card.used("denoise").looks)
+        restorer = Restorer(traced, shape, card.modality, card.used("denoise").orientations)
         module: torch.jit.ScriptModule = jit.script(restorer.eval())
     return module
 
