@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -141,3 +142,111 @@ def test_monai_is_imported_in_one_place():
         if any(line.strip().startswith(("import monai", "from monai")) for line in path.read_text().splitlines())
     ]
     assert importing == ["monai_parts.py"]
+
+
+@pytest.fixture
+def toy_format():
+    """A format from outside the package: one class, one call."""
+    import numpy as np
+
+    from medldm.errors import InputError
+    from medldm.io.formats import FORMATS, register
+    from medldm.io.image_format import Format, ImageFiles, Loaded, Probe
+
+    class Toy(Format):
+        """A line of JSON, then float32 voxels."""
+
+        name, title = "toy", "TOY"
+        suffixes = written = kept = (".toy",)
+        dtypes = ("f4",)
+
+        def sniff(self, head):
+            return head.startswith(b'{"toy": ')
+
+        def probe(self, path):
+            with path.open("rb") as raw:
+                line = raw.readline()
+            if not self.sniff(line):
+                raise InputError(f"{path} is no TOY file.")
+            header = json.loads(line)
+            return Probe(ImageFiles(path, path), header, tuple(header["toy"]), np.dtype(np.float32))
+
+        def load(self, probe, index):
+            data = probe.files.voxels.read_bytes().split(b"\n", 1)[1]
+            voxels = np.frombuffer(data, np.float32).reshape(probe.shape)
+            return Loaded(voxels, np.array(probe.header["affine"], float))
+
+        def save(self, voxels, volume, path):
+            header = {"toy": voxels.shape, "affine": volume.stored_affine().tolist()}
+            path.write_bytes(json.dumps(header).encode() + b"\n" + voxels.tobytes())
+
+    register(Toy())
+    yield Toy
+    del FORMATS["toy"]
+
+
+def test_a_format_from_outside_is_known_to_every_door(toy_format, phantom, scan_file, tmp_path, stub_network):
+    import numpy as np
+
+    import medldm
+    from medldm.cli import main
+    from medldm.io.discovery import find_cases
+    from medldm.io.formats import stem
+
+    medldm.write(phantom, tmp_path / "in" / "below" / "scan.toy")
+    (tmp_path / "in" / "unnamed").write_bytes((tmp_path / "in" / "below" / "scan.toy").read_bytes())
+    again = medldm.read(tmp_path / "in" / "below" / "scan.toy")
+    assert np.array_equal(again.voxels, phantom.voxels)
+    assert np.allclose(again.affine, phantom.affine)
+    assert again.stored.container == "toy"
+    assert stem(Path("scan.toy")) == "scan"
+    assert [case.kind for case in find_cases(tmp_path / "in")] == ["toy", "toy"]
+    assert main(["inspect", str(tmp_path / "in")]) == 0
+    assert main(["denoise", str(tmp_path / "in"), str(tmp_path / "out"), "--noise", "0.05"]) == 0
+    assert np.allclose(medldm.read(tmp_path / "out" / "below" / "scan.toy").voxels, phantom.voxels + 1)
+    assert (tmp_path / "out" / "below" / "scan_medldm.json").exists()
+    assert (tmp_path / "out" / "unnamed.toy").exists()
+    assert main(["denoise", str(scan_file), str(tmp_path / "named.toy"), "--noise", "0.05"]) == 0
+    assert main(["denoise", str(scan_file), str(tmp_path / "asked"), "--noise", "0.05", "--format", "toy"]) == 0
+    assert (tmp_path / "asked" / "scan.toy").exists()
+    (tmp_path / "broken.toy").write_bytes(b"nothing")
+    assert main(["denoise", str(tmp_path / "broken.toy"), str(tmp_path / "never")]) == 3
+
+
+def test_a_format_from_outside_is_known_to_napari(toy_format, phantom, tmp_path):
+    pytest.importorskip("napari")
+    import numpy as np
+    from napari_medldm.layers import layer_data
+    from napari_medldm.readers import get_reader
+    from napari_medldm.writers import write_image
+
+    import medldm
+
+    data, attributes, _ = layer_data(phantom)
+    (path,) = write_image(str(tmp_path / "layer.toy"), data, attributes)
+    assert path.endswith("layer.toy")
+    (layer,) = get_reader(path)(path)
+    assert np.allclose(layer[0], data)
+    assert np.allclose(medldm.read(path).affine, phantom.affine, atol=1e-4)
+
+
+def test_a_format_that_is_only_read_says_so(toy_format, scan_file, tmp_path, monkeypatch, capsys):
+    from medldm.cli import main
+
+    monkeypatch.setattr(toy_format, "written", ())
+    monkeypatch.setattr(toy_format, "kept", ())
+    monkeypatch.setattr(toy_format, "why_not_written", "TOY is read and not written. Name a .nii.gz file.")
+    for words in (["named.toy"], ["out", "--format", "toy"]):
+        assert main(["denoise", str(scan_file), *words]) == 2
+        assert "TOY is read and not written" in capsys.readouterr().err
+
+
+def test_the_napari_manifest_knows_every_format_that_results_have():
+    from medldm.io.formats import FORMATS
+
+    manifest = yaml.safe_load((ROOT / "napari_plugin" / "napari_medldm" / "napari.yaml").read_text())["contributions"]
+    patterns = manifest["readers"][0]["filename_patterns"]
+    usual = [suffix for form in FORMATS.values() for suffix in form.kept]
+    assert {f"*{suffix}" for suffix in usual} <= set(patterns)
+    for writer in manifest["writers"][:2]:
+        assert set(usual) <= set(writer["filename_extensions"])

@@ -97,7 +97,9 @@ class ItkFormat(Format):
                         some = unpacker.unconsumed_tail
                 left -= len(unpacker.flush())
             except zlib.error as problem:
-                raise InputError(f"{files.voxels} is damaged ({problem}). Copy it again from its source.") from problem
+                raise InputError(f"{files.voxels} is damaged. Copy it again from its source.") from problem
+            except OSError as problem:
+                raise InputError(f"{files.voxels} cannot be read: {problem.strerror or problem}.") from problem
         if left > 0 or not unpacker.eof:
             raise InputError(f"{files.voxels} is truncated or damaged. Copy it again from its source.")
 

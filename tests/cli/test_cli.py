@@ -163,7 +163,7 @@ def test_a_record_repeats_its_run_to_the_byte(scan_file, tmp_path, restore, caps
     assert (tmp_path / "again.nii.gz").read_bytes() == out.read_bytes()
     assert main(["rerun", str(tmp_path / "o_medldm.json"), str(tmp_path / "new")]) == 0  # a folder, as for all verbs
     assert (tmp_path / "new" / "o.nii.gz").read_bytes() == out.read_bytes()
-    assert main(["rerun", str(tmp_path / "o_medldm.json"), str(tmp_path / "x.nii.zst")]) == 2
+    assert main(["rerun", str(tmp_path / "o_medldm.json"), str(tmp_path / "x.mnc")]) == 2
     assert main(["rerun", str(tmp_path / "o_medldm.json")]) == 2
     phantoms.save(scan_file, phantoms.brain() + 1, dtype=np.int16)
     assert main(["rerun", str(tmp_path / "o_medldm.json"), str(tmp_path / "third.nii.gz")]) == 3

@@ -76,6 +76,27 @@ def test_a_four_dimensional_file_is_one_layer_in_true_geometry(tmp_path):
     assert np.allclose(image.affine, phantoms.OBLIQUE, atol=1e-4)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh"])
+def test_every_format_is_saved_and_opened_in_its_place(suffix, tmp_path):
+    phantoms.save(tmp_path / "scan.nii.gz", voxels(), phantoms.OBLIQUE, dtype=np.int16)
+    (layer,) = opened(tmp_path / "scan.nii.gz")
+    (path,) = save(layer, write_image, tmp_path / "out" / f"scan{suffix}")
+    assert path.endswith(suffix)
+    for place in (path, tmp_path / "out"):
+        (again,) = opened(place)
+        assert np.array_equal(again.data, layer.data)
+        assert np.allclose(again.data_to_world((1, 2, 3)), layer.data_to_world((1, 2, 3)), atol=1e-3)
+    several = [str(file) for file in (tmp_path / "out").iterdir()]
+    assert len(get_reader(several)(several)) == 1
+
+
+def test_several_volumes_are_saved_as_nifti_only(tmp_path):
+    nib.save(nib.Nifti1Image(np.stack([voxels(), voxels() + 100], -1), phantoms.OBLIQUE), tmp_path / "bold.nii.gz")
+    (layer,) = opened(tmp_path / "bold.nii.gz")
+    with pytest.raises(UsageError, match=r"Save it as \.nii\.gz"):
+        save(layer, write_image, tmp_path / "bold.nrrd")
+
+
 def test_a_mask_is_opened_as_labels(tmp_path):
     phantoms.save(tmp_path / "lesion_mask.nii.gz", voxels() > 500, dtype=np.uint8)
     ((_, _, kind),) = get_reader(str(tmp_path))(str(tmp_path))
