@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from medldm.data.slice_numbers import slice_ranges
 from medldm.errors import UsageError
+from medldm.modality import MODALITIES
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
@@ -24,7 +25,7 @@ def knob(
     unit: str = "",
     low: float | None = None,
     high: float | None = None,
-    choices: tuple[str, ...] = (),
+    choices: Sequence[str] = (),
     metavar: str = "",
     pattern: str = "",
     whole: bool = False,
@@ -46,6 +47,27 @@ def knob(
     return field(default=default, metadata={**words, "pattern": pattern, "whole": whole})
 
 
+class Choices(Sequence[str]):
+    """A word of its own and the names in a registry, as they are at the time: members may join later.
+
+    Parameters
+    ----------
+    first : word that is no name
+    registry : whose names can be meant
+    """
+
+    def __init__(self, first: str, registry: Collection[str]) -> None:
+        self.first, self.registry = first, registry
+
+    def __getitem__(self, index: Any) -> Any:
+        """As of the tuple of all words."""
+        return (self.first, *self.registry)[index]
+
+    def __len__(self) -> int:
+        """How many words there are."""
+        return 1 + len(self.registry)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What every restoring verb understands.
@@ -58,7 +80,7 @@ class Settings:
 
     model: str = knob("auto", "model card name, or path of a trained model", metavar="NAME|PATH")
     device: str = knob("auto", "where to compute", unit=DEVICES, pattern=r"auto|cpu|mps|cuda(:\d+)?")
-    modality: str = knob("auto", "what kind of scan this is", choices=("auto", "mr", "ct"))
+    modality: str = knob("auto", "what kind of scan this is", choices=Choices("auto", MODALITIES))
     fidelity: float = knob(1.0, "1 is closest to the measurement, 0 is sharpest", low=0, high=1)
     samples: int = knob(
         1, "draw this many restorations; more than one gives mean and standard deviation", low=1, high=64, whole=True

@@ -144,6 +144,203 @@ def test_monai_is_imported_in_one_place():
     assert importing == ["monai_parts.py"]
 
 
+# --- additions from outside the package: modality and degradation ---------------------------------------------------
+
+
+@pytest.fixture
+def ultrasound(monkeypatch):
+    """A toy modality, registered from outside: bytes of magnitude with speckle."""
+    from medldm.modality import MODALITIES, Modality, NoiseModel
+
+    kind = Modality(
+        name="us",
+        noise=NoiseModel(family="rician", highest=1.0, noisy_from=0.1),
+        suffixes=frozenset(("us",)),
+        by_values=lambda low, high: "its values are whole bytes" if (low, high) == (0, 255) else "",
+        sop_class="1.2.840.10008.5.1.4.1.1.6.1",
+    )
+    monkeypatch.setitem(MODALITIES, kind.name, kind)
+    return kind
+
+
+@pytest.fixture
+def echo(phantom):
+    """A phantom whose values are those of the toy modality, and of no other."""
+    import numpy as np
+
+    voxels = phantom.voxels.astype(np.float32)
+    return phantom.with_voxels((255 * voxels / voxels.max()).astype(np.float32))
+
+
+def test_a_new_modality_is_guessed_and_named(ultrasound, echo):
+    from dataclasses import replace
+
+    from medldm import io
+    from medldm.qc.noise import estimate_noise
+
+    bare = replace(echo, stored=replace(echo.stored, modality=None), name="scan")
+    name, why = io.guess_modality(bare)
+    assert name == "us"
+    assert why == "scan is taken for US, since its values are whole bytes; say --modality mr or ct otherwise."
+    assert io.modality_by_name(Path("liver_US.nii.gz")) == "us"
+    assert estimate_noise(bare.voxels, bare.spacing, "us").unit == "fraction"
+    # Without a model for it, the sentence says so.
+    import medldm
+    from medldm.errors import ModelError
+
+    with pytest.raises(ModelError, match="restores US"):
+        medldm.denoise(bare)
+
+
+def test_a_new_modality_is_an_option_of_the_command_line_and_the_plugin(ultrasound, capsys):
+    from dataclasses import fields
+
+    from medldm.cli import main
+    from medldm.settings import Denoise
+
+    assert main(["denoise", "--help"]) == 0
+    assert "{auto,mr,ct,us}" in capsys.readouterr().out
+    assert Denoise(modality="us").modality == "us"
+    knob = next(knob for knob in fields(Denoise) if knob.name == "modality")
+    assert list(knob.metadata["choices"]) == ["auto", "mr", "ct", "us"]  # what the form of the plugin offers
+
+
+def test_a_new_modality_runs_in_a_batch_and_through_dicom(ultrasound, echo, tiny_model, tmp_path):
+    import json
+    import shutil
+
+    import numpy as np
+    import phantoms
+    import phantoms_dicom
+    import pydicom
+
+    from medldm.cli import main
+
+    model = tmp_path / "model" / "toy.json"
+    shutil.copytree(tiny_model.parent, model.parent)
+    card = json.loads((model.parent / tiny_model.name).read_text())
+    model.write_text(json.dumps(card | {"name": "toy", "modality": "us"}))
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    small = np.asarray(echo.voxels[:32, :32, :12])
+    phantoms.save(scans / "a_us.nii.gz", small, dtype=np.int16)
+    phantoms_dicom.write_series(
+        scans / "b", small, modality="US", SOPClassUID=ultrasound.sop_class,
+        each=lambda image, k: setattr(image.file_meta, "MediaStorageSOPClassUID", ultrasound.sop_class),
+    )  # fmt: skip
+    assert main(["denoise", str(scans), str(out), "--model", str(model), "--noise", "0.05", "--no-progress"]) == 0
+    records = [json.loads(path.read_text()) for path in out.rglob("*_medldm.json")]
+    assert [record["modality"] for record in records] == ["us", "us"]
+    derived = [pydicom.dcmread(path) for path in out.rglob("*") if path.is_file() and path.suffix in ("", ".dcm")]
+    assert {(str(image.Modality), str(image.SOPClassUID)) for image in derived} == {("US", ultrasound.sop_class)}
+
+
+@pytest.fixture
+def dimming(monkeypatch):
+    """A toy degradation, registered from outside: half of the signal is lost."""
+    import torch
+
+    from medldm.degradations import DEGRADATIONS, Degradation, Observation, Row
+
+    class Dimming(Degradation):
+        linear = True
+        shares = {"mr": 1.0, "ct": 1.0}
+
+        def degrade(self, clean, generator=None):
+            return clean * 0.5
+
+        def adjoint(self, measured):
+            return measured * 0.5
+
+        def observe(self, measured):
+            return Observation(measured, torch.ones_like(measured))
+
+        def reconcile(self, guess, measured):
+            return measured * 2
+
+        @classmethod
+        def examples(cls, shape):
+            return (cls(),)
+
+        @classmethod
+        def draw(cls, shape, generator):
+            return cls()
+
+        @classmethod
+        def validation(cls, shape):
+            return {"dimmed": cls()}
+
+        @classmethod
+        def rows(cls):
+            return (Row("dimmed", "denoise", cls),)
+
+        @classmethod
+        def of_row(cls, row, scan, generator):
+            return cls(), {}
+
+    monkeypatch.setitem(DEGRADATIONS, "dimming", Dimming)
+    return Dimming
+
+
+def test_a_new_degradation_is_drawn_in_training_and_shown_in_validation(dimming, phantom, monkeypatch):
+    import numpy as np
+    import torch
+
+    from medldm.degradations import DEGRADATIONS
+    from medldm.settings import Architecture
+    from medldm.training import batches, examples
+    from medldm.training.corpus import Blocks
+    from medldm.training.data import Packed
+    from medldm.training.validation import cubes
+
+    for kind in DEGRADATIONS.values():
+        if kind is not dimming:
+            monkeypatch.setattr(kind, "shares", dict.fromkeys(kind.shares, 0.0))
+    whole = (1000 * phantom.voxels / phantom.voxels.max()).astype(np.uint16)
+    scan = Packed(whole, 1e-3, (1.0, 1.0, 1.0), 2, True, 1.0, "a.nii.gz", "a")
+    assert examples.draw_example([scan], Architecture(), 16, torch.Generator().manual_seed(0)).task == "dimming"
+    blocks = Blocks(torch.rand(3, 32, 16, 16), torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.long))
+    measured = batches.measure(blocks, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(measured.y, blocks.clean * 0.5)
+    assert {list(batches.family_shares())[number] for number in measured.task} == {"dimming"}
+    case = next(case for case in cubes([scan], Architecture(), per_task=1) if case.task == "dimmed")
+    torch.testing.assert_close(case.observation.y, case.clean * 0.5)
+
+
+def test_a_new_degradation_has_rows_in_the_benchmark(dimming, tmp_path, monkeypatch):
+    import numpy as np
+    import phantoms
+
+    from medldm.benchmark import run
+    from medldm.benchmark.scoring import Backbone
+
+    monkeypatch.setattr(sys.modules[run.__module__], "encoder_backbone", Backbone)
+    (tmp_path / "data").mkdir()
+    phantoms.save(tmp_path / "data" / "p1_T1w.nii.gz", phantoms.brain((48, 50, 46)), dtype=np.int16)
+    table = run(tmp_path / "data", tmp_path / "out", tasks=["dimmed"], methods_wanted=["nothing", "nlm"])
+    assert "dimmed" in table.read_text()
+
+
+def test_a_new_degradation_joins_the_contract_tests(dimming):
+    import importlib.util
+    import inspect
+
+    import torch
+
+    path = ROOT / "tests/degradations/test_degradations.py"
+    spec = importlib.util.spec_from_file_location("contract_of_degradations", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    passed = []
+    for name, test in vars(module).items():
+        marks = [mark for mark in getattr(test, "pytestmark", ()) if mark.name == "parametrize"]
+        if name.startswith("test_") and any("dimming-0" in mark.args[1] for mark in marks):
+            generator = torch.Generator().manual_seed(0)
+            clean = torch.rand(module.SHAPE, generator=generator)
+            given = {"name": "dimming-0", "clean": clean, "generator": generator}
+            test(**{argument: given[argument] for argument in inspect.signature(test).parameters})
+            passed.append(name)
+    assert len(passed) >= 6
 @pytest.fixture
 def toy_format():
     """A format from outside the package: one class, one call."""

@@ -18,8 +18,9 @@ from pathlib import Path
 from medldm.benchmark.baselines import methods
 from medldm.benchmark.calibration import amend
 from medldm.benchmark.protocol import Trial, trials
-from medldm.benchmark.rows import CORE, Row
+from medldm.benchmark.rows import chosen_rows
 from medldm.benchmark.scans import few, scans
+from medldm.degradations import Row
 from medldm.metrics import psnr
 from medldm.models.checkpoint import read_weights
 from medldm.zoo import IN_PLANE, Card, card
@@ -74,7 +75,7 @@ def main() -> None:
     words = parser.parse_args()
     logging.getLogger("medldm").setLevel(logging.ERROR)
     found, some = card(words.model), few(scans(words.data, "val"), words.scans)
-    by_name = {row.name: row for row in CORE}
+    by_name = {row.name: row for row in chosen_rows(None, quick=False)}
     refines = any(key.startswith("flow.") for key in read_weights(found))
     ways = [(False, 1.0), *((True, weight) for weight in FAITHFUL if refines)]
     use: dict[str, dict[str, object]] = dict(found.use)

@@ -114,7 +114,7 @@ def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
     sigma = torch.full((1, 1, 1), float(trial.facts.get("noise") or 0.0))
     used = networks if wanted.keeps == "all" else Plain(networks, wanted.keeps)
     damaged = (axis,) if trial.row.needs_thin else ()
-    planes = tuple(a for a in range(3) if a != axis) if trial.row.in_plane > 1 else ()
+    planes = tuple(a for a in range(3) if a != axis) if trial.row.degradation.in_planes else ()
     spacing = [mm * old / new for mm, old, new in zip(trial.measured.spacing, measured.shape, shape, strict=True)]
     orientations = pick_orientations(damaged, planes, shape, spacing)
 

@@ -21,16 +21,17 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from medldm.benchmark.ablation import PARTS
 from medldm.benchmark.optional_baselines import GUESTS, NEEDS, NOWHERE, installed
 from medldm.benchmark.protocol import Trial
-from medldm.data.intensity import ct_scaling, mri_scaling
 from medldm.data.resample import field_of_view_affine, resample_to
 from medldm.data.volume import Voxels
 from medldm.errors import ModelError, UsageError
+from medldm.modality import CT, MR
 from medldm.qc.noise import estimate_noise
 from medldm.zoo import Card, best, card, cards
 
 NLM_PATCH, NLM_REACH = 5, 4  # voxels
-NLM_STRENGTH = {"mr": 0.7, "ct": 0.7}  # noise standard deviations
-TV_WEIGHT = {"mr": 0.4, "ct": 0.7}  # noise standard deviations
+# Noise standard deviations, by family of the noise.
+NLM_STRENGTH = {"rician": 0.7, "gaussian": 0.7}
+TV_WEIGHT = {"rician": 0.4, "gaussian": 0.7}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def cubic(trial: Trial) -> Voxels | None:
         return None
     if trial.row.verb != "fill-slices":
         smooth = _on_grid(trial, "bspline")
-        return smooth.clip(min=0) if trial.row.modality == "mr" else smooth
+        return smooth.clip(min=0) if trial.modality.magnitude else smooth
     axis, missing = trial.facts["axis"], set(trial.facts["missing"])
     measured, untouched = np.asarray(trial.measured.voxels), trial.untouched
     assert untouched is not None
@@ -86,7 +87,7 @@ def cubic(trial: Trial) -> Voxels | None:
 
 def zero_filling(trial: Trial) -> Voxels | None:
     """Zero filling of k-space, what a scanner does with a small matrix; for coarse planes only."""
-    return _seen(trial) if trial.row.in_plane > 1 else None
+    return _seen(trial) if trial.row.degradation.in_planes else None
 
 
 def smooth_fill(trial: Trial) -> Voxels | None:
@@ -101,7 +102,7 @@ def nlm(trial: Trial) -> Voxels | None:
     sigma = level_of(trial)
     found: Voxels = denoise_nl_means(
         np.asarray(trial.measured.voxels), patch_size=NLM_PATCH, patch_distance=NLM_REACH,
-        h=NLM_STRENGTH[trial.row.modality] * sigma, sigma=sigma, fast_mode=True,
+        h=NLM_STRENGTH[trial.modality.noise.family] * sigma, sigma=sigma, fast_mode=True,
     )  # fmt: skip
     return found.astype(np.float32)
 
@@ -110,7 +111,7 @@ def tv(trial: Trial) -> Voxels | None:
     """Total variation (Chambolle, J Math Imaging Vis 20, 2004) of scikit-image."""
     if trial.row.verb != "denoise":
         return None
-    weight = TV_WEIGHT[trial.row.modality] * level_of(trial)
+    weight = TV_WEIGHT[trial.modality.noise.family] * level_of(trial)
     found: Voxels = denoise_tv_chambolle(np.asarray(trial.measured.voxels), weight=weight, max_num_iter=200)
     return found.astype(np.float32)
 
@@ -142,7 +143,8 @@ def model(which: Card, named: str | None = None, **options: Any) -> Method:
         else:
             done = tasks.inpaint(scan, facts["mask"], **settings)
         restored = np.asarray(done.voxels, dtype=np.float32)
-        return restored if trial.row.modality == "mr" else ct_scaling().apply(restored)
+        scaling = trial.modality.fixed_scaling
+        return restored if scaling is None else scaling.apply(restored)
 
     return Method(restore, f"{which.name}@{which.identity[:8]}")
 
@@ -210,7 +212,7 @@ def _guest(denoiser: Callable[[Voxels, float, str], Voxels]) -> Callable[[Trial]
     def restore(trial: Trial) -> Voxels | None:
         if trial.row.verb != "denoise":
             return None
-        return denoiser(np.asarray(trial.measured.voxels), level_of(trial), trial.row.modality)
+        return denoiser(np.asarray(trial.measured.voxels), level_of(trial), trial.modality.noise.family)
 
     return restore
 
@@ -219,18 +221,18 @@ def shipped() -> tuple[dict[str, Method], dict[str, str]]:
     """The rival U-Net and our chain from the zoo; those that are not there, with the reason."""
     found: dict[str, Method] = {}
     absent: dict[str, str] = {}
-    rivals = [each for each in cards() if each.role == "rival" and each.modality == "mr"]
+    rivals = [each for each in cards() if each.role == "rival" and each.modality == MR.name]
     if rivals:
         found["unet"] = model(rivals[0])
     else:
         absent["unet"] = "no rival is shipped"
     try:
-        ours = best("mr")
+        ours = best(MR.name)
         found |= {"medldm": model(ours), "medldm-sharp": model(ours, fidelity=0.0)}
     except ModelError as problem:
         absent |= {"medldm": str(problem), "medldm-sharp": str(problem)}
     try:
-        found["medldm-ct"] = model(best("ct"))
+        found["medldm-ct"] = model(best(CT.name))
     except ModelError as problem:
         absent["medldm-ct"] = str(problem)
     return found, absent
@@ -244,7 +246,7 @@ def ablations() -> dict[str, Method]:
     ModelError
         No restorer is shipped.
     """
-    which = best("mr")
+    which = best(MR.name)
     weights = f"{which.name}@{which.identity[:8]}"
     return {name: Method(made(which), weights) for name, made in PARTS.items()}
 
@@ -261,17 +263,17 @@ def own(path: str) -> dict[str, Method]:
 def told_level(trial: Trial) -> float | None:
     """Noise level as ``--noise`` takes it, None when not told: a share of the *measured* foreground's p99.5; CT HU."""
     level = trial.facts.get("noise")
-    if level is None or trial.row.modality == "ct":
+    if level is None or not trial.modality.noise.relative:
         return level
-    return float(level) / mri_scaling(trial.measured.voxels).unit
+    return float(level) / trial.modality.scaling(trial.measured.voxels).unit
 
 
 def level_of(trial: Trial) -> float:
     """Noise level that a method is told, or its estimate, scaled intensity."""
-    scan, modality = trial.stored(), trial.row.modality
-    unit = ct_scaling().unit if modality == "ct" else 1.0
+    scan, scaling = trial.stored(), trial.modality.fixed_scaling
+    unit = 1.0 if scaling is None else scaling.unit
     given = trial.facts.get("noise")
-    level = float(given) if given else estimate_noise(scan.voxels, scan.spacing, modality).sigma
+    level = float(given) if given else estimate_noise(scan.voxels, scan.spacing, trial.row.modality).sigma
     return max(level / unit, 1e-4)
 
 

@@ -23,14 +23,16 @@ import numpy as np
 import torch
 from scipy import ndimage, optimize
 
-from medldm.benchmark.protocol import Row, Trial, damage
+from medldm.benchmark.protocol import Trial, damage
 from medldm.benchmark.scans import is_thin, scans, spacing_of
 from medldm.data.intensity import foreground_mask, mri_scaling
 from medldm.data.volume import Stored, Volume, Voxels
+from medldm.degradations import MissingSlices, Regions, Rician, Row, ThickSlices
 from medldm.errors import UsageError
 from medldm.inference.uncertainty import Interval, calibrated, local_contrast, pooled, remoteness
 from medldm.io import read_nifti
 from medldm.io.atomic import whole_file
+from medldm.modality import MR
 from medldm.qc import ood
 from medldm.settings import VERBS, make
 from medldm.tasks import run
@@ -43,13 +45,13 @@ SAMPLES, STEPS = 4, 4
 BLOCK = (64, 64, 24)  # voxels along the slice axis and the two others
 VOXELS = 4000  # of each block that take part; neighbours tell the same
 ROWS = (
-    Row("noise-3", "denoise", level=0.03),
-    Row("noise-7", "denoise", level=0.07),
-    Row("thick-4mm", "super-resolve", spacing=4.0),
-    Row("thick-3mm-noise-3", "super-resolve", spacing=3.0, level=0.03),
-    Row("every-4th-kept", "fill-slices", missing="every 4 kept"),
-    Row("gap-of-3", "fill-slices", missing="gap of 3"),
-    Row("region-20mm", "inpaint", region_mm=20.0),
+    Row("noise-3", "denoise", Rician, level=0.03),
+    Row("noise-7", "denoise", Rician, level=0.07),
+    Row("thick-4mm", "super-resolve", ThickSlices, {"spacing": 4.0}),
+    Row("thick-3mm-noise-3", "super-resolve", ThickSlices, {"spacing": 3.0}, level=0.03),
+    Row("every-4th-kept", "fill-slices", MissingSlices, {"missing": "every 4 kept"}),
+    Row("gap-of-3", "fill-slices", MissingSlices, {"missing": "gap of 3"}),
+    Row("region-20mm", "inpaint", Regions, {"diameter": 20.0}),
 )
 
 
@@ -106,7 +108,7 @@ def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = 
         A CT model: its noise is not among these rows yet.
     """
     found = card(model)
-    if found.modality != "mr":
+    if found.modality != MR.name:
         raise UsageError(f"{found.name} restores CT; its intervals cannot be calibrated yet.")
     train, val = scans(data, "train"), scans(data, "val")
     fitted = measure(found, _varied(train, blocks), rows)
@@ -133,7 +135,7 @@ def guarded(train: Sequence[dict[str, str]], val: Sequence[dict[str, str]], moda
     Parameters
     ----------
     train, val : rows of `medldm.benchmark.scans.scans`
-    modality : ``"mr"`` or ``"ct"``
+    modality : name in `medldm.modality.MODALITIES`
     """
     told = [[ood.describe(read_nifti(Path(row["path"])), modality) for row in rows] for rows in (train, val)]
     return ood.fit(*told)
@@ -199,7 +201,7 @@ def block_trial(row: Row, scan: dict[str, str], volume: Volume) -> Trial:
     clean = (volume.voxels[cut] / np.float32(unit)).astype(np.float32)
     seed = int(hashlib.sha256(f"{row.name}|{scan['file']}|block".encode()).hexdigest()[:8], 16)
     told = {key: scan.get(key, "") for key in ("subject", "file", "source")} | {"contrast": scan.get("modality", "")}
-    base = Volume(clean, volume.affine, name=scan["file"], stored=Stored(modality="mr"))
+    base = Volume(clean, volume.affine, name=scan["file"], stored=Stored(modality=MR.name))
     return damage(row, base, inside[cut], torch.Generator().manual_seed(seed), told)
 
 
@@ -217,7 +219,7 @@ def errors_of(found: Card, trial: Trial) -> Errors:
     if "missing" in facts:
         facts["missing"] = tuple(facts["missing"])
     place = str(found.path.with_name(f"{found.name}.json"))
-    known = make(VERBS[row.verb], {**facts, "model": place, "modality": "mr", "samples": SAMPLES, "steps": STEPS})
+    known = make(VERBS[row.verb], {**facts, "model": place, "modality": MR.name, "samples": SAMPLES, "steps": STEPS})
     result = run(row.verb, trial.measured, known, mask=mask)
     # Samples of one orientation that do not differ have no spread to publish; their interval gets a floor anyway.
     std = np.zeros(result.shape, np.float32) if result.std is None else np.array(result.std)

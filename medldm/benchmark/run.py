@@ -15,13 +15,15 @@ from medldm.benchmark.memory import PeakMemory
 from medldm.benchmark.noise_table import noise_errors, noise_markdown
 from medldm.benchmark.optional_baselines import GUESTS
 from medldm.benchmark.protocol import Trial, trials
-from medldm.benchmark.rows import Row, chosen_rows
+from medldm.benchmark.rows import chosen_rows
 from medldm.benchmark.scans import few, in_turn, scans
 from medldm.benchmark.scoring import Backbone, encoder_backbone, scores_of
 from medldm.benchmark.sets import extractors, keep, set_distances
 from medldm.benchmark.tables import figure, markdown, set_table
 from medldm.data.volume import Voxels
+from medldm.degradations import Row
 from medldm.errors import MedldmError
+from medldm.modality import MODALITIES, MR
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ def run(
     UsageError, InputError
     """
     rows = chosen_rows(tasks, quick)
-    found = {"mr": scans(Path(data), split), "ct": scans(Path(data), split, "ct")}
+    found = {name: scans(Path(data), split, name) for name in MODALITIES}
     if quick:
         found = {modality: few(some, QUICK_SCANS) for modality, some in found.items()}
     competing, absent = methods(tuple(methods_wanted) if methods_wanted else None)
@@ -103,7 +105,7 @@ def run(
         rows, found, competing, backbone, ledger, progress or _log, publish,
         lambda trial, name, guess: keep(features, makers, trial, name, guess),
     )  # fmt: skip
-    return publish("" if tasks else "\n" + noise_markdown(noise_errors(found["mr"])))
+    return publish("" if tasks else "\n" + noise_markdown(noise_errors(found[MR.name])))
 
 
 def scans_for(row: Row, found: dict[str, list[dict[str, str]]]) -> list[dict[str, str]]:
@@ -127,7 +129,7 @@ def score_all(
     """
     done = {(score["row"], score["file"], score["method"]) for score in current(ledger, competing, backbone)}
     total, count = sum(len(scans_for(row, found)) for row in rows), 0
-    for scan in (*in_turn(found["mr"]), *in_turn(found["ct"]), DRAWN):
+    for scan in (*(scan for some in found.values() for scan in in_turn(some)), DRAWN):
         mine = [row for row in rows if scan in scans_for(row, found)]
         for row in mine:
             open_ = [name for name in competing if (row.name, scan["file"], name) not in done]

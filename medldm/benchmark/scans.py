@@ -12,13 +12,14 @@ import nibabel as nib
 import numpy as np
 
 from medldm.errors import InputError
+from medldm.modality import MR
 
 log = logging.getLogger(__name__)
 
 THIN = 1.6  # spacing ratio up to which a scan counts as isotropic
 
 
-def scans(data: Path, split: str, modality: str = "mr") -> list[dict[str, str]]:
+def scans(data: Path, split: str, modality: str = MR.name) -> list[dict[str, str]]:
     """Scans of one split, or every NIfTI file of a folder that no manifest speaks of.
 
     A manifest is `manifest.csv` in the folder or beside it (columns split, file, and where known subject, modality,
@@ -28,7 +29,7 @@ def scans(data: Path, split: str, modality: str = "mr") -> list[dict[str, str]]:
     ----------
     data : folder
     split : of the manifest
-    modality : ``"mr"``, of which there must be one; or ``"ct"``, of which there may be none
+    modality : name in `medldm.modality.MODALITIES`; of MR there must be a scan, of others there may be none
 
     Returns
     -------
@@ -48,11 +49,11 @@ def scans(data: Path, split: str, modality: str = "mr") -> list[dict[str, str]]:
             continue
         wanted = modality.upper()
         found = [row for row in rows if row["split"] == split and row["modality"].upper().startswith(wanted)]
-        if not found and modality == "mr":
+        if not found and modality == MR.name:
             there = ", ".join(sorted({row["split"] for row in rows}))
             raise InputError(f"{table} lists no MR scan of split {split!r} in {data}; there is {there}. Use --split.")
         return found
-    return [_plain(path) for path in paths.values()] if modality == "mr" else []
+    return [_plain(path) for path in paths.values()] if modality == MR.name else []
 
 
 def is_thin(spacing: Sequence[float]) -> bool:

@@ -13,9 +13,9 @@ from medldm import metrics
 from medldm.benchmark.lesions import lesion_scores
 from medldm.benchmark.protocol import Trial
 from medldm.benchmark.rod import object_scores
-from medldm.data.intensity import ct_scaling
 from medldm.data.volume import Voxels
 from medldm.errors import ModelError
+from medldm.modality import CT, MR
 
 PLANES = 8  # that the perceptual distance looks at
 SOFT_HU = (-160.0, 240.0)  # the window radiologists read soft tissue in
@@ -66,7 +66,7 @@ def scores_of(trial: Trial, guess: Voxels, backbone: Backbone) -> dict[str, floa
         found["untouched"] = float(np.array_equal(guess[trial.untouched], measured[trial.untouched]))
     if backbone.features is not None:
         found["perceptual"] = perceptual(trial, guess, backbone.features)
-    if trial.row.modality == "ct":
+    if trial.row.modality == CT.name:
         found |= hounsfield_scores(trial, guess)
     if "missing" in trial.facts and trial.lost is not None:
         axis = trial.facts["axis"]
@@ -80,7 +80,7 @@ def scores_of(trial: Trial, guess: Voxels, backbone: Backbone) -> dict[str, floa
 
 def hounsfield_scores(trial: Trial, guess: Voxels) -> dict[str, float]:
     """What CT asks for beside: error in HU, PSNR of the soft-tissue window, and on the drawn object noise and edges."""
-    scaling = ct_scaling()
+    scaling = CT.scaling(guess)
     have, want, measured = (scaling.invert(image) for image in (guess, trial.reference, trial.measured.voxels))
     low, high = SOFT_HU
     soft = [(np.clip(image, low, high) - low) / (high - low) for image in (have, want)]
@@ -138,7 +138,7 @@ def encoder_backbone() -> Backbone:
     from medldm.zoo import best
 
     try:
-        card = best("mr")
+        card = best(MR.name)
         latent = load_networks(card).latent
     except ModelError:
         return Backbone()

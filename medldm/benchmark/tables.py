@@ -13,10 +13,9 @@ from scipy.stats import wilcoxon
 
 from medldm.benchmark.baselines import CLASSICS
 from medldm.benchmark.optional_baselines import GUESTS
-from medldm.benchmark.rows import FULL
+from medldm.benchmark.rows import all_rows
 
 Scores = Sequence[dict[str, Any]]
-RANKS = {name: rank for rank, name in enumerate([*(row.name for row in FULL), *CLASSICS, *GUESTS])}
 
 
 class Column(NamedTuple):
@@ -286,5 +285,5 @@ def _pairs(ours: dict[str, float], theirs: dict[str, float]) -> np.ndarray[Any, 
 
 def _in_order(names: Iterable[str]) -> list[str]:
     """Each name once: rows and rivals in the order of the protocol, others as they came; a ledger's lines have none."""
-    once = list(dict.fromkeys(names))
-    return sorted(once, key=lambda name: RANKS.get(name, len(RANKS)))
+    ranks = {name: rank for rank, name in enumerate([*(row.name for row in all_rows()), *CLASSICS, *GUESTS])}
+    return sorted(dict.fromkeys(names), key=lambda name: ranks.get(name, len(ranks)))

@@ -13,6 +13,7 @@ from medldm.data.volume import Volume, Voxels
 from medldm.errors import OutputError
 from medldm.io import read, write
 from medldm.io.discovery import find_cases
+from medldm.modality import MR
 from medldm.settings import Restore
 
 SPACING_MM = 4.0
@@ -36,7 +37,7 @@ def demonstrate(out: Path, *, overwrite: bool, watch: Watch) -> int:
     """
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise OutputError(f"{out} is not empty. Say --overwrite, or name another folder.")
-    reference = read(sample_path("mr"))
+    reference = read(sample_path(MR.name))
     source, restored = out / "input.nii.gz", out / "restored.nii.gz"
     write(clinical(reference), source)
     watch.say(

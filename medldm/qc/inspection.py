@@ -17,6 +17,7 @@ from medldm.errors import MedldmError, ModelError, ResourceError, ending
 from medldm.io import check_content, find_missing_slices, guess_modality, what_it_is
 from medldm.io.discovery import Case, find_cases
 from medldm.io.sidecars import read_record
+from medldm.modality import MODALITIES
 from medldm.qc.noise import NoiseEstimate, estimate_noise
 from medldm.qc.ood import check, untold
 from medldm.settings import Restore
@@ -51,7 +52,7 @@ class Plan:
     steps : verbs in order; empty when nothing is needed
     missing : slices to fill, counted from 0 along the stored axis
     noise : estimate
-    modality : ``"mr"`` or ``"ct"``
+    modality : name in `medldm.modality.MODALITIES`
     notes : sentences about what the plan does not do
     """
 
@@ -93,10 +94,10 @@ def make_plan(volume: Volume, settings: Restore) -> Plan:
         )
     if thin := _thinner(volume, settings):
         steps.append(thin)
-    threshold = settings.noisy_from_ct if modality == "ct" else settings.noisy_from_mr
+    model = MODALITIES[modality].noise
+    threshold = getattr(settings, f"noisy_from_{modality}", model.noisy_from)
     if noise.level > threshold:
-        limit = f"{threshold:.0f} HU" if modality == "ct" else f"{100 * threshold:.1f} %"
-        steps.append(Planned("denoise", {"noise": noise.level}, f"noise is {noise}, above {limit}."))
+        steps.append(Planned("denoise", {"noise": noise.level}, f"noise is {noise}, above {model.text(threshold)}."))
     return Plan(tuple(steps), missing, noise, modality, _other_axis(volume, settings))
 
 
@@ -245,7 +246,7 @@ def outside_of_card(volume: Volume, modality: str, settings: Restore) -> dict[st
     Parameters
     ----------
     volume : scan
-    modality : ``"mr"`` or ``"ct"``
+    modality : name in `medldm.modality.MODALITIES`
     settings : of `restore`
     """
     try:

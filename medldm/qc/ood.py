@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medldm.data.intensity import FOREGROUND_PERCENTILE, Mask, Scaling, ct_scaling, foreground_mask
+from medldm.data.intensity import FOREGROUND_PERCENTILE, Mask, Scaling
 from medldm.data.volume import Volume, Voxels
+from medldm.modality import MODALITIES
 from medldm.qc.ood_features import GROUPS, distances, extended, fit
 from medldm.zoo import Card
 
@@ -25,7 +26,6 @@ BINS = 6  # of an outline: cross-sections from one end of the foreground to the 
 SMALLEST = 12  # coarse voxels along every axis that an outline needs
 QUANTILES = (5, 25, 50, 75, 95)
 AXES = ("left to right", "back to front", "bottom to top")
-HU_AIR = -500.0
 
 
 def describe(volume: Volume, modality: str, foreground: Mask | None = None) -> dict[str, dict[str, float]]:
@@ -34,8 +34,8 @@ def describe(volume: Volume, modality: str, foreground: Mask | None = None) -> d
     Parameters
     ----------
     volume : scan, stored units; NaN counts as air
-    modality : ``"mr"`` or ``"ct"``, which says how it is scaled
-    foreground : (X, Y, Z) bool, of `medldm.data.intensity.foreground_mask`, where it is known already
+    modality : name in `medldm.modality.MODALITIES`, which says how it is scaled
+    foreground : (X, Y, Z) bool, of `medldm.modality.Modality.foreground`, where it is known already
 
     Returns
     -------
@@ -60,7 +60,7 @@ def check(volume: Volume, card: Card, verb: str = "", foreground: Mask | None = 
     volume : scan, as read
     card : of the model
     verb : about to run; one that ran before, in this process, is told too
-    foreground : (X, Y, Z) bool, of `medldm.data.intensity.foreground_mask`, where it is known already
+    foreground : (X, Y, Z) bool, of `medldm.modality.Modality.foreground`, where it is known already
 
     Returns
     -------
@@ -159,26 +159,35 @@ def _spacing(volume: Volume, card: Card) -> dict[str, str]:
 def _units(volume: Volume, card: Card) -> dict[str, str]:
     with np.errstate(invalid="ignore"):
         low = float(np.nanmin(volume.voxels))
-    by_header = volume.stored.container == "dicom" and volume.stored.modality == "mr"  # its padding may lie as low
-    if card.modality == "mr" and (volume.stored.modality == "ct" or (low <= HU_AIR and not by_header)):
-        return {"modality": f"{volume.name} looks like CT, by its values as low as {low:.0f}; {card.name} restores MR."}
-    if card.modality == "ct" and (volume.stored.modality == "mr" or low > HU_AIR):
+    expected, stored = MODALITIES[card.modality], MODALITIES.get(volume.stored.modality or "")
+    if expected.body_above is not None:
+        if low <= expected.body_above and stored in (expected, None):
+            return {}
         return {
-            "modality": f"{volume.name} holds no air at -1000 HU (its lowest value is {low:.0f}); {card.name} restores "
-            "CT in HU."
+            "modality": f"{volume.name} holds no air at {expected.air:.0f} {expected.unit} (its lowest value is "
+            f"{low:.0f}); {card.name} restores {expected.title} in {expected.unit}."
         }
+    by_header = volume.stored.container == "dicom" and stored is expected  # its padding may lie as low
+    for other in MODALITIES.values():
+        if other.body_above is None:
+            continue
+        if stored is other or (low <= other.body_above and not by_header):
+            return {
+                "modality": f"{volume.name} looks like {other.title}, by its values as low as {low:.0f}; {card.name} "
+                f"restores {expected.title}."
+            }
     return {}
 
 
 def _coarse(volume: Volume, modality: str, known: Mask | None) -> tuple[Voxels, Mask, tuple[float, ...]]:
     """The scan averaged to about 3 mm, scaled and cut to its foreground, where that is, and the new spacing."""
-    voxels = _without_gaps(volume.voxels)
-    mask = known if known is not None and voxels is volume.voxels else foreground_mask(voxels, modality)
+    kind, voxels = MODALITIES[modality], _without_gaps(volume.voxels)
+    mask = known if known is not None and voxels is volume.voxels else kind.foreground(voxels)
     if not mask.any():
         return np.zeros((1, 1, 1), np.float32), np.zeros((1, 1, 1), dtype=bool), volume.spacing
     # One percentile serves here, where `mri_scaling` would look for the foreground once more.
     white = float(np.percentile(voxels[mask][::7], FOREGROUND_PERCENTILE))
-    scaling = ct_scaling() if modality == "ct" else Scaling(0.0, white if white > 0 else 1.0)
+    scaling = kind.fixed_scaling or Scaling(0.0, white if white > 0 else 1.0)
     box = _box(mask)
     image = np.nan_to_num(np.clip(scaling.apply(voxels[box]), 0, 1.5))
     steps = [min(count, max(1, round(COARSE_MM / mm))) for mm, count in zip(volume.spacing, image.shape, strict=True)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.io.sidecars import PREVIEW, SENT, find_companion, read_record
+from medldm.modality import modality_of
 from medldm.provenance import RunRecord
 
 log = logging.getLogger(__name__)
@@ -81,12 +82,12 @@ def _one(row: Any, folder: Path, width: int) -> CaseFacts:
         image = next(filter(Path.exists, (folder / place, folder / SENT / place)), image)
     record = read_record(image) or RunRecord()
     noise, invented = record.noise_level, record.invented_slices
-    hounsfield = record.modality == "ct"
+    model = modality_of(record.modality).noise
     return replace(
         known,
         task=record.task,
-        noise=noise if noise is None or hounsfield else 100 * noise,
-        noise_unit="HU" if hounsfield else "%",
+        noise=None if noise is None else model.shown(noise),
+        noise_unit=model.shown_unit,
         residual=record.residual,
         invented=None if invented is None else len(invented),
         flags=_flags(record),

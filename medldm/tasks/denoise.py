@@ -14,6 +14,7 @@ from medldm.inference.noise_map import map_on
 from medldm.inference.orientations import pick_orientations
 from medldm.inference.pipeline import Job
 from medldm.inference.tiling import Progress
+from medldm.modality import Modality
 from medldm.settings import Denoise
 
 MEANS_MM = 2.5  # standard deviation of the Gaussian; 5 mm wins 0.03 dB on validation and leaves more bias
@@ -28,16 +29,16 @@ def denoise(volume: Volume, settings: Denoise, told: Progress, noise_map: Volume
     seen = job.plausible(measured)
     observation = observe_known(seen, known, volume.slice_axis)
     restored, spread = job.run(observation, level, pick_orientations((), (), volume.shape, volume.spacing))
-    if job.modality == "ct":
+    if job.modality.noise.high_pass:
         restored = keep_means(restored, observation.y, volume.spacing, volume.slice_axis)
     bounded = bound(restored, observation.y, level.sigma, job.modality)
-    if job.modality == "ct":
+    if job.modality.plausible is not None:
         # Padding, dense bone and metal mean what they mean; no tissue is lost in the noise of theirs.
         bounded = bounded.lerp_(measured, ((measured - 1) / HAND_OVER).clamp_(0, 1))
         if seen is not measured:
             bounded = torch.where(seen == measured, bounded, measured)
     result = bounded if bool(known.all()) else torch.where(known, bounded, torch.nan)
-    typical = level.typical * (1 if job.modality == "mr" else job.scaling.unit)
+    typical = level.typical * job.modality.noise.per_scaled(job.scaling)
     return job.finish(
         result,
         spread,
@@ -96,9 +97,9 @@ def keep_means(restored: torch.Tensor, measured: torch.Tensor, spacing: Sequence
     return kept
 
 
-def bound(restored: torch.Tensor, measured: torch.Tensor, sigma: torch.Tensor, modality: str) -> torch.Tensor:
+def bound(restored: torch.Tensor, measured: torch.Tensor, sigma: torch.Tensor, modality: Modality) -> torch.Tensor:
     """No voxel moves more than four standard deviations; MRI counts from the bias-corrected magnitude."""
-    if modality == "ct":
+    if modality.noise.family != "rician":
         kept = measured - BOUND * sigma
         kept = torch.maximum(restored, kept, out=kept)
         return torch.minimum(kept, measured + BOUND * sigma, out=kept)

@@ -21,6 +21,7 @@ from medldm.inference.orientations import pick_orientations
 from medldm.inference.pipeline import Job, inside_slices, residual
 from medldm.inference.tiling import Progress
 from medldm.io import find_missing_slices
+from medldm.modality import Modality
 from medldm.settings import SuperResolve
 from medldm.zoo import IN_PLANE
 
@@ -102,9 +103,8 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, leve
             degradation, profile = (degradation, profile) if used == assumed else (rival, other)
             job.notes.append(note)
             log.info(note)  # most scans made in planes are closer to rectangles: no matter for alarm
-    restored = reconcile(
-        degradation, restored, measured, positive=job.modality == "mr" and bool((measured >= 0).all()), exact=noise == 0
-    )
+    positive = job.modality.magnitude and bool((measured >= 0).all())
+    restored = reconcile(degradation, restored, measured, positive=positive, exact=noise == 0)
     left = residual(degradation, restored, measured)
     job.signal = max(float(measured.pow(2).mean().sqrt()), 1e-6)
     restored = torch.where(unseen, torch.nan, restored)
@@ -123,7 +123,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, leve
         # Between thick slices every thin one holds voxels that nobody measured alone.
         "invented_slices": list(range(slices)) if grid.thick else [],
         "consistency_residual": round(left, 6),
-        "noise_level": round(noise * (1 if job.modality == "mr" else job.scaling.unit), 5),
+        "noise_level": round(noise * job.modality.noise.per_scaled(job.scaling), 5),
         **({"slice_profile": profile} if grid.thick else {}),
     }
     return job.finish(restored, spread, affine=affine, stored=stored, **facts)
@@ -184,7 +184,7 @@ def damage(
     profile: str,
     noise: float,
     missing: tuple[int, ...],
-    modality: str,
+    modality: Modality,
 ) -> Degradation:
     """The measurement as a degradation of the wanted scan."""
     axis = grid.slice_axis
@@ -199,5 +199,5 @@ def damage(
         if not grid.planes:
             return thick
     factors = tuple(grid.shape[a] / volume.shape[a] for a in grid.planes)
-    plane = InPlane(grid.shape, grid.planes, factors, "kspace" if modality == "mr" else "rect", noise)
+    plane = InPlane(grid.shape, grid.planes, factors, modality.plane_profile, noise)
     return plane if thick is None else Joined(thick, plane)

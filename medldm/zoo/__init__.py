@@ -43,7 +43,7 @@ class Card:
     ----------
     name : as ``--model`` takes it
     title : one line
-    modality : ``"mr"`` or ``"ct"``
+    modality : name in `medldm.modality.MODALITIES`
     spatial_dims : 2 works in planes, 3 in volumes
     role : ``"restorer"`` (VAE, flow, fusion) or ``"rival"`` (supervised U-Net, for benchmarks)
     verbs : what it does
@@ -182,7 +182,7 @@ def best(
 
     Parameters
     ----------
-    modality : ``"mr"`` or ``"ct"``
+    modality : name in `medldm.modality.MODALITIES`
     flat : whether the scan is a single slice, which needs a plane model
     verb : what is to be done; any when empty
     megavoxels : of the result, in millions

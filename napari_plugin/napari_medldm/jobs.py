@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from medldm.data.intensity import mri_scaling
 from medldm.data.resample import resample_to
 from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.data.volume import Volume
 from medldm.errors import InputError, MedldmError, ResourceError, place_of
 from medldm.io import find_missing_slices, guess_modality
+from medldm.modality import modality_of
 from medldm.provenance import RunRecord
 from medldm.qc.inspection import make_plan
 from medldm.qc.noise import NoiseEstimate, estimate_noise
@@ -217,7 +217,8 @@ def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -
         kind = guess_modality(volume)[0] if said == "auto" else said
         level = options.get("noise")
         level = _noise(volume, said).level if level is None else level
-        per_part = 1.0 if kind == "ct" else mri_scaling(volume.voxels).unit / mri_scaling(small.voxels).unit
+        scaled = modality_of(kind).scaling
+        per_part = scaled(volume.voxels).unit / scaled(small.voxels).unit
         options["noise"] = float(level) * per_part
     if options.get("missing") is not None:
         count = volume.shape[volume.stored.axes[axis]]

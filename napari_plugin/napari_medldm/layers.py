@@ -158,7 +158,7 @@ class Snapshot:
 
     @property
     def modality(self) -> str:
-        """``"mr"`` or ``"ct"``, for the model that is shown; a lazy layer without a file that says it counts as MR."""
+        """Name of the modality, for the model that is shown; a lazy layer without a file that says it counts as MR."""
         array = self.data[self.current] if isinstance(self.data, np.ndarray) else np.zeros(self.shape, np.uint8)
         return guess_modality(self._volume(array[::SPARSE, ::SPARSE, ::SPARSE]))[0]
 

@@ -13,6 +13,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
 from medldm.errors import MedldmError, ModelError
+from medldm.modality import DEFAULT
 from medldm.settings import VERBS, make
 from napari_medldm import text, view
 from napari_medldm.engine import ENGINE
@@ -173,7 +174,7 @@ class Panel(Form):
         said = self.rows.widgets["modality"].value
         if said != "auto":
             return str(said)
-        return "mr" if self.scan.value is None else self.snapshot().modality
+        return DEFAULT.name if self.scan.value is None else self.snapshot().modality
 
     def _say_plan(self, options: dict[str, Any]) -> None:
         scan = self.snapshot().empty

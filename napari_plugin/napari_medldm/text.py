@@ -10,6 +10,7 @@ from typing import Any
 from medldm.data.resample import new_shape_for_spacing
 from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.data.volume import Volume
+from medldm.modality import DEFAULT
 from medldm.settings import SuperResolve, make
 from medldm.zoo import Card, best, card
 
@@ -102,7 +103,7 @@ def _finer(scan: Volume, settings: SuperResolve) -> str:
     return f"Refine {' and '.join(told)}. The field of view stays."
 
 
-def describe(name: str, modality: str = "mr", verb: str = "") -> str:
+def describe(name: str, modality: str = DEFAULT.name, verb: str = "") -> str:
     """A model card in a few lines: what it is, licence, range, limits.
 
     Raises

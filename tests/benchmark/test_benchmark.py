@@ -11,12 +11,14 @@ import torch
 from medldm.benchmark import run
 from medldm.benchmark.baselines import CLASSICS, Method, told_level
 from medldm.benchmark.ledger import append_score, read_scores
-from medldm.benchmark.protocol import CORE, trials
+from medldm.benchmark.protocol import trials
+from medldm.benchmark.rows import chosen_rows
 from medldm.benchmark.scans import few, in_turn, scans
 from medldm.benchmark.scoring import Backbone, consistency, scores_of
 from medldm.benchmark.tables import against, difference, holm, markdown, signed_rank
 from medldm.errors import InputError, MedldmError
 
+CORE = chosen_rows(None, quick=False)
 ROWS = {row.name: row for row in CORE}
 running = importlib.import_module("medldm.benchmark.run")
 
