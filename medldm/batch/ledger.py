@@ -85,8 +85,11 @@ class Record:
         ``"nothing"``: no result, or a run was killed before it showed one; ``"foreign"``: something else, or a result
         that somebody changed
         """
+        there = [path.exists() for path in result_files(self.image)]
         if not self.image.exists():
-            return "nothing"
+            return "foreign" if any(there) and not self.path.exists() else "nothing"
+        if not all(there):  # a detached header whose data somebody took away
+            return "foreign"
         told = self.read()
         if told.get("result_sha256") != hash_image(self.image):
             return "foreign"

@@ -409,7 +409,9 @@ def check_affine(affine: Affine, shape: tuple[int, ...], name: str) -> None:
     ------
     GeometryError
     """
-    if not headers.usable(affine):
+    with np.errstate(over="ignore", invalid="ignore"):
+        usable = headers.usable(affine)
+    if not usable:
         raise GeometryError(
             f"{name} has no usable geometry: its directions or voxel sizes are not finite, zero, or without volume. "
             "Export it again."
