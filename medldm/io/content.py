@@ -25,7 +25,7 @@ NOT_SCANS = {
     "a PET image": "pet",
     "a statistical map": "statmap zmap tmap zstat tstat",
 }
-REASONS = {word: reason for reason, words in NOT_SCANS.items() for word in words.split()}
+REASONS = {name: reason for reason, names in NOT_SCANS.items() for name in names.split()}
 MR_WORDS = (
     "t1w t2w flair pdw pdt2 t2star t2starw inplanet1 inplanet2 unit1 angio swi minip mp2rage megre mese vfa mprage t1 "
     "t2 pd t1gd t1ce t1c t1post dwi bold cbv sbref asl m0scan epi magnitude magnitude1 magnitude2 tof"
@@ -40,11 +40,11 @@ SAMPLE = 200_000  # voxels that tell
 def not_a_scan(path: Path) -> str:
     """Reason, by its name, why a file is no scan; empty when it may be one."""
     name = path.name.split(".")[0].lower()
-    words = name.split("_")
-    if len(words) < 2:
+    parts = name.split("_")
+    if len(parts) < 2:
         return ""
-    named = [part for part in words if part in ("part-phase", "part-real", "part-imag")]
-    for word in (*named, words[-1]):
+    named = [part for part in parts if part in ("part-phase", "part-real", "part-imag")]
+    for word in (*named, parts[-1]):
         if word in REASONS:
             return f"{REASONS[word]}, by its name; rename it if it is a scan"
     return ""
@@ -52,10 +52,10 @@ def not_a_scan(path: Path) -> str:
 
 def modality_by_name(path: Path) -> str | None:
     """``"mr"`` or ``"ct"`` when a BIDS suffix or folder says so, else None."""
-    words = re.split(r"[_\-. ]", path.name.split(".")[0].lower())
-    if words[-1] == "ct" or path.parent.name.lower() == "ct":
+    parts = re.split(r"[_\-. ]", path.name.split(".")[0].lower())
+    if parts[-1] == "ct" or path.parent.name.lower() == "ct":
         return "ct"
-    if path.parent.name in MR_FOLDERS or words[-1] in MR_WORDS.split():
+    if path.parent.name in MR_FOLDERS or parts[-1] in MR_WORDS.split():
         return "mr"
     return None
 
@@ -150,8 +150,8 @@ def find_missing_slices(volume: Volume, axis: int = 2) -> tuple[int, ...]:
     full = np.flatnonzero(~empty)
     places = np.arange(len(empty))
     inside = empty & (places > full.min()) & (places < full.max()) if len(full) else empty
-    found = set(np.flatnonzero(nothing | inside).tolist())
-    return tuple(sorted(found | (set(volume.stored.missing) if axis == 2 else set())))
+    missing = set(np.flatnonzero(nothing | inside).tolist())
+    return tuple(sorted(missing | (set(volume.stored.missing) if axis == 2 else set())))
 
 
 def guess_modality(volume: Volume) -> tuple[str, str]:

@@ -126,7 +126,7 @@ class ItkFormat(Format):
         if self.sniff(head):
             try:
                 return self._opened(path)[2]
-            except InputError:  # told when it is read
+            except InputError:  # its sentence comes when it is read
                 return ImageFiles(path, path)
         lower = path.name.lower()
         end = next((end for end in self.part_suffixes if lower.endswith(end)), None)
@@ -402,9 +402,9 @@ def _unpacked(raw: BinaryIO, layout: Layout, path: Path) -> Voxels:
     count, wanted = math.prod(layout.sizes), layout.skip + layout.bytes
     try:
         if layout.packing == "text":
-            words = raw.read().split()[:count]
+            tokens = raw.read().split()[:count]
             integer = layout.dtype.kind in "iu"
-            array = np.array([int(word) if integer else float(word) for word in words]).astype(layout.dtype)
+            array = np.array([int(token) if integer else float(token) for token in tokens]).astype(layout.dtype)
             data = array.tobytes()
             wanted = layout.bytes
         elif layout.packing == "hex":
@@ -468,10 +468,10 @@ def _is_true(text: str) -> bool:
 
 def _whole_numbers(text: str, path: Path) -> list[int]:
     """Whole numbers, at least one; sizes that need more than 63 bits are no sizes."""
-    words = text.split()
-    if not words or not all(re.fullmatch(r"[-+]?\d{1,18}", word) for word in words):
+    tokens = text.split()
+    if not tokens or not all(re.fullmatch(r"[-+]?\d{1,18}", token) for token in tokens):
         raise InputError(f"{path} has a size that is no number ({text or 'nothing'}); its header is damaged.")
-    return [int(word) for word in words]
+    return [int(token) for token in tokens]
 
 
 def _numbers(text: str, path: Path) -> list[float]:
