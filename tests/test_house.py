@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+import phantoms
 import pytest
 import yaml
 
@@ -144,6 +147,205 @@ def test_monai_is_imported_in_one_place():
     assert importing == ["monai_parts.py"]
 
 
+# --- additions from outside the package: modality and degradation ---------------------------------------------------
+
+
+@pytest.fixture
+def ultrasound(monkeypatch):
+    """A toy modality, registered from outside: bytes of magnitude with speckle."""
+    from medldm.modality import MODALITIES, Modality, NoiseModel
+
+    kind = Modality(
+        name="us",
+        noise=NoiseModel(family="rician", highest=1.0, noisy_from=0.1),
+        suffixes=frozenset(("us",)),
+        by_values=lambda low, high: "its values are whole bytes" if (low, high) == (0, 255) else "",
+        sop_class="1.2.840.10008.5.1.4.1.1.6.1",
+    )
+    monkeypatch.setitem(MODALITIES, kind.name, kind)
+    return kind
+
+
+@pytest.fixture
+def echo(phantom):
+    """A phantom whose values are those of the toy modality, and of no other."""
+    import numpy as np
+
+    voxels = phantom.voxels.astype(np.float32)
+    return phantom.with_voxels((255 * voxels / voxels.max()).astype(np.float32))
+
+
+def test_a_new_modality_is_guessed_and_named(ultrasound, echo):
+    from dataclasses import replace
+
+    from medldm import io
+    from medldm.qc.noise import estimate_noise
+
+    bare = replace(echo, stored=replace(echo.stored, modality=None), name="scan")
+    name, why = io.guess_modality(bare)
+    assert name == "us"
+    assert why == "scan is taken for US, since its values are whole bytes; say --modality mr or ct otherwise."
+    assert io.modality_by_name(Path("liver_US.nii.gz")) == "us"
+    assert estimate_noise(bare.voxels, bare.spacing, "us").unit == "fraction"
+    # Without a model for it, the sentence says so.
+    import medldm
+    from medldm.errors import ModelError
+
+    with pytest.raises(ModelError, match="restores US"):
+        medldm.denoise(bare)
+
+
+def test_a_new_modality_is_an_option_of_the_command_line_and_the_plugin(ultrasound, capsys):
+    from dataclasses import fields
+
+    from medldm.cli import main
+    from medldm.settings import Denoise
+
+    assert main(["denoise", "--help"]) == 0
+    assert "{auto,mr,ct,us}" in capsys.readouterr().out
+    assert Denoise(modality="us").modality == "us"
+    knob = next(knob for knob in fields(Denoise) if knob.name == "modality")
+    assert list(knob.metadata["choices"]) == ["auto", "mr", "ct", "us"]  # what the form of the plugin offers
+
+
+def test_a_new_modality_runs_in_a_batch_and_through_dicom(ultrasound, echo, tiny_model, tmp_path):
+    import json
+    import shutil
+
+    import numpy as np
+    import phantoms
+    import phantoms_dicom
+    import pydicom
+
+    from medldm.cli import main
+
+    model = tmp_path / "model" / "toy.json"
+    shutil.copytree(tiny_model.parent, model.parent)
+    card = json.loads((model.parent / tiny_model.name).read_text())
+    model.write_text(json.dumps(card | {"name": "toy", "modality": "us"}))
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    small = np.asarray(echo.voxels[:32, :32, :12])
+    phantoms.save(scans / "a_us.nii.gz", small, dtype=np.int16)
+    phantoms_dicom.write_series(
+        scans / "b", small, modality="US", SOPClassUID=ultrasound.sop_class,
+        each=lambda image, k: setattr(image.file_meta, "MediaStorageSOPClassUID", ultrasound.sop_class),
+    )  # fmt: skip
+    assert main(["denoise", str(scans), str(out), "--model", str(model), "--noise", "0.05", "--no-progress"]) == 0
+    records = [json.loads(path.read_text()) for path in out.rglob("*_medldm.json")]
+    assert [record["modality"] for record in records] == ["us", "us"]
+    derived = [pydicom.dcmread(path) for path in out.rglob("*") if path.is_file() and path.suffix in ("", ".dcm")]
+    assert {(str(image.Modality), str(image.SOPClassUID)) for image in derived} == {("US", ultrasound.sop_class)}
+
+
+@pytest.fixture
+def dimming(monkeypatch):
+    """A toy degradation, registered from outside: half of the signal is lost."""
+    import torch
+
+    from medldm.degradations import DEGRADATIONS, Degradation, Observation, Row
+
+    class Dimming(Degradation):
+        linear = True
+        shares = {"mr": 1.0, "ct": 1.0}
+
+        def degrade(self, clean, generator=None):
+            return clean * 0.5
+
+        def adjoint(self, measured):
+            return measured * 0.5
+
+        def observe(self, measured):
+            return Observation(measured, torch.ones_like(measured))
+
+        def reconcile(self, guess, measured):
+            return measured * 2
+
+        @classmethod
+        def examples(cls, shape):
+            return (cls(),)
+
+        @classmethod
+        def draw(cls, shape, generator):
+            return cls()
+
+        @classmethod
+        def validation(cls, shape):
+            return {"dimmed": cls()}
+
+        @classmethod
+        def rows(cls):
+            return (Row("dimmed", "denoise", cls),)
+
+        @classmethod
+        def of_row(cls, row, scan, generator):
+            return cls(), {}
+
+    monkeypatch.setitem(DEGRADATIONS, "dimming", Dimming)
+    return Dimming
+
+
+def test_a_new_degradation_is_drawn_in_training_and_shown_in_validation(dimming, phantom, monkeypatch):
+    import numpy as np
+    import torch
+
+    from medldm.degradations import DEGRADATIONS
+    from medldm.settings import Architecture
+    from medldm.training import batches, examples
+    from medldm.training.corpus import Blocks
+    from medldm.training.data import Packed
+    from medldm.training.validation import cubes
+
+    for kind in DEGRADATIONS.values():
+        if kind is not dimming:
+            monkeypatch.setattr(kind, "shares", dict.fromkeys(kind.shares, 0.0))
+    whole = (1000 * phantom.voxels / phantom.voxels.max()).astype(np.uint16)
+    scan = Packed(whole, 1e-3, (1.0, 1.0, 1.0), 2, True, 1.0, "a.nii.gz", "a")
+    assert examples.draw_example([scan], Architecture(), 16, torch.Generator().manual_seed(0)).task == "dimming"
+    blocks = Blocks(torch.rand(3, 32, 16, 16), torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.long))
+    measured = batches.measure(blocks, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(measured.y, blocks.clean * 0.5)
+    assert {list(batches.family_shares())[number] for number in measured.task} == {"dimming"}
+    case = next(case for case in cubes([scan], Architecture(), per_task=1) if case.task == "dimmed")
+    torch.testing.assert_close(case.observation.y, case.clean * 0.5)
+
+
+def test_a_new_degradation_has_rows_in_the_benchmark(dimming, tmp_path, monkeypatch):
+    import numpy as np
+    import phantoms
+
+    from medldm.benchmark import run
+    from medldm.benchmark.scoring import Backbone
+
+    monkeypatch.setattr(sys.modules[run.__module__], "encoder_backbone", Backbone)
+    (tmp_path / "data").mkdir()
+    phantoms.save(tmp_path / "data" / "p1_T1w.nii.gz", phantoms.brain((48, 50, 46)), dtype=np.int16)
+    table = run(tmp_path / "data", tmp_path / "out", tasks=["dimmed"], methods_wanted=["nothing", "nlm"])
+    assert "dimmed" in table.read_text()
+
+
+def test_a_new_degradation_joins_the_contract_tests(dimming):
+    import importlib.util
+    import inspect
+
+    import torch
+
+    path = ROOT / "tests/degradations/test_degradations.py"
+    spec = importlib.util.spec_from_file_location("contract_of_degradations", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    passed = []
+    for name, test in vars(module).items():
+        marks = [mark for mark in getattr(test, "pytestmark", ()) if mark.name == "parametrize"]
+        if name.startswith("test_") and any("dimming-0" in mark.args[1] for mark in marks):
+            generator = torch.Generator().manual_seed(0)
+            clean = torch.rand(module.SHAPE, generator=generator)
+            given = {"name": "dimming-0", "clean": clean, "generator": generator}
+            test(**{argument: given[argument] for argument in inspect.signature(test).parameters})
+            passed.append(name)
+    assert len(passed) >= 6
+
+
 @pytest.fixture
 def toy_format():
     """A format from outside the package: one class, one call."""
@@ -250,3 +452,154 @@ def test_the_napari_manifest_knows_every_format_that_results_have():
     assert {f"*{suffix}" for suffix in usual} <= set(patterns)
     for writer in manifest["writers"][:2]:
         assert set(usual) <= set(writer["filename_extensions"])
+
+
+@pytest.fixture
+def toy_tasks(monkeypatch):
+    """A task with a scan and one without any, as somebody else's package would add them."""
+    from dataclasses import dataclass
+
+    from medldm.data.volume import Volume
+    from medldm.settings import Settings, knob
+    from medldm.tasks import TASKS, Inputs, Labels, Task
+
+    @dataclass(frozen=True, kw_only=True)
+    class ToyBrighten(Settings):
+        """Add a constant to every voxel."""
+
+        amount: float = knob(1.0, "what is added", low=0)
+
+    @dataclass(frozen=True, kw_only=True)
+    class ToyDraw(Settings):
+        """Draw a ramp."""
+
+        size: int = knob(8, "edge of the image", unit="voxels", low=2, whole=True)
+
+    def brighten(inputs: Inputs, settings: ToyBrighten, progress):
+        progress(0, 1, "scan")
+        return inputs.scan.with_voxels((inputs.scan.voxels + settings.amount).astype(np.float32))
+
+    def draw(inputs: Inputs, settings: ToyDraw, progress):
+        ramp = np.arange(settings.size**3, dtype=np.float32).reshape((settings.size,) * 3)
+        return Volume(ramp, np.eye(4), name="ramp")
+
+    toys = (
+        Task(
+            name="toy-brighten",
+            help="make a scan brighter",
+            settings=ToyBrighten,
+            run=brighten,
+            labels=Labels(
+                title="Toy brighten", past="brightened", desc="bright", derivation=(("1", "99TOY", "Brightening"),)
+            ),
+        ),
+        Task(
+            name="toy-draw",
+            help="draw a ramp",
+            settings=ToyDraw,
+            run=draw,
+            labels=Labels(title="Toy draw", past="drawn", desc="drawn"),
+            needs=frozenset(),
+        ),
+    )
+    for task in toys:
+        monkeypatch.setitem(TASKS, task.name, task)
+    return toys
+
+
+def test_a_task_from_outside_runs_in_python(toy_tasks, phantom):
+    import medldm.settings
+    import medldm.tasks
+    from medldm.errors import UsageError
+
+    bright = medldm.tasks.run("toy-brighten", phantom, medldm.settings.ToyBrighten(amount=2))
+    assert np.allclose(bright.voxels, phantom.voxels + 2)
+    assert [step.task for step in bright.history] == ["toy-brighten"]
+    assert np.allclose(medldm.toy_brighten(phantom, amount=3).voxels, phantom.voxels + 3)
+    assert medldm.toy_draw(size=5).shape == (5, 5, 5)
+    ramp = medldm.tasks.run("toy-draw", None, medldm.settings.ToyDraw(size=4))
+    assert ramp.shape == (4, 4, 4)
+    assert ramp.history[0].facts["invented_slices"] == [0, 1, 2, 3]
+    with pytest.raises(UsageError, match="needs a scan"):
+        medldm.tasks.run("toy-brighten", None, medldm.settings.ToyBrighten())
+
+
+def test_a_task_from_outside_is_a_verb_of_the_command_line(toy_tasks, scan_file, tmp_path, capsys):
+    from medldm.cli import main
+
+    assert main(["--help"]) == 0
+    assert "make a scan brighter" in capsys.readouterr().out
+    for name, option in (("toy-brighten", "--amount"), ("toy-draw", "--size")):
+        assert main([name, "--help"]) == 0
+        assert option in capsys.readouterr().out
+    bright = tmp_path / "bright.nii.gz"
+    assert main(["toy-brighten", str(scan_file), str(bright), "--amount", "2"]) == 0
+    assert np.array_equal(nib.load(bright).get_fdata(), nib.load(scan_file).get_fdata() + 2)
+    ramp = tmp_path / "ramp.nii.gz"
+    assert main(["toy-draw", str(ramp), "--size", "4"]) == 0
+    assert nib.load(ramp).shape == (4, 4, 4)
+    assert json.loads((tmp_path / "ramp_medldm.json").read_text())["settings"]["size"] == 4
+    assert main(["toy-draw", str(ramp)]) == 2
+    assert main(["toy-draw", str(ramp), "--overwrite"]) == 0
+
+
+def test_a_task_from_outside_runs_over_a_folder_and_names_bids_results(toy_tasks, phantom, tmp_path):
+    from medldm.cli import main
+
+    bids = tmp_path / "bids"
+    for folder in (tmp_path / "in", bids / "sub-1/anat"):
+        folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        phantoms.save(tmp_path / "in" / f"{name}.nii.gz", phantom.voxels, phantom.affine, dtype=np.int16)
+    assert main(["toy-brighten", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    rows = json.loads((tmp_path / "out/summary.json").read_text())
+    assert [row["status"] for row in (rows if isinstance(rows, list) else rows["cases"])] == ["done", "done"]
+    phantoms.save(bids / "sub-1/anat/sub-1_T1w.nii.gz", phantom.voxels, phantom.affine, dtype=np.int16)
+    (bids / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    assert main(["bids", str(bids), str(tmp_path / "derived"), "participant", "--task", "toy-brighten"]) == 0
+    assert (tmp_path / "derived/sub-1/anat/sub-1_desc-bright_T1w.nii.gz").exists()
+
+
+def test_a_task_from_outside_is_named_by_its_dicom_series(toy_tasks, phantom, tmp_path):
+    import phantoms_dicom
+    import pydicom
+
+    from medldm.cli import main
+
+    source = phantoms_dicom.write_series(tmp_path / "in", np.rint(phantom.voxels).astype(np.int16))
+    assert main(["toy-brighten", str(source), str(tmp_path / "out")]) == 0
+    image = pydicom.dcmread(next((tmp_path / "out").rglob("*.dcm")))
+    assert [code.CodeMeaning for code in image.DerivationCodeSequence] == ["Brightening"]
+    assert image.SeriesDescription.endswith("medldm toy-brighten RUO")
+
+
+def test_a_task_from_outside_has_a_panel_in_napari(toy_tasks, phantom):
+    widgets = pytest.importorskip("napari_medldm.widgets")
+    from napari_medldm.jobs import Order, carry_out
+
+    offered = widgets.panels()
+    assert offered["toy-brighten"].verb == "toy-brighten"
+    assert widgets.ToyDrawWidget is offered["toy-draw"]
+    outcome = carry_out(Order("toy-draw", None, {"size": 4}), lambda *news: None)
+    assert outcome.layers[0][1]["name"] == "toy draw drawn"
+
+
+def test_the_manifest_of_napari_offers_every_task():
+    from medldm.tasks import TASKS
+
+    contributions = yaml.safe_load((ROOT / "napari_plugin/napari_medldm/napari.yaml").read_text())["contributions"]
+    offered = {widget["command"]: widget["display_name"] for widget in contributions["widgets"]}
+    titles = {f"medldm.{name.replace('-', '_')}": task.labels.title for name, task in TASKS.items()}
+    assert offered == titles
+    assert {item["command"] for item in contributions["menus"]["napari/layers/filter"]} == set(titles)
+
+
+def test_a_task_from_outside_stands_in_the_docs(toy_tasks):
+    import importlib.util
+
+    pytest.importorskip("mkdocs")
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs/hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    assert "| Toy draw | draw a ramp | `medldm toy-draw` | nothing |" in hooks.tasks()
+    assert "## medldm toy-brighten" in hooks.command_line()

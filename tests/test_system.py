@@ -170,7 +170,7 @@ def test_threads_wait_passively_and_are_as_many_as_the_quota_allows(kernel):
 
 def test_workers_share_the_cores_of_the_control_group(kernel, monkeypatch):
     pytest.importorskip("distributed")
-    from medldm.batch.local import environments
+    from medldm.batch.dask_cluster import environments
 
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
@@ -183,7 +183,7 @@ def test_workers_share_the_cores_of_the_control_group(kernel, monkeypatch):
 
 @pytest.mark.slow
 def test_the_limit_reaches_every_question(kernel, tmp_path):
-    from medldm.batch.memory import check_memory
+    from medldm.batch.forecast import check_memory
     from medldm.errors import ResourceError
     from medldm.inference.device import fitted_tile
     from medldm.io.nifti.reader import _must_fit

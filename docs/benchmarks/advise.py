@@ -18,8 +18,9 @@ from pathlib import Path
 from medldm.benchmark.baselines import methods
 from medldm.benchmark.calibration import amend
 from medldm.benchmark.protocol import Trial, trials
-from medldm.benchmark.rows import CORE, Row
+from medldm.benchmark.rows import chosen_rows
 from medldm.benchmark.scans import few, scans
+from medldm.degradations import Row
 from medldm.metrics import psnr
 from medldm.models.checkpoint import read_weights
 from medldm.zoo import IN_PLANE, Card, card
@@ -58,7 +59,7 @@ def variant(found: Card, folder: Path, verb: str, refines: bool, faithful: float
     weights = folder / found.weights
     if not weights.exists():
         weights.symlink_to(found.path.resolve())
-    use = {verb: {"refines": refines, "faithful": faithful, "looks": found.used(verb).looks}}
+    use = {verb: {"refines": refines, "faithful": faithful, "looks": found.used(verb).orientations}}
     path = folder / f"{name}.json"
     path.write_text(json.dumps(replace(found, name=name, use=use).asdict()))
     return path
@@ -74,7 +75,7 @@ def main() -> None:
     words = parser.parse_args()
     logging.getLogger("medldm").setLevel(logging.ERROR)
     found, some = card(words.model), few(scans(words.data, "val"), words.scans)
-    by_name = {row.name: row for row in CORE}
+    by_name = {row.name: row for row in chosen_rows(None, quick=False)}
     refines = any(key.startswith("flow.") for key in read_weights(found))
     ways = [(False, 1.0), *((True, weight) for weight in FAITHFUL if refines)]
     use: dict[str, dict[str, object]] = dict(found.use)
@@ -95,8 +96,8 @@ def main() -> None:
             if mean[best] - mean[(False, 1.0)] < WORTH_DB:
                 best = (False, 1.0)
             use[verb] = {"refines": best[0], "faithful": best[1], "psnr": round(mean[best], 2)}
-            if found.used(verb).looks < 3:
-                use[verb]["looks"] = found.used(verb).looks
+            if found.used(verb).orientations < 3:
+                use[verb]["looks"] = found.used(verb).orientations
     amend(found, {"use": use})
     print(json.dumps(use, indent=1))
 

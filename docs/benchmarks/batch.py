@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 import phantoms
 
 import medldm
-from medldm.batch import Options, Watch, cases, run_batch
+from medldm.batch import Options, Watch, ledger, run_batch
 from medldm.data.volume import Step
 from medldm.settings import Denoise
 from medldm.system import cores
@@ -40,10 +40,10 @@ def clocked(owner: Any, name: str) -> Iterator[list[float]]:
     seconds: list[float] = []
     real = getattr(owner, name)
 
-    def timed(*given: Any, **words: Any) -> Any:
+    def timed(*given: Any, **options: Any) -> Any:
         begun = time.monotonic()
         try:
-            return real(*given, **words)
+            return real(*given, **options)
         finally:
             seconds.append(time.monotonic() - begun)
 
@@ -87,13 +87,13 @@ def tiny(count: int, shape: tuple[int, ...]) -> list[str]:
     """Send tiny volumes through a network that adds one."""
     stub = types.ModuleType("medldm.tasks")
 
-    def run(task: str, volume: Any, settings: Any, **words: Any) -> Any:
+    def run(task: str, volume: Any, settings: Any, **options: Any) -> Any:
         facts = {"model": "stub", "sha256": "0", "seconds": 0.0}
         return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
 
     stub.run = run  # type: ignore[attr-defined]
     sys.modules["medldm.tasks"] = medldm.tasks = stub  # type: ignore[attr-defined]
-    cases.weights_for = lambda *_: "0"
+    ledger.weights_for = lambda *_: "0"
     memory, process = [], psutil.Process()
 
     def case(number: int, total: int, name: str) -> None:
@@ -133,7 +133,7 @@ def files(count: int, _: tuple[int, ...]) -> list[str]:
             folder = Path(name, f"scanner{number % 5}", f"study{number // 10:03d}")
             phantoms_dicom.write_series(folder, voxels, number=number, stamp=f"{number:03d}-")
         before = psutil.Process().memory_info().rss
-        seconds, found = seconds_of(lambda: find_cases(Path(name)))
+        seconds, cases = seconds_of(lambda: find_cases(Path(name)))
         grown = (psutil.Process().memory_info().rss - before) / 2**20
     return [
         "# Forty thousand files",
@@ -143,7 +143,7 @@ def files(count: int, _: tuple[int, ...]) -> list[str]:
         "",
         "| files | series found | s | ms per file | memory, MiB |",
         "|---|---|---|---|---|",
-        f"| {count} | {len(found)} | {seconds:.1f} | {1000 * seconds / count:.2f} | {grown:.0f} |",
+        f"| {count} | {len(cases)} | {seconds:.1f} | {1000 * seconds / count:.2f} | {grown:.0f} |",
     ]
 
 
@@ -155,8 +155,8 @@ def denoise(source: Path, out: Path, watch: Watch | None = None, **options: Any)
 def seconds_of(what: Callable[[], Any]) -> tuple[float, Any]:
     """Wall clock of a call, and what it gave."""
     begun = time.monotonic()
-    found = what()
-    return time.monotonic() - begun, found
+    result = what()
+    return time.monotonic() - begun, result
 
 
 def command(what: str) -> str:

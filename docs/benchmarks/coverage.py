@@ -28,7 +28,9 @@ def scored(found: Card, each: Errors) -> dict[str, object]:
     """One block: coverage, width, and the constant width that holds as many."""
     interval = interval_for(found, each.verb, each.orientations)
     if interval is None:
-        raise SystemExit(f"{found.name} is not calibrated for {calibrated(each.verb, each.orientations)}: see calibrate.py.")
+        raise SystemExit(
+            f"{found.name} is not calibrated for {calibrated(each.verb, each.orientations)}: see calibrate.py."
+        )
     size, half = np.abs(each.error), each.half_width(interval)
     coverage = float((size <= half).mean())
     varies = half.std() > 1e-4 * half.mean()  # of a scan looked at in one way the samples hardly differ

@@ -19,7 +19,7 @@ import numpy as np
 
 from medldm.benchmark.baselines import methods
 from medldm.benchmark.protocol import trials
-from medldm.benchmark.rows import FULL
+from medldm.benchmark.rows import all_rows
 from medldm.metrics import psnr
 from medldm.training import train
 
@@ -77,7 +77,7 @@ def scores(model: Path, rows: list[dict[str, str]], data: Path) -> dict[tuple[st
     """PSNR in dB by row of the protocol and contrast."""
     method = next(iter(methods((str(model),))[0].values()))
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for row in (each for each in FULL if each.name in ROWS):
+    for row in (each for each in all_rows() if each.name in ROWS):
         for scan in rows:
             for trial in trials(row, {**scan, "path": str(data / "test" / scan["file"])}):
                 guess = method.restore(trial)

@@ -22,7 +22,7 @@ from scipy import ndimage
 from medldm.benchmark.baselines import methods, nothing
 from medldm.benchmark.lesions import CONTRAST, LOST, Lesion, distance_mm, weight
 from medldm.benchmark.protocol import Trial, trials
-from medldm.benchmark.rows import FULL
+from medldm.benchmark.rows import all_rows
 from medldm.benchmark.scans import few, scans
 from medldm.data.volume import Voxels
 from medldm.metrics import psnr
@@ -115,7 +115,7 @@ def spacing(trial: Trial) -> list[float]:
 
 def worst_cases(data: Path) -> Iterator[dict[str, Any]]:
     """Each row's worst scan; draws it."""
-    found, rows = scans(data, "test"), {row.name: row for row in FULL}
+    found, rows = scans(data, "test"), {row.name: row for row in all_rows()}
     method = methods(("medldm",))[0]["medldm"]
     for name, (file, gain) in worst_files().items():
         trial = next(iter(trials(rows[name], next(scan for scan in found if scan["file"] == file))))
@@ -131,7 +131,7 @@ def worst_cases(data: Path) -> Iterator[dict[str, Any]]:
 
 def lesions(data: Path) -> Iterator[dict[str, Any]]:
     """A lesion that was lost, and one that was invented, of each row; draws them."""
-    rows = {row.name: row for row in FULL}
+    rows = {row.name: row for row in all_rows()}
     method = methods(("medldm",))[0]["medldm"]
     thin = few([scan for scan in scans(data, "test") if "ds002748" in scan["file"] or "OAS" in scan["file"]], 2)
     for name in LESIONS:
@@ -164,7 +164,7 @@ def lesions(data: Path) -> Iterator[dict[str, Any]]:
 
 def hidden(data: Path) -> Iterator[dict[str, Any]]:
     """Lesions wholly inside a gap: whether the interval marks them; draws the one that came back least."""
-    row = next(each for each in FULL if each.name == GAPS)
+    row = next(each for each in all_rows() if each.name == GAPS)
     found = []
     for scan in few(scans(data, "test"), 8):
         for trial in trials(row, scan):

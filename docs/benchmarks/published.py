@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from medldm.benchmark.ledger import read_scores
-from medldm.benchmark.protocol import CORE
+from medldm.benchmark.rows import chosen_rows
 from medldm.benchmark.tables import by_subject
 
 HERE = Path(__file__).parent
@@ -155,7 +155,9 @@ def core(names: Sequence[str], fields: dict[str, int], only: tuple[str, ...] = (
     bold : mark the best of the first score
     """
     lines = []
-    for row in (each.name for each in CORE if each.name in rows("core") and each.name.startswith(only)):
+    for row in (
+        each.name for each in chosen_rows(None, quick=False) if each.name in rows("core") and each.name.startswith(only)
+    ):
         means = {name: [mean(row, name, field) for field in fields] for name in names}
         best = max((values[0], name) for name, values in means.items() if not np.isnan(values[0]))[1]
         cells = []

@@ -36,8 +36,8 @@ from medldm.system import cores
 ASLEEP = """
 import os, sys, time, types
 import medldm
-tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
-from medldm.batch import cases
+from medldm import tasks
+from medldm.batch import ledger
 from medldm.data.volume import Step
 
 def run(task, volume, settings, *, mask=None, progress=None):
@@ -47,9 +47,9 @@ def run(task, volume, settings, *, mask=None, progress=None):
     return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
 
 tasks.run = run
-cases.weights_for = lambda *_: "0"
+ledger.weights_for = lambda *_: "0"
 """
-SLEEP, EACH = 10.0, 10  # seconds of a case, cases a worker
+SLEEP, PER_WORKER = 10.0, 10  # seconds of a case, cases a worker
 REAL, REAL_SHAPE = 8, (128, 128, 60)  # cases, voxels
 
 
@@ -67,7 +67,7 @@ def cluster(folder: Path, workers: int, preload: str = "") -> Iterator[str]:
     worker += ["--preload", str(folder / "preload.py"), "--local-directory", str(folder), "--memory-limit", "0"]
     environment = os.environ | {"MEDLDM_SLEEP": str(SLEEP), "OMP_NUM_THREADS": "1"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    running = [subprocess.Popen(words, env=environment, **quiet) for words in (scheduler, worker)]
+    running = [subprocess.Popen(command, env=environment, **quiet) for command in (scheduler, worker)]
     try:
         with Client(address, timeout=60) as client:
             client.wait_for_workers(workers, timeout=600)
@@ -100,7 +100,7 @@ def sleeping(counts: list[int]) -> Iterator[str]:
     yield from (
         "# Sleeping cases on 1 to 32 workers",
         "",
-        f"`python docs/benchmarks/scaling.py sleeping` on {cores()} cores, {platform.machine()}: {EACH} cases "
+        f"`python docs/benchmarks/scaling.py sleeping` on {cores()} cores, {platform.machine()}: {PER_WORKER} cases "
         f"a worker that sleep {SLEEP:g} s each instead of computing, all workers on this machine; each has done two "
         "cases before the clock starts, so that its libraries are loaded. Overhead: wall clock without the sleep, per "
         "case of one worker, and per case of the whole cluster.",
@@ -112,12 +112,12 @@ def sleeping(counts: list[int]) -> Iterator[str]:
         with tempfile.TemporaryDirectory() as name, cluster(Path(name), workers, ASLEEP) as address:
             warm = draw(Path(name, "warm"), 2 * workers, (16, 16, 8))
             denoise(warm, Path(name, "warmed"), address)  # so that no worker still imports its libraries
-            source = draw(Path(name, "in"), workers * EACH, (16, 16, 8))
+            source = draw(Path(name, "in"), workers * PER_WORKER, (16, 16, 8))
             wall, code = denoise(source, Path(name, "out"), address)
-        asleep = SLEEP * EACH
+        asleep = SLEEP * PER_WORKER
         yield (
-            f"| {workers} | {workers * EACH} | {code} | {asleep:.0f} | {wall:.1f} | {asleep / wall:.3f} "
-            f"| {1000 * (wall - asleep) / EACH:.0f} | {1000 * (wall - asleep) / EACH / workers:.1f} |"
+            f"| {workers} | {workers * PER_WORKER} | {code} | {asleep:.0f} | {wall:.1f} | {asleep / wall:.3f} "
+            f"| {1000 * (wall - asleep) / PER_WORKER:.0f} | {1000 * (wall - asleep) / PER_WORKER / workers:.1f} |"
         )
 
 

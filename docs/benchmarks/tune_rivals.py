@@ -12,9 +12,10 @@ import numpy as np
 
 from medldm.benchmark import baselines
 from medldm.benchmark.protocol import trials
-from medldm.benchmark.rows import FULL
+from medldm.benchmark.rows import all_rows
 from medldm.benchmark.scans import few, scans
 from medldm.metrics import psnr
+from medldm.modality import MODALITIES
 
 ROWS = {"mr": ("noise-3", "noise-7"), "ct": ("ct-dose-4",)}
 NLM = (0.5, 0.7, 1.0, 1.4)
@@ -23,7 +24,7 @@ TV = (0.2, 0.4, 0.7, 1.2)
 
 def main(data: Path, modality: str) -> None:
     """Print the table."""
-    rows = [row for row in FULL if row.name in ROWS[modality]]
+    rows = [row for row in all_rows() if row.name in ROWS[modality]]
     known = [trial for row in rows for scan in few(scans(data, "val", modality), 2) for trial in trials(row, scan)]
     print("| method | " + " | ".join(map(str, NLM)) + " |\n|---|" + "---|" * len(NLM), flush=True)
     for name, knob, tried in (("nlm", baselines.NLM_STRENGTH, NLM), ("tv", baselines.TV_WEIGHT, TV)):
@@ -31,7 +32,7 @@ def main(data: Path, modality: str) -> None:
             print("| method | " + " | ".join(map(str, tried)) + " |")
         found = []
         for value in tried:
-            knob[modality] = value
+            knob[MODALITIES[modality].noise.family] = value
             method = {"nlm": baselines.nlm, "tv": baselines.tv}[name]
             found.append(np.mean([psnr(np.asarray(method(trial)), trial.reference, trial.scored) for trial in known]))
         print(f"| {name} | " + " | ".join(f"{each:.2f}" for each in found) + " |", flush=True)

@@ -37,7 +37,7 @@ from medldm.models.residual import (
 from medldm.models.unet import Residual, build_unet
 from medldm.settings import Architecture
 from medldm.training.archive import read_archive
-from medldm.training.batches import TASK_NAMES, Measured
+from medldm.training.batches import Measured, family_shares
 from medldm.training.corpus import Corpus
 from medldm.training.data import Packed, balance
 from medldm.training.device_loop import Loop, autocast
@@ -106,7 +106,7 @@ def validation_cases(
                 cube.observation.observed.expand(shape)[None].to(device),
                 cube.sigma.expand(shape)[None].to(device),
                 torch.tensor([float(cube.observation.thickness)], device=device),
-                torch.tensor([TASK_NAMES.index(TASK_OF_ROW[cube.task])], device=device),
+                torch.tensor([list(family_shares()).index(TASK_OF_ROW[cube.task])], device=device),
             )
             isotropic = torch.tensor([scan.isotropic], device=device)
             with torch.no_grad(), autocast(device):

@@ -18,14 +18,10 @@ from medldm.io.atomic import whole_file
 from medldm.io.discovery import Case
 from medldm.io.formats import stem
 from medldm.io.sidecars import DESCRIPTION, read_json
-from medldm.settings import Settings, SuperResolve
+from medldm.settings import Settings
+from medldm.tasks import TASKS
 
 BIDS_VERSION = "1.10.0"
-# What was done, as the label of desc-; letters and digits only.
-LABELS = {
-    "denoise": "denoised", "super-resolve": "thin", "fill-slices": "filled", "inpaint": "inpainted",
-    "restore": "restored",
-}  # fmt: skip
 # Facts of the acquisition that still hold. Dates, places, serial numbers and names are not among them.
 KEPT = (
     "SkullStripped", "MagneticFieldStrength", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle",
@@ -57,7 +53,7 @@ def derived(cases: Sequence[Case], verb: str, settings: Settings) -> list[Case]:
 
     Parameters
     ----------
-    cases : all that was found below the root
+    cases : all scans below the root
     verb : task
     settings : of the task
 
@@ -80,12 +76,13 @@ def derived(cases: Sequence[Case], verb: str, settings: Settings) -> list[Case]:
 def _renamed(place: Path, verb: str, settings: Settings) -> Path:
     """``sub-1_T1w`` as ``sub-1_res-1mm_desc-thin_T1w``; res- and desc- come last, before the suffix."""
     *entities, suffix = place.name.split("_")
-    before = next((each[5:] for each in entities if each.startswith("desc-")), "")
-    label = before + LABELS[verb].capitalize() if before else LABELS[verb]
-    gone = ("desc-", "res-") if isinstance(settings, SuperResolve) else ("desc-",)
-    entities = [each for each in entities if not each.startswith(gone)]
-    if isinstance(settings, SuperResolve):
-        entities.append(f"res-{_resolution(settings.spacing)}")
+    before = next((entity[5:] for entity in entities if entity.startswith("desc-")), "")
+    label = before + TASKS[verb].labels.desc.capitalize() if before else TASKS[verb].labels.desc
+    spacing = getattr(settings, "spacing", None)
+    gone = ("desc-", "res-") if spacing else ("desc-",)
+    entities = [entity for entity in entities if not entity.startswith(gone)]
+    if spacing:
+        entities.append(f"res-{_resolution(spacing)}")
     return place.with_name("_".join([*entities, f"desc-{label}", suffix]))
 
 
@@ -107,7 +104,7 @@ def write_dataset(source: Path, out: Path) -> None:
     origin: dict[str, Any] = {"URL": source.resolve().as_uri()}
     if isinstance(raw.get("DatasetDOI"), str):
         origin["DOI"] = raw["DatasetDOI"]
-    words: dict[str, Any] = {
+    description: dict[str, Any] = {
         "Name": f"{raw.get('Name') or 'A BIDS dataset'}, restored by medldm",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
@@ -122,8 +119,8 @@ def write_dataset(source: Path, out: Path) -> None:
         "DatasetLinks": {"raw": source.resolve().as_uri()},
     }
     if isinstance(raw.get("License"), str):
-        words["License"] = raw["License"]
-    _write(out / DESCRIPTION, json.dumps(words, indent=1) + "\n")
+        description["License"] = raw["License"]
+    _write(out / DESCRIPTION, json.dumps(description, indent=1) + "\n")
     for name, text in (("README", README), (".bidsignore", IGNORED)):
         if not (out / name).exists():
             _write(out / name, text)
@@ -186,17 +183,17 @@ def sidecar(image: Path, scan: Path | None, verb: str, spacing: Sequence[float])
     verb : task
     spacing : of the result, mm, stored axis order
     """
-    words: dict[str, Any] = {"Description": f"medldm {verb}: restored voxels are estimates, for research only"}
+    facts: dict[str, Any] = {"Description": f"medldm {verb}: restored voxels are estimates, for research only"}
     root = next((folder for folder in scan.absolute().parents if is_bids(folder)), None) if scan else None
     if scan is not None and root is not None:
-        words["Sources"] = [f"bids:raw:{scan.absolute().relative_to(root).as_posix()}"]
-        words |= {name: value for name, value in inherited(scan, root).items() if name in KEPT}
+        facts["Sources"] = [f"bids:raw:{scan.absolute().relative_to(root).as_posix()}"]
+        facts |= {name: value for name, value in inherited(scan, root).items() if name in KEPT}
         if read_json(root / DESCRIPTION).get("DatasetType", "raw") == "raw":
             # Derivatives have to say it, and raw data are as the scanner gave them unless they say otherwise.
-            words.setdefault("SkullStripped", False)
+            facts.setdefault("SkullStripped", False)
     if "_res-" in image.name:
-        words["Resolution"] = " x ".join(f"{size:.4g}" for size in spacing) + " mm"
-    return words
+        facts["Resolution"] = " x ".join(f"{size:.4g}" for size in spacing) + " mm"
+    return facts
 
 
 def inherited(scan: Path, root: Path) -> dict[str, Any]:
@@ -208,7 +205,7 @@ def inherited(scan: Path, root: Path) -> dict[str, Any]:
     root : of the dataset
     """
     *entities, suffix = stem(scan).split("_")
-    found: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     below = scan.absolute().relative_to(root.absolute()).parent
     for folder in (*reversed((root.absolute() / below).parents), root.absolute() / below):
         if not folder.is_relative_to(root.absolute()):
@@ -218,9 +215,9 @@ def inherited(scan: Path, root: Path) -> dict[str, Any]:
             for path in folder.glob(f"*{suffix}.json")
             if path.stem.split("_")[-1] == suffix and set(path.stem.split("_")[:-1]) <= set(entities)
         ]
-        for path in sorted(fitting, key=lambda each: len(each.stem.split("_"))):
-            found |= read_json(path)
-    return found
+        for path in sorted(fitting, key=lambda path: len(path.stem.split("_"))):
+            metadata |= read_json(path)
+    return metadata
 
 
 def _write(path: Path, text: str) -> None:

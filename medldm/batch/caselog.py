@@ -1,4 +1,4 @@
-"""What was said about one case, in a file of its own: ``OUT/logs/<place>.log``."""
+"""What was logged about one case, in a file of its own: ``OUT/logs/<place>.log``."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from medldm.io.atomic import whole_file
 
 log = logging.getLogger(__name__)
 
-NOTED = {"noted": True}  # extra of a log record whose words were noted already
+NOTED = {"noted": True}  # extra of a log record that was noted already
 
-# Three cases are under way at once, each in a thread: a context variable tells whose words these are.
+# Three cases are under way at once, each in a thread: a context variable tells which case a line is about.
 _lines: ContextVar[list[str] | None] = ContextVar("lines of the case", default=None)
 _place: ContextVar[str] = ContextVar("place of the case", default="")
 
 
 class _Keeper(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        # Foreign tracebacks may quote what is in a header; those of cases are noted by whoever caught them.
+        # Foreign tracebacks may quote what is in a header; those of cases are noted where they are caught.
         if record.exc_info is None and not hasattr(record, "noted"):
             note(f"{record.levelname.lower()}: {record.getMessage()}")
-            # For whoever shows it: forty files may all be called scan.nii.gz.
+            # For the handler that shows it: forty files may all be called scan.nii.gz.
             record.__dict__["case"] = _place.get()
 
 
@@ -42,7 +42,7 @@ def keeping() -> Iterator[None]:
 
 
 @contextmanager
-def about(lines: list[str], place: str) -> Iterator[None]:
+def concerning(lines: list[str], place: str) -> Iterator[None]:
     """Whatever is logged or noted inside concerns one case.
 
     Parameters
@@ -66,19 +66,19 @@ def note(text: str) -> None:
 
 
 def write_log(out: Path, row: Row, lines: list[str]) -> None:
-    """Write the file; a disk that cannot take it spoils nothing.
+    """Write the file; a case does not fail for want of it.
 
     Parameters
     ----------
     out : folder of the batch
     row : what became of the case
-    lines : what was said
+    lines : of the file
     """
     try:
         with whole_file(out / "logs" / f"{row.case}.log", durable=False) as temporary:
             ending = f"{row.status} after {row.seconds} s" + (f": {row.message}" if row.message else "")
             # Names of files may hold bytes that are no text.
-            told = "\n".join([*lines, ending]) + "\n"
-            temporary.write_text(told, encoding="utf-8", errors="backslashreplace")
+            text = "\n".join([*lines, ending]) + "\n"
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     except MedldmError as problem:
         log.debug("no log of %s: %s", row.case, problem)

@@ -1,370 +1,166 @@
-"""Many cases on many workers of a Dask cluster.
-
-Dask keeps workers alive and moves a case of a dead one to another. Two things are kept here. Who is to blame: Dask
-suspects every task that a dead worker held, so a case leaves a mark while it is tried, and is given up when it has
-left two. And how much is on the way: two cases a worker, whatever the length of the list.
-"""
+"""A Dask cluster for a batch: started here, or joined."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-import platform
-import shutil
-import threading
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
-from hashlib import sha256
-from pathlib import Path
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
-from medldm.batch.caselog import keeping
-from medldm.batch.local import connected
-from medldm.batch.one_case import Work
-from medldm.batch.options import Run, Watch
-from medldm.batch.outputs import Protected
-from medldm.batch.summary import Row
-from medldm.errors import MedldmError, OutputError, ResourceError, UsageError, place_of, traced
-from medldm.io.atomic import FULL, sentence
-from medldm.io.discovery import Case, output_path
+from medldm.batch.options import Run
+from medldm.errors import ResourceError
+from medldm.system import cores, set_thread_defaults
 
-log = logging.getLogger(__name__)
-
-TRIES = 2  # a case that took this many workers with it is given up
-PAUSES = (2, 10, 30)  # seconds that a case waits for memory before it is tried again
-LONELY = 60  # seconds between two looks for workers
-ANSWERED = 2  # seconds that the last look may take, and the collecting of what is done when a batch is stopped
-LATE = 20  # seconds until a folder is seen by the machines that share it
-AHEAD = 2  # cases on their way for each worker: one in work, one waiting
+QUIET = logging.CRITICAL  # what became of workers is in the rows
+CONNECT_TIMEOUT_S = 20  # until a scheduler answers
+CLOSE_TIMEOUT_S = 1  # in which our workers end when a batch is stopped
 
 
-def spread_out(run: Run, cases: list[Case], out: Path, tell: Callable[[Work], bool]) -> None:
-    """Restore cases on the workers of a Dask cluster, in the order in which they get done.
-
-    Parameters
-    ----------
-    run : what is asked
-    cases : as many as there are
-    out : folder that every worker sees under this path
-    tell : called with every finished case; no other is begun when it says False
+@contextmanager
+def connected(run: Run) -> Iterator[Any]:
+    """A client of the cluster that the options ask for.
 
     Raises
     ------
-    UsageError
-        Dask is not installed.
     ResourceError
-        The scheduler cannot be reached, or went away; the disk is full.
-    OutputError
-        The folder cannot be written to.
-    KeyboardInterrupt
-        After the cases that are back are told.
     """
+    with log_filter(), joined(run.options.scheduler) if run.options.scheduler else started(run) as client:
+        yield client
+
+
+@contextmanager
+def joined(address: str) -> Iterator[Any]:
+    """A client of a scheduler that runs already.
+
+    Raises
+    ------
+    ResourceError
+    """
+    from distributed import Client
+
     try:
-        import distributed  # noqa: F401
-    except ImportError as problem:
-        raise UsageError(
-            "Several workers need Dask: pip install medldm[cluster]. Or use --shard I/N in several shells."
+        client = Client(address, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
+    except (OSError, ValueError) as problem:
+        raise ResourceError(
+            f"No Dask scheduler answers at {address}. Start one with `dask scheduler`, and give the address that it "
+            "prints, like tcp://HOST:8786."
         ) from problem
-    # A dry run writes nothing, marks neither.
-    marks = None if run.options.dry_run else out.absolute() / f".tries-{uuid.uuid4().hex}"
-    try:
-        with connected(run) as client, missing_workers_told(client):
-            if marks is not None:
-                make(marks)
-            send_all(Errands(client, run, out.absolute(), marks), cases, tell, AHEAD * workers_of(client, run))
-    finally:
-        if marks is not None:  # only now does no worker begin another case
-            shutil.rmtree(marks, ignore_errors=True)
-
-
-def send_all(errands: Errands, cases: list[Case], tell: Callable[[Work], bool], ahead: int) -> None:
-    """Keep workers busy until all cases are told, or `tell` says False.
-
-    Parameters
-    ----------
-    errands : what is on its way
-    cases : as many as there are
-    tell : called with every finished case
-    ahead : how many are on their way at a time
-    """
-    run, left, number, going_on = errands.run, iter(cases), 0, True
-
-    def send_next() -> None:
-        nonlocal number, going_on
-        while going_on and (case := next(left, None)) is not None:
-            number += 1
-            run.watch.case(number, len(cases), case.place.as_posix())
-            refused = refusal(run, case, errands.out)
-            if refused is None:
-                errands.send(case)
-                return
-            going_on = tell(refused)
-
-    try:
-        for _ in range(ahead):
-            send_next()
-        for work in errands.returning():
-            going_on = tell(work) and going_on
-            send_next()
-    except BaseException:
-        for work in errands.back():
-            tell(work)
-        raise
-
-
-class Errands:
-    """Cases that workers have, each with the future that stands for it.
-
-    Parameters
-    ----------
-    client : of Dask
-    run : what is asked
-    out : folder, absolute
-    marks : folder of the marks of this batch, None for a dry run
-    """
-
-    def __init__(self, client: Any, run: Run, out: Path, marks: Path | None) -> None:
-        from distributed import as_completed
-
-        self.client, self.run, self.out, self.marks = client, run, out, marks
-        self.away = replace(run, watch=Watch(preview=run.watch.preview), protected=Protected())
-        self.answers = as_completed([], loop=client.loop)
-        self.under_way: dict[str, tuple[Any, Case]] = {}
-
-    def send(self, case: Case) -> None:
-        """To whichever worker is free."""
-        with scheduler_needed():
-            future = self.client.submit(one_away, self.away, case, self.out, self.marks, pure=False, retries=0)
-        self.under_way[future.key] = future, case
-        self.answers.add(future)
-
-    def returning(self) -> Iterator[Work]:
-        """Cases as they get done; those that a dying worker only held beside its own are sent again.
-
-        Raises
-        ------
-        ResourceError
-            The scheduler went away.
-        """
-        from distributed.scheduler import KilledWorker
-
-        for future in self.answers:
-            _, case = self.under_way[future.key]
-            with scheduler_needed():
-                ended = future.exception()  # None for cancelled ones too
-                answer = None if ended is not None else future.result()
-            del self.under_way[future.key]
-            if answer is not None:
-                yield self._opened(case, answer)
-            elif not isinstance(ended, KilledWorker):
-                yield broken(self.run, case, self.out, ended)
-            elif self.marks is not None and tried(self.marks, case) < TRIES:
-                self.send(case)
-            else:
-                yield given_up(self.run, case, self.out)
-            future.release()
-
-    def back(self) -> list[Work]:
-        """Cases that are done and were not told, as far as they can be had at once; the next run finds the others."""
-        found, end = [], time.monotonic() + ANSWERED
-        for future, case in self.under_way.values():
-            if future.status == "finished":
-                with suppress(Exception):
-                    found.append(self._opened(case, future.result(timeout=max(0, end - time.monotonic()))))
-        self.under_way.clear()
-        return found
-
-    def _opened(self, case: Case, answer: tuple[Row, bool]) -> Work:
-        work = Work(self.run, case, self.out)
-        work.row, work.full = answer
-        return work
+    with client:
+        yield client
 
 
 @contextmanager
-def scheduler_needed() -> Iterator[None]:
-    """What Dask raises when its scheduler is gone, as a sentence."""
-    from distributed.client import CancelledError, ClosedClientError
-
-    try:
-        yield
-    except (CancelledError, ClosedClientError, OSError) as problem:
-        raise ResourceError("The Dask scheduler went away. Run the same command again to go on.") from problem
-
-
-def refusal(run: Run, case: Case, out: Path) -> Work | None:
-    """A case whose result would replace a scan of the batch; only here all scans are known."""
-    work = Work(run, case, out)
-    try:
-        if not (case.skip or case.broken):
-            run.protected.check(output_path(case, out, run.options.format))
-    except MedldmError as problem:
-        work.row = Row(case.place.as_posix(), "refused", message=str(problem))
-        return work
-    return None
-
-
-def one_away(run: Run, case: Case, out: Path, marks: Path | None) -> tuple[Row, bool]:
-    """One case, on a worker.
-
-    Parameters
-    ----------
-    run : what is asked
-    case : scan
-    out : folder
-    marks : folder of the marks of this batch, None for a dry run
-
-    Returns
-    -------
-    row, and whether the disk is full
-    """
-    work = Work(run, case, out)
-    if marks is not None and tried(marks, case) >= TRIES:
-        work = given_up(run, case, out)
-    else:
-        try:
-            if marks is not None:
-                leave_mark(marks, case)
-        except MedldmError as problem:
-            full = isinstance(problem.__cause__, OSError) and problem.__cause__.errno in FULL
-            return Row(case.place.as_posix(), "failed", message=str(problem)), full
-        with keeping():
-            patiently(work)
-        if marks is not None:
-            with suppress(OSError):  # the case is done all the same
-                mark_of(marks, case).unlink()
-    assert work.row is not None
-    return work.row, work.full
-
-
-def patiently(work: Work) -> Work:
-    """All steps of a case; what lacked memory waits for its neighbours on the machine and is tried again."""
-    work.read().restore()
-    for pause in PAUSES:
-        if work.crowded and not work.full:
-            time.sleep(pause)
-            work.again().restore()
-    return work.write()
-
-
-def make(marks: Path) -> None:
-    """The folder of the marks, made before any worker needs it.
-
-    Raises
-    ------
-    OutputError, ResourceError
-    """
-    try:
-        marks.mkdir(parents=True)
-    except OSError as problem:
-        raise sentence(problem, marks) from problem
-
-
-def leave_mark(marks: Path, case: Case) -> None:
-    """Say that a case is begun.
-
-    The folder is not made here: once it is gone the batch has ended, and nobody waits for this case.
-
-    Raises
-    ------
-    OutputError, ResourceError
-    """
-    mark, end = mark_of(marks, case), time.monotonic() + LATE
-    while True:
-        try:
-            with mark.open("a") as file:
-                file.write("begun\n")
-            return
-        except FileNotFoundError as problem:
-            if time.monotonic() > end:
-                raise OutputError(
-                    f"The worker on {platform.node()} does not see {marks.name} in {marks.parent}. The folder of the "
-                    "results must be the same for every worker, under the same path."
-                ) from problem
-            time.sleep(LATE / 40)
-        except OSError as problem:
-            raise sentence(problem, mark) from problem
-
-
-def mark_of(marks: Path, case: Case) -> Path:
-    """File that lies there while a case is tried; a name of a scan may be as long as a file system allows."""
-    return marks / f"{sha256(os.fsencode(case.place.as_posix())).hexdigest()[:32]}.tries"
-
-
-def tried(marks: Path, case: Case) -> int:
-    """How often a case was begun and never ended."""
-    try:
-        return len(mark_of(marks, case).read_text().splitlines())
-    except OSError:
-        return 0
-
-
-def given_up(run: Run, case: Case, out: Path) -> Work:
-    """A case that killed its workers."""
-    return failed(
-        Work(run, case, out),
-        f"its worker died {TRIES} times while it was restored, so it was given up; most often memory ran out. "
-        "Crop it, or run it alone on a larger machine",
-    )
-
-
-def broken(run: Run, case: Case, out: Path, problem: BaseException) -> Work:
-    """A case whose worker raised what no step expects."""
-    work = Work(run, case, out, lines=traced(problem).splitlines())
-    return failed(
-        work,
-        f"a bug in medldm ({place_of(problem)}), or its worker has another version of medldm or Dask; please report it",
-    )
-
-
-def failed(work: Work, message: str) -> Work:
-    """A case that ends here, with its row and its log."""
-    work.row = Row(work.case.place.as_posix(), "failed", message=message)
-    return work.write()
-
-
-def workers_of(client: Any, run: Run) -> int:
-    """Workers that are there, or were asked for.
+def started(run: Run) -> Iterator[Any]:
+    """A client of a scheduler in this process, with workers that are processes of their own.
 
     Raises
     ------
     ResourceError
+        The system allows no such processes.
     """
-    with scheduler_needed():
-        there = client.scheduler_info(n_workers=-1).get("workers", ())  # nothing at all from a client that gave up
-    return max(run.options.workers, len(there))
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    places = environments(run.options.workers, getattr(run.settings, "device", "auto"))
+    # One thread: a network has no use for two scans at once, and memory is counted for one.
+    specs = {
+        number: {"cls": Nanny, "options": {"nthreads": 1, "env": place, "memory_limit": 0, "silence_logs": QUIET}}
+        for number, place in enumerate(places)
+    }
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}}
+    with interrupts_blocked():
+        # Closed below; at exit Dask would wait ten seconds for one whose closing was interrupted by a second Ctrl-C.
+        cluster = SpecCluster(scheduler=scheduler, silence_logs=QUIET, shutdown_on_close=False)
+
+    async def all_up() -> None:
+        await cluster
+
+    with closing(cluster):
+        cluster.worker_spec.update(specs)
+        # An interruption ends only the waiting: workers that are half up cannot be closed.
+        try:
+            asyncio.run_coroutine_threadsafe(all_up(), cluster.loop.asyncio_loop).result()
+        except (RuntimeError, OSError) as problem:
+            raise ResourceError(
+                f"The workers cannot be started ({first_cause(problem)}). They need a writable /dev/shm and a local "
+                "network; without --workers one process does the work."
+            ) from problem
+        with Client(cluster, set_as_default=False) as client:
+            try:
+                yield client
+            except BaseException:
+                # Dask would let workers finish cases that are not wanted any more.
+                for nanny in cluster.workers.values():
+                    asyncio.run_coroutine_threadsafe(nanny.close(timeout=CLOSE_TIMEOUT_S), cluster.loop.asyncio_loop)
+                raise
+
+
+def first_cause(problem: BaseException) -> BaseException:
+    """Where a chain of errors began; Dask wraps them in others that do not say why."""
+    while (before := problem.__cause__ or problem.__context__) is not None:
+        problem = before
+    return problem
 
 
 @contextmanager
-def missing_workers_told(client: Any) -> Iterator[None]:
-    """Say so when a cluster has no worker left: new ones may come, so the batch waits, but nobody should wonder.
+def interrupts_blocked() -> Iterator[None]:
+    """Threads that begin here get no SIGINT (Ctrl-C), nor do the processes that they start.
 
-    Parameters
-    ----------
-    client : of Dask
+    A terminal sends it to all processes of a command. Workers are ended by the client.
     """
-    over = threading.Event()
-
-    def watch() -> None:
-        told = False
-        while not over.wait(LONELY):
-            try:
-                gone = not client.scheduler_info(n_workers=-1).get("workers")
-            except (OSError, RuntimeError):  # its client is closed, or is about to say so itself
-                return
-            if gone and not told and not over.is_set():
-                log.warning(
-                    "The Dask scheduler has no worker; the batch waits for one. Start `dask worker ADDRESS`, or stop "
-                    "here and run the same command again later."
-                )
-            told = gone
-
-    watching = threading.Thread(target=watch, name="medldm-workers", daemon=True)
-    watching.start()
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # it would unblock the signal in the thread that starts it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        over.set()
-        watching.join(ANSWERED)  # a scheduler that hangs would keep it, and us
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def log_filter() -> Iterator[None]:
+    """Dask logs nothing when workers and schedulers come and go."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # each has its level
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(QUIET)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def environments(workers: int, device: str) -> list[dict[str, str]]:
+    """Environment of each worker: a device of its own, or its share of the cores.
+
+    Parameters
+    ----------
+    workers : number of them
+    device : as of ``--device``
+    """
+    share = max(1, cores() // workers)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    asked = {name: os.environ.get(name, "") for name in names}
+    place = {name: str(min(share, int(asked[name])) if asked[name].isdecimal() else share) for name in names}
+    set_thread_defaults(waiting := dict(os.environ))
+    places = [place | {"OMP_WAIT_POLICY": waiting["OMP_WAIT_POLICY"]}] * workers
+    devices = visible_devices() if device in ("auto", "cuda") else []
+    if not devices:
+        return places
+    return [place | {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} for number, place in enumerate(places)]
+
+
+def visible_devices() -> list[str]:
+    """CUDA devices that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [word for word in named.split(",") if word.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]

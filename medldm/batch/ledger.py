@@ -1,8 +1,7 @@
-"""The record beside each result: what was done, with what, to what; enough to do it again."""
+"""What is known of a result: its record, and by it whether the run that is asked for was done before."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -11,20 +10,23 @@ import re
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medldm.batch.bids import sidecar
-from medldm.batch.options import Run
-from medldm.data.volume import Volume
-from medldm.errors import InputError
-from medldm.io import is_image_name
+import numpy as np
+
+from medldm.batch import bids
+from medldm.batch.options import Options, Run
+from medldm.data.volume import Step, Volume
+from medldm.errors import InputError, OutputError
+from medldm.io import guess_modality, is_image_name
 from medldm.io.atomic import whole_file
 from medldm.io.discovery import Case
-from medldm.io.formats import result_files, stem
+from medldm.io.formats import result_files, result_format, stem
 from medldm.io.sidecars import (
     BIDS_MAPS,
+    PREVIEW,
     SENT,
     companion_path,
     in_derivatives,
@@ -32,22 +34,24 @@ from medldm.io.sidecars import (
     record_path,
     records_in,
 )
+from medldm.provenance.record import RunRecord, Source, json_text, package_version, package_versions
+from medldm.qc.inspection import Plan
 from medldm.settings import Settings
+from medldm.zoo import card, cards
 
-PACKAGES = ("medldm", "torch", "monai", "numpy", "nibabel", "pydicom", "SimpleITK", "scikit-image")
-TIMINGS = ("seconds", "peak_memory_mb")
 # InstanceCreationDate and Time of a slice of ours, explicit little endian.
 CREATED = re.compile(rb"\x08\x00\x12\x00DA\x08\x00.{8}\x08\x00\x13\x00TM\x02\x00.{2}", re.DOTALL)
 ENOUGH = 20  # finished cases to judge a pace by
+STD, HALF_WIDTH = "_std", "_halfwidth"
 
 
 @dataclass(frozen=True)
-class Record:
-    """Where the record of a result lies, and what identifies the run.
+class Result:
+    """A result and the files that belong to it.
 
     Parameters
     ----------
-    image : result, a NIfTI file or a DICOM folder
+    image : NIfTI file or DICOM folder
     home : where its record and pictures lie, as a path without an ending; beside the result when not given
     """
 
@@ -55,25 +59,40 @@ class Record:
     home: Path | None = None
 
     @property
-    def result(self) -> str:
+    def relative(self) -> str:
         """The result as its record names it, seen from the record's folder."""
-        return Path(os.path.relpath(self.image, self.path.parent)).as_posix()
+        return Path(os.path.relpath(self.image, self.record_path.parent)).as_posix()
 
     @property
-    def path(self) -> Path:
+    def record_path(self) -> Path:
         """``scan_medldm.json`` beside ``scan.nii.gz``; in BIDS derivatives ``scan.json``."""
         return record_path(self.image, self.home)
 
-    def companion(self, ending: str) -> Path:
-        """``scan_std.nii.gz`` and other files beside the result; in BIDS a spread has a desc- of its own."""
-        return companion_path(self.image, ending, self.home)
+    @property
+    def preview_path(self) -> Path:
+        """``scan_preview.png``."""
+        return companion_path(self.image, PREVIEW, self.home)
 
-    def read(self) -> dict[str, Any]:
-        """The record, empty when there is none that can be read."""
+    def map_path(self, kind: str = STD) -> Path:
+        """``scan_std.nii.gz``; for a DICOM series ``series-003_std.dcm``, beside the record.
+
+        Not in the folder that is sent: many archives take no Parametric Map, and `storescu` does not offer it by
+        itself. In BIDS a map has a desc- of its own.
+
+        Parameters
+        ----------
+        kind : `STD` or `HALF_WIDTH`
+        """
+        form = result_format(self.image)
+        return companion_path(self.image, f"{kind}{form.written[0] if form else '.dcm'}", self.home)
+
+    @cached_property
+    def record(self) -> RunRecord | None:
+        """The record, read once; None when there is none that can be read."""
         return read_record(self.image)
 
     def status(self, key: str) -> str:
-        """What lies there, by the ledger.
+        """What lies there, by its record.
 
         Parameters
         ----------
@@ -87,17 +106,16 @@ class Record:
         """
         there = [path.exists() for path in result_files(self.image)]
         if not self.image.exists():
-            return "foreign" if any(there) and not self.path.exists() else "nothing"
+            return "foreign" if any(there) and not self.record_path.exists() else "nothing"
         if not all(there):  # a detached header whose data somebody took away
             return "foreign"
-        told = self.read()
-        if told.get("result_sha256") != hash_image(self.image):
+        if self.record is None or self.record.result_sha256 != hash_image(self.image):
             return "foreign"
-        return "done" if told.get("key") == key else "changed"
+        return "done" if self.record.key == key else "changed"
 
 
-def record_of(case: Case, target: Path) -> Record:
-    """The record of a result; of a derived series it lies outside the folder that is sent.
+def result_of(case: Case, target: Path) -> Result:
+    """The result of a case; the record of a derived series lies outside the folder that is sent.
 
     Parameters
     ----------
@@ -106,8 +124,8 @@ def record_of(case: Case, target: Path) -> Record:
     """
     sent = Path(SENT, case.place).parts
     if is_image_name(target) or target.parts[-len(sent) :] != sent:
-        return Record(target)
-    return Record(target, target.parents[len(sent) - 1] / case.place)
+        return Result(target)
+    return Result(target, target.parents[len(sent) - 1] / case.place)
 
 
 def hash_image(image: Path) -> str:
@@ -121,29 +139,6 @@ def hash_image(image: Path) -> str:
         except OSError as problem:
             raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
     return digest.hexdigest()
-
-
-def seconds_per_voxel(folder: Path, verb: str) -> float | None:
-    """Pace of the finished cases of a folder, None where none is.
-
-    Parameters
-    ----------
-    folder : of results, from `medldm.io.sidecars.results_folder`
-    verb : task
-    """
-    found: list[float] = []
-    for told in records_in(folder):
-        if len(found) == ENOUGH:
-            break
-        seconds, voxels = _timings(told).get("seconds"), told.get("voxels")
-        if told.get("task") == verb and seconds and voxels:
-            found.append(seconds / voxels)
-    return statistics.median(found) if found else None
-
-
-def _timings(told: dict[str, Any]) -> dict[str, Any]:
-    found = told.get("timings")
-    return found if isinstance(found, dict) else {}
 
 
 def hash_files(paths: Iterable[Path]) -> str:
@@ -168,125 +163,194 @@ def run_key(verb: str, settings: Settings, inputs: str, weights: str, extra: dic
     settings : of the task
     inputs : SHA-256 of the input files (and the mask)
     weights : SHA-256 of the weights
-    extra : anything else that changes the image (volume of a 4D file, format)
+    extra : anything else that changes the image, from `image_options`
     """
-    words = {"verb": verb, "settings": settings.asdict(), "inputs": inputs, "weights": weights, "extra": extra}
-    words["medldm"] = package_version("medldm")
-    return hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode()).hexdigest()
+    parts = {"verb": verb, "settings": settings.asdict(), "inputs": inputs, "weights": weights, "extra": extra}
+    parts["medldm"] = package_version("medldm")
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-@functools.cache
-def package_version(name: str) -> str:
-    """Installed version, or ``"not installed"``."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+def weights_for(volume: Volume, settings: Settings) -> str:
+    """What identifies the networks that a scan will be restored with; with ``auto`` all that might be chosen."""
+    if settings.model != "auto":
+        return card(settings.model).identity
+    modality = guess_modality(volume)[0] if settings.modality == "auto" else settings.modality
+    fitting = (model for model in cards() if (model.modality, model.role) == (modality, "restorer"))
+    return "+".join(model.identity for model in fitting)
 
 
-def write_record(
-    record: Record,
-    key: str,
-    run: Run,
-    source: dict[str, Any],
-    result: Volume,
-    outcome: dict[str, Any],
-    image: Path,
-    *,
-    before: Callable[[], None] = lambda: None,
-) -> None:
-    """Write the record of a finished run.
+def image_options(options: Options) -> dict[str, Any]:
+    """Options, besides the settings, that change the image."""
+    return {"volume": options.volume, "format": options.format, "fix": options.fix}
+
+
+def source_of(case: Case, digest: str = "", run: Run | None = None) -> Source:
+    """Where a case comes from, so that a rerun finds it again; absolute, since a rerun may start anywhere.
 
     Parameters
     ----------
-    record : of the result
+    case : scan
+    digest : SHA-256 of its files (and the mask)
+    run : what was asked; without it only what tells this scan from others
+    """
+    common: dict[str, Any] = {
+        "place": case.place.as_posix(),
+        "count": len(case.files),
+        "sha256": digest,
+    }
+    if run:
+        common |= {"mask": str(run.mask) if run.mask else None, **image_options(run.options)}
+    if case.keep is not None:
+        member = case.files[0].relative_to(case.keep.folder).as_posix()
+        return Source(root=str(case.keep.archive.absolute()), member=member, **common)
+    files = tuple(str(path.absolute()) for path in case.files[:1])
+    return Source(root=str(case.source.absolute()), files=files, **common)
+
+
+def check_source(result: Result, case: Case, digest: str) -> None:
+    """Refuse to replace the result of another scan that only has the same name.
+
+    Parameters
+    ----------
+    result : that lies there
+    case, digest : scan that is to be restored, and SHA-256 of its files
+
+    Raises
+    ------
+    OutputError
+    """
+    record = result.record
+    if record is None or record.source.sha256 == digest:
+        return
+    earlier, ours = record.source, source_of(case)
+    if earlier.files:
+        same, name = earlier.files == ours.files, earlier.files[0]
+    else:
+        same, name = earlier.member in ("", ours.member), f"{earlier.member} in {earlier.root}"
+    if not same:
+        raise OutputError(
+            f"{result.image} is the result of {name}, not of {case.source}. Say --overwrite, or choose another OUT."
+        )
+
+
+def make_record(
+    result: Result, key: str, run: Run, source: Source, before: Volume, after: Volume, plan: Plan | None, clipped: int
+) -> RunRecord:
+    """The record of a finished run, without the hash of the result.
+
+    Parameters
+    ----------
+    result : where it goes
     key : from `run_key`
     run : what was asked
-    source : paths and hash of the input
-    result : restored volume, with its history
-    outcome : status, plan, clipped voxels
-    image : the result where it lies now, if it is not shown yet
+    source : input
+    before, after : scan and restored volume; the same where there was nothing to do
+    plan : of `restore`
+    clipped : number of voxels clipped to the range of the stored integers
+    """
+    steps = tuple({"verb": step.verb, "reason": step.reason} for step in plan.steps) if plan else None
+    return RunRecord.of_step(
+        after.history[-1] if after.history else Step(run.verb),
+        task=run.verb,
+        medldm=package_version("medldm"),
+        settings=run.settings.asdict(),
+        clipped_voxels=clipped,
+        status="unchanged" if after is before else "done",
+        plan=steps,
+        said=plan.text() if plan else "",
+        voxels=int(np.prod(after.shape)),
+        source=source,
+        result=result.relative,
+        history=tuple(step.task for step in after.history),
+        versions=package_versions(),
+        machine=f"{platform.system()} {platform.machine()}",
+        command=tuple(command(run, source.root)),
+        key=key,
+    )
+
+
+def write_record(
+    result: Result, record: RunRecord, spacing: tuple[float, ...], *, before: Callable[[], None] = lambda: None
+) -> None:
+    """Write a record; in BIDS derivatives what BIDS wants to read stands in front.
+
+    Parameters
+    ----------
+    result : that it is about
+    record : with the hash of the result
+    spacing : of the result, mm, stored axis order
     before : called when the record is written and not yet shown
     """
-    facts = dict(result.history[-1].facts) if result.history else {}
-    words = {
-        **bids_words(record, run, source, result),
-        "task": run.verb,
-        "medldm": package_version("medldm"),
-        "restored_voxels_are_estimates": "research use only",
-        "settings": run.settings.asdict(),
-        **{name: value for name, value in facts.items() if name not in ("medldm", *TIMINGS)},
-        **outcome,
-        "input": source,
-        "result": record.result,
-        "result_sha256": hash_image(image),
-        "history": [{"task": step.task} for step in result.history],
-        "versions": {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "machine": f"{platform.system()} {platform.machine()}",
-        "command": command(run, source["root"]),
-        "key": key,
-        "timings": {name: facts[name] for name in TIMINGS if name in facts},
-    }
-    with whole_file(record.path) as temporary:
-        temporary.write_text(compact(json.dumps(words, indent=1, default=str)) + "\n")
+    in_front = bids_facts(result, record.task, record.source, spacing)
+    with whole_file(result.record_path) as temporary:
+        temporary.write_text(record.text(in_front))
         before()
 
 
-def map_words(path: Path) -> Path:
+def map_sidecar(path: Path) -> Path:
     """Sidecar of a map of uncertainty; in BIDS derivatives only."""
     return path.with_name(f"{stem(path)}.json")
 
 
-def write_map_words(record: Record, path: Path, run: Run, source: dict[str, Any], result: Volume) -> None:
-    """Sidecar of a map of uncertainty, which BIDS wants of every image; elsewhere the record tells it all.
+def write_map_sidecar(result: Result, path: Path, record: RunRecord, spacing: tuple[float, ...]) -> None:
+    """Sidecar of a map of uncertainty, which BIDS wants of every image; elsewhere the record says it all.
 
     Parameters
     ----------
-    record : of the result that the map belongs to
+    result : that the map belongs to
     path : of the map
-    run : what was asked
-    source : paths of the input
-    result : restored volume
+    record : of the run
+    spacing : of the result, mm, stored axis order
     """
-    words = bids_words(record, run, source, result)
-    if words:
+    facts = bids_facts(result, record.task, record.source, spacing)
+    if facts:
         half = BIDS_MAPS["_halfwidth.nii.gz"] in path.name
         kind = "half the width of a calibrated 90 % interval" if half else "standard deviation of several restorations"
-        words["Description"] = f"{kind}, in the unit of the scan; for research only"
-        with whole_file(map_words(path)) as temporary:
-            temporary.write_text(compact(json.dumps(words, indent=1, default=str)) + "\n")
+        facts["Description"] = f"{kind}, in the unit of the scan; for research only"
+        with whole_file(map_sidecar(path)) as temporary:
+            temporary.write_text(json_text(facts))
 
 
-def bids_words(record: Record, run: Run, source: dict[str, Any], result: Volume) -> dict[str, Any]:
+def bids_facts(result: Result, verb: str, source: Source, spacing: tuple[float, ...]) -> dict[str, Any]:
     """What BIDS wants in front of the record; nothing outside a BIDS dataset."""
-    if not in_derivatives(record.image):
+    if not in_derivatives(result.image):
         return {}
-    scan = Path(source["files"][0]) if source.get("files") else None
-    spacing = [result.spacing[axis] for axis in result.stored.axes]
-    return sidecar(record.image, scan, run.verb, spacing)
+    return bids.sidecar(result.image, Path(source.files[0]) if source.files else None, verb, spacing)
 
 
 def command(run: Run, root: str = "IN") -> list[str]:
-    """The command line that does the same, whichever door the run came through; OUT is left open.
+    """The command line that does the same, from wherever the run was started; OUT is left open.
 
     Parameters
     ----------
     run : what was asked
     root : where this scan comes from, which stands for IN where several paths were named
     """
-    words = ["medldm", run.verb, str(run.sources[0]) if len(run.sources) == 1 else root, "OUT"]
+    arguments = ["medldm", run.verb, str(run.sources[0]) if len(run.sources) == 1 else root, "OUT"]
     for knob in fields(run.settings):
         value = getattr(run.settings, knob.name)
         if value != knob.default:
-            told = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words += ["--" + knob.name.replace("_", "-"), told]
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            arguments += ["--" + knob.name.replace("_", "-"), text]
     options = run.options
     for name in ("volume", "format"):
         if getattr(options, name) is not None:
-            words += [f"--{name}", str(getattr(options, name))]
-    return words + [f"--{name}" for name in ("fix", "uncertainty", "preview") if getattr(options, name)]
+            arguments += [f"--{name}", str(getattr(options, name))]
+    return arguments + [f"--{name}" for name in ("fix", "uncertainty", "preview") if getattr(options, name)]
 
 
-def compact(text: str) -> str:
-    """JSON with each list of numbers on one line."""
-    return re.sub(r"\[\s+([-\d.,eE\s]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+def seconds_per_voxel(folder: Path, verb: str) -> float | None:
+    """Pace of the finished cases of a folder, None where none is.
+
+    Parameters
+    ----------
+    folder : of results, from `medldm.io.sidecars.results_folder`
+    verb : task
+    """
+    paces: list[float] = []
+    for record in records_in(folder):
+        if len(paces) == ENOUGH:
+            break
+        if record.task == verb and record.seconds and record.voxels:
+            paces.append(record.seconds / record.voxels)
+    return statistics.median(paces) if paces else None

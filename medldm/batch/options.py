@@ -1,4 +1,4 @@
-"""What a batch is told, and whom it tells."""
+"""What a batch is asked to do, and whom it notifies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told what.
+    """Who is notified of what.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Run:
     verb : task
     settings : of the verb
     options : about files
-    watch : who is told
+    watch : who is notified
     sources : IN as the user gave it, one path or several
     protected : files that no result may replace
     """
@@ -72,3 +72,9 @@ class Run:
     watch: Watch = field(default_factory=Watch)
     sources: tuple[Path, ...] = ()
     protected: Protected = field(default_factory=Protected)
+
+    @property
+    def mask(self) -> Path | None:
+        """The mask that was named, for a task that has such an option."""
+        mask = getattr(self.settings, "mask", None)
+        return Path(mask) if mask else None

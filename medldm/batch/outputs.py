@@ -1,4 +1,4 @@
-"""Where results may lie: never where a scan lies, never where nobody can write."""
+"""Where results may lie: never where a scan lies, never where they cannot be written."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from medldm.io.discovery import Case
 from medldm.io.formats import check_result_name, result_files
 from medldm.io.lists import named_paths
 
-DAY = 24 * 3600  # seconds
-MARKS = re.compile(r"\.tries-[0-9a-f]{32}$")  # of a cluster
+SWEEP_AFTER_S = 24 * 3600
+MARKS = re.compile(r"\.tries-[0-9a-f]{32}$")  # of `dask_queue`
 
 
 def check_out(sources: Sequence[Path], out: Path) -> None:
-    """Refuse an OUT that cannot be meant, before anything is searched.
+    """Refuse an OUT that cannot be right, before anything is searched.
 
     Raises
     ------
@@ -76,10 +76,10 @@ def check_target(target: Path) -> None:
     OutputError
     """
     check_writable(target, target.parent)
-    if target.is_dir() and any(not each.name.endswith(".dcm") for each in target.iterdir()):
+    if target.is_dir() and any(not path.name.endswith(".dcm") for path in target.iterdir()):
         raise OutputError(f"{target} holds other files. Choose another OUT, or move them away.")
     if hasattr(os, "pathconf"):
-        folder = next(each for each in target.parents if each.exists())
+        folder = next(parent for parent in target.parents if parent.exists())
         hidden = partial_name(staged_name(target)).name  # longest name that a result has while it is written
         if len(os.fsencode(hidden)) > os.pathconf(folder, "PC_NAME_MAX"):
             raise sentence(OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)), target)
@@ -96,7 +96,7 @@ def sweep(out: Path) -> None:
         for name in [*below, *names]:
             path = Path(at, name)
             with contextlib.suppress(OSError):
-                if (LEFTOVER.match(name) or MARKS.match(name)) and time.time() - last_touched(path) > DAY:
+                if (LEFTOVER.match(name) or MARKS.match(name)) and time.time() - last_touched(path) > SWEEP_AFTER_S:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -108,7 +108,7 @@ def last_touched(path: Path) -> float:
     path : file or folder
     """
     inside = list(path.rglob("*")) if path.is_dir() else []
-    return max(each.stat().st_mtime for each in [path, *inside])
+    return max(item.stat().st_mtime for item in [path, *inside])
 
 
 def inputs_only(cases: list[Case], sources: Sequence[Path], out: Path) -> list[Case]:

@@ -1,4 +1,4 @@
-"""One case after another: a bad one is reported, the others go on; nothing is half-written or overwritten unasked."""
+"""A batch from IN to OUT: find the cases, restore them, summarise; a failed case does not stop the others."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from medldm.batch.bids import check_place, derived, is_bids, write_dataset, write_participants
+from medldm.batch.case import Work, one_case
 from medldm.batch.caselog import keeping
-from medldm.batch.dask_cluster import spread_out
-from medldm.batch.one_case import Work, one_case
+from medldm.batch.dask_queue import restore_on_workers
+from medldm.batch.local import restore_here
 from medldm.batch.options import Options, Run, Watch
 from medldm.batch.outputs import Protected, check_out, inputs_only, named_alone, sweep
-from medldm.batch.overlap import overlapped
-from medldm.batch.summary import Row, exit_code, rows_of_shards, words, write_summary
+from medldm.batch.summary import Row, exit_code, rows_of_shards, tally, write_summary
 from medldm.errors import InputError, UsageError
 from medldm.io import is_image_name
 from medldm.io.discovery import Case, find_cases, output_path
 from medldm.io.formats import check_format
-from medldm.settings import Inpaint, Settings
+from medldm.settings import Settings
+from medldm.tasks import TASKS
+from medldm.tasks.base import Need
 from medldm.zoo import card, check_weights
 
 log = logging.getLogger(__name__)
@@ -37,7 +40,7 @@ def run_batch(
     out : file or folder
     settings : of the verb
     options : about files
-    watch : who is told
+    watch : who is notified
 
     Returns
     -------
@@ -51,7 +54,7 @@ def run_batch(
     sources = (source,) if isinstance(source, Path) else tuple(source)
     check_format(options.format)
     check_out(sources, out)
-    settings = settled(settings)
+    settings = settled(verb, settings)
     raw = None if is_image_name(out) else dataset_of(sources)
     cases = inputs_only(find_cases(sources, options.include, options.exclude), sources, out)
     if raw:
@@ -64,9 +67,9 @@ def run_batch(
     alone = named_alone(cases, sources, out)
     part, parts = options.shard
     mine = cases[part - 1 :: parts]
-    masks = [Path(settings.mask)] if isinstance(settings, Inpaint) and settings.mask else []
-    protected = Protected([*(path for case in cases for path in case.files), *masks])
-    run = Run(verb=verb, settings=settings, options=options, watch=watch, sources=sources, protected=protected)
+    run = Run(verb=verb, settings=settings, options=options, watch=watch, sources=sources)
+    inputs = (path for case in cases for path in case.files)
+    run = replace(run, protected=Protected([*inputs, *([run.mask] if run.mask else [])]))
     if not alone:
         code = run_tree(run, mine, out)
         if raw and not options.dry_run:
@@ -93,17 +96,17 @@ def dataset_of(sources: Sequence[Path]) -> Path | None:
     UsageError
         Something else was named beside it: derivatives belong to one dataset.
     """
-    found = [source for source in sources if is_bids(source)]
-    if found and len(sources) > 1:
+    datasets = [source for source in sources if is_bids(source)]
+    if datasets and len(sources) > 1:
         raise UsageError(
-            f"{found[0]} is a BIDS dataset, and its results become a dataset of their own. Name it alone; --include "
+            f"{datasets[0]} is a BIDS dataset, and its results become a dataset of their own. Name it alone; --include "
             "and `medldm bids --participant-label` choose from it."
         )
-    return found[0] if found else None
+    return datasets[0] if datasets else None
 
 
 def run_tree(run: Run, cases: list[Case], out: Path) -> int:
-    """Many cases; whatever stops them, the summary says how far they came.
+    """Many cases; whatever stops the batch, the summary says how far it came.
 
     Parameters
     ----------
@@ -119,7 +122,7 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
     known: list[Row] = []  # of other shards too
     options, watch = run.options, run.watch
 
-    def tell(work: Work) -> bool:
+    def report(work: Work) -> bool:
         assert work.row is not None
         rows.append(work.row)
         watch.say(f"{work.row.status}: {work.row.case}" + (f": {work.row.message}" if work.row.message else ""))
@@ -130,9 +133,9 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
     try:
         with keeping():
             if options.scheduler or options.workers > 1:
-                spread_out(run, cases, out, tell)
+                restore_on_workers(run, cases, out, report)
             else:
-                overlapped(run, cases, out, tell)
+                restore_here(run, cases, out, report)
     finally:
         # A shard on which no case falls leaves an empty table: what is missing then is a shard that did not run.
         if not options.dry_run and (rows or not cases):
@@ -145,11 +148,11 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
         if options.shard[1] > 1 and rows_of_shards(out, options.shard[1]) != known:
             # Another shard ended while the page was drawn, and may have shown its own before.
             watch.report(write_summary(rows, out, options.shard), out)
-    watch.say(f"{len(rows)} cases: {words(rows)}" if cases else "No case falls to this shard.")
+    watch.say(f"{len(rows)} cases: {tally(rows)}" if cases else "No case falls to this shard.")
     return exit_code(rows)
 
 
-def settled(settings: Settings) -> Settings:
+def settled(verb: str, settings: Settings) -> Settings:
     """The settings with absolute paths, so that a record can be rerun from anywhere; model and mask are there.
 
     Raises
@@ -160,14 +163,16 @@ def settled(settings: Settings) -> Settings:
         A mask that is needed or does not exist.
     """
     if settings.model != "auto":
-        found = card(settings.model)
-        check_weights(found)
-        if settings.model != found.name:
+        model = card(settings.model)
+        check_weights(model)
+        if settings.model != model.name:
             settings = replace(settings, model=str(Path(settings.model).absolute()))
-    if isinstance(settings, Inpaint):
-        if not settings.mask:
-            raise UsageError("inpaint needs --mask MASK, an image that is non-zero where the scan is to be filled.")
-        if not Path(settings.mask).exists():
-            raise UsageError(f"--mask {settings.mask} does not exist. Check the path.")
-        settings = replace(settings, mask=str(Path(settings.mask).absolute()))
+    mask = getattr(settings, "mask", None)
+    if Need.MASK in TASKS[verb].needs and not mask:
+        raise UsageError(f"{verb} needs --mask MASK, an image that is non-zero where the scan is to be filled.")
+    if mask:
+        if not Path(mask).exists():
+            raise UsageError(f"--mask {mask} does not exist. Check the path.")
+        absolute: dict[str, Any] = {"mask": str(Path(mask).absolute())}
+        settings = replace(settings, **absolute)
     return settings

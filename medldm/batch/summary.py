@@ -1,4 +1,4 @@
-"""What became of every case: a table for people, a file for programs, an exit code for pipelines."""
+"""The outcome of every case: as a table, as JSON, as an exit code."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def exit_code(rows: list[Row]) -> int:
     return 8 if any(row.status in ("failed", "refused") for row in rows) else 0
 
 
-def words(rows: list[Row]) -> str:
+def tally(rows: list[Row]) -> str:
     """``3 done, 1 skipped``; in a dry run ``2 to do, 1 done; about 90 s of computing``."""
     counts = Counter(row.status for row in rows)
-    told = ", ".join(f"{counts[status]} {status}" for status in (TO_DO, *STATUSES) if counts[status])
+    counted = ", ".join(f"{counts[status]} {status}" for status in (TO_DO, *STATUSES) if counts[status])
     known = [row.seconds for row in rows if row.status == TO_DO and math.isfinite(row.seconds)]
     if not known:
-        return told
+        return counted
     some = f" for {len(known)} of them" if len(known) < counts[TO_DO] else ""
-    return f"{told}; {spent(sum(known))} of computing{some}"
+    return f"{counted}; {spent(sum(known))} of computing{some}"
 
 
 def spent(seconds: float) -> str:
@@ -103,7 +103,7 @@ def _write(rows: list[Row], stem: Path) -> None:
             errors="backslashreplace",  # names of files may hold bytes that are no text
         ) as file,
     ):
-        writer = csv.DictWriter(file, [each.name for each in fields(Row)])
+        writer = csv.DictWriter(file, [column.name for column in fields(Row)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     with whole_file(stem.with_name(stem.name + ".json")) as temporary:

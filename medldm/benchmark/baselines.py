@@ -1,7 +1,7 @@
 """Who competes: doing nothing, interpolation, NLM, TV, the supervised U-Net, and we; all on the same arrays.
 
 The knobs of NLM and TV were chosen on validation scans, by PSNR (docs/benchmarks/tune_rivals.py). Where the level is
-not told they take `medldm.qc.noise`, as we do: scikit-image's own estimator needs a wavelet package, and is misled
+not given they take `medldm.qc.noise`, as we do: scikit-image's own estimator needs a wavelet package, and is misled
 by zeroed air.
 """
 
@@ -21,16 +21,17 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from medldm.benchmark.ablation import PARTS
 from medldm.benchmark.optional_baselines import GUESTS, NEEDS, NOWHERE, installed
 from medldm.benchmark.protocol import Trial
-from medldm.data.intensity import ct_scaling, mri_scaling
 from medldm.data.resample import field_of_view_affine, resample_to
 from medldm.data.volume import Voxels
 from medldm.errors import ModelError, UsageError
+from medldm.modality import CT, MR
 from medldm.qc.noise import estimate_noise
 from medldm.zoo import Card, best, card, cards
 
 NLM_PATCH, NLM_REACH = 5, 4  # voxels
-NLM_STRENGTH = {"mr": 0.7, "ct": 0.7}  # noise standard deviations
-TV_WEIGHT = {"mr": 0.4, "ct": 0.7}  # noise standard deviations
+# Noise standard deviations, by family of the noise.
+NLM_STRENGTH = {"rician": 0.7, "gaussian": 0.7}
+TV_WEIGHT = {"rician": 0.4, "gaussian": 0.7}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def cubic(trial: Trial) -> Voxels | None:
         return None
     if trial.row.verb != "fill-slices":
         smooth = _on_grid(trial, "bspline")
-        return smooth.clip(min=0) if trial.row.modality == "mr" else smooth
+        return smooth.clip(min=0) if trial.modality.magnitude else smooth
     axis, missing = trial.facts["axis"], set(trial.facts["missing"])
     measured, untouched = np.asarray(trial.measured.voxels), trial.untouched
     assert untouched is not None
@@ -86,7 +87,7 @@ def cubic(trial: Trial) -> Voxels | None:
 
 def zero_filling(trial: Trial) -> Voxels | None:
     """Zero filling of k-space, what a scanner does with a small matrix; for coarse planes only."""
-    return _seen(trial) if trial.row.in_plane > 1 else None
+    return _seen(trial) if trial.row.degradation.in_planes else None
 
 
 def smooth_fill(trial: Trial) -> Voxels | None:
@@ -99,20 +100,20 @@ def nlm(trial: Trial) -> Voxels | None:
     if trial.row.verb != "denoise":
         return None
     sigma = level_of(trial)
-    found: Voxels = denoise_nl_means(
+    smooth: Voxels = denoise_nl_means(
         np.asarray(trial.measured.voxels), patch_size=NLM_PATCH, patch_distance=NLM_REACH,
-        h=NLM_STRENGTH[trial.row.modality] * sigma, sigma=sigma, fast_mode=True,
+        h=NLM_STRENGTH[trial.modality.noise.family] * sigma, sigma=sigma, fast_mode=True,
     )  # fmt: skip
-    return found.astype(np.float32)
+    return smooth.astype(np.float32)
 
 
 def tv(trial: Trial) -> Voxels | None:
     """Total variation (Chambolle, J Math Imaging Vis 20, 2004) of scikit-image."""
     if trial.row.verb != "denoise":
         return None
-    weight = TV_WEIGHT[trial.row.modality] * level_of(trial)
-    found: Voxels = denoise_tv_chambolle(np.asarray(trial.measured.voxels), weight=weight, max_num_iter=200)
-    return found.astype(np.float32)
+    weight = TV_WEIGHT[trial.modality.noise.family] * level_of(trial)
+    smooth: Voxels = denoise_tv_chambolle(np.asarray(trial.measured.voxels), weight=weight, max_num_iter=200)
+    return smooth.astype(np.float32)
 
 
 def model(which: Card, named: str | None = None, **options: Any) -> Method:
@@ -131,18 +132,19 @@ def model(which: Card, named: str | None = None, **options: Any) -> Method:
         if trial.row.modality != which.modality:
             return None
         settings: dict[str, Any] = {"model": named or which.name, **options}
-        scan, facts, told = trial.stored(), trial.facts, told_level(trial)
+        scan, facts, level = trial.stored(), trial.facts, given_level(trial)
         if trial.row.verb == "denoise":
-            done = tasks.denoise(scan, told, **settings)
+            done = tasks.denoise(scan, level, **settings)
         elif trial.row.verb == "super-resolve":
             settings |= {key: facts[key] for key in ("slice_thickness", "slice_profile") if key in facts}
-            done = tasks.super_resolve(scan, facts["spacing"], noise=told, axis=facts["axis"], **settings)
+            done = tasks.super_resolve(scan, facts["spacing"], noise=level, axis=facts["axis"], **settings)
         elif trial.row.verb == "fill-slices":
             done = tasks.fill_slices(scan, facts["missing"], axis=facts["axis"], **settings)
         else:
             done = tasks.inpaint(scan, facts["mask"], **settings)
         restored = np.asarray(done.voxels, dtype=np.float32)
-        return restored if trial.row.modality == "mr" else ct_scaling().apply(restored)
+        scaling = trial.modality.fixed_scaling
+        return restored if scaling is None else scaling.apply(restored)
 
     return Method(restore, f"{which.name}@{which.identity[:8]}")
 
@@ -163,7 +165,7 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
 
     Parameters
     ----------
-    names : only these; ``ablation`` stands for the parts of our chain; the path of a model card is a method too (and
+    names : only these; ``ablation`` stands for the parts of our pipeline; the path of a model card is a method too (and
         ``-sharp`` beside it, if it has a fidelity), so that weights are compared before they ship
 
     Raises
@@ -194,57 +196,57 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
 
 
 def optional() -> tuple[dict[str, Method], dict[str, str]]:
-    """Rivals of other packages, and those whose package is not installed, with the reason."""
-    found: dict[str, Method] = {}
+    """Baselines of other packages, and those whose package is not installed, with the reason."""
+    installed_methods: dict[str, Method] = {}
     absent: dict[str, str] = dict(NOWHERE)
     for name, denoiser in GUESTS.items():
         package = NEEDS[name]
         if installed(package):
-            found[name] = Method(_guest(denoiser))
+            installed_methods[name] = Method(_guest(denoiser))
         else:
             absent[name] = f"{package} is not installed; pip install 'medldm[rivals]'"
-    return found, absent
+    return installed_methods, absent
 
 
 def _guest(denoiser: Callable[[Voxels, float, str], Voxels]) -> Callable[[Trial], Voxels | None]:
     def restore(trial: Trial) -> Voxels | None:
         if trial.row.verb != "denoise":
             return None
-        return denoiser(np.asarray(trial.measured.voxels), level_of(trial), trial.row.modality)
+        return denoiser(np.asarray(trial.measured.voxels), level_of(trial), trial.modality.noise.family)
 
     return restore
 
 
 def shipped() -> tuple[dict[str, Method], dict[str, str]]:
-    """The rival U-Net and our chain from the zoo; those that are not there, with the reason."""
-    found: dict[str, Method] = {}
+    """The baseline U-Net and our own methods from the zoo; those that are not there, with the reason."""
+    available: dict[str, Method] = {}
     absent: dict[str, str] = {}
-    rivals = [each for each in cards() if each.role == "rival" and each.modality == "mr"]
-    if rivals:
-        found["unet"] = model(rivals[0])
+    baselines = [known for known in cards() if known.role == "rival" and known.modality == MR.name]
+    if baselines:
+        available["unet"] = model(baselines[0])
     else:
-        absent["unet"] = "no rival is shipped"
+        absent["unet"] = "no baseline is shipped"
     try:
-        ours = best("mr")
-        found |= {"medldm": model(ours), "medldm-sharp": model(ours, fidelity=0.0)}
+        ours = best(MR.name)
+        available |= {"medldm": model(ours), "medldm-sharp": model(ours, fidelity=0.0)}
     except ModelError as problem:
         absent |= {"medldm": str(problem), "medldm-sharp": str(problem)}
     try:
-        found["medldm-ct"] = model(best("ct"))
+        available["medldm-ct"] = model(best(CT.name))
     except ModelError as problem:
         absent["medldm-ct"] = str(problem)
-    return found, absent
+    return available, absent
 
 
 def ablations() -> dict[str, Method]:
-    """Parts of the shipped MRI chain, one taken away after the other.
+    """Parts of the shipped MRI pipeline, one taken away after the other.
 
     Raises
     ------
     ModelError
         No restorer is shipped.
     """
-    which = best("mr")
+    which = best(MR.name)
     weights = f"{which.name}@{which.identity[:8]}"
     return {name: Method(made(which), weights) for name, made in PARTS.items()}
 
@@ -252,26 +254,26 @@ def ablations() -> dict[str, Method]:
 def own(path: str) -> dict[str, Method]:
     """Methods of a model that is not shipped, from the path of its card, weights or folder."""
     which = card(path)
-    found = {which.name: model(which, path)}
+    own_methods = {which.name: model(which, path)}
     if which.role == "restorer":
-        found[f"{which.name}-sharp"] = model(which, path, fidelity=0.0)
-    return found
+        own_methods[f"{which.name}-sharp"] = model(which, path, fidelity=0.0)
+    return own_methods
 
 
-def told_level(trial: Trial) -> float | None:
-    """Noise level as ``--noise`` takes it, None when not told: a share of the *measured* foreground's p99.5; CT HU."""
+def given_level(trial: Trial) -> float | None:
+    """Noise level as ``--noise`` takes it, None when not given: a share of the *measured* foreground's p99.5; CT HU."""
     level = trial.facts.get("noise")
-    if level is None or trial.row.modality == "ct":
+    if level is None or not trial.modality.noise.relative:
         return level
-    return float(level) / mri_scaling(trial.measured.voxels).unit
+    return float(level) / trial.modality.scaling(trial.measured.voxels).unit
 
 
 def level_of(trial: Trial) -> float:
-    """Noise level that a method is told, or its estimate, scaled intensity."""
-    scan, modality = trial.stored(), trial.row.modality
-    unit = ct_scaling().unit if modality == "ct" else 1.0
+    """Noise level that a method is given, or its estimate, scaled intensity."""
+    scan, scaling = trial.stored(), trial.modality.fixed_scaling
+    unit = 1.0 if scaling is None else scaling.unit
     given = trial.facts.get("noise")
-    level = float(given) if given else estimate_noise(scan.voxels, scan.spacing, modality).sigma
+    level = float(given) if given else estimate_noise(scan.voxels, scan.spacing, trial.row.modality).sigma
     return max(level / unit, 1e-4)
 
 

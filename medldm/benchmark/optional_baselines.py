@@ -24,47 +24,47 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def dipy_nlm(noisy: Voxels, sigma: float, modality: str) -> Voxels:
+def dipy_nlm(noisy: Voxels, sigma: float, family: str) -> Voxels:
     """Blockwise non-local means with the Rician correction of DIPY (Coupe et al., IEEE Trans Med Imaging 27, 2008)."""
     nlmeans: Any = importlib.import_module("dipy.denoise.nlmeans").nlmeans
-    found: Voxels = nlmeans(
-        noisy.astype(np.float64), sigma, rician=modality == "mr", patch_radius=1, block_radius=5, num_threads=None
+    smooth: Voxels = nlmeans(
+        noisy.astype(np.float64), sigma, rician=family == "rician", patch_radius=1, block_radius=5, num_threads=None
     )
-    return found.astype(np.float32)
+    return smooth.astype(np.float32)
 
 
-def ants_denoise(noisy: Voxels, sigma: float, modality: str) -> Voxels:
+def ants_denoise(noisy: Voxels, sigma: float, family: str) -> Voxels:
     """DenoiseImage of ANTs (Manjon et al., J Magn Reson Imaging 31, 2010); it estimates the noise itself."""
     ants: Any = importlib.import_module("ants")
     image = ants.from_numpy(np.ascontiguousarray(noisy, dtype=np.float32))
-    found: Voxels = ants.denoise_image(image, noise_model="Rician" if modality == "mr" else "Gaussian").numpy()
-    return found.astype(np.float32)
+    smooth: Voxels = ants.denoise_image(image, noise_model=family.capitalize()).numpy()
+    return smooth.astype(np.float32)
 
 
-def bm4d_plain(noisy: Voxels, sigma: float, modality: str) -> Voxels:
+def bm4d_plain(noisy: Voxels, sigma: float, family: str) -> Voxels:
     """BM4D (Maggioni et al., IEEE Trans Image Process 22, 2013), as if the noise were Gaussian."""
     bm4d: Any = importlib.import_module("bm4d").bm4d
-    found: Voxels = bm4d(noisy.astype(np.float64), sigma)
-    return found.astype(np.float32)
+    smooth: Voxels = bm4d(noisy.astype(np.float64), sigma)
+    return smooth.astype(np.float32)
 
 
-def bm4d_unbiased(noisy: Voxels, sigma: float, modality: str) -> Voxels:
+def bm4d_unbiased(noisy: Voxels, sigma: float, family: str) -> Voxels:
     """BM4D; then the magnitude whose Rician mean is what came out (Koay and Basser, J Magn Reson 179, 2006)."""
-    if modality != "mr":
-        return bm4d_plain(noisy, sigma, modality)
+    if family != "rician":
+        return bm4d_plain(noisy, sigma, family)
     truth, mean, _ = rician_moments()
-    magnitudes = bm4d_plain(noisy, sigma, modality) / sigma
+    magnitudes = bm4d_plain(noisy, sigma, family) / sigma
     return _from_mean(magnitudes, truth, mean, sigma)
 
 
-def bm4d_stabilised(noisy: Voxels, sigma: float, modality: str) -> Voxels:
+def bm4d_stabilised(noisy: Voxels, sigma: float, family: str) -> Voxels:
     """BM4D between a variance-stabilising transform and its exact unbiased inverse (Foi, ISBI 2011).
 
     The transform is f(m) = integral of 1 / std(M | mean m), so that noise has standard deviation 1 everywhere to first
     order; the inverse is taken of E[f(M)], by quadrature.
     """
-    if modality != "mr":
-        return bm4d_plain(noisy, sigma, modality)
+    if family != "rician":
+        return bm4d_plain(noisy, sigma, family)
     truth, mean, spread = rician_moments()
     knots = np.concatenate([[0.0], mean])
     slope = 1 / np.concatenate([spread[:1], spread])
@@ -76,7 +76,7 @@ def bm4d_stabilised(noisy: Voxels, sigma: float, modality: str) -> Voxels:
         return beyond
 
     expected = np.array([np.sum(_weights() * stabilise(_magnitudes(float(nu)))) for nu in truth])
-    stable = bm4d_plain(stabilise(noisy / sigma), 1.0, modality)
+    stable = bm4d_plain(stabilise(noisy / sigma), 1.0, family)
     return _from_mean(stable, truth, expected, sigma)
 
 
@@ -95,8 +95,8 @@ def rician_moments() -> tuple[Voxels, Voxels, Voxels]:
 
 def _magnitudes(nu: float) -> Voxels:
     nodes, _ = np.polynomial.hermite_e.hermegauss(NODES)
-    found: Voxels = np.hypot(nu + nodes[:, None], nodes[None, :])
-    return found
+    magnitudes: Voxels = np.hypot(nu + nodes[:, None], nodes[None, :])
+    return magnitudes
 
 
 @lru_cache

@@ -7,7 +7,7 @@ there the slab is 48 voxels wide along the first other axis. Rows that need thin
 Rows that put lesions into the scan do so before it is degraded; the reference then shows them. CT rows keep scaled
 intensity inside (0 is -1000 HU, 1 is 1000 HU) and add the noise of a low-dose sinogram, reconstructed alone.
 
-Parallel-imaging noise has a level at every voxel and the verbs take one number, so that row is given to nobody:
+Parallel-imaging noise has a level at every voxel and the verbs take one number, so that row gives no level:
 each method estimates.
 """
 
@@ -26,29 +26,17 @@ from scipy import ndimage
 
 from medldm.benchmark.lesions import Lesion, planted
 from medldm.benchmark.rod import PIXEL_MM, drawn_object
-from medldm.benchmark.rows import CORE, FULL, QUICK, Row
 from medldm.benchmark.scans import is_thin
-from medldm.data.intensity import ct_scaling, foreground_mask, scaling_for
 from medldm.data.resample import field_of_view_affine
 from medldm.data.volume import Stored, Volume, Voxels
-from medldm.degradations import (
-    Degradation,
-    InPlane,
-    LowDose,
-    MissingSlices,
-    Regions,
-    Rician,
-    ThickSlices,
-    VaryingRician,
-    smooth_field,
-)
+from medldm.degradations import CleanScan, Degradation, Rician, Row
 from medldm.io import read_nifti
+from medldm.modality import MODALITIES, MR, Modality
 
 Mask = npt.NDArray[np.bool_]
 
 SLAB = 48  # voxels
-DOSE_VIEWS = 360  # of the low-dose sinogram
-RIM = 3  # voxels; the cut edge of a skull-stripped head is no detail anybody has to restore
+RIM = 3  # voxels; the cut edge of a skull-stripped head is no detail to be restored
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,7 @@ class Trial:
     detail_axes : along which it is compared: the damaged one, or all
     degradation : for consistency; None for noise
     untouched : (X, Y, Z) bool, voxels that must come out bit for bit; None where there are none
-    facts : options that a method is told (noise, missing slices, mask, spacing, thickness, profile)
+    facts : options that a method is given (noise, missing slices, mask, spacing, thickness, profile)
     lesions : put into the reference
     healthy : (X, Y, Z) scaled intensity, the reference without them; None where there are none
     """
@@ -90,16 +78,23 @@ class Trial:
     healthy: Voxels | None = None
 
     @property
+    def modality(self) -> Modality:
+        """That of the row."""
+        return MODALITIES[self.row.modality]
+
+    @property
     def lost(self) -> Mask | None:
         """(X, Y, Z) bool, what was not measured at all."""
         return None if self.untouched is None else ~self.untouched
 
     def stored(self) -> Volume:
         """The measurement as a file would hold it: scaled for MRI, HU for CT."""
-        if self.row.modality == "mr":
+        scaling = self.modality.fixed_scaling
+        if scaling is None:
             return self.measured
-        hounsfield = ct_scaling().invert(self.measured.voxels)
-        return self.measured.with_voxels(hounsfield, stored=Stored(modality="ct"))
+        return self.measured.with_voxels(
+            scaling.invert(self.measured.voxels), stored=Stored(modality=self.row.modality)
+        )
 
 
 def trials(row: Row, scan: dict[str, str]) -> Iterator[Trial]:
@@ -110,7 +105,7 @@ def trials(row: Row, scan: dict[str, str]) -> Iterator[Trial]:
     row : what to do
     scan : row of `medldm.benchmark.scans.scans`
     """
-    modality = row.modality
+    modality = MODALITIES[row.modality]
     if row.drawn:
         volume = Volume(drawn_object(), np.diag([PIXEL_MM, PIXEL_MM, 3.0, 1.0]), name="object")
     else:
@@ -118,18 +113,18 @@ def trials(row: Row, scan: dict[str, str]) -> Iterator[Trial]:
         if row.needs_thin and not is_thin(volume.spacing):
             return
         volume = slab(volume, across=row.needs_thin)
-    clean = scaling_for(volume.voxels, modality).apply(volume.voxels)
-    inside = foreground_mask(volume.voxels, modality)
-    # The same seed for all methods, for every rerun, and whether or not the level is told; another for each scan.
+    clean = modality.scaling(volume.voxels).apply(volume.voxels)
+    inside = modality.foreground(volume.voxels)
+    # The same seed for all methods, for every rerun, and whether or not the level is given; another for each scan.
     seed = int(hashlib.sha256(f"{row.seeded_as}|{scan['file']}".encode()).hexdigest()[:8], 16)
     generator = torch.Generator().manual_seed(seed)
-    told = {key: scan.get(key, "") for key in ("subject", "file", "source")} | {"contrast": scan.get("modality", "")}
-    told["source"] = told["source"].split("@")[0]
+    labels = {key: scan.get(key, "") for key in ("subject", "file", "source")} | {"contrast": scan.get("modality", "")}
+    labels["source"] = labels["source"].split("@")[0]
     name = scan["file"].split(".")[0]
-    base = Volume(clean.astype(np.float32), volume.affine, name=name, stored=Stored(modality=modality))
-    if row.missing.startswith("edge"):
+    base = Volume(clean.astype(np.float32), volume.affine, name=name, stored=Stored(modality=modality.name))
+    if row.without_ends:
         base, inside = without_ends(base, inside)
-    trial = damage(row, base, inside, generator, told)
+    trial = damage(row, base, inside, generator, labels)
     if trial.scored.any():
         yield trial
 
@@ -143,44 +138,35 @@ def slab(volume: Volume, *, across: bool) -> Volume:
     where = tuple(slice(start, start + SLAB) if a == axis else slice(None) for a in range(3))
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, axis] * start
-    return Volume(volume.voxels[where], affine, name=volume.name, stored=Stored(modality="mr"))
+    return Volume(volume.voxels[where], affine, name=volume.name, stored=Stored(modality=MR.name))
 
 
-def damage(row: Row, base: Volume, inside: Mask, generator: torch.Generator, told: dict[str, str]) -> Trial:
+def damage(row: Row, base: Volume, inside: Mask, generator: torch.Generator, labels: dict[str, str]) -> Trial:
     """Degrade a scaled scan as a row says; slices lie along its coarsest axis."""
     axis = int(np.argmax(np.round(base.spacing, 2) + np.array([0, 0, 1e-6])))
-    ratios = [1.0, 1.0, 1.0]
-    for a in range(3):
-        if row.spacing and a == axis:
-            ratios[a] = row.spacing / base.spacing[a]
-        elif row.in_plane > 1 and a != axis:
-            ratios[a] = row.in_plane
-    base, inside, ratios = fitted(base, inside, ratios)
+    kind, modality = row.degradation, MODALITIES[row.modality]
+    base, inside, ratios = fitted(base, inside, kind.ratios(row, base.spacing, axis))
     healthy, lesions = None, list[Lesion]()
     if row.lesions:
         healthy = np.asarray(base.voxels)
         sick, lesions = planted(healthy, inside, base.spacing, generator)
         base = base.with_voxels(sick)
     shape, clean = base.shape, torch.from_numpy(np.array(base.voxels))
-    degradation, facts = flaw(row, base, inside, axis, ratios, generator)
-    lost = None
-    if "missing" in facts:
-        lost = np.zeros(shape, dtype=bool)
-        np.moveaxis(lost, axis, 0)[facts["missing"]] = True
-    elif "mask" in facts:
-        lost = facts["mask"]
-    scored = inside if lost is None else inside & lost
+    made, given = kind.of_row(row, CleanScan(shape, base.spacing, axis, ratios, inside), generator)
+    facts: dict[str, Any] = {"axis": axis, **given}
+    degradation = None if kind.adds_noise else made
     measured = clean if degradation is None else degradation.degrade(clean)
-    if row.level:
-        noise = VaryingRician(row.level, gain=row.gain) if row.gain > 1 else Rician(row.level)
+    lost = None
+    if degradation is not None and kind.masks:
+        lost = (degradation.observe(measured).observed == 0).numpy()
+    scored = inside if lost is None else inside & lost
+    noise = made if kind.adds_noise else Rician(row.level) if row.level else None
+    if noise is not None:
         measured = noise.degrade(measured, generator)
-        facts["noise"] = row.level if row.given else None
-    if row.dose < 1:
-        dose = LowDose(row.dose, pixel_mm=base.spacing[0 if axis else 1], axis=axis, views=DOSE_VIEWS)
-        measured = dose.degrade(measured, generator)
-        # In HU as the verbs take it; the noise is coloured, so this is its size, not all there is to know.
-        spread = float((measured - clean)[torch.from_numpy(inside)].std()) * ct_scaling().unit
-        facts["noise"] = spread if row.given else None
+        # Coloured noise has no level: its size is given, in the unit of ``--noise``, though not all there is to know.
+        unit = 1.0 if modality.fixed_scaling is None else modality.fixed_scaling.unit
+        level = row.level or float((measured - clean)[torch.from_numpy(inside)].std()) * unit
+        facts["noise"] = level if row.given else None
     affine = base.affine
     if measured.shape != clean.shape:
         affine = field_of_view_affine(base.affine, shape, tuple(measured.shape))
@@ -188,7 +174,7 @@ def damage(row: Row, base: Volume, inside: Mask, generator: torch.Generator, tol
     core = scored & ndimage.binary_erosion(inside, iterations=RIM)
     return Trial(
         row=row,
-        **told,
+        **labels,
         measured=scan,
         reference=np.asarray(base.voxels),
         inside=inside,
@@ -201,31 +187,6 @@ def damage(row: Row, base: Volume, inside: Mask, generator: torch.Generator, tol
         lesions=tuple(lesions),
         healthy=healthy,
     )
-
-
-def flaw(
-    row: Row, base: Volume, inside: Mask, axis: int, ratios: list[float], generator: torch.Generator
-) -> tuple[Degradation | None, dict[str, Any]]:
-    """What a row loses of a scan (None: only quiet), and what methods are told about it."""
-    facts: dict[str, Any] = {"axis": axis}
-    shape = base.shape
-    if row.spacing:
-        thickness = row.thickness / row.spacing * ratios[axis] if row.thickness else None
-        facts |= {"spacing": base.spacing, "slice_profile": row.told_profile}
-        if row.thickness:
-            facts["slice_thickness"] = row.thickness
-        return ThickSlices(shape[axis], axis, ratios[axis], thickness, row.profile), facts
-    if row.in_plane > 1:
-        planes = tuple(a for a in range(3) if a != axis)
-        profile = "kspace" if row.modality == "mr" else "rect"
-        return InPlane(shape, planes, tuple(ratios[a] for a in planes), profile), facts | {"spacing": base.spacing}
-    if row.missing:
-        missing = missing_slices(row.missing, shape[axis], generator)
-        return MissingSlices(shape[axis], missing, axis), facts | {"missing": missing}
-    if row.region_mm:
-        mask = blobs(base, inside, row.region_mm, generator)
-        return Regions(torch.from_numpy(mask)), facts | {"mask": mask}
-    return None, facts
 
 
 def fitted(base: Volume, inside: Mask, ratios: list[float]) -> tuple[Volume, Mask, list[float]]:
@@ -249,34 +210,4 @@ def without_ends(base: Volume, inside: Mask) -> tuple[Volume, Mask]:
     return Volume(base.voxels[where], affine, name=base.name, stored=base.stored), inside[where]
 
 
-def missing_slices(kind: str, count: int, generator: torch.Generator) -> list[int]:
-    """Which slices are lost."""
-    words = kind.split()
-    number = next(int(word) for word in words if word.isdigit())
-    if words[0] == "every":
-        return [k for k in range(count) if k % number]
-    if words[0] == "random":
-        # The outermost two stay, so that every lost slice lies between measured ones.
-        order = torch.randperm(max(0, count - 2), generator=generator)[: round(count * number / 100)]
-        return sorted(int(k) + 1 for k in order)
-    if words[0] == "edge":
-        return list(range(number))
-    starts = range(12, count - 12, 12)  # gaps far enough apart not to touch
-    shift = int(torch.randint(6, (1,), generator=generator))
-    return [start + shift + k for start in starts for k in range(number)]
-
-
-def blobs(base: Volume, inside: Mask, diameter_mm: float, generator: torch.Generator) -> Mask:
-    """Three wobbly blobs around voxels of the foreground, (X, Y, Z) bool."""
-    at = np.argwhere(inside)
-    mask = np.zeros(base.shape, dtype=bool)
-    grid = np.indices(base.shape).astype(np.float32)
-    wobble = 0.7 + 0.6 * smooth_field(base.shape, generator, knots=6).numpy()
-    for _ in range(3):
-        centre = at[int(torch.randint(len(at), (1,), generator=generator))]
-        distance = sum(((grid[a] - centre[a]) * base.spacing[a] / (diameter_mm / 2)) ** 2 for a in range(3))
-        mask |= np.asarray(distance * wobble < 1)
-    return mask
-
-
-__all__ = ["CORE", "FULL", "QUICK", "SLAB", "Row", "Trial", "damage", "missing_slices", "slab", "trials"]
+__all__ = ["SLAB", "Row", "Trial", "damage", "slab", "trials"]

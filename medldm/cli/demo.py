@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from medldm.batch import Options, Record, Run, Watch, one_case
+from medldm.batch import Options, Result, Run, Watch, one_case
 from medldm.data.samples import sample_path
 from medldm.data.volume import Volume, Voxels
 from medldm.errors import OutputError
 from medldm.io import read, write
 from medldm.io.discovery import find_cases
-from medldm.io.sidecars import PREVIEW
+from medldm.modality import MR
 from medldm.settings import Restore
 
 SPACING_MM = 4.0
@@ -28,7 +28,7 @@ def demonstrate(out: Path, *, overwrite: bool, watch: Watch) -> int:
     ----------
     out : folder
     overwrite : replace an earlier demo
-    watch : who is told
+    watch : called with messages and progress
 
     Raises
     ------
@@ -37,7 +37,7 @@ def demonstrate(out: Path, *, overwrite: bool, watch: Watch) -> int:
     """
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise OutputError(f"{out} is not empty. Say --overwrite, or name another folder.")
-    reference = read(sample_path("mr"))
+    reference = read(sample_path(MR.name))
     source, restored = out / "input.nii.gz", out / "restored.nii.gz"
     write(clinical(reference), source)
     watch.say(
@@ -46,14 +46,14 @@ def demonstrate(out: Path, *, overwrite: bool, watch: Watch) -> int:
     )
     run = Run(verb="restore", settings=Restore(), options=Options(overwrite=True), watch=watch)
     one_case(run, find_cases(source)[0], restored)
-    record = Record(restored)
+    result = Result(restored)
     from medldm.report import write_preview
 
-    picture = record.companion(PREVIEW)
+    picture = result.preview_path
     before, after = read(source), read(restored)
-    write_preview(before, replace(after, history=()), picture, reference=reference, record=record.read())
+    write_preview(before, replace(after, history=()), picture, reference=reference, record=result.record)
     plain, ours = compare(reference, before, after)
-    print(f"input    {source}\nresult   {restored}\nrecord   {record.path}\npreview  {picture}")
+    print(f"input    {source}\nresult   {restored}\nrecord   {result.record_path}\npreview  {picture}")
     print(f"PSNR against the scan before it was damaged: {plain:.2f} dB interpolated, {ours:.2f} dB restored")
     watch.say("One scan is an example, not evidence; the evidence is `medldm benchmark`. Research use only.")
     return 0
@@ -101,7 +101,7 @@ def compare(reference: Volume, source: Volume, result: Volume) -> tuple[float, f
     # Half a slice at either end lies beyond the outermost slice centres, where interpolation has no answer.
     inside = inside & np.isfinite(interpolated)
 
-    before, after = (psnr(scaling.apply(each), clean, inside) for each in (interpolated, restored))
+    before, after = (psnr(scaling.apply(volume), clean, inside) for volume in (interpolated, restored))
     return before, after
 
 

@@ -8,19 +8,19 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from medldm.batch import Options, Run, hash_files, one_case
-from medldm.batch.ledger import hash_image, package_version, record_of
-from medldm.batch.maps import HALF_WIDTH, STD, spread_path
-from medldm.batch.previews import preview_path
+from medldm.batch.ledger import HALF_WIDTH, STD, hash_image, result_of
 from medldm.cli.progress import watching
 from medldm.errors import InputError, ModelError, UsageError, reason_of, shown
 from medldm.io import is_image_name
 from medldm.io.discovery import Case, find_cases
 from medldm.io.formats import check_result_name
 from medldm.io.sidecars import SENT
-from medldm.settings import VERBS, Settings, make
+from medldm.provenance import RunRecord, Source, package_version
+from medldm.provenance.record import VERSION
+from medldm.settings import Settings, make
+from medldm.tasks import TASKS
 from medldm.zoo import card
 
 log = logging.getLogger(__name__)
@@ -29,11 +29,12 @@ log = logging.getLogger(__name__)
 def rerun(arguments: argparse.Namespace) -> int:
     """The verb."""
     path = Path(arguments.sidecar)
-    told = read_record(path)
-    image = Path(os.path.normpath(path.parent / told["result"]))  # a series lies beside the folder of its record
-    case = find_input(told["input"])
+    record = read_record(path)
+    source = record.source
+    image = Path(os.path.normpath(path.parent / record.result))  # a series lies beside the folder of its record
+    case = find_input(source)
     if not is_image_name(image):
-        case = replace(case, place=place_of_series(told))
+        case = replace(case, place=place_of_series(record))
     out = Path(arguments.out) if arguments.out else image
     if arguments.out and not is_image_name(image) and out.resolve() != image.resolve():
         out = out / SENT / case.place
@@ -42,33 +43,32 @@ def rerun(arguments: argparse.Namespace) -> int:
         out = out / image.name
     if out.resolve() == image.resolve() and not arguments.overwrite:
         raise UsageError(f"{image} would be replaced: say --overwrite, or name another OUT.")
-    settings = settings_of(told, path)
-    source = told["input"]
-    masks = [Path(source["mask"])] if source.get("mask") else []
-    if hash_files([*case.files, *masks]) != source["sha256"]:
+    settings = settings_of(record, path)
+    masks = [Path(source.mask)] if source.mask else []
+    if hash_files([*case.files, *masks]) != source.sha256:
         raise InputError(f"{case.source} has changed since this run; repeating it would not give the same image.")
     options = Options(
         overwrite=arguments.overwrite,
-        volume=source.get("volume") if case.is_4d else None,  # in a tree it was about other cases
-        format=source.get("format"),
-        fix=bool(source.get("fix")),
+        volume=source.volume if case.is_4d else None,  # in a tree it was about other cases
+        format=source.format,
+        fix=source.fix,
         uncertainty=settings.samples > 1
-        and any(spread_path(record_of(case, image), kind).exists() for kind in (STD, HALF_WIDTH)),
-        preview=preview_path(record_of(case, image)).exists(),
+        and any(result_of(case, image).map_path(kind).exists() for kind in (STD, HALF_WIDTH)),
+        preview=result_of(case, image).preview_path.exists(),
     )
-    for name in changed(told):
+    for name in changed(record):
         log.warning(name)
     with watching(arguments) as watch:
-        run = Run(verb=told["task"], settings=settings, options=options, watch=watch, sources=(Path(source["root"]),))
+        run = Run(verb=record.task, settings=settings, options=options, watch=watch, sources=(Path(source.root),))
         row = one_case(run, case, out)
-        same = hash_image(out) == told.get("result_sha256")
+        same = hash_image(out) == record.result_sha256
         but = "" if is_image_name(out) else ", but for the moment of its creation"
         watch.say(f"the same image, byte for byte{but}" if same else "the image differs from the one of the record")
     print(shown(row.result))
     return 0
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> RunRecord:
     """The record of a run.
 
     Raises
@@ -78,23 +78,23 @@ def read_record(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path} does not exist. Name a ..._medldm.json that lies beside a result.")
     try:
-        told: dict[str, Any] = json.loads(path.read_text())
-        complete = {"task", "settings", "input", "result"} <= set(told) and {"root", "sha256"} <= set(told["input"])
-        if complete and told["task"] in VERBS:
-            return told
-        problem = "parts are missing"
-    except (OSError, ValueError, TypeError) as reason:
-        problem = "parts are missing" if isinstance(reason, TypeError) else reason_of(reason)
+        data = json.loads(path.read_text())
+        record = RunRecord.from_json(data if isinstance(data, dict) else {})
+        if record.repeatable and record.task in TASKS:
+            return record
+        problem = f"this medldm has no task {record.task!r}" if record.repeatable else "parts are missing"
+    except (OSError, ValueError) as reason:
+        problem = reason_of(reason)
     raise InputError(f"{path} is not the record of a medldm run ({problem}). Name a ..._medldm.json.")
 
 
-def place_of_series(told: dict[str, Any]) -> Path:
+def place_of_series(record: RunRecord) -> Path:
     """Where a derived series lies below the folder that is sent, by its record."""
-    parts = [part for part in Path(told["result"]).parts if part != os.pardir]
+    parts = [part for part in Path(record.result).parts if part != os.pardir]
     return Path(*(parts[1:] if len(parts) > 1 and parts[0] == SENT else parts))
 
 
-def find_input(source: dict[str, Any]) -> Case:
+def find_input(source: Source) -> Case:
     """The scan that a record was made from.
 
     Raises
@@ -102,22 +102,23 @@ def find_input(source: dict[str, Any]) -> Case:
     InputError
         It is gone.
     """
-    files = [str(name) for name in source.get("files", ())]
     try:
-        cases = find_cases(Path(source["root"]))
+        cases = find_cases(Path(source.root))
     except InputError as problem:
         raise InputError(f"The input of this run is not there any more: {problem}") from problem
     for case in cases:
-        if case.keep is not None and "member" in source:
-            if case.files[0].relative_to(case.keep.folder).as_posix() == source["member"]:
+        if case.keep is not None and source.member:
+            if case.files[0].relative_to(case.keep.folder).as_posix() == source.member:
                 return case
-        elif str(case.files[0].absolute()) in files or (not files and case.place.as_posix() == source.get("place")):
+        elif str(case.files[0].absolute()) in source.files or (
+            not source.files and case.place.as_posix() == source.place
+        ):
             return case
-    name = source.get("member") or (files or [source["root"]])[0]
+    name = source.member or (source.files or (source.root,))[0]
     raise InputError(f"{name}, the input of this run, is not there any more.")
 
 
-def settings_of(told: dict[str, Any], path: Path) -> Settings:
+def settings_of(record: RunRecord, path: Path) -> Settings:
     """The settings of a run, with the weights that it used.
 
     Raises
@@ -125,23 +126,28 @@ def settings_of(told: dict[str, Any], path: Path) -> Settings:
     ModelError
         This installation has other weights.
     """
-    settings = make(VERBS[told["task"]], told["settings"])
-    if not told.get("model"):
+    kind: type[Settings] = TASKS[record.task].settings
+    settings = make(kind, record.settings)
+    if not record.model:
         return settings  # there was nothing to do
-    name = told["model"] if settings.model == "auto" else settings.model
-    found = card(name)
-    if found.sha256 != told.get("sha256"):
+    name = record.model if settings.model == "auto" else settings.model
+    model = card(name)
+    if model.sha256 != record.weights:
         raise ModelError(
-            f"{path} was made with weights {str(told.get('sha256'))[:16]} of {told['model']}; this installation "
-            f"has {found.sha256[:16]}. Install medldm {told.get('medldm')}."
+            f"{path} was made with weights {record.weights[:16]} of {record.model}; this installation "
+            f"has {model.sha256[:16]}. Install medldm {record.medldm}."
         )
     # What `auto` means depends on the scan and on what ships; the record knows what it meant.
-    return make(VERBS[told["task"]], {**told["settings"], "model": name})
+    return make(kind, {**record.settings, "model": name})
 
 
-def changed(told: dict[str, Any]) -> list[str]:
+def changed(record: RunRecord) -> list[str]:
     """Sentences about what may make another image of the same run."""
-    before = told.get("versions", {})
-    now = {name: package_version(name) for name in before if name != "python"}
-    moved = [f"{name} {before[name]} -> {now[name]}" for name in now if before[name] != now[name]]
-    return [f"Other versions than at the time, so the image may differ: {', '.join(moved)}."] if moved else []
+    sentences = []
+    if record.version > VERSION:
+        sentences.append(f"A later medldm ({record.medldm}) wrote this record; what is new in it is not regarded.")
+    now = {name: package_version(name) for name in record.versions if name != "python"}
+    moved = [f"{name} {record.versions[name]} -> {now[name]}" for name in now if record.versions[name] != now[name]]
+    if moved:
+        sentences.append(f"Other versions than at the time, so the image may differ: {', '.join(moved)}.")
+    return sentences

@@ -1,4 +1,4 @@
-"""Settings from a file: the record beside a result, or JSON that somebody wrote; flags count more."""
+"""Settings from a file: the record beside a result, or JSON written by hand; flags count more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from medldm.cli.flags import flag
 from medldm.errors import UsageError, reason_of
-from medldm.settings import VERBS
+from medldm.provenance import RunRecord
+from medldm.tasks import TASKS
 
 FILES = ("fix", "format", "volume")  # options about files that change the image
 
@@ -31,16 +32,16 @@ def settings_in(path: Path, verb: str) -> tuple[dict[str, Any], dict[str, Any]]:
     UsageError
         It cannot be read, belongs to another verb, or names what the verb does not know.
     """
-    told = _object(path)
-    record = isinstance(told.get("settings"), dict)
-    if told.get("task", verb) != verb:
-        raise UsageError(f"--settings {path} was made by {told['task']}, not by {verb}.")
-    if record:
-        source = told["input"] if isinstance(told.get("input"), dict) else {}
-        told = told["settings"] | {name: source[name] for name in FILES if source.get(name)}
-    told = {name.replace("-", "_"): value for name, value in told.items() if name != "task"}
-    known = {each.name for each in fields(VERBS[verb])}
-    for name, value in told.items():
+    data = _object(path)
+    if data.get("task", verb) != verb:
+        raise UsageError(f"--settings {path} was made by {data['task']}, not by {verb}.")
+    if isinstance(data.get("settings"), dict):
+        record = RunRecord.from_json(data)
+        files = {name: getattr(record.source, name) for name in FILES}
+        data = {**record.settings, **{name: value for name, value in files.items() if value not in (None, False)}}
+    options = {name.replace("-", "_"): value for name, value in data.items() if name != "task"}
+    known = {knob.name for knob in fields(TASKS[verb].settings)}
+    for name, value in options.items():
         if name not in known and name not in FILES:
             raise UsageError(
                 f"--settings {path}: {verb} has no option {name!r}; it has {', '.join(sorted({*known, *FILES}))}."
@@ -48,16 +49,16 @@ def settings_in(path: Path, verb: str) -> tuple[dict[str, Any], dict[str, Any]]:
         if not _fits(name, value):
             raise UsageError(f"--settings {path}: {flag(name)} cannot be {json.dumps(value)}.")
     return (
-        {name: value for name, value in told.items() if name in known},
-        {name: value for name, value in told.items() if name in FILES},
+        {name: value for name, value in options.items() if name in known},
+        {name: value for name, value in options.items() if name in FILES},
     )
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8-sig"))
-        if isinstance(told, dict):
-            return told
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        if isinstance(data, dict):
+            return data
         problem = "it holds no object"
     except (OSError, ValueError) as reason:
         problem = reason_of(reason)
@@ -77,4 +78,4 @@ def _fits(name: str, value: object) -> bool:
     if name == "volume":
         return value is None or (isinstance(value, int) and not isinstance(value, bool))
     several = value if isinstance(value, list) else [value]
-    return all(each is None or (isinstance(each, str | int | float) and not isinstance(each, bool)) for each in several)
+    return all(item is None or (isinstance(item, str | int | float) and not isinstance(item, bool)) for item in several)

@@ -13,9 +13,6 @@ Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
 FOREGROUND_PERCENTILE = 99.5
-CT_WINDOW = (-1000.0, 1000.0)  # HU
-CT_RANGE = (-1024.0, 3071.0)  # HU; what 12 bits of a scanner hold. Less is padding, more is metal beyond its scale
-AIR_IN_CT = -500.0  # HU; half way between air and water, as in every lung segmentation
 SAMPLE = 2_000_000  # voxels that a histogram needs at most
 
 
@@ -69,11 +66,6 @@ class Scaling:
         return stored
 
 
-def ct_scaling() -> Scaling:
-    """HU from air to dense bone, -1000 to 1000, as 0 to 1."""
-    return Scaling(*CT_WINDOW)
-
-
 def mri_scaling(voxels: Array, inside: Mask | None = None) -> Scaling:
     """Zero to the 99.5th percentile of the foreground, as 0 to 1.
 
@@ -96,38 +88,39 @@ def mri_scaling(voxels: Array, inside: Mask | None = None) -> Scaling:
     return Scaling(black, white) if white > black else Scaling(black, black + max(abs(black), 1.0))
 
 
-def scaling_for(voxels: Array, modality: str | None) -> Scaling:
-    """The scaling of a modality: a fixed window for ``"ct"``, percentiles for everything else.
+def body_mask(voxels: Array, denser_than: float) -> Mask:
+    """Where the patient is in CT: what is dense, and the air inside it (lungs, bowel).
+
+    That air is what flooding from the X and Y faces does not reach.
 
     Parameters
     ----------
     voxels : (X, Y, Z) stored units
-    modality : ``"ct"``, ``"mr"`` or None
-    """
-    return ct_scaling() if modality == "ct" else mri_scaling(voxels)
-
-
-def foreground_mask(voxels: Array, modality: str | None = "mr") -> Mask:
-    """Where the patient is.
-
-    MRI: exact zeros and NaN are never foreground. In the histogram of what is left, air shows as a narrow heap of dark
-    voxels (averaged over 2 x 2 x 2, so that noise does not smear it); everything brighter than twice its mode is
-    foreground, dark cavities included. A skull-stripped scan has no such heap and keeps all its non-zero voxels.
-
-    CT: everything denser than -500 HU, and the air inside it (lungs, bowel), found by flooding from the X and Y faces.
-
-    Parameters
-    ----------
-    voxels : (X, Y, Z) stored units
-    modality : ``"ct"`` for HU, else MRI
+    denser_than : stored units
 
     Returns
     -------
     (X, Y, Z) bool
     """
-    if modality == "ct":
-        body: Mask = _without_cavities(voxels > AIR_IN_CT, faces=(0, 1)) & np.isfinite(voxels)
-        return body
+    body: Mask = _without_cavities(voxels > denser_than, faces=(0, 1)) & np.isfinite(voxels)
+    return body
+
+
+def foreground_mask(voxels: Array) -> Mask:
+    """Where the patient is in MRI.
+
+    Exact zeros and NaN are never foreground. In the histogram of what is left, air shows as a narrow heap of dark
+    voxels (averaged over 2 x 2 x 2, so that noise does not smear it); everything brighter than twice its mode is
+    foreground, dark cavities included. A skull-stripped scan has no such heap and keeps all its non-zero voxels.
+
+    Parameters
+    ----------
+    voxels : (X, Y, Z) stored units
+
+    Returns
+    -------
+    (X, Y, Z) bool
+    """
     signal: Mask = voxels != 0
     if voxels.dtype.kind == "f":
         signal &= np.isfinite(voxels)

@@ -22,11 +22,13 @@ class Step:
     task : verb, as on the command line (``"denoise"``)
     settings : the options of the verb, JSON-ready
     facts : what came of it, JSON-ready (model, SHA-256, seed, seconds, invented slices, residual)
+    derivation : DICOM codes of what was done (value, scheme, meaning)
     """
 
     task: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    derivation: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Stored:
     header : the file's own header: a nibabel header, or a DICOM `Frame` for each slice of a series
     thickness_mm : slice thickness along the stored third axis, mm; None where the file does not say
     missing : slices along the stored third axis that were never measured, counted from 0
-    modality : ``"mr"``, ``"ct"`` or None where the file does not say
+    modality : name in `medldm.modality.MODALITIES`, or None where the file does not say
     note : sentences worth telling the user (repairs, guesses)
     restored_by : what medldm did to the scan before it was stored, as its header says; empty for an original
     label : distinguishes it from other scans of one DICOM series, ``"TE 80"``; empty where it is the only one

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from medldm.degradations.degradation import Degradation, Observation
+from medldm.degradations.degradation import CleanScan, Degradation, NoiseOnTop, Observation, Row, uniform
 from medldm.degradations.sampling import (
     along_axes,
     interpolation_matrix,
@@ -17,6 +18,7 @@ from medldm.degradations.sampling import (
     pseudo_inverse,
     slice_centres,
 )
+from medldm.modality import CT, MODALITIES, MR
 
 
 class InPlane(Degradation):
@@ -32,6 +34,9 @@ class InPlane(Degradation):
     """
 
     linear: ClassVar[bool] = True
+    in_planes: ClassVar[bool] = True
+    shares: ClassVar[Mapping[str, float]] = {MR.name: 0.1}
+    noise_on_top: ClassVar[NoiseOnTop] = NoiseOnTop(0.25, 0.06)
 
     def __init__(
         self,
@@ -77,3 +82,41 @@ class InPlane(Degradation):
     def reconcile(self, guess: Tensor, measured: Tensor) -> Tensor:
         """Separable projection: measured again, the result gives the low-resolution image back."""
         return guess + self.spread(measured - self.degrade(guess))
+
+    @classmethod
+    def examples(cls, shape: tuple[int, int, int]) -> Sequence[Degradation]:
+        """Half as many voxels along two axes."""
+        return (cls(shape, axes=(0, 1), factor=2.0),)
+
+    @classmethod
+    def draw(cls, shape: tuple[int, ...], generator: torch.Generator) -> Degradation:
+        """Fewer voxels along the two axes of a plane; never across the stack of a volume."""
+        factor = uniform(1.3, 2.6, generator)
+        profile = "kspace" if uniform(0, 1, generator) < 0.7 else "rect"
+        axes = (0, 1) if uniform(0, 1, generator) < 0.8 else (0,)
+        return cls(tuple(shape), axes, factor, profile)
+
+    @classmethod
+    def validation(cls, shape: tuple[int, int, int]) -> dict[str, Degradation]:
+        """Half as many voxels along the two axes of a plane."""
+        return {"plane2": cls(shape, (0, 1), 2.0)}
+
+    @classmethod
+    def rows(cls) -> Sequence[Row]:
+        """Option: how many times fewer voxels."""
+        return (
+            Row("plane-x2", "super-resolve", cls, {"factor": 2.0}, core=True),
+            Row("ct-plane-x2", "super-resolve", cls, {"factor": 2.0}, modality=CT.name),
+        )
+
+    @classmethod
+    def ratios(cls, row: Row, spacing: Sequence[float], axis: int) -> list[float]:
+        """The row's factor, along all axes but that of slices."""
+        return [1.0 if a == axis else row.options["factor"] for a in range(3)]
+
+    @classmethod
+    def of_row(cls, row: Row, scan: CleanScan, generator: torch.Generator) -> tuple[Degradation, dict[str, Any]]:
+        """Coarse planes, as a scanner of the row's modality makes them."""
+        planes = tuple(a for a in range(3) if a != scan.axis)
+        factors = tuple(scan.ratios[a] for a in planes)
+        return cls(scan.shape, planes, factors, MODALITIES[row.modality].plane_profile), {"spacing": scan.spacing}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -44,3 +45,8 @@ class Joined(Degradation):
     def reconcile(self, guess: Tensor, measured: Tensor) -> Tensor:
         """What the measurement lacks is spread along all axes; separable, so still exact."""
         return guess + self.thick.spread(self.plane.spread(measured - self.degrade(guess)))
+
+    @classmethod
+    def examples(cls, shape: tuple[int, int, int]) -> Sequence[Degradation]:
+        """Slices four voxels apart, planes one and a half times coarser."""
+        return (cls(ThickSlices(shape[2], spacing=4.0), InPlane(shape, axes=(0, 1), factor=1.5)),)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medldm.data.intensity import ct_scaling
-from medldm.degradations.degradation import Degradation, Observation
+from medldm.degradations.degradation import CleanScan, Degradation, Observation, Row
 from medldm.degradations.noise import BOUND
+from medldm.modality import CT
 
 WATER_PER_MM = 0.0192  # attenuation of water at 70 keV (Hubbell and Seltzer, NIST 126), the energy of a 120 kV beam
+VIEWS = 360  # over half a turn
 COARSE = 4  # line integrals are smooth: they are taken from a slice so much coarser
 
 Array = npt.NDArray[Any]
@@ -39,6 +41,8 @@ class LowDose(Degradation):
     kernel : filter of the reconstruction, ``"ramp"`` is sharp, ``"hann"`` soft
     """
 
+    adds_noise: ClassVar[bool] = True
+
     def __init__(
         self,
         dose: float = 0.25,
@@ -46,7 +50,7 @@ class LowDose(Degradation):
         axis: int = 2,
         photons: float = 2e5,
         electronic: float = 10.0,
-        views: int = 360,
+        views: int = VIEWS,
         kernel: str = "hann",
     ) -> None:
         if not 0 < dose <= 1:
@@ -58,12 +62,12 @@ class LowDose(Degradation):
         """The scan at a fraction of its dose, slice by slice."""
         if self.dose == 1:
             return clean
-        scaling = ct_scaling()
         slices = clean.movedim(self.axis, 0)
+        scaling = CT.scaling(slices.numpy())
         noisy = torch.stack(
             [
-                each + torch.from_numpy(self.noise(scaling.invert(each.numpy()), generator) / scaling.unit).to(each)
-                for each in slices
+                plane + torch.from_numpy(self.noise(scaling.invert(plane.numpy()), generator) / scaling.unit).to(plane)
+                for plane in slices
             ]
         )
         return noisy.movedim(0, self.axis)
@@ -85,11 +89,11 @@ class LowDose(Degradation):
 
         integrals = self.line_integrals(hounsfield)
         variance = self.variance(integrals, self.photons * self.dose) - self.variance(integrals, self.photons)
-        white = torch.randn(integrals.shape, generator=generator).numpy()
+        normal = torch.randn(integrals.shape, generator=generator).numpy()
         side = max(hounsfield.shape)
         # Half a turn in parallel beams; the pixel is the unit of length in which the noise of p lives.
         attenuation = iradon(
-            white * np.sqrt(variance) / self.pixel_mm,
+            normal * np.sqrt(variance) / self.pixel_mm,
             theta=np.linspace(0, 180, self.views, endpoint=False),
             output_size=side,
             filter_name=self.kernel,
@@ -97,8 +101,8 @@ class LowDose(Degradation):
         )
         start = [(side - size) // 2 for size in hounsfield.shape]
         inside = tuple(slice(a, a + size) for a, size in zip(start, hounsfield.shape, strict=True))
-        found: Array = (1000 * attenuation[inside] / WATER_PER_MM).astype(np.float32)
-        return found
+        noisy: Array = (1000 * attenuation[inside] / WATER_PER_MM).astype(np.float32)
+        return noisy
 
     def line_integrals(self, hounsfield: Array) -> Array:
         """Attenuation along every ray, (detectors, views), without unit.
@@ -111,7 +115,7 @@ class LowDose(Degradation):
         from skimage.transform import radon
 
         side = max(hounsfield.shape)
-        square = np.full((side, side), -1000.0)
+        square = np.full((side, side), CT.air)
         start = [(side - size) // 2 for size in hounsfield.shape]
         square[tuple(slice(a, a + n) for a, n in zip(start, hounsfield.shape, strict=True))] = hounsfield
         attenuation = np.clip(1 + square / 1000, 0, None) * WATER_PER_MM  # per mm
@@ -134,8 +138,8 @@ class LowDose(Degradation):
         photons : behind air
         """
         behind: Array = np.exp(integrals) / photons
-        found: Array = behind + (self.electronic * behind) ** 2
-        return found
+        total: Array = behind + (self.electronic * behind) ** 2
+        return total
 
     def observe(self, measured: Tensor) -> Observation:
         """The noisy image itself: every voxel was measured."""
@@ -150,3 +154,24 @@ class LowDose(Degradation):
         difference = (measured - guess).abs()
         level = 1.4826 * difference.median()
         return guess.clamp(min=measured - BOUND * level, max=measured + BOUND * level)
+
+    @classmethod
+    def examples(cls, shape: tuple[int, int, int]) -> Sequence[Degradation]:
+        """Few views of large pixels, for speed."""
+        return (cls(pixel_mm=8.0, views=24),)
+
+    @classmethod
+    def rows(cls) -> Sequence[Row]:
+        """Fractions of the dose, on scans and on a drawn object."""
+        return (
+            Row("ct-dose-4", "denoise", cls, {"dose": 1 / 4}, modality=CT.name),
+            Row("ct-dose-4-blind", "denoise", cls, {"dose": 1 / 4}, modality=CT.name, given=False),
+            Row("ct-dose-10", "denoise", cls, {"dose": 1 / 10}, modality=CT.name),
+            Row("ct-object-dose-4", "denoise", cls, {"dose": 1 / 4}, modality=CT.name, drawn=True),
+        )
+
+    @classmethod
+    def of_row(cls, row: Row, scan: CleanScan, generator: torch.Generator) -> tuple[Degradation, dict[str, Any]]:
+        """The row's dose, in planes of this scan."""
+        pixel_mm = scan.spacing[0 if scan.axis else 1]
+        return cls(**row.options, pixel_mm=pixel_mm, axis=scan.axis, views=VIEWS), {}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medldm.degradations.degradation import Degradation, Observation
+from medldm.degradations.degradation import CleanScan, Degradation, NoiseOnTop, Observation, Row, uniform
+from medldm.modality import CT, MR
 
 BOUND = 4.0  # a denoised voxel moves at most this many standard deviations
 
@@ -20,6 +24,11 @@ class Rician(Degradation):
     ----------
     noise_level : standard deviation of n1 and n2, as a fraction of the scaled range (1 is the 99.5th percentile)
     """
+
+    adds_noise: ClassVar[bool] = True
+    # Of CT scans training takes the noise of a lower dose instead, see `medldm.training.examples`.
+    shares: ClassVar[Mapping[str, float]] = {MR.name: 0.32, CT.name: 0.6}
+    noise_on_top: ClassVar[NoiseOnTop] = NoiseOnTop(1.0, 0.12, 0.003)  # this noise itself
 
     def __init__(self, noise_level: float = 0.05) -> None:
         self.noise_level = noise_level
@@ -54,6 +63,42 @@ class Rician(Degradation):
         kept = torch.maximum(guess, lower, out=lower)
         return torch.minimum(kept, measured + BOUND * level, out=kept)
 
+    @classmethod
+    def examples(cls, shape: tuple[int, int, int]) -> Sequence[Degradation]:
+        """Noise of the default level."""
+        return (cls(),)
+
+    @classmethod
+    def draw(cls, shape: tuple[int, ...], generator: torch.Generator) -> Rician:
+        """Noise from invisible to 12 %, a third of it as parallel imaging makes it."""
+        return draw_noise(cls.noise_on_top, generator)
+
+    @classmethod
+    def validation(cls, shape: tuple[int, int, int]) -> dict[str, Degradation]:
+        """Little noise and much."""
+        return {"noise3": Rician(0.03), "noise7": Rician(0.07)}
+
+    @classmethod
+    def rows(cls) -> Sequence[Row]:
+        """Levels of even noise, given or estimated."""
+        return (
+            Row("noise-3", "denoise", cls, level=0.03, core=True, quick=True),
+            Row("noise-3-blind", "denoise", cls, level=0.03, given=False, core=True),
+            Row("noise-7", "denoise", cls, level=0.07, core=True),
+            Row("noise-7-blind", "denoise", cls, level=0.07, given=False, core=True),
+            Row("noise-1", "denoise", cls, level=0.01),
+            Row("noise-5", "denoise", cls, level=0.05),
+            Row("noise-5-blind", "denoise", cls, level=0.05, given=False),
+            Row("noise-9", "denoise", cls, level=0.09),
+            Row("noise-9-blind", "denoise", cls, level=0.09, given=False),
+            Row("lesions-noise-7", "denoise", cls, level=0.07, lesions=True),
+        )
+
+    @classmethod
+    def of_row(cls, row: Row, scan: CleanScan, generator: torch.Generator) -> tuple[Degradation, dict[str, Any]]:
+        """Noise of the row's level."""
+        return cls(row.level, **row.options), {}
+
 
 class VaryingRician(Rician):
     """Rician noise that grows towards the middle of the head, as parallel imaging makes it.
@@ -68,6 +113,8 @@ class VaryingRician(Rician):
     focus : where it is largest, as a fraction of each axis
     width : how far it reaches, as a fraction of each axis
     """
+
+    shares: ClassVar[Mapping[str, float]] = {}  # `Rician.draw` draws it too
 
     def __init__(
         self,
@@ -86,6 +133,35 @@ class VaryingRician(Rician):
             at = (torch.arange(size, dtype=like.dtype, device=like.device) + 0.5) / size - self.focus[axis]
             distance = distance + (at**2).reshape([-1 if a == axis else 1 for a in range(like.ndim)])
         return self.noise_level * (1 + (self.gain - 1) * torch.exp(-distance / (2 * self.width**2)))
+
+    @classmethod
+    def validation(cls, shape: tuple[int, int, int]) -> dict[str, Degradation]:
+        """None: even noise stands for it."""
+        return {}
+
+    @classmethod
+    def rows(cls) -> Sequence[Row]:
+        """The verbs take one number, and the level differs at every voxel: it is never given."""
+        return (
+            Row("noise-varying", "denoise", cls, {"gain": 3.0}, level=0.02, given=False, core=True),
+            Row("noise-varying-x2", "denoise", cls, {"gain": 2.0}, level=0.03, given=False),
+        )
+
+
+def draw_noise(limits: NoiseOnTop, generator: torch.Generator) -> Rician:
+    """Random noise, a third of it varying over the image.
+
+    Parameters
+    ----------
+    limits : of its level; its chance does not matter here
+    generator : source of randomness
+    """
+    level = uniform(limits.lowest, limits.highest, generator)
+    if uniform(0, 1, generator) < 0.35:
+        focus = (uniform(-0.5, 1.5, generator), uniform(-0.5, 1.5, generator), 0.5)
+        gain = uniform(1, 3.5, generator)
+        return VaryingRician(level * 0.6, gain=gain, focus=focus, width=uniform(0.4, 1.2, generator))
+    return Rician(level)
 
 
 def smooth_field(shape: tuple[int, ...], generator: torch.Generator, knots: int = 4) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 from medldm.errors import OutputError
 from medldm.export.torchscript import MULTIPLE, scripted
+from medldm.modality import modality_of
 from medldm.models.checkpoint import architecture
 from medldm.settings import Architecture
 from medldm.zoo import Card
@@ -56,7 +57,7 @@ def metadata(card: Card) -> dict[str, Any]:
     shape = architecture(card)
     grid = [f"{MULTIPLE}*n"] * shape.spatial_dims
     numbers: dict[str, Any] = {"type": "image", "modality": card.modality.upper(), "spatial_shape": grid}
-    numbers |= {"format": "hounsfield" if card.modality == "ct" else "magnitude", "dtype": "float32"}
+    numbers |= {"format": modality_of(card.modality).monai_format, "dtype": "float32"}
     numbers |= {"value_range": [], "is_patch_data": True}
     told = dict(enumerate(channel_names(shape)))
     return {
@@ -69,7 +70,7 @@ def metadata(card: Card) -> dict[str, Any]:
         "required_packages_version": {"nibabel": version("nibabel")},
         "optional_packages_version": {},
         "name": card.name,
-        "task": "Restoration of MR scans" if card.modality == "mr" else "Restoration of CT scans",
+        "task": f"Restoration of {card.modality.upper()} scans",
         "description": card.title,
         "authors": "The medldm authors",
         "copyright": f"Weights: {card.licence}. Code: Apache-2.0.",
@@ -100,6 +101,8 @@ def channel_names(shape: Architecture) -> list[str]:
 
 def inference(card: Card) -> dict[str, Any]:
     """The configuration that denoises every NIfTI file of a folder."""
+    kind = modality_of(card.modality)
+    scaling = None if kind.noise.relative else kind.fixed_scaling
     flat, told = card.spatial_dims == 2, architecture(card).measured_channels
     # As the verb: where validation found no use in flow and decoder, they come in below fidelity 1 only.
     plain = "False" if card.used("denoise").refines else "@fidelity >= 1"
@@ -110,7 +113,7 @@ def inference(card: Card) -> dict[str, Any]:
         "dataset_dir": "$os.path.join(@bundle_root, 'data')",
         "output_dir": "$os.path.join(@bundle_root, 'eval')",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-        "noise": 0.05 if card.modality == "mr" else 30.0,
+        "noise": kind.noise.example,
         "fidelity": 1.0,
         "images": "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))",
         "network_def": {
@@ -136,7 +139,7 @@ def inference(card: Card) -> dict[str, Any]:
                 {"_target_": "EnsureTyped", "keys": "image", "device": "@device", "dtype": "$torch.float32"},
             ],
         },
-        "sigma": "$lambda v: torch.full_like(v, @noise" + ("" if card.modality == "mr" else " / 2000") + ")",
+        "sigma": "$lambda v: torch.full_like(v, @noise" + ("" if scaling is None else f" / {scaling.unit:g}") + ")",
         "scaled": f"$lambda v: {scaled}",
         "stored": "$lambda s, v: s * (@network.limits(v)[1] - @network.limits(v)[0]) + @network.limits(v)[0]",
         "told": "$lambda y, order: @network.channels(y, torch.ones_like(y), @sigma(y), 1.0, order)",
@@ -149,7 +152,7 @@ def inference(card: Card) -> dict[str, Any]:
         "average": f"$lambda y, orders: @first(y, orders) if {plain} else @second(y, @first(y, orders), orders)",
         "denoise": "$lambda y, spacing: @network.bounded("
         "@average(y, @network.pick_orientations(list(y.shape), spacing)), y, @sigma(y))"
-        + (".clamp_min(0)" if card.modality == "mr" else ""),
+        + (".clamp_min(0)" if kind.magnitude else ""),
         "restore": "$lambda v, spacing: @stored(@denoise(@scaled(v), spacing), v)",
         "predict": "$lambda item: {**item, 'pred': item['image'].clone().copy_("
         "@restore(item['image'][0].as_tensor(), [float(mm) for mm in item['image'].pixdim])[None])}",
@@ -182,7 +185,8 @@ def inference(card: Card) -> dict[str, Any]:
 def readme(card: Card) -> str:
     """How to run the bundle, and what its networks take."""
     shape = architecture(card)
-    unit = "a fraction of the scan's 99.5th percentile" if card.modality == "mr" else "HU"
+    kind = modality_of(card.modality)
+    window = "" if kind.window is None else f"{kind.window[0]:g} to {kind.window[1]:g} {kind.unit}"
     lines = [
         f"# {card.name}",
         "",
@@ -195,18 +199,19 @@ def readme(card: Card) -> str:
         "```bash",
         "pip install monai nibabel fire",
         "python -m monai.bundle run --config_file configs/inference.json --dataset_dir scans --output_dir restored "
-        f"--noise {0.05 if card.modality == 'mr' else 30}",
+        f"--noise {kind.noise.example:g}",
         "```",
         "",
-        f"`noise` is the standard deviation of the noise, {unit}; medldm estimates it, the bundle must be told.",
+        f"`noise` is the standard deviation of the noise, {kind.noise.meaning}; "
+        "medldm estimates it, the bundle must be told.",
         "No voxel moves by more than four standard deviations. `fidelity` 1 is closest to the measurement, 0 is",
         "sharpest.",
         "",
         "The brightness scale is found more simply than in medldm (foreground: brighter than a tenth of the bright"
-        if card.modality == "mr"
-        else "The window is -1000 to 1000 HU; what lies outside is kept, since the networks write corrections.",
+        if not window
+        else f"The window is {window}; what lies outside is kept, since the networks write corrections.",
     ]
-    if card.modality == "mr":
+    if not window:
         lines.append(
             "voxels), so results on whole heads can differ by the width of a rounding; the networks are the same."
         )

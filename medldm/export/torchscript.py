@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from medldm.errors import ModelError
 from medldm.inference.conditioning import NOISE_GAIN, centre_channel, centre_plane, own_planes
+from medldm.modality import modality_of
 from medldm.models.checkpoint import architecture, read_weights
 from medldm.models.flow import TIME_GAIN, Flow, build_flow
 from medldm.models.monai_parts import get_timestep_embedding
@@ -94,7 +95,7 @@ class Restorer(nn.Module):
     ----------
     networks : traced `Networks`
     shape : architecture
-    modality : ``"mr"`` or ``"ct"``
+    modality : name in `medldm.modality.MODALITIES`
     most_orientations : planes that are averaged, at most
     """
 
@@ -103,7 +104,10 @@ class Restorer(nn.Module):
         self.networks: Any = networks
         self.dims: int = shape.spatial_dims
         self.context_half: int = shape.context // 2
-        self.ct: bool = modality == "ct"
+        kind = modality_of(modality)
+        window, self.rician = kind.window, kind.noise.family == "rician"
+        self.fixed: bool = window is not None
+        self.lowest, self.highest = window or (0.0, 1.0)
         self.multiple: int = MULTIPLE
         self.noise_gain: float = NOISE_GAIN
         self.bound_at: float = BOUND
@@ -151,8 +155,8 @@ class Restorer(nn.Module):
     @torch.jit.export
     def limits(self, voxels: Tensor) -> list[float]:
         """Stored values that become 0 and 1: the HU window, or 0 and the 99.5th percentile of the foreground."""
-        if self.ct:
-            return [-1000.0, 1000.0]
+        if self.fixed:
+            return [self.lowest, self.highest]
         lit = voxels[voxels > 0].flatten()
         if lit.numel() == 0:
             return [0.0, 1.0]
@@ -231,7 +235,7 @@ class Restorer(nn.Module):
     def bounded(self, restored: Tensor, measured: Tensor, sigma: Tensor) -> Tensor:
         """No voxel moves farther than four standard deviations; MRI counts from the bias-corrected magnitude."""
         lowest = measured
-        if not self.ct:
+        if self.rician:
             unbiased = (measured * measured - 2 * sigma * sigma).clamp_min(0).sqrt()
             lowest = torch.minimum(unbiased, measured)
         reach = self.bound_at * sigma
@@ -274,7 +278,7 @@ def scripted(card: Card) -> torch.jit.ScriptModule:
         regression_planes = example[:, : shape.context]  # any image will do: a trace follows shapes, not values
         stages = {"estimate": example, "refine": (example, regression_planes, torch.ones(1))}
         traced: Any = jit.trace_module(networks, stages, check_trace=False)
-        restorer = Restorer(traced, shape, card.modality, card.used("denoise").looks)
+        restorer = Restorer(traced, shape, card.modality, card.used("denoise").orientations)
         module: torch.jit.ScriptModule = jit.script(restorer.eval())
     return module
 

@@ -73,7 +73,7 @@ def pick_card(name: str, modality: str, volume: Volume, verb: str, device: str =
     Parameters
     ----------
     name : ``--model``
-    modality : ``"mr"`` or ``"ct"``
+    modality : name in `medldm.modality.MODALITIES`
     volume : scan
     verb : what is to be done
     device : torch device; on a CPU time matters

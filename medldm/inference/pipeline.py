@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medldm.data.intensity import CT_RANGE, Scaling, ct_scaling, foreground_mask, mri_scaling
+from medldm.data.intensity import Scaling
 from medldm.data.outliers import set_aside
 from medldm.data.volume import Step, Stored, Volume, Voxels
 from medldm.degradations import Degradation, Observation
@@ -30,10 +30,10 @@ from medldm.inference.noise_map import NoiseLevel
 from medldm.inference.orientations import Orientation
 from medldm.inference.tiling import Progress, SamplerConfig, estimate, refine
 from medldm.inference.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, no_spread, why_not
-from medldm.io import guess_modality
+from medldm.modality import MODALITIES, guess_modality
 from medldm.models.precision import pick_precision
 from medldm.qc.noise import NoiseEstimate, NoisyScan
-from medldm.qc.ood import check, check_residual, untold
+from medldm.qc.ood import check, check_residual, missing_reference
 from medldm.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -79,28 +79,29 @@ class Job:
             log.warning(self.notes[-1])
         said = self.settings.modality
         guessed, note = guess_modality(self.volume)
-        self.modality = guessed if said == "auto" else said
+        self.modality = MODALITIES[guessed if said == "auto" else said]
         if said == "auto" and note:
             self.notes.append(note)
             log.warning(note)
         self.notes += self.volume.stored.note
         self.device = pick_device(self.settings.device)
-        self.card = pick_card(self.settings.model, self.modality, self.volume, self.verb, self.device)
+        self.card = pick_card(self.settings.model, self.modality.name, self.volume, self.verb, self.device)
         # Guard, scaling and noise look at the same foreground; of CT the guard alone does.
-        self.foreground = foreground_mask(self.volume.voxels) if self.modality == "mr" else None
-        known = self.foreground if self.card.modality == "mr" else None
+        relative = self.modality.window is None
+        self.foreground = self.modality.foreground(self.volume.voxels) if relative else None
+        known = self.foreground if self.card.modality == self.modality.name else None
         self.outside = check(self.volume, self.card, self.task, known)
         for warning in self.outside.values():
             log.warning(warning)
-        if nothing_to_compare := untold(self.volume, self.card):
+        if nothing_to_compare := missing_reference(self.volume, self.card):
             self.notes.append(nothing_to_compare)
             log.warning(nothing_to_compare)
-        self.scaling = ct_scaling() if self.modality == "ct" else mri_scaling(self.volume.voxels, self.foreground)
+        self.scaling = self.modality.scaling(self.volume.voxels, self.foreground)
 
     @property
     def positive(self) -> bool:
         """Whether negative voxels are impossible: magnitudes are not negative, unless somebody shifted them."""
-        return self.modality == "mr" and not bool((np.nan_to_num(self.volume.voxels) < 0).any())
+        return self.modality.magnitude and not bool((np.nan_to_num(self.volume.voxels) < 0).any())
 
     @property
     def networks(self) -> Networks:
@@ -127,9 +128,9 @@ class Job:
         ----------
         measured : (X, Y, Z) scaled intensity
         """
-        if self.modality != "ct":
+        if self.modality.plausible is None:
             return measured
-        low, high = (float(end) for end in self.scaling.apply(np.array(CT_RANGE, np.float32)))
+        low, high = (float(end) for end in self.scaling.apply(np.array(self.modality.plausible, np.float32)))
         inside = float(measured.min()) >= low and float(measured.max()) <= high
         return measured if inside else measured.clamp(low, high)
 
@@ -145,10 +146,10 @@ class Job:
         UsageError
             More noise than there can be signal.
         """
-        per_level = 1.0 if self.modality == "mr" else 1 / self.scaling.unit
+        per_level = 1 / self.modality.noise.per_scaled(self.scaling)
         if given is not None:
             typical = float(np.median(given))
-            if self.modality == "mr" and typical > 1:
+            if typical > self.modality.noise.highest:
                 raise UsageError(
                     f"--noise {typical:g} is more than all signal: in MRI it is a fraction of the scan's 99.5th "
                     f"percentile. Say --noise {typical / 100:g} for {typical:g} %, or --modality ct if it is "
@@ -157,11 +158,11 @@ class Job:
             if isinstance(given, np.ndarray):
                 return NoiseLevel(torch.from_numpy(np.array(given, np.float32)) * per_level), None
             return NoiseLevel.uniform(given * per_level), None
-        scan = NoisyScan(self.volume.voxels, self.volume.spacing, self.modality, self.foreground)
+        scan = NoisyScan(self.volume.voxels, self.volume.spacing, self.modality.name, self.foreground)
         estimate = scan.estimate()
         if not estimate.reliable:
             self.notes.append(f"noise level {estimate}")
-        if min(self.volume.shape) >= 16 and self.modality == "mr" and estimate.level > MAPPED:
+        if min(self.volume.shape) >= 16 and self.modality.noise.relative and estimate.level > MAPPED:
             unit = self.scaling.unit
             levels = scan.map(overall=estimate.sigma) / unit
             low, high = np.percentile(levels[self.volume.voxels > 0.25 * unit], [10, 90])
@@ -199,7 +200,7 @@ class Job:
         """
         settings, use = self.settings, self.card.used(kind or self.verb)
         self.noise_told, sigma = round(noise.typical, 5), noise.on(observation.y.shape)
-        orientations = orientations[: use.looks]
+        orientations = orientations[: use.orientations]
         samplings = []
         for number in range(settings.samples):
             seed = settings.seed * 1000 + number if settings.flow_steps > 1 else None
@@ -306,7 +307,7 @@ class Job:
         self, voxels: Voxels, std: Voxels | None, affine: Any, stored: Stored | None, facts: dict[str, Any]
     ) -> Volume:
         """A new volume with this run in its history."""
-        noise = facts.get("noise_level", 0.0) / (1 if self.modality == "mr" else self.scaling.unit)
+        noise = facts.get("noise_level", 0.0) / self.modality.noise.per_scaled(self.scaling)
         odd = check_residual(self.card, self.verb, facts.get("consistency_residual"), noise / self.signal)
         for warning in odd.values():
             log.warning(warning)
@@ -314,7 +315,7 @@ class Job:
         told = {
             "model": self.card.name,
             "sha256": self.card.sha256,
-            "modality": self.modality,
+            "modality": self.modality.name,
             "device": self.device,
             "seed": self.settings.seed,
             "steps": self.settings.flow_steps,

@@ -14,9 +14,7 @@ from medldm.errors import InputError, MedldmError, NotRestorable, OutputError, U
 from medldm.io.content import (
     check_content,
     find_missing_slices,
-    guess_modality,
     looks_like_labels,
-    modality_by_name,
     not_a_scan,
     what_it_is,
 )
@@ -24,6 +22,7 @@ from medldm.io.formats import FORMATS, check_format, check_result_name, find_ima
 from medldm.io.images import read_image
 from medldm.io.nifti.forms import same_place
 from medldm.io.nifti.writer import from_array, from_nibabel, read_nifti, write_nifti
+from medldm.modality import guess_modality, modality_by_name
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ def from_array(voxels: Voxels, affine: Affine, name: str = "volume", modality: s
     voxels : (X, Y, Z) real numbers
     affine : (4, 4) index to mm in RAS+ world space
     name : what to call it
-    modality : ``"mr"``, ``"ct"`` or None
+    modality : name in `medldm.modality.MODALITIES`, or None
 
     Returns
     -------

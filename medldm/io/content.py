@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
-from medldm.data.outliers import set_aside
 from medldm.data.volume import Volume, Voxels
 from medldm.errors import NothingThere
+from medldm.modality import holds_magnitudes
 
 # BIDS suffixes, and the habits of other tools, in lower case.
 NOT_SCANS = {
@@ -26,11 +25,6 @@ NOT_SCANS = {
     "a statistical map": "statmap zmap tmap zstat tstat",
 }
 REASONS = {name: reason for reason, names in NOT_SCANS.items() for name in names.split()}
-MR_WORDS = (
-    "t1w t2w flair pdw pdt2 t2star t2starw inplanet1 inplanet2 unit1 angio swi minip mp2rage megre mese vfa mprage t1 "
-    "t2 pd t1gd t1ce t1c t1post dwi bold cbv sbref asl m0scan epi magnitude magnitude1 magnitude2 tof"
-)
-MR_FOLDERS = ("anat", "func", "dwi", "perf", "fmap")
 FEW_VALUES = 12  # a scan has hundreds of grey values, a mask two, most label maps a dozen
 MANY_LABELS = 400  # the finest parcellations
 ALIKE = 0.7  # share of neighbours inside a label map that are equal; in scans every tenth pair is
@@ -48,16 +42,6 @@ def not_a_scan(path: Path) -> str:
         if word in REASONS:
             return f"{REASONS[word]}, by its name; rename it if it is a scan"
     return ""
-
-
-def modality_by_name(path: Path) -> str | None:
-    """``"mr"`` or ``"ct"`` when a BIDS suffix or folder says so, else None."""
-    parts = re.split(r"[_\-. ]", path.name.split(".")[0].lower())
-    if parts[-1] == "ct" or path.parent.name.lower() == "ct":
-        return "ct"
-    if path.parent.name in MR_FOLDERS or parts[-1] in MR_WORDS.split():
-        return "mr"
-    return None
 
 
 def looks_like_labels(voxels: Voxels) -> bool:
@@ -93,8 +77,8 @@ def what_it_is(volume: Volume, path: Path | None = None) -> str | None:
         return not_a_scan(path)
     finite = volume.voxels[np.isfinite(volume.voxels)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    dicom_mr = volume.stored.container == "dicom" and volume.stored.modality == "mr"
-    if dicom_mr and _both_signs(finite) and _both_signs(_no_padding(volume)):
+    magnitude = volume.stored.container == "dicom" and holds_magnitudes(volume.stored.modality)
+    if magnitude and _both_signs(finite) and _both_signs(_no_padding(volume)):
         return f"a phase, field or difference map, by its values of both signs ({low:g} to {high:g})"
     if looks_like_labels(volume.voxels):
         return "a mask or label map, by its few distinct values"
@@ -152,31 +136,6 @@ def find_missing_slices(volume: Volume, axis: int = 2) -> tuple[int, ...]:
     inside = empty & (places > full.min()) & (places < full.max()) if len(full) else empty
     missing = set(np.flatnonzero(nothing | inside).tolist())
     return tuple(sorted(missing | (set(volume.stored.missing) if axis == 2 else set())))
-
-
-def guess_modality(volume: Volume) -> tuple[str, str]:
-    """``"mr"`` or ``"ct"``, and how we know.
-
-    Parameters
-    ----------
-    volume : scan
-
-    Returns
-    -------
-    modality, and a sentence; empty when the file or its name says it
-    """
-    said = volume.stored.modality if volume.stored.modality in ("mr", "ct") else modality_by_name(Path(volume.name))
-    if said:
-        return said, ""
-    voxels = set_aside(volume)[0].voxels  # one absurd voxel is no reason to take an MR scan for CT
-    with np.errstate(invalid="ignore"):
-        low, high = float(np.nanmin(voxels)), float(np.nanmax(voxels))
-    if low <= -500 and 200 < high < 40000:
-        return "ct", (
-            f"{volume.name} is taken for CT, since its values reach from {low:.0f} to {high:.0f} as HU do; "
-            "say --modality mr otherwise."
-        )
-    return "mr", f"{volume.name} is taken for MR, since its values are not HU; say --modality ct otherwise."
 
 
 def _both_signs(values: Voxels) -> bool:

@@ -17,9 +17,9 @@ from medldm.errors import GeometryError, InputError, MedldmError, NotRestorable,
 from medldm.io.arrays import nearest_ras, scanner_values, stored_float, to_dtype, unscaled_dtype
 from medldm.io.atomic import partial_name, whole_file, whole_files
 from medldm.io.compression import opened
-from medldm.io.content import modality_by_name
 from medldm.io.nifti import header as headers
 from medldm.io.nifti.forms import same_place
+from medldm.modality import modality_by_name
 from medldm.system import free_bytes
 
 log = logging.getLogger(__name__)

@@ -38,5 +38,4 @@ def recorded(image: Path) -> str:
     image : the file
     """
     record = read_record(image)
-    ours = record.get("result") == image.name and record.get("status") != "unchanged"
-    return str(record.get("task", "")) if ours else ""
+    return record.task if record and record.result == image.name and not record.unchanged else ""

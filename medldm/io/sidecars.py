@@ -1,4 +1,7 @@
-"""What lies beside a result and how it is called: its record, its maps, its picture. Nobody else spells these names."""
+"""Names of the files beside a result: record, maps, preview. No other module spells them.
+
+What a record says is known to `medldm.provenance.record`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.io.formats import stem, usual_suffixes
+from medldm.provenance.record import RunRecord, is_record
 
 SENT = "dicom"  # folder of OUT that holds series and nothing else; their records lie outside of it
 RECORD, PREVIEW = "_medldm.json", "_preview.png"
@@ -28,7 +32,7 @@ def derivatives_root(image: Path) -> Path | None:
     if not RESULT.fullmatch(stem(image)):
         return None
     subject = stem(image).split("_")[0]
-    root = next((each.parent for each in image.absolute().parents if each.name == subject), None)
+    root = next((folder.parent for folder in image.absolute().parents if folder.name == subject), None)
     return root if root and _is_described(root) else None
 
 
@@ -62,7 +66,7 @@ def companion_path(image: Path, ending: str, home: Path | None = None) -> Path:
     return home.with_name(f"{home.name}{ending}") if home else image.with_name(f"{stem(image)}{ending}")
 
 
-def read_record(image: Path) -> dict[str, Any]:
+def read_record(image: Path) -> RunRecord | None:
     """The record of a result under either of its names, so that one that was moved out of its dataset is found.
 
     Parameters
@@ -71,13 +75,13 @@ def read_record(image: Path) -> dict[str, Any]:
 
     Returns
     -------
-    empty where there is none
+    None where there is none
     """
     for home in _homes(image):
-        if found := read_json(home.with_name(f"{stem(home)}{RECORD}")):
-            return found  # nobody else writes this name; the other is that of any image's sidecar
-    found = read_json(image.with_name(f"{stem(image)}.json"))
-    return found if _is_record(found) and found.get("result") == image.name else {}
+        if data := read_json(home.with_name(f"{stem(home)}{RECORD}")):
+            return RunRecord.from_json(data)  # only medldm writes this name; scan.json may be of any program
+    data = read_json(image.with_name(f"{stem(image)}.json"))
+    return RunRecord.from_json(data) if is_record(data) and data.get("result") == image.name else None
 
 
 def _homes(image: Path) -> list[Path]:
@@ -110,7 +114,7 @@ def results_folder(image: Path) -> Path:
     return derivatives_root(image) or _homes(image)[-1].parent
 
 
-def records_in(folder: Path) -> Iterator[dict[str, Any]]:
+def records_in(folder: Path) -> Iterator[RunRecord]:
     """Records of the results in a folder, read one after another.
 
     Parameters
@@ -119,14 +123,9 @@ def records_in(folder: Path) -> Iterator[dict[str, Any]]:
     """
     below = "sub-*/**/*.json" if _is_described(folder) else "*.json"
     for path in sorted(folder.glob(below)):
-        found = read_json(path)
-        if path.name.endswith(RECORD) or _is_record(found):
-            yield found
-
-
-def _is_record(found: dict[str, Any]) -> bool:
-    """Whether some JSON is the record of a run, rather than a sidecar of somebody else."""
-    return "result_sha256" in found
+        data = read_json(path)
+        if path.name.endswith(RECORD) or is_record(data):
+            yield RunRecord.from_json(data)
 
 
 def is_companion(path: Path, present: set[str]) -> bool:
@@ -144,8 +143,8 @@ def is_companion(path: Path, present: set[str]) -> bool:
     of_map = next((name[: -len(end)] for end in ends if name.endswith(end)), None)
     if of_map is not None and f"{of_map}{RECORD}" in present:
         return True
-    for word in BIDS_MAPS.values():
-        result = re.sub(rf"(_desc-[A-Za-z0-9]+){word}_", r"\1_", name, count=1)
+    for label in BIDS_MAPS.values():
+        result = re.sub(rf"(_desc-[A-Za-z0-9]+){label}_", r"\1_", name, count=1)
         if result != name and f"{stem(Path(result))}.json" in present:
             return in_derivatives(path)
     return False
@@ -154,15 +153,15 @@ def is_companion(path: Path, present: set[str]) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return data if isinstance(data, dict) else {}
 
 
 def _is_described(root: Path) -> bool:
     """Whether a folder is the root of a dataset that medldm made."""
     made_by = read_json(root / DESCRIPTION).get("GeneratedBy")
     return isinstance(made_by, list) and any(
-        isinstance(each, dict) and each.get("Name") == "medldm" for each in made_by
+        isinstance(program, dict) and program.get("Name") == "medldm" for program in made_by
     )

@@ -17,9 +17,10 @@ from medldm.errors import MedldmError, ModelError, ResourceError, ending
 from medldm.io import check_content, find_missing_slices, guess_modality, what_it_is
 from medldm.io.discovery import Case, find_cases
 from medldm.io.sidecars import read_record
+from medldm.modality import MODALITIES
 from medldm.qc.noise import NoiseEstimate, estimate_noise
-from medldm.qc.ood import check, untold
-from medldm.settings import Restore
+from medldm.qc.ood import check, missing_reference
+from medldm.settings import Thresholds
 from medldm.system import free_bytes
 from medldm.zoo import best, card
 
@@ -51,7 +52,7 @@ class Plan:
     steps : verbs in order; empty when nothing is needed
     missing : slices to fill, counted from 0 along the stored axis
     noise : estimate
-    modality : ``"mr"`` or ``"ct"``
+    modality : name in `medldm.modality.MODALITIES`
     notes : sentences about what the plan does not do
     """
 
@@ -61,14 +62,14 @@ class Plan:
     modality: str
     notes: tuple[str, ...] = ()
 
-    def words(self) -> str:
+    def text(self) -> str:
         """The plan as sentences."""
         nothing = ["Nothing to do: no slice is missing, slices are thin enough, noise is low."]
         steps = [f"{number}. {step.verb}: {step.reason}" for number, step in enumerate(self.steps, 1)]
         return " ".join([*(steps or nothing), *self.notes])
 
 
-def make_plan(volume: Volume, settings: Restore) -> Plan:
+def make_plan(volume: Volume, settings: Thresholds) -> Plan:
     """Which verbs a scan needs; thresholds come from the settings.
 
     Parameters
@@ -93,14 +94,14 @@ def make_plan(volume: Volume, settings: Restore) -> Plan:
         )
     if thin := _thinner(volume, settings):
         steps.append(thin)
-    threshold = settings.noisy_from_ct if modality == "ct" else settings.noisy_from_mr
+    model = MODALITIES[modality].noise
+    threshold = getattr(settings, f"noisy_from_{modality}", model.noisy_from)
     if noise.level > threshold:
-        limit = f"{threshold:.0f} HU" if modality == "ct" else f"{100 * threshold:.1f} %"
-        steps.append(Planned("denoise", {"noise": noise.level}, f"noise is {noise}, above {limit}."))
+        steps.append(Planned("denoise", {"noise": noise.level}, f"noise is {noise}, above {model.text(threshold)}."))
     return Plan(tuple(steps), missing, noise, modality, _other_axis(volume, settings))
 
 
-def _thick(volume: Volume, axis: int, settings: Restore) -> bool:
+def _thick(volume: Volume, axis: int, settings: Thresholds) -> bool:
     """Whether the voxels are thick along an axis of ``voxels``."""
     across = volume.spacing[axis]
     in_plane = max(mm for a, mm in enumerate(volume.spacing) if a != axis)
@@ -108,7 +109,7 @@ def _thick(volume: Volume, axis: int, settings: Restore) -> bool:
     return volume.shape[axis] > 1 and across > settings.thick_from * 1.001 and across > settings.thick_ratio * in_plane
 
 
-def _thinner(volume: Volume, settings: Restore) -> Planned | None:
+def _thinner(volume: Volume, settings: Thresholds) -> Planned | None:
     axis = volume.stored.axes[settings.axis]
     across = volume.spacing[axis]
     in_plane = max(mm for a, mm in enumerate(volume.spacing) if a != axis)
@@ -123,7 +124,7 @@ def _thinner(volume: Volume, settings: Restore) -> Planned | None:
     )
 
 
-def _other_axis(volume: Volume, settings: Restore) -> tuple[str, ...]:
+def _other_axis(volume: Volume, settings: Thresholds) -> tuple[str, ...]:
     """A word about scans that were turned after they were taken: their slices lie along another axis."""
     return tuple(
         f"Voxels are {volume.spacing[inside]:.2f} mm along stored axis {number}: if that is how the slices were taken, "
@@ -156,24 +157,24 @@ class Finding:
 
     def lines(self) -> list[str]:
         """For people."""
-        told = [f"{self.name}: {self.status}"]
+        lines = [f"{self.name}: {self.status}"]
         if "shape" in self.facts:
-            told.append("  " + _geometry_in_words(self.facts))
+            lines.append("  " + _geometry_text(self.facts))
         if "noise" in self.facts:
-            told.append(f"  noise {self.facts['noise']['words']}")
+            lines.append(f"  noise {self.facts['noise']['words']}")
         if "interval" in self.facts:
-            told.append(f"  uncertainty: {_interval_in_words(self.facts['interval'])}")
+            lines.append(f"  uncertainty: {_interval_text(self.facts['interval'])}")
         if self.facts.get("calibrated_intervals"):
             verbs = ", ".join(verb for verb in self.facts["calibrated_intervals"] if "," not in verb)
-            told.append(f"  model {self.facts['model']}; 90 % intervals (--samples 4 --uncertainty) for {verbs}")
-        told.append(f"  {'plan: ' if self.status == 'restorable' else ''}{self.reason}")
-        told += [f"  note: {note}" for note in (*self.facts.get("notes", ()), self.facts.get("not_compared")) if note]
-        return told + [f"  warning: {words}" for words in self.facts.get("outside_of_card", {}).values()]
+            lines.append(f"  model {self.facts['model']}; 90 % intervals (--samples 4 --uncertainty) for {verbs}")
+        lines.append(f"  {'plan: ' if self.status == 'restorable' else ''}{self.reason}")
+        lines += [f"  note: {note}" for note in (*self.facts.get("notes", ()), self.facts.get("not_compared")) if note]
+        return lines + [f"  warning: {message}" for message in self.facts.get("outside_of_card", {}).values()]
 
 
 def inspect(
     path: str | Path | Sequence[str | Path],
-    settings: Restore | None = None,
+    settings: Thresholds | None = None,
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -191,11 +192,11 @@ def inspect(
     InputError
         Nothing there.
     """
-    paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
-    return [inspect_case(case, settings or Restore()) for case in find_cases(paths, include, exclude)]
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+    return [inspect_case(case, settings or Thresholds()) for case in find_cases(paths, include, exclude)]
 
 
-def inspect_case(case: Case, settings: Restore) -> Finding:
+def inspect_case(case: Case, settings: Thresholds) -> Finding:
     """One scan of a tree."""
     name = case.place.as_posix()
     if case.skip or case.broken:
@@ -220,8 +221,8 @@ def inspect_case(case: Case, settings: Restore) -> Finding:
                   "reasons": list(plan.noise.reasons), "words": str(plan.noise)},
         "plan": [asdict(step) for step in plan.steps],
         "notes": [*volume.stored.note, *([outliers.sentence(volume)] if len(outliers) else [])],
-    } | outside_of_card(volume, plan.modality, settings) | told_interval(case)  # fmt: skip
-    return Finding(name, "restorable", plan.words(), facts)
+    } | outside_of_card(volume, plan.modality, settings) | recorded_interval(case)  # fmt: skip
+    return Finding(name, "restorable", plan.text(), facts)
 
 
 def _check_memory(case: Case) -> None:
@@ -239,44 +240,41 @@ def _check_memory(case: Case) -> None:
         )
 
 
-def outside_of_card(volume: Volume, modality: str, settings: Restore) -> dict[str, Any]:
+def outside_of_card(volume: Volume, modality: str, settings: Thresholds) -> dict[str, Any]:
     """The model that `restore` would take, and what speaks against it: name of each check and a sentence.
 
     Parameters
     ----------
     volume : scan
-    modality : ``"mr"`` or ``"ct"``
+    modality : name in `medldm.modality.MODALITIES`
     settings : of `restore`
     """
     try:
         auto, size = settings.model == "auto", math.prod(volume.shape) / 1e6
-        found = best(modality, flat=min(volume.shape) == 1, megavoxels=size) if auto else card(settings.model)
+        chosen = best(modality, flat=min(volume.shape) == 1, megavoxels=size) if auto else card(settings.model)
     except ModelError as problem:
         return {"model": None, "outside_of_card": {"no model": str(problem)}}
     return {
-        "model": found.name,
-        "calibrated_intervals": sorted(found.calibration.get("verbs", ())),
-        "outside_of_card": check(volume, found),
-        "not_compared": untold(volume, found),
+        "model": chosen.name,
+        "calibrated_intervals": sorted(chosen.calibration.get("verbs", ())),
+        "outside_of_card": check(volume, chosen),
+        "not_compared": missing_reference(volume, chosen),
     }
 
 
-def told_interval(case: Case) -> dict[str, Any]:
+def recorded_interval(case: Case) -> dict[str, Any]:
     """The interval of a scan that medldm restored, from the record beside it; empty without one.
 
     Parameters
     ----------
     case : scan
     """
-    found = read_record(case.source).get("interval")
-    numbers = isinstance(found, dict) and all(
-        isinstance(found.get(name), int | float) for name in ("coverage", "median_half_width")
-    )
-    return {"interval": found} if numbers else {}
+    record = read_record(case.source)
+    return {"interval": record.interval} if record and record.interval else {}
 
 
-def _interval_in_words(found: dict[str, Any]) -> str:
-    share, half = 100 * float(found["coverage"]), float(found["median_half_width"])
+def _interval_text(interval: dict[str, Any]) -> str:
+    share, half = 100 * float(interval["coverage"]), float(interval["median_half_width"])
     return (
         f"{share:.0f} % of restored voxels were calibrated to lie within a map of half widths, in the middle {half:.4g}"
     )
@@ -298,15 +296,15 @@ def geometry(volume: Volume) -> dict[str, Any]:
     }
 
 
-def _geometry_in_words(facts: dict[str, Any]) -> str:
+def _geometry_text(facts: dict[str, Any]) -> str:
     shape = " x ".join(map(str, facts["shape"]))
     spacing = " x ".join(f"{mm:g}" for mm in facts["spacing_mm"])
-    words = [f"{facts.get('modality', '').upper()} {shape} voxels of {spacing} mm".strip(), facts["orientation"]]
+    parts = [f"{facts.get('modality', '').upper()} {shape} voxels of {spacing} mm".strip(), facts["orientation"]]
     if facts["oblique_degrees"] >= 1:
-        words.append(f"oblique by {facts['oblique_degrees']:.0f} degrees")
+        parts.append(f"oblique by {facts['oblique_degrees']:.0f} degrees")
     if facts["slice_thickness_mm"]:
-        words.append(f"slices {facts['slice_thickness_mm']:g} mm thick")
-    return ", ".join([*words, facts["voxel_type"]])
+        parts.append(f"slices {facts['slice_thickness_mm']:g} mm thick")
+    return ", ".join([*parts, facts["voxel_type"]])
 
 
 def _oblique(volume: Volume) -> float:

@@ -21,22 +21,21 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.special import ive
 
-from medldm.data.intensity import foreground_mask, mri_scaling
 from medldm.data.volume import Voxels
+from medldm.modality import DEFAULT, MODALITIES
 from medldm.qc.differences import fine_axes, flat_tissue, second_difference
 
 Mask = npt.NDArray[np.bool_]
 
 MAD_TO_SIGMA = 1 / 0.674490  # of a normal distribution
 RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
-SOFT_TISSUE_HU = (-50.0, 150.0)
 FEWEST = 200  # voxels that a median needs
 ANATOMY = 1.4  # differences of second neighbours that are so much larger are not white noise
 STEEPER = 1.6  # anatomy: second differences of second neighbours over those of neighbours, each axis; less is safer
 LEAST = 0.7  # of an estimate that is left when anatomy is taken away
 SHARED = 0.1  # correlation of neighbours in air above which its noise is not white; 0.00 to 0.02 of white noise
 RAYLEIGH_LIKE = 1.9  # upper over lower quartile of air; 2.19 of a Rayleigh distribution, 1.67 of two coils
-AGREE = 1.5  # two opinions within this factor agree
+AGREEMENT = 1.5  # two opinions within this factor agree
 REACH = 6  # voxels of air around the tissue that are looked at too; every filter here reaches less far
 WINDOW = 9  # voxels along the edge of a local standard deviation in CT, about 6 mm
 
@@ -61,12 +60,12 @@ class NoiseEstimate:
     reasons: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        number = f"{100 * self.level:.1f} % of p99.5" if self.unit != "HU" else f"{self.level:.0f} HU"
+        number = f"{100 * self.level:.1f} % of p99.5" if self.unit == "fraction" else f"{self.level:.0f} {self.unit}"
         return number if self.reliable else f"{number} (unreliable: {'; '.join(self.reasons)})"
 
 
 def estimate_noise(
-    voxels: Voxels, spacing: tuple[float, float, float] = (1, 1, 1), modality: str = "mr"
+    voxels: Voxels, spacing: tuple[float, float, float] = (1, 1, 1), modality: str = DEFAULT.name
 ) -> NoiseEstimate:
     """Noise level of a scan.
 
@@ -74,7 +73,7 @@ def estimate_noise(
     ----------
     voxels : (X, Y, Z) stored units; NaN where nothing was measured
     spacing : mm; axes much coarser than the finest are not differentiated along
-    modality : ``"mr"`` (Rician) or ``"ct"`` (Gaussian, in soft tissue)
+    modality : name in `medldm.modality.MODALITIES`
     """
     return NoisyScan(voxels, spacing, modality).estimate()
 
@@ -82,7 +81,7 @@ def estimate_noise(
 def noise_map(
     voxels: Voxels,
     spacing: tuple[float, float, float] = (1, 1, 1),
-    modality: str = "mr",
+    modality: str = DEFAULT.name,
     reach_mm: float = 8.0,
     overall: float | None = None,
 ) -> Voxels:
@@ -92,7 +91,7 @@ def noise_map(
     ----------
     voxels : (X, Y, Z) stored units
     spacing : mm
-    modality : ``"mr"`` or ``"ct"``
+    modality : name in `medldm.modality.MODALITIES`
     reach_mm : standard deviation of the neighbourhood that one value is averaged over
     overall : sigma of `estimate_noise`, stored units, where it is known already
 
@@ -110,31 +109,31 @@ class NoisyScan:
     ----------
     voxels : (X, Y, Z) stored units; NaN where nothing was measured
     spacing : mm
-    modality : ``"mr"`` or ``"ct"``
-    foreground : (X, Y, Z) bool, of `medldm.data.intensity.foreground_mask`, where an MR scan's is known already
+    modality : name in `medldm.modality.MODALITIES`
+    foreground : (X, Y, Z) bool, of `Modality.foreground`, where it is known already
     """
 
     def __init__(
         self,
         voxels: Voxels,
         spacing: tuple[float, float, float] = (1, 1, 1),
-        modality: str = "mr",
+        modality: str = DEFAULT.name,
         foreground: Mask | None = None,
     ) -> None:
-        self.spacing, self.modality = spacing, modality
-        nothing = -1000.0 if modality == "ct" else 0.0
+        self.spacing, self.modality = spacing, MODALITIES[modality]
+        nothing = self.modality.air
         self.image = np.nan_to_num(np.asarray(voxels, dtype=np.float32), nan=nothing, posinf=nothing, neginf=nothing)
         self.axes = fine_axes(self.image.shape, spacing)
         self._voxels, self._foreground = voxels, foreground
 
     def estimate(self) -> NoiseEstimate:
         """As `estimate_noise`."""
-        ct = self.modality == "ct"
+        model = self.modality.noise
         if self.tissue.sum() < FEWEST:
-            return NoiseEstimate(0.0, 0.0, "HU" if ct else "fraction", False, ("too few tissue voxels",))
-        sigma, reasons = self._global_noise_level() if ct else self._rician_level()
-        level = sigma if ct else sigma / mri_scaling(self._voxels, self.tissue).unit
-        return NoiseEstimate(sigma, level, "HU" if ct else "fraction", not reasons, tuple(reasons))
+            return NoiseEstimate(0.0, 0.0, model.unit, False, ("too few tissue voxels",))
+        sigma, reasons = self._rician_level() if model.tissue is None else self._global_noise_level()
+        level = sigma / self.modality.scaling(self._voxels, self.tissue).unit if model.relative else sigma
+        return NoiseEstimate(sigma, level, model.unit, not reasons, tuple(reasons))
 
     def map(self, reach_mm: float = 8.0, overall: float | None = None) -> Voxels:
         """As `noise_map`.
@@ -164,11 +163,12 @@ class NoisyScan:
 
     @cached_property
     def tissue(self) -> Mask:
-        """(X, Y, Z) bool: MR foreground, or soft tissue by HU."""
-        if self.modality != "ct":
-            return foreground_mask(self._voxels) if self._foreground is None else self._foreground
+        """(X, Y, Z) bool: the foreground, or soft tissue by its values."""
+        if self.modality.noise.tissue is None:
+            return self.modality.foreground(self._voxels) if self._foreground is None else self._foreground
+        low, high = self.modality.noise.tissue
         smooth = ndimage.uniform_filter(self.image, [3 if size > 2 else 1 for size in self.image.shape])
-        inside: Mask = (smooth > SOFT_TISSUE_HU[0]) & (smooth < SOFT_TISSUE_HU[1])
+        inside: Mask = (smooth > low) & (smooth < high)
         return inside
 
     @cached_property
@@ -209,7 +209,7 @@ class NoisyScan:
         signal = float(np.median(self.image[self.inner]))
         wider = second_difference(self.image[self.box], self.axes, lag=2)
         differences = (self.difference[self.flat], wider[self.flat[self.box]])
-        near, beyond = (rician_correction(signal, _mad(each)) for each in differences)
+        near, beyond = (rician_correction(signal, _mad(difference)) for difference in differences)
         opinion, correlated, reasons = self._background()
         sigma = without_anatomy(near, beyond, len(self.axes))
         if beyond > ANATOMY * near:
@@ -218,7 +218,7 @@ class NoisyScan:
                 opinion is not None and correlated
             ):  # air knows nothing of anatomy, and its median nothing of correlation
                 sigma = min(max(opinion, near), beyond)
-        if opinion is not None and not 1 / AGREE < opinion / max(sigma, 1e-9) < AGREE:
+        if opinion is not None and not 1 / AGREEMENT < opinion / max(sigma, 1e-9) < AGREEMENT:
             reasons.append("background and tissue disagree")
         return sigma, reasons
 
@@ -318,7 +318,7 @@ class Coarse:
             begins = np.maximum(np.arange(first, (part.stop - 1) // step + 1) * step - part.start, 0)
             fine = np.add.reduceat(fine, begins, axis=axis)
             after = self.counts[axis] - first - len(begins)
-            fine = np.pad(fine, [(first, after) if each == axis else (0, 0) for each in range(3)])
+            fine = np.pad(fine, [(first, after) if a == axis else (0, 0) for a in range(3)])
         return fine
 
     def grow(self, coarse: Voxels) -> Voxels:
@@ -327,7 +327,7 @@ class Coarse:
             at = np.clip((np.asarray(part) + 0.5) / step - 0.5, 0, coarse.shape[axis] - 1)
             low = np.floor(at).astype(int)
             high = np.minimum(low + 1, coarse.shape[axis] - 1)
-            share = (at - low).astype(np.float32).reshape([-1 if each == axis else 1 for each in range(3)])
+            share = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
             coarse = np.take(coarse, low, axis=axis) * (1 - share) + np.take(coarse, high, axis=axis) * share
         return coarse
 
@@ -336,8 +336,8 @@ def _shared(total: Voxels, weight: Voxels, reach: list[float], level: float) -> 
     """Weighted local mean; where there is little tissue near by, what wider neighbourhoods say."""
     prior = np.float32(level)
     for wider in (4.0, 1.0):
-        size = [wider * each for each in reach]
-        near = [ndimage.gaussian_filter(each, size, mode="constant", truncate=3.0) for each in (total, weight)]
+        size = [wider * extent for extent in reach]
+        near = [ndimage.gaussian_filter(array, size, mode="constant", truncate=3.0) for array in (total, weight)]
         doubt = np.float32(0.02 * float(weight.max()))
         prior = (near[0] + doubt * prior) / (near[1] + doubt)
     shared: Voxels = np.asarray(prior, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What a report says about each case: its row, its record, and what a person should look at."""
+"""What a report says about a case: its row, its record, and what a person should look at."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import base64
 import io
 import logging
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medldm.io.sidecars import PREVIEW, SENT, find_companion, read_record
+from medldm.modality import modality_of
+from medldm.provenance import RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +31,11 @@ class CaseFacts:
     ----------
     case, status, seconds, message : of the batch's row
     task : verb, empty without a record
-    noise : level that was found, MRI a fraction of the 99.5th percentile, CT HU; None where none was
+    noise : level of the scan, MRI a fraction of the 99.5th percentile, CT HU; None where none was
     noise_unit : ``"%"`` (of p99.5) or ``"HU"``
     residual : consistency residual of the record: what the result, measured again, differs from the scan
     invented : slices that hold voxels nobody measured
-    flags : what to look at, in a few words each
+    flags : what to look at, a few words a flag
     notes : what the run said about the case, in sentences; nothing to worry about
     picture : JPEG of the preview, as a data URI; empty without one
     """
@@ -63,11 +65,11 @@ def facts_of(rows: Sequence[Any], folder: Path, *, width: int) -> list[CaseFacts
     Parameters
     ----------
     rows : of the batch, each with case, status, seconds, message and result
-    folder : of the report; records are looked for beside each result, by its path or by its place below this folder
+    folder : of the report; records are looked for beside the results, by its path or by its place below this folder
     width : of the pictures, pixels
     """
-    found = [_one(row, folder, width) for row in rows]
-    return [replace(each, flags=each.flags + _outlying(each, found)) for each in found]
+    cases = [_one(row, folder, width) for row in rows]
+    return [replace(case, flags=case.flags + _outlying(case, cases)) for case in cases]
 
 
 def _one(row: Any, folder: Path, width: int) -> CaseFacts:
@@ -78,58 +80,51 @@ def _one(row: Any, folder: Path, width: int) -> CaseFacts:
     if not image.exists():  # a shard that ran elsewhere calls the folder by another path
         place = Path(row.case).with_name(image.name)
         image = next(filter(Path.exists, (folder / place, folder / SENT / place)), image)
-    told = read_record(image)
-    noise = _number(told.get("noise_level"))
-    hounsfield = told.get("modality") == "ct"
-    invented = told.get("invented_slices")
+    record = read_record(image) or RunRecord()
+    noise, invented = record.noise_level, record.invented_slices
+    model = modality_of(record.modality).noise
     return replace(
         known,
-        task=str(told.get("task", "")),
-        noise=noise if noise is None or hounsfield else 100 * noise,
-        noise_unit="HU" if hounsfield else "%",
-        residual=_number(told.get("consistency_residual")),
-        invented=len(invented) if isinstance(invented, list) else None,
-        flags=_flags(told),
-        notes=_notes(told),
+        task=record.task,
+        noise=None if noise is None else model.shown(noise),
+        noise_unit=model.shown_unit,
+        residual=record.residual,
+        invented=None if invented is None else len(invented),
+        flags=_flags(record),
+        notes=_notes(record),
         picture=_picture(find_companion(image, PREVIEW), width),
     )
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _flags(record: RunRecord) -> tuple[str, ...]:
+    flags = [f"{record.clipped_voxels:,} voxels clipped"] if record.clipped_voxels else []
+    if record.measured_slices_changed:
+        flags.append("measured slices changed")
+    if record.outside_of_card:
+        flags.append(f"outside the model: {', '.join(record.outside_of_card)}")
+    return tuple(flags)
 
 
-def _flags(told: Mapping[str, Any]) -> tuple[str, ...]:
-    found = []
-    if clipped := told.get("clipped_voxels"):
-        found.append(f"{clipped:,} voxels clipped")
-    if told.get("measured_slices_bit_exact") is False:
-        found.append("measured slices changed")
-    if odd := told.get("outside_of_card"):
-        found.append(f"outside the model: {', '.join(map(str, odd))}")
-    return tuple(found)
+def _notes(record: RunRecord) -> tuple[str, ...]:
+    region = record.invented_voxels
+    invented = (f"{region:,} voxels invented",) if region and not record.invented_slices else ()
+    return (*invented, *record.notes)
 
 
-def _notes(told: Mapping[str, Any]) -> tuple[str, ...]:
-    region = told.get("invented_voxels")
-    invented = (f"{region:,} voxels invented",) if region and not told.get("invented_slices") else ()
-    return (*invented, *(str(note) for note in told.get("notes") or ()))
-
-
-def _outlying(each: CaseFacts, others: Sequence[CaseFacts]) -> tuple[str, ...]:
+def _outlying(case: CaseFacts, others: Sequence[CaseFacts]) -> tuple[str, ...]:
     """Whether noise or residual stands out from the cases of the same task, by median and median deviation."""
-    found = []
+    flags = []
     for name, kind in (("noise", "noise_unit"), ("residual", "task")):
-        value = getattr(each, name)
-        alike = [getattr(other, name) for other in others if getattr(other, kind) == getattr(each, kind)]
+        value = getattr(case, name)
+        alike = [getattr(other, name) for other in others if getattr(other, kind) == getattr(case, kind)]
         alike = [other for other in alike if other is not None]
         if value is None or len(alike) < FEWEST:
             continue
         middle = statistics.median(alike)
         spread = MAD_TO_SIGMA * statistics.median(abs(other - middle) for other in alike)
         if spread > 0 and value > middle + STANDS_OUT * spread:
-            found.append(f"{name} far above the others")
-    return tuple(found)
+            flags.append(f"{name} far above the others")
+    return tuple(flags)
 
 
 def _picture(path: Path | None, width: int) -> str:

@@ -4,31 +4,31 @@ const rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
 const search = document.querySelector("input[type=search]"), flagged = document.querySelector("#flagged");
 const count = document.querySelector("output"), chips = [...document.querySelectorAll("button.tile")];
 
-// Numbers before words, what is not known last, whichever way the column is turned.
-function order(column, turned) {
+// Numbers before text, what is not known last, ascending or descending.
+function compare(column, descending) {
   const value = row => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
   return (one, two) => {
     const a = value(one), b = value(two);
     if (a === "" || b === "") return (a === "") - (b === "");
     const x = Number(a), y = Number(b);
-    const words = Number.isNaN(x) || Number.isNaN(y);
-    return (words ? a.localeCompare(b, undefined, { numeric: true }) : x - y) * (turned ? -1 : 1);
+    const text = Number.isNaN(x) || Number.isNaN(y);
+    return (text ? a.localeCompare(b, undefined, { numeric: true }) : x - y) * (descending ? -1 : 1);
   };
 }
 heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", () => {
-  const turned = head.getAttribute("aria-sort") === "ascending";
-  heads.forEach(each => each.removeAttribute("aria-sort"));
-  head.setAttribute("aria-sort", turned ? "descending" : "ascending");
-  body.append(...rows.slice().sort(order(column, turned)));
+  const descending = head.getAttribute("aria-sort") === "ascending";
+  heads.forEach(other => other.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  body.append(...rows.slice().sort(compare(column, descending)));
 }));
 
 function filter() {
-  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
   const wanted = chips.filter(chip => chip.getAttribute("aria-pressed") === "true").map(chip => chip.dataset.status);
   let shown = 0;
   for (const row of rows) {
     const text = row.textContent.toLowerCase();
-    const fits = words.every(word => text.includes(word)) && (!wanted.length || wanted.includes(row.dataset.status))
+    const fits = terms.every(term => text.includes(term)) && (!wanted.length || wanted.includes(row.dataset.status))
       && (!flagged.checked || row.dataset.flags !== "0");
     row.hidden = !fits;
     shown += fits;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medldm.data.volume import Volume, Voxels
 from medldm.io.atomic import whole_file
+from medldm.provenance import RunRecord
 
 TILE = 300  # height of a picture, pixels
 WIDEST = 4 * TILE  # a single slice, seen from its side, would be as wide as it is thin
@@ -28,7 +28,7 @@ class Row(NamedTuple):
     label : beside the pictures
     volume : that they show
     marked : slices along the stored third axis that get a mark at the margin
-    pictures : one for each of `PLANES`
+    pictures : one per `PLANES`
     """
 
     label: str
@@ -43,7 +43,7 @@ def write_preview(
     path: Path,
     *,
     reference: Volume | None = None,
-    record: Mapping[str, Any] | None = None,
+    record: RunRecord | None = None,
 ) -> None:
     """Write the picture.
 
@@ -52,11 +52,11 @@ def write_preview(
     before, after : scan and result
     path : PNG
     reference : the scan before it was damaged, where one is known
-    record : facts of the run when ``after`` does not carry them
+    record : of the run when ``after`` does not carry them
     """
-    facts = record or (after.history[-1].facts if after.history else {})
-    invented = tuple(facts.get("invented_slices", ()))
-    lost = tuple(facts.get("filled_slices", ())) or (invented if before.shape == after.shape else ())
+    record = record or (RunRecord.of_step(after.history[-1]) if after.history else RunRecord())
+    invented = record.invented_slices or ()
+    lost = record.filled_slices or (invented if before.shape == after.shape else ())
     # A scan that was only filled is cut where it was; one that was thinned too shows its slices in the middle.
     at = focus(before, lost if before.shape == after.shape else ())
     shown = [("before", before, lost), ("restored", after, invented)]
@@ -79,7 +79,7 @@ def write_preview(
 
 
 def _sheet(rows: list[Row], note: str) -> Image.Image:
-    """All pictures on one sheet: planes side by side, volumes below each other, a note at the foot."""
+    """All pictures on one sheet: planes side by side, one row a volume, a note at the foot."""
     widths = [max(row.pictures[column].width for row in rows) for column in range(len(PLANES))]
     heights = [max(picture.height for picture in row.pictures) for row in rows]
     width = MARGIN + sum(widths) + EDGE * (len(PLANES) + 1)
@@ -138,7 +138,7 @@ def grey_window(volume: Volume) -> tuple[float, float]:
 
 
 def focus(before: Volume, lost: tuple[int, ...]) -> tuple[float, float, float]:
-    """Where to cut, as a share of each axis: the middle, but through a lost slice where there is one.
+    """Where to cut, as a share of the axes: the middle, but through a lost slice where there is one.
 
     Parameters
     ----------
@@ -167,8 +167,8 @@ def plane(volume: Volume, axis: int, window: tuple[float, float], at: float = 0.
     """
     middle = min(int(volume.shape[axis] * at), volume.shape[axis] - 1)
     image: Voxels = np.nan_to_num(np.take(volume.voxels, middle, axis=axis).astype(np.float32), nan=window[0])
-    black, white = window
-    grey = (np.clip((image - black) / max(white - black, 1e-9), 0, 1) * 255).astype(np.uint8)
+    darkest, brightest = window
+    grey = (np.clip((image - darkest) / max(brightest - darkest, 1e-9), 0, 1) * 255).astype(np.uint8)
     size = [count * mm for a, (count, mm) in enumerate(zip(volume.shape, volume.spacing, strict=True)) if a != axis]
     scale = min(TILE / max(size[1], 1e-6), WIDEST / max(size[0], 1e-6))
     shown = Image.fromarray(grey.T[::-1])

@@ -13,19 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medldm.degradations import DEGRADATIONS
+from medldm.modality import MR
+from medldm.training import examples
 from medldm.training.corpus import Blocks, smooth_fields, uniform
-from medldm.training.examples import NEEDS_THIN, TASKS
 
 FAR = 1e6  # position of a slice that does not exist
-TASK_NAMES = tuple(TASKS)
-# Chance and largest level of noise on top, by family.
-NOISE = {
-    "noise": (1.0, 0.12),
-    "thick": (0.35, 0.09),
-    "gap": (0.25, 0.09),
-    "in-plane": (0.25, 0.06),
-    "region": (0.15, 0.06),
-}
+TOGETHER = ("noise", "thick", "gap", "in-plane", "region")  # families that are drawn for a whole batch at once
 
 
 class Measured(NamedTuple):
@@ -37,7 +31,7 @@ class Measured(NamedTuple):
     observed : (B, H, W, D) in [0, 1]
     sigma : (B, H, W, D) noise level as it is told, scaled intensity
     thickness : (B,) slice thickness, voxels
-    task : (B,) index into `TASK_NAMES`
+    task : (B,) index into `family_shares`
     """
 
     y: Tensor
@@ -45,6 +39,23 @@ class Measured(NamedTuple):
     sigma: Tensor
     thickness: Tensor
     task: Tensor
+
+
+def family_shares() -> dict[str, float]:
+    """The families, in the order that `Measured.task` counts, and how often each is drawn."""
+    return examples.shares(MR.name)
+
+
+def having(attribute: str, task: Tensor) -> Tensor:
+    """(B,) bool, whether the families of a batch have an attribute of `medldm.degradations.Degradation`.
+
+    Parameters
+    ----------
+    attribute : name
+    task : (B,) index into `family_shares`
+    """
+    known = [bool(getattr(DEGRADATIONS[name], attribute)) for name in family_shares()]
+    return torch.tensor(known, device=task.device)[task]
 
 
 def measure(blocks: Blocks, generator: torch.Generator, task: Tensor | None = None) -> Measured:
@@ -77,20 +88,75 @@ def measure(blocks: Blocks, generator: torch.Generator, task: Tensor | None = No
         low = low.index_copy(0, both, torch.einsum("bwt,bstd->bswd", columns.interpolate[both], low[both]))
     y = torch.einsum("bhs,bswd->bhwd", rows.interpolate, low)
     observed = (rows.observed[:, :, None] * columns.observed[:, None, :])[..., None].expand_as(y)
-    holes = (task == TASK_NAMES.index("region")).nonzero().flatten()
+    holes = of_family("region", task).nonzero().flatten()
     if len(holes):
         mask = draw_regions(len(holes), clean.shape[1:], generator)
         y = y.index_copy(0, holes, fill_smoothly(y[holes], ~mask))
         observed = observed.index_copy(0, holes, (~mask).to(y))
+    thickness = rows.thickness
+    alone = ~torch.stack([of_family(name, task) for name in TOGETHER]).any(0)
+    if bool(alone.any()):
+        y, observed, sigma, thickness = _one_by_one(alone, clean, task, y, observed, sigma, thickness, generator)
     # The noise level that a user or an estimator gives is never quite right.
     doubt = (0.15 * torch.randn(count, generator=generator, device=clean.device)).exp()
-    return Measured(y, observed, sigma * doubt.reshape(-1, 1, 1, 1), rows.thickness, task)
+    return Measured(y, observed, sigma * doubt.reshape(-1, 1, 1, 1), thickness, task)
 
 
-def draw_tasks(isotropic: Tensor, generator: torch.Generator) -> Tensor:
-    """(B,) a family for each block, by its share; blocks of thick slices lose no slices."""
-    shares = torch.tensor(list(TASKS.values()), device=isotropic.device).repeat(len(isotropic), 1)
-    thin = torch.tensor([name in NEEDS_THIN for name in TASK_NAMES], device=isotropic.device)
+def of_family(name: str, task: Tensor) -> Tensor:
+    """(B,) bool, which blocks are of a family.
+
+    Parameters
+    ----------
+    name : in `family_shares`
+    task : (B,) index into `family_shares`
+    """
+    return task == list(family_shares()).index(name)
+
+
+def _one_by_one(
+    alone: Tensor,
+    clean: Tensor,
+    task: Tensor,
+    y: Tensor,
+    observed: Tensor,
+    sigma: Tensor,
+    thickness: Tensor,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Fields of `Measured` with those blocks that only their own class can degrade, on the CPU.
+
+    Parameters
+    ----------
+    alone : (B,) bool, which
+    clean, task : of all blocks
+    y, observed, sigma, thickness : of the others
+    generator : source of randomness, on the device
+    """
+    seed = torch.randint(2**31 - 1, (1,), generator=generator, device=clean.device)
+    own = torch.Generator().manual_seed(int(seed))
+    y, observed, sigma, thickness = (field.clone() for field in (y, observed, sigma, thickness))
+    names = list(family_shares())
+    for number in alone.nonzero().flatten().tolist():
+        block = clean[number].cpu()
+        damage = examples.draw_damage(names[int(task[number])], tuple(block.shape), own)
+        observation, level = examples.measure(block, damage, own)
+        y[number], observed[number], sigma[number] = observation.y, observation.observed, level
+        thickness[number] = observation.thickness
+    return y, observed, sigma, thickness
+
+
+def draw_tasks(isotropic: Tensor, generator: torch.Generator, shares_of: dict[str, float] | None = None) -> Tensor:
+    """(B,) a family for each block, by its share; blocks of thick slices lose no slices.
+
+    Parameters
+    ----------
+    isotropic : (B,) bool
+    generator : source of randomness, on the device
+    shares_of : family to its share; `family_shares` when not given
+    """
+    shares_of = shares_of or family_shares()
+    shares = torch.tensor(list(shares_of.values()), device=isotropic.device).repeat(len(isotropic), 1)
+    thin = torch.tensor([DEGRADATIONS[name].across_slices for name in shares_of], device=isotropic.device)
     shares = shares * ~(thin & ~isotropic[:, None])
     return torch.multinomial(shares, 1, generator=generator)[:, 0]
 
@@ -120,7 +186,7 @@ def _sampling(
     """Sampling along the first and the second axis, drawn as `examples` draws it."""
     device = task.device
     grid = torch.arange(height, device=device, dtype=torch.float32)
-    is_ = {name: task == number for number, name in enumerate(TASK_NAMES)}
+    is_ = {name: of_family(name, task) for name in TOGETHER}
     one = torch.full((count,), 1e-3, device=device)  # thin enough to select a voxel
 
     # Thick slices: 1.3 to 8 voxels apart, gap or overlap, any phase, one of them lost at times.
@@ -267,9 +333,8 @@ def draw_kept(count: int, slices: int, generator: torch.Generator) -> Tensor:
 def _noise_map(task: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
     """(B, H, W, D) standard deviation of the noise; a third of the maps vary as those of parallel imaging do."""
     count = len(task)
-    chance = torch.tensor([NOISE[name][0] for name in TASK_NAMES], device=task.device)[task]
-    highest = torch.tensor([NOISE[name][1] for name in TASK_NAMES], device=task.device)[task]
-    lowest = torch.where(task == TASK_NAMES.index("noise"), 0.003, 0.005)
+    limits = torch.tensor([DEGRADATIONS[name].noise_on_top for name in family_shares()], device=task.device)[task]
+    chance, highest, lowest = limits.unbind(1)
     level = lowest + (highest - lowest) * uniform(count, 0, 1, generator)
     level = level * (uniform(count, 0, 1, generator) < chance)
     varies = uniform(count, 0, 1, generator) < 0.35

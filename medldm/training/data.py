@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
 from medldm.errors import InputError
+from medldm.modality import CT, modality_of
 
 log = logging.getLogger(__name__)
 
@@ -249,8 +249,7 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
     cache.mkdir(parents=True, exist_ok=True)
     entries = []
     for number, row in enumerate(rows):
-        packed = _pack_ct if modality == "CT" else _pack_mr
-        entry = _pack_one(Path(row["path"]), cache / f"{number:04d}.npy", packed)
+        entry = _pack_one(Path(row["path"]), cache / f"{number:04d}.npy", modality)
         if entry is None:
             log.warning("%s is left out: unreadable, nothing but air, a label map, or not a 3D image", row["path"])
             continue
@@ -260,7 +259,7 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
     index.write_text(json.dumps({"stamp": stamp, "scans": entries}, indent=1))
 
 
-def _pack_one(path: Path, target: Path, packed: Callable[..., dict[str, Any]]) -> dict[str, Any] | None:
+def _pack_one(path: Path, target: Path, modality: str) -> dict[str, Any] | None:
     try:
         image: Any = nib.as_closest_canonical(nib.load(path))
         raw = np.asanyarray(image.dataobj)
@@ -281,11 +280,14 @@ def _pack_one(path: Path, target: Path, packed: Callable[..., dict[str, Any]]) -
     if float(voxels.min()) >= 0 and looks_like_labels(raw):
         return None
     seen = Volume(voxels, np.diag([*spacing, 1.0]), name=path.name)
-    looks = describe(seen, "ct" if packed is _pack_ct else "mr")
+    looks = describe(seen, modality.lower())
+    packed = _pack_relative if modality_of(modality).window is None else _pack_hounsfield
     return {**packed(voxels, raw.dtype == np.uint8, spacing, target), "spacing": spacing, "looks": looks}
 
 
-def _pack_mr(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path) -> dict[str, float]:
+def _pack_relative(
+    voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path
+) -> dict[str, float]:
     # Only here: packing happens where the scans are, and training may run where SciPy is not installed.
     from medldm.data.intensity import mri_scaling
 
@@ -296,11 +298,14 @@ def _pack_mr(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, .
     return {"scale": step / unit}
 
 
-def _pack_ct(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path) -> dict[str, float]:
-    from medldm.data.intensity import AIR_IN_CT, CT_RANGE, ct_scaling
+def _pack_hounsfield(
+    voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path
+) -> dict[str, float]:
     from medldm.degradations import LowDose
 
-    voxels = np.clip(voxels[_content(voxels > AIR_IN_CT)], *CT_RANGE)
+    assert CT.plausible is not None
+    low, high = CT.plausible
+    voxels = np.clip(voxels[_content(voxels > HU_AIR)], low, high)
     axis = int(np.argmax(spacing))
     across = float(np.delete(spacing, axis)[0])
     slices = np.moveaxis(voxels, axis, 0)
@@ -311,9 +316,9 @@ def _pack_ct(voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, .
         noise = np.stack([degradation.noise(each, generator) for each in slices])
         draws.append(np.moveaxis(noise, 0, axis))
     np.save(noise_path(target), np.clip(np.round(draws), -32768, 32767).astype(np.int16))
-    np.save(target, np.round(voxels - CT_RANGE[0]).astype(np.uint16))
-    scaling = ct_scaling()
-    return {"scale": 1 / scaling.unit, "shift": (CT_RANGE[0] - scaling.black) / scaling.unit}
+    np.save(target, np.round(voxels - low).astype(np.uint16))
+    scaling = CT.scaling(voxels)
+    return {"scale": 1 / scaling.unit, "shift": (low - scaling.black) / scaling.unit}
 
 
 def _content(filled: np.ndarray[Any, Any]) -> tuple[slice, ...]:

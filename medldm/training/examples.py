@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from medldm.degradations import (
-    Degradation,
-    InPlane,
-    MissingSlices,
-    Observation,
-    Regions,
-    Rician,
-    ThickSlices,
-    VaryingRician,
-    smooth_field,
-)
-from medldm.degradations.sampling import slice_centres
+from medldm.degradations import DEGRADATIONS, Degradation, Observation, draw_noise
+from medldm.degradations.degradation import uniform
 from medldm.inference.conditioning import measured_channels
 from medldm.inference.orientations import Orientation, pick_orientations
+from medldm.modality import CT, MR
 from medldm.settings import Architecture
 from medldm.training.augment import augment
 from medldm.training.data import Block, Packed, draw_block, pick
 
 MARGIN = 8  # voxels along the damaged axis that are cut off again: a block's end is not a scan's end
 
-# How often each family is drawn. Thick-sliced scans can teach noise, planes and regions only.
-TASKS = {"noise": 0.32, "thick": 0.26, "gap": 0.18, "in-plane": 0.1, "region": 0.14}
-CT_TASKS = {"noise": 0.6, "thick": 0.16, "gap": 0.1, "region": 0.14}
 BODY = 0.25  # scaled intensity, -500 HU
-NEEDS_THIN = ("thick", "gap")
 
 
 class Example(NamedTuple):
@@ -61,7 +48,17 @@ class Damage(NamedTuple):
     """
 
     sampling: Degradation | None
-    noise: Rician | None
+    noise: Degradation | None
+
+
+def shares(modality: str) -> dict[str, float]:
+    """How often each family is drawn; thick-sliced scans can teach those alone that lose nothing across slices.
+
+    Parameters
+    ----------
+    modality : name in `medldm.modality.MODALITIES`
+    """
+    return {name: kind.shares[modality] for name, kind in DEGRADATIONS.items() if modality in kind.shares}
 
 
 def draw_example(scans: Sequence[Packed], shape: Architecture, size: int, generator: torch.Generator) -> Example:
@@ -99,18 +96,19 @@ def damaged(block: Block, generator: torch.Generator) -> tuple[Observation, Tens
     # The noise level that a user or an estimator gives is never quite right.
     doubt = math.exp(0.15 * float(torch.randn((), generator=generator)))
     if block.noise is not None:
-        task = draw_task(CT_TASKS, block.isotropic, generator)
-        sampling = DRAW[task](tuple(block.clean.shape), generator).sampling
+        task = draw_task(shares(CT.name), block.isotropic, generator)
+        sampling = draw_damage(task, tuple(block.clean.shape), generator).sampling
         added = low_dose(block.noise, task, generator)
         # Noise comes before thick slices: they average it.
         observation, _ = measure(block.clean + added, Damage(sampling, None), generator)
-        bare = sampling.degrade(added) if isinstance(sampling, ThickSlices) else added
+        averaged = sampling is not None and sampling.linear and not sampling.masks
+        bare = sampling.degrade(added) if sampling is not None and averaged else added
         body = block.clean > BODY
         level = bare[body].std() if bare.shape == body.shape and int(body.sum()) > 100 else bare.std()
         return observation, level.reshape(1, 1, 1) * doubt, block.clean, task
     clean = augment(block.clean, generator)
-    task = draw_task(TASKS, block.isotropic, generator)
-    observation, sigma = measure(clean, DRAW[task](tuple(clean.shape), generator), generator)
+    task = draw_task(shares(MR.name), block.isotropic, generator)
+    observation, sigma = measure(clean, draw_damage(task, tuple(clean.shape), generator), generator)
     return observation, sigma * doubt, clean, task
 
 
@@ -120,12 +118,12 @@ def low_dose(quarter: Tensor, task: str, generator: torch.Generator) -> Tensor:
     Parameters
     ----------
     quarter : (H, W, D) scaled intensity, added at a quarter of the dose
-    task : other families than noise keep the full dose more often than not
+    task : families that lose something keep the full dose more often than not
     """
-    if task != "noise" and _uniform(0, 1, generator) < 0.6:
+    if not DEGRADATIONS[task].adds_noise and uniform(0, 1, generator) < 0.6:
         return torch.zeros_like(quarter)
-    dose = math.exp(_uniform(math.log(0.06), math.log(0.7), generator))
-    sign = 1 if _uniform(0, 1, generator) < 0.5 else -1
+    dose = math.exp(uniform(math.log(0.06), math.log(0.7), generator))
+    sign = 1 if uniform(0, 1, generator) < 0.5 else -1
     return quarter * (sign * math.sqrt((1 / dose - 1) / 3))
 
 
@@ -159,10 +157,22 @@ def draw_scene(scans: Sequence[Packed], size: int, generator: torch.Generator) -
     block = draw_block(scan, (size + 2 * MARGIN, size, size), generator)
     observation, sigma, clean, task = damaged(block, generator)
     coarse = 1.0 if block.isotropic else 3.0  # thick slices lie along the last axis
-    orientations = pick_orientations(
-        (0,) if task in NEEDS_THIN else (), (0, 1) if task == "in-plane" else (), clean.shape, (1.0, 1.0, coarse)
-    )
+    orientations = orientations_of(DEGRADATIONS[task], clean.shape, (1.0, 1.0, coarse))
     return Scene(observation, sigma, clean, orientations)
+
+
+def orientations_of(
+    kind: Degradation | type[Degradation] | None, shape: Sequence[int], spacing: Sequence[float]
+) -> list[Orientation]:
+    """Orientations that the verbs average, of damage along the first axis.
+
+    Parameters
+    ----------
+    kind : of the damage; None where nothing is lost
+    shape, spacing : of the block
+    """
+    damaged = (0,) if kind is not None and kind.across_slices else ()
+    return pick_orientations(damaged, (0, 1) if kind is not None and kind.in_planes else (), shape, spacing)
 
 
 def channels(observation: Observation, sigma: Tensor, shape: Architecture) -> Tensor:
@@ -192,101 +202,30 @@ def measure(clean: Tensor, damage: Damage, generator: torch.Generator) -> tuple[
         sigma = level if level.shape == clean.shape else level.mean().reshape(1, 1, 1)
     if damage.sampling is None:
         return Observation(measured, torch.ones_like(clean)), sigma
-    if isinstance(damage.sampling, MissingSlices | Regions):
+    if damage.sampling.masks:
         measured = damage.sampling.degrade(measured)  # noise does not reach what was never measured
     return damage.sampling.observe(measured), sigma
 
 
 def draw_task(shares_of: dict[str, float], isotropic: bool, generator: torch.Generator) -> str:
     """A family, by its share."""
-    names = [name for name in shares_of if isotropic or name not in NEEDS_THIN]
+    names = [name for name in shares_of if isotropic or not DEGRADATIONS[name].across_slices]
     shares = torch.tensor([shares_of[name] for name in names])
     return names[int(torch.multinomial(shares, 1, generator=generator))]
 
 
-def _uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=generator))
+def draw_damage(task: str, shape: tuple[int, ...], generator: torch.Generator) -> Damage:
+    """A random degradation of a family, and at times noise on top.
 
-
-def _noise(low: float, high: float, generator: torch.Generator) -> Rician:
-    level = _uniform(low, high, generator)
-    if _uniform(0, 1, generator) < 0.35:
-        focus = (_uniform(-0.5, 1.5, generator), _uniform(-0.5, 1.5, generator), 0.5)
-        return VaryingRician(
-            level * 0.6, gain=_uniform(1, 3.5, generator), focus=focus, width=_uniform(0.4, 1.2, generator)
-        )
-    return Rician(level)
-
-
-def _perhaps_noise(chance: float, high: float, generator: torch.Generator) -> Rician | None:
-    return _noise(0.005, high, generator) if _uniform(0, 1, generator) < chance else None
-
-
-def draw_noise(shape: tuple[int, ...], generator: torch.Generator) -> Damage:
-    """Noise alone, from invisible to 12 %."""
-    return Damage(None, _noise(0.003, 0.12, generator))
-
-
-def draw_thick(shape: tuple[int, ...], generator: torch.Generator) -> Damage:
-    """Slices 1.3 to 8 voxels apart, gap or overlap, either profile, any phase; some of them lost."""
-    spacing = math.exp(_uniform(math.log(1.3), math.log(8), generator))
-    thickness = spacing if _uniform(0, 1, generator) < 0.6 else spacing * _uniform(0.6, 1.25, generator)
-    centres = slice_centres(shape[0] + math.ceil(spacing), spacing) - _uniform(0, spacing, generator)
-    centres = centres[(centres > -0.5) & (centres < shape[0] - 0.5)]
-    lost: tuple[int, ...] = ()
-    if _uniform(0, 1, generator) < 0.1 and len(centres) > 4:
-        lost = (int(_uniform(1, len(centres) - 1, generator)),)
-    profile = "gaussian" if _uniform(0, 1, generator) < 0.6 else "rect"
-    sampling = ThickSlices(shape[0], 0, spacing, thickness, profile, missing=lost, centres=centres)
-    return Damage(sampling, _perhaps_noise(0.35, 0.09, generator))
-
-
-def draw_gap(shape: tuple[int, ...], generator: torch.Generator) -> Damage:
-    """Every n-th slice kept, random slices lost, or whole gaps."""
-    slices = torch.arange(shape[0])
-    kind = _uniform(0, 1, generator)
-    if kind < 0.35:
-        every = int(_uniform(2, 6, generator))
-        lost = (slices + int(_uniform(0, every, generator))) % every != 0
-    elif kind < 0.6:
-        lost = torch.rand(shape[0], generator=generator) < _uniform(0.1, 0.5, generator)
-    else:
-        lost = torch.zeros(shape[0], dtype=torch.bool)
-        for _ in range(int(_uniform(1, 5, generator))):
-            start = int(_uniform(0, shape[0], generator))
-            lost[start : start + int(_uniform(1, 7, generator))] = True
-    lost[int(_uniform(0, shape[0], generator))] = False
-    missing = slices[lost].tolist()
-    return Damage(MissingSlices(shape[0], missing, axis=0), _perhaps_noise(0.25, 0.09, generator))
-
-
-def draw_in_plane(shape: tuple[int, ...], generator: torch.Generator) -> Damage:
-    """Fewer voxels along the two axes of a plane; never across the stack of a volume."""
-    factor = _uniform(1.3, 2.6, generator)
-    profile = "kspace" if _uniform(0, 1, generator) < 0.7 else "rect"
-    axes = (0, 1) if _uniform(0, 1, generator) < 0.8 else (0,)
-    return Damage(InPlane(tuple(shape), axes, factor, profile), _perhaps_noise(0.25, 0.06, generator))
-
-
-def draw_region(shape: tuple[int, ...], generator: torch.Generator) -> Damage:
-    """One to three blobs of 6 to 34 voxels."""
-    grid = torch.meshgrid(*[torch.arange(size, dtype=torch.float32) for size in shape], indexing="ij")
-    mask = torch.zeros(tuple(shape), dtype=torch.bool)
-    for _ in range(int(_uniform(1, 4, generator))):
-        wobble = 0.6 + 0.8 * smooth_field(tuple(shape), generator, knots=4)
-        distance = torch.zeros(tuple(shape))
-        for axis, size in enumerate(shape):
-            centre = _uniform(0, size, generator) if size > 16 else size / 2 + _uniform(-12, 12, generator)
-            distance = distance + ((grid[axis] - centre) / _uniform(3, 17, generator)) ** 2
-        mask |= distance * wobble < 1
-    mask[0] = False
-    return Damage(Regions(mask), _perhaps_noise(0.15, 0.06, generator))
-
-
-DRAW: dict[str, Callable[[tuple[int, ...], torch.Generator], Damage]] = {
-    "noise": draw_noise,
-    "thick": draw_thick,
-    "gap": draw_gap,
-    "in-plane": draw_in_plane,
-    "region": draw_region,
-}
+    Parameters
+    ----------
+    task : name in `medldm.degradations.DEGRADATIONS`
+    shape : (H, W, D) of the block
+    generator : source of randomness
+    """
+    kind = DEGRADATIONS[task]
+    drawn = kind.draw(shape, generator)
+    if kind.adds_noise:
+        return Damage(None, drawn)
+    noisy = uniform(0, 1, generator) < kind.noise_on_top.chance
+    return Damage(drawn, draw_noise(kind.noise_on_top, generator) if noisy else None)

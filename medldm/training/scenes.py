@@ -12,12 +12,12 @@ from medldm.inference.conditioning import NOISE_GAIN
 from medldm.models.precision import full_precision
 from medldm.models.residual import Conditions, SpreadHead, features_and_correction
 from medldm.models.unet import Residual
-from medldm.training.batches import TASK_NAMES, Measured, measure
+from medldm.training.batches import Measured, draw_tasks, family_shares, having, measure
 from medldm.training.corpus import Corpus, augment
-from medldm.training.examples import MARGIN, NEEDS_THIN
+from medldm.training.examples import MARGIN
 
-# How often each family is drawn for the residual: most where information is missing.
-RESIDUAL_TASKS = {"noise": 0.2, "thick": 0.34, "gap": 0.26, "in-plane": 0.07, "region": 0.13}
+# How often a family is drawn for the residual, where that differs: most where information is missing.
+RESIDUAL_SHARES = {"noise": 0.2, "thick": 0.34, "gap": 0.26, "in-plane": 0.07, "region": 0.13}
 
 
 class Planes(NamedTuple):
@@ -47,7 +47,7 @@ class Scenes(NamedTuple):
     ----------
     residual : (B, H, W, D) x - b, scaled intensity
     conditions : see `medldm.models.residual.Conditions`, (B, 1, H, W, D)
-    task : (B,) index into `TASK_NAMES`
+    task : (B,) index into `medldm.training.batches.family_shares`
     """
 
     residual: Tensor
@@ -64,8 +64,8 @@ def orientations(measured: Measured, isotropic: Tensor, context: int) -> Iterato
     isotropic : (B,) bool
     context : planes that become channels
     """
-    thin = torch.tensor([name in NEEDS_THIN for name in TASK_NAMES], device=isotropic.device)[measured.task]
-    plane = measured.task == TASK_NAMES.index("in-plane")
+    thin = having("across_slices", measured.task)
+    plane = having("in_planes", measured.task)
     around = isotropic & ~thin & ~plane  # noise and regions are looked at from three sides
     for order, chosen in (
         ((0, 1, 2), torch.ones_like(thin)),
@@ -140,9 +140,7 @@ def draw_scenes(
     with torch.no_grad(), full_precision(corpus.device):
         blocks = corpus.draw(count, (size + 2 * MARGIN, size, size), generator)
         blocks = blocks._replace(clean=augment(blocks.clean, generator))
-        shares = torch.tensor(list(RESIDUAL_TASKS.values()), device=corpus.device).repeat(count, 1)
-        thin = torch.tensor([name in NEEDS_THIN for name in RESIDUAL_TASKS], device=corpus.device)
-        task = torch.multinomial(shares * ~(thin & ~blocks.isotropic[:, None]), 1, generator=generator)[:, 0]
+        task = draw_tasks(blocks.isotropic, generator, family_shares() | RESIDUAL_SHARES)
         measured = measure(blocks, generator, task)
     b, log_s = regress(network, spread, measured, blocks.isotropic, context)
     inner = slice(MARGIN, MARGIN + size)

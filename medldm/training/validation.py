@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from medldm.degradations import Degradation, InPlane, MissingSlices, Observation, Regions, Rician, ThickSlices
+from medldm.degradations import DEGRADATIONS, Degradation, Observation
 from medldm.inference.conditioning import measured_channels
-from medldm.inference.orientations import Orientation, pick_orientations
+from medldm.inference.orientations import Orientation
+from medldm.modality import CT
 from medldm.settings import Architecture
 from medldm.training.data import Packed
-from medldm.training.examples import BODY, Damage, measure
+from medldm.training.examples import BODY, Damage, measure, orientations_of
 
 CUBE = 64  # edge of a validation cube, voxels
 EDGE = 4  # voxels at its border that are not scored
@@ -41,21 +42,12 @@ class Cube(NamedTuple):
     orientations: list[Orientation]
 
 
-def _blob(shape: tuple[int, ...]) -> Tensor:
-    grid = torch.meshgrid(*[torch.arange(size) - size / 2 for size in shape], indexing="ij")
-    return sum((axis / 10) ** 2 for axis in grid) < 1  # type: ignore[return-value]
-
-
 def damages(shape: tuple[int, int, int]) -> dict[str, Damage]:
-    """The core rows of the protocol, one of each kind."""
-    kept = set(range(0, shape[0], 4))
+    """What every registered degradation shows on the validation curve."""
     return {
-        "noise3": Damage(None, Rician(0.03)),
-        "noise7": Damage(None, Rician(0.07)),
-        "thick4": Damage(ThickSlices(shape[0], 0, 4.0), None),
-        "gap4": Damage(MissingSlices(shape[0], [k for k in range(shape[0]) if k not in kept], axis=0), None),
-        "plane2": Damage(InPlane(shape, (0, 1), 2.0), None),
-        "region": Damage(Regions(_blob(shape)), None),
+        name: Damage(None, each) if each.adds_noise else Damage(each, None)
+        for kind in DEGRADATIONS.values()
+        for name, each in kind.validation(shape).items()
     }
 
 
@@ -102,14 +94,12 @@ def _middle(scan: Packed, turn: int) -> tuple[slice, ...]:
 
 def ct_damages(shape: tuple[int, int, int]) -> dict[str, tuple[float, Degradation | None]]:
     """The core rows for CT: how much of a quarter dose's noise, and what is lost."""
-    lost = damages(shape)
     tenth = math.sqrt((10 - 1) / (4 - 1))
+    lost = [kind.validation(shape) for kind in DEGRADATIONS.values() if CT.name in kind.shares and not kind.adds_noise]
     return {
         "dose1/4": (1.0, None),
         "dose1/10": (tenth, None),
-        "thick4": (0.0, lost["thick4"].sampling),
-        "gap4": (0.0, lost["gap4"].sampling),
-        "region": (0.0, lost["region"].sampling),
+        **{name: (0.0, sampling) for rows in lost for name, sampling in rows.items()},
     }
 
 
@@ -120,19 +110,24 @@ def _ct_case(
     added = factor * quarter
     observation, _ = measure(clean + added, Damage(sampling, None), torch.Generator())
     sigma = added[clean > BODY].std().reshape(1, 1, 1) if factor else torch.zeros(1, 1, 1)
-    return _cube(task, clean, observation, sigma, shape)
+    return _cube(task, clean, observation, sigma, sampling, shape)
 
 
 def _case(task: str, clean: Tensor, damage: Damage, shape: Architecture, generator: torch.Generator) -> Cube:
     observation, sigma = measure(clean, damage, generator)
-    return _cube(task, clean, observation, sigma, shape)
+    return _cube(task, clean, observation, sigma, damage.sampling, shape)
 
 
-def _cube(task: str, clean: Tensor, observation: Observation, sigma: Tensor, shape: Architecture) -> Cube:
+def _cube(
+    task: str,
+    clean: Tensor,
+    observation: Observation,
+    sigma: Tensor,
+    sampling: Degradation | None,
+    shape: Architecture,
+) -> Cube:
     inputs = measured_channels(observation.y, observation.observed, sigma, observation.thickness, shape)
-    damaged = (0,) if task in ("thick4", "gap4") else ()
-    orientations = pick_orientations(damaged, (0, 1) if task == "plane2" else (), clean.shape, (1.0, 1.0, 1.0))
-    return Cube(task, inputs, clean, observation, sigma, orientations)
+    return Cube(task, inputs, clean, observation, sigma, orientations_of(sampling, clean.shape, (1.0, 1.0, 1.0)))
 
 
 def score(cases: Sequence[Cube], restore: Callable[[Tensor], Tensor]) -> dict[str, float]:

@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from medldm.data.intensity import mri_scaling
 from medldm.data.resample import resample_to
 from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.data.volume import Volume
 from medldm.errors import InputError, MedldmError, ResourceError, place_of
 from medldm.io import find_missing_slices, guess_modality
+from medldm.modality import modality_of
+from medldm.provenance import RunRecord
 from medldm.qc.inspection import make_plan
 from medldm.qc.noise import NoiseEstimate, estimate_noise
-from medldm.settings import VERBS, make
+from medldm.settings import Restore, make
+from medldm.tasks import TASKS
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
 from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, shifted, widened
 
@@ -37,7 +39,7 @@ class Order:
     Parameters
     ----------
     verb : as on the command line, or one of `ASKED`
-    scan : the layer
+    scan : the layer; None for tasks that need none
     options : of the verb, those that differ from the defaults
     mask : of `inpaint`: a labels layer, or outlines
     where : of a preview; None runs the whole volume
@@ -46,7 +48,7 @@ class Order:
     """
 
     verb: str
-    scan: Snapshot
+    scan: Snapshot | None
     options: dict[str, Any] = field(default_factory=dict)
     mask: Snapshot | Drawn | None = None
     where: Corners | None = None
@@ -61,7 +63,7 @@ class Order:
     def loaded(self) -> Order:
         """The same with all voxels copied out of the layers."""
         mask = self.mask.load() if isinstance(self.mask, Snapshot) else self.mask
-        return replace(self, scan=self.scan.load(every=self.every), mask=mask)
+        return replace(self, scan=self.scan and self.scan.load(every=self.every), mask=mask)
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,11 @@ class Outcome:
     Parameters
     ----------
     layers : to be added, result first; empty when nothing was to be done
-    facts : of the run (device, seconds, memory)
     words : for the status line
     value : of a ``"noise"`` order, the level
     """
 
     layers: tuple[LayerTuple, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
     words: str = ""
     value: float | None = None
 
@@ -94,10 +94,10 @@ def carry_out(order: Order, told: Told) -> Outcome:
     ------
     MedldmError
     """
-    volumes = order.scan.volumes()
+    volumes = order.scan.volumes() if order.scan else [None]
     if order.verb == "plan":
-        plan = make_plan(volumes[0], make(VERBS["restore"], order.options))  # type: ignore[arg-type]
-        return Outcome(words=rows_for_flags(plan.words()))
+        plan = make_plan(volumes[0], make(Restore, order.options))
+        return Outcome(words=rows_for_flags(plan.text()))
     if order.verb == "missing":
         named = spell_slices(find_missing_slices(volumes[0], order.options.get("axis", 2)))
         return Outcome(words=named)
@@ -113,14 +113,18 @@ def carry_out(order: Order, told: Told) -> Outcome:
         pairs.append(_preview(order, volume, share) if order.where else _whole(order, volume, share))
     if all(before is after for before, after in pairs):
         return Outcome(words="Nothing to do: the scan stays as it is.")
-    facts = dict(pairs[0][1].history[-1].facts) if pairs[0][1].history else {}
-    return Outcome(tuple(_layers(order, pairs)), facts, status(facts))
+    history = pairs[0][1].history
+    return Outcome(tuple(_layers(order, pairs)), status(RunRecord.of_step(history[-1]) if history else RunRecord()))
 
 
-def status(facts: dict[str, Any]) -> str:
+def status(record: RunRecord) -> str:
     """Device, seconds and memory, and what the user should know."""
-    words = f"{facts.get('device', '?')}, {facts.get('seconds', '?')} s, {facts.get('peak_memory_mb', '?')} MB"
-    return " · ".join([words, *(rows_for_flags(str(note)) for note in facts.get("notes", ()))])
+    spent = f"{_known(record.seconds)} s, {_known(record.peak_memory_mb)} MB"
+    return " · ".join([f"{record.device or '?'}, {spent}", *map(rows_for_flags, record.notes)])
+
+
+def _known(value: float | None) -> str:
+    return "?" if value is None else f"{value:.10g}"
 
 
 def rows_for_flags(words: str) -> str:
@@ -133,7 +137,7 @@ def _noise(volume: Volume, modality: str) -> NoiseEstimate:
     return estimate_noise(volume.voxels, volume.spacing, kind)
 
 
-def _whole(order: Order, volume: Volume, told: Told) -> tuple[Volume, Volume]:
+def _whole(order: Order, volume: Volume | None, told: Told) -> tuple[Volume | None, Volume]:
     return volume, _run(order.verb, volume, order.options, _mask(order, volume), told)
 
 
@@ -151,7 +155,7 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
     edges = [tile for tile in TILES if tile < options.get("tile", 384)]
     for smaller, following in zip([None, *edges], [*edges, None], strict=True):
         try:
-            settings = make(VERBS[verb], options | ({"tile": smaller} if smaller else {}))
+            settings = make(TASKS[verb].settings, options | ({"tile": smaller} if smaller else {}))
             result = tasks.run(verb, volume, settings, mask=mask, progress=told)
         except (ResourceError, MemoryError, RuntimeError) as problem:
             if not crowded(problem):
@@ -162,8 +166,8 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
             continue
         return result
     raise ResourceError(
-        f"{volume.name} needs more memory than is free, even in tiles of {TILES[-1]} voxels. Close other programs, "
-        "choose another device, or restore a box of it."
+        f"{volume.name if volume else verb} needs more memory than is free, even in tiles of {TILES[-1]} voxels. Close "
+        "other programs, choose another device, or restore a box of it."
     )
 
 
@@ -184,7 +188,7 @@ def _preview(order: Order, volume: Volume, told: Told) -> tuple[Volume, Volume]:
     """The verb on a box and what lies around it, then the box alone."""
     assert order.where is not None
     box = box_of(order.where, volume)
-    across = order.verb in ("super-resolve", "fill-slices", "restore")
+    across = TASKS[order.verb].across_slices
     axis = int(order.options.get("axis", 2))
     margin = [NEAR if b - a == 1 else AROUND for a, b in box]
     if across:
@@ -214,7 +218,8 @@ def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -
         kind = guess_modality(volume)[0] if said == "auto" else said
         level = options.get("noise")
         level = _noise(volume, said).level if level is None else level
-        per_part = 1.0 if kind == "ct" else mri_scaling(volume.voxels).unit / mri_scaling(small.voxels).unit
+        scaled = modality_of(kind).scaling
+        per_part = scaled(volume.voxels).unit / scaled(small.voxels).unit
         options["noise"] = float(level) * per_part
     if options.get("missing") is not None:
         count = volume.shape[volume.stored.axes[axis]]
@@ -227,12 +232,13 @@ def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -
 
 def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple]:
     afters = [after for _, after in pairs]
-    title = f"{order.scan.name} {'preview' if order.where else PAST[order.verb]}"
+    name = order.scan.name if order.scan else TASKS[order.verb].labels.title.lower()
+    title = f"{name} {'preview' if order.where else TASKS[order.verb].labels.past}"
     made = [_layer(afters, title)]
     spreads = [after.as_map(after.std) for after in afters if after.std is not None]
     if len(spreads) == len(afters):  # a frame without one would move the others to its place
         made.append(_layer(spreads, f"{title}, uncertainty", colormap="magma"))
-    if order.difference:
+    if order.difference and order.scan:
         gaps = [_difference(before, after) for before, after in pairs]
         top = max(float(np.abs(contrast(gap.voxels)).max()) for gap in gaps)
         made.append(_layer(gaps, f"{title}, difference", colormap="PiYG", contrast_limits=(-top, top)))
@@ -248,15 +254,6 @@ def _difference(before: Volume, after: Volume) -> Volume:
     same = before.shape == after.shape and np.allclose(before.affine, after.affine)
     old = before.voxels if same else resample_to(before, after.affine, after.shape)
     return after.as_map(after.voxels.astype(np.float32) - old.astype(np.float32))
-
-
-PAST = {
-    "denoise": "denoised",
-    "super-resolve": "super-resolved",
-    "fill-slices": "filled",
-    "inpaint": "inpainted",
-    "restore": "restored",
-}
 
 
 def sentence(problem: BaseException) -> MedldmError | ValueError:

@@ -17,6 +17,7 @@ import numpy as np
 from medldm.data.volume import Affine, Stored, Volume
 from medldm.io import guess_modality, modality_by_name
 from medldm.io.nifti.writer import from_array
+from medldm.tasks import TASKS
 
 SWAP = np.eye(4)[[2, 1, 0, 3]]  # reverses the order of the three axes
 SAMPLED = 500_000  # voxels that tell a grey window
@@ -158,7 +159,7 @@ class Snapshot:
 
     @property
     def modality(self) -> str:
-        """``"mr"`` or ``"ct"``, for the model that is shown; a lazy layer without a file that says it counts as MR."""
+        """Name of the modality, for the model that is shown; a lazy layer without a file that says it counts as MR."""
         array = self.data[self.current] if isinstance(self.data, np.ndarray) else np.zeros(self.shape, np.uint8)
         return guess_modality(self._volume(array[::SPARSE, ::SPARSE, ::SPARSE]))[0]
 
@@ -185,7 +186,7 @@ class Snapshot:
             found["modality"] = stored.modality or named
         elif path and stored.modality is None and named:
             found["modality"] = named
-        if verb in ("super-resolve", "restore") and not path and stored.thickness_mm:
+        if hasattr(TASKS[verb].settings, "slice_thickness") and not path and stored.thickness_mm:
             found["slice_thickness"] = float(stored.thickness_mm)
         return found
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medldm.modality import CT, MR
+
 if TYPE_CHECKING:
     from medldm.data.volume import Volume
     from napari_medldm.layers import LayerTuple
@@ -36,27 +38,27 @@ HEAD = (
 
 def mr_sample() -> list[LayerTuple]:
     """The shipped brain scan."""
-    return _layers(shipped("mr"), "brain")
+    return _layers(shipped(MR.name), "brain")
 
 
 def ct_sample() -> list[LayerTuple]:
     """The shipped crop of a chest CT."""
-    return _layers(shipped("ct"), "chest")
+    return _layers(shipped(CT.name), "chest")
 
 
 def gap_sample() -> list[LayerTuple]:
     """The brain with four empty slices."""
-    return _layers(with_gap(shipped("mr")), "brain with a gap")
+    return _layers(with_gap(shipped(MR.name)), "brain with a gap")
 
 
 def noisy_sample() -> list[LayerTuple]:
     """The brain with 7 % of Rician noise."""
-    return _layers(with_noise(shipped("mr")), "brain with noise")
+    return _layers(with_noise(shipped(MR.name)), "brain with noise")
 
 
 def thick_sample() -> list[LayerTuple]:
     """The brain in slices five times as thick."""
-    return _layers(with_thick_slices(shipped("mr")), "brain in thick slices")
+    return _layers(with_thick_slices(shipped(MR.name)), "brain in thick slices")
 
 
 def phantom_gap_sample() -> list[LayerTuple]:

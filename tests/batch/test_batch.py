@@ -1,4 +1,4 @@
-"""Many scans, one after another: no scan is replaced, every outcome is told, every record can be trusted."""
+"""Many scans, one after another: no scan is replaced, every outcome is reported, every record can be trusted."""
 
 import errno
 import json
@@ -16,15 +16,16 @@ import pytest
 from PIL import Image
 
 import medldm.tasks
-from medldm.batch import Options, Record, Run, Watch, cases
-from medldm.batch.ledger import command, compact
-from medldm.batch.memory import result_voxels
+from medldm.batch import Options, Result, Run, Watch, publish, steps
+from medldm.batch.forecast import result_voxels
+from medldm.batch.ledger import command
 from medldm.batch.outputs import Protected, sweep
 from medldm.batch.summary import Row, write_summary
 from medldm.cli import main
 from medldm.data.volume import Step
 from medldm.errors import InputError, ModelError, OutputError
 from medldm.io.atomic import LEFTOVER
+from medldm.provenance.record import json_text
 from medldm.settings import Denoise, SuperResolve
 
 
@@ -41,8 +42,8 @@ def verb(tiny_model, capsys, monkeypatch):
 
     monkeypatch.setattr(medldm.tasks, "run", stub)
 
-    def run(*words):
-        code = main([*map(str, words), "--model", str(tiny_model)])
+    def run(*arguments):
+        code = main([*map(str, arguments), "--model", str(tiny_model)])
         return code, capsys.readouterr().err
 
     return run
@@ -71,17 +72,17 @@ def test_no_result_replaces_its_own_scan(tree, verb):
 
 
 def test_no_result_replaces_another_scan_or_its_mask(tmp_path):
-    guard = Protected([tmp_path / "s" / "1.dcm", tmp_path / "mask.nii.gz"])
+    protected = Protected([tmp_path / "s" / "1.dcm", tmp_path / "mask.nii.gz"])
     for target in (tmp_path / "mask.nii.gz", tmp_path / "s", tmp_path):
         with pytest.raises(OutputError):
-            guard.check(target)
-    guard.check(tmp_path / "out.nii.gz")
+            protected.check(target)
+    protected.check(tmp_path / "out.nii.gz")
 
 
-@pytest.mark.parametrize("words", [["super-resolve", "--spacing", "3"], ["restore"], ["fill-slices"]])
-def test_an_empty_scan_is_refused_even_when_nothing_would_be_done(words, tmp_path, verb):
+@pytest.mark.parametrize("arguments", [["super-resolve", "--spacing", "3"], ["restore"], ["fill-slices"]])
+def test_an_empty_scan_is_refused_even_when_nothing_would_be_done(arguments, tmp_path, verb):
     path = phantoms.save(tmp_path / "zeros.nii.gz", np.zeros((8, 8, 8), np.int16))
-    code, said = verb(words[0], path, tmp_path / "o.nii.gz", *words[1:])
+    code, said = verb(arguments[0], path, tmp_path / "o.nii.gz", *arguments[1:])
     assert code == 3
     assert "zero everywhere" in said
     assert not (tmp_path / "o.nii.gz").exists()
@@ -101,24 +102,24 @@ def test_a_bad_file_of_an_archive_is_called_as_in_the_archive(tree, tmp_path, ve
     code, said = verb("denoise", tmp_path / "scans.zip", tmp_path / "out")
     assert code == 8
     assert f"{tmp_path / 'scans.zip'}/broken.nii.gz is no NIfTI file" in said
-    assert "medldm-zip" not in said + words_of(tmp_path / "out")
+    assert "medldm-zip" not in said + logs_of(tmp_path / "out")
 
 
-@pytest.mark.parametrize("door", ["denoise", "dry run", "inspect", "read"])
-def test_a_bad_file_of_an_archive_is_never_called_by_a_temporary_path(door, tmp_path, verb, capsys):
+@pytest.mark.parametrize("command", ["denoise", "dry run", "inspect", "read"])
+def test_a_bad_file_of_an_archive_is_never_called_by_a_temporary_path(command, tmp_path, verb, capsys):
     phantoms.save(tmp_path / "cut.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16)
     with zipfile.ZipFile(tmp_path / "scans.zip", "w") as packed:
         packed.writestr("sub/cut.nii.gz", (tmp_path / "cut.nii.gz").read_bytes()[:2000])
     archive = tmp_path / "scans.zip"
-    if door == "read":
+    if command == "read":
         with pytest.raises(InputError) as refusal:
             medldm.read(archive)
         said = str(refusal.value)
-    elif door == "inspect":
+    elif command == "inspect":
         assert main(["inspect", str(archive)]) == 3
         said = capsys.readouterr().err
     else:
-        code, said = verb("denoise", archive, tmp_path / "out", *["--dry-run"] * (door == "dry run"))
+        code, said = verb("denoise", archive, tmp_path / "out", *["--dry-run"] * (command == "dry run"))
         assert code == 3
     assert f"{archive}/sub/cut.nii.gz is truncated" in said
     assert "medldm-zip" not in said
@@ -149,7 +150,7 @@ def test_a_disk_that_fails_is_no_bug_of_ours(tree, tmp_path, verb, monkeypatch):
     def failing(case, options):
         raise OSError(errno.EIO, "Input/output error", str(case.source))
 
-    monkeypatch.setattr(cases, "load", failing)
+    monkeypatch.setattr(steps, "load", failing)
     code, said = verb("denoise", tree, tmp_path / "out")
     assert code == 8
     assert "Input/output error" in said
@@ -193,8 +194,8 @@ def test_two_processes_of_one_number_write_to_names_of_their_own(tmp_path):
     other += "print(staged_name(Path('a.nii.gz')).name, end=' ')\n"
     other += "with whole_file(Path(sys.argv[1]), durable=False) as temporary: print(temporary.name); temporary.touch()"
     for number in range(2):
-        told = subprocess.run([sys.executable, "-c", other, str(tmp_path / "x")], capture_output=True, text=True)
-        names[number] = told.stdout.split()
+        ran = subprocess.run([sys.executable, "-c", other, str(tmp_path / "x")], capture_output=True, text=True)
+        names[number] = ran.stdout.split()
         assert len(names[number]) == 2
         assert all("8" in name and LEFTOVER.match(name) for name in names[number])
         assert LEFTOVER.match(f".8-01234567.partial.{names[number][0]}")
@@ -224,8 +225,8 @@ def test_one_volume_of_a_4d_file_that_needs_nothing_is_one_volume(tmp_path, tiny
 
     path = phantoms.save(tmp_path / "f.nii.gz", np.stack([phantoms.brain()] * 2, -1), dtype=np.int16)
     out = tmp_path / "o.nii.gz"
-    words = ["super-resolve", str(path), str(out), "--volume", "1", "--spacing", "3", "--model", str(tiny_model)]
-    assert main(words) == 0
+    arguments = ["super-resolve", str(path), str(out), "--volume", "1", "--spacing", "3", "--model", str(tiny_model)]
+    assert main(arguments) == 0
     assert nib.load(out).shape == (48, 56, 40)
 
 
@@ -236,10 +237,10 @@ def test_an_unknown_model_is_code_4_in_a_tree_too(tree, tmp_path):
 
 def test_a_scan_that_the_model_is_not_made_for_is_refused(tree, tmp_path, tiny_model):
     phantoms.save(tree / "b.nii.gz", 2 * phantoms.brain((24, 24, 12)) - 1000, dtype=np.int16)
-    words = ["denoise", str(tree), str(tmp_path / "out"), "--noise", "0.05", "--model", str(tiny_model)]
-    assert main(words) == 8
+    arguments = ["denoise", str(tree), str(tmp_path / "out"), "--noise", "0.05", "--model", str(tiny_model)]
+    assert main(arguments) == 8
     assert rows(tmp_path / "out") == {"a": "done", "b": "refused", "c": "done"}
-    assert main(["denoise", str(tree / "b.nii.gz"), str(tmp_path / "b.nii.gz"), *words[3:]]) == 4
+    assert main(["denoise", str(tree / "b.nii.gz"), str(tmp_path / "b.nii.gz"), *arguments[3:]]) == 4
 
 
 def test_a_model_that_is_damaged_is_a_failure_and_not_the_fault_of_the_scan(tree, tmp_path, verb, monkeypatch):
@@ -284,15 +285,15 @@ def test_a_shard_without_cases_leaves_a_table_too(tree, tmp_path, verb):
 def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tree, tmp_path, verb, monkeypatch):
     from medldm.io.atomic import sentence
 
-    wrote = cases.write
+    wrote = publish.write
 
-    def full(volume, path, **words):
+    def full(volume, path, **options):
         if "b.nii" in path.name:
             problem = OSError(errno.ENOSPC, "No space left on device")
             raise sentence(problem, path) from problem
-        return wrote(volume, path, **words)
+        return wrote(volume, path, **options)
 
-    monkeypatch.setattr(cases, "write", full)
+    monkeypatch.setattr(publish, "write", full)
     code, said = verb("denoise", tree, tmp_path / "out")
     assert code == 8
     assert "disk is full" in said
@@ -302,10 +303,10 @@ def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tree, tmp_pa
 def test_an_interrupted_batch_says_how_far_it_came(tree, tmp_path, verb, monkeypatch):
     stub = medldm.tasks.run
 
-    def stopped(task, volume, settings, **words):
+    def stopped(task, volume, settings, **options):
         if volume.name.startswith("b"):
             raise KeyboardInterrupt
-        return stub(task, volume, settings, **words)
+        return stub(task, volume, settings, **options)
 
     monkeypatch.setattr(medldm.tasks, "run", stopped)
     assert verb("denoise", tree, tmp_path / "out")[0] == 130
@@ -317,7 +318,7 @@ def test_two_runs_that_end_a_series_at_once_do_not_quarrel(tmp_path, monkeypatch
     staged, target, others = tmp_path / ".staged", tmp_path / "series", [3]
     staged.mkdir()
     (staged / "0000.dcm").write_text("ours")
-    removed = cases.remove
+    removed = publish.remove
 
     def quarrel(path):
         removed(path)
@@ -326,9 +327,9 @@ def test_two_runs_that_end_a_series_at_once_do_not_quarrel(tmp_path, monkeypatch
             path.mkdir()
             (path / "0000.dcm").write_text("theirs")
 
-    monkeypatch.setattr(cases, "remove", quarrel)
+    monkeypatch.setattr(publish, "remove", quarrel)
     quarrel(target)
-    cases.show(staged, target)
+    publish.show(staged, target)
     assert (target / "0000.dcm").read_text() == "ours"
     assert [path.name for path in tmp_path.iterdir()] == ["series"]
 
@@ -337,7 +338,7 @@ def test_a_result_without_its_record_is_taken_back(tree, tmp_path, verb, monkeyp
     def broken(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cases, "write_record", broken)
+    monkeypatch.setattr(publish, "write_record", broken)
     assert verb("denoise", tree / "a.nii.gz", tmp_path / "o.nii.gz")[0] == 130
     assert not (tmp_path / "o.nii.gz").exists()
 
@@ -363,24 +364,24 @@ def test_pictures_asked_for_in_the_morning_need_no_network(tree, tmp_path, verb,
 
 
 def test_a_picture_of_the_morning_shows_the_maps_and_the_slices_of_the_night(tree, tmp_path, stub_network, tiny_model):
-    words = ["denoise", str(tree / "a.nii.gz"), str(tmp_path / "o.nii.gz"), "--model", str(tiny_model)]
-    words += ["--samples", "3", "--steps", "4", "--uncertainty", "--preview"]
-    assert main(words) == 0
+    arguments = ["denoise", str(tree / "a.nii.gz"), str(tmp_path / "o.nii.gz"), "--model", str(tiny_model)]
+    arguments += ["--samples", "3", "--steps", "4", "--uncertainty", "--preview"]
+    assert main(arguments) == 0
     night = np.asarray(Image.open(tmp_path / "o_preview.png"))
     (tmp_path / "o_preview.png").unlink()
-    assert main(words) == 0
+    assert main(arguments) == 0
     assert np.array_equal(Image.open(tmp_path / "o_preview.png"), night)
     (tmp_path / "o_std.nii.gz").unlink()
-    assert main(words) == 0
+    assert main(arguments) == 0
     assert (tmp_path / "o_std.nii.gz").exists()  # that takes the network again
 
 
 def test_a_picture_of_a_series_is_drawn_in_the_morning_too(tmp_path, stub_network, tiny_model):
     voxels = phantoms.brain((24, 24, 16)).astype(np.int16)
     source = phantoms_dicom.write_series(tmp_path / "in", voxels, spacing=(1.0, 1.0, 1.0))
-    words = ["denoise", str(source), str(tmp_path / "out"), "--model", str(tiny_model)]
-    assert main(words) == 0
-    assert main([*words, "--report"]) == 0
+    arguments = ["denoise", str(source), str(tmp_path / "out"), "--model", str(tiny_model)]
+    assert main(arguments) == 0
+    assert main([*arguments, "--report"]) == 0
     assert list(tmp_path.rglob("*_preview.png"))
 
 
@@ -402,9 +403,9 @@ def test_a_warning_says_which_of_many_scans_it_is_about(tree, tmp_path, verb, mo
     (tree / "a.nii.gz").rename(tree / "sub" / "scan.nii.gz")
     stub = medldm.tasks.run
 
-    def loud(task, volume, settings, **words):
+    def loud(task, volume, settings, **options):
         logging.getLogger("medldm.tasks").warning("%s covers too little", volume.name)
-        return stub(task, volume, settings, **words)
+        return stub(task, volume, settings, **options)
 
     monkeypatch.setattr(medldm.tasks, "run", loud)
     code, said = verb("denoise", tree, tmp_path / "out")
@@ -425,7 +426,7 @@ def test_a_bug_in_a_tree_shows_no_traceback_unless_asked(tree, tmp_path, verb, m
     assert "Traceback" in verb("denoise", tree, tmp_path / "out", "-v")[1]
 
 
-def words_of(folder):
+def logs_of(folder):
     return "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.suffix in (".log", ".json"))
 
 
@@ -438,13 +439,13 @@ def test_a_log_and_a_screen_quote_no_header(tmp_path, verb):
     phantoms.save(tmp_path / "in" / "a.nii.gz", phantoms.brain((24, 24, 12)), dtype=np.int16)
     code, said = verb("denoise", tmp_path / "in", tmp_path / "out")
     assert code == 8
-    told = said + words_of(tmp_path / "out")
-    assert "RescaleSlope" in told
-    assert "pixels.py" in told
-    assert "Muster" not in told
+    messages = said + logs_of(tmp_path / "out")
+    assert "RescaleSlope" in messages
+    assert "pixels/image.py" in messages
+    assert "Muster" not in messages
     # Who asks with -v looks for the cause, and gets it on the screen; what stays in files is without it.
     assert "Muster" in verb("denoise", tmp_path / "in", tmp_path / "out", "-v")[1]
-    assert "Muster" not in words_of(tmp_path / "out")
+    assert "Muster" not in logs_of(tmp_path / "out")
 
 
 def test_a_bug_is_told_by_its_place_and_quotes_nothing(tree, tmp_path, verb, monkeypatch):
@@ -461,11 +462,11 @@ def test_a_bug_is_told_by_its_place_and_quotes_nothing(tree, tmp_path, verb, mon
     assert "Muster" not in alone
     code, said = verb("denoise", tree, tmp_path / "out")
     assert code == 8
-    told = said + words_of(tmp_path / "out")
-    assert "a bug in medldm (KeyError in batch/cases.py, line " in told
+    messages = said + logs_of(tmp_path / "out")
+    assert "a bug in medldm (KeyError in batch/steps.py, line " in messages
     logged = (tmp_path / "out" / "logs" / "a.log").read_text()
     assert logged.index("ValueError") < logged.index("KeyError")
-    assert "Muster" not in told
+    assert "Muster" not in messages
 
 
 def test_dash_v_prints_what_the_exceptions_said(tree, tmp_path, verb, monkeypatch):
@@ -476,11 +477,11 @@ def test_dash_v_prints_what_the_exceptions_said(tree, tmp_path, verb, monkeypatc
             raise KeyError("the key") from problem
 
     monkeypatch.setattr(medldm.tasks, "run", broken)
-    for words in ((tree / "a.nii.gz", tmp_path / "o.nii.gz"), (tree, tmp_path / "out")):
-        said = verb("denoise", *words, "-v")[1]
+    for arguments in ((tree / "a.nii.gz", tmp_path / "o.nii.gz"), (tree, tmp_path / "out")):
+        said = verb("denoise", *arguments, "-v")[1]
         assert "ValueError: could not convert string to float: 'twelve'" in said
         assert "KeyError: 'the key'" in said
-    assert "twelve" not in words_of(tmp_path / "out")
+    assert "twelve" not in logs_of(tmp_path / "out")
 
 
 def test_dicom_is_not_made_from_nifti(tree, tmp_path, verb):
@@ -505,9 +506,9 @@ def test_the_recorded_command_names_what_differs_from_the_defaults(tmp_path):
 
 
 def test_numbers_of_a_record_stand_on_one_line():
-    text = json.dumps({"a": [1, 2.5, -3], "b": ["x", "y"]}, indent=1)
-    assert '"a": [1, 2.5, -3]' in compact(text)
-    assert json.loads(compact(text)) == json.loads(text)
+    numbers = {"a": [1, 2.5, -3], "b": ["x", "y"]}
+    assert '"a": [1, 2.5, -3]' in json_text(numbers)
+    assert json.loads(json_text(numbers)) == numbers
 
 
 def test_a_summary_is_a_table_and_a_list(tmp_path):
@@ -518,4 +519,4 @@ def test_a_summary_is_a_table_and_a_list(tmp_path):
 
 def test_a_silent_watch_needs_nobody():
     Watch().say("nobody hears this")
-    assert Record(phantoms.Path("x/scan.nii.gz")).path.name == "scan_medldm.json"
+    assert Result(phantoms.Path("x/scan.nii.gz")).record_path.name == "scan_medldm.json"

@@ -19,8 +19,8 @@ pytest.importorskip("distributed")
 from distributed import Client
 
 from medldm.batch import Options, Watch, run_batch
-from medldm.batch.dask_cluster import AHEAD
-from medldm.batch.local import environments
+from medldm.batch.dask_cluster import environments
+from medldm.batch.dask_queue import AHEAD
 from medldm.errors import ResourceError
 from medldm.settings import Denoise
 
@@ -30,9 +30,9 @@ PRELOAD = """
 import os, signal, sys, time, types
 open(os.path.join(os.environ["MEDLDM_TEST"], "worker-began"), "w").close()
 import medldm
-tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
-from medldm.batch import cases
-from medldm.batch import dask_cluster
+from medldm import tasks
+from medldm.batch import ledger, publish
+from medldm.batch import dask_queue
 from medldm.io.atomic import sentence
 from medldm.data.volume import Step
 
@@ -47,24 +47,24 @@ def run(task, volume, settings, *, mask=None, progress=None):
     facts = {"model": "stub", "sha256": "0", "seconds": 1.0}
     return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
 
-real = getattr(cases.write, "real", cases.write)  # Dask may load this twice
+real = getattr(publish.write, "real", publish.write)  # Dask may load this twice
 
-def write(volume, path, **words):
+def write(volume, path, **options):
     if "full" in path.name:
         problem = OSError(28, "No space left on device")
         raise sentence(problem, path) from problem
-    return real(volume, path, **words)
+    return real(volume, path, **options)
 
-restored = getattr(dask_cluster.patiently, "real", dask_cluster.patiently)
+restored = getattr(dask_queue.with_retries, "real", dask_queue.with_retries)
 
-def patiently(work):
+def with_retries(work):
     if work.case.place.name == "buggy":
         raise RuntimeError("nobody thought of this")
     return restored(work)
 
-write.real, patiently.real = real, restored
-tasks.run, cases.write, dask_cluster.patiently = run, write, patiently
-cases.weights_for = lambda *_: "0"
+write.real, with_retries.real = real, restored
+tasks.run, publish.write, dask_queue.with_retries = run, write, with_retries
+ledger.weights_for = lambda *_: "0"
 """
 
 
@@ -81,7 +81,7 @@ def cluster(folder, workers):
     scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", address.rsplit(":", 1)[1], "--no-dashboard"]
     worker = [*dask, "worker", address, "--nworkers", str(workers), "--nthreads", "1", "--no-dashboard"]
     worker += ["--preload", str(folder / "preload.py"), "--local-directory", str(folder), "--memory-limit", "0"]
-    running = [subprocess.Popen(words, env=environment, **quiet) for words in (scheduler, worker)]
+    running = [subprocess.Popen(command, env=environment, **quiet) for command in (scheduler, worker)]
     try:
         all_up(address, workers)
         yield address
@@ -146,25 +146,25 @@ def test_a_killed_worker_loses_nothing_and_a_poisonous_case_is_given_up(tmp_path
         )
         code = denoise(source, out, address)
         assert killer.wait() == 0
-    found = rows(out)
+    statuses = rows(out)
     assert code == 8
-    assert {name: row["status"] for name, row in found.items()} == {
+    assert {name: row["status"] for name, row in statuses.items()} == {
         "a": "done",
         "b": "done",
         "c": "done",
         "poison": "failed",
         "slow": "done",
     }
-    assert "died 2 times" in found["poison"]["message"]
+    assert "died 2 times" in statuses["poison"]["message"]
     assert sorted(path.name for path in out.glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz", "c.nii.gz", "slow.nii.gz"]
     assert not list(out.glob(".tries*"))
 
 
 def test_a_case_that_finds_no_memory_beside_its_neighbours_waits_for_it(tmp_path, stub_network, monkeypatch):
-    from medldm.batch import Run, cases, dask_cluster
+    from medldm.batch import Run, dask_queue, ledger, steps
     from medldm.io.discovery import find_cases
 
-    reads, read = [], cases.load
+    reads, read = [], steps.load
 
     def load(case, options):
         reads.append(case)
@@ -172,12 +172,12 @@ def test_a_case_that_finds_no_memory_beside_its_neighbours_waits_for_it(tmp_path
             raise ResourceError("it needs about 1.0 GiB of memory, 0.9 GiB are free")
         return read(case, options)
 
-    monkeypatch.setattr(cases, "load", load)
-    monkeypatch.setattr(cases, "weights_for", lambda *_: "0")
-    monkeypatch.setattr(dask_cluster, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(steps, "load", load)
+    monkeypatch.setattr(ledger, "weights_for", lambda *_: "0")
+    monkeypatch.setattr(dask_queue, "RETRY_AFTER_S", (0, 0, 0))
     (case,) = find_cases(scans(tmp_path / "in", "a"))
-    dask_cluster.make(tmp_path / "marks")
-    row, full = dask_cluster.one_away(
+    dask_queue.make_marks(tmp_path / "marks")
+    row, full = dask_queue.on_worker(
         Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", tmp_path / "marks"
     )
     assert (row.status, full, len(reads)) == ("done", False, 3)
@@ -191,57 +191,57 @@ def test_what_goes_wrong_with_one_case_is_its_row_and_the_others_finish(tmp_path
     phantoms.save(source / f"{long}.nii", phantoms.brain((16, 16, 8)), dtype=np.int16)
     with cluster(tmp_path, 1) as address:
         code = denoise(source, out, address)
-    found = rows(out)
+    statuses = rows(out)
     assert code == 8
-    assert {name: row["status"] for name, row in found.items()} == {
+    assert {name: row["status"] for name, row in statuses.items()} == {
         "a": "done",
         "buggy": "failed",
         long: "refused",
         "z": "done",
     }
-    assert "a bug in medldm (RuntimeError in " in found["buggy"]["message"]
-    assert "please report it" in found["buggy"]["message"]
+    assert "a bug in medldm (RuntimeError in " in statuses["buggy"]["message"]
+    assert "please report it" in statuses["buggy"]["message"]
     said = (out / "logs" / "buggy.log").read_text()
     assert "RuntimeError" in said
     assert "nobody thought of this" not in said  # it could quote a header
 
 
 def test_a_disk_too_full_for_a_mark_ends_the_batch(tmp_path, monkeypatch):
-    from medldm.batch import Run, dask_cluster
+    from medldm.batch import Run, dask_queue
     from medldm.io.discovery import find_cases
 
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     marks = tmp_path / "marks"
-    dask_cluster.make(marks)
-    monkeypatch.setattr(dask_cluster, "tried", lambda *_: 0)  # what is always full never ends either, for who reads it
-    dask_cluster.mark_of(marks, case).symlink_to("/dev/full")
-    row, full = dask_cluster.one_away(Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", marks)
+    dask_queue.make_marks(marks)
+    monkeypatch.setattr(dask_queue, "tried", lambda *_: 0)  # what is always full never ends either, for who reads it
+    dask_queue.mark_of(marks, case).symlink_to("/dev/full")
+    row, full = dask_queue.on_worker(Run(verb="denoise", settings=Denoise()), case, tmp_path / "out", marks)
     assert (row.status, full) == ("failed", True)
     assert "disk is full" in row.message
 
 
 def test_a_worker_begins_nothing_for_a_batch_that_ended(tmp_path, monkeypatch):
-    from medldm.batch import Run, dask_cluster
+    from medldm.batch import Run, dask_queue
     from medldm.io.discovery import find_cases
 
-    monkeypatch.setattr(dask_cluster, "LATE", 0.1)
+    monkeypatch.setattr(dask_queue, "FOLDER_TIMEOUT_S", 0.1)
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     out = tmp_path / "out"
-    row, full = dask_cluster.one_away(Run(verb="denoise", settings=Denoise()), case, out, out / ".tries-0")
+    row, full = dask_queue.on_worker(Run(verb="denoise", settings=Denoise()), case, out, out / ".tries-0")
     assert (row.status, full) == ("failed", False)
     assert "same for every worker" in row.message  # the other reason why it is not there
     assert not out.exists()
 
 
 def test_the_folder_of_marks_may_appear_late(tmp_path):
-    from medldm.batch import dask_cluster
+    from medldm.batch import dask_queue
     from medldm.io.discovery import find_cases
 
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     marks = tmp_path / "marks"
-    threading.Timer(0.2, dask_cluster.make, [marks]).start()
-    dask_cluster.leave_mark(marks, case)
-    assert dask_cluster.tried(marks, case) == 1
+    threading.Timer(0.2, dask_queue.make_marks, [marks]).start()
+    dask_queue.leave_mark(marks, case)
+    assert dask_queue.tried(marks, case) == 1
 
 
 @pytest.mark.slow
@@ -256,12 +256,12 @@ def test_a_dry_run_on_workers_writes_nothing(tmp_path):
 def test_a_cluster_without_workers_is_waited_for_in_words(monkeypatch, caplog):
     from types import SimpleNamespace
 
-    from medldm.batch import dask_cluster
+    from medldm.batch import dask_queue
 
     workers = {"tcp://a": {}}
     client = SimpleNamespace(scheduler_info=lambda n_workers: {"workers": workers})
-    monkeypatch.setattr(dask_cluster, "LONELY", 0.01)
-    with dask_cluster.missing_workers_told(client):
+    monkeypatch.setattr(dask_queue, "WORKER_CHECK_S", 0.01)
+    with dask_queue.missing_workers_warned(client):
         time.sleep(0.1)
         assert not caplog.records
         workers.clear()
@@ -274,7 +274,7 @@ def test_a_cluster_without_workers_is_waited_for_in_words(monkeypatch, caplog):
 def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, caplog):
     from types import SimpleNamespace
 
-    from medldm.batch import dask_cluster
+    from medldm.batch import dask_queue
 
     asked, answer = threading.Event(), threading.Event()
 
@@ -283,9 +283,9 @@ def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, cap
         answer.wait()
         return {}
 
-    monkeypatch.setattr(dask_cluster, "LONELY", 0.01)
-    monkeypatch.setattr(dask_cluster, "ANSWERED", 0.1)
-    with dask_cluster.missing_workers_told(SimpleNamespace(scheduler_info=scheduler_info)):
+    monkeypatch.setattr(dask_queue, "WORKER_CHECK_S", 0.01)
+    monkeypatch.setattr(dask_queue, "STOP_TIMEOUT_S", 0.1)
+    with dask_queue.missing_workers_warned(SimpleNamespace(scheduler_info=scheduler_info)):
         asked.wait()
     answer.set()
     until(lambda: not any(thread.name == "medldm-workers" for thread in threading.enumerate()))
@@ -294,14 +294,14 @@ def test_a_scheduler_that_hangs_does_not_keep_a_batch_that_ends(monkeypatch, cap
 
 @pytest.mark.slow
 def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("medldm.batch.local.PATIENCE", 1)
+    monkeypatch.setattr("medldm.batch.dask_cluster.CONNECT_TIMEOUT_S", 1)
     source = scans(tmp_path / "in", "a", "b")
     with pytest.raises(ResourceError, match="dask scheduler"):
         denoise(source, tmp_path / "out", "tcp://127.0.0.1:9")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["a case is restored", "a case is told"])
+@pytest.mark.parametrize("moment", ["a case is restored", "a case is reported"])
 def test_a_scheduler_that_dies_ends_the_batch_with_a_sentence(tmp_path, moment):
     source, out = scans(tmp_path / "in", "a", "b", "slow", "then"), tmp_path / "out"
     killed = []
@@ -315,7 +315,7 @@ def test_a_scheduler_that_dies_ends_the_batch_with_a_sentence(tmp_path, moment):
             pid = client.run_on_scheduler(os.getpid)
 
         def say(line):
-            if moment == "a case is told" and not killed:
+            if moment == "a case is reported" and not killed:
                 kill(pid)
                 time.sleep(1)  # the next case is sent to a scheduler that is known to be lost
 
@@ -334,17 +334,17 @@ def test_a_scheduler_that_dies_ends_the_batch_with_a_sentence(tmp_path, moment):
 @pytest.mark.slow
 def test_a_client_that_gave_up_on_its_scheduler_is_a_sentence(tmp_path):
     from medldm.batch import Run
-    from medldm.batch.dask_cluster import Errands, workers_of
+    from medldm.batch.dask_queue import Queue, workers_of
     from medldm.io.discovery import find_cases
 
     (case,) = find_cases(scans(tmp_path / "in", "a"))
     run = Run(verb="denoise", settings=Denoise())
     with cluster(tmp_path, 1) as address, Client(address, timeout=280, set_as_default=False) as client:
-        errands = Errands(client, run, tmp_path / "out", None)
+        queue = Queue(client, run, tmp_path / "out", None)
         client.sync(client._close)  # as it does by itself when it cannot reconnect
         assert workers_of(client, run) == run.options.workers
         with pytest.raises(ResourceError, match="scheduler went away"):
-            errands.send(case)
+            queue.send(case)
 
 
 def test_workers_have_a_device_each_or_share_the_cores(monkeypatch):
@@ -358,8 +358,8 @@ def test_without_dask_a_sentence_says_what_to_install(tmp_path, tiny_model, caps
 
     monkeypatch.setitem(sys.modules, "distributed", None)
     source = scans(tmp_path / "in", "a", "b")
-    words = ["denoise", str(source), str(tmp_path / "out"), "--workers", "2", "--model", str(tiny_model)]
-    assert main(words) == 2
+    arguments = ["denoise", str(source), str(tmp_path / "out"), "--workers", "2", "--model", str(tiny_model)]
+    assert main(arguments) == 2
     assert "pip install medldm[cluster]" in capsys.readouterr().err
 
 
@@ -369,10 +369,10 @@ def test_after_a_failure_fail_fast_sends_no_other_case(tmp_path):
     phantoms.save(source / "a-empty.nii.gz", np.zeros((16, 16, 8), np.int16))
     with cluster(tmp_path, 1) as address:
         code = denoise(source, out, address, fail_fast=True)
-    found = rows(out)
+    statuses = rows(out)
     assert code == 8
-    assert found["a-empty"]["status"] == "refused"
-    assert len(found) <= 1 + AHEAD  # what was under way already
+    assert statuses["a-empty"]["status"] == "refused"
+    assert len(statuses) <= 1 + AHEAD  # what was under way already
 
 
 @pytest.mark.slow
@@ -380,12 +380,12 @@ def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tmp_path):
     source, out = scans(tmp_path / "in", "a", "full", *(f"later{number}" for number in range(8))), tmp_path / "out"
     with cluster(tmp_path, 1) as address:
         code = denoise(source, out, address)
-    found = rows(out)
+    statuses = rows(out)
     assert code == 8
-    assert found["a"]["status"] == "done"
-    assert found["full"]["status"] == "failed"
-    assert "disk is full" in found["full"]["message"]
-    assert len(found) <= 2 + AHEAD
+    assert statuses["a"]["status"] == "done"
+    assert statuses["full"]["status"] == "failed"
+    assert "disk is full" in statuses["full"]["message"]
+    assert len(statuses) <= 2 + AHEAD
     assert not list(out.glob("*full*.gz"))
 
 
@@ -410,9 +410,9 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_they_say_nothing(tmp_p
     source, out = scans(tmp_path / "in", "a", "slow", "slow2"), tmp_path / "out"
     (tmp_path / "preload.py").write_text(PRELOAD)
     preload = {"MEDLDM_TEST": str(tmp_path), "DASK_DISTRIBUTED__WORKER__PRELOAD": str(tmp_path / "preload.py")}
-    words = ["denoise", source, out, "--noise", "0.05", "--workers", "2", "--device", "cpu"]
+    arguments = ["denoise", source, out, "--noise", "0.05", "--workers", "2", "--device", "cpu"]
     running = subprocess.Popen(
-        [sys.executable, "-m", "medldm", *map(str, words)],
+        [sys.executable, "-m", "medldm", *map(str, arguments)],
         env=os.environ | preload,
         stderr=subprocess.PIPE,
         text=True,
@@ -433,9 +433,9 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_they_say_nothing(tmp_p
 def test_ctrl_c_leaves_a_summary_and_no_marks_and_the_next_run_goes_on(tmp_path):
     source, out = scans(tmp_path / "in", "a", "b", "slow"), tmp_path / "out"
     with cluster(tmp_path, 1) as address:
-        words = ["denoise", source, out, "--noise", "0.05", "--scheduler", address]
+        command = ["denoise", source, out, "--noise", "0.05", "--scheduler", address]
         running = subprocess.Popen(
-            [sys.executable, "-m", "medldm", *map(str, words)], stderr=subprocess.PIPE, text=True, preexec_fn=hearing
+            [sys.executable, "-m", "medldm", *map(str, command)], stderr=subprocess.PIPE, text=True, preexec_fn=hearing
         )
         until(lambda: (tmp_path / "slow-began").exists())
         running.send_signal(signal.SIGINT)

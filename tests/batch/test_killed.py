@@ -14,9 +14,8 @@ import pytest
 CODE = """
 import json, os, signal, sys, types
 import medldm
-tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")  # torch takes seconds to import
-from medldm.batch import cases
-from medldm.batch import ledger
+from medldm import tasks
+from medldm.batch import ledger, publish, steps
 from medldm.data.volume import Step
 MOMENT, CASE = "never", "b"
 
@@ -31,19 +30,19 @@ def stub(task, volume, settings, *, mask=None, progress=None):
 
 def before_and_after(module, name, moments, which):
     real = getattr(module, name)
-    def around(*given, **words):
+    def around(*given, **options):
         die_at(moments[0], which(given))
-        found = real(*given, **words)
+        result = real(*given, **options)
         die_at(moments[1], which(given))
-        return found
+        return result
     setattr(module, name, around)
 
 tasks.run = stub
-cases.weights_for = lambda *_: "0"
-before_and_after(cases, "load", ("before reading", "after reading"), lambda given: given[0].source)
-before_and_after(cases, "write_image", ("before writing", "image is staged"), lambda given: given[3])
-before_and_after(cases, "write_record", ("before record", "record without image"), lambda given: given[0].image)
-before_and_after(cases, "remove", ("before removing", "old image is gone"), lambda given: given[0])
+ledger.weights_for = lambda *_: "0"
+before_and_after(steps, "load", ("before reading", "after reading"), lambda given: given[0].source)
+before_and_after(publish, "write_image", ("before writing", "image is staged"), lambda given: given[3])
+before_and_after(publish, "write_record", ("before record", "record without image"), lambda given: given[0].image)
+before_and_after(publish, "remove", ("before removing", "old image is gone"), lambda given: given[0])
 import gzip
 real_close = gzip.GzipFile.close
 def close(file):
@@ -53,12 +52,12 @@ def close(file):
 gzip.GzipFile.close = close
 from medldm.cli import main
 for number, line in enumerate(sys.stdin):  # a fork for each run: to import everything anew would take seconds
-    MOMENT, *words = json.loads(line)
+    MOMENT, *arguments = json.loads(line)
     child = os.fork() if number else 0  # the first run loads the modules for all others
     if child:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         continue
-    code = main(words)
+    code = main(arguments)
     if number:
         os._exit(code)
     print(code, flush=True)
@@ -82,8 +81,8 @@ def denoise():
     with subprocess.Popen([sys.executable, "-c", CODE], env=environment, **pipes) as server:
 
         def run(moment, folder, out, noise="0.05"):
-            words = [moment, "denoise", str(folder), str(out), "--noise", noise]
-            server.stdin.write(json.dumps(words) + "\n")
+            command = [moment, "denoise", str(folder), str(out), "--noise", noise]
+            server.stdin.write(json.dumps(command) + "\n")
             server.stdin.flush()
             return int(server.stdout.readline())
 

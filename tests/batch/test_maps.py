@@ -9,8 +9,8 @@ import phantoms_dicom
 import pydicom
 import pytest
 
-from medldm.batch.ledger import Record
-from medldm.batch.maps import HALF_WIDTH, STD, remove_maps, spread_path, stage_maps
+from medldm.batch.ledger import HALF_WIDTH, STD, Result
+from medldm.batch.publish import remove_maps, stage_maps
 from medldm.cli import main
 from medldm.data.volume import Step
 from medldm.errors import InputError
@@ -33,21 +33,21 @@ def write_maps(result, record):
 
 def test_both_maps_lie_beside_a_nifti_result_and_old_ones_go(tmp_path):
     source = phantoms.save(tmp_path / "scan.nii.gz", phantoms.brain((20, 24, 12)), dtype=np.int16)
-    record = Record(tmp_path / "out.nii.gz")
+    record = Result(tmp_path / "out.nii.gz")
     result = with_maps(read(source))
     write_maps(result, record)
-    std, half = (nib.load(spread_path(record, kind)).get_fdata() for kind in (STD, HALF_WIDTH))
+    std, half = (nib.load(record.map_path(kind)).get_fdata() for kind in (STD, HALF_WIDTH))
     assert np.allclose(half, 3 * std)
     assert np.allclose(std, result.to_stored(result.std))
-    assert stage_maps(with_maps(read(source), half_width=False), record) == [spread_path(record, STD)]
+    assert stage_maps(with_maps(read(source), half_width=False), record) == [record.map_path(STD)]
     remove_maps(record)
-    assert not spread_path(record, STD).exists()
-    assert not spread_path(record, HALF_WIDTH).exists()
+    assert not record.map_path(STD).exists()
+    assert not record.map_path(HALF_WIDTH).exists()
 
 
 def test_a_dicom_result_gets_parametric_maps_beside_its_folder(tmp_path):
     series = phantoms_dicom.write_series(tmp_path / "in", phantoms.brain((32, 36, 8)).astype(np.int16))
-    record = Record(tmp_path / "series-003")
+    record = Result(tmp_path / "series-003")
     write_maps(with_maps(read(series)), record)
     std, half = (pydicom.dcmread(tmp_path / f"series-003_{name}.dcm") for name in ("std", "halfwidth"))
     assert std.ContentLabel == "MEDLDM_STD"
@@ -63,7 +63,7 @@ def test_a_header_that_no_map_can_be_made_of_does_not_cost_the_series(tmp_path, 
 
     series = phantoms_dicom.write_series(tmp_path / "in", phantoms.brain((32, 36, 8)).astype(np.int16))
     monkeypatch.setattr("medldm.io.dicom.writing.parametric_map.write_uncertainty", refuse)
-    assert stage_maps(with_maps(read(series)), Record(tmp_path / "series-003")) == []
+    assert stage_maps(with_maps(read(series)), Result(tmp_path / "series-003")) == []
     assert "no map can be made" in caplog.text
 
 

@@ -10,8 +10,8 @@ import phantoms
 import pytest
 
 import medldm.tasks
-from medldm.batch import Options, Watch, cases, run_batch
-from medldm.batch.summary import Row, words
+from medldm.batch import Options, Watch, ledger, publish, run_batch, steps
+from medldm.batch.summary import Row, tally
 from medldm.data.volume import Step
 from medldm.errors import ResourceError
 from medldm.settings import Denoise
@@ -36,24 +36,24 @@ def meeting():
 @pytest.fixture
 def seen(monkeypatch, meeting):
     """A network that adds one; what happened in which order, as (step and scan, thread)."""
-    steps, news = [], threading.Condition()
+    log, news = [], threading.Condition()
 
     def noted(step, name):
         what = f"{step} {name[0]}"
         with news:
-            steps.append((what, threading.current_thread()))
+            log.append((what, threading.current_thread()))
             news.notify_all()
             if what in meeting:  # a step that never comes would hang here, and the test with it
-                news.wait_for(lambda: meeting[what] in [each for each, _ in steps])
+                news.wait_for(lambda: meeting[what] in [step for step, _ in log])
 
-    def network(task, volume, settings, **words):
+    def network(task, volume, settings, **options):
         noted("network", volume.name)
         if volume.name.startswith("x"):
             raise ZeroDivisionError("oh")
         facts = {"model": "stub", "sha256": "0", "seconds": 1.0}
         return volume.with_voxels(volume.voxels + 1, step=Step(task, settings.asdict(), facts))
 
-    read, wrote = cases.load, cases.write_image
+    read, wrote = steps.load, publish.write_image
 
     def load(case, options):
         noted("read", case.source.name)
@@ -64,10 +64,10 @@ def seen(monkeypatch, meeting):
         return wrote(case, *rest)
 
     monkeypatch.setattr(medldm.tasks, "run", network)
-    monkeypatch.setattr(cases, "load", load)
-    monkeypatch.setattr(cases, "write_image", write_image)
-    monkeypatch.setattr(cases, "weights_for", lambda *_: "0")
-    return steps
+    monkeypatch.setattr(steps, "load", load)
+    monkeypatch.setattr(publish, "write_image", write_image)
+    monkeypatch.setattr(ledger, "weights_for", lambda *_: "0")
+    return log
 
 
 def denoise(tree, out, **options):
@@ -101,7 +101,7 @@ def test_fail_fast_writes_nothing_after_the_failure(tree, tmp_path, seen):
 
 
 def test_a_scan_that_does_not_fit_beside_another_one_is_read_again_alone(tree, tmp_path, seen, monkeypatch):
-    read, crowded = cases.load, []
+    read, crowded = steps.load, []
 
     def load(case, options):
         if case.source.name.startswith("c") and not crowded:
@@ -109,7 +109,7 @@ def test_a_scan_that_does_not_fit_beside_another_one_is_read_again_alone(tree, t
             raise ResourceError("not now")
         return read(case, options)
 
-    monkeypatch.setattr(cases, "load", load)
+    monkeypatch.setattr(steps, "load", load)
     assert denoise(tree, tmp_path / "out")[0] == 0
     assert crowded
     assert rows(tmp_path / "out") == dict.fromkeys("abcd", "done")
@@ -118,33 +118,33 @@ def test_a_scan_that_does_not_fit_beside_another_one_is_read_again_alone(tree, t
 def test_a_scan_that_cannot_be_restored_beside_another_one_is_restored_alone(tree, tmp_path, seen, monkeypatch):
     network, crowded = medldm.tasks.run, []
 
-    def tight(task, volume, settings, **words):
+    def tight(task, volume, settings, **options):
         if volume.name.startswith("b") and len(crowded) < 2:
             crowded.append([step for step, _ in seen if step == "read c"])
             if len(crowded) == 1:
                 while "read c" not in [step for step, _ in seen]:  # until the next one is in memory
                     time.sleep(0.01)
                 raise ResourceError("not now")
-        return network(task, volume, settings, **words)
+        return network(task, volume, settings, **options)
 
     monkeypatch.setattr(medldm.tasks, "run", tight)
     assert denoise(tree, tmp_path / "out")[0] == 0
-    steps = [step for step, _ in seen]
+    order = [step for step, _ in seen]
     assert rows(tmp_path / "out") == dict.fromkeys("abcd", "done")
     # Nothing else is in memory while b is tried again: a is written, c is read anew afterwards.
-    assert steps.count("read b") == steps.count("read c") == 2
-    assert steps.index("write a") < steps.index("network b")
-    assert len(steps) - steps[::-1].index("read c") > steps.index("network b")
+    assert order.count("read b") == order.count("read c") == 2
+    assert order.index("write a") < order.index("network b")
+    assert len(order) - order[::-1].index("read c") > order.index("network b")
 
 
 def test_a_scan_that_fits_nowhere_is_told_once(tree, tmp_path, seen, monkeypatch):
     network, tries = medldm.tasks.run, []
 
-    def tight(task, volume, settings, **words):
+    def tight(task, volume, settings, **options):
         if volume.name.startswith("d"):
             tries.append(volume)
             raise ResourceError("too large for this machine")
-        return network(task, volume, settings, **words)
+        return network(task, volume, settings, **options)
 
     monkeypatch.setattr(medldm.tasks, "run", tight)
     code, said = denoise(tree, tmp_path / "out")
@@ -178,8 +178,8 @@ def test_a_dry_run_tells_memory_and_time_and_writes_nothing(tree, tmp_path, seen
 
 def test_a_dry_run_adds_up_what_is_known():
     rows = [Row("a", "to do", 3000.0), Row("b", "to do", 9000.0), Row("c", "to do", math.nan), Row("d", "failed", 1.0)]
-    assert words(rows) == "3 to do, 1 failed; about 3.3 h of computing for 2 of them"
-    assert words(rows[2:]) == "1 to do, 1 failed"
+    assert tally(rows) == "3 to do, 1 failed; about 3.3 h of computing for 2 of them"
+    assert tally(rows[2:]) == "1 to do, 1 failed"
 
 
 def test_parameter_maps_do_not_spoil_a_good_night(tree, tmp_path, seen):

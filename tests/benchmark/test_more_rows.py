@@ -10,22 +10,23 @@ import torch
 
 from medldm.benchmark import lesions, optional_baselines
 from medldm.benchmark.ablation import ABLATED, Part, restore_part
-from medldm.benchmark.baselines import CLASSICS, level_of, methods, told_level
+from medldm.benchmark.baselines import CLASSICS, given_level, level_of, methods
 from medldm.benchmark.ledger import FIELDS, append_score, read_scores
 from medldm.benchmark.memory import PeakMemory
-from medldm.benchmark.protocol import missing_slices, trials
+from medldm.benchmark.protocol import trials
 from medldm.benchmark.rod import drawn_object, object_scores
-from medldm.benchmark.rows import CORE, FULL, GROUPS, MORE, chosen_rows
+from medldm.benchmark.rows import all_rows, chosen_rows, groups
 from medldm.benchmark.run import DRAWN, run
 from medldm.benchmark.scans import scans
 from medldm.benchmark.scoring import Backbone, scored_places, scores_of
 from medldm.benchmark.sets import TRUTH, extractors, load_torchscript, set_distances, torchscript_distance
 from medldm.cli import main
+from medldm.degradations.missing_slices import missing_slices
 from medldm.errors import ModelError, UsageError
 from medldm.zoo import card
 
-ROWS = {row.name: row for row in FULL}
-MR = [row for row in MORE if row.modality == "mr"]
+ROWS = {row.name: row for row in all_rows()}
+MR = [row for row in all_rows() if row.modality == "mr" and not row.core]
 
 
 @pytest.fixture
@@ -57,11 +58,11 @@ def test_every_other_row_damages_the_same_way_each_time_and_can_be_scored(row, s
 
 
 def test_names_are_unique_and_groups_name_rows():
-    names = [row.name for row in FULL]
+    names = [row.name for row in all_rows()]
     assert len(names) == len(set(names))
-    assert [row.name for row in chosen_rows(None, quick=False)] == [row.name for row in CORE]
+    assert [row.name for row in chosen_rows(None, quick=False)] == groups()["core"]
     assert [row.name for row in chosen_rows(("lesions", "noise-3", "lesions"), quick=False)] == [
-        *GROUPS["lesions"], "noise-3",
+        *groups()["lesions"], "noise-3",
     ]  # fmt: skip
     with pytest.raises(UsageError, match="lesion-"):
         chosen_rows(("lesion-",), quick=False)
@@ -159,7 +160,7 @@ def test_ct_rows_have_noise_in_hounsfield_units_and_their_own_scores(ct_scan):
     assert stored.stored.modality == "ct"
     assert np.median(stored.voxels[trial.inside]) == pytest.approx(40, abs=15)
     error = (trial.measured.voxels - trial.reference)[trial.inside] * 2000
-    assert told_level(trial) == pytest.approx(error.std(), rel=0.01)
+    assert given_level(trial) == pytest.approx(error.std(), rel=0.01)
     assert level_of(trial) == pytest.approx(error.std() / 2000, rel=0.01)
     found = scores_of(trial, trial.measured.voxels, Backbone())
     assert found["mae_hu"] == pytest.approx(np.abs(error).mean(), rel=1e-3)
@@ -167,7 +168,7 @@ def test_ct_rows_have_noise_in_hounsfield_units_and_their_own_scores(ct_scan):
 
 
 def test_a_tenth_of_the_dose_is_noisier_than_a_quarter(ct_scan):
-    assert told_level(trial_of("ct-dose-10", ct_scan)) > 1.3 * told_level(trial_of("ct-dose-4", ct_scan))
+    assert given_level(trial_of("ct-dose-10", ct_scan)) > 1.3 * given_level(trial_of("ct-dose-4", ct_scan))
 
 
 def test_coarse_ct_planes_keep_air_below_zero(ct_scan):
@@ -192,10 +193,11 @@ def test_blur_widens_the_edge_of_the_object_and_quiets_its_water():
 
 
 def test_mri_models_leave_ct_alone_and_the_object_needs_no_scan(tiny_model, ct_scan, monkeypatch):
-    from medldm.benchmark import baselines, protocol
+    from medldm.benchmark import baselines
+    from medldm.degradations import low_dose
 
     assert baselines.model(card(str(tiny_model)), str(tiny_model)).restore(trial_of("ct-dose-4", ct_scan)) is None
-    monkeypatch.setattr(protocol, "DOSE_VIEWS", 24)  # the whole sinogram takes half a minute
+    monkeypatch.setattr(low_dose, "VIEWS", 24)  # the whole sinogram takes half a minute
     (trial,) = trials(ROWS["ct-object-dose-4"], DRAWN)
     assert math.isfinite(scores_of(trial, trial.measured.voxels, Backbone())["nps_frequency"])
 

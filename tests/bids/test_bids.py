@@ -9,12 +9,13 @@ import numpy as np
 import phantoms
 import pytest
 
-from medldm.batch.bids import LABELS, inherited
+from medldm.batch.bids import inherited
 from medldm.batch.summary import Row
 from medldm.cli import main
 from medldm.io.images import recorded
 from medldm.io.sidecars import RESULT, read_record, record_path
 from medldm.report.facts import facts_of
+from medldm.tasks import TASKS
 
 # Entities that BIDS 1.10 allows in names of anatomical derivatives, in its order.
 ENTITIES = (
@@ -48,8 +49,8 @@ def dataset(tmp_path):
 def bids(stub_network, capsys):
     """The verb, its network a stub that adds one."""
 
-    def run(*words):
-        return main(["bids", *map(str, words)]), capsys.readouterr().err
+    def run(*arguments):
+        return main(["bids", *map(str, arguments)]), capsys.readouterr().err
 
     return run
 
@@ -71,10 +72,10 @@ def test_a_dataset_gives_derivatives_with_names_that_bids_knows(dataset, bids, t
     for name in images:
         entities = [part.split("-")[0] for part in name.rsplit("/", 1)[1].split("_")[:-1]]
         assert entities == sorted(entities, key=ENTITIES.split().index)
-        told = json.loads((out / name.replace(".nii.gz", ".json")).read_text())
-        source = told["Sources"][0].removeprefix("bids:raw:")
+        facts = json.loads((out / name.replace(".nii.gz", ".json")).read_text())
+        source = facts["Sources"][0].removeprefix("bids:raw:")
         assert (dataset / source).is_file()
-        assert told["Resolution"].endswith("mm")
+        assert facts["Resolution"].endswith("mm")
     assert files(out) - images == {name.replace(".nii.gz", ".json") for name in images} | {
         "dataset_description.json", "README", ".bidsignore", "participants.tsv", "sub-01/sub-01_sessions.tsv",
         "summary.csv", "summary.json", *(f"logs/{name.removesuffix('.nii.gz')}.log" for name in images),
@@ -84,11 +85,11 @@ def test_a_dataset_gives_derivatives_with_names_that_bids_knows(dataset, bids, t
 
 def test_the_dataset_says_what_it_is_and_where_it_comes_from(dataset, bids, tmp_path):
     bids(dataset, tmp_path / "out", "participant", "--task", "denoise")
-    told = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
-    assert told["DatasetType"] == "derivative"
-    assert told["GeneratedBy"][0]["Name"] == "medldm"
-    assert told["SourceDatasets"] == [{"URL": dataset.resolve().as_uri()}]
-    assert told["License"] == "CC0"
+    facts = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert facts["DatasetType"] == "derivative"
+    assert facts["GeneratedBy"][0]["Name"] == "medldm"
+    assert facts["SourceDatasets"] == [{"URL": dataset.resolve().as_uri()}]
+    assert facts["License"] == "CC0"
     assert (tmp_path / "out" / "participants.tsv").read_text() == "participant_id\tage\nsub-01\t34\nsub-02\t29\n"
     assert (tmp_path / "out" / "sub-01/sub-01_sessions.tsv").read_text() == "session_id\tdose\nses-a\t1\nses-b\t2\n"
 
@@ -97,8 +98,8 @@ def test_acquisition_facts_are_inherited_and_names_are_not(dataset, bids, tmp_pa
     scan = dataset / "sub-02/anat/sub-02_T1w.nii.gz"
     assert inherited(scan, dataset)["EchoTime"] == 0.003
     bids(dataset, tmp_path / "out", "participant", "--task", "denoise")
-    told = json.loads((tmp_path / "out/sub-02/anat/sub-02_desc-denoised_T1w.json").read_text())
-    assert (told["EchoTime"], told["MagneticFieldStrength"]) == (0.003, 3)
+    facts = json.loads((tmp_path / "out/sub-02/anat/sub-02_desc-denoised_T1w.json").read_text())
+    assert (facts["EchoTime"], facts["MagneticFieldStrength"]) == (0.003, 3)
     everything = "".join((tmp_path / "out" / name).read_text(errors="ignore") for name in files(tmp_path / "out"))
     assert "Doe^Jane" not in everything
     assert "AcquisitionDateTime" not in everything
@@ -120,12 +121,12 @@ def test_participants_are_chosen_and_strangers_are_named(dataset, bids, tmp_path
 
 def test_derivatives_inside_the_dataset_are_done_once_and_never_restored_again(dataset, bids):
     out = dataset / "derivatives" / "medldm"
-    words = (dataset, out, "participant", "--task", "denoise", "--samples", "2", "--uncertainty")
-    code, said = bids(*words)
+    arguments = (dataset, out, "participant", "--task", "denoise", "--samples", "2", "--uncertainty")
+    code, said = bids(*arguments)
     assert code == 0, said
     assert (out / "sub-02/anat/sub-02_desc-denoisedStd_T1w.nii.gz").is_file()
     before = {name: (out / name).stat().st_mtime_ns for name in files(out) if name.endswith(".nii.gz")}
-    code, said = bids(*words)
+    code, said = bids(*arguments)
     assert code == 0
     assert "already done" in said
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
@@ -142,24 +143,24 @@ def test_a_record_in_bids_is_repeated(dataset, bids, tmp_path, capsys):
 def test_records_in_bids_are_found_by_whoever_asks_for_one(dataset, bids, tmp_path, capsys):
     """They are called scan.json there: `inspect`, the header's mark, the report and the pace all look there."""
     out = tmp_path / "out"
-    words = ("participant", "--task", "denoise", "--samples", "2", "--uncertainty")
-    bids(dataset, out, *words, "--participant-label", "02")
+    arguments = ("participant", "--task", "denoise", "--samples", "2", "--uncertainty")
+    bids(dataset, out, *arguments, "--participant-label", "02")
     image = out / "sub-02/anat/sub-02_desc-denoised_T1w.nii.gz"
     sidecar = record_path(image)
     assert sidecar.name == "sub-02_desc-denoised_T1w.json"
-    told = json.loads(sidecar.read_text())
+    facts = json.loads(sidecar.read_text())
     assert recorded(image) == "denoise"
     assert facts_of([Row("sub-02", "done", result=str(image))], out, width=10)[0].task == "denoise"
-    sidecar.write_text(json.dumps({**told, "interval": {"coverage": 0.9, "median_half_width": 12.5}}))
+    sidecar.write_text(json.dumps({**facts, "interval": {"coverage": 0.9, "median_half_width": 12.5}}))
     # The map of its spread is no second scan, and the interval is that of the record.
     assert main(["inspect", "--json", str(out)]) == 0
-    (found,) = [each for each in json.loads(capsys.readouterr().out) if each["status"] == "restorable"]
-    assert found["name"] == "sub-02/anat/sub-02_desc-denoised_T1w"
-    assert found["facts"]["interval"]["median_half_width"] == 12.5
+    (scan,) = [row for row in json.loads(capsys.readouterr().out) if row["status"] == "restorable"]
+    assert scan["name"] == "sub-02/anat/sub-02_desc-denoised_T1w"
+    assert scan["facts"]["interval"]["median_half_width"] == 12.5
     assert main(["inspect", str(image)]) == 0
     assert "half widths, in the middle 12.5" in capsys.readouterr().out
     # Nobody has a result in the folders of the other subject, but the machine is the same.
-    code, said = bids(dataset, out, *words, "--participant-label", "01", "--dry-run")
+    code, said = bids(dataset, out, *arguments, "--participant-label", "01", "--dry-run")
     assert code == 0
     assert said.count(f"at the pace of what lies in {out}") == 2
 
@@ -170,12 +171,12 @@ def test_a_record_that_left_its_dataset_is_found_by_its_content(dataset, bids, t
     for path in (tmp_path / "out/sub-02/anat").iterdir():
         shutil.copy(path, tmp_path / "away")
     image = tmp_path / "away" / "sub-02_desc-denoised_T1w.nii.gz"
-    assert read_record(image)["task"] == "denoise"
+    assert read_record(image).task == "denoise"
     # A sidecar of the scanner is no record, nor is one of another image.
     (tmp_path / "away" / "sub-02_T1w.json").write_text('{"EchoTime": 0.003}')
     (tmp_path / "away" / "other.json").write_text(record_path_text(image))
-    assert read_record(tmp_path / "away" / "sub-02_T1w.nii.gz") == {}
-    assert read_record(tmp_path / "away" / "other.nii.gz") == {}
+    assert read_record(tmp_path / "away" / "sub-02_T1w.nii.gz") is None
+    assert read_record(tmp_path / "away" / "other.nii.gz") is None
 
 
 def test_the_record_of_a_series_may_lie_outside_the_folder_that_is_sent(tmp_path):
@@ -186,25 +187,25 @@ def test_the_record_of_a_series_may_lie_outside_the_folder_that_is_sent(tmp_path
     assert record_path(series, home) == tmp_path / "sub" / "series-003_medldm.json"
     home.parent.mkdir()
     record_path(series, home).write_text('{"task": "denoise"}')
-    assert read_record(series) == {"task": "denoise"}
+    assert read_record(series).task == "denoise"
 
 
 def record_path_text(image):
     return image.with_name("sub-02_desc-denoised_T1w.json").read_text()
 
 
-@pytest.mark.parametrize("verb", LABELS)
-def test_labels_hold_letters_and_digits(verb):
-    assert re.fullmatch("[A-Za-z0-9]+", LABELS[verb])
-    assert RESULT.fullmatch(f"sub-1_desc-{LABELS[verb]}_T1w")
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_labels_hold_letters_and_digits(task):
+    assert re.fullmatch("[A-Za-z0-9]+", task.labels.desc)
+    assert RESULT.fullmatch(f"sub-1_desc-{task.labels.desc}_T1w")
 
 
 def test_raw_scans_have_their_skull_unless_they_say_otherwise(dataset, bids, tmp_path):
     """Derivatives must say it."""
     (dataset / "T2w.json").write_text('{"SkullStripped": true}')
     bids(dataset, tmp_path / "out", "participant", "--task", "denoise")
-    told = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").rglob("sub-*_desc-*.json")}
-    assert {name.split("_")[-1]: words["SkullStripped"] for name, words in told.items()} == {
+    sidecars = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").rglob("sub-*_desc-*.json")}
+    assert {name.split("_")[-1]: facts["SkullStripped"] for name, facts in sidecars.items()} == {
         "T1w.json": False,
         "T2w.json": True,
     }
@@ -221,18 +222,18 @@ def test_results_never_lie_among_the_scans_of_a_subject(dataset, bids):
 
 # The older validator (1.x) knows no names of derivatives; the one written for Deno is its successor.
 @pytest.mark.skipif(not shutil.which("bids-validator-deno"), reason="bids-validator-deno is not installed")
-@pytest.mark.parametrize("words", [["super-resolve"], ["denoise", "--samples", "2", "--uncertainty", "--report"]])
-def test_the_bids_validator_accepts_the_derivatives(words, dataset, bids, tmp_path):
-    bids(dataset, tmp_path / "out", "participant", "--task", *words)
+@pytest.mark.parametrize("arguments", [["super-resolve"], ["denoise", "--samples", "2", "--uncertainty", "--report"]])
+def test_the_bids_validator_accepts_the_derivatives(arguments, dataset, bids, tmp_path):
+    bids(dataset, tmp_path / "out", "participant", "--task", *arguments)
     command = ["bids-validator-deno", tmp_path / "out", "--format", "json"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    told = json.loads(ran.stdout)
-    assert sorted(told["summary"]["subjects"]) == ["01", "02"]
-    assert not [issue for issue in told["issues"]["issues"] if issue["severity"] == "error"]
+    report = json.loads(ran.stdout)
+    assert sorted(report["summary"]["subjects"]) == ["01", "02"]
+    assert not [issue for issue in report["issues"]["issues"] if issue["severity"] == "error"]
 
 
 # What an image of each kind has to say about itself, besides what the other scans of the dataset say.
-TOLD = {
+METADATA = {
     "fmap/sub-02_dir-AP_epi": {"PhaseEncodingDirection": "j", "TotalReadoutTime": 0.05},
     "fmap/sub-02_magnitude": {},
     "func/sub-02_task-rest_sbref": {"TaskName": "rest", "RepetitionTime": 2.0, "EffectiveEchoSpacing": 0.0005},
@@ -242,16 +243,16 @@ TOLD = {
 
 @pytest.mark.skipif(not shutil.which("bids-validator-deno"), reason="bids-validator-deno is not installed")
 def test_the_bids_validator_accepts_derivatives_of_field_maps_and_references(dataset, bids, tmp_path):
-    for name, words in TOLD.items():
+    for name, facts in METADATA.items():
         path = dataset / "sub-02" / f"{name}.nii.gz"
         path.parent.mkdir(exist_ok=True)
         phantoms.save(path, phantoms.brain((24, 24, 12)), np.diag([1, 1, 4.0, 1]), dtype=np.int16)
-        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(words))
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(facts))
     bids(dataset, tmp_path / "out", "participant", "--participant-label", "02", "--task", "denoise")
-    for name, words in TOLD.items():
+    for name, facts in METADATA.items():
         kind, suffix = name.rsplit("_", 1)
-        told = json.loads((tmp_path / "out" / "sub-02" / f"{kind}_desc-denoised_{suffix}.json").read_text())
-        assert words.items() <= told.items()
+        sidecar = json.loads((tmp_path / "out" / "sub-02" / f"{kind}_desc-denoised_{suffix}.json").read_text())
+        assert facts.items() <= sidecar.items()
     command = ["bids-validator-deno", tmp_path / "out", "--format", "json"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     issues = json.loads(ran.stdout)["issues"]["issues"]

@@ -439,7 +439,7 @@ def test_a_polite_kill_is_code_130_and_leaves_nothing_half_written(scan_file, tm
         "import sys, time, medldm.tasks\n"
         "def slow(*a, **k):\n    print('begun', flush=True); time.sleep(60)\n"
         "medldm.tasks.run = slow\n"
-        "from medldm.batch import cases; cases.weights_for = lambda *a: ''\n"
+        "from medldm.batch import ledger; ledger.weights_for = lambda *a: ''\n"
         "from medldm.cli import main; sys.exit(main(sys.argv[1:]))\n"
     )
     words = [sys.executable, "-c", code, "denoise", str(scan_file), str(tmp_path / "o.nii.gz")]

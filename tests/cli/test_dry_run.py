@@ -120,7 +120,7 @@ REFUSED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("words", "code", "said"), REFUSED, ids=[" ".join(words)[:70] for words, _, _ in REFUSED])
 def test_a_dry_run_refuses_what_the_run_refuses(words, code, said, case, tiny_model, capsys, monkeypatch):
-    monkeypatch.setattr("medldm.batch.local.PATIENCE", 1)  # for the scheduler that is not there
+    monkeypatch.setattr("medldm.batch.dask_cluster.CONNECT_TIMEOUT_S", 1)  # for the scheduler that is not there
     words = words if "--model" in words else [*words, "--model", str(tiny_model)]
     before = everything(case)
     found = []

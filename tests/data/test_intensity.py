@@ -4,7 +4,8 @@ import numpy as np
 import phantoms
 import pytest
 
-from medldm.data.intensity import Scaling, ct_scaling, foreground_mask, mri_scaling, scaling_for
+from medldm.data.intensity import Scaling, foreground_mask, mri_scaling
+from medldm.modality import CT
 
 
 def overlap(one, other):
@@ -20,7 +21,7 @@ def test_integers_come_back_as_they_were(dtype):
 
 
 def test_nothing_is_clipped_and_nan_stays():
-    scaling = ct_scaling()
+    scaling = CT.fixed_scaling
     hu = np.array([-2000, -1000, 0, 1000, 3000, np.nan], np.float32)
     scaled = scaling.apply(hu)
     assert scaled.dtype == np.float32
@@ -68,12 +69,12 @@ def test_missing_voxels_are_no_foreground(phantom):
 
 def test_the_body_of_a_ct_holds_its_lungs():
     volume = phantoms.ct()
-    body = foreground_mask(volume.voxels, "ct")
+    body = CT.foreground(volume.voxels)
     at = phantoms.coordinates(volume.shape)
     inside = (at[..., :2] ** 2).sum(-1) < 0.7**2
     assert body[inside].all()
     assert not body[(at[..., :2] ** 2).sum(-1) > 0.8**2].any()
-    assert scaling_for(volume.voxels, "ct") == ct_scaling()
+    assert CT.scaling(volume.voxels) == CT.fixed_scaling
 
 
 def test_scans_standardised_to_zero_mean_keep_their_dark_half(phantom):

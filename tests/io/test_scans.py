@@ -22,9 +22,10 @@ from medldm import io
 from medldm.data.volume import Stored, Volume
 from medldm.errors import InputError, NotRestorable, UsageError
 from medldm.io.archives import Unpacked, unpack
-from medldm.io.content import looks_like_labels, modality_by_name, not_a_scan, what_it_is
+from medldm.io.content import looks_like_labels, not_a_scan, what_it_is
 from medldm.io.discovery import find_cases, output_path
 from medldm.io.lists import read_list
+from medldm.modality import modality_by_name
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 

@@ -20,6 +20,7 @@ from napari_medldm.writers import write_image
 from medldm.data.volume import Volume
 from medldm.errors import MedldmError, ResourceError
 from medldm.io import read
+from medldm.provenance import RunRecord
 
 SHAPE = (32, 40, 20)
 
@@ -275,7 +276,9 @@ def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
 
 def test_flags_that_the_library_advises_are_told_as_rows():
     told = jobs.status(
-        {"device": "cpu", "notes": ["taken for MR; say --modality ct otherwise", "say --slice-thickness 3"]}
+        RunRecord(
+            facts={"device": "cpu", "notes": ["taken for MR; say --modality ct otherwise", "say --slice-thickness 3"]}
+        )
     )
     assert told.endswith("say modality ct otherwise · say slice thickness 3")
 

@@ -96,10 +96,10 @@ def test_a_note_is_no_reason_to_look_and_a_failure_is_one(tmp_path):
         (tmp_path / f"{name}_medldm.json").write_text(json.dumps(facts))
     rows = [Row(name, "done", 2.0, "", str(tmp_path / f"{name}.nii.gz")) for name in notes]
     rows += [Row("bad", "failed", 0.1, "damaged"), Row("gap", "refused", 0.1, "a gap"), Row("mask", "skipped")]
-    found = {case.case: (case.to_look_at, case.flags) for case in facts_of(rows, tmp_path, width=100)}
-    assert found["plain"] == (False, ())
-    assert found["odd"] == (True, ("outside the model: spacing",))
-    assert [found[name][0] for name in ("bad", "gap", "mask")] == [True, True, False]
+    cases = {case.case: (case.to_look_at, case.flags) for case in facts_of(rows, tmp_path, width=100)}
+    assert cases["plain"] == (False, ())
+    assert cases["odd"] == (True, ("outside the model: spacing",))
+    assert [cases[name][0] for name in ("bad", "gap", "mask")] == [True, True, False]
     page = write_page(rows, tmp_path).read_text()
     assert "<b>3</b><span>to look at</span>" in page
     assert page.count('data-flags="0"') == 2
@@ -125,7 +125,7 @@ def test_every_value_lies_in_a_bin(values):
     edges = bins(values)
     assert edges == sorted(set(edges))
     assert edges[0] <= min(values) <= max(values) <= edges[-1] * (1 + 1e-9)
-    counts = [int(found) for found in re.findall(r": (\d+) case", histogram(values))]
+    counts = [int(count) for count in re.findall(r": (\d+) case", histogram(values))]
     assert sum(counts) == len(values)
 
 

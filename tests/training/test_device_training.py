@@ -13,7 +13,7 @@ import toy_training
 from safetensors.torch import load_file
 from torch import nn
 
-from medldm.degradations import InPlane, MissingSlices, Observation, ThickSlices
+from medldm.degradations import DEGRADATIONS, InPlane, MissingSlices, Observation, ThickSlices
 from medldm.degradations.regions import fill_smoothly
 from medldm.degradations.sampling import interpolation_matrix, observation_weights, profile_matrix, slice_centres
 from medldm.errors import InputError
@@ -41,7 +41,7 @@ from medldm.training.examples import MARGIN
 from medldm.training.trainer import read_metadata
 
 PLANES, LATENT = toy_training.PLANES, toy_training.LATENT
-TASK = {name: number for number, name in enumerate(batches.TASK_NAMES)}
+TASK = {name: number for number, name in enumerate(batches.family_shares())}
 VOXELS = 40
 
 
@@ -310,7 +310,8 @@ def clean_blocks():
 
 @pytest.fixture
 def no_noise(monkeypatch):
-    monkeypatch.setattr(batches, "NOISE", {name: (0.0, highest) for name, (_, highest) in batches.NOISE.items()})
+    for kind in DEGRADATIONS.values():
+        monkeypatch.setattr(kind, "noise_on_top", kind.noise_on_top._replace(chance=0.0))
 
 
 def test_what_was_measured_without_noise_stays(clean_blocks, no_noise):

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from medldm.errors import UsageError
 
-SAMPLES = {"mr": "mr_t1w.nii.gz", "ct": "ct_chest.nii.gz"}
+SAMPLES = {path.name.split("_")[0]: path for path in sorted(Path(__file__).parent.glob("*.nii.gz"))}
 
 
-def sample_path(name: str = "mr") -> Path:
+def sample_path(name: str) -> Path:
     """Path of a shipped sample.
 
     Parameters
     ----------
-    name : ``"mr"`` (a skull-stripped T1w brain) or ``"ct"`` (a crop of a chest)
+    name : of a modality, see `medldm.modality`: MR is a skull-stripped T1w brain, CT a crop of a chest
 
     Raises
     ------
@@ -23,4 +23,4 @@ def sample_path(name: str = "mr") -> Path:
     """
     if name not in SAMPLES:
         raise UsageError(f"There is no sample {name!r}; there are {', '.join(SAMPLES)}.")
-    return Path(__file__).parent / SAMPLES[name]
+    return SAMPLES[name]

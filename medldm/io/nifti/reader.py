@@ -12,11 +12,11 @@ from medldm.data.volume import Stored, Volume, Voxels
 from medldm.errors import InputError
 from medldm.io.arrays import nearest_ras, scanner_values, stored_float
 from medldm.io.compression import kind_of_packing, opened
-from medldm.io.content import modality_by_name
 from medldm.io.image_format import MOST_PACKED, ImageFiles, Probe, must_be_file, must_fit, must_hold
 from medldm.io.nifti import header as headers
 from medldm.io.nifti.files import base_name, nifti_files
 from medldm.io.restored_before import marked
+from medldm.modality import modality_by_name
 
 PIECE = 2**24  # bytes read at once
 

@@ -12,6 +12,7 @@ from pydicom.uid import ParametricMapStorage
 
 from medldm.io.dicom.header.frames import MAPPING
 from medldm.io.dicom.header.values import careful, number, whole, word
+from medldm.modality import holds_magnitudes
 
 if TYPE_CHECKING:
     from medldm.io.dicom.header.parse import Header
@@ -101,7 +102,7 @@ def what_it_shows(header: Header) -> str:
     for term in terms:
         if reason := REASONS.get(term) or _map(term):
             return reason
-    for term in terms[2:] if header.modality == "mr" else ():
+    for term in terms[2:] if holds_magnitudes(header.modality) else ():
         letter = MR_STARTS.fullmatch(term)
         if kind := MR_LETTERS.get(letter[1] if letter else term):
             return kind
@@ -135,7 +136,7 @@ def foreign_quantity(dataset: Any) -> str:
         return f"{what}, by the unit of its values (RealWorldValueMapping)"
     lowest, highest = value_range(dataset)
     if (
-        word(dataset, "Modality").upper() == "MR"
+        holds_magnitudes(word(dataset, "Modality"))
         and lowest is not None
         and highest is not None
         and far_below(lowest, highest)
@@ -186,7 +187,7 @@ def distinguishing(dataset: Any) -> dict[str, str]:
     values["units"] = "\\".join(_units(dataset))
     lowest, highest = value_range(dataset)
     signed = lowest is not None and highest is not None and far_below(lowest, highest)
-    if lowest is None and word(dataset, "Modality").upper() == "MR":
+    if lowest is None and holds_magnitudes(word(dataset, "Modality")):
         centre = number(dataset, "WindowCenter")
         signed = centre is not None and centre <= 0
     values["range of values"] = "signed" if signed else ""

@@ -32,9 +32,10 @@ from medldm.io.dicom.series.grouping import (
 from medldm.io.dicom.series.labels import with_labels
 from medldm.io.dicom.series.stack import Series, with_geometry
 from medldm.io.dicom.series.volumes import Volumes, split_volumes
+from medldm.modality import MODALITIES
 
 # Modality (0008,0060), those that a sentence may name.
-MODALITIES = (
+DICOM_MODALITIES = (
     "cr", "dx", "ecg", "es", "ivus", "ko", "mg", "nm", "oct", "op", "pr", "pt", "px", "reg", "rf", "rtdose", "rtimage",
     "rtplan", "rtstruct", "rwv", "sc", "seg", "sm", "sr", "us", "xa", "xc",
 )  # fmt: skip
@@ -198,11 +199,11 @@ def _refusal(header: Header) -> str:
         return MULTI_FRAME
     if header.samples > 1:
         return COLOUR
-    if header.modality not in ("mr", "ct"):
+    if header.modality not in MODALITIES:
         # A damaged header may hold anything here, the patient's name too.
-        known = header.modality in MODALITIES
+        known = header.modality in DICOM_MODALITIES
         modality = header.modality.upper() if known else "unknown" if header.modality else "not stated"
-        return f"its modality is {modality}, not MR or CT."
+        return f"its modality is {modality}, not {' or '.join(kind.title for kind in MODALITIES.values())}."
     if content := what_it_shows(header):
         return f"it is {content}."
     for tag, value in (

@@ -28,7 +28,7 @@ class Series:
     images : in order of position along the slice normal; None where a slice is missing
     number : SeriesNumber, None where the header has none
     name : safe name for files and messages, never taken from a patient
-    modality : ``"mr"``, ``"ct"`` or the DICOM word in lower case
+    modality : the DICOM word in lower case
     verdict : regular, missing, duplicate, irregular, tilted, mixed, single, or not a volume
     reason : a sentence when it cannot be restored as it is
     shape : columns, rows, slices (gaps counted)

@@ -6,11 +6,12 @@ from copy import deepcopy
 from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, MRImageStorage
+from pydicom.uid import UID, MRImageStorage
 from pydicom.valuerep import DSfloat
 
 from medldm.io.dicom.header.frames import Frame, is_enhanced
 from medldm.io.dicom.pixels.image import Files
+from medldm.modality import modality_of
 
 # What only enhanced images say; classic ones have no place for it.
 ENHANCED_ONLY = (
@@ -23,7 +24,6 @@ ENHANCED_ONLY = (
     "RescaleType", "TemporalPositionIdentifier", "BurnedInAnnotation", "RecognizableVisualFeatures", "LUTExplanation",
 )  # fmt: skip
 EMPTY = ("StudyID", "PositionReferenceIndicator", "ReferringPhysicianName", "AccessionNumber")
-EMPTY_CT = ("KVP", "AcquisitionNumber")
 SEQUENCES = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}
 
 
@@ -73,13 +73,13 @@ def classic(dataset: Any, frame: Any) -> Any:
     header.file_meta = dataset.file_meta
     if not header.file_meta.get("MediaStorageSOPClassUID"):
         header.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    header.SOPClassUID = CTImageStorage if str(dataset.get("Modality", "")) == "CT" else MRImageStorage
+    kind = modality_of(str(dataset.get("Modality", "")))
+    header.SOPClassUID = UID(kind.sop_class)
     if header.SOPClassUID == MRImageStorage:
         _set_mr_attributes(dataset, header)
-    else:
-        for name in EMPTY_CT:
-            if name not in header:
-                setattr(header, name, None)
+    for name in kind.dicom_empty:
+        if name not in header:
+            setattr(header, name, None)
     for name in ENHANCED_ONLY:
         if name in header:
             del header[name]

@@ -30,6 +30,7 @@ from medldm.io.dicom.writing.derivation import (
     tasks_of,
 )
 from medldm.io.dicom.writing.sources import Sources, citable_sources
+from medldm.modality import modality_of
 
 # What the map is about, and what its maker looks at.
 GIVEN = (
@@ -255,14 +256,14 @@ def _grid(lps: Affine, count: int, thickness_mm: float | None) -> tuple[Any, Any
 
 
 def _mapping(modality: str | None, highest: float, kind: Kind) -> Any:
-    """What the numbers are: HU for CT, no unit for MR."""
+    """What the numbers are, in the unit of the modality."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     return hd.pm.RealWorldValueMapping(
         lut_label=kind.label.removeprefix("MEDLDM_"),
         lut_explanation=f"{kind.quantity} of the restored voxels",
-        unit=codes.UCUM.HounsfieldUnit if modality == "ct" else codes.UCUM.NoUnits,
+        unit=getattr(codes.UCUM, modality_of(modality).ucum),
         value_range=(0.0, highest),
         slope=1.0,
         intercept=0.0,

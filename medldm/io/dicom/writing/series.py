@@ -26,6 +26,7 @@ from medldm.io.dicom.pixels.padding import ATTRIBUTES, padding_range
 from medldm.io.dicom.writing.classic import Source
 from medldm.io.dicom.writing.derivation import created, make_uids, strip, write_provenance
 from medldm.io.dicom.writing.sources import Sources, citable_sources, sources_of
+from medldm.modality import modality_of
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +259,7 @@ def _set_rescale(dataset: Dataset, source: Source) -> None:
     slope, intercept = rescale(source.header, source.image.path)
     if not says_slope(dataset) and (slope, intercept) != (1.0, 0.0):
         dataset.RescaleSlope, dataset.RescaleIntercept = _decimal(slope), _decimal(intercept)
-        dataset.RescaleType = "HU" if str(dataset.get("Modality", "")) == "CT" else "US"
+        dataset.RescaleType = modality_of(str(dataset.get("Modality", ""))).rescale_type
 
 
 def _keep_measured(stored: Voxels, values: Voxels, image: Frame, files: Files) -> None:

@@ -1,4 +1,4 @@
-"""One case in three steps: in a tree whatever goes wrong becomes a row, but for a wish to stop; alone it is raised."""
+"""One case in three steps. In a tree every error but an interruption becomes a row; alone it is raised."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medldm.batch.caselog import NOTED, about, note, write_log
-from medldm.batch.cases import ALREADY, Ready, compute, finish, prepare
-from medldm.batch.dry_run import rehearse
+from medldm.batch.caselog import NOTED, concerning, note, write_log
 from medldm.batch.options import Run
+from medldm.batch.steps import ALREADY, Ready, compute, dry_run, finish, prepare
 from medldm.batch.summary import Row
 from medldm.data.volume import Volume
 from medldm.errors import Cancelled, MedldmError, ResourceError, ending, place_of, traced
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Work:
-    """A case on its way; a step does nothing once the outcome is known.
+    """A case in work; a step does nothing once the outcome is known.
 
     Parameters
     ----------
@@ -31,8 +30,8 @@ class Work:
     case : scan
     out : folder of the batch
     row : outcome, None while there is none
-    full : whether the disk is full, so that beginning another case makes no sense
-    crowded : whether memory was what it lacked
+    full : whether the disk is full, so that no other case is begun
+    crowded : whether it lacked memory
     """
 
     run: Run
@@ -54,7 +53,7 @@ class Work:
         return self._step(self._read)
 
     def again(self) -> Work:
-        """The first step once more, now that there is room."""
+        """The first step once more, when memory is free again."""
         self.row, self.crowded, self.lines = None, False, []
         return self.read()
 
@@ -73,16 +72,16 @@ class Work:
         return self
 
     def _read(self) -> None:
-        found = prepare(self.run, self.case, output_path(self.case, self.out, self.run.options.format))
-        if isinstance(found, Row):
-            self.row = found
+        outcome = prepare(self.run, self.case, output_path(self.case, self.out, self.run.options.format))
+        if isinstance(outcome, Row):
+            self.row = outcome
         else:
-            self.ready = found
+            self.ready = outcome
 
     def _restore(self) -> None:
         assert self.ready is not None
         if self.run.options.dry_run:
-            self.row = rehearse(self.run, self.ready)
+            self.row = dry_run(self.run, self.ready)
         else:
             self.result = compute(self.run, self.ready)
 
@@ -95,7 +94,7 @@ class Work:
         if self.row is not None:
             return self
         started = time.monotonic()
-        with about(self.lines, self.case.place.as_posix()):
+        with concerning(self.lines, self.case.place.as_posix()):
             try:
                 step()
             except (Cancelled, KeyboardInterrupt):
@@ -105,16 +104,16 @@ class Work:
                 self.full = isinstance(problem.__cause__, OSError) and problem.__cause__.errno in FULL
                 self.crowded = isinstance(problem, ResourceError)
             except MemoryError as problem:
-                told = "it needs more memory than is free; crop it, or use a larger machine"
-                self._end("failed", told, started, problem)
+                message = "it needs more memory than is free; crop it, or use a larger machine"
+                self._end("failed", message, started, problem)
                 self.crowded = True
             except OSError as problem:  # a disk or network that failed, not a bug
                 self.full = problem.errno in FULL
-                told = f"{problem.filename or self.case.source}: {problem.strerror or type(problem).__name__}"
-                self._end("failed", self._sentence(f"it could not be read or written: {told}"), started, problem)
+                message = f"{problem.filename or self.case.source}: {problem.strerror or type(problem).__name__}"
+                self._end("failed", self._sentence(f"it could not be read or written: {message}"), started, problem)
             except Exception as problem:
-                told = f"a bug in medldm ({place_of(problem)}); please report it, run with -v for details"
-                self._end("failed", told, started, problem)
+                message = f"a bug in medldm ({place_of(problem)}); please report it, run with -v for details"
+                self._end("failed", message, started, problem)
         return self
 
     def _end(self, status: str, message: str, started: float, problem: Exception) -> None:
@@ -150,4 +149,4 @@ def one_case(run: Run, case: Case, target: Path) -> Row:
         ready = prepare(run, case, target)
         if isinstance(ready, Row):
             return ready
-        return rehearse(run, ready) if run.options.dry_run else finish(run, ready, compute(run, ready))
+        return dry_run(run, ready) if run.options.dry_run else finish(run, ready, compute(run, ready))
