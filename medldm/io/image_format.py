@@ -282,7 +282,7 @@ class Format(abc.ABC):
         number of voxels that had to be clipped to the integer range
         """
         same = volume.stored.container == self.name and source.suffix.lower() == path.suffix.lower()
-        if same and len(self.result_files(path)) == 1:
+        if same and len(self.result_files(path)) == 1 and not self.probe(source).files.is_pair:
             with whole_file(path) as temporary:
                 shutil.copyfile(source, temporary)
                 self._check_written(temporary, path, None, volume)

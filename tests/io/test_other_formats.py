@@ -569,6 +569,13 @@ def test_nothing_to_do_gives_a_copy(suffix, tree, tmp_path):
         assert result.read_bytes() == source.read_bytes()
 
 
+def test_a_header_is_not_copied_without_its_data(tree, tmp_path):
+    header = tree / f"scan{SUFFIXES.index('.nhdr')}.nhdr"
+    header = header.rename(header.with_suffix(".nrrd"))
+    assert run("super-resolve", header, tmp_path / "out", "--spacing", "3") == 0
+    assert np.array_equal(medldm.read(tmp_path / "out" / header.name).voxels, medldm.read(header).voxels)
+
+
 @pytest.mark.parametrize("suffix", NEW)
 def test_a_mask_may_have_any_format(suffix, tree, tmp_path, stub_network):
     mask = np.zeros((16, 16, 8), np.uint8)
