@@ -18,7 +18,7 @@ from medldm.io.atomic import whole_file
 from medldm.io.discovery import Case
 from medldm.io.formats import stem
 from medldm.io.sidecars import DESCRIPTION, read_json
-from medldm.settings import Settings, SuperResolve
+from medldm.settings import Settings
 from medldm.tasks import TASKS
 
 BIDS_VERSION = "1.10.0"
@@ -78,10 +78,11 @@ def _renamed(place: Path, verb: str, settings: Settings) -> Path:
     *entities, suffix = place.name.split("_")
     before = next((entity[5:] for entity in entities if entity.startswith("desc-")), "")
     label = before + TASKS[verb].labels.desc.capitalize() if before else TASKS[verb].labels.desc
-    gone = ("desc-", "res-") if isinstance(settings, SuperResolve) else ("desc-",)
+    spacing = getattr(settings, "spacing", None)
+    gone = ("desc-", "res-") if spacing else ("desc-",)
     entities = [entity for entity in entities if not entity.startswith(gone)]
-    if isinstance(settings, SuperResolve):
-        entities.append(f"res-{_resolution(settings.spacing)}")
+    if spacing:
+        entities.append(f"res-{_resolution(spacing)}")
     return place.with_name("_".join([*entities, f"desc-{label}", suffix]))
 
 

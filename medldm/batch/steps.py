@@ -64,8 +64,7 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     run.protected.check(target)
     Protected(case.files).check(target)
     volume = load(case, options)
-    mask_path = getattr(settings, "mask", None)
-    digest = hash_files([*case.files, *([Path(mask_path)] if mask_path else [])])
+    digest = hash_files([*case.files, *([run.mask] if run.mask else [])])
     weights = ledger.weights_for(volume, settings)
     key = ledger.run_key(verb, settings, digest, weights, ledger.image_options(options))
     status = options.overwrite or result.status(key)
@@ -109,8 +108,7 @@ def compute(run: Run, ready: Ready) -> Volume:
         run.watch.say(f"plan for {name}: {intention(run, ready)}")
     from medldm import tasks
 
-    mask_path = getattr(run.settings, "mask", None)
-    mask = read(mask_path) if mask_path else None
+    mask = read(run.mask) if run.mask else None
 
     def progress(done: int, total: int, what: str) -> None:
         if done == 0:  # reported just before the network, after all checks
@@ -172,7 +170,7 @@ def dry_run(run: Run, ready: Ready) -> Row:
     except AtTheNetwork:
         after = None
     if after is ready.volume:
-        why = ready.plan.words() if ready.plan else "there is nothing to do"
+        why = ready.plan.text() if ready.plan else "there is nothing to do"
         return Row(name, TO_DO, 0.0, f"would write a copy of the input to {target}; {why}")
     ahead, seconds = forecast(ready.volume, run.verb, run.settings, ready.plan, results_folder(target))
     return Row(name, TO_DO, seconds, f"would write {target}; {intention(run, ready).rstrip('.')}; {ahead}")
@@ -203,7 +201,7 @@ def warnings_of(record: RunRecord) -> str:
 def intention(run: Run, ready: Ready) -> str:
     """What will be done, as a sentence."""
     if ready.plan:
-        return ready.plan.words()
+        return ready.plan.text()
     return f"{run.verb} {' x '.join(map(str, ready.volume.shape))} voxels"
 
 
