@@ -145,7 +145,7 @@ def models() -> str:
             for verb in each.use:
                 use = each.used(verb)
                 refines = ("yes" if use.refines else "no") if flow else "has none"
-                told.append(f"| {verb} | {refines} | {use.looks} | {use.psnr if use.psnr > 0 else ''} |")
+                told.append(f"| {verb} | {refines} | {use.orientations} | {use.psnr if use.psnr > 0 else ''} |")
         if verbs := each.calibration.get("verbs"):
             told += [
                 "",

@@ -227,12 +227,12 @@ class Architecture:
     ----------
     spatial_dims : 2 runs over planes with `context` neighbouring slices as channels, 3 over volumes
     context : slices a plane network sees (odd); 1 in volumes
-    unet_entry : space-to-depth factor at the door of the U-Net; 1 keeps its first and last layer at full resolution
-    vae_entry : space-to-depth factor at the door of the autoencoder
+    unet_entry : space-to-depth factor in front of the U-Net; 1 keeps its first and last layer at full resolution
+    vae_entry : space-to-depth factor in front of the autoencoder
     latent_channels : channels of the latent
     latent_factor : voxels per latent voxel along each axis
     unet, unet_strides, unet_units : channels, strides and residual units of the MONAI U-Net
-    vae : channels of the MONAI AutoencoderKL, behind the space-to-depth entry
+    vae : channels of the MONAI AutoencoderKL, behind space-to-depth
     flow : channels of the MONAI DiffusionModelUNet
     staged : flow and decoder start from the supervised estimate y + R(y, m, sigma), not from y
     """

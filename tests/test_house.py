@@ -515,6 +515,8 @@ def test_a_task_from_outside_runs_in_python(toy_tasks, phantom):
     bright = medldm.tasks.run("toy-brighten", phantom, medldm.settings.ToyBrighten(amount=2))
     assert np.allclose(bright.voxels, phantom.voxels + 2)
     assert [step.task for step in bright.history] == ["toy-brighten"]
+    assert np.allclose(medldm.toy_brighten(phantom, amount=3).voxels, phantom.voxels + 3)
+    assert medldm.toy_draw(size=5).shape == (5, 5, 5)
     ramp = medldm.tasks.run("toy-draw", None, medldm.settings.ToyDraw(size=4))
     assert ramp.shape == (4, 4, 4)
     assert ramp.history[0].facts["invented_slices"] == [0, 1, 2, 3]

@@ -59,7 +59,7 @@ def variant(found: Card, folder: Path, verb: str, refines: bool, faithful: float
     weights = folder / found.weights
     if not weights.exists():
         weights.symlink_to(found.path.resolve())
-    use = {verb: {"refines": refines, "faithful": faithful, "looks": found.used(verb).looks}}
+    use = {verb: {"refines": refines, "faithful": faithful, "looks": found.used(verb).orientations}}
     path = folder / f"{name}.json"
     path.write_text(json.dumps(replace(found, name=name, use=use).asdict()))
     return path
@@ -96,8 +96,8 @@ def main() -> None:
             if mean[best] - mean[(False, 1.0)] < WORTH_DB:
                 best = (False, 1.0)
             use[verb] = {"refines": best[0], "faithful": best[1], "psnr": round(mean[best], 2)}
-            if found.used(verb).looks < 3:
-                use[verb]["looks"] = found.used(verb).looks
+            if found.used(verb).orientations < 3:
+                use[verb]["looks"] = found.used(verb).orientations
     amend(found, {"use": use})
     print(json.dumps(use, indent=1))
 

@@ -12,7 +12,7 @@ import json
 import logging
 from pathlib import Path
 
-from medldm.benchmark.calibration import amend, calibrate, guarded
+from medldm.benchmark.calibration import amend, calibrate, fit_ood
 from medldm.benchmark.scans import scans
 from medldm.zoo import card
 
@@ -29,8 +29,8 @@ def main() -> None:
     logging.getLogger("medldm.tasks").setLevel(logging.ERROR)
     found = card(words.model)
     if words.guard_only:
-        told = guarded(scans(words.data, "train"), scans(words.data, "val"), found.modality)
-        amend(found, {"guard": {**told, **{key: found.guard[key] for key in ("residual",) if key in found.guard}}})
+        told = fit_ood(scans(words.data, "train"), scans(words.data, "val"), found.modality)
+        amend(found, {"guard": {**told, **{key: found.ood[key] for key in ("residual",) if key in found.ood}}})
     else:
         told = calibrate(words.model, words.data, blocks=words.blocks)
         print(json.dumps(told["calibration"], indent=1))

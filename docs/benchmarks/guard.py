@@ -110,7 +110,7 @@ def main(data: Path, name: str) -> None:
     """Measure and write."""
     logging.disable(logging.WARNING)
     found = card(name)
-    if not found.guard:
+    if not found.ood:
         raise SystemExit(f"{name} holds no guard: run docs/benchmarks/calibrate.py first.")
     inside = ((TEST, row["file"], read_nifti(Path(row["path"]))) for row in scans(data, "test"))
     OUT.mkdir(exist_ok=True)

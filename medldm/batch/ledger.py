@@ -254,7 +254,7 @@ def make_record(
         clipped_voxels=clipped,
         status="unchanged" if after is before else "done",
         plan=steps,
-        said=plan.words() if plan else "",
+        said=plan.text() if plan else "",
         voxels=int(np.prod(after.shape)),
         source=source,
         result=result.relative,

@@ -170,7 +170,7 @@ def dry_run(run: Run, ready: Ready) -> Row:
     except AtTheNetwork:
         after = None
     if after is ready.volume:
-        why = ready.plan.words() if ready.plan else "there is nothing to do"
+        why = ready.plan.text() if ready.plan else "there is nothing to do"
         return Row(name, TO_DO, 0.0, f"would write a copy of the input to {target}; {why}")
     ahead, seconds = forecast(ready.volume, run.verb, run.settings, ready.plan, results_folder(target))
     return Row(name, TO_DO, seconds, f"would write {target}; {intention(run, ready).rstrip('.')}; {ahead}")
@@ -201,7 +201,7 @@ def warnings_of(record: RunRecord) -> str:
 def intention(run: Run, ready: Ready) -> str:
     """What will be done, as a sentence."""
     if ready.plan:
-        return ready.plan.words()
+        return ready.plan.text()
     return f"{run.verb} {' x '.join(map(str, ready.volume.shape))} voxels"
 
 

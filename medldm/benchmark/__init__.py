@@ -1,4 +1,4 @@
-"""Degrade, restore with us and with the rivals, score: the numbers of README and model cards come from here."""
+"""Degrade, restore with medldm and with baselines, score: the numbers of README and model cards come from here."""
 
 from medldm.benchmark.run import run
 

@@ -1,4 +1,4 @@
-"""What each part of the chain brings: the same observation, one part taken away after the other."""
+"""What each part of the pipeline brings: the same observation, one part taken away after the other."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from medldm.zoo import Card
 
 
 class Part(NamedTuple):
-    """A chain with something left out.
+    """The networks with something left out.
 
     Parameters
     ----------
     keeps : ``"encoder"`` decodes the encoded reference, ``"estimate"`` the encoded regression mean E(b), ``"flow"`` the
-        flow's latent; ``"all"`` is the whole chain
+        flow's latent; ``"all"`` is all of them
     steps, samples : of the flow
     projected : whether the result is made to agree with the measurement
     """
@@ -53,7 +53,7 @@ ABLATED = {
 
 
 class Plain(Networks):
-    """A chain whose latent is decoded as it is.
+    """Networks whose latent is decoded as it is.
 
     Parameters
     ----------
@@ -89,11 +89,11 @@ class Plain(Networks):
 
 
 def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
-    """A trial restored by a part of a chain.
+    """A trial restored by a part of the networks.
 
     Parameters
     ----------
-    which : card of the chain
+    which : card of the model
     wanted : part
     trial : of the protocol
 
@@ -132,8 +132,8 @@ def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
         restored = trial.degradation.reconcile(restored, measured)
     elif wanted.projected and trial.row.level:
         restored = Rician(float(sigma)).reconcile(restored, measured) if float(sigma) else restored
-    found: Voxels = restored.float().numpy()
-    return found
+    image: Voxels = restored.float().numpy()
+    return image
 
 
 def part(wanted: Part) -> Callable[[Card], Callable[[Trial], Voxels | None]]:

@@ -1,7 +1,7 @@
 """Who competes: doing nothing, interpolation, NLM, TV, the supervised U-Net, and we; all on the same arrays.
 
 The knobs of NLM and TV were chosen on validation scans, by PSNR (docs/benchmarks/tune_rivals.py). Where the level is
-not told they take `medldm.qc.noise`, as we do: scikit-image's own estimator needs a wavelet package, and is misled
+not given they take `medldm.qc.noise`, as we do: scikit-image's own estimator needs a wavelet package, and is misled
 by zeroed air.
 """
 
@@ -100,11 +100,11 @@ def nlm(trial: Trial) -> Voxels | None:
     if trial.row.verb != "denoise":
         return None
     sigma = level_of(trial)
-    found: Voxels = denoise_nl_means(
+    smooth: Voxels = denoise_nl_means(
         np.asarray(trial.measured.voxels), patch_size=NLM_PATCH, patch_distance=NLM_REACH,
         h=NLM_STRENGTH[trial.modality.noise.family] * sigma, sigma=sigma, fast_mode=True,
     )  # fmt: skip
-    return found.astype(np.float32)
+    return smooth.astype(np.float32)
 
 
 def tv(trial: Trial) -> Voxels | None:
@@ -112,8 +112,8 @@ def tv(trial: Trial) -> Voxels | None:
     if trial.row.verb != "denoise":
         return None
     weight = TV_WEIGHT[trial.modality.noise.family] * level_of(trial)
-    found: Voxels = denoise_tv_chambolle(np.asarray(trial.measured.voxels), weight=weight, max_num_iter=200)
-    return found.astype(np.float32)
+    smooth: Voxels = denoise_tv_chambolle(np.asarray(trial.measured.voxels), weight=weight, max_num_iter=200)
+    return smooth.astype(np.float32)
 
 
 def model(which: Card, named: str | None = None, **options: Any) -> Method:
@@ -132,12 +132,12 @@ def model(which: Card, named: str | None = None, **options: Any) -> Method:
         if trial.row.modality != which.modality:
             return None
         settings: dict[str, Any] = {"model": named or which.name, **options}
-        scan, facts, told = trial.stored(), trial.facts, told_level(trial)
+        scan, facts, level = trial.stored(), trial.facts, given_level(trial)
         if trial.row.verb == "denoise":
-            done = tasks.denoise(scan, told, **settings)
+            done = tasks.denoise(scan, level, **settings)
         elif trial.row.verb == "super-resolve":
             settings |= {key: facts[key] for key in ("slice_thickness", "slice_profile") if key in facts}
-            done = tasks.super_resolve(scan, facts["spacing"], noise=told, axis=facts["axis"], **settings)
+            done = tasks.super_resolve(scan, facts["spacing"], noise=level, axis=facts["axis"], **settings)
         elif trial.row.verb == "fill-slices":
             done = tasks.fill_slices(scan, facts["missing"], axis=facts["axis"], **settings)
         else:
@@ -165,7 +165,7 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
 
     Parameters
     ----------
-    names : only these; ``ablation`` stands for the parts of our chain; the path of a model card is a method too (and
+    names : only these; ``ablation`` stands for the parts of our pipeline; the path of a model card is a method too (and
         ``-sharp`` beside it, if it has a fidelity), so that weights are compared before they ship
 
     Raises
@@ -196,16 +196,16 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
 
 
 def optional() -> tuple[dict[str, Method], dict[str, str]]:
-    """Rivals of other packages, and those whose package is not installed, with the reason."""
-    found: dict[str, Method] = {}
+    """Baselines of other packages, and those whose package is not installed, with the reason."""
+    installed_methods: dict[str, Method] = {}
     absent: dict[str, str] = dict(NOWHERE)
     for name, denoiser in GUESTS.items():
         package = NEEDS[name]
         if installed(package):
-            found[name] = Method(_guest(denoiser))
+            installed_methods[name] = Method(_guest(denoiser))
         else:
             absent[name] = f"{package} is not installed; pip install 'medldm[rivals]'"
-    return found, absent
+    return installed_methods, absent
 
 
 def _guest(denoiser: Callable[[Voxels, float, str], Voxels]) -> Callable[[Trial], Voxels | None]:
@@ -218,28 +218,28 @@ def _guest(denoiser: Callable[[Voxels, float, str], Voxels]) -> Callable[[Trial]
 
 
 def shipped() -> tuple[dict[str, Method], dict[str, str]]:
-    """The rival U-Net and our chain from the zoo; those that are not there, with the reason."""
-    found: dict[str, Method] = {}
+    """The baseline U-Net and our own methods from the zoo; those that are not there, with the reason."""
+    available: dict[str, Method] = {}
     absent: dict[str, str] = {}
-    rivals = [each for each in cards() if each.role == "rival" and each.modality == MR.name]
-    if rivals:
-        found["unet"] = model(rivals[0])
+    baselines = [known for known in cards() if known.role == "rival" and known.modality == MR.name]
+    if baselines:
+        available["unet"] = model(baselines[0])
     else:
-        absent["unet"] = "no rival is shipped"
+        absent["unet"] = "no baseline is shipped"
     try:
         ours = best(MR.name)
-        found |= {"medldm": model(ours), "medldm-sharp": model(ours, fidelity=0.0)}
+        available |= {"medldm": model(ours), "medldm-sharp": model(ours, fidelity=0.0)}
     except ModelError as problem:
         absent |= {"medldm": str(problem), "medldm-sharp": str(problem)}
     try:
-        found["medldm-ct"] = model(best(CT.name))
+        available["medldm-ct"] = model(best(CT.name))
     except ModelError as problem:
         absent["medldm-ct"] = str(problem)
-    return found, absent
+    return available, absent
 
 
 def ablations() -> dict[str, Method]:
-    """Parts of the shipped MRI chain, one taken away after the other.
+    """Parts of the shipped MRI pipeline, one taken away after the other.
 
     Raises
     ------
@@ -254,14 +254,14 @@ def ablations() -> dict[str, Method]:
 def own(path: str) -> dict[str, Method]:
     """Methods of a model that is not shipped, from the path of its card, weights or folder."""
     which = card(path)
-    found = {which.name: model(which, path)}
+    own_methods = {which.name: model(which, path)}
     if which.role == "restorer":
-        found[f"{which.name}-sharp"] = model(which, path, fidelity=0.0)
-    return found
+        own_methods[f"{which.name}-sharp"] = model(which, path, fidelity=0.0)
+    return own_methods
 
 
-def told_level(trial: Trial) -> float | None:
-    """Noise level as ``--noise`` takes it, None when not told: a share of the *measured* foreground's p99.5; CT HU."""
+def given_level(trial: Trial) -> float | None:
+    """Noise level as ``--noise`` takes it, None when not given: a share of the *measured* foreground's p99.5; CT HU."""
     level = trial.facts.get("noise")
     if level is None or not trial.modality.noise.relative:
         return level
@@ -269,7 +269,7 @@ def told_level(trial: Trial) -> float | None:
 
 
 def level_of(trial: Trial) -> float:
-    """Noise level that a method is told, or its estimate, scaled intensity."""
+    """Noise level that a method is given, or its estimate, scaled intensity."""
     scan, scaling = trial.stored(), trial.modality.fixed_scaling
     unit = 1.0 if scaling is None else scaling.unit
     given = trial.facts.get("noise")

@@ -1,4 +1,4 @@
-"""What a card learns after training: how wide its intervals must be, and what its training scans look like.
+"""What a card gets after training: how wide its intervals must be, and what its training scans look like.
 
 Small blocks of validation scans are damaged, restored with several samples, and compared with what they were.
 The floor of the interval (`medldm.inference.uncertainty.Interval`) is fitted on training subjects, of all their
@@ -64,7 +64,7 @@ class Errors:
     row, verb, subject, contrast : of the block
     error, std, busy : (N,) scaled intensity; signed, of the samples and pooled, local contrast of the result
     remoteness : (N,) voxels, see `medldm.inference.uncertainty.remoteness`
-    sigma : noise level the network was told, scaled intensity
+    sigma : noise level the network was given, scaled intensity
     residual : consistency of the result, as its record holds it
     orientations : planes in which samples were drawn
     """
@@ -107,29 +107,32 @@ def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = 
     UsageError
         A CT model: its noise is not among these rows yet.
     """
-    found = card(model)
-    if found.modality != MR.name:
-        raise UsageError(f"{found.name} restores CT; its intervals cannot be calibrated yet.")
+    model_card = card(model)
+    if model_card.modality != MR.name:
+        raise UsageError(f"{model_card.name} restores CT; its intervals cannot be calibrated yet.")
     train, val = scans(data, "train"), scans(data, "val")
-    fitted = measure(found, _varied(train, blocks), rows)
-    chosen = measure(found, val, rows)
+    fitted = measure(model_card, _varied(train, blocks), rows)
+    chosen = measure(model_card, val, rows)
     # A kind that no validation subject shows has no scale, and gets no interval.
-    kinds = sorted({calibrated(each.verb, each.orientations) for each in chosen})
+    kinds = sorted({calibrated(errors.verb, errors.orientations) for errors in chosen})
     verbs = {kind: _calibrated(kind, fitted, chosen) for kind in kinds}
     calibration = {
         "coverage": COVERAGE,
         "samples": SAMPLES,
         "steps": STEPS,
-        "fitted_on": f"{len({each.subject for each in fitted})} training subjects (floor)",
-        "subjects": sorted({each.subject for each in chosen}),
+        "fitted_on": f"{len({errors.subject for errors in fitted})} training subjects (floor)",
+        "subjects": sorted({errors.subject for errors in chosen}),
         "verbs": verbs,
     }
-    told = {"calibration": calibration, "guard": {**guarded(train, val, found.modality), "residual": _usual(chosen)}}
-    amend(found, told)
-    return told
+    amended = {
+        "calibration": calibration,
+        "guard": {**fit_ood(train, val, model_card.modality), "residual": _usual(chosen)},
+    }
+    amend(model_card, amended)
+    return amended
 
 
-def guarded(train: Sequence[dict[str, str]], val: Sequence[dict[str, str]], modality: str) -> dict[str, Any]:
+def fit_ood(train: Sequence[dict[str, str]], val: Sequence[dict[str, str]], modality: str) -> dict[str, Any]:
     """`medldm.qc.ood.fit` on scans of a manifest.
 
     Parameters
@@ -137,30 +140,30 @@ def guarded(train: Sequence[dict[str, str]], val: Sequence[dict[str, str]], moda
     train, val : rows of `medldm.benchmark.scans.scans`
     modality : name in `medldm.modality.MODALITIES`
     """
-    told = [[ood.describe(read_nifti(Path(row["path"])), modality) for row in rows] for rows in (train, val)]
-    return ood.fit(*told)
+    described = [[ood.describe(read_nifti(Path(row["path"])), modality) for row in rows] for rows in (train, val)]
+    return ood.fit(*described)
 
 
-def amend(found: Card, told: dict[str, Any]) -> None:
+def amend(model_card: Card, changes: dict[str, Any]) -> None:
     """Parts of a card written into its JSON; the weights, and the card in their header, stay as they were.
 
     Parameters
     ----------
-    found : card on disk
-    told : fields and their new values
+    model_card : card on disk
+    changes : fields and their new values
     """
-    path = found.path.with_name(f"{found.name}.json")
-    words = json.loads(path.read_text()) | told
+    path = model_card.path.with_name(f"{model_card.name}.json")
+    stored = json.loads(path.read_text()) | changes
     with whole_file(path) as temporary:
-        temporary.write_text(_compact(words))
+        temporary.write_text(_compact(stored))
 
 
-def measure(found: Card, rows_of_scans: Sequence[dict[str, str]], rows: Sequence[Row]) -> list[Errors]:
+def measure(model_card: Card, rows_of_scans: Sequence[dict[str, str]], rows: Sequence[Row]) -> list[Errors]:
     """Every row on a block of every scan that is fit for it.
 
     Parameters
     ----------
-    found : card of the model
+    model_card : card of the model
     rows_of_scans : from `medldm.benchmark.scans.scans`
     rows : what is done to them
     """
@@ -172,7 +175,7 @@ def measure(found: Card, rows_of_scans: Sequence[dict[str, str]], rows: Sequence
                 continue
             trial = block_trial(row, scan, volume)
             if trial.scored.sum() >= 500:
-                done.append(errors_of(found, trial))
+                done.append(errors_of(model_card, trial))
         log.info("%s: %d rows", scan["file"], len(done))
     return done
 
@@ -200,17 +203,17 @@ def block_trial(row: Row, scan: dict[str, str], volume: Volume) -> Trial:
     unit = mri_scaling(volume.voxels).unit
     clean = (volume.voxels[cut] / np.float32(unit)).astype(np.float32)
     seed = int(hashlib.sha256(f"{row.name}|{scan['file']}|block".encode()).hexdigest()[:8], 16)
-    told = {key: scan.get(key, "") for key in ("subject", "file", "source")} | {"contrast": scan.get("modality", "")}
+    labels = {key: scan.get(key, "") for key in ("subject", "file", "source")} | {"contrast": scan.get("modality", "")}
     base = Volume(clean, volume.affine, name=scan["file"], stored=Stored(modality=MR.name))
-    return damage(row, base, inside[cut], torch.Generator().manual_seed(seed), told)
+    return damage(row, base, inside[cut], torch.Generator().manual_seed(seed), labels)
 
 
-def errors_of(found: Card, trial: Trial) -> Errors:
-    """Restore one trial with several samples, and look where it was wrong.
+def errors_of(model_card: Card, trial: Trial) -> Errors:
+    """Restore one trial with several samples, and compare it with the truth.
 
     Parameters
     ----------
-    found : card of the model
+    model_card : card of the model
     trial : from `block_trial`
     """
     row = trial.row
@@ -218,14 +221,15 @@ def errors_of(found: Card, trial: Trial) -> Errors:
     mask = facts.pop("mask", None)
     if "missing" in facts:
         facts["missing"] = tuple(facts["missing"])
-    place = str(found.path.with_name(f"{found.name}.json"))
+    place = str(model_card.path.with_name(f"{model_card.name}.json"))
     known = make(
-        TASKS[row.verb].settings, {**facts, "model": place, "modality": MR.name, "samples": SAMPLES, "steps": STEPS}
+        TASKS[row.verb].settings,
+        {**facts, "model": place, "modality": MR.name, "samples": SAMPLES, "steps": STEPS},
     )
     result = run(row.verb, trial.measured, known, mask=mask)
     # Samples of one orientation that do not differ have no spread to publish; their interval gets a floor anyway.
     std = np.zeros(result.shape, np.float32) if result.std is None else np.array(result.std)
-    told = result.history[-1].facts
+    facts_of_run = result.history[-1].facts
     at = np.flatnonzero(trial.scored)
     at = np.random.default_rng(0).choice(at, min(VOXELS, len(at)), replace=False)
     if mask is not None or "missing" in facts:
@@ -244,31 +248,31 @@ def errors_of(found: Card, trial: Trial) -> Errors:
         std=pooled(torch.from_numpy(std)).numpy().ravel()[at] / unit,
         busy=local_contrast(torch.from_numpy(np.array(result.voxels))).numpy().ravel()[at] / unit,
         remoteness=remoteness(observed).numpy().ravel()[at],
-        sigma=float(told["noise_told"]),
-        residual=float(told.get("consistency_residual", 0.0)),
-        orientations=int(told["networks"]["looks"]),
+        sigma=float(facts_of_run["noise_told"]),
+        residual=float(facts_of_run.get("consistency_residual", 0.0)),
+        orientations=int(facts_of_run["networks"]["looks"]),
     )
 
 
-def fit_floor(found: Sequence[Errors]) -> Interval:
+def fit_floor(blocks: Sequence[Errors]) -> Interval:
     """The interval with the smallest mean interval score, each block weighed by its own typical error.
 
     Parameters
     ----------
-    found : of one verb
+    blocks : of one verb
     """
-    typical = [float(np.quantile(np.abs(each.error), COVERAGE)) for each in found]
-    noise, far = any(each.sigma > 0 for each in found), any(each.remoteness.any() for each in found)
+    typical = [float(np.quantile(np.abs(block.error), COVERAGE)) for block in blocks]
+    noise, far = any(block.sigma > 0 for block in blocks), any(block.remoteness.any() for block in blocks)
 
     def interval(logs: Sequence[float]) -> Interval:
-        still, noisy, away, busy, q = (float(each) for each in np.exp(np.clip(logs, -12, 5)))
+        still, noisy, away, busy, q = (float(block) for block in np.exp(np.clip(logs, -12, 5)))
         return Interval(still, noisy if noise else 0.0, away if far else 0.0, busy, q)
 
     def score(logs: Sequence[float]) -> float:
         tried, total = interval(logs), 0.0
-        for each, size in zip(found, typical, strict=True):
-            half = each.half_width(tried)
-            missed = np.maximum(np.abs(each.error) - half, 0)
+        for block, size in zip(blocks, typical, strict=True):
+            half = block.half_width(tried)
+            missed = np.maximum(np.abs(block.error) - half, 0)
             total += float((2 * half + 2 / (1 - COVERAGE) * missed).mean()) / size
         return total
 
@@ -278,17 +282,17 @@ def fit_floor(found: Sequence[Errors]) -> Interval:
     return interval(min(ends, key=lambda end: float(end.fun)).x)
 
 
-def conformal_q(found: Sequence[Errors], interval: Interval) -> float:
+def conformal_q(blocks: Sequence[Errors], interval: Interval) -> float:
     """The scale that holds `COVERAGE` of the voxels, each subject counting the same.
 
     Parameters
     ----------
-    found : of one verb, subjects that the interval was not fitted on
+    blocks : of one verb, subjects that the interval was not fitted on
     interval : its floor is used, its q is not
     """
     scores: dict[str, list[Voxels]] = defaultdict(list)
-    for each in found:
-        scores[each.subject].append(np.abs(each.error) / np.maximum(each.half_width(interval._replace(q=1.0)), 1e-9))
+    for block in blocks:
+        scores[block.subject].append(np.abs(block.error) / np.maximum(block.half_width(interval._replace(q=1.0)), 1e-9))
     pooled = [np.concatenate(parts) for parts in scores.values()]
     values = np.concatenate(pooled)
     weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in pooled])
@@ -299,7 +303,7 @@ def conformal_q(found: Sequence[Errors], interval: Interval) -> float:
 
 def _calibrated(kind: str, fitted: Sequence[Errors], chosen: Sequence[Errors]) -> dict[str, Any]:
     mine, others = (
-        [each for each in part if calibrated(each.verb, each.orientations) == kind] for part in (fitted, chosen)
+        [block for block in part if calibrated(block.verb, block.orientations) == kind] for part in (fitted, chosen)
     )
     interval = fit_floor(mine or others)
     q = conformal_q(others or mine, interval)
@@ -309,29 +313,30 @@ def _calibrated(kind: str, fitted: Sequence[Errors], chosen: Sequence[Errors]) -
         "far": round(interval.far, 5),
         "busy": round(interval.busy, 4),
         "q": round(q, 4),
-        "subjects": len({each.subject for each in others}),
+        "subjects": len({block.subject for block in others}),
     }
 
 
-def _usual(found: Sequence[Errors]) -> dict[str, Any]:
+def _usual(blocks: Sequence[Errors]) -> dict[str, Any]:
     """Residuals that validation blocks left, with half as much room again on both sides."""
     limits = {}
     for verb in ("denoise", "super-resolve"):
-        mine = [each for each in found if each.verb == verb]
+        mine = [block for block in blocks if block.verb == verb]
         if not mine:
             continue
         left = [
-            each.residual / each.sigma if verb == "denoise" else max(0.0, each.residual - each.sigma) for each in mine
+            block.residual / block.sigma if verb == "denoise" else max(0.0, block.residual - block.sigma)
+            for block in mine
         ]
         low = min(left) / 1.5 if verb == "denoise" else 0.0
         limits[verb] = {"low": round(low, 4), "high": round(max(1.5 * max(left), 0.02), 4)}
     return limits
 
 
-def _varied(found: Sequence[dict[str, str]], count: int) -> list[dict[str, str]]:
+def _varied(rows: Sequence[dict[str, str]], count: int) -> list[dict[str, str]]:
     """Scans of different contrasts and sources, thin ones first, since every row takes them."""
     kinds: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
-    for row in found:
+    for row in rows:
         kinds[row["modality"], row["source"].split("@")[0]].append(row)
     queues = list(kinds.values())
     queues.sort(key=lambda rows: not is_thin(spacing_of(Path(rows[0]["path"]))))
@@ -339,12 +344,12 @@ def _varied(found: Sequence[dict[str, str]], count: int) -> list[dict[str, str]]
     return turns[:count]
 
 
-def _compact(words: dict[str, Any]) -> str:
+def _compact(fields: dict[str, Any]) -> str:
     """JSON as cards are written, but with lists of numbers on one line each."""
     import re
 
-    text = json.dumps(words, indent=1)
-    return re.sub(r"\[\s+([-\d.,eE\s]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+    text = json.dumps(fields, indent=1)
+    return re.sub(r"\[\s+([-\d.,eE\s]+?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"
 
 
 __all__ = ["COVERAGE", "ROWS", "Errors", "amend", "calibrate", "conformal_q", "fit_floor", "measure"]

@@ -10,7 +10,7 @@ from typing import Any
 # Bump it when rows or scores change meaning: older lines are then computed again.
 PROTOCOL = 2
 KEY = ("row", "file", "method")
-WORDS = ("row", "subject", "file", "contrast", "source", "method", "weights", "backbone", "protocol", "note")
+TEXTS = ("row", "subject", "file", "contrast", "source", "method", "weights", "backbone", "protocol", "note")
 NUMBERS = (
     *("psnr", "ssim", "detail_energy", "detail_correlation", "perceptual", "mae", "nmi"),
     *("bias_1", "bias_2", "bias_3", "bias_4", "bias_5", "consistency", "untouched", "seconds"),
@@ -18,7 +18,7 @@ NUMBERS = (
     *("lesion_2", "lesion_3", "lesion_4", "lesion_6", "lesion_8", "lesions_lost", "lesion_hidden", "lesions_false"),
     *("nps_frequency", "edge_ratio", "noise_left", "water_bias"),
 )
-FIELDS = (*WORDS[:-1], *NUMBERS, WORDS[-1])
+FIELDS = (*TEXTS[:-1], *NUMBERS, TEXTS[-1])
 
 
 def read_scores(path: Path) -> list[dict[str, Any]]:
@@ -56,8 +56,8 @@ def append_score(path: Path, score: dict[str, Any]) -> None:
         writer = csv.DictWriter(file, FIELDS)
         if new:
             writer.writeheader()
-        told = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in score.items()}
-        writer.writerow({**told, "protocol": PROTOCOL})
+        fields = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in score.items()}
+        writer.writerow({**fields, "protocol": PROTOCOL})
 
 
 def _mend(path: Path) -> bool:
@@ -67,9 +67,9 @@ def _mend(path: Path) -> bool:
     header = content[:whole].split(b"\n", 1)[0].decode().strip()
     if whole and header != ",".join(FIELDS):
         if _earlier(header.split(",")):
-            _widen(path)
+            _with_all_columns(path)
             return False
-        # Columns of another version: kept beside, since somebody may have paid hours for them.
+        # Columns of another version: kept beside, since they may have taken hours.
         path.replace(path.with_suffix(".old.csv"))
         return True
     if whole < len(content):
@@ -78,11 +78,11 @@ def _mend(path: Path) -> bool:
 
 
 def _earlier(columns: list[str]) -> bool:
-    """Whether these are the columns of a version that had fewer scores, and all the words."""
-    return set(WORDS) <= set(columns) <= set(FIELDS)
+    """Whether these are the columns of a version that had fewer scores, and all columns of text."""
+    return set(TEXTS) <= set(columns) <= set(FIELDS)
 
 
-def _widen(path: Path) -> None:
+def _with_all_columns(path: Path) -> None:
     """Rewrite a ledger with today's columns; scores that did not exist yet stay empty, nothing is computed again."""
     with path.open(newline="", encoding="utf-8") as file:
         lines = [line for line in csv.DictReader(file) if None not in line and None not in line.values()]
@@ -96,10 +96,10 @@ def _widen(path: Path) -> None:
 
 def _score(line: dict[str, Any]) -> dict[str, Any] | None:
     # A column that is not there is a score of a later version; a value that is not there is a torn line.
-    if None in line or None in line.values() or not set(WORDS) <= set(line) or line["note"]:
+    if None in line or None in line.values() or not set(TEXTS) <= set(line) or line["note"]:
         return None
     try:
         numbers = {name: float(line[name]) if line.get(name) else math.nan for name in NUMBERS}
     except ValueError:
         return None
-    return {**{name: line[name] for name in WORDS}, **numbers}
+    return {**{name: line[name] for name in TEXTS}, **numbers}

@@ -1,4 +1,4 @@
-"""Lesions put into a scan before it is degraded: which come out again, and which appear that nobody put there."""
+"""Lesions put into a scan before it is degraded: which come out again, and which appear that were not put there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medldm.metrics.images import Mask
 SIZES_MM = (2.0, 3.0, 4.0, 6.0, 8.0)
 CONTRAST = 0.2  # scaled intensity, brighter or darker than what lies there: half of what divides white from grey matter
 APART_MM = 4.0  # between the rims of two lesions
-EACH = 3  # of every size, bright and dark in turn
+OF_EACH_SIZE = 3  # of every size, bright and dark in turn
 LOST = 0.5  # less of its contrast than this, and a reader would not see it
 
 
@@ -52,9 +52,9 @@ def planted(
     (X, Y, Z) with lesions, and what they are
     """
     depth = ndimage.distance_transform_edt(inside, sampling=spacing)
-    sick, found = clean.copy(), list[Lesion]()
+    sick, lesions = clean.copy(), list[Lesion]()
     for diameter in sorted(SIZES_MM, reverse=True):
-        for number in range(EACH):
+        for number in range(OF_EACH_SIZE):
             room = np.argwhere((depth > diameter / 2 + 2) & (clean > CONTRAST + 0.05))
             if len(room) == 0:
                 continue
@@ -62,9 +62,9 @@ def planted(
             centre = (int(place[0]), int(place[1]), int(place[2]))
             lesion = Lesion(centre, diameter, CONTRAST if number % 2 == 0 else -CONTRAST)
             sick += lesion.contrast * weight(lesion, clean.shape, spacing)
-            found.append(lesion)
+            lesions.append(lesion)
             depth[distance_mm(lesion, clean.shape, spacing) < diameter / 2 + APART_MM + max(SIZES_MM) / 2] = 0
-    return sick.astype(np.float32), found
+    return sick.astype(np.float32), lesions
 
 
 def weight(lesion: Lesion, shape: Sequence[int], spacing: Sequence[float]) -> Voxels:
@@ -126,9 +126,9 @@ def lesion_scores(
         recovered = (have - without) / (want - without)
         within = lost is not None and bool(lost[weight(lesion, guess.shape, spacing) > 0].all())
         (hidden if within else seen[lesion.diameter_mm]).append(recovered)
-    everyone = [each for found in seen.values() for each in found]
-    named = {f"lesion_{size:.0f}": _mean(found) for size, found in seen.items()}
-    gone = _mean([float(each < LOST) for each in everyone])
+    everyone = [share for shares in seen.values() for share in shares]
+    named = {f"lesion_{size:.0f}": _mean(shares) for size, shares in seen.items()}
+    gone = _mean([float(share < LOST) for share in everyone])
     false = false_blobs(guess - reference, inside & ~near, spacing)
     return {**named, "lesions_lost": gone, "lesion_hidden": _mean(hidden), "lesions_false": float(false)}
 

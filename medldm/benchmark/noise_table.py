@@ -16,7 +16,7 @@ from medldm.qc.noise import estimate_noise
 LEVELS = (0.01, 0.03, 0.05, 0.07, 0.09)
 
 
-def noise_errors(found: Sequence[dict[str, str]]) -> dict[float, list[tuple[str, float, bool]]]:
+def noise_errors(rows: Sequence[dict[str, str]]) -> dict[float, list[tuple[str, float, bool]]]:
     """Relative error of the estimate on the middle slab of each scan.
 
     A scan carries noise of its own, so the truth is the root of the sum of both squares; the own part is the
@@ -24,26 +24,26 @@ def noise_errors(found: Sequence[dict[str, str]]) -> dict[float, list[tuple[str,
 
     Parameters
     ----------
-    found : rows of `medldm.benchmark.scans.scans`
+    rows : rows of `medldm.benchmark.scans.scans`
 
     Returns
     -------
     level to (subject, estimate / truth - 1, whether the estimate called itself reliable)
     """
     errors: dict[float, list[tuple[str, float, bool]]] = {level: [] for level in LEVELS}
-    for row in found:
+    for row in rows:
         # By name, so that a scan has the same noise whatever else is in the list.
         seed = int(hashlib.sha256(row["file"].encode()).hexdigest()[:8], 16)
         volume = slab(read_nifti(Path(row["path"])), across=False)
         clean = np.asarray(volume.voxels, dtype=np.float32)
-        white = mri_scaling(clean).unit
+        brightest = mri_scaling(clean).unit
         own = estimate_noise(clean, volume.spacing).sigma
         for level in LEVELS:
             draw = np.random.default_rng([seed, round(1000 * level)])
-            real, imaginary = draw.normal(0, level * white, (2, *clean.shape))
+            real, imaginary = draw.normal(0, level * brightest, (2, *clean.shape))
             noisy = np.hypot(clean + real, imaginary).astype(np.float32)
             estimate = estimate_noise(noisy, volume.spacing)
-            truth = float(np.hypot(level * white, own))
+            truth = float(np.hypot(level * brightest, own))
             errors[level].append((row["subject"], estimate.sigma / truth - 1, estimate.reliable))
     return errors
 
@@ -56,9 +56,9 @@ def noise_markdown(errors: dict[float, list[tuple[str, float, bool]]]) -> str:
         "| added | mean | largest | called unreliable |",
         "|---|---|---|---|",
     ]
-    for level, found in errors.items():
-        wrong = np.array([error for _, error, _ in found]) * 100
+    for level, estimates in errors.items():
+        wrong = np.array([error for _, error, _ in estimates]) * 100
         worst = wrong[np.abs(wrong).argmax()]
-        doubtful = sum(not reliable for _, _, reliable in found)
-        lines.append(f"| {100 * level:.0f} % | {wrong.mean():+.1f} | {worst:+.1f} | {doubtful} of {len(found)} |")
+        doubtful = sum(not reliable for _, _, reliable in estimates)
+        lines.append(f"| {100 * level:.0f} % | {wrong.mean():+.1f} | {worst:+.1f} | {doubtful} of {len(estimates)} |")
     return "\n".join(lines) + "\n"

@@ -27,25 +27,25 @@ def installed(package: str) -> bool:
 def dipy_nlm(noisy: Voxels, sigma: float, family: str) -> Voxels:
     """Blockwise non-local means with the Rician correction of DIPY (Coupe et al., IEEE Trans Med Imaging 27, 2008)."""
     nlmeans: Any = importlib.import_module("dipy.denoise.nlmeans").nlmeans
-    found: Voxels = nlmeans(
+    smooth: Voxels = nlmeans(
         noisy.astype(np.float64), sigma, rician=family == "rician", patch_radius=1, block_radius=5, num_threads=None
     )
-    return found.astype(np.float32)
+    return smooth.astype(np.float32)
 
 
 def ants_denoise(noisy: Voxels, sigma: float, family: str) -> Voxels:
     """DenoiseImage of ANTs (Manjon et al., J Magn Reson Imaging 31, 2010); it estimates the noise itself."""
     ants: Any = importlib.import_module("ants")
     image = ants.from_numpy(np.ascontiguousarray(noisy, dtype=np.float32))
-    found: Voxels = ants.denoise_image(image, noise_model=family.capitalize()).numpy()
-    return found.astype(np.float32)
+    smooth: Voxels = ants.denoise_image(image, noise_model=family.capitalize()).numpy()
+    return smooth.astype(np.float32)
 
 
 def bm4d_plain(noisy: Voxels, sigma: float, family: str) -> Voxels:
     """BM4D (Maggioni et al., IEEE Trans Image Process 22, 2013), as if the noise were Gaussian."""
     bm4d: Any = importlib.import_module("bm4d").bm4d
-    found: Voxels = bm4d(noisy.astype(np.float64), sigma)
-    return found.astype(np.float32)
+    smooth: Voxels = bm4d(noisy.astype(np.float64), sigma)
+    return smooth.astype(np.float32)
 
 
 def bm4d_unbiased(noisy: Voxels, sigma: float, family: str) -> Voxels:
@@ -95,8 +95,8 @@ def rician_moments() -> tuple[Voxels, Voxels, Voxels]:
 
 def _magnitudes(nu: float) -> Voxels:
     nodes, _ = np.polynomial.hermite_e.hermegauss(NODES)
-    found: Voxels = np.hypot(nu + nodes[:, None], nodes[None, :])
-    return found
+    magnitudes: Voxels = np.hypot(nu + nodes[:, None], nodes[None, :])
+    return magnitudes
 
 
 @lru_cache

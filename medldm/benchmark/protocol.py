@@ -7,7 +7,7 @@ there the slab is 48 voxels wide along the first other axis. Rows that need thin
 Rows that put lesions into the scan do so before it is degraded; the reference then shows them. CT rows keep scaled
 intensity inside (0 is -1000 HU, 1 is 1000 HU) and add the noise of a low-dose sinogram, reconstructed alone.
 
-Parallel-imaging noise has a level at every voxel and the verbs take one number, so that row is given to nobody:
+Parallel-imaging noise has a level at every voxel and the verbs take one number, so that row gives no level:
 each method estimates.
 """
 
@@ -36,7 +36,7 @@ from medldm.modality import MODALITIES, MR, Modality
 Mask = npt.NDArray[np.bool_]
 
 SLAB = 48  # voxels
-RIM = 3  # voxels; the cut edge of a skull-stripped head is no detail anybody has to restore
+RIM = 3  # voxels; the cut edge of a skull-stripped head is no detail to be restored
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Trial:
     detail_axes : along which it is compared: the damaged one, or all
     degradation : for consistency; None for noise
     untouched : (X, Y, Z) bool, voxels that must come out bit for bit; None where there are none
-    facts : options that a method is told (noise, missing slices, mask, spacing, thickness, profile)
+    facts : options that a method is given (noise, missing slices, mask, spacing, thickness, profile)
     lesions : put into the reference
     healthy : (X, Y, Z) scaled intensity, the reference without them; None where there are none
     """
@@ -118,13 +118,13 @@ def trials(row: Row, scan: dict[str, str]) -> Iterator[Trial]:
     # The same seed for all methods, for every rerun, and whether or not the level is given; another for each scan.
     seed = int(hashlib.sha256(f"{row.seeded_as}|{scan['file']}".encode()).hexdigest()[:8], 16)
     generator = torch.Generator().manual_seed(seed)
-    told = {key: scan.get(key, "") for key in ("subject", "file", "source")} | {"contrast": scan.get("modality", "")}
-    told["source"] = told["source"].split("@")[0]
+    labels = {key: scan.get(key, "") for key in ("subject", "file", "source")} | {"contrast": scan.get("modality", "")}
+    labels["source"] = labels["source"].split("@")[0]
     name = scan["file"].split(".")[0]
     base = Volume(clean.astype(np.float32), volume.affine, name=name, stored=Stored(modality=modality.name))
     if row.without_ends:
         base, inside = without_ends(base, inside)
-    trial = damage(row, base, inside, generator, told)
+    trial = damage(row, base, inside, generator, labels)
     if trial.scored.any():
         yield trial
 
@@ -141,7 +141,7 @@ def slab(volume: Volume, *, across: bool) -> Volume:
     return Volume(volume.voxels[where], affine, name=volume.name, stored=Stored(modality=MR.name))
 
 
-def damage(row: Row, base: Volume, inside: Mask, generator: torch.Generator, told: dict[str, str]) -> Trial:
+def damage(row: Row, base: Volume, inside: Mask, generator: torch.Generator, labels: dict[str, str]) -> Trial:
     """Degrade a scaled scan as a row says; slices lie along its coarsest axis."""
     axis = int(np.argmax(np.round(base.spacing, 2) + np.array([0, 0, 1e-6])))
     kind, modality = row.degradation, MODALITIES[row.modality]
@@ -174,7 +174,7 @@ def damage(row: Row, base: Volume, inside: Mask, generator: torch.Generator, tol
     core = scored & ndimage.binary_erosion(inside, iterations=RIM)
     return Trial(
         row=row,
-        **told,
+        **labels,
         measured=scan,
         reference=np.asarray(base.voxels),
         inside=inside,

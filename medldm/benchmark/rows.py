@@ -37,7 +37,7 @@ def groups() -> dict[str, list[str]]:
 
 
 def chosen_rows(tasks: Sequence[str] | None, quick: bool) -> list[Row]:
-    """The rows that are asked for: by name or group, each once; the core rows when nobody asks.
+    """The rows that are asked for: by name or group, each once; the core rows by default.
 
     Raises
     ------

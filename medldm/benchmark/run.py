@@ -66,9 +66,9 @@ def run(
     UsageError, InputError
     """
     rows = chosen_rows(tasks, quick)
-    found = {name: scans(Path(data), split, name) for name in MODALITIES}
+    scans_of = {name: scans(Path(data), split, name) for name in MODALITIES}
     if quick:
-        found = {modality: few(some, QUICK_SCANS) for modality, some in found.items()}
+        scans_of = {modality: few(some, QUICK_SCANS) for modality, some in scans_of.items()}
     competing, absent = methods(tuple(methods_wanted) if methods_wanted else None)
     if quick and not methods_wanted:
         # Minutes a scan: a quick look does without them.
@@ -79,14 +79,14 @@ def run(
     ledger, backbone = out / "scores.csv", encoder_backbone()
     makers, features = extractors(backbone, backbones), out / "features"
     names = [row.name for row in rows]
-    files = list(dict.fromkeys(scan["file"] for row in rows for scan in scans_for(row, found)))
+    files = list(dict.fromkeys(scan["file"] for row in rows for scan in scans_for(row, scans_of)))
 
     def publish(more: str = "") -> Path:
         """What is known so far, so that a run cut short leaves a table too."""
         scores = [
-            each for each in current(ledger, competing, backbone) if each["row"] in names and each["file"] in files
+            score for score in current(ledger, competing, backbone) if score["row"] in names and score["file"] in files
         ]
-        scores.sort(key=lambda each: (names.index(each["row"]), list(competing).index(each["method"])))
+        scores.sort(key=lambda score: (names.index(score["row"]), list(competing).index(score["method"])))
         text = markdown(scores, absent, command(data))
         for name in makers:
             text += set_table(name, {row: set_distances(features, name, row, list(competing), files) for row in names})
@@ -102,20 +102,20 @@ def run(
         return table
 
     score_all(
-        rows, found, competing, backbone, ledger, progress or _log, publish,
+        rows, scans_of, competing, backbone, ledger, progress or _log, publish,
         lambda trial, name, guess: keep(features, makers, trial, name, guess),
     )  # fmt: skip
-    return publish("" if tasks else "\n" + noise_markdown(noise_errors(found[MR.name])))
+    return publish("" if tasks else "\n" + noise_markdown(noise_errors(scans_of[MR.name])))
 
 
-def scans_for(row: Row, found: dict[str, list[dict[str, str]]]) -> list[dict[str, str]]:
+def scans_for(row: Row, scans_of: dict[str, list[dict[str, str]]]) -> list[dict[str, str]]:
     """The scans that a row runs on."""
-    return [DRAWN] if row.drawn else found[row.modality]
+    return [DRAWN] if row.drawn else scans_of[row.modality]
 
 
 def score_all(
     rows: Sequence[Row],
-    found: dict[str, list[dict[str, str]]],
+    scans_of: dict[str, list[dict[str, str]]],
     competing: dict[str, Method],
     backbone: Backbone,
     ledger: Path,
@@ -128,9 +128,9 @@ def score_all(
     `seen` is shown each restoration.
     """
     done = {(score["row"], score["file"], score["method"]) for score in current(ledger, competing, backbone)}
-    total, count = sum(len(scans_for(row, found)) for row in rows), 0
-    for scan in (*(scan for some in found.values() for scan in in_turn(some)), DRAWN):
-        mine = [row for row in rows if scan in scans_for(row, found)]
+    total, count = sum(len(scans_for(row, scans_of)) for row in rows), 0
+    for scan in (*(scan for some in scans_of.values() for scan in in_turn(some)), DRAWN):
+        mine = [row for row in rows if scan in scans_for(row, scans_of)]
         for row in mine:
             open_ = [name for name in competing if (row.name, scan["file"], name) not in done]
             for trial in trials(row, scan) if open_ else ():
@@ -154,7 +154,7 @@ def score_one(trial: Trial, name: str, method: Method, backbone: Backbone, ledge
     seconds = time.perf_counter() - started
     if guess is None and not note:
         return
-    told = {
+    labels = {
         "row": trial.row.name,
         "subject": trial.subject,
         "file": trial.file,
@@ -170,7 +170,7 @@ def score_one(trial: Trial, name: str, method: Method, backbone: Backbone, ledge
     scores = {} if guess is None else scores_of(trial, guess, backbone)
     if guess is not None:
         seen(trial, name, guess)
-    append_score(ledger, told | scores)
+    append_score(ledger, labels | scores)
     log.info("%s %s %s %.1f s %s", trial.row.name, trial.file, name, seconds, note)
 
 

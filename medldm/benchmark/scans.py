@@ -48,11 +48,11 @@ def scans(data: Path, split: str, modality: str = MR.name) -> list[dict[str, str
         if not rows:
             continue
         wanted = modality.upper()
-        found = [row for row in rows if row["split"] == split and row["modality"].upper().startswith(wanted)]
-        if not found and modality == MR.name:
+        listed = [row for row in rows if row["split"] == split and row["modality"].upper().startswith(wanted)]
+        if not listed and modality == MR.name:
             there = ", ".join(sorted({row["split"] for row in rows}))
             raise InputError(f"{table} lists no MR scan of split {split!r} in {data}; there is {there}. Use --split.")
-        return found
+        return listed
     return [_plain(path) for path in paths.values()] if modality == MR.name else []
 
 
@@ -61,17 +61,17 @@ def is_thin(spacing: Sequence[float]) -> bool:
     return max(spacing) <= THIN * min(spacing)
 
 
-def few(found: list[dict[str, str]], count: int) -> list[dict[str, str]]:
+def few(rows: list[dict[str, str]], count: int) -> list[dict[str, str]]:
     """Scans for a quick look: spread over the list, of different subjects, thin ones (every row takes them)."""
-    thin = [row for row in found if is_thin(spacing_of(Path(row["path"])))] or found
+    thin = [row for row in rows if is_thin(spacing_of(Path(row["path"])))] or rows
     one_each = list({row["subject"]: row for row in reversed(thin)}.values())[::-1]
     places = np.linspace(0, len(one_each) - 1, min(count, len(one_each))).round().astype(int)
     return [one_each[place] for place in places]
 
 
-def in_turn(found: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+def in_turn(listed: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Sources by turns, and within each its subjects by turns: a run cut short has seen as many of both as it could."""
-    return _by_turns([_by_turns(_grouped(rows, "subject")) for rows in _grouped(found, "source")])
+    return _by_turns([_by_turns(_grouped(rows, "subject")) for rows in _grouped(listed, "source")])
 
 
 def _grouped(rows: Sequence[dict[str, str]], field: str) -> list[list[dict[str, str]]]:

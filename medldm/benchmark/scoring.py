@@ -50,7 +50,7 @@ def scores_of(trial: Trial, guess: Voxels, backbone: Backbone) -> dict[str, floa
     """
     reference, mask, axes = trial.reference, trial.scored, trial.detail_axes
     bias = metrics.bias_by_intensity(guess, reference, mask)
-    found = {
+    scores = {
         "psnr": metrics.psnr(guess, reference, mask),
         "ssim": metrics.ssim(guess, reference, mask),
         "detail_energy": metrics.detail_energy_ratio(guess, reference, trial.detailed, axes),
@@ -63,19 +63,19 @@ def scores_of(trial: Trial, guess: Voxels, backbone: Backbone) -> dict[str, floa
     }
     if trial.untouched is not None:
         measured = np.asarray(trial.measured.voxels)
-        found["untouched"] = float(np.array_equal(guess[trial.untouched], measured[trial.untouched]))
+        scores["untouched"] = float(np.array_equal(guess[trial.untouched], measured[trial.untouched]))
     if backbone.features is not None:
-        found["perceptual"] = perceptual(trial, guess, backbone.features)
+        scores["perceptual"] = perceptual(trial, guess, backbone.features)
     if trial.row.modality == CT.name:
-        found |= hounsfield_scores(trial, guess)
+        scores |= hounsfield_scores(trial, guess)
     if "missing" in trial.facts and trial.lost is not None:
         axis = trial.facts["axis"]
         filled = np.asarray(trial.lost.any(axis=tuple(a for a in range(3) if a != axis)))
-        found["roughness_jump"] = metrics.roughness_jump(guess, filled, axis, trial.inside)
+        scores["roughness_jump"] = metrics.roughness_jump(guess, filled, axis, trial.inside)
     if trial.healthy is not None:
         spacing = volume_spacing(trial)
-        found |= lesion_scores(guess, reference, trial.healthy, trial.lesions, spacing, trial.inside, trial.lost)
-    return found
+        scores |= lesion_scores(guess, reference, trial.healthy, trial.lesions, spacing, trial.inside, trial.lost)
+    return scores
 
 
 def hounsfield_scores(trial: Trial, guess: Voxels) -> dict[str, float]:
@@ -84,11 +84,11 @@ def hounsfield_scores(trial: Trial, guess: Voxels) -> dict[str, float]:
     have, want, measured = (scaling.invert(image) for image in (guess, trial.reference, trial.measured.voxels))
     low, high = SOFT_HU
     soft = [(np.clip(image, low, high) - low) / (high - low) for image in (have, want)]
-    found = {
+    scores = {
         "mae_hu": metrics.mae(have, want, trial.scored),
         "psnr_soft": metrics.psnr(soft[0], soft[1], trial.scored),
     }
-    return found | (object_scores(have, want, measured) if trial.row.drawn else {})
+    return scores | (object_scores(have, want, measured) if trial.row.drawn else {})
 
 
 def volume_spacing(trial: Trial) -> list[float]:
@@ -101,8 +101,8 @@ def plane_features(trial: Trial, image: Voxels, backbone: Backbone) -> Voxels:
     """(planes, D) features of planes through the scored region, averaged over each plane: for distances of sets."""
     assert backbone.features is not None
     shown = np.where(trial.scored, image, trial.reference)
-    found = backbone.features(shown, scored_places(trial))
-    return np.concatenate([each.mean((2, 3)).T for each in found], 1)
+    activations = backbone.features(shown, scored_places(trial))
+    return np.concatenate([layer.mean((2, 3)).T for layer in activations], 1)
 
 
 def consistency(trial: Trial, guess: Voxels) -> float:
@@ -115,7 +115,7 @@ def consistency(trial: Trial, guess: Voxels) -> float:
     again = guess if trial.degradation is None else trial.degradation.degrade(image).numpy()
     # Thick slices and coarse planes live on another grid; there the whole slab counts.
     where = trial.inside if again.shape == trial.inside.shape else np.ones(again.shape, dtype=bool)
-    error, size = (np.square(each[where], dtype=np.float64).mean() for each in (again - before, before))
+    error, size = (np.square(part[where], dtype=np.float64).mean() for part in (again - before, before))
     return float(np.sqrt(error / max(size, 1e-12)))
 
 
@@ -150,8 +150,8 @@ def encoder_backbone() -> Backbone:
         lacking = [(0, -size % FACTOR) for size in planes.shape[1:]]
         planes = np.pad(planes, [(0, 0), *lacking], mode="reflect")
         with torch.inference_mode():
-            found = vae.features(torch.from_numpy(planes)[:, None])
-        return [each.transpose(0, 1).float().numpy() for each in found]
+            activations = vae.features(torch.from_numpy(planes)[:, None])
+        return [layer.transpose(0, 1).float().numpy() for layer in activations]
 
     # Of the encoder alone: scores stay valid while flow and decoder are trained on.
     digest = hashlib.sha256()

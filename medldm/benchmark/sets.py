@@ -36,17 +36,17 @@ def extractors(backbone: Backbone, files: Iterable[str | Path] = ()) -> dict[str
     ModelError
         A file that is no TorchScript network.
     """
-    found: dict[str, Extractor] = {}
+    made: dict[str, Extractor] = {}
     if backbone.features is not None:
-        found[backbone.name] = lambda trial, image: plane_features(trial, image, backbone)
-    for each in files:
-        path = Path(each)
+        made[backbone.name] = lambda trial, image: plane_features(trial, image, backbone)
+    for file in files:
+        path = Path(file)
         network = load_torchscript(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
         pairs = images_taken(network) > 1
         name = f"{path.stem}{PAIRWISE if pairs else ''}@{digest}"
-        found[name] = partial(_pairs_by if pairs else _planes_by, network)
-    return found
+        made[name] = partial(_pairs_by if pairs else _planes_by, network)
+    return made
 
 
 def images_taken(network: Any) -> int:
@@ -56,7 +56,7 @@ def images_taken(network: Any) -> int:
     ----------
     network : from `load_torchscript`
     """
-    return sum(not each.has_default_value() for each in network.forward.schema.arguments[1:])
+    return sum(not argument.has_default_value() for argument in network.forward.schema.arguments[1:])
 
 
 def _planes_by(network: Any, trial: Trial, image: Voxels) -> Voxels:
@@ -66,8 +66,8 @@ def _planes_by(network: Any, trial: Trial, image: Voxels) -> Voxels:
 
 def _pairs_by(network: Any, trial: Trial, image: Voxels) -> Voxels:
     """(1, 1) distance of planes from the reference's."""
-    shown = [np.where(trial.scored, each, trial.reference) for each in (image, trial.reference)]
-    planes = [np.moveaxis(each[:, scored_places(trial)], 1, 0) for each in shown]
+    shown = [np.where(trial.scored, one, trial.reference) for one in (image, trial.reference)]
+    planes = [np.moveaxis(one[:, scored_places(trial)], 1, 0) for one in shown]
     return np.array([[torchscript_distance(network, *planes)]])
 
 
@@ -99,8 +99,8 @@ def torchscript_features(network: Any, planes: Voxels) -> Voxels:
     """
     grey = torch.from_numpy(np.ascontiguousarray(np.clip(planes, 0, 1), dtype=np.float32))
     with torch.inference_mode():
-        found = network(grey[:, None].expand(-1, 3, -1, -1))
-    pooled: Voxels = (found.flatten(2).mean(2) if found.ndim > 2 else found).float().numpy()
+        features = network(grey[:, None].expand(-1, 3, -1, -1))
+    pooled: Voxels = (features.flatten(2).mean(2) if features.ndim > 2 else features).float().numpy()
     return pooled
 
 
@@ -113,8 +113,8 @@ def torchscript_distance(network: Any, guess: Voxels, reference: Voxels) -> floa
     guess, reference : (B, H, W) scaled intensity
     """
     pair = [
-        torch.from_numpy(np.ascontiguousarray(np.clip(each, 0, 1), dtype=np.float32))[:, None].expand(-1, 3, -1, -1)
-        for each in (guess, reference)
+        torch.from_numpy(np.ascontiguousarray(np.clip(planes, 0, 1), dtype=np.float32))[:, None].expand(-1, 3, -1, -1)
+        for planes in (guess, reference)
     ]
     with torch.inference_mode():
         return float(network(pair[0] * 2 - 1, pair[1] * 2 - 1).mean())
@@ -148,14 +148,14 @@ def set_distances(
     method to ``kid``, ``fid`` and, where features are class probabilities, ``inception``; to ``distance``, the mean
     over scans, where the network compares; methods without features are left out
     """
-    found: dict[str, dict[str, float]] = {}
+    distances: dict[str, dict[str, float]] = {}
     for method in methods:
         pairs = [[_place(folder, backbone, row, who, file) for who in (method, TRUTH)] for file in files]
         pairs = [pair for pair in pairs if all(path.is_file() for path in pair)]
         if not pairs:
             continue
         if PAIRWISE in backbone:
-            found[method] = {"distance": float(np.mean([np.load(mine) for mine, _ in pairs]))}
+            distances[method] = {"distance": float(np.mean([np.load(mine) for mine, _ in pairs]))}
             continue
         ours, real = (np.concatenate([np.load(pair[side]) for pair in pairs]) for side in (0, 1))
         if len(ours) < 2:
@@ -163,8 +163,8 @@ def set_distances(
         scores = {"kid": metrics.kernel_distance(ours, real), "fid": metrics.frechet_distance(ours, real)}
         if bool((ours >= 0).all()) and np.allclose(ours.sum(1), 1, atol=1e-3):
             scores["inception"] = metrics.inception_score(ours)
-        found[method] = scores
-    return found
+        distances[method] = scores
+    return distances
 
 
 def _place(folder: Path, backbone: str, row: str, method: str, file: str) -> Path:

@@ -48,7 +48,7 @@ SHOWN = {
     "psnr_soft": Column("CT: PSNR in the soft-tissue window (-160 to 240 HU), dB", 2, math.inf),
     "noise_left": Column("CT object: noise left in water, share of the measured", 3, None),
     "nps_frequency": Column(
-        "CT object: mean frequency of the noise left over the measured noise's (1 keeps its look)", 3, 1.0
+        "CT object: mean frequency of the noise left over the measured noise's (1 keeps its texture)", 3, 1.0
     ),
     "edge_ratio": Column("CT object: width of a rod's edge over the truth's (1 blurs nothing)", 3, 1.0),
     "water_bias": Column("CT object: bias in water, HU", 2, 0.0),
@@ -63,7 +63,7 @@ SHOWN = {
     "peak_mb": Column("Memory at the peak above what was in use, MB", 0, None),
 }
 FAITHFUL, SHARP = "medldm", "medldm-sharp"
-OURS = ("chain-", "decode-", "vae-")  # parts of our own chain are no rivals
+OURS = ("chain-", "decode-", "vae-")  # parts of our own chain are no baselines
 COMPARED = {FAITHFUL: ("psnr", "ssim"), SHARP: ("perceptual", "detail_energy", "detail_correlation")}
 
 
@@ -96,43 +96,43 @@ def table(scores: Scores, field: str, column: Column) -> list[str]:
         return []
     lines = [f"### {column.title}", "", f"| row | subjects | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for row in _in_order(score["row"] for score in scores):
-        found = {name: by_subject(scores, row, name, field) for name in names}
-        means = {name: float(np.mean(list(each.values()))) for name, each in found.items() if each}
+        values = {name: by_subject(scores, row, name, field) for name in names}
+        means = {name: float(np.mean(list(scores_of.values()))) for name, scores_of in values.items() if scores_of}
         if not means:
             continue
         target = column.target
         best = None if target is None else min(means, key=lambda name: -_merit(field, means[name]))
         cells = [f"{means[name]:.{column.digits}f}" if name in means else "" for name in names]
         cells = [f"**{cell}**" if name == best else cell for name, cell in zip(names, cells, strict=True)]
-        lines.append(f"| {row} | {max(map(len, found.values()))} | {' | '.join(cells)} |")
+        lines.append(f"| {row} | {max(map(len, values.values()))} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def set_table(backbone: str, found: dict[str, dict[str, dict[str, float]]]) -> str:
+def set_table(backbone: str, distances: dict[str, dict[str, dict[str, float]]]) -> str:
     """Distances of sets of planes from the truth's; indicative, for tens of scans at most.
 
     Parameters
     ----------
     backbone : whose features
-    found : row to method to ``kid``, ``fid``, ``inception``; or to ``distance``
+    distances : row to method to ``kid``, ``fid``, ``inception``; or to ``distance``
     """
-    names = _in_order(method for row in found.values() for method in row)
+    names = _in_order(method for row in distances.values() for method in row)
     if not names:
         return ""
-    compares = any("distance" in each for row in found.values() for each in row.values())
+    compares = any("distance" in numbers for row in distances.values() for numbers in row.values())
     what = "kernel distance x 1000 / Frechet distance (indicative)"
     title = (
         f"Planes compared in pairs by {backbone} (lower is better)" if compares else f"features of {backbone}: {what}"
     )
     lines = [f"### {title if compares else f'Sets of planes, {title}'}", ""]
     lines += [f"| row | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for row, methods in found.items():
+    for row, methods in distances.items():
         cells = []
         for name in names:
             score = methods.get(name)
-            words = "" if score is None or compares else f"{1000 * score['kid']:.3f} / {score['fid']:.3f}"
-            words = f"{score['distance']:.4f}" if score and compares else words
-            cells.append(words + (f" / IS {score['inception']:.2f}" if score and "inception" in score else ""))
+            cell = "" if score is None or compares else f"{1000 * score['kid']:.3f} / {score['fid']:.3f}"
+            cell = f"{score['distance']:.4f}" if score and compares else cell
+            cells.append(cell + (f" / IS {score['inception']:.2f}" if score and "inception" in score else ""))
         if methods:
             lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n" + "\n".join(lines) + "\n"
@@ -144,11 +144,11 @@ def by_subject(scores: Scores, row: str, method: str, field: str) -> dict[str, f
     for score in scores:
         if score["row"] == row and score["method"] == method and not math.isnan(score.get(field, math.nan)):
             values.setdefault(score["subject"], []).append(score[field])
-    return {subject: float(np.mean(each)) for subject, each in values.items()}
+    return {subject: float(np.mean(of_subject)) for subject, of_subject in values.items()}
 
 
 def against(scores: Scores, ours: str, field: str) -> list[str]:
-    """One of our settings against the best rival of each row, positive where we are better.
+    """One of our settings against the best baseline of each row, positive where we are better.
 
     Parameters
     ----------
@@ -161,28 +161,30 @@ def against(scores: Scores, ours: str, field: str) -> list[str]:
     lines of a table: difference of the merit with its bootstrap 95 % interval, then Wilcoxon's signed-rank test,
     Holm-corrected over the rows
     """
-    found = []
+    compared = []
     for row in _in_order(score["row"] for score in scores):
         mine = _merits(by_subject(scores, row, ours, field), field)
         names = _in_order(score["method"] for score in scores if not score["method"].startswith((FAITHFUL, *OURS)))
-        rivals = {name: _merits(by_subject(scores, row, name, field), field) for name in names}
-        # Only over the subjects that both restored: a rival is not better for having skipped a hard one.
-        rivals = {name: each for name, each in rivals.items() if each.keys() >= mine.keys()}
-        if mine and rivals:
-            best = max(rivals, key=lambda name: float(np.mean([rivals[name][subject] for subject in mine])))
-            found.append((row, best, len(mine), difference(mine, rivals[best]), signed_rank(mine, rivals[best])))
-    if not found:
+        baselines = {name: _merits(by_subject(scores, row, name, field), field) for name in names}
+        # Only over the subjects that both restored: a baseline is not better for having skipped a hard one.
+        baselines = {name: merits for name, merits in baselines.items() if merits.keys() >= mine.keys()}
+        if mine and baselines:
+            best = max(baselines, key=lambda name: float(np.mean([baselines[name][subject] for subject in mine])))
+            compared.append(
+                (row, best, len(mine), difference(mine, baselines[best]), signed_rank(mine, baselines[best]))
+            )
+    if not compared:
         return []
     unit = "energy's distance from 1" if field == "detail_energy" else SHOWN[field].title.split(" (")[0]
     unit = unit.split(", features")[0]
     lines = [
-        f"### {ours} against the best rival: {unit}, positive is better",
+        f"### {ours} against the best baseline: {unit}, positive is better",
         "",
-        "| row | best rival | subjects | difference [95 %] | p (Holm) |",
+        "| row | best baseline | subjects | difference [95 %] | p (Holm) |",
         "|---|---|---|---|---|",
     ]
     digits = SHOWN[field].digits
-    for (row, best, count, (mean, low, high), _), p in zip(found, holm([each[4] for each in found]), strict=True):
+    for (row, best, count, (mean, low, high), _), p in zip(compared, holm([line[4] for line in compared]), strict=True):
         interval = f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
         lines.append(f"| {row} | {best} | {count} | {interval} | {p:.2g} |")
     return [*lines, ""]
@@ -221,26 +223,26 @@ def holm(pvalues: Sequence[float]) -> list[float]:
 
 
 def sources(scores: Scores) -> str:
-    """Subjects per contrast and source, in words."""
+    """Subjects per contrast and source, as a sentence."""
     groups: dict[str, set[str]] = {}
     for score in scores:
         groups.setdefault(f"{score['contrast']} of {score['source'] or 'own data'}", set()).add(score["subject"])
     count = len({score["subject"] for score in scores})
-    return f"Subjects: {count}; " + ", ".join(f"{len(found)} {name}" for name, found in sorted(groups.items()))
+    return f"Subjects: {count}; " + ", ".join(f"{len(subjects)} {name}" for name, subjects in sorted(groups.items()))
 
 
 def commit() -> str:
     """Short hash of the checkout, where there is one, and whether it was changed since."""
-    told = []
-    for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+    answers = []
+    for arguments in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
         try:
-            found = subprocess.run(
-                ["git", *words], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+            done = subprocess.run(
+                ["git", *arguments], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
             )
         except (OSError, subprocess.CalledProcessError):
             return "unknown"
-        told.append(found.stdout.strip())
-    return told[0] + (" with uncommitted changes" if told[1] else "")
+        answers.append(done.stdout.strip())
+    return answers[0] + (" with uncommitted changes" if answers[1] else "")
 
 
 def figure(scores: Scores, path: Path) -> None:
@@ -255,8 +257,8 @@ def figure(scores: Scores, path: Path) -> None:
     for place, name in enumerate(names):
         gains = []
         for row in rows:
-            found = by_subject(scores, row, name, "psnr")
-            gains.append(difference(found, by_subject(scores, row, "nothing", "psnr")))
+            gained = by_subject(scores, row, name, "psnr")
+            gains.append(difference(gained, by_subject(scores, row, "nothing", "psnr")))
         mean, low, high = np.array(gains).T
         at = [index + place * width for index in range(len(rows))]
         axes.bar(at, mean, width, yerr=[mean - low, high - mean], label=name, error_kw={"elinewidth": 0.7})
@@ -275,8 +277,8 @@ def _merit(field: str, value: float) -> float:
     return value if math.isinf(target) else -abs(value - target)
 
 
-def _merits(found: dict[str, float], field: str) -> dict[str, float]:
-    return {subject: _merit(field, value) for subject, value in found.items()}
+def _merits(values: dict[str, float], field: str) -> dict[str, float]:
+    return {subject: _merit(field, value) for subject, value in values.items()}
 
 
 def _pairs(ours: dict[str, float], theirs: dict[str, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -284,6 +286,6 @@ def _pairs(ours: dict[str, float], theirs: dict[str, float]) -> np.ndarray[Any, 
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """Each name once: rows and rivals in the order of the protocol, others as they came; a ledger's lines have none."""
+    """Each name once: rows and baselines in the order of the protocol, others as they came."""
     ranks = {name: rank for rank, name in enumerate([*(row.name for row in all_rows()), *CLASSICS, *GUESTS])}
     return sorted(dict.fromkeys(names), key=lambda name: ranks.get(name, len(ranks)))

@@ -1,6 +1,6 @@
-"""The command line: one verb a task, the same names and defaults as in Python and napari.
+"""The command line: one subcommand a task, the same names and defaults as in Python and napari.
 
-stdout carries results, stderr everything else. Only this room speaks and exits.
+stdout carries results, stderr everything else. No other package of medldm prints or exits.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in line or "--verbose" in line
     with _stopping_on_sigterm():
-        return _guarded(line, verbose, ours=argv is None)
+        return _run(line, verbose, own_process=argv is None)
 
 
-def _guarded(line: list[str], verbose: bool, *, ours: bool) -> int:
+def _run(line: list[str], verbose: bool, *, own_process: bool) -> int:
     try:
-        if ours:  # else the process is somebody else's
+        if own_process:  # else another program runs us
             prepare()
         if "--version" in line:
             from importlib.metadata import version
@@ -64,7 +64,7 @@ def _guarded(line: list[str], verbose: bool, *, ours: bool) -> int:
             parser.print_help(sys.stderr)
             return 2
         _listen(arguments)
-        if ours and getattr(arguments, "out", None):
+        if own_process and getattr(arguments, "out", None):
             find_temporary_folder(Path(arguments.out))
         from medldm.cli import verbs
 

@@ -1,4 +1,4 @@
-"""The BIDS-App door: ``medldm bids BIDS_DIR OUT participant``."""
+"""The BIDS App: ``medldm bids BIDS_DIR OUT participant``."""
 
 from __future__ import annotations
 

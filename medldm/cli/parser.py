@@ -22,7 +22,7 @@ CODES = (
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but errors are ours.
+    """argparse whose errors are `UsageError`.
 
     Parameters
     ----------

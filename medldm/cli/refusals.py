@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from medldm.errors import InputError, MedldmError, ResourceError, UsageError
 
-# What a file system says of a place that was named, and no mistake of ours; what helps.
+# Errors of a file system about a path that the user named, which are no bug; and what helps.
 PLACES = {
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.EACCES: "Check its permissions.",
@@ -19,12 +19,12 @@ PLACES = {
     errno.ENOTDIR: "Check the path.",
     errno.ELOOP: "Its links lead in a circle.",
 }
-# What a disk or a network says that failed.
+# Errors of a disk or a network that failed.
 FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN)
 
 
 def of_the_system(problem: OSError) -> MedldmError | None:
-    """What a file system refused, as a sentence; None for what may be a mistake of ours.
+    """What a file system refused, as a sentence; None for what may be a bug.
 
     Parameters
     ----------

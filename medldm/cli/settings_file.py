@@ -1,4 +1,4 @@
-"""Settings from a file: the record beside a result, or JSON that somebody wrote; flags count more."""
+"""Settings from a file: the record beside a result, or JSON written by hand; flags count more."""
 
 from __future__ import annotations
 

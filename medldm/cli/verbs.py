@@ -45,11 +45,13 @@ def create(arguments: argparse.Namespace) -> int:
     """
     settings = settings_from(arguments, TASKS[arguments.verb].settings)
     from medldm import tasks
+    from medldm.batch.ledger import hash_image
     from medldm.cli.progress import watching
     from medldm.io import write
     from medldm.io.atomic import whole_file
     from medldm.io.formats import check_result_name
     from medldm.io.sidecars import record_path
+    from medldm.provenance.record import RunRecord, package_versions
 
     out = Path(arguments.out)
     check_result_name(out)
@@ -57,11 +59,12 @@ def create(arguments: argparse.Namespace) -> int:
         raise OutputError(f"{out} exists already. Say --overwrite, or choose another OUT.")
     with watching(arguments) as watch:
         result = tasks.run(arguments.verb, None, settings, progress=watch.progress)
-    step = result.history[-1]
     write(result, out)
+    record = RunRecord.of_step(
+        result.history[-1], status="done", result=out.name, result_sha256=hash_image(out), versions=package_versions()
+    )
     with whole_file(record_path(out)) as temporary:
-        record = {"task": step.task, "settings": dict(step.settings), **step.facts, "status": "done"}
-        temporary.write_text(json.dumps(record, indent=1, default=str) + "\n")
+        temporary.write_text(record.text())
     return 0
 
 

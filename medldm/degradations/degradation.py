@@ -79,7 +79,7 @@ class Row:
     lesions : whether lesions are put into the scan before it is degraded
     drawn : the scan is a drawn test object
     without_ends : whether the scan is cut inside the head first, so that its outermost slices show anatomy
-    core, quick : whether it stands in the README's table, and in that of a quick look
+    core, quick : whether it stands in the README's table, and in that of `--quick`
     """
 
     name: str

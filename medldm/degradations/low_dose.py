@@ -66,8 +66,8 @@ class LowDose(Degradation):
         scaling = CT.scaling(slices.numpy())
         noisy = torch.stack(
             [
-                each + torch.from_numpy(self.noise(scaling.invert(each.numpy()), generator) / scaling.unit).to(each)
-                for each in slices
+                plane + torch.from_numpy(self.noise(scaling.invert(plane.numpy()), generator) / scaling.unit).to(plane)
+                for plane in slices
             ]
         )
         return noisy.movedim(0, self.axis)
@@ -89,11 +89,11 @@ class LowDose(Degradation):
 
         integrals = self.line_integrals(hounsfield)
         variance = self.variance(integrals, self.photons * self.dose) - self.variance(integrals, self.photons)
-        white = torch.randn(integrals.shape, generator=generator).numpy()
+        normal = torch.randn(integrals.shape, generator=generator).numpy()
         side = max(hounsfield.shape)
         # Half a turn in parallel beams; the pixel is the unit of length in which the noise of p lives.
         attenuation = iradon(
-            white * np.sqrt(variance) / self.pixel_mm,
+            normal * np.sqrt(variance) / self.pixel_mm,
             theta=np.linspace(0, 180, self.views, endpoint=False),
             output_size=side,
             filter_name=self.kernel,
@@ -101,8 +101,8 @@ class LowDose(Degradation):
         )
         start = [(side - size) // 2 for size in hounsfield.shape]
         inside = tuple(slice(a, a + size) for a, size in zip(start, hounsfield.shape, strict=True))
-        found: Array = (1000 * attenuation[inside] / WATER_PER_MM).astype(np.float32)
-        return found
+        noisy: Array = (1000 * attenuation[inside] / WATER_PER_MM).astype(np.float32)
+        return noisy
 
     def line_integrals(self, hounsfield: Array) -> Array:
         """Attenuation along every ray, (detectors, views), without unit.
@@ -138,8 +138,8 @@ class LowDose(Degradation):
         photons : behind air
         """
         behind: Array = np.exp(integrals) / photons
-        found: Array = behind + (self.electronic * behind) ** 2
-        return found
+        total: Array = behind + (self.electronic * behind) ** 2
+        return total
 
     def observe(self, measured: Tensor) -> Observation:
         """The noisy image itself: every voxel was measured."""

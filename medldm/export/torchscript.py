@@ -104,7 +104,8 @@ class Restorer(nn.Module):
         self.networks: Any = networks
         self.dims: int = shape.spatial_dims
         self.context_half: int = shape.context // 2
-        window = modality_of(modality).window
+        kind = modality_of(modality)
+        window, self.rician = kind.window, kind.noise.family == "rician"
         self.fixed: bool = window is not None
         self.lowest, self.highest = window or (0.0, 1.0)
         self.multiple: int = MULTIPLE
@@ -234,7 +235,7 @@ class Restorer(nn.Module):
     def bounded(self, restored: Tensor, measured: Tensor, sigma: Tensor) -> Tensor:
         """No voxel moves farther than four standard deviations; MRI counts from the bias-corrected magnitude."""
         lowest = measured
-        if not self.ct:
+        if self.rician:
             unbiased = (measured * measured - 2 * sigma * sigma).clamp_min(0).sqrt()
             lowest = torch.minimum(unbiased, measured)
         reach = self.bound_at * sigma
@@ -277,7 +278,7 @@ def scripted(card: Card) -> torch.jit.ScriptModule:
         regression_planes = example[:, : shape.context]  # any image will do: a trace follows shapes, not values
         stages = {"estimate": example, "refine": (example, regression_planes, torch.ones(1))}
         traced: Any = jit.trace_module(networks, stages, check_trace=False)
-        restorer = Restorer(traced, shape, card.modality, card.used("denoise").looks)
+        restorer = Restorer(traced, shape, card.modality, card.used("denoise").orientations)
         module: torch.jit.ScriptModule = jit.script(restorer.eval())
     return module
 

@@ -33,7 +33,7 @@ from medldm.inference.uncertainty import COPIED, calibrated, interval_for, mean_
 from medldm.modality import MODALITIES, guess_modality
 from medldm.models.precision import pick_precision
 from medldm.qc.noise import NoiseEstimate, NoisyScan
-from medldm.qc.ood import check, check_residual, untold
+from medldm.qc.ood import check, check_residual, missing_reference
 from medldm.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Job:
         self.outside = check(self.volume, self.card, self.task, known)
         for warning in self.outside.values():
             log.warning(warning)
-        if nothing_to_compare := untold(self.volume, self.card):
+        if nothing_to_compare := missing_reference(self.volume, self.card):
             self.notes.append(nothing_to_compare)
             log.warning(nothing_to_compare)
         self.scaling = self.modality.scaling(self.volume.voxels, self.foreground)
@@ -200,7 +200,7 @@ class Job:
         """
         settings, use = self.settings, self.card.used(kind or self.verb)
         self.noise_told, sigma = round(noise.typical, 5), noise.on(observation.y.shape)
-        orientations = orientations[: use.looks]
+        orientations = orientations[: use.orientations]
         samplings = []
         for number in range(settings.samples):
             seed = settings.seed * 1000 + number if settings.flow_steps > 1 else None

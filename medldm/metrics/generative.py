@@ -30,7 +30,7 @@ def frechet_distance(ours: Features, real: Features) -> float:
     """
     ours, real = _checked(ours, real)
     gap = ours.mean(0) - real.mean(0)
-    first, second = (np.atleast_2d(np.cov(each, rowvar=False)) for each in (ours, real))
+    first, second = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (ours, real))
     # C1 C2 has the eigenvalues of C2^(1/2) C1 C2^(1/2), which is symmetric: fewer features than images do no harm.
     root = linalg.sqrtm(_regular(second)).real
     cross = linalg.sqrtm(_regular(root @ first @ root)).real

@@ -55,7 +55,7 @@ def ssim(guess: Voxels, reference: Voxels, mask: Mask) -> float:
     mask : (X, Y, Z) bool
     """
     lacking = [(0, max(0, WINDOW - size)) for size in reference.shape]
-    padded = [np.pad(each.astype(np.float32), lacking, mode="symmetric") for each in (reference, guess)]
+    padded = [np.pad(image.astype(np.float32), lacking, mode="symmetric") for image in (reference, guess)]
     _, full = structural_similarity(
         *padded, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
     )
@@ -74,7 +74,7 @@ def nmi(guess: Voxels, reference: Voxels, mask: Mask) -> float:
     """
     # The bins hang on the extremes of the data, so both ends are put in: equal bins for every method.
     ends = np.array([0.0, 1.0])
-    have, want = (np.concatenate([ends, np.clip(each[mask], 0, 1)]) for each in (guess, reference))
+    have, want = (np.concatenate([ends, np.clip(image[mask], 0, 1)]) for image in (guess, reference))
     return float(normalized_mutual_information(want, have, bins=100))
 
 
@@ -141,7 +141,7 @@ def bias_by_intensity(guess: Voxels, reference: Voxels, mask: Mask, bins: int = 
     """
     number = np.clip((reference[mask] * bins).astype(int), 0, bins - 1)
     error = guess[mask].astype(np.float64) - reference[mask]
-    return [float(error[number == each].mean()) if (number == each).any() else math.nan for each in range(bins)]
+    return [float(error[number == index].mean()) if (number == index).any() else math.nan for index in range(bins)]
 
 
 def feature_distance(features: Callable[[Voxels], Sequence[Voxels]], guess: Voxels, reference: Voxels) -> float:
@@ -156,7 +156,7 @@ def feature_distance(features: Callable[[Voxels], Sequence[Voxels]], guess: Voxe
     """
     total, count = 0.0, 0
     for have, want in zip(features(guess), features(reference), strict=True):
-        lengths = [np.sqrt(np.square(each).sum(0, keepdims=True)) + 1e-6 for each in (have, want)]
+        lengths = [np.sqrt(np.square(layer).sum(0, keepdims=True)) + 1e-6 for layer in (have, want)]
         total += float(np.square(have / lengths[0] - want / lengths[1]).sum(0).mean())
         count += 1
     return total / max(1, count)

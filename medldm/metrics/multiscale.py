@@ -30,25 +30,25 @@ def ms_ssim(guess: Voxels, reference: Voxels, mask: Mask) -> float:
     1 for equal images
     """
     have, want = guess.astype(np.float32), reference.astype(np.float32)
-    found = 1.0
+    product = 1.0
     exponents = np.array(WEIGHTS) / sum(WEIGHTS)
     for scale, exponent in enumerate(exponents):
         luminance, structure = _terms(have, want)
         term = luminance * structure if scale == len(exponents) - 1 else structure
-        found *= max(float(term[mask].mean()), 0.0) ** exponent
+        product *= max(float(term[mask].mean()), 0.0) ** exponent
         if scale < len(exponents) - 1:
             have, want = _halved(have), _halved(want)
             coarse = _halved(mask.astype(np.float32)) >= 0.5
             mask = coarse if coarse.any() else _halved(mask.astype(np.float32)) > 0
-    return found
+    return product
 
 
 def _terms(have: Voxels, want: Voxels) -> tuple[Voxels, Voxels]:
     """Luminance, and contrast times structure, at each voxel."""
 
     def smooth(image: Voxels) -> Voxels:
-        found: Voxels = ndimage.gaussian_filter(image, SIGMA, truncate=TRUNCATE)
-        return found
+        smoothed: Voxels = ndimage.gaussian_filter(image, SIGMA, truncate=TRUNCATE)
+        return smoothed
 
     mean_have, mean_want = smooth(have), smooth(want)
     spread_have = smooth(have * have) - mean_have**2

@@ -31,7 +31,7 @@ def noise_spectrum(noise: Voxels, pixel_mm: float, bins: int = 20) -> tuple[Voxe
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(size, pixel_mm), np.fft.fftfreq(size, pixel_mm)))
     edges = np.linspace(0, 0.5 / pixel_mm, bins + 1)
     place = np.digitize(radius, edges) - 1
-    inside = [place == each for each in range(bins)]
+    inside = [place == index for index in range(bins)]
     mean = np.array([power[where].mean() if where.any() else np.nan for where in inside])
     return (edges[1:] + edges[:-1]) / 2, mean
 
@@ -73,7 +73,7 @@ def edge_width(image: Voxels, centre: Sequence[float], radius_mm: float, pixel_m
     place = np.digitize(distance, edges) - 1
     mean = image.mean(2)
     profile = np.array(
-        [mean[place == each].mean() if (place == each).any() else np.nan for each in range(len(edges) - 1)]
+        [mean[place == index].mean() if (place == index).any() else np.nan for index in range(len(edges) - 1)]
     )
     at = (edges[1:] + edges[:-1]) / 2
     at, profile = at[np.isfinite(profile)], profile[np.isfinite(profile)]
@@ -104,7 +104,7 @@ def roughness_jump(image: Voxels, filled: Mask, axis: int, mask: Mask) -> float:
     -------
     median ratio; NaN where no filled slice touches a measured one
     """
-    planes = [each for each in range(3) if each != axis]
+    planes = [a for a in range(3) if a != axis]
     detail, inside = np.moveaxis(fine_detail(image, planes), axis, 0), np.moveaxis(mask, axis, 0)
     ratios = []
     for here, beside in [(k, k + step) for k in np.flatnonzero(filled) for step in (-1, 1)]:

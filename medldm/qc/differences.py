@@ -33,7 +33,7 @@ def second_difference(image: Voxels, axes: tuple[int, ...], lag: int = 1) -> Vox
     """
     before, middle, after = (slice(start, end) for start, end in ((None, -2 * lag), (lag, -lag), (2 * lag, None)))
     for axis in axes:
-        wide = np.pad(image, [(lag, lag) if each == axis else (0, 0) for each in range(3)], mode="symmetric")
+        wide = np.pad(image, [(lag, lag) if a == axis else (0, 0) for a in range(3)], mode="symmetric")
         at = [(slice(None),) * axis + (part,) for part in (before, middle, after)]
         # Slices of a padded copy: three times as fast as a convolution whose kernel is mostly zero.
         image = (wide[at[0]] - 2 * wide[at[1]] + wide[at[2]]) / np.float32(math.sqrt(6))

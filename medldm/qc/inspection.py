@@ -19,7 +19,7 @@ from medldm.io.discovery import Case, find_cases
 from medldm.io.sidecars import read_record
 from medldm.modality import MODALITIES
 from medldm.qc.noise import NoiseEstimate, estimate_noise
-from medldm.qc.ood import check, untold
+from medldm.qc.ood import check, missing_reference
 from medldm.settings import Thresholds
 from medldm.system import free_bytes
 from medldm.zoo import best, card
@@ -62,7 +62,7 @@ class Plan:
     modality: str
     notes: tuple[str, ...] = ()
 
-    def words(self) -> str:
+    def text(self) -> str:
         """The plan as sentences."""
         nothing = ["Nothing to do: no slice is missing, slices are thin enough, noise is low."]
         steps = [f"{number}. {step.verb}: {step.reason}" for number, step in enumerate(self.steps, 1)]
@@ -157,19 +157,19 @@ class Finding:
 
     def lines(self) -> list[str]:
         """For people."""
-        told = [f"{self.name}: {self.status}"]
+        lines = [f"{self.name}: {self.status}"]
         if "shape" in self.facts:
-            told.append("  " + _geometry_in_words(self.facts))
+            lines.append("  " + _geometry_text(self.facts))
         if "noise" in self.facts:
-            told.append(f"  noise {self.facts['noise']['words']}")
+            lines.append(f"  noise {self.facts['noise']['words']}")
         if "interval" in self.facts:
-            told.append(f"  uncertainty: {_interval_in_words(self.facts['interval'])}")
+            lines.append(f"  uncertainty: {_interval_text(self.facts['interval'])}")
         if self.facts.get("calibrated_intervals"):
             verbs = ", ".join(verb for verb in self.facts["calibrated_intervals"] if "," not in verb)
-            told.append(f"  model {self.facts['model']}; 90 % intervals (--samples 4 --uncertainty) for {verbs}")
-        told.append(f"  {'plan: ' if self.status == 'restorable' else ''}{self.reason}")
-        told += [f"  note: {note}" for note in (*self.facts.get("notes", ()), self.facts.get("not_compared")) if note]
-        return told + [f"  warning: {words}" for words in self.facts.get("outside_of_card", {}).values()]
+            lines.append(f"  model {self.facts['model']}; 90 % intervals (--samples 4 --uncertainty) for {verbs}")
+        lines.append(f"  {'plan: ' if self.status == 'restorable' else ''}{self.reason}")
+        lines += [f"  note: {note}" for note in (*self.facts.get("notes", ()), self.facts.get("not_compared")) if note]
+        return lines + [f"  warning: {message}" for message in self.facts.get("outside_of_card", {}).values()]
 
 
 def inspect(
@@ -192,7 +192,7 @@ def inspect(
     InputError
         Nothing there.
     """
-    paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
     return [inspect_case(case, settings or Thresholds()) for case in find_cases(paths, include, exclude)]
 
 
@@ -221,8 +221,8 @@ def inspect_case(case: Case, settings: Thresholds) -> Finding:
                   "reasons": list(plan.noise.reasons), "words": str(plan.noise)},
         "plan": [asdict(step) for step in plan.steps],
         "notes": [*volume.stored.note, *([outliers.words(volume)] if len(outliers) else [])],
-    } | outside_of_card(volume, plan.modality, settings) | told_interval(case)  # fmt: skip
-    return Finding(name, "restorable", plan.words(), facts)
+    } | outside_of_card(volume, plan.modality, settings) | recorded_interval(case)  # fmt: skip
+    return Finding(name, "restorable", plan.text(), facts)
 
 
 def _check_memory(case: Case) -> None:
@@ -251,18 +251,18 @@ def outside_of_card(volume: Volume, modality: str, settings: Thresholds) -> dict
     """
     try:
         auto, size = settings.model == "auto", math.prod(volume.shape) / 1e6
-        found = best(modality, flat=min(volume.shape) == 1, megavoxels=size) if auto else card(settings.model)
+        chosen = best(modality, flat=min(volume.shape) == 1, megavoxels=size) if auto else card(settings.model)
     except ModelError as problem:
         return {"model": None, "outside_of_card": {"no model": str(problem)}}
     return {
-        "model": found.name,
-        "calibrated_intervals": sorted(found.calibration.get("verbs", ())),
-        "outside_of_card": check(volume, found),
-        "not_compared": untold(volume, found),
+        "model": chosen.name,
+        "calibrated_intervals": sorted(chosen.calibration.get("verbs", ())),
+        "outside_of_card": check(volume, chosen),
+        "not_compared": missing_reference(volume, chosen),
     }
 
 
-def told_interval(case: Case) -> dict[str, Any]:
+def recorded_interval(case: Case) -> dict[str, Any]:
     """The interval of a scan that medldm restored, from the record beside it; empty without one.
 
     Parameters
@@ -273,8 +273,8 @@ def told_interval(case: Case) -> dict[str, Any]:
     return {"interval": record.interval} if record and record.interval else {}
 
 
-def _interval_in_words(found: dict[str, Any]) -> str:
-    share, half = 100 * float(found["coverage"]), float(found["median_half_width"])
+def _interval_text(interval: dict[str, Any]) -> str:
+    share, half = 100 * float(interval["coverage"]), float(interval["median_half_width"])
     return (
         f"{share:.0f} % of restored voxels were calibrated to lie within a map of half widths, in the middle {half:.4g}"
     )
@@ -296,15 +296,15 @@ def geometry(volume: Volume) -> dict[str, Any]:
     }
 
 
-def _geometry_in_words(facts: dict[str, Any]) -> str:
+def _geometry_text(facts: dict[str, Any]) -> str:
     shape = " x ".join(map(str, facts["shape"]))
     spacing = " x ".join(f"{mm:g}" for mm in facts["spacing_mm"])
-    words = [f"{facts.get('modality', '').upper()} {shape} voxels of {spacing} mm".strip(), facts["orientation"]]
+    parts = [f"{facts.get('modality', '').upper()} {shape} voxels of {spacing} mm".strip(), facts["orientation"]]
     if facts["oblique_degrees"] >= 1:
-        words.append(f"oblique by {facts['oblique_degrees']:.0f} degrees")
+        parts.append(f"oblique by {facts['oblique_degrees']:.0f} degrees")
     if facts["slice_thickness_mm"]:
-        words.append(f"slices {facts['slice_thickness_mm']:g} mm thick")
-    return ", ".join([*words, facts["voxel_type"]])
+        parts.append(f"slices {facts['slice_thickness_mm']:g} mm thick")
+    return ", ".join([*parts, facts["voxel_type"]])
 
 
 def _oblique(volume: Volume) -> float:

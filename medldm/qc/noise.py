@@ -35,7 +35,7 @@ STEEPER = 1.6  # anatomy: second differences of second neighbours over those of 
 LEAST = 0.7  # of an estimate that is left when anatomy is taken away
 SHARED = 0.1  # correlation of neighbours in air above which its noise is not white; 0.00 to 0.02 of white noise
 RAYLEIGH_LIKE = 1.9  # upper over lower quartile of air; 2.19 of a Rayleigh distribution, 1.67 of two coils
-AGREE = 1.5  # two opinions within this factor agree
+AGREEMENT = 1.5  # two opinions within this factor agree
 REACH = 6  # voxels of air around the tissue that are looked at too; every filter here reaches less far
 WINDOW = 9  # voxels along the edge of a local standard deviation in CT, about 6 mm
 
@@ -209,7 +209,7 @@ class NoisyScan:
         signal = float(np.median(self.image[self.inner]))
         wider = second_difference(self.image[self.box], self.axes, lag=2)
         differences = (self.difference[self.flat], wider[self.flat[self.box]])
-        near, beyond = (rician_correction(signal, _mad(each)) for each in differences)
+        near, beyond = (rician_correction(signal, _mad(difference)) for difference in differences)
         opinion, correlated, reasons = self._background()
         sigma = without_anatomy(near, beyond, len(self.axes))
         if beyond > ANATOMY * near:
@@ -218,7 +218,7 @@ class NoisyScan:
                 opinion is not None and correlated
             ):  # air knows nothing of anatomy, and its median nothing of correlation
                 sigma = min(max(opinion, near), beyond)
-        if opinion is not None and not 1 / AGREE < opinion / max(sigma, 1e-9) < AGREE:
+        if opinion is not None and not 1 / AGREEMENT < opinion / max(sigma, 1e-9) < AGREEMENT:
             reasons.append("background and tissue disagree")
         return sigma, reasons
 
@@ -318,7 +318,7 @@ class Coarse:
             begins = np.maximum(np.arange(first, (part.stop - 1) // step + 1) * step - part.start, 0)
             fine = np.add.reduceat(fine, begins, axis=axis)
             after = self.counts[axis] - first - len(begins)
-            fine = np.pad(fine, [(first, after) if each == axis else (0, 0) for each in range(3)])
+            fine = np.pad(fine, [(first, after) if a == axis else (0, 0) for a in range(3)])
         return fine
 
     def grow(self, coarse: Voxels) -> Voxels:
@@ -327,7 +327,7 @@ class Coarse:
             at = np.clip((np.asarray(part) + 0.5) / step - 0.5, 0, coarse.shape[axis] - 1)
             low = np.floor(at).astype(int)
             high = np.minimum(low + 1, coarse.shape[axis] - 1)
-            share = (at - low).astype(np.float32).reshape([-1 if each == axis else 1 for each in range(3)])
+            share = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
             coarse = np.take(coarse, low, axis=axis) * (1 - share) + np.take(coarse, high, axis=axis) * share
         return coarse
 
@@ -336,8 +336,8 @@ def _shared(total: Voxels, weight: Voxels, reach: list[float], level: float) -> 
     """Weighted local mean; where there is little tissue near by, what wider neighbourhoods say."""
     prior = np.float32(level)
     for wider in (4.0, 1.0):
-        size = [wider * each for each in reach]
-        near = [ndimage.gaussian_filter(each, size, mode="constant", truncate=3.0) for each in (total, weight)]
+        size = [wider * extent for extent in reach]
+        near = [ndimage.gaussian_filter(array, size, mode="constant", truncate=3.0) for array in (total, weight)]
         doubt = np.float32(0.02 * float(weight.max()))
         prior = (near[0] + doubt * prior) / (near[1] + doubt)
     shared: Voxels = np.asarray(prior, dtype=np.float32)

@@ -2,7 +2,7 @@
 
 Four kinds of checks, none of which needs a network: what is written about the scan (spacing, Hounsfield units,
 restored already), its grey values, its texture, and its anatomy (size, outline, symmetry). The last three are small
-vectors of named numbers; how far a scan lies from the nearest training scan (nearest-neighbour novelty detection:
+vectors of named numbers; how far a scan lies from the nearest training scan (nearest-neighbour outlier detection:
 Ramaswamy et al., SIGMOD 2000; Tax and Duin, ICPR 2000) is compared with a limit that validation scans chose.
 """
 
@@ -45,11 +45,11 @@ def describe(volume: Volume, modality: str, foreground: Mask | None = None) -> d
     image, inside, spacing = _coarse(volume, modality, foreground)
     if inside.sum() < 100:
         return {}
-    told = {"intensity": _intensity(image, inside)}
+    numbers = {"intensity": _intensity(image, inside)}
     if min(inside.shape) >= SMALLEST:
-        told["texture"] = _texture(image, inside, spacing)
-        told["anatomy"] = _anatomy(image, inside, spacing)
-    return told
+        numbers["texture"] = _texture(image, inside, spacing)
+        numbers["anatomy"] = _anatomy(image, inside, spacing)
+    return numbers
 
 
 def check(volume: Volume, card: Card, verb: str = "", foreground: Mask | None = None) -> dict[str, str]:
@@ -59,41 +59,41 @@ def check(volume: Volume, card: Card, verb: str = "", foreground: Mask | None = 
     ----------
     volume : scan, as read
     card : of the model
-    verb : about to run; one that ran before, in this process, is told too
+    verb : about to run; one that ran before, in this process, is named too
     foreground : (X, Y, Z) bool, of `medldm.modality.Modality.foreground`, where it is known already
 
     Returns
     -------
     name of the check to a sentence; empty when the card covers the scan
     """
-    found: dict[str, str] = {}
+    warnings: dict[str, str] = {}
     if done := volume.stored.restored_by or (verb if verb in {step.task for step in volume.history} else ""):
-        found["restored"] = (
+        warnings["restored"] = (
             f"{volume.name} was restored already ({done}): its noise and edges are a network's, and what is done to "
             "it now is an estimate of an estimate. Restore the original."
         )
-    found |= _spacing(volume, card) | _units(volume, card)
-    limits = card.guard
+    warnings |= _spacing(volume, card) | _units(volume, card)
+    limits = card.ood
     if not limits:
-        return found
-    told = describe(volume, card.modality, foreground)
-    if not told:
-        return found
-    for group, far in distances(told, limits).items():
+        return warnings
+    numbers = describe(volume, card.modality, foreground)
+    if not numbers:
+        return warnings
+    for group, far in distances(numbers, limits).items():
         if far > 1:
-            found[group] = (
+            warnings[group] = (
                 f"The {GROUPS[group]} of {volume.name} {'are' if group == 'intensity' else 'is'} unlike every scan "
-                f"{card.name} was trained on ({far:.1f} times the limit; {_why(told[group], limits[group])}). "
+                f"{card.name} was trained on ({far:.1f} times the limit; {_why(numbers[group], limits[group])}). "
                 "Look at the result with care."
             )
-    if "anatomy" not in told:
-        found["few slices"] = (
+    if "anatomy" not in numbers:
+        warnings["few slices"] = (
             f"{volume.name} covers too little for its anatomy to be compared with what {card.name} was trained on."
         )
-    return found
+    return warnings
 
 
-def untold(volume: Volume, card: Card) -> str:
+def missing_reference(volume: Volume, card: Card) -> str:
     """A sentence where a card says nothing of its training scans, so that `check` has nothing to compare; else empty.
 
     Parameters
@@ -101,7 +101,7 @@ def untold(volume: Volume, card: Card) -> str:
     volume : scan
     card : of the model
     """
-    if any(group in card.guard for group in GROUPS):
+    if any(group in card.ood for group in GROUPS):
         return ""
     return (
         f"{card.name} does not say what its training scans look like: whether it covers {volume.name}, nobody can "
@@ -117,13 +117,13 @@ def check_residual(card: Card, verb: str, residual: float | None, noise: float) 
     card : of the model
     verb : that ran
     residual : root mean square of the re-measured result minus the measurement, as the record holds it, or None
-    noise : level that was told to the network, in the unit of the residual
+    noise : level that the network was given, in the unit of the residual
 
     Returns
     -------
     name of the check to a sentence; empty when nothing is odd, or the card does not know
     """
-    limits = card.guard.get("residual", {}).get(verb)
+    limits = card.ood.get("residual", {}).get(verb)
     if limits is None or residual is None:
         return {}
     low, high, per_noise = limits["low"], limits["high"], verb == "denoise"
@@ -143,14 +143,14 @@ def check_residual(card: Card, verb: str, residual: float | None, noise: float) 
 
 def _spacing(volume: Volume, card: Card) -> dict[str, str]:
     low, high = card.spacing_mm
-    told = [mm for mm, count in zip(volume.spacing, volume.shape, strict=True) if count > 1]
-    odd = [mm for mm in told if not 0.99 * low <= mm <= 1.01 * high]
+    sizes = [mm for mm, count in zip(volume.spacing, volume.shape, strict=True) if count > 1]
+    odd = [mm for mm in sizes if not 0.99 * low <= mm <= 1.01 * high]
     if not odd:
         return {}
-    words = " and ".join(f"{mm:.3g}" for mm in odd)
+    listed = " and ".join(f"{mm:.3g}" for mm in odd)
     return {
         "spacing": (
-            f"{volume.name} has voxels of {words} mm; {card.name} has seen {low:g} to {high:g} mm. "
+            f"{volume.name} has voxels of {listed} mm; {card.name} has seen {low:g} to {high:g} mm. "
             "If the header is wrong, correct it first."
         )
     }
@@ -186,8 +186,8 @@ def _coarse(volume: Volume, modality: str, known: Mask | None) -> tuple[Voxels, 
     if not mask.any():
         return np.zeros((1, 1, 1), np.float32), np.zeros((1, 1, 1), dtype=bool), volume.spacing
     # One percentile serves here, where `mri_scaling` would look for the foreground once more.
-    white = float(np.percentile(voxels[mask][::7], FOREGROUND_PERCENTILE))
-    scaling = kind.fixed_scaling or Scaling(0.0, white if white > 0 else 1.0)
+    brightest = float(np.percentile(voxels[mask][::7], FOREGROUND_PERCENTILE))
+    scaling = kind.fixed_scaling or Scaling(0.0, brightest if brightest > 0 else 1.0)
     box = _box(mask)
     image = np.nan_to_num(np.clip(scaling.apply(voxels[box]), 0, 1.5))
     steps = [min(count, max(1, round(COARSE_MM / mm))) for mm, count in zip(volume.spacing, image.shape, strict=True)]
@@ -217,19 +217,19 @@ def _without_gaps(voxels: Voxels) -> Voxels:
 
 
 def _box(inside: Mask) -> tuple[slice, ...]:
-    found = []
+    box = []
     for axis in range(3):
         filled = np.flatnonzero(inside.any(tuple(a for a in range(3) if a != axis)))
-        found.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return tuple(found)
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1))
+    return tuple(box)
 
 
 def _intensity(image: Voxels, inside: Mask) -> dict[str, float]:
     values = image[inside]
-    told = {f"{share}th percentile": float(np.percentile(values, share)) for share in QUANTILES}
+    numbers = {f"{share}th percentile": float(np.percentile(values, share)) for share in QUANTILES}
     counts = ndimage.gaussian_filter1d(np.histogram(values, 50, (0, 1.25))[0].astype(np.float64), 1)
-    told["share of the commonest grey"] = float(counts.max() / counts.sum())
-    return told
+    numbers["share of the commonest grey"] = float(counts.max() / counts.sum())
+    return numbers
 
 
 def _texture(image: Voxels, inside: Mask, spacing: Sequence[float]) -> dict[str, float]:
@@ -237,7 +237,7 @@ def _texture(image: Voxels, inside: Mask, spacing: Sequence[float]) -> dict[str,
     core = ndimage.binary_erosion(inside)
     core = core if core.sum() > 100 else inside
     steps = np.gradient(image, *spacing)
-    size = 10 * np.sqrt(sum(np.square(each) for each in steps))[core]
+    size = 10 * np.sqrt(sum(np.square(step) for step in steps))[core]
     low, middle, high = np.percentile(size, [10, 50, 95])
     smooth = ndimage.gaussian_filter(image, 1.0)
     fine = np.abs(image - smooth)[core]
@@ -252,20 +252,20 @@ def _texture(image: Voxels, inside: Mask, spacing: Sequence[float]) -> dict[str,
 def _anatomy(image: Voxels, inside: Mask, spacing: Sequence[float]) -> dict[str, float]:
     """Size, outline along three axes, and left-right symmetry."""
     millilitres = float(inside.sum()) * math.prod(spacing) / 1000
-    told = {"volume, log10 of ml": math.log10(millilitres)}
+    numbers = {"volume, log10 of ml": math.log10(millilitres)}
     for axis, along in enumerate(AXES):
-        told[f"extent {along}, dm"] = inside.shape[axis] * spacing[axis] / 100
-    told["filled share of its box"] = float(inside.mean())
+        numbers[f"extent {along}, dm"] = inside.shape[axis] * spacing[axis] / 100
+    numbers["filled share of its box"] = float(inside.mean())
     for axis, along in enumerate(AXES):
         area = inside.sum(tuple(a for a in range(3) if a != axis)).astype(np.float64)
         at = (np.arange(BINS) + 0.5) / BINS * len(area) - 0.5
         outline = np.interp(at, np.arange(len(area)), ndimage.uniform_filter1d(area, max(1, len(area) // BINS)))
         outline /= max(outline.mean(), 1e-9)
-        told |= {f"outline {along}, {number + 1} of {BINS}": float(v) for number, v in enumerate(outline)}
-    told["symmetry of the outline"] = _alike(inside.astype(np.float32), inside[::-1].astype(np.float32))
+        numbers |= {f"outline {along}, {number + 1} of {BINS}": float(v) for number, v in enumerate(outline)}
+    numbers["symmetry of the outline"] = _alike(inside.astype(np.float32), inside[::-1].astype(np.float32))
     both = inside & inside[::-1]
-    told["symmetry of grey values"] = _alike(image[both], image[::-1][both])
-    return told
+    numbers["symmetry of grey values"] = _alike(image[both], image[::-1][both])
+    return numbers
 
 
 def _alike(one: Voxels, other: Voxels) -> float:
@@ -275,14 +275,14 @@ def _alike(one: Voxels, other: Voxels) -> float:
     return float((one * other).sum() / size) if size > 1e-9 else 0.0
 
 
-def _why(told: Mapping[str, float], kept: Mapping[str, Any]) -> str:
+def _why(numbers: Mapping[str, float], kept: Mapping[str, Any]) -> str:
     """The number that lies farthest from the training scans, and where those lie."""
     outside = [
-        (max(low - told[name], told[name] - high) / spread, name, low, high)
+        (max(low - numbers[name], numbers[name] - high) / spread, name, low, high)
         for name, (low, high), spread in zip(kept["names"], kept["range"], kept["spread"], strict=True)
     ]
     _, name, low, high = max(outside)
-    return f"{name} {told[name]:.2f}, there {low:.2f} to {high:.2f}"
+    return f"{name} {numbers[name]:.2f}, there {low:.2f} to {high:.2f}"
 
 
-__all__ = ["GROUPS", "check", "check_residual", "describe", "distances", "extended", "fit", "untold"]
+__all__ = ["GROUPS", "check", "check_residual", "describe", "distances", "extended", "fit", "missing_reference"]

@@ -31,11 +31,11 @@ def fit(train: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, Any]])
     """
     card: dict[str, Any] = {}
     for group in GROUPS:
-        if not any(group in each for each in train):
+        if not any(group in scan for scan in train):
             continue  # slabs of a few slices have no outline
-        names = list(next(each[group] for each in train if group in each))
-        table = np.array([[each[group][name] for name in names] for each in train if group in each])
-        others = np.array([[each[group][name] for name in names] for each in chosen if group in each])
+        names = list(next(scan[group] for scan in train if group in scan))
+        table = np.array([[scan[group][name] for name in names] for scan in train if group in scan])
+        others = np.array([[scan[group][name] for name in names] for scan in chosen if group in scan])
         spread = np.maximum(table.std(0), 0.02)
         kept = table[far_apart(table / spread, REFERENCES)]
         # Leaving one out shows how lonely a scan of the same kind may be; validation scans show it for new subjects.
@@ -62,38 +62,38 @@ def extended(card: Mapping[str, Any], train: Sequence[Mapping[str, Any]]) -> dic
     card : from `fit`, of the model that training started from
     train : from `medldm.qc.ood.describe`, of the scans it went on with
     """
-    found: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for group, kept in card.items():
-        rows = [[each[group][name] for name in kept["names"]] for each in train if group in each and group in GROUPS]
+        rows = [[scan[group][name] for name in kept["names"]] for scan in train if group in scan and group in GROUPS]
         if group not in GROUPS or not rows:
-            found |= {group: kept} if group in GROUPS else {}
+            merged |= {group: kept} if group in GROUPS else {}
             continue
         table = np.array(rows)
         new = table[far_apart(table / np.array(kept["spread"]), REFERENCES)]
         ends = zip(kept["range"], table.min(0), table.max(0), strict=True)
-        found[group] = {
+        merged[group] = {
             **kept,
             "range": [[round(min(low, float(a)), 3), round(max(high, float(b)), 3)] for (low, high), a, b in ends],
             "references": [*kept["references"], *([round(float(value), 3) for value in row] for row in new)],
         }
-    return found
+    return merged
 
 
-def distances(told: Mapping[str, Mapping[str, float]], card: Mapping[str, Any]) -> dict[str, float]:
+def distances(scan: Mapping[str, Mapping[str, float]], card: Mapping[str, Any]) -> dict[str, float]:
     """How far a scan lies from the nearest training scan, as a multiple of the limit, by group.
 
     Parameters
     ----------
-    told : from `medldm.qc.ood.describe`
+    scan : from `medldm.qc.ood.describe`
     card : from `fit`
     """
-    found = {}
+    ratios = {}
     for group, kept in card.items():
-        if group in GROUPS and group in told:
-            row = np.array([told[group][name] for name in kept["names"]])
+        if group in GROUPS and group in scan:
+            row = np.array([scan[group][name] for name in kept["names"]])
             far = nearest(row, np.array(kept["references"]), np.array(kept["spread"]))
-            found[group] = far / kept["limit"]
-    return found
+            ratios[group] = far / kept["limit"]
+    return ratios
 
 
 def nearest(row: Voxels, references: Voxels, spread: Voxels) -> float:

@@ -21,7 +21,7 @@ from medldm.errors import UsageError
 EDGE = 64  # of the pattern, pixels
 BAND = (0.06, 0.22)  # cycles a pixel: above what shading has, below what JPEG and blur take away
 STRENGTH = 0.02  # standard deviation of the pattern where there is tissue, of the image's 99.5th percentile
-FOUND = 6.0  # standard deviations; no image of pure noise comes near, a plane with little tissue may stay below
+THRESHOLD = 6.0  # standard deviations; no image of pure noise comes near, a plane with little tissue may stay below
 
 
 def mark(image: Any, key: str = "medldm", strength: float = STRENGTH) -> Voxels:
@@ -51,19 +51,19 @@ def mark(image: Any, key: str = "medldm", strength: float = STRENGTH) -> Voxels:
     plain = np.asarray(image, dtype=np.float32)
     if plain.ndim not in (2, 3) or min(plain.shape[:2]) < EDGE:
         raise UsageError(f"An image of shape {plain.shape} cannot bear the mark: it needs planes of {EDGE} x {EDGE}.")
-    white = float(np.percentile(plain[plain > 0], 99.5)) if (plain > 0).any() else 1.0
+    brightest = float(np.percentile(plain[plain > 0], 99.5)) if (plain > 0).any() else 1.0
     # Air stays air: the pattern would be seen there, and thresholds of other programs would see it too.
-    tissue = np.clip(ndimage.uniform_filter(plain, (5, 5) + (1,) * (plain.ndim - 2)) / (0.2 * white), 0, 1)
+    tissue = np.clip(ndimage.uniform_filter(plain, (5, 5) + (1,) * (plain.ndim - 2)) / (0.2 * brightest), 0, 1)
     repeats = [-(-size // EDGE) for size in plain.shape[:2]]
     tiled = np.tile(pattern(key), repeats)[: plain.shape[0], : plain.shape[1]]
-    marked: Voxels = (plain + strength * white * tissue * (tiled if plain.ndim == 2 else tiled[..., None])).astype(
+    marked: Voxels = (plain + strength * brightest * tissue * (tiled if plain.ndim == 2 else tiled[..., None])).astype(
         np.float32
     )
     return marked
 
 
 def find(image: Any, key: str = "medldm") -> float:
-    """How clearly an image bears the mark of a key: above `FOUND` it does.
+    """How clearly an image bears the mark of a key: above `THRESHOLD` it does.
 
     Parameters
     ----------
@@ -91,9 +91,9 @@ def find(image: Any, key: str = "medldm") -> float:
 def pattern(key: str) -> Voxels:
     """The pattern of a key, (EDGE, EDGE), mean 0, standard deviation 1."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    white = np.random.default_rng(seed).standard_normal((EDGE, EDGE))
+    noise = np.random.default_rng(seed).standard_normal((EDGE, EDGE))
     frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(EDGE)] * 2))
-    spectrum = np.fft.fft2(white) * ((frequency >= BAND[0]) & (frequency <= BAND[1]))
+    spectrum = np.fft.fft2(noise) * ((frequency >= BAND[0]) & (frequency <= BAND[1]))
     tile = np.fft.ifft2(spectrum).real
     made: Voxels = ((tile - tile.mean()) / tile.std()).astype(np.float32)
     return made

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 from medldm.errors import UsageError
 from medldm.settings import Settings, make
@@ -62,6 +63,37 @@ def run(
         raise UsageError(f"{name} needs a mask that says where to fill.")
     result = task.run(Inputs(scan=scan, mask=mask, noise_map=noise_map), settings, progress)
     return scan if scan is not None and result is scan else with_step(result, scan, settings, task)
+
+
+def function(name: str) -> Callable[..., Volume]:
+    """The Python function of a task: one of this module, else one made from the registry.
+
+    Parameters
+    ----------
+    name : key of `TASKS`
+    """
+    if own := globals().get(name.replace("-", "_")):
+        return cast("Callable[..., Volume]", own)
+
+    def call(
+        volume: Any = None,
+        mask: Any = None,
+        *,
+        affine: Affine | None = None,
+        progress: Progress = silent,
+        **options: Any,
+    ) -> Volume:
+        from medldm.tasks.inputs import as_volume, on_axes_of
+
+        settings = make(TASKS[name].settings, options)
+        if volume is None:
+            return run(name, None, settings, progress=progress)
+        scan = as_volume(volume, affine)
+        region = None if mask is None else on_axes_of(mask, volume, scan)
+        return run(name, scan, settings, mask=region, progress=progress)
+
+    call.__name__, call.__doc__ = name.replace("-", "_"), TASKS[name].settings.__doc__
+    return call
 
 
 def denoise(

@@ -1,4 +1,4 @@
-"""Denoise: keep the anatomy, lose the noise, move no voxel farther than the noise can have moved it."""
+"""Denoise: remove the noise, and change no voxel by more than four standard deviations of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Denoise(Settings):
 
 
 def run(inputs: Inputs, settings: Denoise, progress: Progress) -> Volume:
-    """See `medldm.denoise`."""
+    """Estimate the scan without its noise, then bound the change of every voxel; see `medldm.denoise`."""
     import torch
 
     from medldm.inference.noise_map import map_on
@@ -47,7 +47,7 @@ def run(inputs: Inputs, settings: Denoise, progress: Progress) -> Volume:
         restored = keep_means(restored, observation.y, volume.spacing, volume.slice_axis)
     bounded = bound(restored, observation.y, level.sigma, job.modality)
     if job.modality.plausible is not None:
-        # Padding, dense bone and metal mean what they mean; no tissue is lost in the noise of theirs.
+        # Padding, dense bone and metal are kept as measured: no tissue hides in their noise.
         bounded = bounded.lerp_(measured, ((measured - 1) / HAND_OVER).clamp_(0, 1))
         if seen is not measured:
             bounded = torch.where(seen == measured, bounded, measured)

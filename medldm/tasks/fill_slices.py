@@ -31,7 +31,7 @@ class FillSlices(Settings):
 
 
 def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
-    """See `medldm.fill_slices`."""
+    """Estimate the missing slices from the others; see `medldm.fill_slices`."""
     import numpy as np
     import torch
 

@@ -21,7 +21,7 @@ class Inpaint(Settings):
 
 
 def run(inputs: Inputs, settings: Inpaint, progress: Progress) -> Volume:
-    """See `medldm.inpaint`."""
+    """Estimate the region from its surroundings; see `medldm.inpaint`."""
     import numpy as np
     import torch
 

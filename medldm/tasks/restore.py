@@ -1,4 +1,4 @@
-"""Restore: look at the scan, then do what it needs, in one pass of the network where that is possible."""
+"""Restore: inspect the scan, then do what it needs, in one pass of the network where that is possible."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Restore(Thresholds):
 
 
 def run(inputs: Inputs, settings: Restore, progress: Progress) -> Volume:
-    """See `medldm.restore`."""
+    """Make a plan and carry it out; see `medldm.restore`."""
     from medldm.inference.device import pick_card, pick_device
     from medldm.inference.noise_map import NoiseLevel
     from medldm.inference.pipeline import Job

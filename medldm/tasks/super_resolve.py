@@ -62,7 +62,7 @@ class Grid(NamedTuple):
 
 
 def run(inputs: Inputs, settings: SuperResolve, progress: Progress) -> Volume:
-    """See `medldm.super_resolve`."""
+    """Refine the grid; see `medldm.super_resolve`."""
     from medldm.inference.noise_map import map_on
     from medldm.inference.pipeline import Job
 
@@ -117,7 +117,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, leve
         alternative = damage(volume, grid, thickness_mm, other, noise, tuple(places), job.modality)
         assumed_residual, other_residual = (residual(model, restored, measured) for model in (degradation, alternative))
         if other_residual < CONTRADICTS * assumed_residual:
-            # Gaussian is what nobody said; a rectangle is somebody's word, and stands.
+            # Gaussian is the default; a rectangle was asked for, so it stays.
             assumed, used = profile, profile if profile == "rect" else other
             note = (
                 f"the slices of {volume.name} do not look as if they had a {assumed} profile: measured again, the "
@@ -126,7 +126,7 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, leve
             )
             degradation, profile = (degradation, profile) if used == assumed else (alternative, other)
             job.notes.append(note)
-            log.info(note)  # most scans made in planes are closer to rectangles: no matter for alarm
+            log.info(note)  # no warning: most scans made in planes are closer to rectangles
     positive = job.modality.magnitude and bool((measured >= 0).all())
     restored = reconcile(degradation, restored, measured, positive=positive, exact=noise == 0)
     left = residual(degradation, restored, measured)

@@ -286,8 +286,8 @@ def covered(out: Path, started: Card | None) -> dict[str, Any]:
     started : card of the model that training started from; what that covers, the new one covers too
     """
     train = what_scans_look_like(out / "cache", "train")
-    if started and started.guard:
-        return extended(started.guard, train)
+    if started and started.ood:
+        return extended(started.ood, train)
     return fit(train, what_scans_look_like(out / "cache", "val")) if len(train) >= FEWEST else {}
 
 

@@ -13,6 +13,9 @@ from medldm.errors import ModelError, UnfitModel, reason_of
 
 ROOM = Path(__file__).parent
 IN_PLANE = "in-plane"  # super-resolution of planes alone, which a card may do in another way than that of slices
+# Keys of card files whose field is called otherwise.
+FIELDS = {"guard": "ood", "looks": "orientations"}
+KEYS = {field: key for key, field in FIELDS.items()}
 PATIENCE_S = 1800.0  # for one scan on a CPU
 
 
@@ -24,14 +27,14 @@ class Use:
     ----------
     refines : whether flow and fusion decoder earn their time at ``--fidelity 1``; samples and lower fidelities always
         use them
-    faithful : fidelity that the decoder is told at ``--fidelity 1``: where it was closest to the truth
-    looks : planes in which a volume is looked at, at most
+    faithful : fidelity that the decoder is given at ``--fidelity 1``: where it was closest to the truth
+    orientations : planes that are averaged over, at most
     psnr : on validation subjects, dB
     """
 
     refines: bool = True
     faithful: float = 1.0
-    looks: int = 3
+    orientations: int = 3
     psnr: float = -math.inf
 
 
@@ -45,7 +48,7 @@ class Card:
     title : one line
     modality : name in `medldm.modality.MODALITIES`
     spatial_dims : 2 works in planes, 3 in volumes
-    role : ``"restorer"`` (VAE, flow, fusion) or ``"rival"`` (supervised U-Net, for benchmarks)
+    role : ``"restorer"`` (VAE, flow, fusion) or ``"rival"`` (supervised U-Net, the baseline of benchmarks)
     verbs : what it does
     architecture : widths of its networks
     weights : file beside the card
@@ -56,10 +59,10 @@ class Card:
     training : subjects, sources, licences, minutes, hardware
     validation : rows and PSNR in dB on validation subjects
     limits : what it must not be used for
-    guard : what its training scans look like, see `medldm.qc.ood.fit`; empty when nobody measured it
-    calibration : how its intervals are scaled, see `medldm.inference.uncertainty`; empty when nobody measured it
+    ood : reference of the out-of-distribution detector, see `medldm.qc.ood.fit`; empty for none
+    calibration : how its intervals are scaled, see `medldm.inference.uncertainty`; empty where not measured
     use : verb to fields of `Use`, chosen on validation subjects
-    pace : seconds per million voxels and verb on two CPU cores, 0 when nobody measured it
+    pace : seconds per million voxels and verb on two CPU cores, 0 where not measured
     """
 
     name: str
@@ -76,7 +79,7 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
-    guard: dict[str, Any] = field(default_factory=dict)
+    ood: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
     use: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: float = 0.0
@@ -93,8 +96,8 @@ class Card:
         """Changes with whatever changes results: weights, and how they are used."""
         if not self.use and not self.parts:
             return self.sha256
-        told = f"{self.sha256}{'+'.join(self.parts)}{json.dumps(self.use, sort_keys=True)}"
-        return hashlib.sha256(told.encode()).hexdigest()
+        text = f"{self.sha256}{'+'.join(self.parts)}{json.dumps(self.use, sort_keys=True)}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def used(self, verb: str) -> Use:
         """How a verb uses the networks.
@@ -103,7 +106,7 @@ class Card:
         ----------
         verb : as on the command line
         """
-        return Use(**self.use.get(verb, {}))
+        return Use(**{FIELDS.get(key, key): value for key, value in self.use.get(verb, {}).items()})
 
     def expected(self, verb: str) -> float:
         """PSNR on validation subjects in dB, the mean over the rows of a verb, or over all verbs when it is empty.
@@ -114,15 +117,15 @@ class Card:
 
         Returns
         -------
-        minus infinity where nobody measured it
+        minus infinity where not measured
         """
-        verbs = [each for each in self.use if each != IN_PLANE]
-        known = [self.used(each).psnr for each in ([verb] if verb in verbs else verbs)]
+        verbs = [name for name in self.use if name != IN_PLANE]
+        known = [self.used(name).psnr for name in ([verb] if verb in verbs else verbs)]
         return sum(known) / len(known) if known else -math.inf
 
     def asdict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {name: value for name, value in asdict(self).items() if name != "folder"}
+        return {KEYS.get(name, name): value for name, value in asdict(self).items() if name != "folder"}
 
 
 def read_card(path: Path) -> Card:
@@ -133,11 +136,12 @@ def read_card(path: Path) -> Card:
     ModelError
     """
     try:
-        words: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = {each.name for each in fields(Card)}
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = {one.name for one in fields(Card)}
         lists = {"verbs", "spacing_mm", "limits", "parts"}
-        told: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in words.items() if k in known}
-        return Card(**told, folder=str(path.parent))
+        named = {FIELDS.get(key, key): value for key, value in stored.items()}
+        values: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in named.items() if k in known}
+        return Card(**values, folder=str(path.parent))
     except (OSError, ValueError, TypeError) as problem:
         why = "what a card says is missing" if isinstance(problem, TypeError) else reason_of(problem)
         raise ModelError(
@@ -158,20 +162,20 @@ def card(name: str) -> Card:
     ModelError
         Neither a known name nor a model on disk.
     """
-    for each in cards():
-        if each.name == name:
-            return each
+    for shipped in cards():
+        if shipped.name == name:
+            return shipped
     path = Path(name)
     if path.is_dir():
-        found = sorted(path.glob("*.json"))
-        found = [each for each in found if '"architecture"' in each.read_text(encoding="utf-8", errors="replace")]
-        if found:
-            return read_card(found[0])
+        files = sorted(path.glob("*.json"))
+        files = [file for file in files if '"architecture"' in file.read_text(encoding="utf-8", errors="replace")]
+        if files:
+            return read_card(files[0])
     if path.suffix == ".safetensors":
         path = path.with_suffix(".json")
     if path.is_file():
         return read_card(path)
-    known = ", ".join(each.name for each in cards())
+    known = ", ".join(shipped.name for shipped in cards())
     raise ModelError(f"There is no model {name!r}. Shipped models: {known}; or give the path of a trained one.")
 
 
@@ -192,27 +196,27 @@ def best(
     ------
     ModelError
     """
-    fit = [each for each in cards() if each.modality == modality and each.role == "restorer"]
+    fit = [model for model in cards() if model.modality == modality and model.role == "restorer"]
     if not fit:
         raise UnfitModel(
             f"No shipped model restores {modality.upper()} yet. Give one of your own with --model PATH, or train "
             "it with `medldm train`."
         )
-    able = [each for each in fit if (not verb or verb in each.verbs) and not (flat and each.spatial_dims == 3)]
+    able = [model for model in fit if (not verb or verb in model.verbs) and not (flat and model.spatial_dims == 3)]
     if not able:
         raise UnfitModel(
             f"No shipped model can {verb or 'restore'} {modality.upper()} scans{' of one slice' if flat else ''}; "
             f"{fit[0].name} was found fit to {', '.join(fit[0].verbs)}. Give one of your own with --model PATH."
         )
-    able.sort(key=lambda each: (-each.expected(verb), each.name))
-    timed = [each for each in able if each.pace]
-    # One whose pace nobody measured may be the best, but is not taken for fast.
-    in_time = [each for each in able if not patience_s or each.pace * megavoxels <= patience_s]
-    in_time = [each for each in in_time if each.pace or each is able[0] or not timed]
-    return in_time[0] if in_time else min(timed, key=lambda each: each.pace)
+    able.sort(key=lambda model: (-model.expected(verb), model.name))
+    timed = [model for model in able if model.pace]
+    # One whose pace was not measured may be the best, but is not taken for fast.
+    in_time = [model for model in able if not patience_s or model.pace * megavoxels <= patience_s]
+    in_time = [model for model in in_time if model.pace or model is able[0] or not timed]
+    return in_time[0] if in_time else min(timed, key=lambda model: model.pace)
 
 
-def check_weights(found: Card) -> None:
+def check_weights(card: Card) -> None:
     """Compare the weights with the card's SHA-256.
 
     Raises
@@ -220,11 +224,11 @@ def check_weights(found: Card) -> None:
     ModelError
         Missing or damaged.
     """
-    if not found.path.is_file():
-        raise ModelError(f"The weights of {found.name} are missing: {found.path} does not exist. Install medldm again.")
-    digest = hashlib.sha256(found.path.read_bytes()).hexdigest()
-    if digest != found.sha256:
+    if not card.path.is_file():
+        raise ModelError(f"The weights of {card.name} are missing: {card.path} does not exist. Install medldm again.")
+    digest = hashlib.sha256(card.path.read_bytes()).hexdigest()
+    if digest != card.sha256:
         raise ModelError(
-            f"The weights of {found.name} are damaged: {found.path} has SHA-256 {digest[:16]}, its card says "
-            f"{found.sha256[:16]}. Install medldm again."
+            f"The weights of {card.name} are damaged: {card.path} has SHA-256 {digest[:16]}, its card says "
+            f"{card.sha256[:16]}. Install medldm again."
         )

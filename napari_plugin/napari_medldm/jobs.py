@@ -97,7 +97,7 @@ def carry_out(order: Order, told: Told) -> Outcome:
     volumes = order.scan.volumes() if order.scan else [None]
     if order.verb == "plan":
         plan = make_plan(volumes[0], make(Restore, order.options))
-        return Outcome(words=rows_for_flags(plan.words()))
+        return Outcome(words=rows_for_flags(plan.text()))
     if order.verb == "missing":
         named = spell_slices(find_missing_slices(volumes[0], order.options.get("axis", 2)))
         return Outcome(words=named)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medldm.benchmark import run
-from medldm.benchmark.baselines import CLASSICS, Method, told_level
+from medldm.benchmark.baselines import CLASSICS, Method, given_level
 from medldm.benchmark.ledger import append_score, read_scores
 from medldm.benchmark.protocol import trials
 from medldm.benchmark.rows import chosen_rows
@@ -66,7 +66,7 @@ def test_the_level_told_to_a_model_counts_from_the_measured_foreground(scan):
     from medldm.data.intensity import mri_scaling
 
     trial = trial_of("noise-7", scan)
-    assert told_level(trial) * mri_scaling(trial.measured.voxels).unit == pytest.approx(0.07)
+    assert given_level(trial) * mri_scaling(trial.measured.voxels).unit == pytest.approx(0.07)
 
 
 def test_gaps_are_scored_alone_and_their_detail_along_the_slice_axis(scan):

@@ -70,7 +70,7 @@ def test_a_card_is_calibrated_and_its_weights_stay(tmp_path, monkeypatch):
     assert path.with_suffix(".safetensors").read_bytes() == before
     assert set(found.calibration["verbs"]) == {"denoise", "fill-slices"}
     assert found.calibration["subjects"] == ["s2", "s3"]
-    assert {"intensity", "texture", "anatomy", "residual"} == set(found.guard)
+    assert {"intensity", "texture", "anatomy", "residual"} == set(found.ood)
 
 
 def test_amending_a_card_keeps_the_rest(tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from medldm.benchmark import lesions, optional_baselines
 from medldm.benchmark.ablation import ABLATED, Part, restore_part
-from medldm.benchmark.baselines import CLASSICS, level_of, methods, told_level
+from medldm.benchmark.baselines import CLASSICS, given_level, level_of, methods
 from medldm.benchmark.ledger import FIELDS, append_score, read_scores
 from medldm.benchmark.memory import PeakMemory
 from medldm.benchmark.protocol import trials
@@ -160,7 +160,7 @@ def test_ct_rows_have_noise_in_hounsfield_units_and_their_own_scores(ct_scan):
     assert stored.stored.modality == "ct"
     assert np.median(stored.voxels[trial.inside]) == pytest.approx(40, abs=15)
     error = (trial.measured.voxels - trial.reference)[trial.inside] * 2000
-    assert told_level(trial) == pytest.approx(error.std(), rel=0.01)
+    assert given_level(trial) == pytest.approx(error.std(), rel=0.01)
     assert level_of(trial) == pytest.approx(error.std() / 2000, rel=0.01)
     found = scores_of(trial, trial.measured.voxels, Backbone())
     assert found["mae_hu"] == pytest.approx(np.abs(error).mean(), rel=1e-3)
@@ -168,7 +168,7 @@ def test_ct_rows_have_noise_in_hounsfield_units_and_their_own_scores(ct_scan):
 
 
 def test_a_tenth_of_the_dose_is_noisier_than_a_quarter(ct_scan):
-    assert told_level(trial_of("ct-dose-10", ct_scan)) > 1.3 * told_level(trial_of("ct-dose-4", ct_scan))
+    assert given_level(trial_of("ct-dose-10", ct_scan)) > 1.3 * given_level(trial_of("ct-dose-4", ct_scan))
 
 
 def test_coarse_ct_planes_keep_air_below_zero(ct_scan):

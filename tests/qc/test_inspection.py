@@ -57,7 +57,7 @@ def test_settings_that_would_make_slices_thicker_plan_nothing():
 def test_a_turned_scan_gets_a_word_about_its_axis():
     plan = make_plan(phantoms.phantom((24, 44, 40), (5.0, 1.0, 1.0)), Restore())
     assert plan.steps == ()
-    assert "--axis 0" in plan.words()
+    assert "--axis 0" in plan.text()
 
 
 def test_one_slice_is_no_stack():

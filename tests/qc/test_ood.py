@@ -38,7 +38,7 @@ def card_with(limits, **fields):
             "weights": "",
             "sha256": "",
             "licence": "",
-            "guard": limits,
+            "ood": limits,
             **fields,
         }
     )
@@ -127,9 +127,9 @@ def test_inspect_warns(tmp_path):
 
 
 def test_a_card_that_says_nothing_of_its_training_scans_is_not_taken_for_one_that_covers_all(covered):
-    assert ood.untold(brain(99), covered) == ""
-    assert "nobody can tell" in ood.untold(brain(99), card_with({}))
-    assert "nobody can tell" in ood.untold(brain(99), card_with({"residual": {}}))
+    assert ood.missing_reference(brain(99), covered) == ""
+    assert "nobody can tell" in ood.missing_reference(brain(99), card_with({}))
+    assert "nobody can tell" in ood.missing_reference(brain(99), card_with({"residual": {}}))
 
 
 def test_every_shipped_set_for_brains_knows_a_brain_from_a_bottle():
@@ -161,7 +161,7 @@ def test_a_card_covers_what_its_model_was_trained_on_later_and_before(covered):
         return Volume(voxels, np.diag([3.0, 3.0, 3.0, 1.0]), name="scan", stored=Stored(modality="mr"))
 
     bottle, box = np.hypot(at[..., 0], at[..., 1]) < 0.9, (np.abs(at) < 0.8).all(-1)
-    tuned = card_with(ood.extended(covered.guard, [ood.describe(scan(bottle, seed), "mr") for seed in (1, 2)]))
+    tuned = card_with(ood.extended(covered.ood, [ood.describe(scan(bottle, seed), "mr") for seed in (1, 2)]))
     assert ood.check(scan(bottle, 3), covered)
     assert ood.check(scan(bottle, 3), tuned) == {}
     assert ood.check(brain(99), tuned) == {}

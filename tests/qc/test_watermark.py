@@ -10,7 +10,7 @@ from scipy import ndimage
 
 import medldm
 from medldm.errors import UsageError
-from medldm.qc.watermark import FOUND, find, mark
+from medldm.qc.watermark import THRESHOLD, find, mark
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,14 @@ LIVES = {
 
 @pytest.mark.parametrize("name", LIVES)
 def test_a_mark_is_found_after(name, generated):
-    assert find(LIVES[name](mark(generated))) > FOUND
+    assert find(LIVES[name](mark(generated))) > THRESHOLD
 
 
 def test_nobody_elses_image_bears_it(generated):
-    assert find(generated) < FOUND
-    assert find(mark(generated, key="theirs"), key="ours") < FOUND
+    assert find(generated) < THRESHOLD
+    assert find(mark(generated, key="theirs"), key="ours") < THRESHOLD
     draw = np.random.default_rng(1)
-    assert max(find(draw.standard_normal((128, 128))) for _ in range(50)) < FOUND
+    assert max(find(draw.standard_normal((128, 128))) for _ in range(50)) < THRESHOLD
 
 
 def test_it_is_faint_and_leaves_air_alone(generated):
@@ -58,8 +58,8 @@ def test_it_is_faint_and_leaves_air_alone(generated):
 
 def test_a_volume_bears_it_in_every_plane(generated):
     volume = np.stack([generated] * 3, -1)
-    assert find(mark(volume)) > FOUND
-    assert find(mark(volume)[..., 1]) > FOUND
+    assert find(mark(volume)) > THRESHOLD
+    assert find(mark(volume)[..., 1]) > THRESHOLD
 
 
 def test_what_was_measured_is_never_marked(generated):

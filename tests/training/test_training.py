@@ -303,7 +303,7 @@ def test_a_trained_card_says_what_it_covers(tmp_path):
     told = covered(tmp_path, None)
     assert {"intensity", "texture", "anatomy"} <= set(told)
     more = covered(tmp_path, card("brain-mri-2d"))
-    shipped = card("brain-mri-2d").guard
+    shipped = card("brain-mri-2d").ood
     assert len(more["anatomy"]["references"]) == len(shipped["anatomy"]["references"]) + 6
     assert more["anatomy"]["limit"] == shipped["anatomy"]["limit"]
     (tmp_path / "split.csv").write_text("\n".join([*rows[:4], rows[-1]]))
