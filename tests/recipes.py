@@ -27,7 +27,7 @@ import pytest
 import strangers
 import toy_training
 
-from medldm.benchmark.rows import GROUPS
+from medldm.benchmark.rows import groups
 
 ROOT = Path(__file__).parents[1]
 STANDINS = Path(__file__).parent / "standins"
@@ -114,7 +114,7 @@ def published_benchmark(text, folder, patched, run_here):
         found = {(score["row"], score["method"]) for score in csv.DictReader(lines) if score["psnr"]}
     page = (clone / "docs" / "concepts" / "quality.md").read_text()
     quoted = page.split("<!-- table: core -->")[1].split("<!-- /table -->")[0]
-    for row in GROUPS["core"]:
+    for row in groups()["core"]:
         assert (row, "medldm") in found, row
         assert f"\n| {row} | 1 | " in quoted, row
     assert {method for _, method in found} == asked(text, "--methods")
