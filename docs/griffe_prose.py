@@ -12,7 +12,10 @@ from typing import Any
 
 import griffe
 
-VERBS = ("restore", "denoise", "super_resolve", "fill_slices", "inpaint")
+from medldm.tasks import TASKS
+
+FUNCTIONS = {name.replace("-", "_") for name in TASKS}
+SETTINGS = {task.settings.__name__ for task in TASKS.values()}
 SECTION = re.compile(r"^(Parameters|Returns|Raises|Attributes)\n-+\n((?:.+\n?|\n(?! *\w+\n-+))*)", re.M)
 
 
@@ -21,24 +24,30 @@ class Prose(griffe.Extension):
 
     def __init__(self) -> None:
         self.verbs: dict[str, griffe.Function] = {}
+        self.settings: dict[str, griffe.Class] = {}
 
     def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
         """A function's words, and its return."""
         if func.docstring:
             func.docstring.value = told(func.docstring.value, str(func.returns or ""))
-        if func.name in VERBS and func.parent is not None and func.parent.path == "medldm.tasks":
+        if func.name in FUNCTIONS and func.parent is not None and func.parent.path == "medldm.tasks":
             self.verbs[func.name] = func
 
     def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
         """A class's words."""
         if cls.docstring:
             cls.docstring.value = told(cls.docstring.value, "")
+        if cls.name in SETTINGS:
+            self.settings[cls.name] = cls
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """The verbs, in the package."""
+        """The verbs in the package, their settings in `medldm.settings`."""
         for name, verb in self.verbs.items():
             if pkg.name == "medldm":
                 pkg.set_member(name, verb)
+        for name, settings in self.settings.items():
+            if pkg.name == "medldm":
+                pkg["settings"].set_member(name, settings)
 
 
 def told(docstring: str, returned: str) -> str:

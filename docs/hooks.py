@@ -44,6 +44,7 @@ def pages() -> dict[str, str]:
     """Name of each generated page and its Markdown."""
     return {
         "reference/cli.md": command_line(),
+        "reference/tasks.md": tasks(),
         "reference/models.md": models(),
         "reference/benchmarks.md": benchmarks(),
         "decisions/index.md": decisions(),
@@ -61,6 +62,30 @@ def command_line() -> str:
     for name, verb in verbs.choices.items():
         told += ["", f"## medldm {name}", "", "```text", verb.format_help().strip(), "```"]
     return "\n".join(told) + "\n"
+
+
+def tasks() -> str:
+    """Every task of the registry."""
+    from medldm.tasks import TASKS
+
+    rows = [
+        f"| {task.labels.title} | {task.help} | `medldm {task.name}` | "
+        f"{', '.join(sorted(need.value for need in task.needs)) or 'nothing'} | {task.keeps.value} | "
+        f"`desc-{task.labels.desc}` | {', '.join(code[2] for code in task.labels.derivation) or 'of its plan'} |"
+        for task in TASKS.values()
+    ]
+    return "\n".join(
+        [
+            "# Tasks",
+            "",
+            "Made from the registry, `medldm.tasks.TASKS`.",
+            "",
+            "| task | what it does | command line | needs | keeps bit for bit | BIDS | DICOM derivation |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
 
 
 def models() -> str:

@@ -23,11 +23,6 @@ _HOMES = {
     "read": "medldm.io",
     "write": "medldm.io",
     "inspect": "medldm.qc.inspection",
-    "denoise": "medldm.tasks",
-    "super_resolve": "medldm.tasks",
-    "fill_slices": "medldm.tasks",
-    "inpaint": "medldm.tasks",
-    "restore": "medldm.tasks",
     "Volume": "medldm.data.volume",
 }
 _ROOMS = ("training", "benchmark", "settings", "errors")
@@ -44,11 +39,17 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("medldm")
+    if not name.startswith("_"):
+        tasks = importlib.import_module("medldm.tasks")
+        if (task := name.replace("_", "-")) in tasks.TASKS:
+            return tasks.function(task)
     raise AttributeError(f"module 'medldm' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*_HOMES, *_ROOMS, "models", "__version__"])
+    from medldm.tasks import TASKS
+
+    return sorted([*_HOMES, *_ROOMS, *(name.replace("-", "_") for name in TASKS), "models", "__version__"])
 
 
 __all__ = [

@@ -1,19 +1,23 @@
-"""Every knob of every verb: default, unit, range and meaning in one place.
+"""What a setting is: default, unit, range and meaning in one place; and those that every task shares.
 
-Command-line flags, napari rows and run reports are made from these dataclasses, so a knob is declared once.
+Command-line flags, napari rows and run reports are made from these dataclasses, so a setting is declared once. Those of
+a task are declared beside it, in `medldm.tasks`; this module offers them by name too.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 import types
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from medldm.data.slice_numbers import slice_ranges
 from medldm.errors import UsageError
 from medldm.modality import MODALITIES
+
+if TYPE_CHECKING:
+    from medldm.tasks import Denoise, FillSlices, Inpaint, Restore, SuperResolve
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
@@ -38,13 +42,13 @@ def knob(
     meaning : one line for help texts
     unit : of the value
     low, high : smallest and largest value that can be meant
-    choices : the words that are allowed
+    choices : texts that are allowed
     metavar : how help texts call the value
-    pattern : regular expression of the words that can be meant
+    pattern : regular expression of the texts that can be meant
     whole : whether only whole numbers can be meant
     """
-    words = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "metavar": metavar}
-    return field(default=default, metadata={**words, "pattern": pattern, "whole": whole})
+    metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "metavar": metavar}
+    return field(default=default, metadata={**metadata, "pattern": pattern, "whole": whole})
 
 
 class Choices(Sequence[str]):
@@ -96,8 +100,8 @@ class Settings:
     axis: int = knob(2, "stored array axis that slices are counted along", low=0, high=2, whole=True)
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            check(each.name, getattr(self, each.name), each.metadata)
+        for knob_field in fields(self):
+            check(knob_field.name, getattr(self, knob_field.name), knob_field.metadata)
 
     @property
     def flow_steps(self) -> int:
@@ -110,73 +114,9 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denoise(Settings):
-    """Remove noise: MRI (Rician, also of parallel imaging) and CT (low dose)."""
+class Thresholds(Settings):
+    """When `restore` super-resolves and denoises."""
 
-    noise: float | None = knob(
-        None, "noise level; estimated when not given", unit="MRI: fraction of the 99.5th percentile; CT: HU", low=0
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuperResolve(Settings):
-    """Turn thick slices into thin ones, at any ratio, and refine the planes."""
-
-    spacing: float | tuple[float, float, float] = knob(
-        1.0,
-        "distance between the new voxels; one number, or SX,SY,SZ in stored axis order",
-        unit="mm",
-        low=0.05,
-        high=20,
-    )
-    slice_thickness: float | None = knob(
-        None, "slice thickness; the file's, else the slice spacing, when not given", unit="mm", low=0.05, high=100
-    )
-    slice_profile: str = knob(
-        "gaussian",
-        "shape of a slice; gaussian gives way to rect where the scan contradicts it",
-        choices=("gaussian", "rect"),
-    )
-    noise: float | None = knob(
-        None, "noise level; estimated when not given", unit="MRI: fraction of the 99.5th percentile; CT: HU", low=0
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FillSlices(Settings):
-    """Fill slices that are missing or damaged; measured slices stay bit for bit."""
-
-    missing: str | tuple[int, ...] | None = knob(
-        None,
-        "slices to fill, counted from 0, ranges inclusive; found in the scan when not given",
-        metavar="12,13,40-44",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.missing is not None:
-            slice_ranges(self.missing)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inpaint(Settings):
-    """Fill a region from its surroundings; everything outside it stays bit for bit."""
-
-    mask: str | None = knob(None, "image that is non-zero where the scan is to be filled", metavar="MASK")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Restore(Settings):
-    """Look at the scan, say a plan, and do what it needs."""
-
-    slice_thickness: float | None = knob(
-        None, "slice thickness; the file's, else the slice spacing, when not given", unit="mm", low=0.05, high=100
-    )
-    slice_profile: str = knob(
-        "gaussian",
-        "shape of a slice; gaussian gives way to rect where the scan contradicts it",
-        choices=("gaussian", "rect"),
-    )
     thick_from: float = knob(1.5, "super-resolve when slices are farther apart than this", unit="mm", low=0.1, high=20)
     thick_ratio: float = knob(1.5, "and than this many times the in-plane spacing", low=1, high=20)
     finest: float = knob(1.0, "never ask for thinner slices than this", unit="mm", low=0.3, high=10)
@@ -184,13 +124,23 @@ class Restore(Settings):
     noisy_from_ct: float = knob(15.0, "denoise CT above this noise level", unit="HU", low=0, high=500)
 
 
-VERBS: dict[str, type[Settings]] = {
-    "denoise": Denoise,
-    "super-resolve": SuperResolve,
-    "fill-slices": FillSlices,
-    "inpaint": Inpaint,
-    "restore": Restore,
-}
+def noise_knob() -> Any:
+    """The noise level of a scan."""
+    unit = "MRI: fraction of the 99.5th percentile; CT: HU"
+    return knob(None, "noise level; estimated when not given", unit=unit, low=0)
+
+
+def thickness_knob() -> Any:
+    """The thickness of the slices of a scan."""
+    meaning = "slice thickness; the file's, else the slice spacing, when not given"
+    return knob(None, meaning, unit="mm", low=0.05, high=100)
+
+
+def profile_knob() -> Any:
+    """The slice profile of a scan."""
+    meaning = "shape of a slice; gaussian gives way to rect where the scan contradicts it"
+    return knob("gaussian", meaning, choices=("gaussian", "rect"))
+
 
 Any_Settings = TypeVar("Any_Settings", bound=Settings)
 
@@ -208,7 +158,7 @@ def make(kind: type[Any_Settings], options: Mapping[str, Any]) -> Any_Settings:
     UsageError
         Unknown name or impossible value.
     """
-    known = {each.name for each in fields(kind)}
+    known = {known_field.name for known_field in fields(kind)}
     for name in options:
         if name not in known:
             raise UsageError(f"{kind.__name__} has no option {name!r}; it has {', '.join(sorted(known))}.")
@@ -233,7 +183,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         raise UsageError(f"--{name.replace('_', '-')} is a number, not {value!r}.") from problem
 
 
-def check(name: str, value: Any, words: Mapping[str, Any]) -> None:
+def check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     """One value against the range its knob declares.
 
     Raises
@@ -241,21 +191,21 @@ def check(name: str, value: Any, words: Mapping[str, Any]) -> None:
     UsageError
     """
     flag = "--" + name.replace("_", "-")
-    if words.get("pattern") and not re.fullmatch(words["pattern"], str(value)):
-        raise UsageError(f"{flag} is {words['unit']}, not {value!r}.")
+    if metadata.get("pattern") and not re.fullmatch(metadata["pattern"], str(value)):
+        raise UsageError(f"{flag} is {metadata['unit']}, not {value!r}.")
     if name == "spacing" and isinstance(value, tuple) and len(value) != 3:
         raise UsageError(f"{flag} takes one number, or three in stored axis order, not {len(value)}.")
-    if words.get("whole") and not isinstance(value, int | None):
+    if metadata.get("whole") and not isinstance(value, int | None):
         raise UsageError(f"{flag} is a whole number, not {value!r}.")
-    if words.get("choices") and value not in words["choices"]:
-        raise UsageError(f"{flag} is one of {', '.join(words['choices'])}, not {value!r}.")
+    if metadata.get("choices") and value not in metadata["choices"]:
+        raise UsageError(f"{flag} is one of {', '.join(metadata['choices'])}, not {value!r}.")
     numbers = value if isinstance(value, tuple) else (value,)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
-        low, high = words.get("low"), words.get("high")
+        low, high = metadata.get("low"), metadata.get("high")
         # A unit of one word follows the number; one that has to be explained stands in brackets.
-        unit = words.get("unit") or ""
+        unit = metadata.get("unit") or ""
         unit = f" ({unit})" if " " in unit else f" {unit}" if unit else ""
         if not abs(number) < float("inf") or (low is not None and number < low) or (high is not None and number > high):
             limits = " and ".join(
@@ -277,12 +227,12 @@ class Architecture:
     ----------
     spatial_dims : 2 runs over planes with `context` neighbouring slices as channels, 3 over volumes
     context : slices a plane network sees (odd); 1 in volumes
-    unet_entry : space-to-depth factor at the door of the U-Net; 1 keeps its first and last layer at full resolution
-    vae_entry : space-to-depth factor at the door of the autoencoder
+    unet_entry : space-to-depth factor in front of the U-Net; 1 keeps its first and last layer at full resolution
+    vae_entry : space-to-depth factor in front of the autoencoder
     latent_channels : channels of the latent
     latent_factor : voxels per latent voxel along each axis
     unet, unet_strides, unet_units : channels, strides and residual units of the MONAI U-Net
-    vae : channels of the MONAI AutoencoderKL, behind the space-to-depth entry
+    vae : channels of the MONAI AutoencoderKL, behind space-to-depth
     flow : channels of the MONAI DiffusionModelUNet
     staged : flow and decoder start from the supervised estimate y + R(y, m, sigma), not from y
     """
@@ -304,3 +254,27 @@ class Architecture:
     def measured_channels(self) -> int:
         """Channels that carry the measurement: y and m with their neighbours, noise level, slice thickness."""
         return 2 * self.context + 2
+
+
+def __getattr__(name: str) -> Any:
+    """The settings of a task, from the registry."""
+    if name[:1].isupper():
+        for task in importlib.import_module("medldm.tasks").TASKS.values():
+            if task.settings.__name__ == name:
+                return task.settings
+    raise AttributeError(f"module 'medldm.settings' has no attribute {name!r}")
+
+
+__all__ = [
+    "Architecture",
+    "Denoise",
+    "FillSlices",
+    "Inpaint",
+    "Restore",
+    "Settings",
+    "SuperResolve",
+    "Thresholds",
+    "convert",
+    "knob",
+    "make",
+]

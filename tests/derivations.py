@@ -10,6 +10,9 @@ import pytest
 
 from medldm.data.volume import Step
 from medldm.io import read, write
+from medldm.settings import Settings
+from medldm.tasks import TASKS
+from medldm.tasks.history import with_step
 
 FACTS = {"model": "tiny", "sha256": "ab" * 32, "seed": 7, "steps": 4, "medldm": "0.1.0"}
 # Debian's dciodvfy is older than the standard's Synthetic Data, which we declare on purpose.
@@ -57,7 +60,8 @@ def assert_dcm2niix_agrees(volume, folder, work):
 def done(volume, task, voxels=None, settings=None, **facts):
     """A result of a task, its voxels one brighter when none are given."""
     voxels = np.nan_to_num(np.asarray(volume.voxels, np.float32), nan=100.0) + 1 if voxels is None else voxels
-    return volume.with_voxels(voxels, step=Step(task, settings or {}, {**FACTS, **facts}))
+    result = volume.with_voxels(voxels, step=Step(task, settings or {}, {**FACTS, **facts}))
+    return with_step(result, volume, Settings(), TASKS[task])
 
 
 def written(volume, out):

@@ -7,10 +7,11 @@ import pytest
 
 from medldm.cli.flags import add_settings, flag, settings_from
 from medldm.errors import UsageError
-from medldm.settings import VERBS, Denoise, Settings, SuperResolve, make
+from medldm.settings import Denoise, Settings, SuperResolve, make
+from medldm.tasks import TASKS
 
 
-@pytest.mark.parametrize("kind", VERBS.values())
+@pytest.mark.parametrize("kind", [task.settings for task in TASKS.values()])
 def test_every_knob_says_what_it_means_and_becomes_a_flag(kind):
     parser = argparse.ArgumentParser()
     add_settings(parser, kind)

@@ -36,7 +36,7 @@ from medldm.system import cores
 ASLEEP = """
 import os, sys, time, types
 import medldm
-tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
+from medldm import tasks
 from medldm.batch import ledger
 from medldm.data.volume import Step
 

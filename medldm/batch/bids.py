@@ -18,14 +18,10 @@ from medldm.io.atomic import whole_file
 from medldm.io.discovery import Case
 from medldm.io.formats import stem
 from medldm.io.sidecars import DESCRIPTION, read_json
-from medldm.settings import Settings, SuperResolve
+from medldm.settings import Settings
+from medldm.tasks import TASKS
 
 BIDS_VERSION = "1.10.0"
-# What was done, as the label of desc-; letters and digits only.
-LABELS = {
-    "denoise": "denoised", "super-resolve": "thin", "fill-slices": "filled", "inpaint": "inpainted",
-    "restore": "restored",
-}  # fmt: skip
 # Facts of the acquisition that still hold. Dates, places, serial numbers and names are not among them.
 KEPT = (
     "SkullStripped", "MagneticFieldStrength", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle",
@@ -81,11 +77,12 @@ def _renamed(place: Path, verb: str, settings: Settings) -> Path:
     """``sub-1_T1w`` as ``sub-1_res-1mm_desc-thin_T1w``; res- and desc- come last, before the suffix."""
     *entities, suffix = place.name.split("_")
     before = next((entity[5:] for entity in entities if entity.startswith("desc-")), "")
-    label = before + LABELS[verb].capitalize() if before else LABELS[verb]
-    gone = ("desc-", "res-") if isinstance(settings, SuperResolve) else ("desc-",)
+    label = before + TASKS[verb].labels.desc.capitalize() if before else TASKS[verb].labels.desc
+    spacing = getattr(settings, "spacing", None)
+    gone = ("desc-", "res-") if spacing else ("desc-",)
     entities = [entity for entity in entities if not entity.startswith(gone)]
-    if isinstance(settings, SuperResolve):
-        entities.append(f"res-{_resolution(settings.spacing)}")
+    if spacing:
+        entities.append(f"res-{_resolution(spacing)}")
     return place.with_name("_".join([*entities, f"desc-{label}", suffix]))
 
 

@@ -13,7 +13,7 @@ from medldm.data.volume import Volume
 from medldm.errors import ModelError, ResourceError
 from medldm.io import guess_modality
 from medldm.qc.inspection import Plan
-from medldm.settings import Settings, SuperResolve
+from medldm.settings import Settings
 from medldm.system import free_bytes
 from medldm.zoo import best, card
 
@@ -56,8 +56,8 @@ def result_voxels(volume: Volume, settings: Settings, plan: Plan | None) -> int:
     plan : of `restore`
     """
     wanted = [step.options["spacing"] for step in plan.steps if "spacing" in step.options] if plan else []
-    if isinstance(settings, SuperResolve):
-        wanted.append(settings.spacing)
+    if asked := getattr(settings, "spacing", None):
+        wanted.append(asked)
     voxels = [math.prod(volume.shape)]
     for spacing in wanted:
         stored = spacing if isinstance(spacing, tuple) else (spacing,) * 3

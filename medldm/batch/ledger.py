@@ -181,23 +181,22 @@ def image_options(options: Options) -> dict[str, Any]:
     return {"volume": options.volume, "format": options.format, "fix": options.fix}
 
 
-def source_of(case: Case, digest: str = "", mask: str | None = None, options: Options | None = None) -> Source:
+def source_of(case: Case, digest: str = "", run: Run | None = None) -> Source:
     """Where a case comes from, so that a rerun finds it again; absolute, since a rerun may start anywhere.
 
     Parameters
     ----------
     case : scan
     digest : SHA-256 of its files (and the mask)
-    mask : path
-    options : of the run
+    run : what was asked; without it only what tells this scan from others
     """
     common: dict[str, Any] = {
         "place": case.place.as_posix(),
         "count": len(case.files),
         "sha256": digest,
-        "mask": mask,
-        **image_options(options or Options()),
     }
+    if run:
+        common |= {"mask": str(run.mask) if run.mask else None, **image_options(run.options)}
     if case.keep is not None:
         member = case.files[0].relative_to(case.keep.folder).as_posix()
         return Source(root=str(case.keep.archive.absolute()), member=member, **common)

@@ -72,3 +72,9 @@ class Run:
     watch: Watch = field(default_factory=Watch)
     sources: tuple[Path, ...] = ()
     protected: Protected = field(default_factory=Protected)
+
+    @property
+    def mask(self) -> Path | None:
+        """The mask that was named, for a task that has such an option."""
+        mask = getattr(self.settings, "mask", None)
+        return Path(mask) if mask else None

@@ -64,7 +64,7 @@ def publish(
     """
     target = result.image
     staged = staged_name(target)
-    source = source_of(case, digest, getattr(run.settings, "mask", None), run.options)
+    source = source_of(case, digest, run)
     spacing = tuple(after.spacing[axis] for axis in after.stored.axes)
     maps: list[Path] = []
     check_target(target)

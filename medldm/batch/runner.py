@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from medldm.batch.bids import check_place, derived, is_bids, write_dataset, write_participants
 from medldm.batch.case import Work, one_case
@@ -19,7 +20,9 @@ from medldm.errors import InputError, UsageError
 from medldm.io import is_image_name
 from medldm.io.discovery import Case, find_cases, output_path
 from medldm.io.formats import check_format
-from medldm.settings import Inpaint, Settings
+from medldm.settings import Settings
+from medldm.tasks import TASKS
+from medldm.tasks.base import Need
 from medldm.zoo import card, check_weights
 
 log = logging.getLogger(__name__)
@@ -51,7 +54,7 @@ def run_batch(
     sources = (source,) if isinstance(source, Path) else tuple(source)
     check_format(options.format)
     check_out(sources, out)
-    settings = settled(settings)
+    settings = settled(verb, settings)
     raw = None if is_image_name(out) else dataset_of(sources)
     cases = inputs_only(find_cases(sources, options.include, options.exclude), sources, out)
     if raw:
@@ -64,9 +67,9 @@ def run_batch(
     alone = named_alone(cases, sources, out)
     part, parts = options.shard
     mine = cases[part - 1 :: parts]
-    masks = [Path(settings.mask)] if isinstance(settings, Inpaint) and settings.mask else []
-    protected = Protected([*(path for case in cases for path in case.files), *masks])
-    run = Run(verb=verb, settings=settings, options=options, watch=watch, sources=sources, protected=protected)
+    run = Run(verb=verb, settings=settings, options=options, watch=watch, sources=sources)
+    inputs = (path for case in cases for path in case.files)
+    run = replace(run, protected=Protected([*inputs, *([run.mask] if run.mask else [])]))
     if not alone:
         code = run_tree(run, mine, out)
         if raw and not options.dry_run:
@@ -149,7 +152,7 @@ def run_tree(run: Run, cases: list[Case], out: Path) -> int:
     return exit_code(rows)
 
 
-def settled(settings: Settings) -> Settings:
+def settled(verb: str, settings: Settings) -> Settings:
     """The settings with absolute paths, so that a record can be rerun from anywhere; model and mask are there.
 
     Raises
@@ -164,10 +167,12 @@ def settled(settings: Settings) -> Settings:
         check_weights(model)
         if settings.model != model.name:
             settings = replace(settings, model=str(Path(settings.model).absolute()))
-    if isinstance(settings, Inpaint):
-        if not settings.mask:
-            raise UsageError("inpaint needs --mask MASK, an image that is non-zero where the scan is to be filled.")
-        if not Path(settings.mask).exists():
-            raise UsageError(f"--mask {settings.mask} does not exist. Check the path.")
-        settings = replace(settings, mask=str(Path(settings.mask).absolute()))
+    mask = getattr(settings, "mask", None)
+    if Need.MASK in TASKS[verb].needs and not mask:
+        raise UsageError(f"{verb} needs --mask MASK, an image that is non-zero where the scan is to be filled.")
+    if mask:
+        if not Path(mask).exists():
+            raise UsageError(f"--mask {mask} does not exist. Check the path.")
+        absolute: dict[str, Any] = {"mask": str(Path(mask).absolute())}
+        settings = replace(settings, **absolute)
     return settings

@@ -64,8 +64,7 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     run.protected.check(target)
     Protected(case.files).check(target)
     volume = load(case, options)
-    mask_path = getattr(settings, "mask", None)
-    digest = hash_files([*case.files, *([Path(mask_path)] if mask_path else [])])
+    digest = hash_files([*case.files, *([run.mask] if run.mask else [])])
     weights = ledger.weights_for(volume, settings)
     key = ledger.run_key(verb, settings, digest, weights, ledger.image_options(options))
     status = options.overwrite or result.status(key)
@@ -109,8 +108,7 @@ def compute(run: Run, ready: Ready) -> Volume:
         run.watch.say(f"plan for {name}: {intention(run, ready)}")
     from medldm import tasks
 
-    mask_path = getattr(run.settings, "mask", None)
-    mask = read(mask_path) if mask_path else None
+    mask = read(run.mask) if run.mask else None
 
     def progress(done: int, total: int, what: str) -> None:
         if done == 0:  # reported just before the network, after all checks

@@ -34,8 +34,8 @@ from medldm.io import read_nifti
 from medldm.io.atomic import whole_file
 from medldm.modality import MR
 from medldm.qc import ood
-from medldm.settings import VERBS, make
-from medldm.tasks import run
+from medldm.settings import make
+from medldm.tasks import TASKS, run
 from medldm.zoo import Card, card
 
 log = logging.getLogger(__name__)
@@ -222,7 +222,10 @@ def errors_of(model_card: Card, trial: Trial) -> Errors:
     if "missing" in facts:
         facts["missing"] = tuple(facts["missing"])
     place = str(model_card.path.with_name(f"{model_card.name}.json"))
-    known = make(VERBS[row.verb], {**facts, "model": place, "modality": MR.name, "samples": SAMPLES, "steps": STEPS})
+    known = make(
+        TASKS[row.verb].settings,
+        {**facts, "model": place, "modality": MR.name, "samples": SAMPLES, "steps": STEPS},
+    )
     result = run(row.verb, trial.measured, known, mask=mask)
     # Samples of one orientation that do not differ have no spread to publish; their interval gets a floor anyway.
     std = np.zeros(result.shape, np.float32) if result.std is None else np.array(result.std)

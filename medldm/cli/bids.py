@@ -1,4 +1,4 @@
-"""The BIDS-App door: ``medldm bids BIDS_DIR OUT participant``."""
+"""The BIDS App: ``medldm bids BIDS_DIR OUT participant``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from medldm.cli.flags import add_settings, flag
 from medldm.errors import InputError, UsageError
-from medldm.settings import VERBS
+from medldm.tasks import TASKS
+from medldm.tasks.base import Need
 
 
 def add_bids(parser: Any) -> None:
@@ -29,9 +30,15 @@ def add_bids(parser: Any) -> None:
         metavar="LABEL",
         help="only these, with or without sub-",
     )
-    parser.add_argument("--task", choices=tuple(VERBS), default="restore", help="what to do (default restore)")
-    for name, kind in VERBS.items():
-        add_settings(parser, kind, f"options of {name}")
+    parser.add_argument(
+        "--task",
+        choices=[task.name for task in TASKS.values() if Need.SCAN in task.needs],
+        default="restore",
+        help="what to do (default restore)",
+    )
+    for task in TASKS.values():
+        if Need.SCAN in task.needs:
+            add_settings(parser, task.settings, f"options of {task.name}")
 
 
 def bids(arguments: argparse.Namespace) -> int:
@@ -52,11 +59,13 @@ def bids(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"{root} is no BIDS dataset: it needs a dataset_description.json with BIDSVersion, and subjects."
         )
-    known = {each.name for each in fields(VERBS[arguments.task])}
-    for kind in VERBS.values():
-        for each in fields(kind):
-            if each.name in arguments and each.name not in known:
-                raise UsageError(f"{flag(each.name)} is no option of {arguments.task}. Leave it out, or change --task.")
+    known = {field.name for field in fields(TASKS[arguments.task].settings)}
+    for task in TASKS.values():
+        for field in fields(task.settings):
+            if field.name in arguments and field.name not in known:
+                raise UsageError(
+                    f"{flag(field.name)} is no option of {arguments.task}. Leave it out, or change --task."
+                )
     if arguments.participant_label:
         if arguments.include:
             raise UsageError("--participant-label and --include both choose. Use one of them.")

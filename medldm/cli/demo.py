@@ -28,7 +28,7 @@ def demonstrate(out: Path, *, overwrite: bool, watch: Watch) -> int:
     ----------
     out : folder
     overwrite : replace an earlier demo
-    watch : who is told
+    watch : called with messages and progress
 
     Raises
     ------
@@ -101,7 +101,7 @@ def compare(reference: Volume, source: Volume, result: Volume) -> tuple[float, f
     # Half a slice at either end lies beyond the outermost slice centres, where interpolation has no answer.
     inside = inside & np.isfinite(interpolated)
 
-    before, after = (psnr(scaling.apply(each), clean, inside) for each in (interpolated, restored))
+    before, after = (psnr(scaling.apply(volume), clean, inside) for volume in (interpolated, restored))
     return before, after
 
 

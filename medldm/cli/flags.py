@@ -23,18 +23,18 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], title: s
     """
     own = parser.add_argument_group(title)
     shared = parser.add_argument_group("how to do it")
-    common = {each.name for each in fields(Settings)}
-    for each in fields(kind):
-        if flag(each.name) in parser._option_string_actions:
+    common = {field.name for field in fields(Settings)}
+    for field in fields(kind):
+        if flag(field.name) in parser._option_string_actions:
             continue  # a parser for several kinds has those that they share already
-        group = shared if each.name in common else own
-        words = each.metadata
-        metavar = words.get("metavar") or (None if words.get("choices") else each.name.upper())
+        group = shared if field.name in common else own
+        metadata = field.metadata
+        metavar = metadata.get("metavar") or (None if metadata.get("choices") else field.name.upper())
         group.add_argument(
-            flag(each.name),
+            flag(field.name),
             default=argparse.SUPPRESS,
-            metavar=metavar or "{" + ",".join(words["choices"]) + "}",
-            help=explain(each).replace("%", "%%"),
+            metavar=metavar or "{" + ",".join(metadata["choices"]) + "}",
+            help=explain(field).replace("%", "%%"),
         )
 
 
@@ -45,11 +45,11 @@ def flag(name: str) -> str:
 
 def explain(knob: Any) -> str:
     """Meaning, unit, range and default of a knob, in one line."""
-    words = knob.metadata
-    parts = [words["meaning"]]
-    if words.get("unit"):
-        parts.append(f"[{words['unit']}]")
-    low, high = words.get("low"), words.get("high")
+    metadata = knob.metadata
+    parts = [metadata["meaning"]]
+    if metadata.get("unit"):
+        parts.append(f"[{metadata['unit']}]")
+    low, high = metadata.get("low"), metadata.get("high")
     if low is not None and high is not None and high < 2**30:
         parts.append(f"({low:g} to {high:g})")
     elif low is not None:
@@ -59,19 +59,19 @@ def explain(knob: Any) -> str:
     return " ".join(parts)
 
 
-def settings_from(arguments: argparse.Namespace, kind: type[Kind], told: Mapping[str, Any] | None = None) -> Kind:
+def settings_from(arguments: argparse.Namespace, kind: type[Kind], base: Mapping[str, Any] | None = None) -> Kind:
     """The settings that the flags of a command line ask for.
 
     Parameters
     ----------
     arguments : parsed command line
     kind : settings of the verb
-    told : settings that hold where no flag says otherwise
+    base : settings that hold where no flag says otherwise
 
     Raises
     ------
     UsageError
     """
     given = vars(arguments)
-    said = {each.name: given[each.name] for each in fields(kind) if each.name in given}
-    return make(kind, {**(told or {}), **said})
+    said = {field.name: given[field.name] for field in fields(kind) if field.name in given}
+    return make(kind, {**(base or {}), **said})

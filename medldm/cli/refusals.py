@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from medldm.errors import InputError, MedldmError, ResourceError, UsageError
 
-# What a file system says of a place that was named, and no mistake of ours; what helps.
+# Errors of a file system about a path that the user named, which are no bug; and what helps.
 PLACES = {
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.EACCES: "Check its permissions.",
@@ -19,12 +19,12 @@ PLACES = {
     errno.ENOTDIR: "Check the path.",
     errno.ELOOP: "Its links lead in a circle.",
 }
-# What a disk or a network says that failed.
+# Errors of a disk or a network that failed.
 FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN)
 
 
 def of_the_system(problem: OSError) -> MedldmError | None:
-    """What a file system refused, as a sentence; None for what may be a mistake of ours.
+    """What a file system refused, as a sentence; None for what may be a bug.
 
     Parameters
     ----------
@@ -53,35 +53,35 @@ def reworded(message: str) -> str:
     ----------
     message : of argparse
     """
-    if found := re.fullmatch(r"argument (\S+): invalid choice: (.+) \(choose from (.*)\)", message):
-        name, value, choices = found[1], found[2], found[3].replace("'", "")
+    if match := re.fullmatch(r"argument (\S+): invalid choice: (.+) \(choose from (.*)\)", message):
+        name, value, choices = match[1], match[2], match[3].replace("'", "")
         return (
             f"There is no verb {value}; there are {choices}"
             if name == "VERB"
             else (f"{name} is one of {choices}, not {value}")
         )
-    if found := re.fullmatch(r"argument (\S+): invalid (int|float) value: (.+)", message):
-        return f"{found[1]} is a {'whole ' * (found[2] == 'int')}number, not {found[3]}"
-    if found := re.fullmatch(r"argument (\S+): expected (one|at least one) argument", message):
-        return f"{found[1]} needs a value"
-    if found := re.fullmatch(r"the following arguments are required: (.+)", message):
-        names = found[1].split(", ")
+    if match := re.fullmatch(r"argument (\S+): invalid (int|float) value: (.+)", message):
+        return f"{match[1]} is a {'whole ' * (match[2] == 'int')}number, not {match[3]}"
+    if match := re.fullmatch(r"argument (\S+): expected (one|at least one) argument", message):
+        return f"{match[1]} needs a value"
+    if match := re.fullmatch(r"the following arguments are required: (.+)", message):
+        names = match[1].split(", ")
         return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} missing"
     return f"{message[:1].upper()}{message[1:]}"
 
 
-def not_known(verb: str, words: Sequence[str], options: Sequence[str]) -> str:
-    """A sentence about words that a verb does not take.
+def not_known(verb: str, arguments: Sequence[str], options: Sequence[str]) -> str:
+    """A sentence about arguments that a verb does not take.
 
     Parameters
     ----------
     verb : as on the command line
-    words : that were left over
+    arguments : that were left over
     options : of the verb
     """
-    unknown = next((word for word in words if word.startswith("-")), "")
+    unknown = next((name for name in arguments if name.startswith("-")), "")
     if not unknown:
-        return f"{verb} cannot use {' '.join(words)}."
+        return f"{verb} cannot use {' '.join(arguments)}."
     name = unknown.split("=")[0]
     near = difflib.get_close_matches(name, options, n=1)
     return f"{verb} has no option {name}{f'; did you mean {near[0]}?' if near else '.'}"

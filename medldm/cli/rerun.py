@@ -19,7 +19,8 @@ from medldm.io.formats import check_result_name
 from medldm.io.sidecars import SENT
 from medldm.provenance import RunRecord, Source, package_version
 from medldm.provenance.record import VERSION
-from medldm.settings import VERBS, Settings, make
+from medldm.settings import Settings, make
+from medldm.tasks import TASKS
 from medldm.zoo import card
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def read_record(path: Path) -> RunRecord:
     try:
         data = json.loads(path.read_text())
         record = RunRecord.from_json(data if isinstance(data, dict) else {})
-        if record.repeatable and record.task in VERBS:
+        if record.repeatable and record.task in TASKS:
             return record
         problem = f"this medldm has no task {record.task!r}" if record.repeatable else "parts are missing"
     except (OSError, ValueError) as reason:
@@ -125,7 +126,8 @@ def settings_of(record: RunRecord, path: Path) -> Settings:
     ModelError
         This installation has other weights.
     """
-    settings = make(VERBS[record.task], record.settings)
+    kind: type[Settings] = TASKS[record.task].settings
+    settings = make(kind, record.settings)
     if not record.model:
         return settings  # there was nothing to do
     name = record.model if settings.model == "auto" else settings.model
@@ -136,7 +138,7 @@ def settings_of(record: RunRecord, path: Path) -> Settings:
             f"has {model.sha256[:16]}. Install medldm {record.medldm}."
         )
     # What `auto` means depends on the scan and on what ships; the record knows what it meant.
-    return make(VERBS[record.task], {**record.settings, "model": name})
+    return make(kind, {**record.settings, "model": name})
 
 
 def changed(record: RunRecord) -> list[str]:

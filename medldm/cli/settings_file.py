@@ -1,4 +1,4 @@
-"""Settings from a file: the record beside a result, or JSON that somebody wrote; flags count more."""
+"""Settings from a file: the record beside a result, or JSON written by hand; flags count more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from medldm.cli.flags import flag
 from medldm.errors import UsageError, reason_of
 from medldm.provenance import RunRecord
-from medldm.settings import VERBS
+from medldm.tasks import TASKS
 
 FILES = ("fix", "format", "volume")  # options about files that change the image
 
@@ -40,7 +40,7 @@ def settings_in(path: Path, verb: str) -> tuple[dict[str, Any], dict[str, Any]]:
         files = {name: getattr(record.source, name) for name in FILES}
         data = {**record.settings, **{name: value for name, value in files.items() if value not in (None, False)}}
     options = {name.replace("-", "_"): value for name, value in data.items() if name != "task"}
-    known = {knob.name for knob in fields(VERBS[verb])}
+    known = {knob.name for knob in fields(TASKS[verb].settings)}
     for name, value in options.items():
         if name not in known and name not in FILES:
             raise UsageError(

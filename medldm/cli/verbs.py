@@ -1,4 +1,4 @@
-"""What each verb does once its words are understood."""
+"""What each verb does once its arguments are parsed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 from medldm.cli.flags import settings_from
 from medldm.cli.settings_file import settings_in
-from medldm.errors import InputError, UsageError, shown
-from medldm.settings import VERBS
+from medldm.errors import InputError, OutputError, UsageError, shown
+from medldm.tasks import TASKS
+from medldm.tasks.base import Need
 
 SOME_REFUSED = 8  # exit code, as of a batch in which some cases were refused
 
@@ -29,13 +30,48 @@ def run(arguments: argparse.Namespace) -> int:
         "bids": lambda given: importlib.import_module("medldm.cli.bids").bids(given),
         "rerun": lambda given: importlib.import_module("medldm.cli.rerun").rerun(given),
     }
-    return others.get(arguments.verb, restore)(arguments)
+    if arguments.verb in others:
+        return others[arguments.verb](arguments)
+    return restore(arguments) if Need.SCAN in TASKS[arguments.verb].needs else create(arguments)
+
+
+def create(arguments: argparse.Namespace) -> int:
+    """Tasks that need no scan: one image, and its record beside it.
+
+    Raises
+    ------
+    OutputError
+        Something lies there.
+    """
+    settings = settings_from(arguments, TASKS[arguments.verb].settings)
+    from medldm import tasks
+    from medldm.batch.ledger import hash_image
+    from medldm.cli.progress import watching
+    from medldm.io import write
+    from medldm.io.atomic import whole_file
+    from medldm.io.formats import check_result_name
+    from medldm.io.sidecars import record_path
+    from medldm.provenance.record import RunRecord, package_versions
+
+    out = Path(arguments.out)
+    check_result_name(out)
+    if out.exists() and not arguments.overwrite:
+        raise OutputError(f"{out} exists already. Say --overwrite, or choose another OUT.")
+    with watching(arguments) as watch:
+        result = tasks.run(arguments.verb, None, settings, progress=watch.progress)
+    write(result, out)
+    record = RunRecord.of_step(
+        result.history[-1], status="done", result=out.name, result_sha256=hash_image(out), versions=package_versions()
+    )
+    with whole_file(record_path(out)) as temporary:
+        temporary.write_text(record.text())
+    return 0
 
 
 def restore(arguments: argparse.Namespace) -> int:
-    """All restoring verbs."""
-    told, files = settings_in(Path(arguments.settings), arguments.verb) if arguments.settings else ({}, {})
-    settings = settings_from(arguments, VERBS[arguments.verb], told)
+    """Tasks that need a scan."""
+    base, files = settings_in(Path(arguments.settings), arguments.verb) if arguments.settings else ({}, {})
+    settings = settings_from(arguments, TASKS[arguments.verb].settings, base)
     if arguments.workers < 1:
         raise UsageError(f"--workers {arguments.workers}: at least one is needed.")
     if arguments.workers > 1 and arguments.scheduler:
@@ -70,21 +106,21 @@ def sources(arguments: argparse.Namespace) -> tuple[Path, ...]:
     return tuple(map(Path, [arguments.source] if isinstance(arguments.source, str) else arguments.source))
 
 
-def shard(words: str | None) -> tuple[int, int]:
+def shard(text: str | None) -> tuple[int, int]:
     """``2/5`` as (2, 5).
 
     Raises
     ------
     UsageError
     """
-    if words is None:
+    if text is None:
         return 1, 1
     try:
-        part, parts = (int(word) for word in words.split("/"))
+        part, parts = (int(word) for word in text.split("/"))
     except ValueError as problem:
-        raise UsageError(f"--shard is I/N like 2/5, not {words!r}.") from problem
+        raise UsageError(f"--shard is I/N like 2/5, not {text!r}.") from problem
     if not 1 <= part <= parts:
-        raise UsageError(f"--shard {words}: the part lies between 1 and {parts}.")
+        raise UsageError(f"--shard {text}: the part lies between 1 and {parts}.")
     return part, parts
 
 
@@ -108,14 +144,14 @@ def models(arguments: argparse.Namespace) -> int:
     """Print the model cards."""
     from medldm.zoo import card, cards
 
-    found = [card(arguments.name)] if arguments.name else cards()
+    chosen = [card(arguments.name)] if arguments.name else cards()
     if arguments.json:
-        print(json.dumps([each.asdict() for each in found], indent=1))
+        print(json.dumps([model.asdict() for model in chosen], indent=1))
     elif arguments.name:
-        print(describe(found[0]))
+        print(describe(chosen[0]))
     else:
-        for each in found:
-            print(f"{each.name:20s} {each.modality.upper()}  {each.spatial_dims}D  {each.title}")
+        for model in chosen:
+            print(f"{model.name:20s} {model.modality.upper()}  {model.spatial_dims}D  {model.title}")
         print("\n`medldm models NAME` shows a card. Code: Apache-2.0. Weights: CC BY 4.0. Research use only.")
     return 0
 
@@ -135,8 +171,8 @@ def describe(card: Any) -> str:
         lines += [f"{label}:", *(f"  {count:4d}  {name}" for name, count in values.items())]
     lines.append(f"minutes: {training.get('minutes')}, steps: {training.get('steps')}, on {training.get('hardware')}")
     for stage, rows in card.validation.items():
-        told = ", ".join(f"{row} {value}" for row, value in rows.items()) if isinstance(rows, dict) else rows
-        lines.append(f"validation {stage} (PSNR, dB): {told}")
+        scores = ", ".join(f"{row} {value}" for row, value in rows.items()) if isinstance(rows, dict) else rows
+        lines.append(f"validation {stage} (PSNR, dB): {scores}")
     lines += [f"limit: {limit}" for limit in card.limits]
     return "\n".join(lines)
 
@@ -145,11 +181,11 @@ def export_model(arguments: argparse.Namespace) -> int:
     """A model as a MONAI bundle."""
     from medldm.zoo import card, check_weights
 
-    found = card(arguments.name)
-    check_weights(found)
+    model = card(arguments.name)
+    check_weights(model)
     from medldm.export import monai_bundle
 
-    print(monai_bundle.export(found, Path(arguments.out)))
+    print(monai_bundle.export(model, Path(arguments.out)))
     return 0
 
 
@@ -174,7 +210,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
-    """Score us and the rivals."""
+    """Score medldm and the baselines."""
     from medldm.benchmark import run as score
 
     written = score(
@@ -190,8 +226,8 @@ def benchmark(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _listed(words: str | None) -> tuple[str, ...] | None:
-    return tuple(words.split(",")) if words else None
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    return tuple(text.split(",")) if text else None
 
 
 def demo(arguments: argparse.Namespace) -> int:

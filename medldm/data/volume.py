@@ -22,11 +22,13 @@ class Step:
     task : verb, as on the command line (``"denoise"``)
     settings : the options of the verb, JSON-ready
     facts : what came of it, JSON-ready (model, SHA-256, seed, seconds, invented slices, residual)
+    derivation : DICOM codes of what was done (value, scheme, meaning)
     """
 
     task: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    derivation: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from medldm.io.sidecars import read_record
 from medldm.modality import MODALITIES
 from medldm.qc.noise import NoiseEstimate, estimate_noise
 from medldm.qc.ood import check, missing_reference
-from medldm.settings import Restore
+from medldm.settings import Thresholds
 from medldm.system import free_bytes
 from medldm.zoo import best, card
 
@@ -69,7 +69,7 @@ class Plan:
         return " ".join([*(steps or nothing), *self.notes])
 
 
-def make_plan(volume: Volume, settings: Restore) -> Plan:
+def make_plan(volume: Volume, settings: Thresholds) -> Plan:
     """Which verbs a scan needs; thresholds come from the settings.
 
     Parameters
@@ -101,7 +101,7 @@ def make_plan(volume: Volume, settings: Restore) -> Plan:
     return Plan(tuple(steps), missing, noise, modality, _other_axis(volume, settings))
 
 
-def _thick(volume: Volume, axis: int, settings: Restore) -> bool:
+def _thick(volume: Volume, axis: int, settings: Thresholds) -> bool:
     """Whether the voxels are thick along an axis of ``voxels``."""
     across = volume.spacing[axis]
     in_plane = max(mm for a, mm in enumerate(volume.spacing) if a != axis)
@@ -109,7 +109,7 @@ def _thick(volume: Volume, axis: int, settings: Restore) -> bool:
     return volume.shape[axis] > 1 and across > settings.thick_from * 1.001 and across > settings.thick_ratio * in_plane
 
 
-def _thinner(volume: Volume, settings: Restore) -> Planned | None:
+def _thinner(volume: Volume, settings: Thresholds) -> Planned | None:
     axis = volume.stored.axes[settings.axis]
     across = volume.spacing[axis]
     in_plane = max(mm for a, mm in enumerate(volume.spacing) if a != axis)
@@ -124,7 +124,7 @@ def _thinner(volume: Volume, settings: Restore) -> Planned | None:
     )
 
 
-def _other_axis(volume: Volume, settings: Restore) -> tuple[str, ...]:
+def _other_axis(volume: Volume, settings: Thresholds) -> tuple[str, ...]:
     """A word about scans that were turned after they were taken: their slices lie along another axis."""
     return tuple(
         f"Voxels are {volume.spacing[inside]:.2f} mm along stored axis {number}: if that is how the slices were taken, "
@@ -174,7 +174,7 @@ class Finding:
 
 def inspect(
     path: str | Path | Sequence[str | Path],
-    settings: Restore | None = None,
+    settings: Thresholds | None = None,
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -193,10 +193,10 @@ def inspect(
         Nothing there.
     """
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
-    return [inspect_case(case, settings or Restore()) for case in find_cases(paths, include, exclude)]
+    return [inspect_case(case, settings or Thresholds()) for case in find_cases(paths, include, exclude)]
 
 
-def inspect_case(case: Case, settings: Restore) -> Finding:
+def inspect_case(case: Case, settings: Thresholds) -> Finding:
     """One scan of a tree."""
     name = case.place.as_posix()
     if case.skip or case.broken:
@@ -240,7 +240,7 @@ def _check_memory(case: Case) -> None:
         )
 
 
-def outside_of_card(volume: Volume, modality: str, settings: Restore) -> dict[str, Any]:
+def outside_of_card(volume: Volume, modality: str, settings: Thresholds) -> dict[str, Any]:
     """The model that `restore` would take, and what speaks against it: name of each check and a sentence.
 
     Parameters

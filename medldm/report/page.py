@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from medldm.errors import shown
 from medldm.io.atomic import whole_file
+from medldm.modality import MODALITIES
 from medldm.report.chart import histogram, short
 from medldm.report.facts import CaseFacts, facts_of
 
@@ -84,10 +85,11 @@ def _duration(seconds: float) -> str:
 
 def _charts(cases: Sequence[CaseFacts]) -> Iterator[dict[str, Any]]:
     """Distributions that are worth a picture: those of two finite numbers or more."""
-    numbers: list[tuple[str, str, list[float | None]]] = [
-        (title, f" {unit}", [case.noise for case in cases if case.noise_unit == unit])
-        for title, unit in (("Noise, MRI", "%"), ("Noise, CT", "HU"))
-    ]
+    numbers: list[tuple[str, str, list[float | None]]] = []
+    for unit in dict.fromkeys(modality.noise.shown_unit for modality in MODALITIES.values()):
+        titles = [modality.title for modality in MODALITIES.values() if modality.noise.shown_unit == unit]
+        levels = [case.noise for case in cases if case.noise_unit == unit]
+        numbers.append((f"Noise, {' and '.join(titles)}", f" {unit}", levels))
     for task in dict.fromkeys(case.task for case in cases if case.task):
         residuals = [case.residual for case in cases if case.task == task]
         # A verb that keeps every measured voxel has a residual of zero by construction; that needs no picture.

@@ -1,112 +1,99 @@
-"""The verbs. Each takes a volume and gives a volume; all doors call `run`."""
+"""The tasks: each takes what it needs and gives a volume; every interface calls `run`.
+
+`TASKS` is the registry. A task is one module, its settings beside it, and one line here.
+"""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-from nibabel.orientations import OrientationError
+from medldm.errors import UsageError
+from medldm.settings import Settings, make
+from medldm.tasks.base import AnyTask, Inputs, Keeps, Labels, Need, Progress, Task, silent
+from medldm.tasks.denoise import DENOISE, Denoise
+from medldm.tasks.fill_slices import FILL_SLICES, FillSlices
+from medldm.tasks.inpaint import INPAINT, Inpaint
+from medldm.tasks.restore import RESTORE, Restore
+from medldm.tasks.super_resolve import SUPER_RESOLVE, SuperResolve
 
-from medldm.data.volume import Affine, Volume, Voxels
-from medldm.errors import GeometryError, NotRestorable, UsageError
-from medldm.inference.pipeline import silent
-from medldm.inference.tiling import Progress
-from medldm.io import check_content, from_array, from_nibabel, looks_like_labels
-from medldm.settings import VERBS, Denoise, FillSlices, Inpaint, Restore, Settings, SuperResolve, make
-from medldm.tasks import denoise as _denoise
-from medldm.tasks import fill_slices as _fill_slices
-from medldm.tasks import inpaint as _inpaint
-from medldm.tasks import restore as _restore
-from medldm.tasks import super_resolve as _super_resolve
+if TYPE_CHECKING:
+    from medldm.data.volume import Affine, Volume, Voxels
 
-log = logging.getLogger(__name__)
-
-TASKS: dict[str, Callable[..., Volume]] = {
-    "denoise": _denoise.denoise,
-    "super-resolve": _super_resolve.super_resolve,
-    "fill-slices": _fill_slices.fill_slices,
-    "inpaint": _inpaint.inpaint,
-    "restore": _restore.restore,
-}
+TASKS: dict[str, AnyTask] = {task.name: task for task in (DENOISE, SUPER_RESOLVE, FILL_SLICES, INPAINT, RESTORE)}
 
 
 def run(
-    verb: str,
-    volume: Volume,
+    name: str,
+    scan: Volume | None,
     settings: Settings,
     *,
     mask: Volume | Voxels | None = None,
     noise_map: Volume | Voxels | None = None,
     progress: Progress = silent,
 ) -> Volume:
-    """One verb on one volume.
+    """One task.
 
     Parameters
     ----------
-    verb : name in `TASKS`
-    volume : scan
-    settings : of the verb
-    mask : of `inpaint`, on the grid of the scan
+    name : key of `TASKS`
+    scan : None for tasks that need none
+    settings : of the task
+    mask : of tasks that need one, on the grid of the scan
     noise_map : of `denoise` and `super-resolve`, on the grid of the scan, in the unit of their ``noise``
     progress : called with (done, total, what); may raise to stop
 
     Returns
     -------
-    restored volume; the volume itself when there was nothing to do
+    result, with the task as last step of its history; the scan itself when there was nothing to do
 
     Raises
     ------
     MedldmError
     """
-    # Here and not later: a scan of nothing must not come back "unchanged" because nothing is to be done.
-    check_content(volume)
-    if looks_like_labels(volume.voxels):
-        raise NotRestorable(
-            f"{volume.name} looks like a mask or label map (few distinct values). Name the scan that it was made from."
-        )
-    for note in volume.stored.note:
-        log.warning(note)
-    if verb == "inpaint":
-        if mask is None:
-            raise UsageError("inpaint needs a mask that says where to fill.")
-        return TASKS[verb](volume, mask, settings, progress)
-    if noise_map is not None:
-        return TASKS[verb](volume, settings, progress, noise_map)
-    return TASKS[verb](volume, settings, progress)
+    from medldm.tasks.history import with_step
+    from medldm.tasks.inputs import check_scan
+
+    task = TASKS[name]
+    if scan is not None:
+        check_scan(scan)
+    elif Need.SCAN in task.needs:
+        raise UsageError(f"{name} needs a scan.")
+    if mask is None and Need.MASK in task.needs:
+        raise UsageError(f"{name} needs a mask that says where to fill.")
+    result = task.run(Inputs(scan=scan, mask=mask, noise_map=noise_map), settings, progress)
+    return scan if scan is not None and result is scan else with_step(result, scan, settings, task)
 
 
-def as_volume(scan: Any, affine: Affine | None = None) -> Volume:
-    """A Volume of what callers hold: a Volume, a nibabel image, or an array and its affine.
+def function(name: str) -> Callable[..., Volume]:
+    """The Python function of a task: one of this module, else one made from the registry.
 
     Parameters
     ----------
-    scan : Volume, nibabel image, or (X, Y, Z) array
-    affine : (4, 4) RAS mm, with an array
-
-    Raises
-    ------
-    UsageError
+    name : key of `TASKS`
     """
-    if isinstance(scan, Volume):
-        return scan
-    image = hasattr(scan, "get_fdata") and hasattr(scan, "affine")
-    if not image and not (isinstance(scan, np.ndarray) and affine is not None):
-        raise UsageError("A scan is a medldm.Volume, a nibabel image, or a NumPy array together with affine=.")
-    if not 2 <= len(scan.shape) <= 3:
-        raise UsageError(f"A scan has three axes, this one has {len(scan.shape)}.")
-    try:
-        if image and len(scan.shape) == 3:
-            return from_nibabel(scan)
-        array, affine = (np.asanyarray(scan.dataobj), scan.affine) if image else (scan, affine)
-        if array.dtype.kind not in "iufb":
-            raise UsageError(f"A scan has real numbers; these voxels are {array.dtype}.")
-        return from_array(array.reshape(*array.shape, *(1,) * (3 - array.ndim)), np.asarray(affine, dtype=np.float64))
-    except (ValueError, np.linalg.LinAlgError, OrientationError) as problem:
-        raise GeometryError(
-            "The affine of this scan cannot be used. Give a finite, invertible 4 x 4 matrix, voxel index to RAS mm."
-        ) from problem
+    if own := globals().get(name.replace("-", "_")):
+        return cast("Callable[..., Volume]", own)
+
+    def call(
+        volume: Any = None,
+        mask: Any = None,
+        *,
+        affine: Affine | None = None,
+        progress: Progress = silent,
+        **options: Any,
+    ) -> Volume:
+        from medldm.tasks.inputs import as_volume, on_axes_of
+
+        settings = make(TASKS[name].settings, options)
+        if volume is None:
+            return run(name, None, settings, progress=progress)
+        scan = as_volume(volume, affine)
+        region = None if mask is None else on_axes_of(mask, volume, scan)
+        return run(name, scan, settings, mask=region, progress=progress)
+
+    call.__name__, call.__doc__ = name.replace("-", "_"), TASKS[name].settings.__doc__
+    return call
 
 
 def denoise(
@@ -136,8 +123,10 @@ def denoise(
     ------
     MedldmError
     """
+    from medldm.tasks.inputs import as_volume, number_or_map
+
     scan = as_volume(volume, affine)
-    number, noise_map = _number_or_map(noise, volume, scan)
+    number, noise_map = number_or_map(noise, volume, scan)
     return run("denoise", scan, make(Denoise, {"noise": number, **options}), noise_map=noise_map, progress=progress)
 
 
@@ -167,8 +156,10 @@ def super_resolve(
     ------
     MedldmError
     """
+    from medldm.tasks.inputs import as_volume, number_or_map
+
     scan = as_volume(volume, affine)
-    number, noise_map = _number_or_map(noise, volume, scan)
+    number, noise_map = number_or_map(noise, volume, scan)
     settings = make(SuperResolve, {"spacing": spacing, "noise": number, **options})
     return run("super-resolve", scan, settings, noise_map=noise_map, progress=progress)
 
@@ -193,6 +184,8 @@ def fill_slices(
     ------
     MedldmError
     """
+    from medldm.tasks.inputs import as_volume
+
     options = {"missing": missing if isinstance(missing, str | int | None) else tuple(missing), **options}
     return run("fill-slices", as_volume(volume, affine), make(FillSlices, options), progress=progress)
 
@@ -217,8 +210,10 @@ def inpaint(
     ------
     MedldmError
     """
+    from medldm.tasks.inputs import as_volume, on_axes_of
+
     scan = as_volume(volume, affine)
-    return run("inpaint", scan, make(Inpaint, options), mask=_on_axes_of(mask, volume, scan), progress=progress)
+    return run("inpaint", scan, make(Inpaint, options), mask=on_axes_of(mask, volume, scan), progress=progress)
 
 
 def restore(volume: Any, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
@@ -238,45 +233,27 @@ def restore(volume: Any, *, affine: Affine | None = None, progress: Progress = s
     ------
     MedldmError
     """
+    from medldm.tasks.inputs import as_volume
+
     return run("restore", as_volume(volume, affine), make(Restore, options), progress=progress)
 
 
-def _on_axes_of(given: Any, scan: Any, volume: Volume) -> Any:
-    """What came beside a scan, a mask or a map, as a Volume or with the axes of ``volume.voxels``.
-
-    Parameters
-    ----------
-    given : Volume, nibabel image, or array laid out like `scan`
-    scan, volume : as the caller gave it, and what `as_volume` made of it
-    """
-    if isinstance(given, Volume):
-        return given
-    if hasattr(given, "get_fdata"):
-        return as_volume(given)
-    array = np.asarray(given)
-    if isinstance(scan, Volume):
-        return array
-    if array.ndim == 2:
-        array = array[..., None]  # beside a flat scan, which is one slice
-    return volume.from_stored(array) if array.ndim == 3 else array
-
-
-def _number_or_map(noise: Any, scan: Any, volume: Volume) -> tuple[Any, Any]:
-    """A noise level as a number (None to estimate it) and as a map; one of both is None.
-
-    Raises
-    ------
-    UsageError
-        Neither.
-    """
-    if noise is None or isinstance(noise, str):
-        return noise, None
-    if isinstance(noise, Volume) or hasattr(noise, "get_fdata"):
-        return None, _on_axes_of(noise, scan, volume)
-    array = np.asarray(noise)
-    if array.dtype.kind not in "iuf":
-        raise UsageError(f"--noise is a number or a map of numbers, not {noise!r}.")
-    return (array.item(), None) if array.ndim == 0 else (None, _on_axes_of(array, scan, volume))
-
-
-__all__ = ["TASKS", "VERBS", "as_volume", "denoise", "fill_slices", "inpaint", "restore", "run", "super_resolve"]
+__all__ = [
+    "TASKS",
+    "Denoise",
+    "FillSlices",
+    "Inpaint",
+    "Inputs",
+    "Keeps",
+    "Labels",
+    "Need",
+    "Restore",
+    "SuperResolve",
+    "Task",
+    "denoise",
+    "fill_slices",
+    "inpaint",
+    "restore",
+    "run",
+    "super_resolve",
+]

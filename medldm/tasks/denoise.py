@@ -1,29 +1,43 @@
-"""Denoise: keep the anatomy, lose the noise, move no voxel farther than the noise can have moved it."""
+"""Denoise: remove the noise, and change no voxel by more than four standard deviations of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from scipy import ndimage
+from medldm.settings import Settings, noise_knob
+from medldm.tasks.base import SMOOTHING, Inputs, Labels, Progress, Task
 
-from medldm.data.volume import Volume, Voxels
-from medldm.degradations import MissingSlices, Observation, Rician, fill_smoothly
-from medldm.degradations.noise import BOUND
-from medldm.inference.noise_map import map_on
-from medldm.inference.orientations import pick_orientations
-from medldm.inference.pipeline import Job
-from medldm.inference.tiling import Progress
-from medldm.modality import Modality
-from medldm.settings import Denoise
+if TYPE_CHECKING:
+    import torch
+
+    from medldm.data.volume import Volume
+    from medldm.degradations import Observation
+    from medldm.modality import Modality
 
 MEANS_MM = 2.5  # standard deviation of the Gaussian; 5 mm wins 0.03 dB on validation and leaves more bias
 HAND_OVER = 0.25  # scaled intensity above the CT window, 1000 to 1500 HU: from the network's voxels to the measured
 
 
-def denoise(volume: Volume, settings: Denoise, told: Progress, noise_map: Volume | Voxels | None = None) -> Volume:
-    """See `medldm.denoise`."""
-    job = Job(volume, settings, "denoise", told)
+@dataclass(frozen=True, kw_only=True)
+class Denoise(Settings):
+    """Remove noise: MRI (Rician, also of parallel imaging) and CT (low dose)."""
+
+    noise: float | None = noise_knob()
+
+
+def run(inputs: Inputs, settings: Denoise, progress: Progress) -> Volume:
+    """Estimate the scan without its noise, then bound the change of every voxel; see `medldm.denoise`."""
+    import torch
+
+    from medldm.inference.noise_map import map_on
+    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.pipeline import Job
+
+    assert inputs.scan is not None
+    volume, noise_map = inputs.scan, inputs.noise_map
+    job = Job(volume, settings, "denoise", progress)
     measured, known = job.scaled()
     level, estimate = job.noise(settings.noise if noise_map is None else map_on(volume, noise_map))
     seen = job.plausible(measured)
@@ -33,7 +47,7 @@ def denoise(volume: Volume, settings: Denoise, told: Progress, noise_map: Volume
         restored = keep_means(restored, observation.y, volume.spacing, volume.slice_axis)
     bounded = bound(restored, observation.y, level.sigma, job.modality)
     if job.modality.plausible is not None:
-        # Padding, dense bone and metal mean what they mean; no tissue is lost in the noise of theirs.
+        # Padding, dense bone and metal are kept as measured: no tissue hides in their noise.
         bounded = bounded.lerp_(measured, ((measured - 1) / HAND_OVER).clamp_(0, 1))
         if seen is not measured:
             bounded = torch.where(seen == measured, bounded, measured)
@@ -58,6 +72,10 @@ def observe_known(measured: torch.Tensor, known: torch.Tensor, axis: int) -> Obs
     known : (X, Y, Z) bool
     axis : slice axis
     """
+    import torch
+
+    from medldm.degradations import MissingSlices, Observation, Rician, fill_smoothly
+
     if bool(known.all()):
         return Rician(0).observe(measured)
     others = tuple(a for a in range(3) if a != axis)
@@ -90,6 +108,9 @@ def keep_means(restored: torch.Tensor, measured: torch.Tensor, spacing: Sequence
     spacing : of X, Y, Z, mm
     axis : across slices
     """
+    import torch
+    from scipy import ndimage
+
     sigma = [MEANS_MM / mm for a, mm in enumerate(spacing) if a != axis]
     kept = restored.clone()
     for plane, seen in zip(kept.unbind(axis), measured.unbind(axis), strict=True):  # slices, for memory's sake
@@ -99,6 +120,10 @@ def keep_means(restored: torch.Tensor, measured: torch.Tensor, spacing: Sequence
 
 def bound(restored: torch.Tensor, measured: torch.Tensor, sigma: torch.Tensor, modality: Modality) -> torch.Tensor:
     """No voxel moves more than four standard deviations; MRI counts from the bias-corrected magnitude."""
+    import torch
+
+    from medldm.degradations.noise import BOUND, Rician
+
     if modality.noise.family != "rician":
         kept = measured - BOUND * sigma
         kept = torch.maximum(restored, kept, out=kept)
@@ -109,3 +134,21 @@ def bound(restored: torch.Tensor, measured: torch.Tensor, sigma: torch.Tensor, m
             return sigma.expand_as(like)
 
     return Level().reconcile(restored, measured)
+
+
+DENOISE = Task(
+    name="denoise",
+    help="remove noise (MRI, CT)",
+    settings=Denoise,
+    run=run,
+    labels=Labels(
+        title="Denoise",
+        past="denoised",
+        desc="denoised",
+        derivation=(SMOOTHING,),
+        examples=(
+            "medldm denoise scan.nii.gz denoised.nii.gz",
+            "medldm denoise a.nii.gz b.nii.gz denoised/ --noise 0.05",
+        ),
+    ),
+)

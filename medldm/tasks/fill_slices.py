@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from medldm.data.outliers import set_aside
-from medldm.data.slice_numbers import parse_slices
-from medldm.data.volume import Volume
-from medldm.degradations import MissingSlices, fill_smoothly
+from medldm.data.slice_numbers import parse_slices, slice_ranges
 from medldm.errors import GeometryError, UsageError
-from medldm.inference.orientations import pick_orientations
-from medldm.inference.pipeline import Job, inside_slices, without, written_into
-from medldm.inference.tiling import Progress
-from medldm.io import find_missing_slices
-from medldm.settings import FillSlices
+from medldm.settings import Settings, knob
+from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Progress, Task
+
+if TYPE_CHECKING:
+    from medldm.data.volume import Volume
 
 
-def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
-    """See `medldm.fill_slices`."""
+@dataclass(frozen=True, kw_only=True)
+class FillSlices(Settings):
+    """Fill slices that are missing or damaged; measured slices stay bit for bit."""
+
+    missing: str | tuple[int, ...] | None = knob(
+        None,
+        "slices to fill, counted from 0, ranges inclusive; found in the scan when not given",
+        metavar="12,13,40-44",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.missing is not None:
+            slice_ranges(self.missing)
+
+
+def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
+    """Estimate the missing slices from the others; see `medldm.fill_slices`."""
+    import numpy as np
+    import torch
+
+    from medldm.data.outliers import set_aside
+    from medldm.degradations import MissingSlices, fill_smoothly
+    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.pipeline import Job, inside_slices, without, written_into
+    from medldm.io import find_missing_slices
+
+    assert inputs.scan is not None
+    volume = inputs.scan
     count = volume.shape[volume.stored.axes[settings.axis]]
     if count < 3:
         raise GeometryError(
@@ -43,7 +65,7 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
     gone = torch.zeros(count, dtype=torch.bool)
     gone[places] = True
     mask = gone.numpy().reshape([-1 if a == axis else 1 for a in range(3)])
-    job = Job(without(volume, mask), settings, "fill-slices", told)
+    job = Job(without(volume, mask), settings, "fill-slices", progress)
     measured, known = job.scaled()
     if not bool(known[torch.from_numpy(~np.broadcast_to(mask, volume.shape))].all()):
         measured = fill_smoothly(measured, known)  # a hole in a slice beside a gap is no zero
@@ -67,3 +89,20 @@ def fill_slices(volume: Volume, settings: FillSlices, told: Progress) -> Volume:
         "consistency_residual": 0.0,
     }
     return job.record(voxels, std, None, replace(volume.stored, missing=()), facts)
+
+
+FILL_SLICES = Task(
+    name="fill-slices",
+    help="fill missing or damaged slices; measured ones stay bit for bit",
+    settings=FillSlices,
+    run=run,
+    labels=Labels(
+        title="Fill slices",
+        past="filled",
+        desc="filled",
+        derivation=(RESAMPLING,),
+        examples=("medldm fill-slices scan.nii.gz filled.nii.gz --missing 12,13,40-44",),
+    ),
+    keeps=Keeps.MEASURED_SLICES,
+    across_slices=True,
+)

@@ -1,49 +1,64 @@
-"""Restore: look at the scan, then do what it needs, in one pass of the network where that is possible."""
+"""Restore: inspect the scan, then do what it needs, in one pass of the network where that is possible."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
-from medldm.data.volume import Step, Volume
-from medldm.inference.device import pick_card, pick_device
-from medldm.inference.noise_map import NoiseLevel
-from medldm.inference.pipeline import Job
-from medldm.inference.tiling import Progress
-from medldm.qc.inspection import Plan, make_plan
-from medldm.settings import Denoise, FillSlices, Restore, SuperResolve
-from medldm.tasks.denoise import denoise
-from medldm.tasks.fill_slices import fill_slices
-from medldm.tasks.super_resolve import resolve, wanted_grid
+from medldm.settings import Settings, Thresholds, profile_knob, thickness_knob
+from medldm.tasks.base import Inputs, Labels, Progress, Task
+from medldm.tasks.denoise import DENOISE, Denoise
+from medldm.tasks.fill_slices import FILL_SLICES, FillSlices
+from medldm.tasks.super_resolve import SuperResolve, resolve, wanted_grid
 
-SHARED = ("model", "device", "modality", "fidelity", "samples", "steps", "seed", "tile", "precision", "axis")
+if TYPE_CHECKING:
+    from medldm.data.volume import Volume
+    from medldm.qc.inspection import Plan
 
 
-def restore(volume: Volume, settings: Restore, told: Progress) -> Volume:
-    """See `medldm.restore`."""
+@dataclass(frozen=True, kw_only=True)
+class Restore(Thresholds):
+    """Look at the scan, say a plan, and do what it needs."""
+
+    slice_thickness: float | None = thickness_knob()
+    slice_profile: str = profile_knob()
+
+
+def run(inputs: Inputs, settings: Restore, progress: Progress) -> Volume:
+    """Make a plan and carry it out; see `medldm.restore`."""
+    from medldm.inference.device import pick_card, pick_device
+    from medldm.inference.noise_map import NoiseLevel
+    from medldm.inference.pipeline import Job
+    from medldm.qc.inspection import make_plan
+
+    assert inputs.scan is not None
+    volume = inputs.scan
     plan = make_plan(volume, settings)
     verbs = {step.verb: step for step in plan.steps}
     if not verbs:
         return volume
-    shared = {name: getattr(settings, name) for name in SHARED}
+    shared = {field.name: getattr(settings, field.name) for field in fields(Settings)}
     if "super-resolve" in verbs:
         # Thick slices, lost slices and noise are one measurement; the network answers all of it at once.
         wanted = SuperResolve(**shared, spacing=verbs["super-resolve"].options["spacing"])
-        job = Job(volume, wanted, "restore", told)
+        job = Job(volume, wanted, "restore", progress)
         level = job.noise(None)[0] if "denoise" in verbs else NoiseLevel.uniform(0)
         result = resolve(job, wanted_grid(volume, wanted), settings.slice_thickness, settings.slice_profile, level)
     elif "fill-slices" in verbs:
         if "denoise" in verbs:  # known before the first of both has worked for nothing
             pick_card(settings.model, plan.modality, volume, "denoise", pick_device(settings.device))
-        result = fill_slices(volume, FillSlices(**shared, missing=plan.missing), told)
+        result = FILL_SLICES.run(inputs, FillSlices(**shared, missing=plan.missing), progress)
         if "denoise" in verbs:
-            result = denoise(result, Denoise(**shared), told)
+            result = DENOISE.run(Inputs(scan=result), Denoise(**shared), progress)
     else:
-        result = denoise(volume, Denoise(**shared), told)
+        result = DENOISE.run(inputs, Denoise(**shared), progress)
     return _recorded(volume, result, plan, settings)
 
 
 def _recorded(volume: Volume, result: Volume, plan: Plan, settings: Restore) -> Volume:
     """One step in the history for the whole plan, with the facts of all its verbs."""
+    from medldm.data.volume import Step
+
     facts: dict[str, object] = {}
     for step in result.history[len(volume.history) :]:
         invented = {*facts.get("invented_slices", ()), *step.facts.get("invented_slices", ())}  # type: ignore[misc]
@@ -52,3 +67,21 @@ def _recorded(volume: Volume, result: Volume, plan: Plan, settings: Restore) -> 
         facts.pop("measured_slices_bit_exact", None)  # true of the first step, not of what came after
     facts["plan"] = [{"verb": step.verb, "reason": step.reason} for step in plan.steps]
     return replace(result, history=(*volume.history, Step("restore", settings.asdict(), facts)))
+
+
+RESTORE = Task(
+    name="restore",
+    help="find out what a scan needs, say so, and do it",
+    settings=Restore,
+    run=run,
+    labels=Labels(
+        title="Restore",
+        past="restored",
+        desc="restored",
+        examples=(
+            "medldm restore scan.nii.gz restored.nii.gz",
+            "medldm restore dicom_folder/ restored/ --dry-run",
+        ),
+    ),
+    across_slices=True,
+)

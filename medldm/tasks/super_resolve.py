@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
-from medldm.data.resample import field_of_view_affine, new_shape_for_spacing
-from medldm.data.volume import Volume, Voxels
-from medldm.degradations import Degradation, InPlane, Joined, ThickSlices, fill_smoothly
 from medldm.errors import GeometryError
-from medldm.inference.noise_map import NoiseLevel, map_on
-from medldm.inference.orientations import pick_orientations
-from medldm.inference.pipeline import Job, inside_slices, residual
-from medldm.inference.tiling import Progress
-from medldm.io import find_missing_slices
-from medldm.modality import Modality
-from medldm.settings import SuperResolve
-from medldm.zoo import IN_PLANE
+from medldm.settings import Settings, knob, noise_knob, profile_knob, thickness_knob
+from medldm.tasks.base import RESAMPLING, Inputs, Labels, Progress, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from medldm.data.volume import Volume
+    from medldm.degradations import Degradation
+    from medldm.inference.noise_map import NoiseLevel
+    from medldm.inference.pipeline import Job
+    from medldm.modality import Modality
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +26,22 @@ log = logging.getLogger(__name__)
 # that of a wrong profile, and 1.00 (with noise) to 2 times that of a right one (docs/decisions/0032).
 CONTRADICTS = 0.95
 ROUNDS = 24  # each costs two passes of a small matrix along the slice axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperResolve(Settings):
+    """Turn thick slices into thin ones, at any ratio, and refine the planes."""
+
+    spacing: float | tuple[float, float, float] = knob(
+        1.0,
+        "distance between the new voxels; one number, or SX,SY,SZ in stored axis order",
+        unit="mm",
+        low=0.05,
+        high=20,
+    )
+    slice_thickness: float | None = thickness_knob()
+    slice_profile: str = profile_knob()
+    noise: float | None = noise_knob()
 
 
 class Grid(NamedTuple):
@@ -50,10 +61,13 @@ class Grid(NamedTuple):
     planes: tuple[int, ...]
 
 
-def super_resolve(
-    volume: Volume, settings: SuperResolve, told: Progress, noise_map: Volume | Voxels | None = None
-) -> Volume:
-    """See `medldm.super_resolve`."""
+def run(inputs: Inputs, settings: SuperResolve, progress: Progress) -> Volume:
+    """Refine the grid; see `medldm.super_resolve`."""
+    from medldm.inference.noise_map import map_on
+    from medldm.inference.pipeline import Job
+
+    assert inputs.scan is not None
+    volume, noise_map = inputs.scan, inputs.noise_map
     grid = wanted_grid(volume, settings)
     if not grid.thick and not grid.planes:
         return volume
@@ -66,13 +80,22 @@ def super_resolve(
             f"{volume.name} has one voxel along an axis that would be refined; nothing beside it says what lies there. "
             "Name three spacings, and leave that axis as it is."
         )
-    job = Job(volume, settings, "super-resolve", told)
+    job = Job(volume, settings, "super-resolve", progress)
     level = job.quiet_noise(settings.noise if noise_map is None else map_on(volume, noise_map))
     return resolve(job, grid, settings.slice_thickness, settings.slice_profile, level)
 
 
 def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, level: NoiseLevel) -> Volume:
     """One pass of the network that thins slices, fills lost ones and, where there is noise, denoises."""
+    import torch
+
+    from medldm.data.resample import field_of_view_affine
+    from medldm.degradations import fill_smoothly
+    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.pipeline import inside_slices, residual
+    from medldm.io import find_missing_slices
+    from medldm.zoo import IN_PLANE
+
     volume, axis = job.volume, grid.slice_axis
     missing = find_missing_slices(volume, volume.stored.axes.index(axis))
     _, places = inside_slices(volume, missing, volume.stored.axes.index(axis))
@@ -91,18 +114,19 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, leve
     restored, spread = job.run(observation, level, orientations, kind="" if grid.thick else IN_PLANE)
     if grid.thick:
         other = {"gaussian": "rect", "rect": "gaussian"}[profile]
-        rival = damage(volume, grid, thickness_mm, other, noise, tuple(places), job.modality)
-        told, found = (residual(each, restored, measured) for each in (degradation, rival))
-        if found < CONTRADICTS * told:
-            # Gaussian is what nobody said; a rectangle is somebody's word, and stands.
+        alternative = damage(volume, grid, thickness_mm, other, noise, tuple(places), job.modality)
+        assumed_residual, other_residual = (residual(model, restored, measured) for model in (degradation, alternative))
+        if other_residual < CONTRADICTS * assumed_residual:
+            # Gaussian is the default; a rectangle was asked for, so it stays.
             assumed, used = profile, profile if profile == "rect" else other
             note = (
                 f"the slices of {volume.name} do not look as if they had a {assumed} profile: measured again, the "
-                f"estimate is {100 * (1 - found / told):.0f} % nearer to the scan with a {other} one; {used} was used"
+                f"estimate is {100 * (1 - other_residual / assumed_residual):.0f} % nearer to the scan with a {other} "
+                f"one; {used} was used"
             )
-            degradation, profile = (degradation, profile) if used == assumed else (rival, other)
+            degradation, profile = (degradation, profile) if used == assumed else (alternative, other)
             job.notes.append(note)
-            log.info(note)  # most scans made in planes are closer to rectangles: no matter for alarm
+            log.info(note)  # no warning: most scans made in planes are closer to rectangles
     positive = job.modality.magnitude and bool((measured >= 0).all())
     restored = reconcile(degradation, restored, measured, positive=positive, exact=noise == 0)
     left = residual(degradation, restored, measured)
@@ -138,6 +162,8 @@ def never_seen(known: Tensor, axis: int, missing: Sequence[int], shape: tuple[in
     axis, missing : slices along it that are filled
     shape : of the new grid, over the same field of view
     """
+    from torch.nn import functional as F
+
     known = known.clone()
     known.movedim(axis, 0)[list(missing)] = True
     return F.interpolate((~known).float()[None, None], size=shape, mode="nearest-exact")[0, 0] > 0
@@ -166,6 +192,8 @@ def reconcile(degradation: Degradation, guess: Tensor, measured: Tensor, *, posi
 
 def wanted_grid(volume: Volume, settings: SuperResolve) -> Grid:
     """Which axes are refined, and to how many voxels; the field of view stays."""
+    from medldm.data.resample import new_shape_for_spacing
+
     given = settings.spacing
     per_stored = given if isinstance(given, tuple) else (given,) * 3
     target = [0.0, 0.0, 0.0]
@@ -187,6 +215,10 @@ def damage(
     modality: Modality,
 ) -> Degradation:
     """The measurement as a degradation of the wanted scan."""
+    import numpy as np
+
+    from medldm.degradations import InPlane, Joined, ThickSlices
+
     axis = grid.slice_axis
     thick = None
     if grid.thick:
@@ -201,3 +233,19 @@ def damage(
     factors = tuple(grid.shape[a] / volume.shape[a] for a in grid.planes)
     plane = InPlane(grid.shape, grid.planes, factors, modality.plane_profile, noise)
     return plane if thick is None else Joined(thick, plane)
+
+
+SUPER_RESOLVE = Task(
+    name="super-resolve",
+    help="make thin slices from thick ones, and finer planes",
+    settings=SuperResolve,
+    run=run,
+    labels=Labels(
+        title="Super-resolve",
+        past="super-resolved",
+        desc="thin",
+        derivation=(RESAMPLING,),
+        examples=("medldm super-resolve thick.nii.gz thin.nii.gz --spacing 1.0",),
+    ),
+    across_slices=True,
+)

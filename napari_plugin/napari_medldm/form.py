@@ -11,7 +11,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QApplication, QComboBox, QSizePolicy
 
-from medldm.settings import VERBS
+from medldm.tasks import TASKS, Need
 from napari_medldm.form_fields import Rows
 
 WIDTH = 440  # pixels; below that rows are cut off, the bar that scrolls down included
@@ -28,12 +28,12 @@ class Form(Container):  # type: ignore[misc]
     """
 
     verb: ClassVar[str] = "restore"
-    title: ClassVar[str] = "Restore"
 
     def __init__(self, viewer: Any) -> None:
         super().__init__(scrollable=True)
         self.viewer = viewer
-        self.rows = Rows(VERBS[self.verb])
+        self.rows = Rows(TASKS[self.verb].settings)
+        self.needs_scan = Need.SCAN in TASKS[self.verb].needs
         self.scan = ComboBox(label="scan", choices=lambda _: self._layers(Image))
         self.series = ComboBox(label="series", choices=[ONE, ALL], value=ONE, visible=False)
         self.plan = _text()
@@ -41,7 +41,7 @@ class Form(Container):  # type: ignore[misc]
         self.card = _text()
         self.where = ComboBox(label="preview of", choices=lambda _: [SLICE, *self._layers(Shapes)])
         self.preview = PushButton(text="Preview")
-        self.button = PushButton(text=self.title)
+        self.button = PushButton(text=TASKS[self.verb].labels.title)
         self.cancel = PushButton(text="Cancel", enabled=False)
         self.unload = PushButton(text="Unload model")
         self.difference = CheckBox(text="difference layer", value=False)
@@ -66,6 +66,11 @@ class Form(Container):  # type: ignore[misc]
         """The Qt widget to dock: the scroll area, which magicgui calls root, and not what is inside of it."""
         return self.root_native_widget
 
+    @property
+    def title(self) -> str:
+        """Name of the task in menus."""
+        return TASKS[self.verb].labels.title
+
     def extras(self) -> list[Any]:
         """Rows that only one verb has; for subclasses."""
         return []
@@ -88,6 +93,9 @@ class Form(Container):  # type: ignore[misc]
             widget.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             widget.native.setMinimumContentsLength(12)
         self.native.setMinimumWidth(WIDTH)
+        about_scan = (self.scan, self.difference, self.where, self.preview, self.compare)
+        for widget in () if self.needs_scan else (*about_scan, self.copy_command, self.copy_python):
+            widget.visible = False
 
 
 def _text() -> Any:

@@ -18,7 +18,8 @@ from medldm.modality import modality_of
 from medldm.provenance import RunRecord
 from medldm.qc.inspection import make_plan
 from medldm.qc.noise import NoiseEstimate, estimate_noise
-from medldm.settings import VERBS, make
+from medldm.settings import Restore, make
+from medldm.tasks import TASKS
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
 from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, shifted, widened
 
@@ -38,7 +39,7 @@ class Order:
     Parameters
     ----------
     verb : as on the command line, or one of `ASKED`
-    scan : the layer
+    scan : the layer; None for tasks that need none
     options : of the verb, those that differ from the defaults
     mask : of `inpaint`: a labels layer, or outlines
     where : of a preview; None runs the whole volume
@@ -47,7 +48,7 @@ class Order:
     """
 
     verb: str
-    scan: Snapshot
+    scan: Snapshot | None
     options: dict[str, Any] = field(default_factory=dict)
     mask: Snapshot | Drawn | None = None
     where: Corners | None = None
@@ -62,7 +63,7 @@ class Order:
     def loaded(self) -> Order:
         """The same with all voxels copied out of the layers."""
         mask = self.mask.load() if isinstance(self.mask, Snapshot) else self.mask
-        return replace(self, scan=self.scan.load(every=self.every), mask=mask)
+        return replace(self, scan=self.scan and self.scan.load(every=self.every), mask=mask)
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def carry_out(order: Order, told: Told) -> Outcome:
     ------
     MedldmError
     """
-    volumes = order.scan.volumes()
+    volumes = order.scan.volumes() if order.scan else [None]
     if order.verb == "plan":
-        plan = make_plan(volumes[0], make(VERBS["restore"], order.options))  # type: ignore[arg-type]
+        plan = make_plan(volumes[0], make(Restore, order.options))
         return Outcome(words=rows_for_flags(plan.text()))
     if order.verb == "missing":
         named = spell_slices(find_missing_slices(volumes[0], order.options.get("axis", 2)))
@@ -136,7 +137,7 @@ def _noise(volume: Volume, modality: str) -> NoiseEstimate:
     return estimate_noise(volume.voxels, volume.spacing, kind)
 
 
-def _whole(order: Order, volume: Volume, told: Told) -> tuple[Volume, Volume]:
+def _whole(order: Order, volume: Volume | None, told: Told) -> tuple[Volume | None, Volume]:
     return volume, _run(order.verb, volume, order.options, _mask(order, volume), told)
 
 
@@ -154,7 +155,7 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
     edges = [tile for tile in TILES if tile < options.get("tile", 384)]
     for smaller, following in zip([None, *edges], [*edges, None], strict=True):
         try:
-            settings = make(VERBS[verb], options | ({"tile": smaller} if smaller else {}))
+            settings = make(TASKS[verb].settings, options | ({"tile": smaller} if smaller else {}))
             result = tasks.run(verb, volume, settings, mask=mask, progress=told)
         except (ResourceError, MemoryError, RuntimeError) as problem:
             if not crowded(problem):
@@ -165,8 +166,8 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
             continue
         return result
     raise ResourceError(
-        f"{volume.name} needs more memory than is free, even in tiles of {TILES[-1]} voxels. Close other programs, "
-        "choose another device, or restore a box of it."
+        f"{volume.name if volume else verb} needs more memory than is free, even in tiles of {TILES[-1]} voxels. Close "
+        "other programs, choose another device, or restore a box of it."
     )
 
 
@@ -187,7 +188,7 @@ def _preview(order: Order, volume: Volume, told: Told) -> tuple[Volume, Volume]:
     """The verb on a box and what lies around it, then the box alone."""
     assert order.where is not None
     box = box_of(order.where, volume)
-    across = order.verb in ("super-resolve", "fill-slices", "restore")
+    across = TASKS[order.verb].across_slices
     axis = int(order.options.get("axis", 2))
     margin = [NEAR if b - a == 1 else AROUND for a, b in box]
     if across:
@@ -231,12 +232,13 @@ def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -
 
 def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple]:
     afters = [after for _, after in pairs]
-    title = f"{order.scan.name} {'preview' if order.where else PAST[order.verb]}"
+    name = order.scan.name if order.scan else TASKS[order.verb].labels.title.lower()
+    title = f"{name} {'preview' if order.where else TASKS[order.verb].labels.past}"
     made = [_layer(afters, title)]
     spreads = [after.as_map(after.std) for after in afters if after.std is not None]
     if len(spreads) == len(afters):  # a frame without one would move the others to its place
         made.append(_layer(spreads, f"{title}, uncertainty", colormap="magma"))
-    if order.difference:
+    if order.difference and order.scan:
         gaps = [_difference(before, after) for before, after in pairs]
         top = max(float(np.abs(contrast(gap.voxels)).max()) for gap in gaps)
         made.append(_layer(gaps, f"{title}, difference", colormap="PiYG", contrast_limits=(-top, top)))
@@ -252,15 +254,6 @@ def _difference(before: Volume, after: Volume) -> Volume:
     same = before.shape == after.shape and np.allclose(before.affine, after.affine)
     old = before.voxels if same else resample_to(before, after.affine, after.shape)
     return after.as_map(after.voxels.astype(np.float32) - old.astype(np.float32))
-
-
-PAST = {
-    "denoise": "denoised",
-    "super-resolve": "super-resolved",
-    "fill-slices": "filled",
-    "inpaint": "inpainted",
-    "restore": "restored",
-}
 
 
 def sentence(problem: BaseException) -> MedldmError | ValueError:

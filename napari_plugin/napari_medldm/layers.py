@@ -17,6 +17,7 @@ import numpy as np
 from medldm.data.volume import Affine, Stored, Volume
 from medldm.io import guess_modality, modality_by_name
 from medldm.io.nifti.writer import from_array
+from medldm.tasks import TASKS
 
 SWAP = np.eye(4)[[2, 1, 0, 3]]  # reverses the order of the three axes
 SAMPLED = 500_000  # voxels that tell a grey window
@@ -185,7 +186,7 @@ class Snapshot:
             found["modality"] = stored.modality or named
         elif path and stored.modality is None and named:
             found["modality"] = named
-        if verb in ("super-resolve", "restore") and not path and stored.thickness_mm:
+        if hasattr(TASKS[verb].settings, "slice_thickness") and not path and stored.thickness_mm:
             found["slice_thickness"] = float(stored.thickness_mm)
         return found
 

@@ -14,7 +14,8 @@ from qtpy.QtWidgets import QApplication
 
 from medldm.errors import MedldmError, ModelError
 from medldm.modality import DEFAULT
-from medldm.settings import VERBS, make
+from medldm.settings import make
+from medldm.tasks import TASKS
 from napari_medldm import text, view
 from napari_medldm.engine import ENGINE
 from napari_medldm.form import ALL, Form
@@ -115,10 +116,12 @@ class Panel(Form):
         UsageError
         """
         found = self.rows.options()
-        make(VERBS[self.verb], found)
+        make(TASKS[self.verb].settings, found)
         return found
 
     def _order(self, where: Corners | None = None) -> Order:
+        if not self.needs_scan:
+            return Order(self.verb, None, self.options())
         scan = self.snapshot()
         every = self.several and self.series.value == ALL and where is None
         return Order(self.verb, scan, self.options(), self.mask(), where, every, self.difference.value)
@@ -155,6 +158,9 @@ class Panel(Form):
         self.questions.forget(self.plan)
         try:
             self._say_card()
+            if not self.needs_scan:
+                self.plan.value = str(TASKS[self.verb].settings.__doc__)
+                return
             if self.scan.value is None:
                 self.plan.value = "Open or choose a scan first."
                 return
@@ -229,7 +235,7 @@ class Panel(Form):
         self.clock = text.Clock()
         self._busy(True)
         self.status.value = "starting"
-        before = weakref.ref(self.scan.value)
+        before = weakref.ref(self.scan.value) if self.needs_scan else lambda: None
         self.run_now = start(wanted, told=self._told, done=lambda end: self._done(end, before))
 
     def stop(self) -> None:
@@ -275,7 +281,7 @@ class Panel(Form):
                 yield
                 if self.closed:
                     return
-            if before not in self.viewer.layers:
+            if self.needs_scan and before not in self.viewer.layers:
                 show_info("The scan was removed during the run; its result was added all the same.")
         finally:
             self._ended(outcome.words, 100)

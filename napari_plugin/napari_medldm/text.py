@@ -12,6 +12,7 @@ from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.data.volume import Volume
 from medldm.modality import DEFAULT
 from medldm.settings import SuperResolve, make
+from medldm.tasks import TASKS
 from medldm.zoo import Card, best, card
 
 AWAKE_S = 1.0  # before this the rest of the time is a guess not worth saying
@@ -83,7 +84,9 @@ def intent(verb: str, scan: Volume, options: Mapping[str, Any]) -> str:
             return "Fill the slices that are found missing or empty. Measured slices stay bit for bit."
         named = parse_slices(options["missing"], count)
         return f"Fill {len(named)} of {count} slices ({spell_slices(named)}). Measured slices stay bit for bit."
-    return "Fill the region from its surroundings. Everything outside stays bit for bit."
+    if verb == "inpaint":
+        return "Fill the region from its surroundings. Everything outside stays bit for bit."
+    return str(TASKS[verb].settings.__doc__)
 
 
 def _finer(scan: Volume, settings: SuperResolve) -> str:

@@ -10,6 +10,7 @@ from napari.layers import Labels, Shapes
 
 from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.errors import MedldmError
+from medldm.tasks import TASKS
 from napari_medldm.jobs import Outcome
 from napari_medldm.layers import layer_data, snapshot
 from napari_medldm.panel import Panel
@@ -19,7 +20,7 @@ from napari_medldm.regions import Drawn, drawn, filled
 class RestoreWidget(Panel):
     """Look at the scan, say a plan, and do what it needs."""
 
-    verb, title = "restore", "Restore"
+    verb = "restore"
 
     def _say_plan(self, options: dict[str, Any]) -> None:
         # It needs the noise level, so the computing process makes it.
@@ -29,7 +30,7 @@ class RestoreWidget(Panel):
 class DenoiseWidget(Panel):
     """Remove noise."""
 
-    verb, title = "denoise", "Denoise"
+    verb = "denoise"
 
     def extras(self) -> list[Any]:
         """A button that measures the noise."""
@@ -50,13 +51,13 @@ class DenoiseWidget(Panel):
 class SuperResolveWidget(Panel):
     """Thin slices from thick ones."""
 
-    verb, title = "super-resolve", "Super-resolve"
+    verb = "super-resolve"
 
 
 class FillSlicesWidget(Panel):
     """Fill missing or damaged slices."""
 
-    verb, title = "fill-slices", "Fill slices"
+    verb = "fill-slices"
 
     def extras(self) -> list[Any]:
         """Ways to name slices: find them, mark the current one, click on them."""
@@ -114,7 +115,7 @@ class FillSlicesWidget(Panel):
 class InpaintWidget(Panel):
     """Fill a region."""
 
-    verb, title = "inpaint", "Inpaint"
+    verb = "inpaint"
 
     def extras(self) -> list[Any]:
         """The layer that says where."""
@@ -163,6 +164,23 @@ class InpaintWidget(Panel):
                 raise ValueError(f"Draw the region in {layer.name} first.")
             return shapes
         return snapshot(layer, self.point)
+
+
+def panels() -> dict[str, type[Panel]]:
+    """The panel of every task: one of this module, else one that the registry says enough for."""
+    own = {kind.verb: kind for kind in Panel.__subclasses__()}
+    return {
+        name: own.get(name) or type(f"{name.title().replace('-', '')}Widget", (Panel,), {"verb": name})
+        for name in TASKS
+    }
+
+
+def __getattr__(name: str) -> type[Panel]:
+    """``ToyTaskWidget``, which the manifest names, for a task that has no class here."""
+    for kind in panels().values() if name.endswith("Widget") else ():
+        if kind.__name__ == name:
+            return kind
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _index(scan: Any, point: Any) -> Any:

@@ -30,7 +30,7 @@ PRELOAD = """
 import os, signal, sys, time, types
 open(os.path.join(os.environ["MEDLDM_TEST"], "worker-began"), "w").close()
 import medldm
-tasks = sys.modules["medldm.tasks"] = medldm.tasks = types.ModuleType("medldm.tasks")
+from medldm import tasks
 from medldm.batch import ledger, publish
 from medldm.batch import dask_queue
 from medldm.io.atomic import sentence

@@ -9,12 +9,13 @@ import numpy as np
 import phantoms
 import pytest
 
-from medldm.batch.bids import LABELS, inherited
+from medldm.batch.bids import inherited
 from medldm.batch.summary import Row
 from medldm.cli import main
 from medldm.io.images import recorded
 from medldm.io.sidecars import RESULT, read_record, record_path
 from medldm.report.facts import facts_of
+from medldm.tasks import TASKS
 
 # Entities that BIDS 1.10 allows in names of anatomical derivatives, in its order.
 ENTITIES = (
@@ -193,10 +194,10 @@ def record_path_text(image):
     return image.with_name("sub-02_desc-denoised_T1w.json").read_text()
 
 
-@pytest.mark.parametrize("verb", LABELS)
-def test_labels_hold_letters_and_digits(verb):
-    assert re.fullmatch("[A-Za-z0-9]+", LABELS[verb])
-    assert RESULT.fullmatch(f"sub-1_desc-{LABELS[verb]}_T1w")
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_labels_hold_letters_and_digits(task):
+    assert re.fullmatch("[A-Za-z0-9]+", task.labels.desc)
+    assert RESULT.fullmatch(f"sub-1_desc-{task.labels.desc}_T1w")
 
 
 def test_raw_scans_have_their_skull_unless_they_say_otherwise(dataset, bids, tmp_path):

@@ -49,10 +49,10 @@ def show(make_napari_viewer, tiny_model, monkeypatch):
 def test_a_widget_has_a_row_for_every_knob_with_its_default(kind, make_napari_viewer):
     from dataclasses import fields
 
-    from medldm.settings import VERBS
+    from medldm.tasks import TASKS
 
     widget = kind(make_napari_viewer())
-    names = {each.name for each in fields(VERBS[kind.verb])} - {"mask"}
+    names = {each.name for each in fields(TASKS[kind.verb].settings)} - {"mask"}
     assert set(widget.rows.widgets) == names
     assert widget.options() == {}
 

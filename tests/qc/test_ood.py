@@ -10,7 +10,7 @@ import pytest
 import medldm
 from medldm.data.samples import sample_path
 from medldm.data.volume import Step, Stored, Volume
-from medldm.io import read_nifti, write_nifti
+from medldm.io import read, read_nifti, write_nifti
 from medldm.qc import ood
 from medldm.qc.inspection import inspect
 from medldm.zoo import Card, cards
@@ -100,7 +100,7 @@ def test_a_result_says_that_it_is_one(tmp_path, covered):
     assert read_nifti(tmp_path / "scan.nii.gz").stored.restored_by == ""
     # A mark that somebody's converter dropped: the record beside the file still tells.
     (tmp_path / "scan_medldm.json").write_text(json.dumps({"task": "inpaint", "result": "scan.nii.gz"}))
-    assert read_nifti(tmp_path / "scan.nii.gz").stored.restored_by == "inpaint"
+    assert read(tmp_path / "scan.nii.gz").stored.restored_by == "inpaint"
 
 
 def test_the_same_verb_twice_in_one_process_is_told(covered):

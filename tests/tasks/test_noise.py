@@ -13,6 +13,7 @@ from medldm.data.volume import Stored, Volume
 from medldm.errors import GeometryError, UsageError
 from medldm.inference import pipeline
 from medldm.inference.noise_map import NoiseLevel
+from medldm.tasks.inputs import as_volume
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ def test_a_map_is_laid_out_like_the_scan_that_was_given(phantom, model):
     results = [
         medldm.denoise(scan, noise, **options),
         medldm.denoise(scan, level, **options),
-        medldm.denoise(medldm.tasks.as_volume(scan), medldm.tasks.as_volume(noise), **options),
+        medldm.denoise(as_volume(scan), as_volume(noise), **options),
     ]
     for each in results[1:]:
         assert np.array_equal(each.voxels, results[0].voxels)

@@ -38,9 +38,7 @@ SERIES_NUMBER_OFFSET = 7000  # added to SeriesNumber: new, and still telling whe
 PART_OFFSET = 10_000  # and this for each further result of one series
 HIGHEST_NUMBER = 2**31 - 1  # DICOM keeps numbers in 32 bits
 ACQUISITION, MODIFYING = "109101", "109103"  # purposes of equipment, CID 7005
-# CID 7203 has no word for filling or inpainting; both are resampling of what lies around.
-SMOOTHED, RESAMPLED = ("113087", "DCM", "Smoothing"), ("113085", "DCM", "Spatial resampling")
-DERIVATION = {"denoise": SMOOTHED, "super-resolve": RESAMPLED, "fill-slices": RESAMPLED, "inpaint": RESAMPLED}
+RESAMPLED = ("113085", "DCM", "Spatial resampling")  # CID 7203
 INTERPOLATED = "linear interpolation"  # so the notes of repairs say
 
 
@@ -188,7 +186,7 @@ def write_provenance(
     dataset.SeriesDescription = series_description(first, volume, f"medldm {task} RUO")
     dataset.ImageType = _image_type(first)
     dataset.DerivationDescription = description(task, tasks, facts, notes)
-    codes = [DERIVATION[name] for name in tasks if name in DERIVATION]
+    codes = [triple for step in volume.history for triple in step.derivation]
     codes += [RESAMPLED] if any(INTERPOLATED in note for note in notes) else []
     if "DerivationCodeSequence" in dataset:
         del dataset.DerivationCodeSequence
