@@ -228,12 +228,12 @@ def test_rivals_that_are_not_installed_are_listed_with_what_to_install(monkeypat
     assert "bm4d" in methods()[1]
 
 
-@pytest.mark.parametrize("name", optional_baselines.GUESTS)
+@pytest.mark.parametrize("name", optional_baselines.OPTIONAL)
 def test_rivals_of_other_packages_gain_on_noise(name):
     pytest.importorskip(optional_baselines.NEEDS[name])
     clean = phantoms.brain((28, 28, 24)) / np.float32(1000)
     noisy = phantoms.rician(clean, 0.08).astype(np.float32)
-    smooth = optional_baselines.GUESTS[name](noisy, 0.08, "rician")
+    smooth = optional_baselines.OPTIONAL[name](noisy, 0.08, "rician")
     assert smooth.dtype == np.float32
     assert np.square(smooth - clean).mean() < 0.85 * np.square(noisy - clean).mean()
 
