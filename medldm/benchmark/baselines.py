@@ -1,8 +1,8 @@
 """The methods: doing nothing, interpolation, NLM, TV, the supervised U-Net and medldm, on the same arrays.
 
 The knobs of NLM and TV were chosen on validation scans, by PSNR (docs/benchmarks/tune_rivals.py). Where the level is
-not given they take `medldm.qc.noise`, as medldm does: scikit-image's own estimator needs a wavelet package, and is misled
-by zeroed air.
+not given they take `medldm.qc.noise`, as medldm does: scikit-image's own estimator needs a wavelet package, and is
+misled by zeroed air.
 """
 
 from __future__ import annotations
