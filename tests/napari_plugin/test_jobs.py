@@ -1,7 +1,6 @@
 """Orders carried out in this process, with a tiny untrained chain: no viewer, no second process."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -265,7 +264,7 @@ def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
-        if process.returncode != -signal.SIGSEGV:
+        if process.returncode >= 0:  # no signal ended it
             break
     assert process.returncode == 0, process.stderr
     before, crowded, after = process.stdout.splitlines()
