@@ -12,16 +12,16 @@ PYTHONS = ("3.11", "3.12", "3.13")
 
 def main() -> int:
     """Ask pip for each Python."""
-    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     failed = []
     for python in PYTHONS:
         with tempfile.TemporaryDirectory() as target:
             asked = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
             asked += ["--only-binary=:all:", "--python-version", python, "--target", target]
-            asked += ["--constraint", str(ROOT / "constraints.txt"), *told["dependencies"]]
-            found = subprocess.run(asked, capture_output=True, text=True)
-        print(python, "resolved" if found.returncode == 0 else found.stderr.strip().splitlines()[-1])
-        failed += [python] * (found.returncode != 0)
+            asked += ["--constraint", str(ROOT / "constraints.txt"), *text["dependencies"]]
+            process = subprocess.run(asked, capture_output=True, text=True)
+        print(python, "resolved" if process.returncode == 0 else process.stderr.strip().splitlines()[-1])
+        failed += [python] * (process.returncode != 0)
     return len(failed)
 
 

@@ -12,10 +12,10 @@ FIRST = ("tests/docs", "tests/cli")
 
 def command(arguments: list[str]) -> list[str]:
     """A pytest run, under a display of its own where there is none."""
-    words = [sys.executable, "-m", "pytest", "-q", *arguments]
+    result = [sys.executable, "-m", "pytest", "-q", *arguments]
     if not os.environ.get("DISPLAY") and shutil.which("xvfb-run"):
-        return ["xvfb-run", "-a", "-s", "-screen 0 1600x1000x24", *words]
-    return words
+        return ["xvfb-run", "-a", "-s", "-screen 0 1600x1000x24", *result]
+    return result
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryFile() as said:
-        beside = subprocess.Popen(command(["tests", *(f"--ignore={each}" for each in FIRST)]), stdout=said, stderr=said)
+        beside = subprocess.Popen(command(["tests", *(f"--ignore={item}" for item in FIRST)]), stdout=said, stderr=said)
         status = subprocess.call(command(list(FIRST)))
         status = beside.wait() or status
         said.seek(0)

@@ -58,12 +58,12 @@ def told(docstring: str, returned: str) -> str:
     docstring : in numpydoc, dedented
     returned : type of what is returned, as in the signature
     """
-    return SECTION.sub(lambda found: section(found, returned), docstring)
+    return SECTION.sub(lambda result: section(result, returned), docstring)
 
 
-def section(found: re.Match[str], returned: str) -> str:
+def section(result: re.Match[str], returned: str) -> str:
     """One section, its items rewritten."""
-    title, body = found[1], found[2]
+    title, body = result[1], result[2]
     lines = []
     for line in body.splitlines():
         named = re.match(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*) : (.+)", line)

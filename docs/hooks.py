@@ -57,11 +57,11 @@ def command_line() -> str:
     from medldm.cli import build_parser
 
     parser = build_parser()
-    verbs = next(each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
-    told = ["# Command line", "", "Made from the parser.", "", "```text", parser.format_help().strip(), "```"]
+    verbs = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    lines = ["# Command line", "", "Made from the parser.", "", "```text", parser.format_help().strip(), "```"]
     for name, verb in verbs.choices.items():
-        told += ["", f"## medldm {name}", "", "```text", verb.format_help().strip(), "```"]
-    return "\n".join(told) + "\n"
+        lines += ["", f"## medldm {name}", "", "```text", verb.format_help().strip(), "```"]
+    return "\n".join(lines) + "\n"
 
 
 def tasks() -> str:
@@ -92,72 +92,78 @@ def models() -> str:
     """Every shipped card."""
     from medldm.zoo import cards
 
-    told = [
+    lines = [
         "# Models",
         "",
         "Made from the cards in `medldm/zoo`; `medldm models NAME` shows the whole of one. What all of them are for, "
         "and for whom nobody knows how well they do, stands in [Responsible use](../concepts/responsible-use.md).",
     ]
-    for each in sorted(cards(), key=lambda card: (card.modality != "mr", card.name != "brain-mri-2d", card.name)):
-        low, high = each.spacing_mm
-        told += [
+    for model in sorted(cards(), key=lambda card: (card.modality != "mr", card.name != "brain-mri-2d", card.name)):
+        low, high = model.spacing_mm
+        lines += [
             "",
-            f"## {each.name}",
+            f"## {model.name}",
             "",
-            f"{each.title}.",
+            f"{model.title}.",
             "",
-            f"- {each.modality.upper()}, {'planes' if each.spatial_dims == 2 else 'volumes'}, voxels of {low:g} to "
-            f"{high:g} mm; {', '.join(each.verbs)}",
-            f"- role: {each.role}; licence of the weights: {each.licence}; SHA-256 `{each.sha256[:16]}`",
-            f"- trained for {', '.join(f'{k} {v:g} min' for k, v in each.training.get('minutes', {}).items())} on "
-            f"{each.training.get('hardware', 'unknown hardware')}",
+            f"- {model.modality.upper()}, {'planes' if model.spatial_dims == 2 else 'volumes'}, voxels of {low:g} to "
+            f"{high:g} mm; {', '.join(model.verbs)}",
+            f"- role: {model.role}; licence of the weights: {model.licence}; SHA-256 `{model.sha256[:16]}`",
+            f"- trained for {', '.join(f'{k} {v:g} min' for k, v in model.training.get('minutes', {}).items())} on "
+            f"{model.training.get('hardware', 'unknown hardware')}",
             "",
             "**Limits**",
             "",
-            *(f"- {limit}" for limit in each.limits),
+            *(f"- {limit}" for limit in model.limits),
             "",
             "**Training subjects**",
             "",
             "| contrast and source | subjects |",
             "|---|---|",
-            *(f"| {key.replace(' | ', ', ')} | {count} |" for key, count in each.training.get("subjects", {}).items()),
+            *(f"| {key.replace(' | ', ', ')} | {count} |" for key, count in model.training.get("subjects", {}).items()),
             "",
             "| licence of the data | subjects |",
             "|---|---|",
-            *(f"| {name} | {count} |" for name, count in each.training.get("licences", {}).items()),
+            *(f"| {name} | {count} |" for name, count in model.training.get("licences", {}).items()),
         ]
-        rows = {name: scores for name, scores in each.validation.items() if isinstance(scores, dict)}
+        rows = {name: scores for name, scores in model.validation.items() if isinstance(scores, dict)}
         if rows:
             names = list(next(iter(rows.values())))
-            told += ["", "**Validation**, PSNR in dB", "", f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
-            told += [
+            lines += [
+                "",
+                "**Validation**, PSNR in dB",
+                "",
+                f"| | {' | '.join(names)} |",
+                f"|---|{'---|' * len(names)}",
+            ]
+            lines += [
                 f"| {name} | {' | '.join(f'{scores[row]:.2f}' for row in names)} |" for name, scores in rows.items()
             ]
-        if each.use:
-            flow = "flow" in each.training.get("minutes", {})
-            told += [
+        if model.use:
+            flow = "flow" in model.training.get("minutes", {})
+            lines += [
                 "",
                 "**How verbs use it** (`docs/benchmarks/advise.py`)",
                 "",
                 "| verb | flow and decoder at fidelity 1 | looks at most | PSNR on validation scans, dB |",
                 "|---|---|---|---|",
             ]
-            for verb in each.use:
-                use = each.used(verb)
+            for verb in model.use:
+                use = model.used(verb)
                 refines = ("yes" if use.refines else "no") if flow else "has none"
-                told.append(f"| {verb} | {refines} | {use.orientations} | {use.psnr if use.psnr > 0 else ''} |")
-        if verbs := each.calibration.get("verbs"):
-            told += [
+                lines.append(f"| {verb} | {refines} | {use.orientations} | {use.psnr if use.psnr > 0 else ''} |")
+        if verbs := model.calibration.get("verbs"):
+            lines += [
                 "",
                 "**90 % interval**: `mean +- q sqrt(std^2 + floor^2)`",
                 "",
                 "| verb | q | floor: still, noisy, far, busy |",
                 "|---|---|---|",
             ]
-            told += [
+            lines += [
                 f"| {v} | {c['q']} | {c['still']}, {c['noisy']}, {c['far']}, {c['busy']} |" for v, c in verbs.items()
             ]
-    return "\n".join(told) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 TITLES = {
@@ -207,24 +213,24 @@ A **row** is a damage that is done to a scan, from which a **method** restores i
 
 def benchmarks() -> str:
     """The tables of docs/benchmarks, one after the other."""
-    told = [BENCHMARKS]
-    found = [*(HERE / "benchmarks").glob("*/table.md"), *(HERE / "benchmarks").glob("*.md")]
-    names = {path: path.parent.name if path.name == "table.md" else path.stem for path in found}
+    lines = [BENCHMARKS]
+    tables = [*(HERE / "benchmarks").glob("*/table.md"), *(HERE / "benchmarks").glob("*.md")]
+    names = {path: path.parent.name if path.name == "table.md" else path.stem for path in tables}
     first = ("core", "rivals", "lesions", "ct", "ablation")
-    for path in sorted(found, key=lambda path: (names[path] not in first, names[path] == "speed", names[path])):
+    for path in sorted(tables, key=lambda path: (names[path] not in first, names[path] == "speed", names[path])):
         name = names[path]
         body = "\n".join(f"#{line}" if line.startswith("#") else line for line in path.read_text().splitlines())
         heading = "" if body.startswith("## ") else f"## {TITLES.get(name, name)}\n\n"
-        told += ["", heading + body]
+        lines += ["", heading + body]
         for picture in sorted(path.parent.glob("*.png")) if path.name == "table.md" else []:
-            told += ["", f"![{name}](../benchmarks/{name}/{picture.name})"]
-    return "\n".join(told) + "\n"
+            lines += ["", f"![{name}](../benchmarks/{name}/{picture.name})"]
+    return "\n".join(lines) + "\n"
 
 
 def decisions() -> str:
     """All records, in order."""
-    told = ["# Decisions", "", "One record for every choice that somebody may want to undo.", ""]
+    lines = ["# Decisions", "", "One record for every choice that somebody may want to undo.", ""]
     for path in sorted((HERE / "decisions").glob("0*.md")):
         title = path.read_text().splitlines()[0].lstrip("# ")
-        told.append(f"- [{title}]({path.name})")
-    return "\n".join(told) + "\n"
+        lines.append(f"- [{title}]({path.name})")
+    return "\n".join(lines) + "\n"

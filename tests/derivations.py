@@ -37,11 +37,11 @@ def derive(source, out, **said):
 
 
 def errors(folder):
-    told = [
+    messages = [
         subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
         for path in sorted(folder.iterdir())[:3]
     ]
-    lines = {line for done in told for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")}
+    lines = {line for done in messages for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")}
     return {line for line in lines if UNKNOWN_TO_DCIODVFY not in line}
 
 
@@ -52,7 +52,7 @@ def assert_dcm2niix_agrees(volume, folder, work):
     command = ["dcm2niix", "-p", "n", "-o", work / "theirs", "-f", "x", folder]
     subprocess.run(command, check=True, capture_output=True)
     (path,) = (work / "theirs").glob("*.nii")
-    ours, theirs = (nib.as_closest_canonical(nib.load(each)) for each in (work / "ours.nii.gz", path))
+    ours, theirs = (nib.as_closest_canonical(nib.load(item)) for item in (work / "ours.nii.gz", path))
     assert np.array_equal(ours.get_fdata(), theirs.get_fdata())
     assert np.allclose(ours.affine, theirs.affine, atol=1e-4)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from medldm.data.volume import Stored, Volume
 
-WHITE = 1000.0  # the brightest tissue of the MRI phantoms, stored units
+PEAK = 1000.0  # the brightest tissue of the MRI phantoms, stored units
 OBLIQUE = np.array([[0.85, 0.1, -0.3, -30.0], [-0.12, 0.9, 0.2, -41.0], [0.2, -0.1, 2.9, 12.0], [0, 0, 0, 1.0]])
 
 
@@ -28,7 +28,7 @@ def brain(shape=(48, 56, 40)):
     tissue = 0.55 + 0.35 / (1 + np.exp((radius + wavy - 0.7) * 20))
     ventricles = ((at - [0, 0.1, 0]) ** 2 / np.array([0.2, 0.35, 0.25]) ** 2).sum(-1) < 1
     tissue = np.where(ventricles, 0.2, tissue) * (1 + 0.08 * at[..., 1] + 0.03 * np.sin(5 * at).sum(-1))
-    return np.where(radius < 1, WHITE * tissue, 0).astype(np.float32)
+    return np.where(radius < 1, PEAK * tissue, 0).astype(np.float32)
 
 
 def rician(voxels, sigma, seed=0):

@@ -36,7 +36,7 @@ def write_series(
     signed=True,
     bits=16,
     shuffled=True,
-    each: Callable[[FileDataset, int], None] | None = None,
+    edit: Callable[[FileDataset, int], None] | None = None,
     **tags,
 ):
     """Write (columns, rows, slices) voxels, one extensionless file a slice, names in shuffled order.
@@ -72,8 +72,8 @@ def write_series(
             image.RescaleSlope, image.RescaleIntercept = float(slopes[k]), float(intercepts[k])
         for tag, value in tags.items():
             setattr(image, tag, value)
-        if each:
-            each(image, int(k))
+        if edit:
+            edit(image, int(k))
         pydicom.dcmwrite(folder / f"{stamp}IM{name}", image, enforce_file_format=True)
     return folder
 
@@ -107,7 +107,7 @@ def write_enhanced(
     origin=(-20.0, -30.0, 5.0),
     order=None,
     slopes=None,
-    each: Callable[[Dataset, int], None] | None = None,
+    edit: Callable[[Dataset, int], None] | None = None,
     **tags,
 ):
     """Write (columns, rows, slices) voxels as one upright enhanced MR image.
@@ -142,8 +142,8 @@ def write_enhanced(
                 MRImageFrameTypeSequence=[_item(FrameType=image.ImageType, ComplexImageComponent="MAGNITUDE")],
             )
         )
-        if each:
-            each(groups[-1], k)
+        if edit:
+            edit(groups[-1], k)
     image.PerFrameFunctionalGroupsSequence = Sequence(groups)
     _pixels(image, voxels[:, :, 0], True, 16)
     image.NumberOfFrames = count

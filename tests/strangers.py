@@ -50,15 +50,25 @@ def entry_point():
     return [sys.executable, str(Path(sys.executable).parent / name), *more]
 
 
-def sandbox(writable, *words, uid=UID):
+def sandbox(writable, *arguments, uid=UID):
     """A command line in which nothing but one folder, and /dev, can be written to, by nobody whom the system knows."""
     places = {ROOT, sys.prefix, sys.base_prefix, Path.home(), tempfile.gettempdir(), "/tmp", "/var", "/home", "/root"}
     listed = " ".join(f"'{place}'" for place in sorted(map(str, places), key=len))
     script = READ_ONLY.format(places=listed, uid=uid)
-    return ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script, str(writable), *map(str, words)]
+    return [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "bash",
+        "-c",
+        script,
+        str(writable),
+        *map(str, arguments),
+    ]
 
 
-def as_stranger(writable, *words, cwd=None, **environment):
+def as_stranger(writable, *arguments, cwd=None, **environment):
     """Run Python with some arguments, far from any home; the finished process.
 
     Parameters
@@ -69,7 +79,7 @@ def as_stranger(writable, *words, cwd=None, **environment):
     environment : variables beyond PATH and where packages lie; there are no others
     """
     given = [f"{name}={value}" for name, value in environment.items()]
-    command = sandbox(writable, *PACKAGES, *given, sys.executable, *words)
+    command = sandbox(writable, *PACKAGES, *given, sys.executable, *arguments)
     return subprocess.run(
         command,
         capture_output=True,

@@ -18,7 +18,7 @@ from medldm.io.discovery import find_cases
 from medldm.settings import Denoise, make
 
 ROOT = Path(medldm.__file__).parent
-KINDS = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, MedldmError)}
+KINDS = {name for name, var in vars(errors).items() if isinstance(var, type) and issubclass(var, MedldmError)}
 
 
 # The exception itself, or its text in pieces; its strerror and what our own functions make of it are fine.
@@ -35,32 +35,32 @@ def refusals():
     """(file:line, words, names of caught exceptions) of every ``raise SomeMedldmError(words)``."""
     for path in sorted(ROOT.rglob("*.py")):
         whole = list(ast.walk(ast.parse(path.read_text())))
-        caught = {each.name for each in whole if isinstance(each, ast.ExceptHandler) and each.name and not _ours(each)}
-        for each in whole:
-            if isinstance(each, ast.Raise) and isinstance(each.exc, ast.Call) and each.exc.args:
-                name = each.exc.func.id if isinstance(each.exc.func, ast.Name) else ""
+        caught = {item.name for item in whole if isinstance(item, ast.ExceptHandler) and item.name and not _ours(item)}
+        for item in whole:
+            if isinstance(item, ast.Raise) and isinstance(item.exc, ast.Call) and item.exc.args:
+                name = item.exc.func.id if isinstance(item.exc.func, ast.Name) else ""
                 if name in KINDS:
-                    yield f"{path.relative_to(ROOT).as_posix()}:{each.lineno}", each.exc.args[0], caught
+                    yield f"{path.relative_to(ROOT).as_posix()}:{item.lineno}", item.exc.args[0], caught
 
 
 def test_no_refusal_quotes_a_foreign_exception():
     """What a library says means little to a user, and may quote a header; -v prints it."""
     values = [
-        (where, ast.unparse(each.value), caught)
-        for where, words, caught in refusals()
-        for each in ast.walk(words)
-        if isinstance(each, ast.FormattedValue)
+        (where, ast.unparse(item.value), caught)
+        for where, refusal, caught in refusals()
+        for item in ast.walk(refusal)
+        if isinstance(item, ast.FormattedValue)
     ]
     assert len(values) > 200
     quoting = [where for where, value, caught in values if any(re.match(QUOTED.format(name), value) for name in caught)]
     # There a refusal of ours stands in another one, or a reason that was put into words.
-    assert [each for each in quoting if not each.startswith("cli/")] == []
+    assert [item for item in quoting if not item.startswith("cli/")] == []
 
 
 def test_every_refusal_ends_as_a_sentence():
     bad = []
-    for where, words, _ in refusals():
-        last = words.values[-1] if isinstance(words, ast.JoinedStr) else words
+    for where, refusal, _ in refusals():
+        last = refusal.values[-1] if isinstance(refusal, ast.JoinedStr) else refusal
         if isinstance(last, ast.Constant) and not str(last.value).rstrip().endswith((".", ")", "!", "?", "`")):
             bad.append(where)
     assert bad == []
@@ -94,16 +94,16 @@ def test_an_archive_says_why_it_cannot_be_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [("sub-1_dseg", "a label map, by its name; rename it if it is a scan."), ("x_mask", "a mask, by its name; ")],
 )
-def test_what_is_left_alone_says_its_own_reason(name, told, tmp_path, capsys):
+def test_what_is_left_alone_says_its_own_reason(name, expected, tmp_path, capsys):
     from medldm.cli import main
 
     path = phantoms.save(tmp_path / f"{name}.nii.gz", phantoms.brain((8, 8, 8)))
     assert main(["denoise", str(path), str(tmp_path / "o.nii.gz")]) == 3
     said = capsys.readouterr().err
-    assert f"{path} is left alone: {told}" in said
+    assert f"{path} is left alone: {expected}" in said
     assert "was measured" not in said
 
 
@@ -117,10 +117,10 @@ def test_a_declared_label_map_says_what_declares_it(tmp_path, capsys):
 
 def test_reasons_are_in_our_words(tmp_path):
     assert reason_of(PermissionError(13, "Permission denied", "x")) == "Permission denied"
-    for words, told in ((b"{", "line 1, column 2 is not JSON"), (b"\xff", "it is not text in UTF-8")):
+    for item, result in ((b"{", "line 1, column 2 is not JSON"), (b"\xff", "it is not text in UTF-8")):
         with pytest.raises(ValueError) as problem:  # noqa: PT011
-            json.loads(words.decode())
-        assert reason_of(problem.value) == told
+            json.loads(item.decode())
+        assert reason_of(problem.value) == result
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"x" * 100)[:-9])
     with gzip.open(tmp_path / "x.gz") as file, pytest.raises(EOFError) as problem:
         file.read()

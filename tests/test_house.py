@@ -229,7 +229,7 @@ def test_a_new_modality_runs_in_a_batch_and_through_dicom(ultrasound, echo, tiny
     phantoms.save(scans / "a_us.nii.gz", small, dtype=np.int16)
     phantoms_dicom.write_series(
         scans / "b", small, modality="US", SOPClassUID=ultrasound.sop_class,
-        each=lambda image, k: setattr(image.file_meta, "MediaStorageSOPClassUID", ultrasound.sop_class),
+        edit=lambda image, k: setattr(image.file_meta, "MediaStorageSOPClassUID", ultrasound.sop_class),
     )  # fmt: skip
     assert main(["denoise", str(scans), str(out), "--model", str(model), "--noise", "0.05", "--no-progress"]) == 0
     records = [json.loads(path.read_text()) for path in out.rglob("*_medldm.json")]

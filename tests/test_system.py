@@ -116,14 +116,14 @@ def test_version_one_with_controllers_that_share_a_folder(kernel):
     assert (system.free_bytes(), system.cores()) == (GIB * 5 // 4, 4)
 
 
-@pytest.mark.parametrize("told", ["/docker/abc", "/../../elsewhere", "/somewhere/else", "/"])
-def test_a_container_that_is_mounted_without_what_is_above_it(kernel, told):
-    top = "/docker/abc" if told == "/docker/abc" else "/"
+@pytest.mark.parametrize("shown", ["/docker/abc", "/../../elsewhere", "/somewhere/else", "/"])
+def test_a_container_that_is_mounted_without_what_is_above_it(kernel, shown):
+    top = "/docker/abc" if shown == "/docker/abc" else "/"
     mount = f"31 30 0:27 {top} /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"
     kernel(
         {
             "proc/self/mountinfo": mount,
-            "proc/self/cgroup": f"9:memory:{told}\n",
+            "proc/self/cgroup": f"9:memory:{shown}\n",
             f"{MEMORY}/memory.limit_in_bytes": 2 * GIB,
             f"{MEMORY}/memory.usage_in_bytes": GIB,
         }

@@ -31,9 +31,9 @@ def script(name):
     return module
 
 
-def run(module, monkeypatch, *words):
+def run(module, monkeypatch, *arguments):
     """The script with these words on its command line."""
-    monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, words)])
+    monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
     module.main()
 
 

@@ -40,7 +40,7 @@ def case(tmp_path, tiny_model, monkeypatch):
     (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "scan.nii.gz").read_bytes()[:1500])
     phantoms_dicom.write_series(tmp_path / "series", voxels.astype(np.int16))
     phantoms_dicom.write_series(
-        tmp_path / "unnamed", voxels.astype(np.int16), each=lambda image, k: delattr(image, "StudyInstanceUID")
+        tmp_path / "unnamed", voxels.astype(np.int16), edit=lambda image, k: delattr(image, "StudyInstanceUID")
     )
     phantoms_dicom.write_series(tmp_path / "twice", voxels.astype(np.int16), along=[*range(11), 10])
     tree = tmp_path / "tree"

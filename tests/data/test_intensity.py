@@ -47,7 +47,7 @@ def test_white_is_the_brightest_tissue_not_the_air(phantom):
 
 @pytest.mark.parametrize("fraction", [0.01, 0.03, 0.06, 0.09])
 def test_noise_in_the_air_is_not_the_patient(fraction, phantom):
-    noisy = phantoms.rician(phantom.voxels, fraction * phantoms.WHITE)
+    noisy = phantoms.rician(phantom.voxels, fraction * phantoms.PEAK)
     assert overlap(foreground_mask(noisy), phantom.voxels > 0) > 0.9
     assert mri_scaling(noisy).white == pytest.approx(mri_scaling(phantom.voxels).white, rel=0.12)
 

@@ -29,7 +29,7 @@ FENCE = re.compile(r"^\s*(?:```|~~~)(\S*)", re.M)
 WRITERS = ("restore", "denoise", "super-resolve", "fill-slices", "inpaint", "rerun", "bids", "export-model")
 SHORTER = 0.001  # training minutes are multiplied by this
 # A word of the block, and who knows how to run it here.
-WAYS = {
+SETTINGS = {
     "git clone": recipes.from_a_clone,
     "pip install -c constraints.txt .": recipes.from_a_clone,
     "medldm benchmark ../shared/data": recipes.published_benchmark,
@@ -54,7 +54,7 @@ def commands(text):
     """Lines of a shell block, continued ones joined, comments cut, variables of the environment filled in."""
     lines = text.replace("\\\n", " ").splitlines()
     return [
-        [os.path.expandvars(word) for word in words] for line in lines if (words := shlex.split(line, comments=True))
+        [os.path.expandvars(word) for word in result] for line in lines if (result := shlex.split(line, comments=True))
     ]
 
 
@@ -95,16 +95,16 @@ def run_here(block, known, monkeypatch):
     if block["kind"] == "python":
         exec(compile(block["text"], "block", "exec"), known)
         return
-    for words in commands(block["text"]):
-        assert words[0] == "medldm", f"nobody knows how to run {words[0]!r} here; add a way"
-        if "--minutes" in words:
-            at = words.index("--minutes") + 1
-            words[at] = str(SHORTER * float(words[at]))
-        assert main([*words[1:], *(["--no-progress"] if words[1] in ("restore", "denoise") else [])]) == 0, words
-        paths = list(itertools.takewhile(lambda word: not word.startswith("-"), words[2:]))
-        last = paths[1 if words[1] == "bids" else -1]  # OUT stands behind one input or several
-        out = words[words.index("--out") + 1] if "--out" in words else last if words[1] in WRITERS else "."
-        assert "--dry-run" in words or Path(out).exists(), words
+    for command in commands(block["text"]):
+        assert command[0] == "medldm", f"nobody knows how to run {command[0]!r} here; add a way"
+        if "--minutes" in command:
+            at = command.index("--minutes") + 1
+            command[at] = str(SHORTER * float(command[at]))
+        assert main([*command[1:], *(["--no-progress"] if command[1] in ("restore", "denoise") else [])]) == 0, command
+        paths = list(itertools.takewhile(lambda word: not word.startswith("-"), command[2:]))
+        last = paths[1 if command[1] == "bids" else -1]  # OUT stands behind one input or several
+        out = command[command.index("--out") + 1] if "--out" in command else last if command[1] in WRITERS else "."
+        assert "--dry-run" in command or Path(out).exists(), command
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
@@ -113,17 +113,17 @@ def run_here(block, known, monkeypatch):
 def test_the_blocks_of_a_page_run(page, scans, monkeypatch):
     known = {}
     for block in blocks(page):
-        way = next((way for words, way in WAYS.items() if words in block["text"]), None)
+        setting = next((setting for item, setting in SETTINGS.items() if item in block["text"]), None)
         with monkeypatch.context() as patched:
-            if way is None:
+            if setting is None:
                 run_here(block, known, patched)
             else:
-                way(block["text"], scans, patched, lambda block=block: run_here(block, known, patched))
+                setting(block["text"], scans, patched, lambda block=block: run_here(block, known, patched))
 
 
 def test_every_way_is_needed_and_every_block_has_a_language():
     text = "\n".join(block["text"] for page in PAGES for block in blocks(page))
-    assert [words for words in WAYS if words not in text] == []
+    assert [item for item in SETTINGS if item not in text] == []
     for page in PAGES:
         kinds = FENCE.findall(page.read_text(encoding="utf-8"))
         assert set(kinds[::2]) <= {"bash", "python", "text"}, page

@@ -32,13 +32,13 @@ def paint(image, _=0):
 
 def draw(folder, **said):
     voxels = np.zeros((24, 28, said.pop("count", COUNT)))
-    extra = said.pop("each", lambda image, k: None)
+    extra = said.pop("edit", lambda image, k: None)
 
-    def each(image, k):
+    def edit(image, k):
         extra(image, k)
         paint(image)
 
-    return phantoms_dicom.write_series(folder, voxels, **{"uid": "1.2.3", "each": each, **said})
+    return phantoms_dicom.write_series(folder, voxels, **{"uid": "1.2.3", "edit": edit, **said})
 
 
 def again(folder, **said):
@@ -47,14 +47,14 @@ def again(folder, **said):
     return draw(folder, stamp="more", **said)
 
 
-def exported(folder, each):
+def exported(folder, edit):
     """A series whose slices have times, and once more under new UIDs."""
-    draw(folder, each=timed(9))
-    return draw(folder, stamp="more", each=each)
+    draw(folder, edit=timed(9))
+    return draw(folder, stamp="more", edit=edit)
 
 
-def edit(folder, change, which=None, **said):
-    return phantoms_dicom.edit(draw(folder, **said), change, which)
+def edit(folder, edit, which=None, **said):
+    return phantoms_dicom.edit(draw(folder, **said), edit, which)
 
 
 def tags(**said):
@@ -90,7 +90,7 @@ def moved(mm, direction):
     return change
 
 
-def turned(image):
+def rotated(image):
     image.ImageOrientationPatient = list(SIDEWAYS)
 
 
@@ -135,12 +135,12 @@ VARIANTS = {
     "most dropped": (partial(draw, missing=tuple(range(2, 18))), ["irregular"], None),
     "a file twice": (copied, ["duplicate"], None),
     "a slice taken twice": (partial(again, count=1, origin=(-20, -30, 9)), ["duplicate"], None),
-    "exported twice": (partial(exported, each=timed(9)), ["duplicate"], None),
-    "taken twice": (partial(exported, each=timed(11)), ["not a volume"], None),
-    "another picture of the same moment": (partial(exported, each=other_values), ["mixed"], None),
+    "exported twice": (partial(exported, edit=timed(9)), ["duplicate"], None),
+    "taken twice": (partial(exported, edit=timed(11)), ["not a volume"], None),
+    "another picture of the same moment": (partial(exported, edit=other_values), ["mixed"], None),
     "a slice beside another": (partial(again, count=1, origin=(-20, -30, 9.15)), ["mixed"], None),
-    "numbers reversed": (partial(edit, change=swapped_numbers, shuffled=False), ["regular"], COUNT),
-    "numbers all one": (partial(edit, change=tags(InstanceNumber=1)), ["regular"], COUNT),
+    "numbers reversed": (partial(edit, edit=swapped_numbers, shuffled=False), ["regular"], COUNT),
+    "numbers all one": (partial(edit, edit=tags(InstanceNumber=1)), ["regular"], COUNT),
     "thickness wrong": (partial(draw, SliceThickness=0.5), ["regular"], COUNT),
     "spacing tag wrong": (partial(draw, SpacingBetweenSlices=7.0), ["regular"], COUNT),
     "jitter of 5 um": (partial(draw, jitter=0.005), ["regular"], COUNT),
@@ -152,22 +152,22 @@ VARIANTS = {
     "tilt, uneven": (partial(draw, shear=0.5, along=WIDE), ["irregular"], None),
     "a stray slice": (partial(again, count=1, origin=(-20, -30, 105)), ["irregular"], None),
     "a stray slice nearby": (partial(again, count=1, origin=(-20, -30, 50.3)), ["irregular"], None),
-    "a slice turned": (partial(edit, change=turned, which=(8,)), ["missing", "not a volume"], COUNT),
-    "a slice 0.7 mm off": (partial(edit, change=moved(0.7, (0, 0, 1)), which=(8,)), ["irregular"], None),
-    "a slice 5 mm aside": (partial(edit, change=moved(5.0, (0, 1, 0)), which=(8,)), ["irregular"], None),
+    "a slice turned": (partial(edit, edit=rotated, which=(8,)), ["missing", "not a volume"], COUNT),
+    "a slice 0.7 mm off": (partial(edit, edit=moved(0.7, (0, 0, 1)), which=(8,)), ["irregular"], None),
+    "a slice 5 mm aside": (partial(edit, edit=moved(5.0, (0, 1, 0)), which=(8,)), ["irregular"], None),
     "a slice without position": (
-        partial(edit, change=without_position, which=(8,)),
+        partial(edit, edit=without_position, which=(8,)),
         ["missing", "not a volume"],
         COUNT,
     ),
-    "a slice of other pixels": (partial(draw, each=other_pixels), ["missing", "single"], COUNT),
+    "a slice of other pixels": (partial(draw, edit=other_pixels), ["missing", "single"], COUNT),
     "a localizer inside": (
         partial(again, count=3, orientation=SIDEWAYS, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
         ["not a volume", "regular"],
         COUNT,
     ),
     "a second echo": (partial(again, EchoTime=80.0), ["regular", "regular"], COUNT),
-    "another kind between": (partial(again, origin=(-20, -30, 6), each=of_another_kind), ["mixed", "mixed"], None),
+    "another kind between": (partial(again, origin=(-20, -30, 6), edit=of_another_kind), ["mixed", "mixed"], None),
     "another study between": (
         partial(again, origin=(-20, -30, 6), StudyInstanceUID=generate_uid()),
         ["regular", "regular"],
@@ -201,10 +201,10 @@ def off_by(volume):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_damaged_series_ends_in_the_right_volume_or_a_sentence(name, tmp_path):
     make, verdicts, slices = VARIANTS[name]
-    found = find_series(make(tmp_path / "s"))
-    assert sorted(series.verdict for series in found) == sorted(verdicts)
+    result = find_series(make(tmp_path / "s"))
+    assert sorted(series.verdict for series in result) == sorted(verdicts)
     read, sentences = [], []
-    for series in found:
+    for series in result:
         try:
             read.append(read_series(series))
         except InputError as problem:
@@ -218,8 +218,8 @@ def test_a_damaged_series_ends_in_the_right_volume_or_a_sentence(name, tmp_path)
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in LIES])
 def test_fix_repairs_what_it_can_and_puts_nothing_in_a_wrong_place(name, tmp_path):
     make, verdicts, _ = VARIANTS[name]
-    found = [series for series in find_series(make(tmp_path / "s")) if series.verdict in REPAIRABLE]
-    for series in found:
+    matches = [series for series in find_series(make(tmp_path / "s")) if series.verdict in REPAIRABLE]
+    for series in matches:
         if name in BEYOND_REPAIR:
             with pytest.raises(InputError, match="cannot be repaired"):
                 read_series(series, fix=True)
@@ -228,7 +228,7 @@ def test_fix_repairs_what_it_can_and_puts_nothing_in_a_wrong_place(name, tmp_pat
         assert volume.stored.note
         # Ten units a mm: the values were rounded, and interpolated, so 1.5 says that no voxel is 0.15 mm off.
         assert off_by(volume) < 1.5
-    assert bool(found) == bool(set(REPAIRABLE) & set(verdicts))
+    assert bool(matches) == bool(set(REPAIRABLE) & set(verdicts))
 
 
 def test_fix_keeps_the_slices_of_a_tilted_series_apart_as_they_were(tmp_path):
@@ -240,7 +240,7 @@ def test_fix_keeps_the_slices_of_a_tilted_series_apart_as_they_were(tmp_path):
 
 def test_of_duplicates_the_first_is_kept(tmp_path):
     folder = draw(tmp_path / "s", shuffled=False, AcquisitionNumber=1)
-    draw(folder, stamp="a-second-look", count=1, origin=(-20, -30, 9), AcquisitionNumber=2, each=tags(InstanceNumber=1))
+    draw(folder, stamp="a-second-look", count=1, origin=(-20, -30, 9), AcquisitionNumber=2, edit=tags(InstanceNumber=1))
     (series,) = find_series(folder)
     kept = [path.name for path in read_series(series, fix=True).stored.header and series.files]
     assert any(name.startswith("a-second") for name in kept)
@@ -263,12 +263,12 @@ def test_a_few_slices_of_which_one_was_lost_are_known_by_their_numbers(tmp_path)
 
 
 def test_slices_that_turn_a_little_are_no_localizer(tmp_path):
-    def turned(image, k):
+    def rotated(image, k):
         angle = np.radians(1.5 * (k % 2))
         image.ImageOrientationPatient = [np.cos(angle), np.sin(angle), 0, -np.sin(angle), np.cos(angle), 0]
 
-    found = find_series(draw(tmp_path / "s", count=8, each=turned))
-    assert not [series for series in found if "localizer" in series.reason]
+    result = find_series(draw(tmp_path / "s", count=8, edit=rotated))
+    assert not [series for series in result if "localizer" in series.reason]
 
 
 @pytest.mark.slow
@@ -282,6 +282,6 @@ def test_hundreds_of_kinds_of_images_are_not_all_compared_with_all(tmp_path, mon
         return same_place_mm(along)
 
     monkeypatch.setattr(grouping, "same_place_mm", counted)
-    folder = draw(tmp_path / "s", count=400, each=lambda image, k: setattr(image, "ImageType", ["ORIGINAL", f"K{k}"]))
+    folder = draw(tmp_path / "s", count=400, edit=lambda image, k: setattr(image, "ImageType", ["ORIGINAL", f"K{k}"]))
     assert len(find_series(folder)) == 400
     assert len(compared) < 10 * 400  # of 400 * 399

@@ -57,12 +57,12 @@ def test_gdcm_reads_it_on_the_same_grid(kind, voxels, tmp_path):
 
     volume, _ = derive(phantoms_dicom.write_series(tmp_path / "in", voxels, **SOURCES[kind]), tmp_path / "out")
     image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "out")))
-    found = sitk.GetArrayFromImage(image).T
+    result = sitk.GetArrayFromImage(image).T
     ours = volume.to_stored(volume.voxels)
     lps = np.diag([-1, -1, 1, 1]) @ volume.stored_affine()
     assert image.GetSpacing() == pytest.approx((0.9, 0.8, 2.0))
     assert np.allclose(image.TransformIndexToPhysicalPoint((3, 4, 5)), (lps @ [3, 4, 5, 1])[:3], atol=1e-4)
-    assert np.array_equal(found, ours)
+    assert np.array_equal(result, ours)
 
 
 @needs_dciodvfy
@@ -130,7 +130,7 @@ def test_a_filled_slice_is_synthetic_and_cites_both_neighbours(voxels, tmp_path)
     assert [image.SyntheticData for image in images] == ["YES" if place == 3 else "NO" for place in range(8)]
     cited = [{item.ReferencedSOPInstanceUID for item in image.SourceImageSequence} for image in images]
     assert cited[3] == cited[2] | cited[4]
-    assert [len(each) for each in cited] == [1, 1, 1, 2, 1, 1, 1, 1]
+    assert [len(result) for result in cited] == [1, 1, 1, 2, 1, 1, 1, 1]
 
 
 def test_what_was_lost_stays_told_and_what_is_private_goes(voxels, tmp_path):
@@ -140,7 +140,7 @@ def test_what_was_lost_stays_told_and_what_is_private_goes(voxels, tmp_path):
         image.add_new(0x60000010, "US", 16)
         image.IconImageSequence = [pydicom.Dataset()]
 
-    _, images = derive(phantoms_dicom.write_series(tmp_path / "in", voxels, each=burden), tmp_path / "out")
+    _, images = derive(phantoms_dicom.write_series(tmp_path / "in", voxels, edit=burden), tmp_path / "out")
     assert {image.LossyImageCompression for image in images} == {"01"}
     for tag in (0x00190010, 0x60000010, "IconImageSequence"):
         assert not any(tag in image for image in images)
@@ -227,20 +227,20 @@ def test_uncertainty_is_a_map_on_the_same_grid(kind, voxels, tmp_path):
     volume = restored(read(source))
     spread = np.random.default_rng(0).random(volume.shape, dtype=np.float32)
     write_uncertainty(replace(volume, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
-    found = pydicom.dcmread(tmp_path / "std.dcm")
+    scan = pydicom.dcmread(tmp_path / "std.dcm")
     stored = volume.to_stored(spread)
-    assert found.SOPClassUID == pydicom.uid.ParametricMapStorage
-    assert found.StudyInstanceUID == pydicom.dcmread(next(source.iterdir())).StudyInstanceUID
-    places = [item.PlanePositionSequence[0].ImagePositionPatient for item in found.PerFrameFunctionalGroupsSequence]
+    assert scan.SOPClassUID == pydicom.uid.ParametricMapStorage
+    assert scan.StudyInstanceUID == pydicom.dcmread(next(source.iterdir())).StudyInstanceUID
+    places = [item.PlanePositionSequence[0].ImagePositionPatient for item in scan.PerFrameFunctionalGroupsSequence]
     lps = np.diag([-1, -1, 1, 1]) @ volume.stored_affine()
     along = [int(np.rint((np.linalg.inv(lps) @ [*place, 1])[2])) for place in places]
     assert sorted(along) == list(range(8))
-    assert np.array_equal(found.pixel_array, stored[:, :, along].T)
-    cited = found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert np.array_equal(scan.pixel_array, stored[:, :, along].T)
+    cited = scan.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     assert {(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for item in cited} == {
         (image.SOPClassUID, image.SOPInstanceUID) for image in map(pydicom.dcmread, source.iterdir())
     }
-    mapping = found.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    mapping = scan.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
     unit = mapping.MeasurementUnitsCodeSequence[0].CodeValue
     assert unit == ("[hnsf'U]" if kind == "ct" else "1")
 
@@ -250,11 +250,11 @@ def test_a_map_of_an_anonymous_series_names_nobody(voxels, tmp_path, recwarn):
         del image.FrameOfReferenceUID, image.SliceThickness
         image.PatientName = "Doe"
 
-    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels, each=anonymous))
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels, edit=anonymous))
     spread = np.ones(volume.shape, np.float32)
     write_uncertainty(replace(volume, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
     assert pydicom.dcmread(tmp_path / "std.dcm").FrameOfReferenceUID
-    assert not [each for each in recwarn if "Doe" in str(each.message)]
+    assert not [item for item in recwarn if "Doe" in str(item.message)]
 
 
 def test_a_map_that_the_disk_does_not_take_leaves_nothing_behind(voxels, tmp_path, monkeypatch):
@@ -303,8 +303,8 @@ def test_a_damaged_slice_is_not_what_its_replacement_cites(task, voxels, tmp_pat
     names = [pydicom.dcmread(path).SOPInstanceUID for path in phantoms_dicom.by_position(source)]
     plan = {"plan": [{"verb": "fill-slices", "reason": "lost"}]} if task == "restore" else {}
     images = written(done(read(source), task, invented_slices=[3, 4], **plan), tmp_path / "out")
-    found = [[names.index(name) for name in each] for each in cited(images)]
-    assert found == [[0], [1], [2], [2, 5], [5, 2], [5], [6], [7]]
+    matches = [[names.index(name) for name in item] for item in cited(images)]
+    assert matches == [[0], [1], [2], [2, 5], [5, 2], [5], [6], [7]]
     assert [image.SyntheticData for image in images] == ["YES" if place in (3, 4) else "NO" for place in range(8)]
 
 
@@ -326,8 +326,8 @@ def test_thin_slices_do_not_cite_a_lost_thick_one(voxels, tmp_path):
     facts |= {"old_spacing_mm": volume.spacing, "new_spacing_mm": (0.9, 0.8, 1.0)}
     thin = volume.with_voxels(np.repeat(volume.voxels, 2, axis=2), affine, step=Step("super-resolve", {}, facts))
     images = written(thin, tmp_path / "out")
-    assert lost not in {name for each in cited(images) for name in each}
-    assert [len(each) for each in cited(images)] == [1, *[2] * 14, 1]
+    assert lost not in {name for item in cited(images) for name in item}
+    assert [len(item) for item in cited(images)] == [1, *[2] * 14, 1]
 
 
 def test_frames_of_enhanced_images_are_cited_by_number(voxels, tmp_path):
@@ -437,7 +437,7 @@ def test_enhanced_ct_comes_out_with_what_classic_ct_needs(voxels, tmp_path):
 def test_a_name_is_handed_on_byte_for_byte(syntax, voxels, tmp_path):
     """Hospitals declare Unicode and write Latin-1; who decodes that name and writes it again has made another one."""
 
-    def each(image, _):
+    def edit(image, _):
         image.SpecificCharacterSet, image.PatientName = "ISO_IR 192", "Mxller^Jane"
         item = pydicom.Dataset()
         item.CodeMeaning = "Schxdel"
@@ -445,7 +445,7 @@ def test_a_name_is_handed_on_byte_for_byte(syntax, voxels, tmp_path):
         image.ProcedureCodeSequence = [item]
         image.file_meta.TransferSyntaxUID = syntax
 
-    source = phantoms_dicom.write_series(tmp_path / "in", voxels, each=each)
+    source = phantoms_dicom.write_series(tmp_path / "in", voxels, edit=edit)
     for path in source.iterdir():
         path.write_bytes(path.read_bytes().replace(b"Mxller", b"M\xfcller").replace(b"Schxdel", b"Sch\xe4del"))
     write(restored(read(source)), tmp_path / "out", form="dicom")

@@ -42,8 +42,8 @@ def test_frames_of_an_enhanced_image_are_sorted_by_position(voxels, tmp_path):
 
 def test_frames_have_slopes_of_their_own(voxels, tmp_path):
     slopes = np.linspace(1, 3, 12)
-    found = stored(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, slopes=slopes))
-    assert np.allclose(found, voxels * slopes, rtol=1e-6)
+    result = stored(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, slopes=slopes))
+    assert np.allclose(result, voxels * slopes, rtol=1e-6)
 
 
 def test_an_enhanced_image_says_which_frame_is_missing(voxels, tmp_path):
@@ -59,7 +59,7 @@ def swapped(item, k):
 
 
 def test_indices_that_contradict_positions_are_refused(voxels, tmp_path):
-    series = only(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, each=swapped))
+    series = only(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, edit=swapped))
     assert series.verdict == "mixed"
     assert "DimensionIndexValues" in series.reason
 
@@ -70,7 +70,7 @@ def timed(item, k):
 
 
 def test_an_enhanced_image_of_several_times_is_4d(voxels, tmp_path):
-    series = only(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, each=timed))
+    series = only(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, edit=timed))
     assert series.verdict == "not a volume"
     assert "it is 4D: 2 volumes" in series.reason
 
@@ -82,11 +82,11 @@ def phases(item, k):
 
 
 def test_the_phase_in_an_enhanced_image_stays_apart(voxels, tmp_path):
-    found = {
-        series.verdict: series for series in find_series(phantoms_dicom.write_enhanced(tmp_path, voxels, each=phases))
+    result = {
+        series.verdict: series for series in find_series(phantoms_dicom.write_enhanced(tmp_path, voxels, edit=phases))
     }
-    assert set(found) == {"regular", "not a volume"}
-    volume = read_series(found["regular"])
+    assert set(result) == {"regular", "not a volume"}
+    volume = read_series(result["regular"])
     assert np.array_equal(volume.to_stored(volume.voxels), voxels[:, :, :6])
 
 
@@ -148,14 +148,14 @@ def test_twelve_bits_are_read_without_what_lies_above_them(tmp_path):
         raw = np.frombuffer(image.PixelData, np.uint16)
         image.add_new("PixelData", "OW", ((raw & 0x0FFF) | 0x5000).tobytes())
 
-    assert np.array_equal(stored(phantoms_dicom.write_series(tmp_path / "s", values, bits=12, each=dirty)), values)
+    assert np.array_equal(stored(phantoms_dicom.write_series(tmp_path / "s", values, bits=12, edit=dirty)), values)
 
 
 def test_unsigned_values_above_the_signed_range_survive(tmp_path):
     values = np.linspace(0, 65535, 32 * 32 * 4).reshape(32, 32, 4).round()
-    found = stored(phantoms_dicom.write_series(tmp_path / "s", values, signed=False))
-    assert found.dtype == np.uint16
-    assert np.array_equal(found, values)
+    result = stored(phantoms_dicom.write_series(tmp_path / "s", values, signed=False))
+    assert result.dtype == np.uint16
+    assert np.array_equal(result, values)
 
 
 def test_padding_and_monochrome1_change_no_value(voxels, tmp_path):
@@ -187,10 +187,10 @@ def many(image, _):
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ({"each": colour}, "colour.*grey-valued series"),
-        ({"each": palette}, "colour"),
-        ({"each": mosaic}, "mosaic.*dcm2niix"),
-        ({"each": many}, "multi-frame.*dcm2niix"),
+        ({"edit": colour}, "colour.*grey-valued series"),
+        ({"edit": palette}, "colour"),
+        ({"edit": mosaic}, "mosaic.*dcm2niix"),
+        ({"edit": many}, "multi-frame.*dcm2niix"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "P"]}, "phase"),
         ({"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}, "parameter map"),
         ({"modality": "CT", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer"),
@@ -198,10 +198,10 @@ def many(image, _):
     ],
 )
 def test_what_is_no_scan_is_left_alone_with_a_hint(said, reason, voxels, tmp_path):
-    found = find_series(phantoms_dicom.write_series(tmp_path / "s", voxels, **said))
-    assert {series.verdict for series in found} == {"not a volume"}
+    result = find_series(phantoms_dicom.write_series(tmp_path / "s", voxels, **said))
+    assert {series.verdict for series in result} == {"not a volume"}
     with pytest.raises(NotRestorable, match=reason):
-        read_series(found[0], fix=True)
+        read_series(result[0], fix=True)
 
 
 def test_a_table_in_place_of_a_slope_is_refused(voxels, tmp_path):
@@ -222,17 +222,17 @@ def test_times_at_the_same_positions_are_4d_and_coils_are_told_apart(voxels, tmp
 
 
 def test_diffusion_weightings_of_every_maker_are_told_apart(voxels, tmp_path):
-    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, uid="1.2.3", Manufacturer="SIEMENS", each=weighted(0))
-    phantoms_dicom.write_series(folder, voxels, uid="1.2.3", Manufacturer="SIEMENS", each=weighted(1000), stamp="b")
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, uid="1.2.3", Manufacturer="SIEMENS", edit=weighted(0))
+    phantoms_dicom.write_series(folder, voxels, uid="1.2.3", Manufacturer="SIEMENS", edit=weighted(1000), stamp="b")
     assert [series.verdict for series in find_series(folder)] == ["regular", "regular"]
 
 
 def weighted(b_value):
-    def each(image, _):
+    def edit(image, _):
         image.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
         image.add_new(0x0019100C, "IS", b_value)
 
-    return each
+    return edit
 
 
 def test_what_holds_no_image_is_named_in_the_log(voxels, tmp_path, caplog):
@@ -246,9 +246,9 @@ def test_what_holds_no_image_is_named_in_the_log(voxels, tmp_path, caplog):
     with caplog.at_level("INFO"):
         (series,) = find_series(folder, log=logging.getLogger("tests"))
     assert series.verdict == "regular"
-    told = [record.getMessage() for record in caplog.records]
-    assert [message.endswith("holds no image") for message in told] == [True, True]
-    assert "Doe" not in "".join(told)
+    result = [record.getMessage() for record in caplog.records]
+    assert [message.endswith("holds no image") for message in result] == [True, True]
+    assert "Doe" not in "".join(result)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -284,7 +284,7 @@ def written_high(image, k):
 @pytest.mark.parametrize("signed", [False, True])
 def test_bits_that_lie_at_the_top_of_their_words_are_moved_down(signed, voxels, tmp_path):
     seen = voxels - 300 if signed else voxels
-    folder = phantoms_dicom.write_series(tmp_path / "s", seen, signed=signed, bits=12, each=written_high)
+    folder = phantoms_dicom.write_series(tmp_path / "s", seen, signed=signed, bits=12, edit=written_high)
     assert np.array_equal(stored(folder), seen)
     image = load(next(folder.iterdir()))
     decode(image, folder)
@@ -308,12 +308,12 @@ def test_twelve_bits_in_extended_jpeg_are_those_of_simpleitk(signed, voxels, tmp
     phantoms_dicom.edit(folder, lambda image: setattr(image, "PixelRepresentation", int(signed)))
     image = pydicom.dcmread(next(folder.iterdir()))
     assert (image.file_meta.TransferSyntaxUID.name, image.BitsStored) == ("JPEG Extended (Process 2 and 4)", 12)
-    found = stored(folder)
+    result = stored(folder)
     theirs = [sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0].T for path in phantoms_dicom.by_position(folder)]
-    assert np.array_equal(found, np.stack(theirs, axis=2))
-    assert np.unique(found).size > 100
+    assert np.array_equal(result, np.stack(theirs, axis=2))
+    assert np.unique(result).size > 100
     if not signed:
-        assert np.abs(found.astype(int) - 4 * voxels).max() <= 8  # lossy
+        assert np.abs(result.astype(int) - 4 * voxels).max() <= 8  # lossy
 
 
 def refusing(plugin, monkeypatch):
@@ -337,10 +337,10 @@ def test_the_next_codec_is_tried_before_pixels_are_called_damaged(voxels, tmp_pa
     assert np.array_equal(stored(folder), voxels)
     assert asked[:2] == ["pyjpegls", "gdcm"]
     refusing(["pyjpegls", "gdcm"], monkeypatch)
-    with pytest.raises(InputError, match=r"damaged or cut short: none of the codecs .*\(pyjpegls, gdcm\)") as told:
+    with pytest.raises(InputError, match=r"damaged or cut short: none of the codecs .*\(pyjpegls, gdcm\)") as text:
         read_series(only(folder))
-    assert "internal words" not in str(told.value)
-    assert "internal words" in str(told.value.__cause__.__cause__)  # for -v
+    assert "internal words" not in str(text.value)
+    assert "internal words" in str(text.value.__cause__.__cause__)  # for -v
 
 
 def truncated(image):
@@ -352,12 +352,12 @@ def without_bits(image):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "arguments"),
     [(truncated, r"cut short \(2204 of 2304 bytes are there\)"), (without_bits, "its header lacks BitsAllocated")],
 )
-def test_pixels_that_cannot_be_had_are_told_in_our_words(change, words, voxels, tmp_path):
+def test_pixels_that_cannot_be_had_are_told_in_our_words(change, arguments, voxels, tmp_path):
     folder = phantoms_dicom.edit(phantoms_dicom.write_series(tmp_path / "s", voxels), change, which=(3,))
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=arguments):
         read_series(only(folder))
 
 
@@ -370,9 +370,9 @@ def test_a_packed_stream_that_was_cut_is_told_without_the_words_of_its_codec(vox
         image.PixelData = pydicom.encaps.encapsulate([frame[: len(frame) // 2]])
 
     phantoms_dicom.edit(folder, cut, which=(5,))
-    with pytest.raises(InputError, match="damaged or cut short") as told:
+    with pytest.raises(InputError, match="damaged or cut short") as text:
         read_series(only(folder))
-    assert "plugins" not in str(told.value)
+    assert "plugins" not in str(text.value)
 
 
 def test_a_file_that_ends_early_is_said_to_do_so(tmp_path):

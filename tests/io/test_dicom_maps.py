@@ -109,16 +109,16 @@ def test_maps_of_spectral_ct_are_no_hounsfield_units(kind, voxels, tmp_path):
 
 
 def of_frames(unit):
-    def each(item, k):
+    def edit(item, k):
         item.RealWorldValueMappingSequence = mapping(unit)
 
-    return each
+    return edit
 
 
 def test_units_of_enhanced_frames_count_too(voxels, tmp_path):
     with pytest.raises(NotRestorable, match="a parameter map, by the unit"):
-        read_series(only(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, each=of_frames("ms"))))
-    assert only(phantoms_dicom.write_enhanced(tmp_path / "t", voxels, each=of_frames("1"))).restorable
+        read_series(only(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, edit=of_frames("ms"))))
+    assert only(phantoms_dicom.write_enhanced(tmp_path / "t", voxels, edit=of_frames("1"))).restorable
 
 
 def grid(image, _):
@@ -128,7 +128,7 @@ def grid(image, _):
 
 
 def test_a_mosaic_of_any_maker_is_said_to_be_one(voxels, tmp_path):
-    series = only(phantoms_dicom.write_series(tmp_path / "s", voxels, each=grid))
+    series = only(phantoms_dicom.write_series(tmp_path / "s", voxels, edit=grid))
     with pytest.raises(NotRestorable, match="a mosaic: each of its images holds the slices of a whole volume"):
         read_series(series)
     anonymous = phantoms_dicom.write_series(tmp_path / "t", voxels, ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"])

@@ -72,9 +72,9 @@ def test_every_folder_is_known():
 
 @pytest.mark.parametrize("folder", VERDICTS)
 def test_the_real_series_end_in_the_right_volume_or_a_sentence(folder):
-    found = find_series(SHARED / folder)
-    assert {series.name: series.verdict for series in found} == VERDICTS[folder]
-    for series in found:
+    result = find_series(SHARED / folder)
+    assert {series.name: series.verdict for series in result} == VERDICTS[folder]
+    for series in result:
         if series.verdict == "not a volume":
             with pytest.raises(NotRestorable, match=series.name):
                 read_series(series, fix=True)

@@ -47,16 +47,16 @@ def test_two_quantities_that_nothing_tells_apart_are_refused_with_fix_too(
     times = [{"AcquisitionTime": time} if timed else {} for time in ("090000", "090500")]
     if counted_on:
         times = [
-            {**said, "each": counted(lambda k, at=at: at + k + 1)} for said, at in zip(times, (0, 10), strict=True)
+            {**said, "edit": counted(lambda k, at=at: at + k + 1)} for said, at in zip(times, (0, 10), strict=True)
         ]
     (series,) = find_series(both(tmp_path / "s", magnitude, field, *times, EchoTime=5.0))
     assert series.verdict == "mixed"
     for fix in (False, True):
-        with pytest.raises(GeometryError, match=r"10 of its positions hold more than one image.*no copies") as told:
+        with pytest.raises(GeometryError, match=r"10 of its positions hold more than one image.*no copies") as text:
             read_series(series, fix=fix)
-        assert "their values (-199 to 199, 0 to" in str(told.value)
-        assert ("AcquisitionTime" in str(told.value)) == timed
-        assert "Remove the copies" not in str(told.value)
+        assert "their values (-199 to 199, 0 to" in str(text.value)
+        assert ("AcquisitionTime" in str(text.value)) == timed
+        assert "Remove the copies" not in str(text.value)
 
 
 def test_the_case_that_was_handed_in_ends_in_words_with_fix_too(magnitude, field, tmp_path, capsys):
@@ -91,9 +91,9 @@ TELLING = {
 @pytest.mark.parametrize("tag", TELLING)
 def test_a_magnitude_and_its_field_map_are_split_by_what_tells_them_apart(tag, magnitude, field, tmp_path):
     of_magnitude, of_field = TELLING[tag]
-    found = find_series(both(tmp_path / "s", magnitude, field, of_magnitude, of_field, EchoTime=5.0))
-    assert len(found) == 2
-    (scan,) = (each for each in found if each.restorable and (read_series(each).voxels >= 0).all())
+    result = find_series(both(tmp_path / "s", magnitude, field, of_magnitude, of_field, EchoTime=5.0))
+    assert len(result) == 2
+    (scan,) = (item for item in result if item.restorable and (read_series(item).voxels >= 0).all())
     assert np.array_equal(stored(read_series(scan)), magnitude)
     assert main(["denoise", str(tmp_path / "s"), str(tmp_path / "out"), "--dry-run"]) in (0, 8)
 
@@ -151,23 +151,23 @@ def test_only_equal_pixels_are_a_copy(change, copy, magnitude, tmp_path):
 def in_time(folder, volumes, said, **more):
     """Volumes one after another, each with what `said` gives for its number."""
     for number, voxels in enumerate(volumes):
-        words = {**said(number), "each": said(number).get("each")}
-        phantoms_dicom.write_series(folder, voxels, uid="1.2.3", stamp=f"v{number}", **more, **words)
+        text = {**said(number), "edit": said(number).get("edit")}
+        phantoms_dicom.write_series(folder, voxels, uid="1.2.3", stamp=f"v{number}", **more, **text)
     return folder
 
 
 def per_slice(number):
-    def each(image, k):
+    def edit(image, k):
         image.AcquisitionTime = f"09{number:02d}{3 * k % 10:02d}.5"
 
-    return {"each": each}
+    return {"edit": edit}
 
 
 def counted(number_of):
-    def each(image, k):
+    def edit(image, k):
         image.InstanceNumber = number_of(k)
 
-    return each
+    return edit
 
 
 MOMENTS = {
@@ -177,8 +177,8 @@ MOMENTS = {
     "DiffusionGradientOrientation": lambda number: {"DiffusionGradientOrientation": np.eye(3)[number].tolist()},
     "AcquisitionTime": lambda number: {"AcquisitionTime": f"09{number:02d}00"},
     "times of each slice": per_slice,
-    "InstanceNumber, volume by volume": lambda number: {"each": counted(lambda k: 10 * number + k + 1)},
-    "InstanceNumber, slice by slice": lambda number: {"each": counted(lambda k: 3 * k + number + 1)},
+    "InstanceNumber, volume by volume": lambda number: {"edit": counted(lambda k: 10 * number + k + 1)},
+    "InstanceNumber, slice by slice": lambda number: {"edit": counted(lambda k: 3 * k + number + 1)},
 }
 
 
@@ -188,9 +188,9 @@ def test_one_volume_of_several_is_read_and_the_whole_is_refused_as_what_it_is(na
     volumes = [magnitude + 10 * number for number in range(3)]
     (series,) = find_series(in_time(tmp_path / "s", volumes, MOMENTS[name], modality=modality))
     for fix in (False, True):
-        with pytest.raises(NotRestorable, match=r"it is 4D: 3 volumes.*--volume 0 to 2") as told:
+        with pytest.raises(NotRestorable, match=r"it is 4D: 3 volumes.*--volume 0 to 2") as text:
             read_series(series, fix=fix)
-        assert "copies" not in str(told.value)
+        assert "copies" not in str(text.value)
     for number, voxels in enumerate(volumes):
         volume = read_series(series, volume_index=number)
         assert np.array_equal(stored(volume), voxels)
@@ -200,7 +200,7 @@ def test_one_volume_of_several_is_read_and_the_whole_is_refused_as_what_it_is(na
 
 
 def of_time(modality):
-    def each(item, k):
+    def edit(item, k):
         item.FrameContentSequence[0].TemporalPositionIndex = 1 + k // 5
         item.FrameContentSequence[0].DimensionIndexValues = [1 + k % 5, 1 + k // 5]
         item.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k % 5)]
@@ -208,21 +208,21 @@ def of_time(modality):
             item.CTImageFrameTypeSequence = item.pop("MRImageFrameTypeSequence").value
             item.CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "PRIMARY", "DYNAMIC", "NONE"]
 
-    return each
+    return edit
 
 
 @pytest.mark.parametrize("modality", ["MR", "CT"])
 def test_dynamic_enhanced_images_take_the_way_of_classic_ones(modality, magnitude, tmp_path):
-    enhanced = phantoms_dicom.write_enhanced(tmp_path / "e", magnitude, each=of_time(modality), Modality=modality)
+    enhanced = phantoms_dicom.write_enhanced(tmp_path / "e", magnitude, edit=of_time(modality), Modality=modality)
     halves = [magnitude[..., :5], magnitude[..., 5:]]
     classic = in_time(tmp_path / "c", halves, MOMENTS["TemporalPositionIdentifier"], modality=modality)
-    told = []
+    messages = []
     for folder in (enhanced, classic):
         (series,) = find_series(folder)
-        told.append(series.reason)
+        messages.append(series.reason)
         for number, half in enumerate(halves):
             assert np.array_equal(stored(read_series(series, volume_index=number)), half)
-    assert told[0] == told[1]
+    assert messages[0] == messages[1]
 
 
 ENHANCED_MOMENTS = {
@@ -234,7 +234,7 @@ ENHANCED_MOMENTS = {
 
 @pytest.mark.parametrize("name", [*ENHANCED_MOMENTS, "DimensionIndexValues"])
 def test_frames_of_enhanced_ct_are_told_apart_by_each_of_their_moments(name, magnitude, tmp_path):
-    def each(item, k):
+    def edit(item, k):
         content, number = item.FrameContentSequence[0], k // 5
         content.DimensionIndexValues = [number + 1, 1 + k % 5] if name == "DimensionIndexValues" else 1 + k % 5
         content.InStackPositionNumber = 1 + k % 5
@@ -247,13 +247,13 @@ def test_frames_of_enhanced_ct_are_told_apart_by_each_of_their_moments(name, mag
         pointers = [pydicom.Dataset(), pydicom.Dataset()]
         pointers[0].DimensionIndexPointer, pointers[1].DimensionIndexPointer = 0x00209128, 0x00209057
         said["DimensionIndexSequence"] = pointers
-    (series,) = find_series(phantoms_dicom.write_enhanced(tmp_path / "s", magnitude, each=each, **said))
+    (series,) = find_series(phantoms_dicom.write_enhanced(tmp_path / "s", magnitude, edit=edit, **said))
     assert "it is 4D: 2 volumes" in series.reason
     halves = [magnitude[..., :5], magnitude[..., 5:]]
-    found = [stored(read_series(series, volume_index=number)) for number in range(2)]
+    matches = [stored(read_series(series, volume_index=number)) for number in range(2)]
     assert all(
         np.array_equal(a, b)
-        for a, b in zip(found, halves[::-1] if name == "TemporalPositionIndex" else halves, strict=True)
+        for a, b in zip(matches, halves[::-1] if name == "TemporalPositionIndex" else halves, strict=True)
     )
 
 
@@ -266,8 +266,8 @@ def test_one_enhanced_file_for_each_volume_is_one_series_of_several(magnitude, t
         shutil.copyfile(tmp_path / "one" / "enhanced", tmp_path / "s" / f"{number}")
     (series,) = find_series(tmp_path / "s")
     assert "3 volumes" in series.reason
-    found = [stored(read_series(series, volume_index=number)) for number in range(3)]
-    assert [int((each - magnitude).max()) for each in found] == [2, 1, 0]  # as InstanceNumber orders them
+    matches = [stored(read_series(series, volume_index=number)) for number in range(3)]
+    assert [int((item - magnitude).max()) for item in matches] == [2, 1, 0]  # as InstanceNumber orders them
 
 
 def test_a_time_series_that_was_broken_off_is_no_heap_of_copies(magnitude, tmp_path):
@@ -316,10 +316,10 @@ def nowhere(item, k):
 
 def test_frames_without_a_position_do_not_lie_at_one(magnitude, tmp_path):
     said = {"ImagePositionPatient": [0, 0, 0]}  # of the file as a whole, which says nothing about its frames
-    folder = phantoms_dicom.write_enhanced(tmp_path / "s", magnitude, each=nowhere, **said)
-    found = find_series(folder)
-    assert {series.verdict for series in found} == {"not a volume"}
-    for series in found:
+    folder = phantoms_dicom.write_enhanced(tmp_path / "s", magnitude, edit=nowhere, **said)
+    result = find_series(folder)
+    assert {series.verdict for series in result} == {"not a volume"}
+    for series in result:
         with pytest.raises(NotRestorable, match="its ImagePositionPatient is missing"):
             read_series(series)
 

@@ -51,8 +51,8 @@ def tree(voxels, tmp_path):
     return tmp_path / "in"
 
 
-def run(tiny_model, *words):
-    return main([*map(str, words), "--model", str(tiny_model), "--noise", "0.05"])
+def run(tiny_model, *arguments):
+    return main([*map(str, arguments), "--model", str(tiny_model), "--noise", "0.05"])
 
 
 SERIES = ["dicom-2/series-003", "dicom-2/series-004", "sub/scan"]
@@ -71,8 +71,8 @@ def test_nothing_but_dicom_lies_below_the_folder_that_is_sent(tree, tiny_model, 
     )
     for place in SERIES:
         assert (out / f"{place}_std.dcm").exists()  # which many archives do not take
-        told = json.loads((out / f"{place}_medldm.json").read_text())
-        assert ((out / f"{place}_medldm.json").parent / told["result"]).resolve() == (out / "dicom" / place).resolve()
+        record = json.loads((out / f"{place}_medldm.json").read_text())
+        assert ((out / f"{place}_medldm.json").parent / record["result"]).resolve() == (out / "dicom" / place).resolve()
         assert (out / f"{place}_preview.png").exists()
     assert (out / "dicom-2" / "a.nii.gz").exists()
     assert (out / "report.html").read_text().count("data:image/jpeg") == 4
@@ -178,7 +178,7 @@ def test_storescu_sends_all_of_it_and_an_archive_takes_it(tree, tiny_model, tmp_
     assert uids == {pydicom.dcmread(path).SOPInstanceUID for path in (tmp_path / "out" / "dicom").rglob("*.dcm")}
 
 
-APART = {
+DIFFERENCES = {
     "echo": ({"EchoTime": 20.0}, {"EchoTime": 80.0}, ["TE 20", "TE 80"]),
     "echo number": ({"EchoNumbers": 1}, {"EchoNumbers": 2}, ["echo 1", "echo 2"]),
     "b-value": ({"DiffusionBValue": 0.0}, {"DiffusionBValue": 1000.0}, ["b 0", "b 1000"]),
@@ -189,15 +189,15 @@ APART = {
 }
 
 
-@pytest.mark.parametrize("kind", APART)
+@pytest.mark.parametrize("kind", DIFFERENCES)
 def test_what_told_two_results_apart_stands_in_their_description(kind, voxels, tmp_path):
-    one, other, words = APART[kind]
+    one, other, result = DIFFERENCES[kind]
     name = "a description that is long enough to be cut somewhere"
     for stamp, said in (("a", one), ("b", other)):
         phantoms_dicom.write_series(tmp_path / "in", voxels, uid="1.2.3", stamp=stamp, SeriesDescription=name, **said)
-    found = find_series(tmp_path / "in")
-    chosen = [(series, index) for series in found for index in range(len(series.volumes))]
-    volumes = [read_series(series, volume_index=index) for series, index in chosen or ((each, None) for each in found)]
+    item = find_series(tmp_path / "in")
+    chosen = [(series, index) for series in item for index in range(len(series.volumes))]
+    volumes = [read_series(series, volume_index=index) for series, index in chosen or ((entry, None) for entry in item)]
     assert len(volumes) == 2
     images = [written(restored(volume), tmp_path / str(number))[0] for number, volume in enumerate(volumes)]
     said = [image.SeriesDescription for image in images]
@@ -206,14 +206,14 @@ def test_what_told_two_results_apart_stands_in_their_description(kind, voxels, t
         len({*said}) == len({image.SeriesNumber for image in images}) == len({i.SeriesInstanceUID for i in images}) == 2
     )
     assert max(map(len, said)) <= 64
-    if words:
-        assert all(any(word in text for text in said) for word in words)
+    if result:
+        assert all(any(word in text for text in said) for word in result)
     maps = []
     for number, volume in enumerate(volumes):
         spread = volume.with_voxels(restored(volume).voxels, std=np.ones(volume.shape, np.float32))
         write_uncertainty(spread, tmp_path / f"{number}.dcm", task="denoise", facts=FACTS)
         maps.append(pydicom.dcmread(tmp_path / f"{number}.dcm"))
-    assert len({each.SeriesNumber for each in [*maps, *images]}) == 4
+    assert len({entry.SeriesNumber for entry in [*maps, *images]}) == 4
     assert maps[0].SeriesDescription != maps[1].SeriesDescription
 
 
@@ -226,18 +226,18 @@ def test_a_series_with_one_result_is_described_as_before(voxels, tmp_path):
     assert (image.SeriesDescription, image.SeriesNumber) == ("t1 medldm denoise RUO", 7003)
 
 
-def phase_encoded(words):
-    def each(item, k):
+def phase_encoded(arguments):
+    def edit(item, k):
         geometry = pydicom.Dataset()
-        geometry.InPlanePhaseEncodingDirection = words
+        geometry.InPlanePhaseEncodingDirection = arguments
         item.MRFOVGeometrySequence = [geometry]
 
-    return each
+    return edit
 
 
 @pytest.mark.parametrize(("enhanced", "classic"), [("COLUMN", "COL"), ("ROW", "ROW"), ("OTHER", None)])
 def test_the_phase_encoding_direction_is_said_in_classic_words(enhanced, classic, voxels, tmp_path):
-    source = phantoms_dicom.write_enhanced(tmp_path / "in", voxels, each=phase_encoded(enhanced))
+    source = phantoms_dicom.write_enhanced(tmp_path / "in", voxels, edit=phase_encoded(enhanced))
     _, images = derive(source, tmp_path / "out")
     assert {image.get("InPlanePhaseEncodingDirection") for image in images} == {classic}
 
@@ -271,10 +271,10 @@ def padded_source(folder, voxels, kind):
     voxels[:3] = padding
     tag = "SS" if said.get("signed", True) else "US"
 
-    def each(image, _):
+    def edit(image, _):
         image.add_new("PixelPaddingValue", tag, padding)
 
-    return phantoms_dicom.write_series(folder, voxels, each=each, **said), padding
+    return phantoms_dicom.write_series(folder, voxels, edit=edit, **said), padding
 
 
 @pytest.mark.parametrize("kind", PADDED)
@@ -304,11 +304,11 @@ def test_padding_far_below_zero_makes_no_map_of_a_magnitude(said, voxels, tmp_pa
     voxels = np.abs(voxels.astype(np.int32)) + 100
     voxels[:3] = -2000
 
-    def each(image, _):
+    def edit(image, _):
         for name, value in {"PixelPaddingValue": -2000, **said}.items():
             image.add_new(name, "SS", value)
 
-    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels, each=each))
+    volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels, edit=edit))
     assert what_it_is(volume) is None
     assert "modality" not in check(volume, card("brain-mri-2d"))
     unsaid = phantoms_dicom.write_series(tmp_path / "unsaid", voxels)
@@ -322,11 +322,11 @@ def test_a_padding_that_no_pixel_has_is_not_claimed(voxels, tmp_path):
 
 
 def of_frames(slope, intercept):
-    def each(item, k):
+    def edit(item, k):
         del item.PixelValueTransformationSequence
         item.RealWorldValueMappingSequence = mapping("1", slope, intercept)
 
-    return each
+    return edit
 
 
 @needs_dcm2niix
@@ -335,7 +335,7 @@ def of_frames(slope, intercept):
 def test_a_mapping_counts_where_there_is_no_slope(kind, voxels, tmp_path):
     slope, intercept = (2.0, -1000.0) if kind == "ct" else (0.5, 0.0)
     if kind == "enhanced":
-        source = phantoms_dicom.write_enhanced(tmp_path / "in", voxels, each=of_frames(slope, intercept))
+        source = phantoms_dicom.write_enhanced(tmp_path / "in", voxels, edit=of_frames(slope, intercept))
     else:
         unit, modality = ("[hnsf'U]", "CT") if kind == "ct" else ("1", "MR")
         said = {"modality": modality, "RealWorldValueMappingSequence": mapping(unit, slope, intercept)}

@@ -35,16 +35,16 @@ def stored(image, name):
     return element and (element.value or b"")
 
 
-def source_with(folder, **words):
+def source_with(folder, **arguments):
     """A series whose headers hold words that the standard does not allow, or spell names in their own ways."""
 
-    def each(image, _):
+    def edit(image, _):
         with pydicom.config.disable_value_validation():
-            for name, value in words.items():
+            for name, value in arguments.items():
                 image.add_new(name, pydicom.datadict.dictionary_VR(name), value)
 
     voxels = phantoms.brain((24, 24, 6)).astype(np.int16)
-    return phantoms_dicom.write_series(folder, voxels, each=each, StudyDate="20200102", ContentDate="20200103")
+    return phantoms_dicom.write_series(folder, voxels, edit=edit, StudyDate="20200102", ContentDate="20200103")
 
 
 ODD = {
@@ -62,33 +62,33 @@ ODD = {
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_words_of_a_header_travel_as_they_are(kind, tmp_path):
     source = source_with(tmp_path / "in", **ODD[kind])
-    found = write_map(source, tmp_path / "std.dcm")
+    result = write_map(source, tmp_path / "std.dcm")
     first = pydicom.dcmread(next(source.iterdir()))
     for name in PATIENT:
-        assert (stored(found, name) or b"") == (stored(first, name) or b""), name
-    assert found.pixel_array.shape == (6, 24, 24)
+        assert (stored(result, name) or b"") == (stored(first, name) or b""), name
+    assert result.pixel_array.shape == (6, 24, 24)
 
 
 def test_equal_runs_give_equal_bytes_and_the_date_of_the_source(tmp_path):
     source = source_with(tmp_path / "in")
-    found = write_map(source, tmp_path / "one.dcm")
+    result = write_map(source, tmp_path / "one.dcm")
     write_map(source, tmp_path / "two.dcm")
     assert (tmp_path / "one.dcm").read_bytes() == (tmp_path / "two.dcm").read_bytes()
-    assert found.ContentDate == "20200103"
+    assert result.ContentDate == "20200103"
 
 
 def test_a_map_tells_its_model_and_who_made_it(tmp_path):
-    found = write_map(source_with(tmp_path / "in"), tmp_path / "std.dcm")
-    assert "standard deviation" in found.DerivationDescription
-    assert "model tiny" in found.DerivationDescription
-    assert "seed 7" in found.DerivationDescription
-    assert "medldm" in [item.ManufacturerModelName for item in found.ContributingEquipmentSequence[1:]]
+    result = write_map(source_with(tmp_path / "in"), tmp_path / "std.dcm")
+    assert "standard deviation" in result.DerivationDescription
+    assert "model tiny" in result.DerivationDescription
+    assert "seed 7" in result.DerivationDescription
+    assert "medldm" in [item.ManufacturerModelName for item in result.ContributingEquipmentSequence[1:]]
 
 
 def test_a_map_cites_the_frames_of_an_enhanced_image(tmp_path):
     voxels = phantoms.brain((24, 24, 6)).astype(np.int16)
-    found = write_map(phantoms_dicom.write_enhanced(tmp_path / "in", voxels), tmp_path / "std.dcm")
-    assert sorted(item.ReferencedFrameNumber for item in found.SourceImageSequence) == [1, 2, 3, 4, 5, 6]
+    result = write_map(phantoms_dicom.write_enhanced(tmp_path / "in", voxels), tmp_path / "std.dcm")
+    assert sorted(item.ReferencedFrameNumber for item in result.SourceImageSequence) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy (dicom3tools) is not installed")
@@ -103,13 +103,13 @@ def test_dciodvfy_has_nothing_against_a_map(half_width, tmp_path):
 def test_what_the_maker_of_maps_cannot_take_is_told_without_names(tmp_path, monkeypatch):
     import highdicom
 
-    def refuse(**words):
+    def refuse(**arguments):
         raise ValueError("Doe^Jane is no value of this")
 
     monkeypatch.setattr(highdicom.pm, "ParametricMap", refuse)
-    with pytest.raises(InputError, match="map of the uncertainty") as told:
+    with pytest.raises(InputError, match="map of the uncertainty") as text:
         write_map(source_with(tmp_path / "in"), tmp_path / "std.dcm")
-    assert "Doe" not in str(told.value)
+    assert "Doe" not in str(text.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 

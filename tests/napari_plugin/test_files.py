@@ -182,8 +182,8 @@ def test_a_crop_of_a_dicom_layer_refers_to_the_slices_it_came_from(tmp_path):
                       np.array(files[0].ImageOrientationPatient[3:], float))  # fmt: skip
     for file in files:
         (source,) = file.SourceImageSequence
-        apart = sources[source.ReferencedSOPInstanceUID] - np.array(file.ImagePositionPatient, float)
-        assert apart @ normal == pytest.approx(0, abs=1e-3)
+        distance = sources[source.ReferencedSOPInstanceUID] - np.array(file.ImagePositionPatient, float)
+        assert distance @ normal == pytest.approx(0, abs=1e-3)
 
 
 def test_a_refined_dicom_layer_keeps_its_field_of_view(tmp_path):

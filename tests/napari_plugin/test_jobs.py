@@ -134,7 +134,7 @@ def test_a_preview_shows_what_the_run_will_give(as_layer, tiny_model):
         order("denoise", scan, tiny_model, options=options, where=current_slice(scan, (40, 0, 0), 0)), quiet
     ).layers[0][0]
     # The scaling is the part's own: its brightest tissue is not quite that of the scan.
-    assert np.abs(slab[0] - whole[20]).mean() < 0.01 * phantoms.WHITE
+    assert np.abs(slab[0] - whole[20]).mean() < 0.01 * phantoms.PEAK
 
 
 def test_named_slices_are_counted_in_the_preview_as_in_the_scan(scan, tiny_model):

@@ -52,7 +52,7 @@ def dock(viewer, tiny_model):
 def state(viewer, qtbot):
     """Look at a widget as it is now; leave a picture of the window."""
 
-    def look(name, widget, *, settled=True):
+    def check(name, widget, *, settled=True):
         if settled:
             qtbot.waitUntil(
                 lambda: not widget.timer.isActive() and "looking" not in widget.plan.value, timeout=hands.LONG
@@ -66,7 +66,7 @@ def state(viewer, qtbot):
             viewer.screenshot(str(Path(folder) / f"state_{name}.png"), canvas_only=False, flash=False)
         assert flaws(widget.native.widget()) == []
 
-    return look
+    return check
 
 
 def flaws(inside):

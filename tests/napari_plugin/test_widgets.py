@@ -364,7 +364,7 @@ def test_colours_lost_weights_and_no_layer_are_told_in_words(show, qtbot, tmp_pa
     assert widget.button.enabled
 
 
-def turned(degrees):
+def rotated(degrees):
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
 
@@ -375,7 +375,7 @@ KINDS = {
     "integer": lambda array: Image(array.astype(np.uint16)),
     "thick": lambda array: Image(array, scale=(5, 1, 0.8)),
     "micrometres": lambda array: Image(array, scale=(900, 900, 900), units=("um",) * 3),
-    "rotated": lambda array: Image(array, rotate=turned(30)),
+    "rotated": lambda array: Image(array, rotate=rotated(30)),
     "flipped": lambda array: Image(array, scale=(1, -1, 1), translate=(0, 39, 0)),
     "flat": lambda array: Image(array[10]),
     "tiny": lambda array: Image(array[8:11, 17:22, 14:18]),

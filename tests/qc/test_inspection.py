@@ -16,7 +16,7 @@ def verbs(volume, **options):
 
 
 def noisy(volume, share):
-    return volume.with_voxels(phantoms.rician(volume.voxels, share * phantoms.WHITE).astype(np.float32))
+    return volume.with_voxels(phantoms.rician(volume.voxels, share * phantoms.PEAK).astype(np.float32))
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,10 @@ from medldm.io.nifti.writer import read_nifti
 def verb(stub_network, capsys):
     """Run denoise with a network that adds one; its exit code, and all that it said."""
 
-    def run(*words):
-        code = main(["denoise", *map(str, words)])
-        told = capsys.readouterr()
-        return code, told.out + told.err
+    def run(*arguments):
+        code = main(["denoise", *map(str, arguments)])
+        text = capsys.readouterr()
+        return code, text.out + text.err
 
     return run
 
@@ -141,7 +141,7 @@ def hostile(image, damage):
 
 def test_images_without_rows_are_no_scan(tmp_path):
     voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
-    phantoms_dicom.write_series(tmp_path / "s", voxels, each=lambda image, k: hostile(image, "nowhere"))
+    phantoms_dicom.write_series(tmp_path / "s", voxels, edit=lambda image, k: hostile(image, "nowhere"))
     assert not find_series(tmp_path / "s")
     (case,) = find_cases(tmp_path / "s")
     with pytest.raises(InputError, match=r"3 files of .* cannot be read: .*damaged or cut short"):
@@ -222,7 +222,7 @@ def no_table(data, at):
     data[data.find(b"\xff\xc4", at) + 1] = 0xC5
 
 
-def wide_words(data, at):
+def wide_entries(data, at):
     place = data.find(b"\x28\0\0\x01US\x02\0") + 8  # BitsAllocated
     data[place] = 32
 
@@ -232,7 +232,7 @@ def absurd_precision(data, at):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [no_table, wide_words, absurd_precision])
+@pytest.mark.parametrize("change", [no_table, wide_entries, absurd_precision])
 def test_a_stream_that_ends_its_codec_is_a_sentence_and_the_next_is_read(change, tmp_path):
     """GDCM throws through Python, or reads where nothing is: its process ends, and nobody's night."""
     with pytest.raises(InputError, match="no pixels that can be decoded"):
@@ -321,9 +321,9 @@ def test_a_photometric_interpretation_that_holds_a_name_is_not_repeated(tmp_path
     with dicom_files.no_values_on_screen():
         phantoms_dicom.edit(folder, lambda image: setattr(image, "PhotometricInterpretation", "DOE^JANE"))
     (series,) = find_series(folder)
-    with pytest.raises(InputError, match="not one of grey values") as told:
+    with pytest.raises(InputError, match="not one of grey values") as text:
         read_series(series)
-    assert "DOE" not in str(told.value)
+    assert "DOE" not in str(text.value)
 
 
 def test_pipes_are_never_opened(tmp_path):
@@ -332,9 +332,9 @@ def test_pipes_are_never_opened(tmp_path):
     phantoms.save(tmp_path / "scan.nii.gz", phantoms.brain((8, 8, 4)), dtype=np.int16)
     with pytest.raises(InputError, match="a pipe, a socket or a device"):
         find_cases(tmp_path / "pipe.dcm")
-    told = {case.place.as_posix(): case.broken for case in find_cases(tmp_path / "list.txt")}
-    assert told["scan"] == ""
-    assert "a pipe" in told["pipe.dcm"]
+    text = {case.place.as_posix(): case.broken for case in find_cases(tmp_path / "list.txt")}
+    assert text["scan"] == ""
+    assert "a pipe" in text["pipe.dcm"]
 
 
 def test_a_member_without_a_name_is_a_sentence(tmp_path):
@@ -352,10 +352,10 @@ def test_a_member_without_a_name_is_a_sentence(tmp_path):
 @pytest.mark.parametrize("damage", ["huge", "frames", "negative", "bits"])
 def test_headers_that_lie_end_in_a_sentence(damage, tmp_path):
     voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
-    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, each=lambda image, k: hostile(image, damage))
-    found = find_series(folder)
-    assert found
-    for series in found:
+    folder = phantoms_dicom.write_series(tmp_path / "s", voxels, edit=lambda image, k: hostile(image, damage))
+    result = find_series(folder)
+    assert result
+    for series in result:
         with pytest.raises(MedldmError):
             read_series(series, fix=True)
 
@@ -447,10 +447,10 @@ def test_no_patient_is_named_outside_dicom(form, tmp_path, verb, caplog):
         image.AccessionNumber, image.StudyID = "ACC-5", "STU-6"
 
     voxels = phantoms.brain((24, 24, 12)).astype(np.int16)
-    folder = phantoms_dicom.write_series(tmp_path / "in" / "case", voxels, each=identify)
-    broken = phantoms_dicom.write_series(tmp_path / "in" / "broken", voxels, number=4, each=identify)
+    folder = phantoms_dicom.write_series(tmp_path / "in" / "case", voxels, edit=identify)
+    broken = phantoms_dicom.write_series(tmp_path / "in" / "broken", voxels, number=4, edit=identify)
     phantoms_dicom.cut_short(sorted(broken.iterdir())[2])
-    odd = phantoms_dicom.write_series(tmp_path / "in" / "odd", voxels, number=5, each=identify)
+    odd = phantoms_dicom.write_series(tmp_path / "in" / "odd", voxels, number=5, edit=identify)
     with dicom_files.no_values_on_screen():  # pydicom complains while the phantom is written, too
         phantoms_dicom.edit(odd, lambda image: setattr(image, "PatientName", "Doe^Jane^" * 30))
     out = tmp_path / "out"
@@ -458,7 +458,7 @@ def test_no_patient_is_named_outside_dicom(form, tmp_path, verb, caplog):
         warnings.simplefilter("always")
         _, said = verb(tmp_path / "in", out, "--report", "-v", "--format", form)
         main(["inspect", str(folder), "--json"])
-    texts = [said, caplog.text, *(str(each.message) for each in warned)]
+    texts = [said, caplog.text, *(str(item.message) for item in warned)]
     written = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".dcm"]
     assert {path.suffix for path in written} >= {".json", ".csv", ".html", ".png"}
     texts += [str(path.relative_to(out)) for path in out.rglob("*")]
@@ -467,5 +467,5 @@ def test_no_patient_is_named_outside_dicom(form, tmp_path, verb, caplog):
         for path in written
     ]
     for secret in ("Doe^Jane", "Jane", "SECRET-17", "OTHER-99", "19700203", "Erring", "Clinic", "ACC-5", "STU-6"):
-        found = [text[max(0, text.find(secret) - 200) :][:300] for text in texts if secret in text]
-        assert not found
+        matches = [text[max(0, text.find(secret) - 200) :][:300] for text in texts if secret in text]
+        assert not matches

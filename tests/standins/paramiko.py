@@ -24,18 +24,18 @@ class SSHClient:
     def set_missing_host_key_policy(self, policy):
         pass
 
-    def connect(self, hostname, **words):
+    def connect(self, hostname, **arguments):
         self.host = hostname
 
     def exec_command(self, command, get_pty=False):
-        told = command
+        text = command
         for host in os.environ["STANDIN_HOSTS"].split():
-            told = told.replace(f" {host}", " 127.0.0.1")
-        told = told.replace("8786", os.environ["STANDIN_PORT"]).replace("$SHELL -i", "bash")
+            text = text.replace(f" {host}", " 127.0.0.1")
+        text = text.replace("8786", os.environ["STANDIN_PORT"]).replace("$SHELL -i", "bash")
         with Path(os.environ["STANDIN_SSH"]).open("a") as log:
             log.write(f"{self.host}: {command}\n")
         self.process = subprocess.Popen(
-            told, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            text, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         channel = Channel(self.process)
         return None, Lines(channel, self.process.stdout), Lines(channel, None)

@@ -13,25 +13,25 @@ VERBS = ("Restore", "Denoise", "Super-resolve", "Fill slices", "Inpaint")
 real_run = napari.run
 
 
-def look():
+def visit():
     """What a person would see: a widget for every verb. Written down, then the window is closed."""
     viewer = napari.current_viewer()
     if viewer is None:
-        QTimer.singleShot(200, look)
+        QTimer.singleShot(200, visit)
         return
-    told = []
+    messages = []
     for verb in VERBS:
         dock, _ = viewer.window.add_plugin_dock_widget("medldm", verb)
         dock.raise_()  # they share a tab bar
         QApplication.processEvents()
-        told += [verb] * dock.isVisible()
-    Path(os.environ["STANDIN_NAPARI"]).write_text("\n".join(told))
+        messages += [verb] * dock.isVisible()
+    Path(os.environ["STANDIN_NAPARI"]).write_text("\n".join(messages))
     viewer.close()
 
 
-def run(*words, **options):
-    QTimer.singleShot(500, look)
-    return real_run(*words, **options)
+def run(*arguments, **options):
+    QTimer.singleShot(500, visit)
+    return real_run(*arguments, **options)
 
 
 napari.run = run

@@ -303,7 +303,7 @@ def test_holes_are_filled_as_in_one_volume():
 
 @pytest.fixture
 def clean_blocks():
-    clean = phantoms.brain((24, 20, 18)) / phantoms.WHITE
+    clean = phantoms.brain((24, 20, 18)) / phantoms.PEAK
     stack = torch.from_numpy(np.stack([np.roll(clean, k, axis=1) for k in range(10)]))
     return Blocks(stack, torch.ones(10, dtype=torch.bool), torch.zeros(10, dtype=torch.long))
 
