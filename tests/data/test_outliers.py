@@ -35,8 +35,8 @@ def spoiled(voxels, places, value):
 @pytest.mark.parametrize("value", SPIKES)
 @pytest.mark.parametrize("places", [[(20, 20, 20)], [(0, 0, 0)], [(20, 20, 20), (21, 20, 20), (30, 9, 5)]])
 def test_absurd_values_are_found_wherever_they_are(value, places):
-    found = find_outliers(spoiled(BRAIN, places, value))
-    assert sorted(map(tuple, np.argwhere(found))) == sorted(places)
+    mask = find_outliers(spoiled(BRAIN, places, value))
+    assert sorted(map(tuple, np.argwhere(mask))) == sorted(places)
 
 
 def test_overflow_of_sixteen_bits_is_found_and_integers_stay_integers():
@@ -60,9 +60,9 @@ def test_overflow_in_a_real_head_is_found_in_tissue_at_edges_and_in_air(value):
 
 
 def test_a_line_of_absurd_values_is_found_whole():
-    found = find_outliers(spoiled(BRAIN, [(k, 20, 20) for k in range(48)], 1e9))
-    assert found.sum() == 48
-    assert found[:, 20, 20].all()
+    mask = find_outliers(spoiled(BRAIN, [(k, 20, 20) for k in range(48)], 1e9))
+    assert mask.sum() == 48
+    assert mask[:, 20, 20].all()
 
 
 def test_a_weak_spike_beside_an_absurd_one_is_found_too():
@@ -150,9 +150,9 @@ def test_places_are_counted_as_the_file_counts():
     place = tuple(np.argwhere(scan.to_stored(scan.voxels) == 1e9)[0].tolist())
     _, outliers = set_aside(scan)
     assert outliers.facts(scan) == {"outliers": 1, "outliers_at": [list(place)]}
-    words = outliers.sentence(scan)
-    assert f"1e+09 at {place}" in words
-    assert words.count(". ") == 0
+    sentence = outliers.sentence(scan)
+    assert f"1e+09 at {place}" in sentence
+    assert sentence.count(". ") == 0
 
 
 VERBS = {
@@ -191,10 +191,10 @@ def test_no_other_voxel_learns_of_it(verb, value, model, caplog):
     elsewhere = np.ones(without.shape, bool) if spoiled_one.shape != scan.shape else ~there
     assert np.array_equal(spoiled_one.voxels[elsewhere], other.voxels[elsewhere])
     assert np.isfinite(spoiled_one.voxels[elsewhere]).all()
-    apart = np.abs(spoiled_one.voxels - without.voxels)[elsewhere]
+    difference = np.abs(spoiled_one.voxels - without.voxels)[elsewhere]
     near = 4 * 40 if spoiled_one.shape != scan.shape else 40  # a stand-in is off by the noise of one voxel
-    assert apart.max() < near
-    assert (apart > 20).mean() < 0.002
+    assert difference.max() < near
+    assert (difference > 20).mean() < 0.002
     facts = spoiled_one.history[-1].facts
     assert facts["outliers"] == 2
     assert sum("far beyond everything else" in note for note in facts["notes"]) == 1

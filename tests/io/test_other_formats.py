@@ -72,11 +72,11 @@ def voxels(dtype=np.int16, shape=(9, 7, 5)):
 
 def itk_image(array, place):
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose()))
-    turned = LPS @ place
-    sizes = np.linalg.norm(turned[:3, :3], axis=0)
+    flipped = LPS @ place
+    sizes = np.linalg.norm(flipped[:3, :3], axis=0)
     image.SetSpacing(sizes.tolist())
-    image.SetDirection((turned[:3, :3] / sizes).ravel().tolist())
-    image.SetOrigin(turned[:3, 3].tolist())
+    image.SetDirection((flipped[:3, :3] / sizes).ravel().tolist())
+    image.SetOrigin(flipped[:3, 3].tolist())
     return image
 
 
@@ -506,8 +506,8 @@ def tree(tmp_path):
     return tmp_path / "in"
 
 
-def run(*words):
-    return main([str(word) for word in words])
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
 
 
 def test_a_tree_of_all_formats_comes_out_as_it_went_in(tree, tmp_path, stub_network):
