@@ -99,7 +99,7 @@ def one(verb: str, model: str, shape: tuple[int, ...]) -> dict[str, Any]:
     begun = time.monotonic()
     if verb == "bm4d":
         white = float(np.percentile(scan[scan > 0.1 * scan.max()], 99.5))
-        bm4d_plain(scan / white, 0.05, "mr")
+        bm4d_plain(scan / white, 0.05, "rician")
         name = "bm4d"
     elif verb == "super-resolve":
         thick = scan[:, :, 1::4]

@@ -1,8 +1,8 @@
-"""Who competes: doing nothing, interpolation, NLM, TV, the supervised U-Net, and we; all on the same arrays.
+"""The methods: doing nothing, interpolation, NLM, TV, the supervised U-Net and medldm, on the same arrays.
 
 The knobs of NLM and TV were chosen on validation scans, by PSNR (docs/benchmarks/tune_rivals.py). Where the level is
-not given they take `medldm.qc.noise`, as we do: scikit-image's own estimator needs a wavelet package, and is misled
-by zeroed air.
+not given they take `medldm.qc.noise`, as medldm does: scikit-image's own estimator needs a wavelet package, and is
+misled by zeroed air.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.interpolate import CubicSpline
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from medldm.benchmark.ablation import PARTS
-from medldm.benchmark.optional_baselines import GUESTS, NEEDS, NOWHERE, installed
+from medldm.benchmark.optional_baselines import NEEDS, OPTIONAL, UNAVAILABLE, installed
 from medldm.benchmark.protocol import Trial
 from medldm.data.resample import field_of_view_affine, resample_to
 from medldm.data.volume import Voxels
@@ -36,7 +36,7 @@ TV_WEIGHT = {"rician": 0.4, "gaussian": 0.7}
 
 @dataclass(frozen=True)
 class Method:
-    """One competitor.
+    """One method of the benchmark.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def tv(trial: Trial) -> Voxels | None:
 
 
 def model(which: Card, named: str | None = None, **options: Any) -> Method:
-    """A model of ours through the public verbs.
+    """A medldm model, run by the public functions.
 
     Parameters
     ----------
@@ -198,17 +198,17 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
 def optional() -> tuple[dict[str, Method], dict[str, str]]:
     """Baselines of other packages, and those whose package is not installed, with the reason."""
     installed_methods: dict[str, Method] = {}
-    absent: dict[str, str] = dict(NOWHERE)
-    for name, denoiser in GUESTS.items():
+    absent: dict[str, str] = dict(UNAVAILABLE)
+    for name, denoiser in OPTIONAL.items():
         package = NEEDS[name]
         if installed(package):
-            installed_methods[name] = Method(_guest(denoiser))
+            installed_methods[name] = Method(_optional_method(denoiser))
         else:
             absent[name] = f"{package} is not installed; pip install 'medldm[rivals]'"
     return installed_methods, absent
 
 
-def _guest(denoiser: Callable[[Voxels, float, str], Voxels]) -> Callable[[Trial], Voxels | None]:
+def _optional_method(denoiser: Callable[[Voxels, float, str], Voxels]) -> Callable[[Trial], Voxels | None]:
     def restore(trial: Trial) -> Voxels | None:
         if trial.row.verb != "denoise":
             return None

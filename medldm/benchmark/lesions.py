@@ -126,9 +126,9 @@ def lesion_scores(
         recovered = (have - without) / (want - without)
         within = lost is not None and bool(lost[weight(lesion, guess.shape, spacing) > 0].all())
         (hidden if within else seen[lesion.diameter_mm]).append(recovered)
-    everyone = [share for shares in seen.values() for share in shares]
+    all_shares = [share for shares in seen.values() for share in shares]
     named = {f"lesion_{size:.0f}": _mean(shares) for size, shares in seen.items()}
-    gone = _mean([float(share < LOST) for share in everyone])
+    gone = _mean([float(share < LOST) for share in all_shares])
     false = false_blobs(guess - reference, inside & ~near, spacing)
     return {**named, "lesions_lost": gone, "lesion_hidden": _mean(hidden), "lesions_false": float(false)}
 

@@ -113,7 +113,7 @@ def _from_mean(values: Voxels, truth: Voxels, expected: Voxels, sigma: float) ->
     return ((inside + beyond) * sigma).astype(np.float32)
 
 
-GUESTS: dict[str, Callable[[Voxels, float, str], Voxels]] = {
+OPTIONAL: dict[str, Callable[[Voxels, float, str], Voxels]] = {
     "dipy-nlm": dipy_nlm,
     "ants": ants_denoise,
     "bm4d": bm4d_plain,
@@ -122,7 +122,7 @@ GUESTS: dict[str, Callable[[Voxels, float, str], Voxels]] = {
 }
 NEEDS = {"dipy-nlm": "dipy", "ants": "ants", "bm4d": "bm4d", "bm4d-unbiased": "bm4d", "bm4d-stabilised": "bm4d"}
 # Named by the protocol, and run nowhere yet: they stand in the table as what they are.
-NOWHERE = {
+UNAVAILABLE = {
     "eclare": "it trains a network for each scan, hours on a CPU; no interface to it yet",
     "synthsr": "it comes as a part of FreeSurfer, with networks that are downloaded; no interface to it yet",
 }

@@ -1,4 +1,4 @@
-"""Degrade, restore with everyone, score, write; a killed run goes on where it stopped."""
+"""Degrade, restore with every method, score, write; a killed run resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medldm.benchmark.baselines import Method, methods
 from medldm.benchmark.ledger import append_score, read_scores
 from medldm.benchmark.memory import PeakMemory
 from medldm.benchmark.noise_table import noise_errors, noise_markdown
-from medldm.benchmark.optional_baselines import GUESTS
+from medldm.benchmark.optional_baselines import OPTIONAL
 from medldm.benchmark.protocol import Trial, trials
 from medldm.benchmark.rows import chosen_rows
 from medldm.benchmark.scans import few, in_turn, scans
@@ -72,7 +72,7 @@ def run(
     competing, absent = methods(tuple(methods_wanted) if methods_wanted else None)
     if quick and not methods_wanted:
         # Minutes a scan: a quick look does without them.
-        slow = [name for name in GUESTS if competing.pop(name, None)]
+        slow = [name for name in OPTIONAL if competing.pop(name, None)]
         absent |= dict.fromkeys(slow, "too slow for --quick")
     out = Path("benchmark_result" if out is None else out)
     out.mkdir(parents=True, exist_ok=True)

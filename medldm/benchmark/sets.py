@@ -27,7 +27,7 @@ def extractors(backbone: Backbone, files: Iterable[str | Path] = ()) -> dict[str
 
     Parameters
     ----------
-    backbone : encoder of ours; none where it has no features
+    backbone : encoder of a medldm model; none where it has no features
     files : TorchScript networks that the user has: (B, 3, H, W) in [0, 1] to (B, D) features or class probabilities
         (RadImageNet, Inception, ...); or two of (B, 3, H, W) in [-1, 1] to distances (LPIPS)
 

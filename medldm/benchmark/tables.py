@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from medldm.benchmark.baselines import CLASSICS
-from medldm.benchmark.optional_baselines import GUESTS
+from medldm.benchmark.optional_baselines import OPTIONAL
 from medldm.benchmark.rows import all_rows
 
 Scores = Sequence[dict[str, Any]]
@@ -287,5 +287,5 @@ def _pairs(ours: dict[str, float], theirs: dict[str, float]) -> np.ndarray[Any, 
 
 def _in_order(names: Iterable[str]) -> list[str]:
     """Each name once: rows and baselines in the order of the protocol, others as they came."""
-    ranks = {name: rank for rank, name in enumerate([*(row.name for row in all_rows()), *CLASSICS, *GUESTS])}
+    ranks = {name: rank for rank, name in enumerate([*(row.name for row in all_rows()), *CLASSICS, *OPTIONAL])}
     return sorted(dict.fromkeys(names), key=lambda name: ranks.get(name, len(ranks)))

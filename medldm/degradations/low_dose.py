@@ -91,7 +91,7 @@ class LowDose(Degradation):
         variance = self.variance(integrals, self.photons * self.dose) - self.variance(integrals, self.photons)
         normal = torch.randn(integrals.shape, generator=generator).numpy()
         side = max(hounsfield.shape)
-        # Half a turn in parallel beams; the pixel is the unit of length in which the noise of p lives.
+        # Half a turn in parallel beams; the pixel is the unit of length of the noise of p.
         attenuation = iradon(
             normal * np.sqrt(variance) / self.pixel_mm,
             theta=np.linspace(0, 180, self.views, endpoint=False),

@@ -67,8 +67,8 @@ def inception_score(chances: Features) -> float:
     chances = np.asarray(chances, dtype=np.float64)
     if chances.ndim != 2 or not np.allclose(chances.sum(1), 1, atol=1e-3):
         raise ValueError("an inception score is taken of class probabilities, (images, classes), that sum to 1")
-    everyone = chances.mean(0)
-    ratio = np.divide(chances, everyone, out=np.ones_like(chances), where=chances > 0)
+    mean_chances = chances.mean(0)
+    ratio = np.divide(chances, mean_chances, out=np.ones_like(chances), where=chances > 0)
     return float(np.exp((chances * np.log(ratio)).sum(1).mean()))
 
 

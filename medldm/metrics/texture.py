@@ -37,7 +37,7 @@ def noise_spectrum(noise: Voxels, pixel_mm: float, bins: int = 20) -> tuple[Voxe
 
 
 def noise_frequency(noise: Voxels, pixel_mm: float) -> float:
-    """Mean frequency of the noise power spectrum, 1/mm: low for blotchy noise, the taste of a denoiser.
+    """Mean frequency of the noise power spectrum, 1/mm: low for the blotchy noise that denoisers leave.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""How noisy is a scan? Published estimators, and honesty about when they cannot know.
+"""Noise level of a scan, by published estimators, and whether it can be trusted.
 
 MRI. A second difference along every well-sampled axis (Immerkaer, CVIU 64, 1996; along three axes almost no anatomy
-is left) is looked at where the smoothed image is flat (Coupe et al., Med Image Anal 14, 2010), inside the head. Its
+is left) is taken where the smoothed image is flat (Coupe et al., Med Image Anal 14, 2010), inside the head. Its
 median absolute deviation (Donoho and Johnstone, Biometrika 81, 1994) is corrected for the narrowing of Rician noise
 at low signal (Koay and Basser, J Magn Reson 179, 2006). Where the background was left as measured, the median of its
 Rayleigh distribution gives a second opinion (Sijbers et al., Phys Med Biol 52, 2007), which smooth noise cannot fool.

@@ -56,9 +56,9 @@ def test_the_truth_measured_again_is_consistent(row, scan):
 
 
 def test_the_same_noise_whether_or_not_its_level_is_told(scan):
-    told, blind = trial_of("noise-3", scan), trial_of("noise-3-blind", scan)
-    assert np.array_equal(told.measured.voxels, blind.measured.voxels)
-    assert told.facts["noise"] == 0.03
+    given, blind = trial_of("noise-3", scan), trial_of("noise-3-blind", scan)
+    assert np.array_equal(given.measured.voxels, blind.measured.voxels)
+    assert given.facts["noise"] == 0.03
     assert blind.facts["noise"] is None
 
 
@@ -131,17 +131,17 @@ def test_a_plain_folder_is_taken_whole(tmp_path, scan):
 
 def test_a_run_cut_short_has_seen_as_many_sources_and_subjects_as_it_could():
     rows = [("x", "a1", 1), ("x", "a1", 2), ("x", "a2", 3), ("y@1", "b1", 4), ("y@2", "b1", 5)]
-    found = [{"source": source, "subject": subject, "file": str(file)} for source, subject, file in rows]
-    assert [row["file"] for row in in_turn(found)] == ["1", "4", "3", "5", "2"]
+    scans_in_turn = [{"source": source, "subject": subject, "file": str(file)} for source, subject, file in rows]
+    assert [row["file"] for row in in_turn(scans_in_turn)] == ["1", "4", "3", "5", "2"]
 
 
 def test_a_quick_look_takes_thin_scans_of_different_subjects(tmp_path):
-    found = []
+    rows = []
     for subject, mm in (("a", 1.0), ("a", 1.0), ("b", 4.0), ("c", 1.0)):
-        path = tmp_path / f"{subject}{len(found)}.nii.gz"
+        path = tmp_path / f"{subject}{len(rows)}.nii.gz"
         phantoms.save(path, phantoms.brain((8, 8, 8)), np.diag([1, 1, mm, 1.0]), dtype=np.int16)
-        found.append({"path": str(path), "subject": subject})
-    assert [row["subject"] for row in few(found, 2)] == ["a", "c"]
+        rows.append({"path": str(path), "subject": subject})
+    assert [row["subject"] for row in few(rows, 2)] == ["a", "c"]
 
 
 # The rivals
@@ -198,11 +198,11 @@ def stubs(monkeypatch):
 @pytest.mark.slow
 def test_a_second_run_computes_nothing_and_new_weights_only_their_own(scan, tmp_path, stubs):
     competing, asked, stub = stubs
-    told = []
-    options = {"tasks": ("noise-3", "thick-4mm"), "progress": lambda *words: told.append(words)}
+    progress = []
+    options = {"tasks": ("noise-3", "thick-4mm"), "progress": lambda *news: progress.append(news)}
     text = run(tmp_path / "data", tmp_path / "out", **options).read_text()
     assert len(asked) == 4
-    assert told[-1][:2] == (2, 2)
+    assert progress[-1][:2] == (2, 2)
     assert "| noise-3 | 1 | 20.00 | 20.00 |" in text.replace("**", "")  # an error of 0.1 everywhere is 20 dB
     assert "`three`: not run (no weights)" in text
     assert (tmp_path / "out" / "figure.png").stat().st_size > 0
@@ -235,7 +235,7 @@ def test_a_run_cut_short_leaves_the_table_of_what_it_scored(tmp_path, stubs):
 @pytest.mark.slow
 def test_a_torn_line_is_cut_off_and_computed_again(scan, tmp_path, stubs):
     _, asked, _ = stubs
-    options = {"tasks": ("noise-3",), "progress": lambda *words: None}
+    options = {"tasks": ("noise-3",), "progress": lambda *news: None}
     run(tmp_path / "data", tmp_path / "out", **options)
     ledger = tmp_path / "out" / "scores.csv"
     whole = ledger.read_bytes()
@@ -254,7 +254,7 @@ def test_a_failure_is_noted_leaves_the_others_alone_and_is_tried_again(scan, tmp
         raise MedldmError("no memory")
 
     competing["one"] = Method(fail)
-    options = {"tasks": ("noise-3",), "progress": lambda *words: None}
+    options = {"tasks": ("noise-3",), "progress": lambda *news: None}
     run(tmp_path / "data", tmp_path / "out", **options)
     assert [score["method"] for score in read_scores(tmp_path / "out" / "scores.csv")] == ["two"]
     competing["one"] = stub("one")
@@ -273,7 +273,7 @@ def test_a_ledger_of_another_version_is_kept_beside(tmp_path):
 
 @pytest.mark.slow
 def test_the_path_of_a_card_is_a_method(scan, tmp_path, tiny_model):
-    wanted = {"tasks": ("gap-of-3",), "methods_wanted": ("linear", str(tiny_model)), "progress": lambda *words: None}
+    wanted = {"tasks": ("gap-of-3",), "methods_wanted": ("linear", str(tiny_model)), "progress": lambda *news: None}
     run(tmp_path / "data", tmp_path / "out", **wanted)
     scores = {score["method"]: score for score in read_scores(tmp_path / "out" / "scores.csv")}
     assert set(scores) == {"linear", "tiny-2d", "tiny-2d-sharp"}
@@ -283,7 +283,7 @@ def test_the_path_of_a_card_is_a_method(scan, tmp_path, tiny_model):
 
 @pytest.mark.slow
 def test_the_noise_table_comes_with_the_whole_run(scan, tmp_path, stubs):
-    text = run(tmp_path / "data", tmp_path / "out", quick=True, progress=lambda *words: None).read_text()
+    text = run(tmp_path / "data", tmp_path / "out", quick=True, progress=lambda *news: None).read_text()
     assert "Noise level estimate" in text
 
 
@@ -336,8 +336,8 @@ def score(method, subject, **values):
     numbers = dict.fromkeys(
         ("psnr", "ssim", "detail_energy", "detail_correlation", "perceptual", "consistency", "untouched", "bias_1",
          "seconds"), math.nan)  # fmt: skip
-    words = {"row": "thick-4mm", "contrast": "MR", "source": "s", "weights": "", "backbone": "b", "file": subject}
-    return {**numbers, **words, "method": method, "subject": subject, **values}
+    labels = {"row": "thick-4mm", "contrast": "MR", "source": "s", "weights": "", "backbone": "b", "file": subject}
+    return {**numbers, **labels, "method": method, "subject": subject, **values}
 
 
 def test_sharpness_is_judged_by_its_distance_from_one():
@@ -350,8 +350,8 @@ def test_the_better_of_linear_and_cubic_is_the_rival_and_the_subject_is_the_unit
     scores += [score("linear", s, psnr=28.0) for s in "ab"] + [score("cubic", s, psnr=29.0) for s in "ab"]
     (line,) = [line for line in against(scores, "medldm", "psnr") if line.startswith("| thick-4mm")]
     assert "| cubic | 2 | +1.50 [" in line
-    told = markdown(scores, {}, "medldm benchmark")
-    assert "| thick-4mm | 2 | 28.00 | 29.00 | **30.50** |" in told  # rivals first, however the ledger lists them
+    table = markdown(scores, {}, "medldm benchmark")
+    assert "| thick-4mm | 2 | 28.00 | 29.00 | **30.50** |" in table  # rivals first, however the ledger lists them
 
 
 def test_a_rival_that_skipped_a_subject_is_not_the_best_for_it():

@@ -24,11 +24,11 @@ def errors(subject, sigma=0.0, scale=1.0, slope=0.2, count=4000):
 
 
 def test_the_fitted_floor_finds_the_law_of_the_errors():
-    found = fit_floor([errors(1), errors(2, 0.05), errors(3, 0.1)])
-    assert found.far == pytest.approx(0.05, rel=0.15)
-    assert found.noisy == pytest.approx(0.5, rel=0.15)
-    assert found.busy == pytest.approx(0.2, rel=0.15)
-    assert found.q == pytest.approx(1.645, rel=0.1)
+    interval = fit_floor([errors(1), errors(2, 0.05), errors(3, 0.1)])
+    assert interval.far == pytest.approx(0.05, rel=0.15)
+    assert interval.noisy == pytest.approx(0.5, rel=0.15)
+    assert interval.busy == pytest.approx(0.2, rel=0.15)
+    assert interval.q == pytest.approx(1.645, rel=0.1)
 
 
 def test_new_subjects_are_covered_and_a_constant_is_wider():
@@ -37,10 +37,10 @@ def test_new_subjects_are_covered_and_a_constant_is_wider():
         q=conformal_q([errors(n, 0.05, scale=1.2, slope=0.5) for n in range(10, 16)], interval)
     )
     new = [errors(n, 0.05, scale=1.2, slope=0.5) for n in range(20, 26)]
-    covered = [float((np.abs(each.error) <= each.half_width(interval)).mean()) for each in new]
+    covered = [float((np.abs(block.error) <= block.half_width(interval)).mean()) for block in new]
     assert np.mean(covered) == pytest.approx(0.9, abs=0.02)
-    widths = [each.half_width(interval).mean() for each in new]
-    constant = [np.quantile(np.abs(each.error), share) for each, share in zip(new, covered, strict=True)]
+    widths = [block.half_width(interval).mean() for block in new]
+    constant = [np.quantile(np.abs(block.error), share) for block, share in zip(new, covered, strict=True)]
     assert np.mean(widths) < 0.95 * np.mean(constant)
 
 
@@ -66,11 +66,11 @@ def test_a_card_is_calibrated_and_its_weights_stay(tmp_path, monkeypatch):
     before = path.with_suffix(".safetensors").read_bytes()
     rows = [row for row in calibration.ROWS if row.name in ("noise-3", "every-4th-kept")]
     calibration.calibrate(str(path), data, blocks=2, rows=rows)
-    found = card(str(path))
+    model_card = card(str(path))
     assert path.with_suffix(".safetensors").read_bytes() == before
-    assert set(found.calibration["verbs"]) == {"denoise", "fill-slices"}
-    assert found.calibration["subjects"] == ["s2", "s3"]
-    assert {"intensity", "texture", "anatomy", "residual"} == set(found.ood)
+    assert set(model_card.calibration["verbs"]) == {"denoise", "fill-slices"}
+    assert model_card.calibration["subjects"] == ["s2", "s3"]
+    assert {"intensity", "texture", "anatomy", "residual"} == set(model_card.ood)
 
 
 def test_amending_a_card_keeps_the_rest(tmp_path):

@@ -52,9 +52,9 @@ def trial_of(name, scan):
 def test_every_other_row_damages_the_same_way_each_time_and_can_be_scored(row, scan):
     once, again = trial_of(row.name, scan), trial_of(row.name, scan)
     assert np.array_equal(once.measured.voxels, again.measured.voxels)
-    found = scores_of(once, CLASSICS["nothing"](once), Backbone())
-    assert math.isfinite(found["psnr"])
-    assert set(found) <= set(FIELDS)
+    scores = scores_of(once, CLASSICS["nothing"](once), Backbone())
+    assert math.isfinite(scores["psnr"])
+    assert set(scores) <= set(FIELDS)
 
 
 def test_names_are_unique_and_groups_name_rows():
@@ -121,11 +121,11 @@ def test_what_keeps_half_of_each_lesion_recovers_half_of_its_contrast(scan):
     trial = trial_of("lesions-noise-7", scan)
     half = trial.healthy + (trial.reference - trial.healthy) * np.float32(0.4)
     for guess, share in ((trial.reference, 1.0), (half, 0.4), (trial.healthy, 0.0)):
-        found = scores_of(trial, guess, Backbone())
-        assert found["lesion_8"] == pytest.approx(share, abs=1e-3)
-        assert found["lesion_3"] == pytest.approx(share, abs=1e-3)
-        assert found["lesions_lost"] == (share < lesions.LOST)
-        assert found["lesions_false"] == 0
+        scores = scores_of(trial, guess, Backbone())
+        assert scores["lesion_8"] == pytest.approx(share, abs=1e-3)
+        assert scores["lesion_3"] == pytest.approx(share, abs=1e-3)
+        assert scores["lesions_lost"] == (share < lesions.LOST)
+        assert scores["lesions_false"] == 0
 
 
 def test_a_blob_that_nobody_put_there_is_a_false_lesion():
@@ -143,9 +143,9 @@ def test_a_lesion_wholly_inside_a_gap_counts_apart():
     lost = np.zeros(clean.shape, bool)
     lost[:, :, 17:24] = True
     for gone, field, other in ((lost, "lesion_hidden", "lesion_4"), (None, "lesion_4", "lesion_hidden")):
-        found = lesions.lesion_scores(clean, sick, clean, [lesion], (1, 1, 1), inside, gone)
-        assert found[field] == pytest.approx(0, abs=1e-6)
-        assert math.isnan(found[other])
+        scores = lesions.lesion_scores(clean, sick, clean, [lesion], (1, 1, 1), inside, gone)
+        assert scores[field] == pytest.approx(0, abs=1e-6)
+        assert math.isnan(scores[other])
 
 
 # CT
@@ -162,9 +162,9 @@ def test_ct_rows_have_noise_in_hounsfield_units_and_their_own_scores(ct_scan):
     error = (trial.measured.voxels - trial.reference)[trial.inside] * 2000
     assert given_level(trial) == pytest.approx(error.std(), rel=0.01)
     assert level_of(trial) == pytest.approx(error.std() / 2000, rel=0.01)
-    found = scores_of(trial, trial.measured.voxels, Backbone())
-    assert found["mae_hu"] == pytest.approx(np.abs(error).mean(), rel=1e-3)
-    assert math.isfinite(found["psnr_soft"])
+    scores = scores_of(trial, trial.measured.voxels, Backbone())
+    assert scores["mae_hu"] == pytest.approx(np.abs(error).mean(), rel=1e-3)
+    assert math.isfinite(scores["psnr_soft"])
 
 
 def test_a_tenth_of_the_dose_is_noisier_than_a_quarter(ct_scan):
@@ -221,21 +221,21 @@ def test_rivals_that_are_not_installed_are_listed_with_what_to_install(monkeypat
     from medldm.benchmark import baselines
 
     monkeypatch.setattr(baselines, "installed", lambda package: package == "dipy")
-    found, absent = baselines.optional()
-    assert list(found) == ["dipy-nlm"]
+    available, absent = baselines.optional()
+    assert list(available) == ["dipy-nlm"]
     assert {"eclare", "synthsr"} <= absent.keys()  # named by the protocol, run nowhere
     assert "medldm[rivals]" in absent["bm4d"]
     assert "bm4d" in methods()[1]
 
 
-@pytest.mark.parametrize("name", optional_baselines.GUESTS)
+@pytest.mark.parametrize("name", optional_baselines.OPTIONAL)
 def test_rivals_of_other_packages_gain_on_noise(name):
     pytest.importorskip(optional_baselines.NEEDS[name])
     clean = phantoms.brain((28, 28, 24)) / np.float32(1000)
     noisy = phantoms.rician(clean, 0.08).astype(np.float32)
-    found = optional_baselines.GUESTS[name](noisy, 0.08, "mr")
-    assert found.dtype == np.float32
-    assert np.square(found - clean).mean() < 0.85 * np.square(noisy - clean).mean()
+    smooth = optional_baselines.OPTIONAL[name](noisy, 0.08, "rician")
+    assert smooth.dtype == np.float32
+    assert np.square(smooth - clean).mean() < 0.85 * np.square(noisy - clean).mean()
 
 
 def test_the_rician_mean_of_nothing_and_of_much():
@@ -250,22 +250,22 @@ def test_the_rician_mean_of_nothing_and_of_much():
 def test_bias_is_taken_out_where_only_noise_was(monkeypatch):
     """Stand-in for BM4D: a mean over everything, so that the mean of the magnitudes is what comes out."""
     monkeypatch.setattr(
-        optional_baselines, "bm4d_plain", lambda noisy, sigma, modality: np.full_like(noisy, noisy.mean())
+        optional_baselines, "bm4d_plain", lambda noisy, sigma, family: np.full_like(noisy, noisy.mean())
     )
     for truth in (0.02, 0.1, 0.5):
         noisy = phantoms.rician(np.full((60, 60, 60), truth), 0.05)
         for corrected in (optional_baselines.bm4d_unbiased, optional_baselines.bm4d_stabilised):
-            assert corrected(noisy, 0.05, "mr").mean() == pytest.approx(truth, abs=0.004)
+            assert corrected(noisy, 0.05, "rician").mean() == pytest.approx(truth, abs=0.004)
 
 
 @pytest.mark.slow
 def test_stabilised_noise_has_one_standard_deviation(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        optional_baselines, "bm4d_plain", lambda noisy, sigma, modality: seen.append(noisy.std()) or noisy
+        optional_baselines, "bm4d_plain", lambda noisy, sigma, family: seen.append(noisy.std()) or noisy
     )
     for truth in (0.0, 0.05, 0.1, 0.5):
-        optional_baselines.bm4d_stabilised(phantoms.rician(np.full((40, 40, 40), truth), 0.05), 0.05, "mr")
+        optional_baselines.bm4d_stabilised(phantoms.rician(np.full((40, 40, 40), truth), 0.05), 0.05, "rician")
     assert seen == pytest.approx([1] * 4, abs=0.12)
 
 
@@ -275,10 +275,10 @@ def test_each_part_of_the_chain_gives_an_image(tmp_path, tiny_model):
     trial = trial_of("gap-of-3", scan)
     parts = {name: part for name, part in ABLATED.items() if part.steps == 1} | {"mean": Part(steps=2, samples=2)}
     images = {name: restore_part(card(str(tiny_model)), part, trial) for name, part in parts.items()}
-    for name, found in images.items():
-        assert found.shape == trial.reference.shape
-        assert np.isfinite(found).all()
-        same = np.array_equal(found[trial.untouched], trial.measured.voxels[trial.untouched])
+    for name, image in images.items():
+        assert image.shape == trial.reference.shape
+        assert np.isfinite(image).all()
+        same = np.array_equal(image[trial.untouched], trial.measured.voxels[trial.untouched])
         assert same == parts[name].projected, name
     assert not np.array_equal(images["decode-estimate"], images["decode-flow"])
 
@@ -313,19 +313,19 @@ class Halves(torch.nn.Module):
 def test_a_network_of_the_users_own_judges_sets(scan, tmp_path):
     path = tmp_path / "halves.ts"
     torch.jit.script(Halves()).save(str(path))
-    options = {"tasks": ("thick-4mm",), "methods_wanted": ("nothing", "linear"), "progress": lambda *words: None}
+    options = {"tasks": ("thick-4mm",), "methods_wanted": ("nothing", "linear"), "progress": lambda *news: None}
     text = run(tmp_path / "data", tmp_path / "out", backbones=[path], **options).read_text()
     assert "features of halves@" in text
     assert "IS 1.0" in text
     (name,) = extractors(Backbone(), [path])
     folder = tmp_path / "out" / "features"
-    found = set_distances(folder, name, "thick-4mm", ["linear", TRUTH, "never"], [scan["file"]])
-    assert set(found) == {"linear", TRUTH}
-    assert found[TRUTH]["fid"] == pytest.approx(0, abs=1e-6)
-    assert found["linear"]["fid"] > 0
+    distances = set_distances(folder, name, "thick-4mm", ["linear", TRUTH, "never"], [scan["file"]])
+    assert set(distances) == {"linear", TRUTH}
+    assert distances[TRUTH]["fid"] == pytest.approx(0, abs=1e-6)
+    assert distances["linear"]["fid"] > 0
 
 
-class Apart(torch.nn.Module):
+class Difference(torch.nn.Module):
     """Stands for LPIPS: two pictures to a distance."""
 
     def forward(self, one, other, per_layer: bool = False):
@@ -335,18 +335,18 @@ class Apart(torch.nn.Module):
 @pytest.mark.slow
 def test_a_network_that_compares_judges_pairs_from_the_command_line(scan, tmp_path, capsys):
     path, out = tmp_path / "apart.ts", tmp_path / "out"
-    torch.jit.script(Apart()).save(str(path))
-    words = ["--tasks", "thick-4mm", "--methods", "nothing,linear", "--backbones", str(path), "-q"]
-    assert main(["benchmark", str(tmp_path / "data"), "--out", str(out), *words]) == 0
+    torch.jit.script(Difference()).save(str(path))
+    arguments = ["--tasks", "thick-4mm", "--methods", "nothing,linear", "--backbones", str(path), "-q"]
+    assert main(["benchmark", str(tmp_path / "data"), "--out", str(out), *arguments]) == 0
     assert "Planes compared in pairs by apart, pairs@" in (out / "table.md").read_text()
     (name,) = extractors(Backbone(), [path])
-    found = set_distances(out / "features", name, "thick-4mm", ["nothing", "linear", TRUTH], [scan["file"]])
-    assert found[TRUTH] == {"distance": 0}
+    distances = set_distances(out / "features", name, "thick-4mm", ["nothing", "linear", TRUTH], [scan["file"]])
+    assert distances[TRUTH] == {"distance": 0}
     # The distance is the mean absolute error in LPIPS's range, twice as wide as ours.
     (trial,) = trials(ROWS["thick-4mm"], scan)
     shown = np.where(trial.scored, CLASSICS["linear"](trial), trial.reference)
     error = np.abs(np.clip(shown, 0, 1) - np.clip(trial.reference, 0, 1))[:, scored_places(trial)].mean()
-    assert found["linear"]["distance"] == pytest.approx(2 * error, rel=1e-4)
+    assert distances["linear"]["distance"] == pytest.approx(2 * error, rel=1e-4)
     assert main(["benchmark", str(tmp_path / "data"), "--backbones", str(tmp_path / "none.ts"), "-q"]) == 4
 
 

@@ -54,8 +54,8 @@ def test_bias_is_told_for_each_intensity():
 
 def test_feature_distance_of_known_vectors():
     same = lambda image: [np.stack([np.ones((2, 2)), np.zeros((2, 2))])]  # noqa: E731
-    turned = lambda image: [np.stack([np.zeros((2, 2)), np.ones((2, 2))])]  # noqa: E731
-    choose = lambda image: same(image) if image.sum() > 0 else turned(image)  # noqa: E731
+    constant = lambda image: [np.stack([np.zeros((2, 2)), np.ones((2, 2))])]  # noqa: E731
+    choose = lambda image: same(image) if image.sum() > 0 else constant(image)  # noqa: E731
     assert metrics.feature_distance(choose, np.ones((2, 2, 2)), np.ones((2, 2, 2))) == 0
     assert metrics.feature_distance(choose, np.ones((2, 2, 2)), -np.ones((2, 2, 2))) == pytest.approx(2, rel=1e-4)
 

@@ -40,9 +40,9 @@ def test_kernel_distance_by_hand():
 
 def test_kernel_distance_of_sets_of_one_kind_is_nought_on_average():
     draw = np.random.default_rng(1)
-    found = [metrics.kernel_distance(draw.normal(size=(20, 4)), draw.normal(size=(30, 4))) for _ in range(300)]
-    assert abs(np.mean(found)) < 4 * np.std(found) / math.sqrt(300)
-    assert metrics.kernel_distance(draw.normal(size=(50, 4)) + 1, draw.normal(size=(50, 4))) > max(found)
+    distances = [metrics.kernel_distance(draw.normal(size=(20, 4)), draw.normal(size=(30, 4))) for _ in range(300)]
+    assert abs(np.mean(distances)) < 4 * np.std(distances) / math.sqrt(300)
+    assert metrics.kernel_distance(draw.normal(size=(50, 4)) + 1, draw.normal(size=(50, 4))) > max(distances)
 
 
 def test_inception_score_of_certain_and_of_clueless_answers():
@@ -72,7 +72,7 @@ def test_each_scale_is_monais():
     from medldm.metrics.multiscale import _terms
 
     noisy = phantoms.rician(REFERENCE, 0.05).astype(np.float32)
-    pair = [torch.from_numpy(each)[None, None] for each in (noisy, REFERENCE)]
+    pair = [torch.from_numpy(image)[None, None] for image in (noisy, REFERENCE)]
     whole, structure = compute_ssim_and_cs(*pair, spatial_dims=3, kernel_size=(11,) * 3, kernel_sigma=(1.5,) * 3)
     luminance, ours = _terms(noisy, REFERENCE)
     inner = (slice(5, -5),) * 3

@@ -69,14 +69,14 @@ def test_inspect_tells_scans_masks_and_wrecks_apart(tmp_path):
     phantoms.save(tmp_path / "seg.nii.gz", phantoms.brain() // 300, dtype=np.int16)
     phantoms.save(tmp_path / "four.nii.gz", np.stack([phantoms.brain((24, 24, 12))] * 2, -1), dtype=np.int16)
     (tmp_path / "bad.nii.gz").write_text("these are words")
-    told = {finding.name: finding for finding in inspect(tmp_path)}
-    assert {name: each.status for name, each in told.items()} == {
+    findings = {finding.name: finding for finding in inspect(tmp_path)}
+    assert {name: one.status for name, one in findings.items()} == {
         "scan": "restorable",
         "seg": "skipped",
         "four": "skipped",
         "bad": "failed",
     }
-    assert "MR 48 x 56 x 40 voxels of 1 x 1 x 1 mm, RAS, int16" in told["scan"].lines()[1]
+    assert "MR 48 x 56 x 40 voxels of 1 x 1 x 1 mm, RAS, int16" in findings["scan"].lines()[1]
 
 
 def test_what_does_not_fit_into_memory_is_not_looked_at(tmp_path, monkeypatch):

@@ -30,12 +30,12 @@ def error_table(volumes, levels=(0.01, 0.03, 0.05, 0.07, 0.09), where="everywher
     """
     rows = []
     for name, (voxels, spacing) in volumes.items():
-        white, own = mri_scaling(voxels).high, estimate_noise(voxels, spacing).sigma
+        brightest, own = mri_scaling(voxels).high, estimate_noise(voxels, spacing).sigma
         for level in levels:
-            noisy = phantoms.rician(voxels, level * white, seed).astype(np.float32)
+            noisy = phantoms.rician(voxels, level * brightest, seed).astype(np.float32)
             noisy = noisy if where == "everywhere" else np.where(voxels > 0, noisy, 0)
             sigma = estimate_noise(noisy, spacing).sigma
-            rows.append((name, level, sigma / (level * white), sigma / np.hypot(level * white, own)))
+            rows.append((name, level, sigma / (level * brightest), sigma / np.hypot(level * brightest, own)))
     return rows
 
 

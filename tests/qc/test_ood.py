@@ -47,8 +47,8 @@ def card_with(limits, **fields):
 @pytest.fixture(scope="module")
 def covered():
     """A card fitted on twelve brains, its limits chosen on four others."""
-    told = [ood.describe(brain(seed), "mr") for seed in range(16)]
-    return card_with(json.loads(json.dumps(ood.fit(told[:12], told[12:]))))
+    described = [ood.describe(brain(seed), "mr") for seed in range(16)]
+    return card_with(json.loads(json.dumps(ood.fit(described[:12], described[12:]))))
 
 
 def test_a_new_brain_is_no_alarm(covered):
@@ -60,9 +60,9 @@ def test_a_cylinder_and_a_box_are_not_brains(covered):
     for inside in (np.hypot(at[..., 0], at[..., 1]) < 0.9, (np.abs(at) < 0.8).all(-1)):
         voxels = phantoms.rician(1000.0 * inside, 20).astype(np.float32)
         scan = Volume(voxels, np.diag([3.0, 3.0, 3.0, 1.0]), name="bottle", stored=Stored(modality="mr"))
-        found = ood.check(scan, covered)
-        assert {"intensity", "anatomy"} & set(found)
-        assert all("bottle" in words and "there" in words for words in found.values())
+        warnings = ood.check(scan, covered)
+        assert {"intensity", "anatomy"} & set(warnings)
+        assert all("bottle" in message and "there" in message for message in warnings.values())
 
 
 def test_ct_is_told_whatever_the_user_said(covered):
@@ -111,19 +111,19 @@ def test_the_same_verb_twice_in_one_process_is_told(covered):
 
 def test_a_residual_unlike_those_of_validation_is_told():
     limits = {"residual": {"denoise": {"low": 0.5, "high": 1.1}, "super-resolve": {"low": 0.0, "high": 0.01}}}
-    told = card_with(limits)
-    assert ood.check_residual(told, "denoise", 0.03, 0.03) == {}
-    assert "2.00" in ood.check_residual(told, "denoise", 0.06, 0.03)["consistency"]
-    assert "consistency" in ood.check_residual(told, "super-resolve", 0.09, 0.03)
-    assert ood.check_residual(told, "fill-slices", 0.0, 0.0) == {}
+    model_card = card_with(limits)
+    assert ood.check_residual(model_card, "denoise", 0.03, 0.03) == {}
+    assert "2.00" in ood.check_residual(model_card, "denoise", 0.06, 0.03)["consistency"]
+    assert "consistency" in ood.check_residual(model_card, "super-resolve", 0.09, 0.03)
+    assert ood.check_residual(model_card, "fill-slices", 0.0, 0.0) == {}
     assert ood.check_residual(card_with({}), "denoise", 9.0, 0.03) == {}
 
 
 def test_inspect_warns(tmp_path):
     path = phantoms.save(tmp_path / "far.nii.gz", phantoms.brain(), np.diag([1.0, 1.0, 9.0, 1.0]), dtype=np.int16)
-    (found,) = inspect(path)
-    assert "spacing" in found.facts["outside_of_card"]
-    assert any(line.startswith("  warning: ") and "9 mm" in line for line in found.lines())
+    (finding,) = inspect(path)
+    assert "spacing" in finding.facts["outside_of_card"]
+    assert any(line.startswith("  warning: ") and "9 mm" in line for line in finding.lines())
 
 
 def test_a_card_that_says_nothing_of_its_training_scans_is_not_taken_for_one_that_covers_all(covered):
@@ -137,17 +137,17 @@ def test_every_shipped_set_for_brains_knows_a_brain_from_a_bottle():
     at = phantoms.coordinates((50, 56, 44))
     voxels = phantoms.rician(1000.0 * (np.hypot(at[..., 0], at[..., 1]) < 0.9), 20).astype(np.float32)
     bottle = Volume(voxels, np.diag([3.0, 3.0, 3.0, 1.0]), name="bottle", stored=Stored(modality="mr"))
-    for each in cards():
-        if each.modality == "mr":
-            assert {"intensity", "anatomy"} & set(ood.check(bottle, each)), each.name
-            assert ood.check(medldm.read(sample_path("mr")), each) == {}, each.name
+    for shipped in cards():
+        if shipped.modality == "mr":
+            assert {"intensity", "anatomy"} & set(ood.check(bottle, shipped)), shipped.name
+            assert ood.check(medldm.read(sample_path("mr")), shipped) == {}, shipped.name
 
 
 def test_where_nothing_can_be_compared_record_and_inspection_say_so(tmp_path):
     """The experimental CT set was trained on three subjects, and does not say what it covers."""
     path = phantoms.save(tmp_path / "ct.nii.gz", phantoms.ct((64, 64, 12)).voxels, np.eye(4), dtype=np.int16)
-    (found,) = inspect(path)
-    assert any(line.startswith("  note: ct-2d") and "nobody can tell" in line for line in found.lines())
+    (finding,) = inspect(path)
+    assert any(line.startswith("  note: ct-2d") and "nobody can tell" in line for line in finding.lines())
     done = medldm.denoise(medldm.read(path), noise=20.0, modality="ct")
     assert any("nobody can tell" in note for note in done.history[-1].facts["notes"])
 
@@ -169,5 +169,5 @@ def test_a_card_covers_what_its_model_was_trained_on_later_and_before(covered):
 
 
 def test_one_scan_shows_no_limits():
-    told = ood.describe(brain(1), "mr")
-    assert ood.fit([told, told], [told]) == {}
+    numbers = ood.describe(brain(1), "mr")
+    assert ood.fit([numbers, numbers], [numbers]) == {}

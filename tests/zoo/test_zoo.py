@@ -18,13 +18,13 @@ FAST = {"denoise": {"psnr": 32.5, "looks": 1}, "super-resolve": {"psnr": 25.0, "
 def shelf(tmp_path, monkeypatch):
     """Cards without weights: a good slow set, a fast one, a volume set, and one for CT that can only denoise."""
 
-    def put(name, **told):
-        words = {
+    def put(name, **changes):
+        stored = {
             "name": name, "title": name, "modality": "mr", "spatial_dims": 2, "role": "restorer", "architecture": {},
             "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"], "weights": "none",
             "sha256": "0" * 64, "licence": "none",
         }  # fmt: skip
-        (tmp_path / f"{name}.json").write_text(json.dumps({**words, **told}))
+        (tmp_path / f"{name}.json").write_text(json.dumps({**stored, **changes}))
 
     put("planes", use=SLOW, pace=8.0)
     put("fast", use=FAST, pace=1.0)
@@ -75,8 +75,8 @@ def test_what_a_card_says_about_use_changes_the_image_and_the_identity(tmp_path)
     )
     refined = medldm.denoise(scan, noise=0.05, model=str(path))
     one = zoo.card(str(path))
-    words = json.loads(path.read_text())
-    path.write_text(json.dumps({**words, "use": {"denoise": {"refines": False, "looks": 1}}}))
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "use": {"denoise": {"refines": False, "looks": 1}}}))
     other = zoo.card(str(path))
     plain = medldm.denoise(scan, noise=0.05, model=str(path))
     assert one.identity != other.identity
@@ -100,17 +100,17 @@ def test_a_set_and_its_rival_share_one_file(tmp_path):
     from medldm.inference.networks import load_networks
 
     path = phantoms.tiny_model(tmp_path)
-    words = json.loads(path.read_text())
-    rival = tmp_path / "rival.json"
-    rival.write_text(json.dumps({**words, "name": "rival", "role": "rival", "parts": ["unet"]}))
-    whole, part = zoo.card(str(path)), zoo.card(str(rival))
+    stored = json.loads(path.read_text())
+    baseline = tmp_path / "rival.json"
+    baseline.write_text(json.dumps({**stored, "name": "rival", "role": "rival", "parts": ["unet"]}))
+    whole, part = zoo.card(str(path)), zoo.card(str(baseline))
     assert (whole.path, whole.sha256) == (part.path, part.sha256)
     assert whole.identity != part.identity
     assert load_networks(whole).refines
     assert not load_networks(part).refines
     scan = phantoms.phantom((32, 36, 20))
-    alone = medldm.denoise(scan, noise=0.05, model=str(rival))
-    path.write_text(json.dumps({**words, "use": {"denoise": {"refines": False}}}))
+    alone = medldm.denoise(scan, noise=0.05, model=str(baseline))
+    path.write_text(json.dumps({**stored, "use": {"denoise": {"refines": False}}}))
     assert np.array_equal(alone.voxels, medldm.denoise(scan, noise=0.05, model=str(path)).voxels)
 
 
@@ -119,6 +119,6 @@ def test_the_shipped_rival_is_the_first_estimate_of_its_set():
     """What the README says: at fidelity 1 both give the same bits."""
     scan = phantoms.phantom((40, 44, 36))
     noisy = scan.with_voxels(phantoms.rician(scan.voxels, 40, 0).astype(np.float32))
-    ours, rival = (medldm.denoise(noisy, 0.04, model=name) for name in ("brain-mri-2d", "brain-mri-2d-unet"))
-    assert np.array_equal(ours.voxels, rival.voxels)
+    ours, baseline = (medldm.denoise(noisy, 0.04, model=name) for name in ("brain-mri-2d", "brain-mri-2d-unet"))
+    assert np.array_equal(ours.voxels, baseline.voxels)
     assert not np.array_equal(ours.voxels, noisy.voxels)
