@@ -22,20 +22,20 @@ class Scaling:
 
     Parameters
     ----------
-    black, white : stored values that become 0 and 1
+    low, high : stored values that become 0 and 1
     """
 
-    black: float
-    white: float
+    low: float
+    high: float
 
     def __post_init__(self) -> None:
-        if not np.isfinite([self.black, self.white]).all() or self.white <= self.black:
-            raise ValueError(f"white must lie above black, these are {self.white} and {self.black}")
+        if not np.isfinite([self.low, self.high]).all() or self.high <= self.low:
+            raise ValueError(f"high must lie above low, these are {self.high} and {self.low}")
 
     @property
     def unit(self) -> float:
         """Stored units per scaled unit: multiply a scaled standard deviation by it to get a stored one."""
-        return self.white - self.black
+        return self.high - self.low
 
     def apply(self, stored: Array) -> Array:
         """Stored values as scaled intensity.
@@ -46,9 +46,9 @@ class Scaling:
 
         Returns
         -------
-        same shape, float32 (float64 stays), scaled intensity; 0 is black, 1 is white, NaN stays NaN
+        same shape, float32 (float64 stays), scaled intensity; low becomes 0, high 1, NaN stays NaN
         """
-        scaled: Array = (_as_float(stored) - self.black) / self.unit
+        scaled: Array = (_as_float(stored) - self.low) / self.unit
         return scaled
 
     def invert(self, scaled: Array) -> Array:
@@ -62,14 +62,14 @@ class Scaling:
         -------
         same shape, float32 (float64 stays), stored units
         """
-        stored: Array = _as_float(scaled) * self.unit + self.black
+        stored: Array = _as_float(scaled) * self.unit + self.low
         return stored
 
 
 def mri_scaling(voxels: Array, inside: Mask | None = None) -> Scaling:
     """Zero to the 99.5th percentile of the foreground, as 0 to 1.
 
-    Scans that were standardised to zero mean hold many negative voxels; their black is the 0.5th percentile.
+    Scans that were standardised to zero mean hold many negative voxels; they begin at the 0.5th percentile.
 
     Parameters
     ----------
@@ -83,9 +83,9 @@ def mri_scaling(voxels: Array, inside: Mask | None = None) -> Scaling:
     foreground = voxels[foreground_mask(voxels) if inside is None else inside]
     if foreground.size == 0:
         return Scaling(0.0, 1.0)
-    white = float(np.percentile(foreground, FOREGROUND_PERCENTILE))
-    black = _black(foreground, white)
-    return Scaling(black, white) if white > black else Scaling(black, black + max(abs(black), 1.0))
+    high = float(np.percentile(foreground, FOREGROUND_PERCENTILE))
+    low = _low(foreground, high)
+    return Scaling(low, high) if high > low else Scaling(low, low + max(abs(low), 1.0))
 
 
 def body_mask(voxels: Array, denser_than: float) -> Mask:
@@ -144,9 +144,9 @@ def _as_float(values: Array) -> Array:
     return values if values.dtype == np.float64 else values.astype(np.float32, copy=False)
 
 
-def _black(foreground: Array, white: float) -> float:
-    low = float(np.percentile(foreground, 0.5))
-    return low if low < -0.1 * max(white, 0.0) else 0.0
+def _low(foreground: Array, high: float) -> float:
+    percentile = float(np.percentile(foreground, 0.5))
+    return percentile if percentile < -0.1 * max(high, 0.0) else 0.0
 
 
 def _air_threshold(voxels: Array, signal: Mask) -> float | None:
@@ -158,7 +158,8 @@ def _air_threshold(voxels: Array, signal: Mask) -> float | None:
     values = values[:: max(1, values.size // SAMPLE)]
     top = float(np.percentile(values, FOREGROUND_PERCENTILE))
     counts, edges = np.histogram(values, bins=200, range=(0.0, top))
-    # Rayleigh noise of 15 % of white has its mean at 19 %; tissue of a skull-stripped scan has its mode above that.
+    # Rayleigh noise of 15 % of the highest signal has its mean at 19 %; tissue of a skull-stripped scan has its mode
+    # above that.
     dark = int(np.argmax(counts[:40]))
     mode = float(edges[dark] + edges[dark + 1]) / 2
     heap = counts[: 2 * dark + 2].sum() / values.size

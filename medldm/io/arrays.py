@@ -18,7 +18,7 @@ LARGEST = float(np.finfo(np.float32).max)  # what networks compute with
 
 
 def from_array(voxels: Voxels, affine: Affine, name: str = "volume", modality: str | None = None) -> Volume:
-    """A NumPy array with an affine as a Volume, axes turned nearest to RAS.
+    """A NumPy array with an affine as a Volume, axes reordered nearest to RAS.
 
     Parameters
     ----------
@@ -113,8 +113,8 @@ def nearest_ras(voxels: Voxels, affine: Affine, name: str, stored: Stored) -> Vo
         axes=(int(axes[0]), int(axes[1]), int(axes[2])),
         flips=(bool(flips[0]), bool(flips[1]), bool(flips[2])),
     )
-    turned = np.ascontiguousarray(orientations.apply_orientation(voxels, ornt))
-    return Volume(turned, inside, name=name, stored=stored)
+    oriented = np.ascontiguousarray(orientations.apply_orientation(voxels, ornt))
+    return Volume(oriented, inside, name=name, stored=stored)
 
 
 def scanner_values(array: Voxels, scaling: tuple[float, float], name: str) -> tuple[Voxels, tuple[str, ...]]:

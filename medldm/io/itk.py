@@ -270,7 +270,7 @@ class Nrrd(ItkFormat):
             skip=0 if raw else max(skip, 0),
             affine=self._affine(fields, spatial[:3], directions, path),
             note=()
-            if self._turn(fields)
+            if self._signs(fields)
             else (f"{path} does not say how the patient lay (its space is unset): left and right are a guess.",),
             restored_by=tasks_of(f"{MARK} {fields.get(MARK, '')}"),
         )
@@ -283,7 +283,7 @@ class Nrrd(ItkFormat):
         """See `ItkFormat.data_name`."""
         return fields.get("data file", "")
 
-    def _turn(self, fields: dict[str, str]) -> tuple[int, int, int] | None:
+    def _signs(self, fields: dict[str, str]) -> tuple[int, int, int] | None:
         """Signs that turn the space of the file into RAS; None where it does not say which one it is."""
         return SPACES.get(fields.get("space", "").lower().removesuffix("-time").removesuffix("t"))
 
@@ -304,9 +304,9 @@ class Nrrd(ItkFormat):
                 affine[column, column] = _numbers(spacings[axis] if axis < len(spacings) else "", path)[0]
         units = re.findall(r'"(.*?)"', fields.get("space units", ""))
         unit_mm = UNITS.get(units[0].strip().lower(), 1.0) if units else 1.0
-        turned: Affine = np.diag([*(self._turn(fields) or SPACES["lps"]), 1.0]) @ affine
-        turned[:3] *= unit_mm
-        return turned
+        ras: Affine = np.diag([*(self._signs(fields) or SPACES["lps"]), 1.0]) @ affine
+        ras[:3] *= unit_mm
+        return ras
 
 
 class MetaImage(ItkFormat):
@@ -388,8 +388,8 @@ class MetaImage(ItkFormat):
         # A row of the matrix is the direction of an axis.
         affine[:axes, :axes] = np.reshape(directions, (count, count)).T[:axes, :axes] * spacing[:axes]
         affine[:axes, 3] = offset[:axes]
-        turned: Affine = LPS @ affine
-        return turned
+        ras: Affine = LPS @ affine
+        return ras
 
 
 def _unpacked(raw: BinaryIO, layout: Layout, path: Path) -> Voxels:

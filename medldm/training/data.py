@@ -318,7 +318,7 @@ def _pack_hounsfield(
     np.save(noise_path(target), np.clip(np.round(draws), -32768, 32767).astype(np.int16))
     np.save(target, np.round(voxels - low).astype(np.uint16))
     scaling = CT.scaling(voxels)
-    return {"scale": 1 / scaling.unit, "shift": (low - scaling.black) / scaling.unit}
+    return {"scale": 1 / scaling.unit, "shift": (low - scaling.low) / scaling.unit}
 
 
 def _content(filled: np.ndarray[Any, Any]) -> tuple[slice, ...]:

@@ -31,25 +31,25 @@ def test_nothing_is_clipped_and_nan_stays():
     assert scaling.unit == 2000
 
 
-def test_a_scaling_needs_white_above_black():
-    with pytest.raises(ValueError, match="above black"):
+def test_a_scaling_needs_high_above_low():
+    with pytest.raises(ValueError, match="above low"):
         Scaling(1.0, 1.0)
 
 
 def test_white_is_the_brightest_tissue_not_the_air(phantom):
     brain = phantom.voxels[phantom.voxels > 0]
     scaling = mri_scaling(phantom.voxels)
-    assert scaling.black == 0
-    assert scaling.white == pytest.approx(np.percentile(brain, 99.5))
+    assert scaling.low == 0
+    assert scaling.high == pytest.approx(np.percentile(brain, 99.5))
     padded = np.pad(phantom.voxels, 20)
-    assert mri_scaling(padded).white == pytest.approx(scaling.white)
+    assert mri_scaling(padded).high == pytest.approx(scaling.high)
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.03, 0.06, 0.09])
 def test_noise_in_the_air_is_not_the_patient(fraction, phantom):
     noisy = phantoms.rician(phantom.voxels, fraction * phantoms.PEAK)
     assert overlap(foreground_mask(noisy), phantom.voxels > 0) > 0.9
-    assert mri_scaling(noisy).white == pytest.approx(mri_scaling(phantom.voxels).white, rel=0.12)
+    assert mri_scaling(noisy).high == pytest.approx(mri_scaling(phantom.voxels).high, rel=0.12)
 
 
 def test_a_stripped_brain_is_kept_whole_and_cavities_belong_to_the_patient(phantom):
@@ -64,7 +64,7 @@ def test_missing_voxels_are_no_foreground(phantom):
     voxels = phantom.voxels.copy()
     voxels[:, :, 20] = np.nan
     assert not foreground_mask(voxels)[:, :, 20].any()
-    assert np.isfinite(mri_scaling(voxels).white)
+    assert np.isfinite(mri_scaling(voxels).high)
 
 
 def test_the_body_of_a_ct_holds_its_lungs():

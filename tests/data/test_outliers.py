@@ -35,8 +35,8 @@ def spoiled(voxels, places, value):
 @pytest.mark.parametrize("value", SPIKES)
 @pytest.mark.parametrize("places", [[(20, 20, 20)], [(0, 0, 0)], [(20, 20, 20), (21, 20, 20), (30, 9, 5)]])
 def test_absurd_values_are_found_wherever_they_are(value, places):
-    result = find_outliers(spoiled(BRAIN, places, value))
-    assert sorted(map(tuple, np.argwhere(result))) == sorted(places)
+    mask = find_outliers(spoiled(BRAIN, places, value))
+    assert sorted(map(tuple, np.argwhere(mask))) == sorted(places)
 
 
 def test_overflow_of_sixteen_bits_is_found_and_integers_stay_integers():
@@ -60,9 +60,9 @@ def test_overflow_in_a_real_head_is_found_in_tissue_at_edges_and_in_air(value):
 
 
 def test_a_line_of_absurd_values_is_found_whole():
-    result = find_outliers(spoiled(BRAIN, [(k, 20, 20) for k in range(48)], 1e9))
-    assert result.sum() == 48
-    assert result[:, 20, 20].all()
+    mask = find_outliers(spoiled(BRAIN, [(k, 20, 20) for k in range(48)], 1e9))
+    assert mask.sum() == 48
+    assert mask[:, 20, 20].all()
 
 
 def test_a_weak_spike_beside_an_absurd_one_is_found_too():
@@ -150,9 +150,9 @@ def test_places_are_counted_as_the_file_counts():
     place = tuple(np.argwhere(scan.to_stored(scan.voxels) == 1e9)[0].tolist())
     _, outliers = set_aside(scan)
     assert outliers.facts(scan) == {"outliers": 1, "outliers_at": [list(place)]}
-    text = outliers.sentence(scan)
-    assert f"1e+09 at {place}" in text
-    assert text.count(". ") == 0
+    sentence = outliers.sentence(scan)
+    assert f"1e+09 at {place}" in sentence
+    assert sentence.count(". ") == 0
 
 
 VERBS = {

@@ -6,24 +6,24 @@ from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.errors import UsageError
 
 
-@pytest.mark.parametrize(("arguments", "slices"), [("3", (3,)), ("1, 4-6", (1, 4, 5, 6)), ((2, 2, 0), (0, 2))])
-def test_missing_slices_in_words(arguments, slices):
-    assert parse_slices(arguments, 10) == slices
+@pytest.mark.parametrize(("text", "slices"), [("3", (3,)), ("1, 4-6", (1, 4, 5, 6)), ((2, 2, 0), (0, 2))])
+def test_missing_slices_in_words(text, slices):
+    assert parse_slices(text, 10) == slices
 
 
-@pytest.mark.parametrize("arguments", ["x", "1-", "11", "-1"])
-def test_missing_slices_that_are_none(arguments):
-    if arguments == "1-":
-        assert parse_slices(arguments, 10) == (1,)
+@pytest.mark.parametrize("text", ["x", "1-", "11", "-1"])
+def test_missing_slices_that_are_none(text):
+    if text == "1-":
+        assert parse_slices(text, 10) == (1,)
         return
     with pytest.raises(UsageError, match="--missing"):
-        parse_slices(arguments, 10)
+        parse_slices(text, 10)
 
 
-@pytest.mark.parametrize("arguments", ["7-5", "", "a", [None]])
-def test_slices_that_name_nothing_are_wrong_usage(arguments):
+@pytest.mark.parametrize("text", ["7-5", "", "a", [None]])
+def test_slices_that_name_nothing_are_wrong_usage(text):
     with pytest.raises(UsageError, match="--missing"):
-        parse_slices(arguments, 20)
+        parse_slices(text, 20)
 
 
 @pytest.mark.parametrize(("text", "numbers"), [("12,13,40-42", (12, 13, 40, 41, 42)), (" 3 , 1", (1, 3)), (5, (5,))])

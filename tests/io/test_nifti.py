@@ -20,7 +20,7 @@ from medldm.io.nifti.writer import from_array, from_nibabel, probe_nifti, read_n
 ORIENTATIONS = ["RAS", "LPS", "LAS", "PIR", "SAL", "IPR"]
 
 
-def rotated(codes, shape=(7, 6, 5)):
+def oriented(codes, shape=(7, 6, 5)):
     """Distinct integers on an oblique grid whose axes run as `codes` say."""
     to = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(codes))
     base = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
@@ -30,10 +30,10 @@ def rotated(codes, shape=(7, 6, 5)):
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 def test_inside_every_orientation_is_ras_and_outside_it_is_kept(codes, tmp_path):
-    stored, affine = rotated(codes)
+    stored, affine = oriented(codes)
     path = phantoms.save(tmp_path / "scan.nii.gz", stored, affine)
     volume = read_nifti(path)
-    upright, expected = rotated("RAS")
+    upright, expected = oriented("RAS")
     assert np.array_equal(volume.voxels, upright)
     assert np.allclose(volume.affine, expected, atol=1e-4)
     assert write_nifti(volume, tmp_path / "again.nii.gz") == 0
@@ -121,7 +121,7 @@ def test_infinite_voxels_count_as_missing(tmp_path):
 
 
 def test_a_new_grid_is_written_into_sform_and_qform(tmp_path):
-    stored, affine = rotated("LPS")
+    stored, affine = oriented("LPS")
     volume = read_nifti(phantoms.save(tmp_path / "a.nii.gz", stored, affine, code=4))
     finer = field_of_view_affine(volume.affine, volume.shape, (7, 6, 15))
     write_nifti(volume.with_voxels(np.repeat(volume.voxels, 3, axis=2), finer), tmp_path / "b.nii.gz")
@@ -144,8 +144,8 @@ def test_equal_volumes_give_equal_bytes(tmp_path, phantom):
 
 
 def test_arrays_and_nibabel_images_become_volumes(tmp_path):
-    stored, affine = rotated("PIR")
-    assert np.array_equal(from_array(stored, affine).voxels, rotated("RAS")[0])
+    stored, affine = oriented("PIR")
+    assert np.array_equal(from_array(stored, affine).voxels, oriented("RAS")[0])
     volume = from_nibabel(nib.Nifti1Image(stored, affine))
     write_nifti(volume, tmp_path / "a.nii")
     assert np.array_equal(np.asanyarray(nib.load(tmp_path / "a.nii").dataobj), stored)
@@ -402,9 +402,9 @@ def test_a_folder_without_permission_is_named(tmp_path, phantom):
     ],
 )
 def test_what_the_system_refuses_becomes_a_sentence(problem, word, tmp_path):
-    text = sentence(problem, tmp_path / "a.nii.gz")
-    assert word in str(text)
-    assert isinstance(text, ResourceError if "full" in word else OutputError)
+    refusal = sentence(problem, tmp_path / "a.nii.gz")
+    assert word in str(refusal)
+    assert isinstance(refusal, ResourceError if "full" in word else OutputError)
 
 
 def test_every_error_of_this_room_has_an_exit_code():

@@ -314,6 +314,6 @@ def test_a_series_that_cannot_be_read_again_does_not_take_its_name(tmp_path, mon
 def test_nibabel_reads_results_in_a_process_that_knows_nothing_of_medldm(tmp_path):
     source = phantoms.save(tmp_path / "scan.nii", VOXELS, **ODD["slope 1, intercept NaN"])
     write_nifti(read_nifti(source), tmp_path / "out.nii.gz")
-    text = "import nibabel, sys; print(nibabel.load(sys.argv[1]).get_fdata().sum())"
-    process = subprocess.run([sys.executable, "-c", text, tmp_path / "out.nii.gz"], capture_output=True, text=True)
-    assert float(process.stdout) == VOXELS.sum()
+    code = "import nibabel, sys; print(nibabel.load(sys.argv[1]).get_fdata().sum())"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "out.nii.gz"], capture_output=True, text=True)
+    assert float(done.stdout) == VOXELS.sum()

@@ -72,11 +72,11 @@ def voxels(dtype=np.int16, shape=(9, 7, 5)):
 
 def itk_image(array, place):
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose()))
-    rotated = LPS @ place
-    sizes = np.linalg.norm(rotated[:3, :3], axis=0)
+    flipped = LPS @ place
+    sizes = np.linalg.norm(flipped[:3, :3], axis=0)
     image.SetSpacing(sizes.tolist())
-    image.SetDirection((rotated[:3, :3] / sizes).ravel().tolist())
-    image.SetOrigin(rotated[:3, 3].tolist())
+    image.SetDirection((flipped[:3, :3] / sizes).ravel().tolist())
+    image.SetOrigin(flipped[:3, 3].tolist())
     return image
 
 
@@ -507,7 +507,7 @@ def tree(tmp_path):
 
 
 def run(*arguments):
-    return main([str(word) for word in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 def test_a_tree_of_all_formats_comes_out_as_it_went_in(tree, tmp_path, stub_network):

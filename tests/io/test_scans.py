@@ -153,8 +153,8 @@ def test_a_list_mirrors_what_its_paths_share(tmp_path):
         lost.read()
     (tmp_path / "list.csv").write_text("﻿id;Path\n1;d/sub-02/T1w.nii.gz\n2;d/sub-01/T1w.nii.gz\n", encoding="utf-8")
     assert read_list(tmp_path / "list.csv") == [tmp_path / f"d/sub-0{n}/T1w.nii.gz" for n in (2, 1)]
-    for name, item in [("empty.txt", "# nothing\n"), ("wrong.txt", "no/such/file.nii\n")]:
-        (tmp_path / name).write_text(item)
+    for name, text in [("empty.txt", "# nothing\n"), ("wrong.txt", "no/such/file.nii\n")]:
+        (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=r"lists"):
             find_cases(tmp_path / name)
 
@@ -163,8 +163,8 @@ def test_a_list_of_dicom_files_is_one_heap(tmp_path):
     files = sorted(dicom(tmp_path / "d" / "one", count=5).iterdir())
     dicom(tmp_path / "d" / "two", number=4, uid="1.2.4")
     (tmp_path / "list.txt").write_text("\n".join([*map(str, files), "d/two", "d/two/IM0000", "d/gone"]))
-    result = {case.place.as_posix(): len(case.files) for case in find_cases(tmp_path / "list.txt")}
-    assert result == {"one": 5, "two": 4, "gone": 1}
+    counts = {case.place.as_posix(): len(case.files) for case in find_cases(tmp_path / "list.txt")}
+    assert counts == {"one": 5, "two": 4, "gone": 1}
 
 
 def test_notes_call_a_scan_in_a_zip_by_its_name_there(tmp_path):
@@ -216,8 +216,8 @@ def test_zips_too_large_or_broken_are_named(tmp_path, monkeypatch):
 def test_a_broken_archive_is_told_where_patterns_could_mean_what_is_in_it(tmp_path):
     nifti(tmp_path / "sub" / "scan.nii")
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 nonsense")
-    for pattern, item in {"sub/*": [], "*.nii": ["bad"], "*/*.nii": ["bad"], "bad/*": ["bad"]}.items():
-        assert [case.place.name for case in find_cases(tmp_path, [pattern]) if case.broken] == item
+    for pattern, broken in {"sub/*": [], "*.nii": ["bad"], "*/*.nii": ["bad"], "bad/*": ["bad"]}.items():
+        assert [case.place.name for case in find_cases(tmp_path, [pattern]) if case.broken] == broken
 
 
 def test_an_interrupted_archive_leaves_no_images_behind(tmp_path, monkeypatch):
@@ -261,10 +261,10 @@ def test_what_a_killed_run_has_unpacked_goes_with_the_next_archive(tmp_path, mon
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr("tempfile.tempdir", None)
-    text = (
+    code = (
         "import os, sys; from medldm.io.archives import unpack; kept = unpack(__import__('pathlib').Path(sys.argv[1]));"
     )
-    dead = f"{text} os.kill(os.getpid(), 9)"
+    dead = f"{code} os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", dead, str(tmp_path / "a.zip")], check=False)
     (left,) = (tmp_path / "temporary").glob("*/scan.nii")
     alive = unpack(tmp_path / "a.zip")
@@ -307,18 +307,18 @@ def test_nothing_to_find_is_a_sentence(tmp_path):
         find_cases(tmp_path)
 
 
-@pytest.mark.parametrize("arguments", ["x" * 3000, "~nobody_of_that_name/scan.nii"])
-def test_text_that_is_no_name_of_a_file_is_a_sentence_wherever_it_stands(arguments, phantom, tmp_path):
-    for source in (arguments, f"{arguments}.nii"):
+@pytest.mark.parametrize("text", ["x" * 3000, "~nobody_of_that_name/scan.nii"])
+def test_text_that_is_no_name_of_a_file_is_a_sentence_wherever_it_stands(text, phantom, tmp_path):
+    for source in (text, f"{text}.nii"):
         with pytest.raises(InputError, match=r"too long|does not exist"):
             io.read(source)
-    (tmp_path / "alone.txt").write_text(arguments)
+    (tmp_path / "alone.txt").write_text(text)
     with pytest.raises(InputError, match="none of them exists"):
         find_cases(tmp_path / "alone.txt")
     scan = phantoms.save(tmp_path / "scan.nii", phantom.voxels)
-    (tmp_path / "mixed.txt").write_text(f"{arguments}\n{scan}\n")
+    (tmp_path / "mixed.txt").write_text(f"{text}\n{scan}\n")
     with pytest.raises(InputError):
-        {case.place.name: case for case in find_cases(tmp_path / "mixed.txt")}[Path(arguments).stem].read()
+        {case.place.name: case for case in find_cases(tmp_path / "mixed.txt")}[Path(text).stem].read()
     (tmp_path / "wide.csv").write_text(f'path\n"{"x" * 200_000}"\n')
     with pytest.raises(InputError, match="table"):
         find_cases(tmp_path / "wide.csv")
@@ -335,23 +335,23 @@ def test_what_might_have_been_a_scan_and_cannot_be_read_is_told(tmp_path, monkey
     (tmp_path / "lost" / "IM1").symlink_to(tmp_path / "nowhere")
     (tmp_path / "text.dcm").write_text("no image")
     os.mkfifo(tmp_path / "pipe.dcm")  # opening it would wait for ever
-    count = os.scandir
+    scan_folder = os.scandir
 
     def scandir(path):
         if str(path).endswith("below"):
             raise PermissionError(errno.EACCES, "Permission denied", path)
-        return count(path)
+        return scan_folder(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    text = {case.place.as_posix(): case.broken for case in find_cases(tmp_path)}
-    assert text["whole"] == ""
-    assert "2 files of" in text["whole/unreadable"]
-    assert "damaged or cut short" in text["whole/unreadable"]
-    assert "cannot be unpacked" in text["broken"]
-    assert "Permission denied" in text["lost/unreadable"]
-    assert "leads nowhere" in text["lost/unreadable"]
-    assert "no DICOM inside" in text["text.dcm"]
-    assert len(text) == 5
+    reasons = {case.place.as_posix(): case.broken for case in find_cases(tmp_path)}
+    assert reasons["whole"] == ""
+    assert "2 files of" in reasons["whole/unreadable"]
+    assert "damaged or cut short" in reasons["whole/unreadable"]
+    assert "cannot be unpacked" in reasons["broken"]
+    assert "Permission denied" in reasons["lost/unreadable"]
+    assert "leads nowhere" in reasons["lost/unreadable"]
+    assert "no DICOM inside" in reasons["text.dcm"]
+    assert len(reasons) == 5
 
 
 def test_images_and_archives_that_nobody_reads_are_skipped_in_words(tmp_path):
@@ -359,9 +359,9 @@ def test_images_and_archives_that_nobody_reads_are_skipped_in_words(tmp_path):
     for name in ("T1.mnc", "brain.mnc", "pair.hdr", "pair.img", "old/night.tar.gz", "physio.tsv.gz", "motion.par"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"whatever")
-    text = {case.place.as_posix(): case.skip for case in find_cases(tmp_path)}
-    assert sorted(text) == ["old/night.tar.gz", "other-formats", "scan"]
-    assert "T1.mnc, brain.mnc, pair.hdr, pair.img: medldm reads NIfTI" in text["other-formats"]
+    reasons = {case.place.as_posix(): case.skip for case in find_cases(tmp_path)}
+    assert sorted(reasons) == ["old/night.tar.gz", "other-formats", "scan"]
+    assert "T1.mnc, brain.mnc, pair.hdr, pair.img: medldm reads NIfTI" in reasons["other-formats"]
     (alone,) = find_cases(tmp_path / "T1.mnc")
     assert "medldm reads NIfTI" in alone.skip
 

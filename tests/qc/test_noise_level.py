@@ -30,7 +30,7 @@ def error_table(volumes, levels=(0.01, 0.03, 0.05, 0.07, 0.09), where="everywher
     """
     rows = []
     for name, (voxels, spacing) in volumes.items():
-        brightest, own = mri_scaling(voxels).white, estimate_noise(voxels, spacing).sigma
+        brightest, own = mri_scaling(voxels).high, estimate_noise(voxels, spacing).sigma
         for level in levels:
             noisy = phantoms.rician(voxels, level * brightest, seed).astype(np.float32)
             noisy = noisy if where == "everywhere" else np.where(voxels > 0, noisy, 0)
@@ -49,7 +49,7 @@ def test_known_noise_is_found(level, where):
 def test_the_level_is_a_fraction_of_white():
     noisy = phantoms.rician(BRAIN, 50)
     estimate = estimate_noise(noisy)
-    assert estimate.level == pytest.approx(estimate.sigma / mri_scaling(noisy).white)
+    assert estimate.level == pytest.approx(estimate.sigma / mri_scaling(noisy).high)
     assert estimate.reliable
     assert "%" in str(estimate)
 

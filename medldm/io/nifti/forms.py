@@ -85,8 +85,8 @@ def same_place(one: Affine, other: Affine, shape: tuple[int, ...]) -> bool:
     shape : of the grid
     """
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in (*shape, 1, 1)[:3]])).reshape(3, -1)
-    apart = np.linalg.norm((one - other)[:3] @ np.vstack([corners, np.ones(corners.shape[1])]), axis=0)
-    return bool(apart.max() <= 0.01 * np.linalg.norm(other[:3, :3], axis=0).min() + 1e-6 * np.abs(other).max())
+    distances = np.linalg.norm((one - other)[:3] @ np.vstack([corners, np.ones(corners.shape[1])]), axis=0)
+    return bool(distances.max() <= 0.01 * np.linalg.norm(other[:3, :3], axis=0).min() + 1e-6 * np.abs(other).max())
 
 
 def is_sound(header: Any) -> bool:

@@ -15,7 +15,7 @@ from medldm.errors import GeometryError, InputError, NotRestorable, UsageError
 MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 PLAUSIBLE_MM = (0.02, 50.0)  # voxel edges of a patient's scan
 MADE_MM = (0.001, 100.0)  # voxel edges of anything that a scanner makes
-AGREE = 0.01  # relative difference of voxel sizes that rounding explains
+TOLERANCE = 0.01  # relative difference of voxel sizes that rounding explains
 PARAMETERS = range(2, 25)  # NIfTI intent codes of statistics
 LABELS = (1002, 1003)
 TEMPLATES = (3, 4, 5)  # NIfTI codes of spaces that a scan was warped to: Talairach, MNI, others
@@ -354,7 +354,7 @@ def _sizes_agree(header: Any, sizes: Affine, shape: tuple[int, int, int]) -> boo
     for axis, (size, count) in enumerate(zip(sizes, shape, strict=True)):
         given = abs(float(header["pixdim"][axis + 1]))
         left_out = count == 1 and (axis >= int(header["dim"][0]) or not np.isfinite(given) or given == 0)
-        if not left_out and not np.isclose(given, size, rtol=AGREE, atol=0):
+        if not left_out and not np.isclose(given, size, rtol=TOLERANCE, atol=0):
             return False
     return True
 
@@ -376,7 +376,7 @@ def _contradictions(sform: Affine, qform: Affine, same_space: bool, name: str, f
     conflict = ""
     if np.sign(np.linalg.det(sform[:3, :3])) != np.sign(np.linalg.det(qform[:3, :3])):
         conflict = "disagree about left and right"
-    elif same_space and not np.allclose(s_sizes, q_sizes, rtol=AGREE):
+    elif same_space and not np.allclose(s_sizes, q_sizes, rtol=TOLERANCE):
         sizes = f"{_edges(s_sizes)} and {_edges(q_sizes)}"
         conflict = f"give different voxel sizes ({sizes})"
     if conflict and not fix:
@@ -386,8 +386,8 @@ def _contradictions(sform: Affine, qform: Affine, same_space: bool, name: str, f
         )
     if conflict:
         return [f"{name}: sform and qform {conflict}; the sform was trusted."]
-    apart = np.abs(sform - qform)[:3].max() > 0.5 * s_sizes.min()
-    return [f"{name}: sform and qform describe different places; the sform is used."] if same_space and apart else []
+    moved = np.abs(sform - qform)[:3].max() > 0.5 * s_sizes.min()
+    return [f"{name}: sform and qform describe different places; the sform is used."] if same_space and moved else []
 
 
 def _edges(sizes: Affine) -> str:
