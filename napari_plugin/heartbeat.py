@@ -54,7 +54,7 @@ class Heartbeat:
         """Print a line of the table, and start anew."""
         gaps, computing = np.array(self.gaps).reshape(-1, 2).T
         late = int((gaps > LIMIT_MS).sum())
-        longest = [f"{each.max(initial=0):.0f}" for each in (gaps, computing)]
+        longest = [f"{times.max(initial=0):.0f}" for times in (gaps, computing)]
         line(what, gaps.size, longest[0], late, f"{np.percentile(gaps, 99):.0f}", longest[1])
         self.begin()
 

@@ -62,11 +62,11 @@ def preview(out: Path, model: str) -> None:
 def verbs(out: Path) -> None:
     """The widgets of four verbs side by side, each as it stands in its own dock."""
     pictures = [widget_picture(kind) for kind in (RestoreWidget, SuperResolveWidget, FillSlicesWidget, InpaintWidget)]
-    row = QPixmap(sum(each.width() for each in pictures), max(each.height() for each in pictures))
+    row = QPixmap(sum(picture.width() for picture in pictures), max(picture.height() for picture in pictures))
     painter, left = QPainter(row), 0
-    for each in pictures:
-        painter.drawPixmap(left, 0, each)
-        left += each.width()
+    for picture in pictures:
+        painter.drawPixmap(left, 0, picture)
+        left += picture.width()
     painter.end()
     row.save(str(out))
 

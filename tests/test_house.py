@@ -39,12 +39,12 @@ def test_inspecting_a_scan_loads_no_torch(scan_file):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("words", [["--help"], ["denoise", "--help"], ["--version"], ["models"], ["denoise"]])
-def test_help_versions_and_models_load_next_to_nothing(words):
+@pytest.mark.parametrize("arguments", [["--help"], ["denoise", "--help"], ["--version"], ["models"], ["denoise"]])
+def test_help_versions_and_models_load_next_to_nothing(arguments):
     """What makes an answer slow is what is imported for it: NumPy alone takes longer than all the rest."""
     done = run(
         "import sys\nbefore = set(sys.modules)\n"
-        f"from medldm.cli import main\nmain({words!r})\n"
+        f"from medldm.cli import main\nmain({arguments!r})\n"
         "loaded = set(sys.modules) - before\n"
         "print(sorted(name for name in loaded if '.' not in name), len(loaded), file=sys.stderr)\n"
         "third = {name for name in loaded if getattr(sys.modules[name], '__file__', None) and "
@@ -60,12 +60,12 @@ def clocks_in_assertions(tree):
 
     def reads(node):
         return any(
-            (isinstance(each, ast.Attribute) and each.attr in CLOCKS)
-            or (isinstance(each, ast.Name) and each.id in CLOCKS)
-            for each in ast.walk(node)
+            (isinstance(part, ast.Attribute) and part.attr in CLOCKS)
+            or (isinstance(part, ast.Name) and part.id in CLOCKS)
+            for part in ast.walk(node)
         )
 
-    return [each.lineno for each in ast.walk(tree) if isinstance(each, ast.Assert) and reads(each)]
+    return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert) and reads(node)]
 
 
 CLOCKS = ("monotonic", "perf_counter", "process_time", "time_ns", "monotonic_ns", "perf_counter_ns")
@@ -132,9 +132,9 @@ def test_one_version():
 
     import napari_medldm
 
-    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert f"\nversion: {told}\n" in (ROOT / "CITATION.cff").read_text()
-    assert napari_medldm.__version__ == told
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert napari_medldm.__version__ == version
 
 
 def test_monai_is_imported_in_one_place():
@@ -438,8 +438,8 @@ def test_a_format_that_is_only_read_says_so(toy_format, scan_file, tmp_path, mon
     monkeypatch.setattr(toy_format, "written", ())
     monkeypatch.setattr(toy_format, "kept", ())
     monkeypatch.setattr(toy_format, "why_not_written", "TOY is read and not written. Name a .nii.gz file.")
-    for words in (["named.toy"], ["out", "--format", "toy"]):
-        assert main(["denoise", str(scan_file), *words]) == 2
+    for arguments in (["named.toy"], ["out", "--format", "toy"]):
+        assert main(["denoise", str(scan_file), *arguments]) == 2
         assert "TOY is read and not written" in capsys.readouterr().err
 
 

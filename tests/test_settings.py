@@ -24,8 +24,8 @@ def test_every_knob_says_what_it_means_and_becomes_a_flag(kind):
 def test_flags_give_the_settings_they_name():
     parser = argparse.ArgumentParser()
     add_settings(parser, SuperResolve)
-    words = ["--spacing", "0.9,0.9,1.5", "--slice-profile", "rect", "--samples", "3"]
-    settings = settings_from(parser.parse_args(words), SuperResolve)
+    arguments = ["--spacing", "0.9,0.9,1.5", "--slice-profile", "rect", "--samples", "3"]
+    settings = settings_from(parser.parse_args(arguments), SuperResolve)
     assert settings.spacing == (0.9, 0.9, 1.5)
     assert settings.slice_profile == "rect"
     assert settings == SuperResolve(spacing=(0.9, 0.9, 1.5), slice_profile="rect", samples=3)

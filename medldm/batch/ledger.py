@@ -104,8 +104,11 @@ class Result:
         ``"nothing"``: no result, or a run was killed before it showed one; ``"foreign"``: something else, or a result
         that somebody changed
         """
+        there = [path.exists() for path in result_files(self.image)]
         if not self.image.exists():
-            return "nothing"
+            return "foreign" if any(there) and not self.record_path.exists() else "nothing"
+        if not all(there):  # a detached header whose data somebody took away
+            return "foreign"
         if self.record is None or self.record.result_sha256 != hash_image(self.image):
             return "foreign"
         return "done" if self.record.key == key else "changed"

@@ -49,7 +49,7 @@ class Outliers:
         """As an index into an array."""
         return tuple(self.where.T)
 
-    def words(self, volume: Volume) -> str:
+    def sentence(self, volume: Volume) -> str:
         """One sentence: which they are, counted as the file counts, and what is done about them.
 
         Parameters
@@ -73,7 +73,7 @@ class Outliers:
         volume : scan
         """
         places, _ = self.stored(volume)
-        return {"outliers": len(self), "outliers_at": [list(each) for each in places[:LISTED]]} if len(self) else {}
+        return {"outliers": len(self), "outliers_at": [list(place) for place in places[:LISTED]]} if len(self) else {}
 
     def stored(self, volume: Volume) -> tuple[list[tuple[int, ...]], list[float]]:
         """Where they are along the stored axes, counted from 0, and their values."""
@@ -101,10 +101,10 @@ def set_aside(volume: Volume) -> tuple[Volume, Outliers]:
     mask = find_outliers(volume.voxels)
     if not mask.any():
         return volume, Outliers(np.zeros((0, 3), dtype=np.intp), np.zeros(0))
-    found = Outliers(np.argwhere(mask), volume.voxels[mask])
+    outliers = Outliers(np.argwhere(mask), volume.voxels[mask])
     voxels = np.array(volume.voxels)
-    voxels[mask] = _stand_ins(volume, mask, found)
-    return volume.with_voxels(voxels, std=volume.std, half_width=volume.half_width), found
+    voxels[mask] = _stand_ins(volume, mask, outliers)
+    return volume.with_voxels(voxels, std=volume.std, half_width=volume.half_width), outliers
 
 
 def find_outliers(voxels: Voxels) -> Mask:
@@ -136,12 +136,12 @@ def find_outliers(voxels: Voxels) -> Mask:
     # All of it that matters, with what is beside it; labelling a whole body seventeen times would take seconds.
     (core,) = ndimage.find_objects((np.abs(off) > FAR).view(np.uint8))
     box = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in core)
-    found = np.zeros(voxels.shape, dtype=bool)
-    found[box] = _found(off[box], few)
-    return found
+    mask = np.zeros(voxels.shape, dtype=bool)
+    mask[box] = _far_off(off[box], few)
+    return mask
 
 
-def _found(off: Voxels, few: float) -> Mask:
+def _far_off(off: Voxels, few: float) -> Mask:
     """Outliers by how far they are off the median; `off` is used up.
 
     Parameters
@@ -149,18 +149,18 @@ def _found(off: Voxels, few: float) -> Mask:
     off : (X, Y, Z) ranges, signed
     few : voxels that can be outliers
     """
-    found = np.zeros(off.shape, dtype=bool)
+    mask = np.zeros(off.shape, dtype=bool)
     if np.isinf(off).sum() <= few:
-        found = np.isinf(off)
-        off[found] = 0
+        mask = np.isinf(off)
+        off[mask] = 0
     limit = float(np.abs(off[np.isfinite(off)]).max())
     while limit > FAR:  # from the top down, so that a spike beside a higher one is seen by itself
         limit = max(limit * EVEN, FAR)
         suspects = np.abs(off) > limit
         if 0 < suspects.sum() <= few:
-            found = found | _without_halo(off, suspects)
-            off[found] = 0
-    return found
+            mask = mask | _without_halo(off, suspects)
+            off[mask] = 0
+    return mask
 
 
 def _without_halo(off: Voxels, suspects: Mask) -> Mask:
@@ -190,20 +190,20 @@ def _without_halo(off: Voxels, suspects: Mask) -> Mask:
     return sure
 
 
-def _stand_ins(volume: Volume, mask: Mask, found: Outliers) -> npt.NDArray[Any]:
+def _stand_ins(volume: Volume, mask: Mask, outliers: Outliers) -> npt.NDArray[Any]:
     """(N,) median of the measured voxels beside each outlier, of those in its own thin planes where they are thin."""
     voxels, finest = volume.voxels, min(volume.spacing)
     near = [1 if mm <= 1.6 * finest else 0 for mm in volume.spacing]
     instead = []
-    for index in found.where:
+    for index in outliers.where:
         if _in_an_empty_plane(voxels, index):
             instead.append(0.0)
             continue
         known = voxels[:0]
         for reach in range(1, 9):
             box = tuple(
-                slice(max(0, place - reach * each), place + reach * each + 1)
-                for place, each in zip(index, near, strict=True)
+                slice(max(0, place - reach * step), place + reach * step + 1)
+                for place, step in zip(index, near, strict=True)
             )
             known = voxels[box][~mask[box]]
             known = known[np.isfinite(known)]
@@ -217,8 +217,8 @@ def _in_an_empty_plane(voxels: Voxels, index: npt.NDArray[np.intp]) -> bool:
     """Whether all that is beside a voxel in one of its planes is zero: a lost slice must still look like one."""
     for axis in range(3):
         box = tuple(
-            slice(place, place + 1) if each == axis else slice(max(0, place - 1), place + 2)
-            for each, place in enumerate(index)
+            slice(place, place + 1) if along == axis else slice(max(0, place - 1), place + 2)
+            for along, place in enumerate(index)
         )
         if np.count_nonzero(voxels[box]) == 1 < voxels[box].size:
             return True

@@ -59,7 +59,7 @@ def new_shape_for_spacing(
     voxels along each axis; never fewer than now. The field of view is kept, so where it is no multiple of the
     target the new spacing is the nearest that divides it.
     """
-    targets = [float(target)] * 3 if isinstance(target, int | float) else [float(each) for each in target]
+    targets = [float(target)] * 3 if isinstance(target, int | float) else [float(size) for size in target]
     x, y, z = (
         size if now <= aim * (1 + tolerance) else max(size, round(size * now / aim))
         for size, now, aim in zip(shape, spacing, targets, strict=True)
@@ -113,7 +113,7 @@ def _interpolate(voxels: Array, index: Affine, shape: Sequence[int], order: str)
     transform.SetMatrix(index[2::-1, 2::-1].ravel().tolist())
     transform.SetTranslation(index[2::-1, 3].tolist())
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels))
-    size = [int(each) for each in reversed(shape)]
+    size = [int(count) for count in reversed(shape)]
     identity = np.eye(3).ravel().tolist()
     moved = sitk.Resample(
         image, size, transform, kinds[order], [0.0] * 3, [1.0] * 3, identity, float("nan"), sitk.sitkFloat32

@@ -1,4 +1,4 @@
-"""Slice numbers as words and back; one way for the command line, napari and reports, and no torch behind it."""
+"""Slice numbers as text and back; one way for the command line, napari and reports, and no torch behind it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from medldm.errors import UsageError
 
 
-def parse_slices(words: str | int | Iterable[int], count: int) -> tuple[int, ...]:
+def parse_slices(text: str | int | Iterable[int], count: int) -> tuple[int, ...]:
     """``"12,13,40-44"`` or numbers as slice numbers, ranges inclusive.
 
     Parameters
     ----------
-    words : text or numbers
+    text : ranges like 12,13,40-44, or numbers
     count : slices of the scan
 
     Raises
@@ -21,7 +21,7 @@ def parse_slices(words: str | int | Iterable[int], count: int) -> tuple[int, ...
     UsageError
         Not numbers, or beyond the scan.
     """
-    ranges = slice_ranges(words)
+    ranges = slice_ranges(text)
     for first, last in ranges:
         if not 0 <= first <= last < count:
             beyond = first if not 0 <= first < count else count
@@ -29,12 +29,12 @@ def parse_slices(words: str | int | Iterable[int], count: int) -> tuple[int, ...
     return tuple(sorted({number for first, last in ranges for number in range(first, last + 1)}))
 
 
-def slice_ranges(words: str | int | Iterable[int]) -> list[tuple[int, int]]:
+def slice_ranges(text: str | int | Iterable[int]) -> list[tuple[int, int]]:
     """First and last of each range, before anybody knows how many slices the scan has.
 
     Parameters
     ----------
-    words : as of `parse_slices`
+    text : as of `parse_slices`
 
     Raises
     ------
@@ -43,18 +43,18 @@ def slice_ranges(words: str | int | Iterable[int]) -> list[tuple[int, int]]:
     """
     ranges = []
     try:
-        if isinstance(words, int):
-            ranges = [(words, words)]
-        elif isinstance(words, str):
-            for word in filter(None, (part.strip() for part in words.split(","))):
+        if isinstance(text, int):
+            ranges = [(text, text)]
+        elif isinstance(text, str):
+            for word in filter(None, (part.strip() for part in text.split(","))):
                 first, _, last = word.partition("-")
                 ranges.append((int(first), int(last or first)))
         else:
-            ranges = [(int(operator.index(each)),) * 2 for each in words]
+            ranges = [(int(operator.index(number)),) * 2 for number in text]
     except (TypeError, ValueError) as problem:
-        raise UsageError(f"--missing takes slice numbers like 12,13,40-44, not {words!r}.") from problem
+        raise UsageError(f"--missing takes slice numbers like 12,13,40-44, not {text!r}.") from problem
     if not ranges:
-        raise UsageError(f"--missing takes slice numbers like 12,13,40-44, not {words!r}.")
+        raise UsageError(f"--missing takes slice numbers like 12,13,40-44, not {text!r}.")
     for begin, end in ranges:
         if end < begin:
             raise UsageError(f"--missing {begin}-{end} ends before it begins. Say {end}-{begin}.")

@@ -100,9 +100,9 @@ class Volume:
             raise ValueError(f"a Volume has three axes, these voxels have {voxels.ndim}: {voxels.shape}")
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
             raise ValueError(f"an affine is a finite, invertible 4 x 4 matrix, this is\n{affine}")
-        for name, each in (("std", self.std), ("half_width", self.half_width)):
-            if each is not None and each.shape != voxels.shape:
-                raise ValueError(f"{name} has shape {each.shape}, the voxels have {voxels.shape}")
+        for name, spread in (("std", self.std), ("half_width", self.half_width)):
+            if spread is not None and spread.shape != voxels.shape:
+                raise ValueError(f"{name} has shape {spread.shape}, the voxels have {voxels.shape}")
         affine.flags.writeable = False
         # A read-only view: the caller's own array stays writable, this Volume's does not change under us.
         view = voxels.view()

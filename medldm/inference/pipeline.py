@@ -75,7 +75,7 @@ class Job:
         # Before anything averages, scales or projects: one absurd voxel would reach thousands of others.
         self.volume, self.outliers = set_aside(self.volume)
         if len(self.outliers):
-            self.notes.append(self.outliers.words(self.volume))
+            self.notes.append(self.outliers.sentence(self.volume))
             log.warning(self.notes[-1])
         said = self.settings.modality
         guessed, note = guess_modality(self.volume)

@@ -41,9 +41,9 @@ class Members:
     def __init__(self, folder: Path, archive: Path) -> None:
         self.folder, self.archive = folder, archive
 
-    def named(self, words: str) -> str:
+    def named(self, text: str) -> str:
         """A sentence with members called ``scans.zip/sub/scan.nii.gz``, not by where they were unpacked to."""
-        return words.replace(f"{self.folder}{os.sep}", f"{self.archive}{os.sep}").replace(
+        return text.replace(f"{self.folder}{os.sep}", f"{self.archive}{os.sep}").replace(
             str(self.folder), str(self.archive)
         )
 

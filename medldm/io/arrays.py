@@ -159,7 +159,7 @@ def finite(values: Voxels, dtype: np.dtype[Any], name: str) -> tuple[Voxels, tup
     note: tuple[str, ...] = ()
     if values.dtype.kind == "f" and values.dtype.itemsize > 8:
         note = (f"{name} holds floats of {8 * values.dtype.itemsize} bits; they are read and written as float64.",)
-    with np.errstate(over="ignore", invalid="ignore"):  # what a type cannot hold becomes infinite and is told
+    with np.errstate(over="ignore", invalid="ignore"):  # what a type cannot hold becomes infinite, see the note
         kept: Voxels = values.astype(dtype)
         infinite = np.abs(kept) > LARGEST
     if infinite.any():

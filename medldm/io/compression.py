@@ -150,20 +150,20 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, packed: BinaryIO, kind: str, path: Path) -> None:
         self._packed, self._new = packed, _unpacker(kind, path)
-        self._magic = next(magic for magic, each in STARTS.items() if each == kind)
+        self._magic = next(magic for magic, name in STARTS.items() if name == kind)
         self._member: Any = self._new()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        found = b""
-        while not found and self._member is not None:
-            found = self._piece(len(buffer))
-            if not found and self._member.eof:
+        piece = b""
+        while not piece and self._member is not None:
+            piece = self._piece(len(buffer))
+            if not piece and self._member.eof:
                 self._member = self._next(self._member.unused_data)
-        buffer[: len(found)] = found
-        return len(found)
+        buffer[: len(piece)] = piece
+        return len(piece)
 
     def _piece(self, size: int) -> bytes:
         if self._member.eof:
@@ -171,16 +171,16 @@ class _Unpacked(io.RawIOBase):
         data = self._packed.read(PIECE) if self._member.needs_input else b""
         asked = self._member.needs_input
         try:
-            found: bytes = self._member.decompress(data, size)
+            piece: bytes = self._member.decompress(data, size)
         except (zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as problem:
             raise _Damaged(CONTRADICTS) from problem
         except Exception as problem:  # each zstd module has an error of its own
             if "zstd" not in type(problem).__name__.lower():
                 raise
             raise _Damaged(CONTRADICTS) from problem
-        if not found and asked and not data and not self._member.eof:
+        if not piece and asked and not data and not self._member.eof:
             raise _Damaged("it ends in the middle of the packed data")
-        return found
+        return piece
 
     def _next(self, left: bytes) -> Any:
         """The member that follows; None at the end, where zeros pad and other bytes were appended by somebody."""
@@ -204,8 +204,8 @@ class _Ahead:
         if self._left:
             left, self._left = self._left, b""
             return left
-        found: bytes = self._rest.read(size)
-        return found
+        rest: bytes = self._rest.read(size)
+        return rest
 
 
 def _unpacker(kind: str, path: Path) -> Callable[[], Any]:

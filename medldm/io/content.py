@@ -24,7 +24,7 @@ NOT_SCANS = {
     "a PET image": "pet",
     "a statistical map": "statmap zmap tmap zstat tstat",
 }
-REASONS = {word: reason for reason, words in NOT_SCANS.items() for word in words.split()}
+REASONS = {name: reason for reason, names in NOT_SCANS.items() for name in names.split()}
 FEW_VALUES = 12  # a scan has hundreds of grey values, a mask two, most label maps a dozen
 MANY_LABELS = 400  # the finest parcellations
 ALIKE = 0.7  # share of neighbours inside a label map that are equal; in scans every tenth pair is
@@ -34,11 +34,11 @@ SAMPLE = 200_000  # voxels that tell
 def not_a_scan(path: Path) -> str:
     """Reason, by its name, why a file is no scan; empty when it may be one."""
     name = path.name.split(".")[0].lower()
-    words = name.split("_")
-    if len(words) < 2:
+    parts = name.split("_")
+    if len(parts) < 2:
         return ""
-    named = [part for part in words if part in ("part-phase", "part-real", "part-imag")]
-    for word in (*named, words[-1]):
+    named = [part for part in parts if part in ("part-phase", "part-real", "part-imag")]
+    for word in (*named, parts[-1]):
         if word in REASONS:
             return f"{REASONS[word]}, by its name; rename it if it is a scan"
     return ""
@@ -134,8 +134,8 @@ def find_missing_slices(volume: Volume, axis: int = 2) -> tuple[int, ...]:
     full = np.flatnonzero(~empty)
     places = np.arange(len(empty))
     inside = empty & (places > full.min()) & (places < full.max()) if len(full) else empty
-    found = set(np.flatnonzero(nothing | inside).tolist())
-    return tuple(sorted(found | (set(volume.stored.missing) if axis == 2 else set())))
+    missing = set(np.flatnonzero(nothing | inside).tolist())
+    return tuple(sorted(missing | (set(volume.stored.missing) if axis == 2 else set())))
 
 
 def _both_signs(values: Voxels) -> bool:

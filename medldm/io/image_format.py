@@ -101,7 +101,7 @@ class Format(abc.ABC):
     ----------
     name : as in ``--format nrrd``, in `Stored.container` and in records
     title : as in sentences
-    suffixes : in lower case; a file that is called so should be one, and is told to be damaged where it is none
+    suffixes : in lower case; a file that is called so should be one, and counts as damaged where it is none
     part_suffixes : of headers and data that belong to one image; what is called so may be something else
     written : suffixes that a result may have, the first unless another is asked for; empty where it cannot be written
     kept : those among them that a result takes over from its source
@@ -282,7 +282,7 @@ class Format(abc.ABC):
         number of voxels that had to be clipped to the integer range
         """
         same = volume.stored.container == self.name and source.suffix.lower() == path.suffix.lower()
-        if same and len(self.result_files(path)) == 1:
+        if same and len(self.result_files(path)) == 1 and not self.probe(source).files.is_pair:
             with whole_file(path) as temporary:
                 shutil.copyfile(source, temporary)
                 self._check_written(temporary, path, None, volume)
@@ -292,10 +292,10 @@ class Format(abc.ABC):
     def _as_stored(self, volume: Volume, path: Path) -> tuple[Voxels, int]:
         """Voxels as they will lie in the file, and how many were clipped."""
         wanted = unscaled_dtype(volume)
-        dtypes = [np.dtype(each) for each in self.dtypes] or [wanted]
-        held = next((each for each in dtypes if np.can_cast(wanted, each, "safe")), None)
+        dtypes = [np.dtype(dtype) for dtype in self.dtypes] or [wanted]
+        held = next((dtype for dtype in dtypes if np.can_cast(wanted, dtype, "safe")), None)
         if held is None:
-            held = [each for each in dtypes if each.kind == ("f" if wanted.kind == "f" else "i")][-1]
+            held = [dtype for dtype in dtypes if dtype.kind == ("f" if wanted.kind == "f" else "i")][-1]
         voxels, clipped = to_dtype(volume.to_stored(volume.voxels), held)
         if voxels.dtype not in dtypes:  # floats, since a voxel is missing
             voxels = voxels.astype(dtypes[-1])
@@ -409,7 +409,9 @@ def check_affine(affine: Affine, shape: tuple[int, ...], name: str) -> None:
     ------
     GeometryError
     """
-    if not headers.usable(affine):
+    with np.errstate(over="ignore", invalid="ignore"):
+        usable = headers.usable(affine)
+    if not usable:
         raise GeometryError(
             f"{name} has no usable geometry: its directions or voxel sizes are not finite, zero, or without volume. "
             "Export it again."

@@ -1,17 +1,21 @@
-"""NRRD and MetaImage in and out, in one file or with a detached header, through SimpleITK.
+"""NRRD and MetaImage in and out, in one file or with a detached header.
 
-The header is read here first: SimpleITK would follow it to any file and reserve any memory that it asks for.
+SimpleITK writes them. They are read here: ITK follows a header to any file, reserves any memory that it asks for, takes
+truncated packed data for whole, and ends the process at some damaged headers (decision 0040).
 """
 
 from __future__ import annotations
 
 import abc
+import bz2
 import math
 import os
 import re
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -24,8 +28,8 @@ from medldm.io.restored_before import mark_text, tasks_of
 LONGEST_HEADER = 2**20  # bytes; diffusion scans list their gradients there
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world to RAS and back
 MARK = "medldm"  # key in the header of a result
-MOST_AXES = 5
 PIECE = 2**22  # bytes unpacked at once
+MOST_AXES = 7
 SPELLINGS = {
     "int8": "signed char, int8, int8_t, met_char", "uint8": "uchar, unsigned char, uint8, uint8_t, met_uchar",
     "int16": "short, short int, signed short, signed short int, int16, int16_t, met_short",
@@ -38,20 +42,62 @@ SPELLINGS = {
 }  # fmt: skip
 DTYPES = {spelling: np.dtype(name) for name, spellings in SPELLINGS.items() for spelling in spellings.split(", ")}
 UNITS = {"m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 0.001, "µm": 0.001, "micron": 0.001}
-SPACES = ("right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps")
+SPACES = {
+    "right-anterior-superior": (1, 1, 1), "ras": (1, 1, 1), "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1),
+    "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
+}  # fmt: skip
+SPATIAL_KINDS = ("domain", "space", "???", "none")
 VECTORS = {"vector": 1007, "matrix": 1004, "point": 1007, "gradient": 1007, "normal": 1007, "quaternion": 1007}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a header says of data and place.
+
+    Parameters
+    ----------
+    sizes : of the axes as stored, the fastest first
+    order : the axes as `Probe.shape` has them: three in space, -1 where the file has none, then those of volumes and
+        components
+    dtype : with its byte order
+    packing : ``"raw"``, ``"gzip"`` (or zlib), ``"bzip2"``, ``"text"`` or ``"hex"``
+    start : byte of the data file at which the data begin; None for data at its end
+    skip : bytes to pass over in the unpacked data
+    affine : (4, 4), stored index to RAS+ mm
+    note : sentences worth telling
+    restored_by : what medldm did to the scan before
+    """
+
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]
+    dtype: np.dtype[Any]
+    packing: str
+    start: int | None
+    skip: int
+    affine: Affine
+    note: tuple[str, ...]
+    restored_by: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Three axes in space, then volumes and components."""
+        return tuple(self.sizes[axis] if axis >= 0 else 1 for axis in self.order)
+
+    @property
+    def bytes(self) -> int:
+        """Of the unpacked voxels."""
+        return math.prod(self.sizes) * self.dtype.itemsize
 
 
 class ItkFormat(Format):
     """What NRRD and MetaImage have in common."""
 
-    reader: ClassVar[str]  # ITK's name of it
     detached: ClassVar[str]  # suffix of a header without data
     data: ClassVar[str]  # suffix of the data of a result with a detached header
 
     @abc.abstractmethod
-    def fields(self, path: Path) -> dict[str, str]:
-        """The header, field names in lower case.
+    def fields(self, path: Path, text: str) -> tuple[dict[str, str], int]:
+        """The header, field names in lower case, and the byte at which it ends.
 
         Raises
         ------
@@ -59,8 +105,8 @@ class ItkFormat(Format):
         """
 
     @abc.abstractmethod
-    def layout(self, fields: dict[str, str], path: Path) -> Probe:
-        """Shape and voxel type by the header; `Probe.header` holds sentences worth telling.
+    def layout(self, fields: dict[str, str], start: int, path: Path) -> Layout:
+        """What the header says of data and place; `start` is where the data begin if it does not say otherwise.
 
         Raises
         ------
@@ -71,44 +117,16 @@ class ItkFormat(Format):
     def data_name(self, fields: dict[str, str]) -> str:
         """The file that a header names for its data; empty where they follow the header."""
 
-    @abc.abstractmethod
-    def packing(self, fields: dict[str, str]) -> str:
-        """How the data are packed: ``"raw"``, ``"gzip"``, or another word."""
-
-    @abc.abstractmethod
-    def data_start(self, fields: dict[str, str], files: ImageFiles) -> int:
-        """Byte of the data file at which the data begin."""
-
-    def _check_packed(self, probe: Probe) -> None:
-        """Unpack the data once: ITK takes truncated ones for whole, and does not look at their checksum."""
-        files, fields = probe.files, self.fields(probe.files.header)
-        if self.packing(fields) != "gzip":
-            return
-        left = math.prod(probe.shape) * probe.dtype.itemsize
-        unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib
-        with files.voxels.open("rb") as raw:
-            raw.seek(self.data_start(fields, files))
-            try:
-                while not (unpacker.eof and left <= 0) and (some := unpacker.unused_data or raw.read(PIECE)):
-                    if unpacker.eof:
-                        unpacker = zlib.decompressobj(wbits=47)
-                    while some:
-                        left -= len(unpacker.decompress(some, PIECE))
-                        some = unpacker.unconsumed_tail
-                left -= len(unpacker.flush())
-            except zlib.error as problem:
-                raise InputError(f"{files.voxels} is damaged. Copy it again from its source.") from problem
-            except OSError as problem:
-                raise InputError(f"{files.voxels} cannot be read: {problem.strerror or problem}.") from problem
-        if left > 0 or not unpacker.eof:
-            raise InputError(f"{files.voxels} is truncated or damaged. Copy it again from its source.")
+    def intent(self, fields: dict[str, str]) -> int:
+        """NIfTI code of what several volumes are."""
+        return 0
 
     def files(self, path: Path, head: bytes) -> ImageFiles | None:
         """See `Format.files`."""
         if self.sniff(head):
             try:
-                return self._files(path)
-            except InputError:  # told when it is read
+                return self._opened(path)[2]
+            except InputError:  # its sentence comes when it is read
                 return ImageFiles(path, path)
         lower = path.name.lower()
         end = next((end for end in self.part_suffixes if lower.endswith(end)), None)
@@ -116,10 +134,10 @@ class ItkFormat(Format):
             return None
         header = path.with_name(path.name[: -len(end)] + self.detached)
         try:
-            found = self._files(header) if header.is_file() else None
+            files = self._opened(header)[2] if header.is_file() else None
         except InputError:
             return None
-        return found if found and found.voxels == path else None
+        return files if files and files.voxels == path else None
 
     def result_files(self, path: Path) -> tuple[Path, ...]:
         """See `Format.result_files`."""
@@ -129,58 +147,37 @@ class ItkFormat(Format):
 
     def probe(self, path: Path) -> Probe:
         """See `Format.probe`."""
-        fields, files = self.fields(path), self._files(path)
+        fields, start, files = self._opened(path)
         if not files.voxels.is_file():
             raise InputError(
                 f"{path} says that its voxels are in {files.voxels.name}, which does not lie beside it. "
                 "Copy both into one folder."
             )
-        probe = self.layout(fields, path)
-        if len(probe.shape) > MOST_AXES or min(probe.shape, default=0) < 1:
+        layout = self.layout(fields, 0 if files.is_pair else start, path)
+        if not 0 < len(layout.sizes) <= MOST_AXES or min(layout.sizes) < 1:
             raise InputError(
-                f"{path} claims a size of {' x '.join(map(str, probe.shape))} voxels; its header is damaged or it "
+                f"{path} claims a size of {' x '.join(map(str, layout.sizes))} voxels; its header is damaged or it "
                 "holds no image."
             )
-        most = {"raw": 1.0, "gzip": MOST_PACKED}.get(self.packing(fields), math.inf)
-        must_hold(math.prod(probe.shape) * probe.dtype.itemsize, files, most)
-        return Probe(files, probe.header, probe.shape, probe.dtype, probe.intent)
+        most = {"raw": 1.0, "gzip": MOST_PACKED, "text": layout.dtype.itemsize, "hex": 0.5}
+        must_hold(layout.bytes, files, most.get(layout.packing, math.inf))
+        return Probe(files, layout, layout.shape, layout.dtype.newbyteorder("="), self.intent(fields))
 
     def load(self, probe: Probe, index: int) -> Loaded:
         """See `Format.load`."""
-        import SimpleITK as sitk
-
-        path = probe.files.header
-        self._check_packed(probe)
-        reader = sitk.ImageFileReader()
-        reader.SetImageIO(self.reader)
-        reader.SetFileName(str(path))
-        told_before = sitk.ProcessObject.GetGlobalWarningDisplay()
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        layout: Layout = probe.header
+        path = probe.files.voxels
         try:
-            reader.ReadImageInformation()
-            if _stripped(_shape(reader)) != _stripped(probe.shape):  # it reads the header otherwise than we do
-                raise InputError(f"{path} has a header that contradicts itself. Export it again.")
-            affine = _affine(reader)
-            if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
-                return Loaded(np.zeros((1, 1, 1), probe.dtype), affine)  # refused with a sentence about its geometry
-            array = sitk.GetArrayFromImage(reader.Execute())
-        except RuntimeError as problem:
-            raise InputError(
-                f"{path} is truncated or damaged, or of a kind of {self.title} that is not known here. Copy it again "
-                "from its source."
-            ) from problem
-        finally:
-            sitk.ProcessObject.SetGlobalWarningDisplay(told_before)
-        components = array.shape[-1:] if reader.GetNumberOfComponents() > 1 else ()
-        axes = array.shape[: array.ndim - len(components)]
-        # SimpleITK has the slowest axis first, components last.
-        array = array.reshape(-1, *(1,) * (3 - len(axes)), *axes[-3:], math.prod(components))
-        frame, component = divmod(index, array.shape[-1])
-        restored = f"{MARK} {reader.GetMetaData(MARK)}" if reader.HasMetaDataKey(MARK) else ""
-        unit_mm, note = probe.header
-        affine[:3] *= unit_mm
-        voxels = array[frame, ..., component].transpose()
-        return Loaded(voxels, affine, None, note, tasks_of(restored))
+            with path.open("rb") as raw:
+                start = layout.start if layout.start is not None else path.stat().st_size - layout.bytes
+                raw.seek(max(start, 0))
+                data = _unpacked(raw, layout, path)
+        except OSError as problem:
+            raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
+        array = data.reshape(layout.sizes, order="F").transpose([axis for axis in layout.order if axis >= 0])
+        array = array.reshape(*layout.shape[:3], -1, order="F")[..., index]
+        voxels = array.astype(layout.dtype.newbyteorder("="))
+        return Loaded(voxels, layout.affine, None, layout.note, layout.restored_by)
 
     def save(self, voxels: Voxels, volume: Volume, path: Path) -> None:
         """See `Format.save`."""
@@ -196,12 +193,8 @@ class ItkFormat(Format):
             image.SetMetaData(MARK, text.removeprefix(f"{MARK} "))
         sitk.WriteImage(image, str(path), True)
 
-    def _files(self, path: Path) -> ImageFiles:
-        name = self.data_name(self.fields(path))
-        return ImageFiles(path, _beside(path, name) if name else path)
-
-    def _text(self, path: Path) -> str:
-        """The start of a file, which must not be packed."""
+    def _opened(self, path: Path) -> tuple[dict[str, str], int, ImageFiles]:
+        """Header, where it ends, and the files of the image."""
         try:
             with path.open("rb") as raw:
                 start = raw.read(LONGEST_HEADER)
@@ -214,7 +207,9 @@ class ItkFormat(Format):
                 f"{path} is no {self.title} file: its content does not start with such a header. Check what it really "
                 "is."
             )
-        return start.decode("utf-8", "replace")
+        fields, end = self.fields(path, start.decode("latin-1"))
+        name = self.data_name(fields)
+        return fields, end, ImageFiles(path, _beside(path, name) if name else path)
 
 
 class Nrrd(ItkFormat):
@@ -222,72 +217,96 @@ class Nrrd(ItkFormat):
 
     name, title = "nrrd", "NRRD"
     suffixes = (".nrrd", ".nhdr")
-    part_suffixes = (".raw", ".raw.gz")
+    part_suffixes = (".raw", ".raw.gz", ".raw.bz2")
     written = (".nrrd", ".nhdr")
     kept = (".nrrd",)
-    reader, detached, data = "NrrdImageIO", ".nhdr", ".raw.gz"
+    detached, data = ".nhdr", ".raw.gz"
 
     def sniff(self, head: bytes) -> bool:
         """By the magic at its start."""
         return head.startswith(b"NRRD00")
 
-    def fields(self, path: Path) -> dict[str, str]:
+    def fields(self, path: Path, text: str) -> tuple[dict[str, str], int]:
         """See `ItkFormat.fields`."""
+        end = re.search(r"\r?\n\r?\n", text)
         fields: dict[str, str] = {}
-        for line in re.split(r"\r?\n\r?\n", self._text(path), maxsplit=1)[0].splitlines()[1:]:
-            match = re.match(r"([^#:=][^:]*):(?!=)\s*(.*)", line)
-            if match:
-                name = match[1].strip().lower().replace("datafile", "data file")
-                if name in fields:
-                    raise InputError(f"{path} says {name} twice; its header is damaged. Export it again.")
-                fields[name] = match[2].strip()
-        return fields
+        for line in text[: end.start() if end else None].splitlines()[1:]:
+            if line.startswith(f"{MARK}:="):
+                fields[MARK] = line.removeprefix(f"{MARK}:=")
+            elif match := re.match(r"([^#:=][^:=]*):(?!=)\s*(.*)", line):
+                _put(fields, match[1].strip().lower().replace("datafile", "data file"), match[2].strip(), path)
+        return fields, end.end() if end else len(text)
 
-    def layout(self, fields: dict[str, str], path: Path) -> Probe:
+    def layout(self, fields: dict[str, str], start: int, path: Path) -> Layout:
         """See `ItkFormat.layout`."""
-        sizes = _numbers(fields.get("sizes", ""), path)
+        sizes = _whole_numbers(fields.get("sizes", ""), path)
         kinds = fields.get("kinds", "").lower().split()
         directions = re.findall(r"\(.*?\)|none", fields.get("space directions", ""))
-        _check_numbers(" ".join(part for part in directions if part != "none") or fields.get("spacings", ""), path)
         # Axes along which no voxel lies beside another hold volumes, components or colours.
-        other = [axis for axis, kind in enumerate(kinds) if kind not in ("domain", "space", "time", "???", "none")]
+        other = [axis for axis, kind in enumerate(kinds) if kind not in SPATIAL_KINDS]
         other += [axis for axis, direction in enumerate(directions) if direction == "none" and axis not in other]
-        what = " ".join(kinds[axis] for axis in other if axis < len(kinds))
+        spatial = [axis for axis in range(len(sizes)) if axis not in other]
+        rest = [*spatial[3:], *(axis for axis in other if axis < len(sizes))]
         dtype = DTYPES.get(fields.get("type", "").lower())
+        what = " ".join(kinds[axis] for axis in other if axis < len(kinds))
         if "complex" in what:
             raise NotRestorable(f"{path} holds complex numbers; compute the magnitude image and restore that.")
-        components = [sizes[axis] for axis in other if axis < len(sizes)]
-        if "color" in what or (dtype == np.uint8 and components in ([3], [4])):
+        if "color" in what or (dtype == np.uint8 and [sizes[axis] for axis in rest] in ([3], [4])):
             raise NotRestorable(f"{path} is a colour image (RGB); medldm restores scans with one value per voxel.")
         if dtype is None:
             raise InputError(f"{path} has voxels of a type that is not known here ({fields.get('type')}).")
-        intent = next((code for word, code in VECTORS.items() if word in what), 0)
-        shape = [size for axis, size in enumerate(sizes) if axis not in other]
-        shape += [1] * (3 - len(shape) if other else 0) + components
-        units = re.findall(r'"(.*?)"', fields.get("space units", ""))
-        unit_mm = UNITS.get(units[0].strip().lower(), 1.0) if units else 1.0
-        return Probe(ImageFiles(path, path), (unit_mm, self._note(fields, path)), tuple(shape), dtype, intent)
+        encoding = fields.get("encoding", "raw").lower()
+        encoding = {"gz": "gzip", "bz2": "bzip2", "txt": "text", "ascii": "text"}.get(encoding, encoding)
+        lines, skip = (_whole_numbers(fields.get(f"{name} skip", "0"), path)[0] for name in ("line", "byte"))
+        if lines:
+            raise InputError(f"{path} has data after {lines} lines to skip, which is not read. Convert it first.")
+        raw = encoding == "raw"
+        return Layout(
+            sizes=tuple(sizes),
+            order=(*spatial[:3], *(-1,) * (3 - len(spatial)), *rest),
+            dtype=dtype.newbyteorder(">" if fields.get("endian", "little").lower() == "big" else "<"),
+            packing=encoding,
+            start=None if raw and skip == -1 else start + (skip if raw else 0),
+            skip=0 if raw else max(skip, 0),
+            affine=self._affine(fields, spatial[:3], directions, path),
+            note=()
+            if self._turn(fields)
+            else (f"{path} does not say how the patient lay (its space is unset): left and right are a guess.",),
+            restored_by=tasks_of(f"{MARK} {fields.get(MARK, '')}"),
+        )
 
-    def _note(self, fields: dict[str, str], path: Path) -> tuple[str, ...]:
-        space = fields.get("space", "").lower().removesuffix("-time")
-        if space in SPACES:
-            return ()
-        return (f"{path} does not say how the patient lay (its space is unset): left and right are a guess.",)
+    def intent(self, fields: dict[str, str]) -> int:
+        """See `ItkFormat.intent`."""
+        return next((code for kind, code in VECTORS.items() if kind in fields.get("kinds", "").lower()), 0)
 
     def data_name(self, fields: dict[str, str]) -> str:
         """See `ItkFormat.data_name`."""
         return fields.get("data file", "")
 
-    def data_start(self, fields: dict[str, str], files: ImageFiles) -> int:
-        """See `ItkFormat.data_start`."""
-        if files.is_pair:
-            return 0
-        return _end_of(rb"\r?\n\r?\n", files.header)
+    def _turn(self, fields: dict[str, str]) -> tuple[int, int, int] | None:
+        """Signs that turn the space of the file into RAS; None where it does not say which one it is."""
+        return SPACES.get(fields.get("space", "").lower().removesuffix("-time").removesuffix("t"))
 
-    def packing(self, fields: dict[str, str]) -> str:
-        """See `ItkFormat.packing`."""
-        encoding = fields.get("encoding", "raw").lower()
-        return "gzip" if encoding == "gz" else encoding
+    def _affine(self, fields: dict[str, str], spatial: list[int], directions: list[str], path: Path) -> Affine:
+        affine = np.eye(4)
+        if directions:
+            for column, axis in enumerate(spatial):
+                direction = _numbers(directions[axis] if axis < len(directions) else "", path)
+                affine[: len(direction[:3]), column] = direction[:3]
+            if len(spatial) == 2:  # one slice in space
+                normal = np.cross(affine[:3, 0], affine[:3, 1])
+                affine[:3, 2] = normal / (np.linalg.norm(normal) or 1)
+            origin = _numbers(fields.get("space origin", "(0,0,0)"), path)[:3]
+            affine[: len(origin), 3] = origin
+        else:
+            spacings = fields.get("spacings", "").split()
+            for column, axis in enumerate(spatial):
+                affine[column, column] = _numbers(spacings[axis] if axis < len(spacings) else "", path)[0]
+        units = re.findall(r'"(.*?)"', fields.get("space units", ""))
+        unit_mm = UNITS.get(units[0].strip().lower(), 1.0) if units else 1.0
+        turned: Affine = np.diag([*(self._turn(fields) or SPACES["lps"]), 1.0]) @ affine
+        turned[:3] *= unit_mm
+        return turned
 
 
 class MetaImage(ItkFormat):
@@ -298,109 +317,174 @@ class MetaImage(ItkFormat):
     part_suffixes = (".raw", ".zraw")
     written = (".mha", ".mhd")
     kept = (".mha",)
-    reader, detached, data = "MetaImageIO", ".mhd", ".zraw"
+    detached, data = ".mhd", ".zraw"
 
     def sniff(self, head: bytes) -> bool:
-        """By the magic at its start."""
+        """By the first fields: there is no magic."""
         start = re.match(rb"\s*(ObjectType|ObjectSubType|Comment|NDims|BinaryData)\s*=", head)
         return bool(start and re.search(rb"^\s*NDims\s*=", head, re.MULTILINE))
 
-    def fields(self, path: Path) -> dict[str, str]:
+    def fields(self, path: Path, text: str) -> tuple[dict[str, str], int]:
         """See `ItkFormat.fields`."""
         fields: dict[str, str] = {}
-        for line in self._text(path).splitlines():
+        end = 0
+        for line in text.split("\n"):
+            end += len(line) + 1
             name, _, value = line.partition("=")
-            if (name := name.strip().lower()) in fields:
-                raise InputError(f"{path} says {name} twice; its header is damaged. Export it again.")
-            fields[name] = value.strip()
-            if name == "elementdatafile":
-                return fields
+            _put(fields, name.strip().lower(), value.strip(), path)
+            if name.strip().lower() == "elementdatafile":
+                return fields, end
         raise InputError(f"{path} does not say where its voxels are; its header is damaged. Export it again.")
 
-    def layout(self, fields: dict[str, str], path: Path) -> Probe:
+    def layout(self, fields: dict[str, str], start: int, path: Path) -> Layout:
         """See `ItkFormat.layout`."""
-        shape = _numbers(fields.get("dimsize", ""), path)
+        axes = _whole_numbers(fields.get("dimsize", ""), path)
+        count = len(axes)
+        if _whole_numbers(fields.get("ndims", ""), path) != [count]:
+            raise InputError(f"{path} contradicts itself about its axes; its header is damaged. Export it again.")
         kind = fields.get("elementtype", "").lower()
         dtype = DTYPES.get(kind.removesuffix("_array")) if kind.startswith("met_") else None
         if dtype is None:
             raise InputError(f"{path} has voxels of a type that is not known here ({fields.get('elementtype')}).")
-        channels = _numbers(fields.get("elementnumberofchannels", "1"), path)
-        if dtype == np.uint8 and channels in ([3], [4]):
+        channels = _whole_numbers(fields.get("elementnumberofchannels", "1"), path)[0]
+        if dtype == np.uint8 and channels in (3, 4):
             raise NotRestorable(f"{path} is a colour image (RGB); medldm restores scans with one value per voxel.")
-        if channels != [1]:
-            shape += [1] * (3 - len(shape)) + channels
-        _check_numbers(fields.get("elementspacing", fields.get("elementsize", "")), path)
-        oriented = {"transformmatrix", "orientation", "rotation"} & set(fields)
-        note = f"{path} does not say how the patient lay (no TransformMatrix): left and right are a guess."
-        return Probe(ImageFiles(path, path), (1.0, () if oriented else (note,)), tuple(shape), dtype)
+        several = channels != 1  # components are stored together, before the axes
+        order = [axis + several for axis in range(count)]
+        order = [*order[:3], *(-1,) * (3 - count), *order[3:], *([0] if several else [])]
+        packed = _is_true(fields.get("compresseddata", "false"))
+        packing = "gzip" if packed else "raw" if _is_true(fields.get("binarydata", "true")) else "text"
+        header_size = _whole_numbers(fields.get("headersize", "0"), path)[0]
+        if header_size < 0 and packed:
+            raise InputError(f"{path} has packed data at an unknown place, which are not read. Convert it first.")
+        big = _first(fields, "binarydatabyteordermsb", "elementbyteordermsb") or "false"
+        matrix = _first(fields, "transformmatrix", "orientation", "rotation")
+        note = () if matrix else (f"{path} does not say how the patient lay: left and right are a guess.",)
+        return Layout(
+            sizes=(*([channels] if several else []), *axes),
+            order=tuple(order),
+            dtype=dtype.newbyteorder(">" if _is_true(big) else "<"),
+            packing=packing,
+            start=None if header_size < 0 else header_size or start,
+            skip=0,
+            affine=self._affine(fields, matrix, count, path),
+            note=note,
+            restored_by=tasks_of(f"{MARK} {fields.get(MARK, '')}"),
+        )
 
     def data_name(self, fields: dict[str, str]) -> str:
         """See `ItkFormat.data_name`."""
         name = fields["elementdatafile"]
-        return "" if name.lower() == "local" else name
+        return "" if name.lower() == "local" else name or "."
 
-    def data_start(self, fields: dict[str, str], files: ImageFiles) -> int:
-        """See `ItkFormat.data_start`."""
-        start = (_numbers(fields.get("headersize", ""), files.header) or [0])[0]
-        if start < 0:
-            packed = _numbers(fields.get("compresseddatasize", ""), files.header)
-            return max(0, files.voxels.stat().st_size - sum(packed))
-        if files.is_pair:
-            return start
-        return _end_of(rb"(?im)^\s*ElementDataFile\s*=[^\n]*\n", files.header)
-
-    def packing(self, fields: dict[str, str]) -> str:
-        """See `ItkFormat.packing`."""
-        if fields.get("compresseddata", "").lower().startswith("t"):
-            return "gzip"
-        return "text" if fields.get("binarydata", "true").lower().startswith("f") else "raw"
-
-
-def _affine(reader: Any) -> Affine:
-    """(4, 4) index to RAS+, in the unit of the file; of 2D images as one slice."""
-    axes = min(reader.GetDimension(), 3)
-    direction = np.reshape(reader.GetDirection(), [reader.GetDimension()] * 2)[:axes, :axes]
-    affine = np.eye(4)
-    with np.errstate(invalid="ignore"):
-        affine[:axes, :axes] = direction * np.asarray(reader.GetSpacing())[:axes]
-        affine[:axes, 3] = reader.GetOrigin()[:axes]
+    def _affine(self, fields: dict[str, str], matrix: str, count: int, path: Path) -> Affine:
+        spacing = _numbers(_first(fields, "elementspacing", "elementsize"), path)
+        offset = _numbers(_first(fields, "offset", "origin", "position") or "0 " * count, path)
+        directions = _numbers(matrix, path) if matrix else list(np.eye(count).ravel())
+        if len(spacing) < count or len(offset) < count or len(directions) != count**2:
+            raise GeometryError(f"{path} does not say where each of its {count} axes leads. Export it again.")
+        axes = min(count, 3)
+        affine = np.eye(4)
+        # A row of the matrix is the direction of an axis.
+        affine[:axes, :axes] = np.reshape(directions, (count, count)).T[:axes, :axes] * spacing[:axes]
+        affine[:axes, 3] = offset[:axes]
         turned: Affine = LPS @ affine
-    return turned
+        return turned
 
 
-def _shape(reader: Any) -> tuple[int, ...]:
-    """Shape as in `Probe.shape`: components after three axes or more."""
-    shape, components = reader.GetSize(), reader.GetNumberOfComponents()
-    return (*shape, *(1,) * (3 - len(shape)), components)
+def _unpacked(raw: BinaryIO, layout: Layout, path: Path) -> Voxels:
+    """All voxels of a file, as stored, in one row; packed data are read as far as their checksum.
+
+    Raises
+    ------
+    InputError
+    """
+    count, wanted = math.prod(layout.sizes), layout.skip + layout.bytes
+    try:
+        if layout.packing == "text":
+            tokens = raw.read().split()[:count]
+            integer = layout.dtype.kind in "iu"
+            array = np.array([int(token) if integer else float(token) for token in tokens]).astype(layout.dtype)
+            data = array.tobytes()
+            wanted = layout.bytes
+        elif layout.packing == "hex":
+            data = bytes.fromhex(raw.read().decode("ascii"))
+        elif layout.packing == "raw":
+            data = raw.read(wanted)
+        elif layout.packing in ("gzip", "bzip2"):
+            data = b"".join(_pieces(raw, layout.packing, wanted))
+        else:
+            raise InputError(f"{path} is packed in a way that is not known here ({layout.packing}). Convert it first.")
+    except (zlib.error, ValueError, OverflowError, EOFError, OSError) as problem:
+        if isinstance(problem, OSError) and problem.errno is not None:
+            raise
+        raise InputError(f"{path} is damaged: its data cannot be unpacked. Copy it again from its source.") from problem
+    if len(data) < wanted:
+        raise InputError(
+            f"{path} is truncated or damaged: {len(data):,} of {wanted:,} bytes of voxels are there. Copy it again "
+            "from its source."
+        )
+    return np.frombuffer(data, layout.dtype, count, layout.skip if layout.packing != "text" else 0)
 
 
-def _stripped(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without trailing ones."""
-    return shape[: max((axis + 1 for axis, size in enumerate(shape) if size > 1), default=0)]
+def _pieces(raw: BinaryIO, packing: str, wanted: int) -> Iterator[bytes]:
+    """Unpacked data in pieces: no more than wanted, and to the end of their last member, where the checksum is."""
+
+    def member() -> Any:
+        return zlib.decompressobj(wbits=47) if packing == "gzip" else bz2.BZ2Decompressor()  # 47: gzip or zlib
+
+    unpacker, data, surplus = member(), b"", 0
+    while not (unpacker.eof and wanted <= 0) and surplus <= PIECE:
+        if unpacker.eof:
+            data, unpacker = unpacker.unused_data, member()
+        if not data and (packing == "gzip" or unpacker.needs_input) and not (data := raw.read(PIECE)):
+            break
+        piece = unpacker.decompress(data, PIECE)
+        data = unpacker.unconsumed_tail if packing == "gzip" else b""
+        surplus += max(0, len(piece) - max(wanted, 0))
+        yield piece[: max(wanted, 0)]
+        wanted -= len(piece)
+    if packing == "gzip" and not unpacker.eof:
+        yield unpacker.flush()[: max(wanted, 0)]
+    if not unpacker.eof:
+        raise EOFError
 
 
-def _end_of(pattern: bytes, path: Path) -> int:
-    """Where the first match in a file ends."""
-    with path.open("rb") as raw:
-        match = re.search(pattern, raw.read(LONGEST_HEADER))
-    return match.end() if match else 0
+def _put(fields: dict[str, str], name: str, value: str, path: Path) -> None:
+    """Add a field to a header; two of one name could mean one thing here and another elsewhere."""
+    value = value.encode("latin-1").decode("utf-8", "replace")
+    if fields.get(name, value) != value and name:
+        raise InputError(f"{path} says {name} twice; its header is damaged. Export it again.")
+    fields[name] = value
 
 
-def _check_numbers(text: str, path: Path) -> None:
-    """Refuse sizes and directions of voxels that are missing or no numbers: ITK would take 1 mm for them."""
+def _first(fields: dict[str, str], *names: str) -> str:
+    return next((fields[name] for name in names if fields.get(name)), "")
+
+
+def _is_true(text: str) -> bool:
+    return text.lower().startswith(("t", "1", "y"))
+
+
+def _whole_numbers(text: str, path: Path) -> list[int]:
+    """Whole numbers, at least one; sizes that need more than 63 bits are no sizes."""
+    tokens = text.split()
+    if not tokens or not all(re.fullmatch(r"[-+]?\d{1,18}", token) for token in tokens):
+        raise InputError(f"{path} has a size that is no number ({text or 'nothing'}); its header is damaged.")
+    return [int(token) for token in tokens]
+
+
+def _numbers(text: str, path: Path) -> list[float]:
+    """Sizes and directions of voxels, which must be there and be numbers."""
     try:
         numbers = [float(word) for word in re.split(r"[\s,()]+", text) if word]
     except ValueError:
         numbers = []
     if not numbers or not np.isfinite(numbers).all():
-        raise GeometryError(f"{path} does not say how large its voxels are ({text or 'nothing'}). Export it again.")
-
-
-def _numbers(text: str, path: Path) -> list[int]:
-    try:
-        return [int(word) for word in text.split()]
-    except ValueError as problem:
-        raise InputError(f"{path} has a size that is no number ({text}); its header is damaged.") from problem
+        raise GeometryError(
+            f"{path} does not say where its voxels lie and how large they are ({text or 'nothing'}). Export it again."
+        )
+    return numbers
 
 
 def _beside(header: Path, name: str) -> Path:

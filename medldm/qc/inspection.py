@@ -220,7 +220,7 @@ def inspect_case(case: Case, settings: Thresholds) -> Finding:
         "noise": {"level": round(plan.noise.level, 5), "unit": plan.noise.unit, "reliable": plan.noise.reliable,
                   "reasons": list(plan.noise.reasons), "words": str(plan.noise)},
         "plan": [asdict(step) for step in plan.steps],
-        "notes": [*volume.stored.note, *([outliers.words(volume)] if len(outliers) else [])],
+        "notes": [*volume.stored.note, *([outliers.sentence(volume)] if len(outliers) else [])],
     } | outside_of_card(volume, plan.modality, settings) | recorded_interval(case)  # fmt: skip
     return Finding(name, "restorable", plan.text(), facts)
 

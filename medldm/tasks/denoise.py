@@ -1,4 +1,9 @@
-"""Denoise: remove the noise, and change no voxel by more than four standard deviations of it."""
+"""Denoise: remove the noise, and change no voxel by more than four standard deviations of it.
+
+The network sees the scan and its noise level, given or estimated, and answers with the scan without noise
+(`medldm.inference.pipeline`). CT then gets back the local means of the measurement. Last, every voxel is drawn back to
+within `BOUND` standard deviations of what was measured; voxels without a value (NaN) stay without one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Super-resolve: thin slices from thick ones, finer planes; measured again, the result gives the scan back."""
+"""Super-resolve: thin slices from thick ones, finer planes; measured again, the result gives the scan back.
+
+`wanted_grid` says which axes are refined, `damage` how the scan was measured from an image on that grid (slice profile,
+thickness, lost slices, resolution in the planes). `resolve` asks the network for the image, checks whether another
+slice profile explains the scan better, and projects the estimate onto what was measured.
+"""
 
 from __future__ import annotations
 

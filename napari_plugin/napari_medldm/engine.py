@@ -51,7 +51,7 @@ class Engine:
         """
         yield 0, 1, "copying the scan"
         # Before the turn comes: what is edited while another run goes on is not what was asked for.
-        loaded = yield from _apart(order.loaded, stop)
+        loaded = yield from _in_thread(order.loaded, stop)
         while not self.turn.acquire(timeout=TICK_S):
             yield 0, 1, "waiting for another run"
             if stop.is_set():
@@ -102,7 +102,7 @@ class Engine:
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
             set_thread_defaults(environment)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "napari_medldm.serve"],
@@ -138,7 +138,7 @@ class Engine:
             process.wait()
 
 
-def _apart(work: Callable[[], Order], stop: threading.Event) -> Generator[News, None, Order]:
+def _in_thread(work: Callable[[], Order], stop: threading.Event) -> Generator[News, None, Order]:
     """What a function returns, called in a thread of its own: a slow disk or dask must not hold Cancel up."""
     box: queue.Queue[tuple[Order | None, BaseException | None]] = queue.Queue()
 

@@ -111,9 +111,9 @@ def _align(rows: Sequence[Any]) -> None:
     """Make all labels as wide as the widest, in the larger letters that napari will give them."""
     labeled = [row._labeled_widget() for row in rows if row._labeled_widget() is not None]
     letters = QFontMetrics(QApplication.font())
-    widest = max(letters.horizontalAdvance(each._inner_widget.label) for each in labeled)
-    for each in labeled:
-        each.label_width = round(LARGER * widest)
+    widest = max(letters.horizontalAdvance(field._inner_widget.label) for field in labeled)
+    for field in labeled:
+        field.label_width = round(LARGER * widest)
 
 
 def _line(*widgets: Any) -> Any:

@@ -54,8 +54,8 @@ class Text(LineEdit):  # type: ignore[misc]
 
     def get_value(self) -> Any:
         """The words, or None."""
-        words = str(super().get_value() or "").strip()
-        return words or None
+        text = str(super().get_value() or "").strip()
+        return text or None
 
 
 class Models(ComboBox):  # type: ignore[misc]
@@ -82,30 +82,32 @@ def row(knob: Field[Any], hint: Any) -> Any:
     knob : field of a settings dataclass
     hint : its type
     """
-    words = knob.metadata
+    metadata = knob.metadata
     label = knob.name.replace("_", " ")
-    tip = words["meaning"] + (f" [{words['unit']}]" if words.get("unit") else "")
+    tip = metadata["meaning"] + (f" [{metadata['unit']}]" if metadata.get("unit") else "")
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if knob.name == "device":
         return ComboBox(label=label, tooltip=tip, choices=devices(), value=knob.default)
     if knob.name == "model":
         return Models(label=label, tooltip=tip)
-    if words.get("choices"):
-        return ComboBox(label=label, tooltip=tip, choices=list(words["choices"]), value=knob.default)
+    if metadata.get("choices"):
+        return ComboBox(label=label, tooltip=tip, choices=list(metadata["choices"]), value=knob.default)
     if str in kinds or any(get_origin(kind) is tuple for kind in kinds):
         default = "" if knob.default is None else f"{knob.default}"
         return Text(
-            label=label, tooltip=tip + (f", like {words['metavar']}" if words.get("metavar") else ""), value=default
+            label=label,
+            tooltip=tip + (f", like {metadata['metavar']}" if metadata.get("metavar") else ""),
+            value=default,
         )
-    number = _number(words, kinds, knob.default)
+    number = _number(metadata, kinds, knob.default)
     if type(None) in kinds:
         return Automatic(number, label, tip)
     number.label, number.tooltip = label, tip
     return number
 
 
-def _number(words: Any, kinds: tuple[Any, ...], default: Any) -> Any:
-    low, high = words.get("low"), words.get("high")
+def _number(metadata: Any, kinds: tuple[Any, ...], default: Any) -> Any:
+    low, high = metadata.get("low"), metadata.get("high")
     low, high = 0 if low is None else low, LARGEST if high is None else high
     value = low if default is None else default
     if float in kinds:
@@ -126,9 +128,9 @@ class Rows:
         hints = get_type_hints(kind)
         self.kind = kind
         self.hints = hints
-        self.knobs = {each.name: each for each in fields(kind) if each.name not in LEFT_OUT}
-        self.widgets = {name: row(each, hints[name]) for name, each in self.knobs.items()}
-        shared = {each.name for each in fields(Settings)}
+        self.knobs = {knob.name: knob for knob in fields(kind) if knob.name not in LEFT_OUT}
+        self.widgets = {name: row(knob, hints[name]) for name, knob in self.knobs.items()}
+        shared = {knob.name for knob in fields(Settings)}
         self.own = [widget for name, widget in self.widgets.items() if name not in shared]
         self.shared = [widget for name, widget in self.widgets.items() if name in shared]
 
@@ -140,7 +142,7 @@ class Rows:
         UsageError
             A number that is none.
         """
-        found = {}
+        options = {}
         for name, knob in self.knobs.items():
             value = self.widgets[name].value
             if isinstance(value, str):
@@ -150,8 +152,8 @@ class Rows:
             if value is None:
                 value = knob.default
             if value != knob.default:
-                found[name] = value
-        return found
+                options[name] = value
+        return options
 
     def on_change(self, call: Callable[[], None]) -> None:
         """Call when any row changes."""
@@ -165,13 +167,13 @@ class Rows:
 
 def devices() -> list[str]:
     """What ``device`` can say on this machine, found without torch, which takes seconds to ask."""
-    found = ["auto", "cpu"]
+    devices = ["auto", "cpu"]
     cards_there = sorted(Path("/dev").glob("nvidia[0-9]*")) if sys.platform.startswith("linux") else []
     windows = sys.platform == "win32" and Path("C:/Windows/System32/nvcuda.dll").exists()
     if cards_there or windows:
-        found.append("cuda")
+        devices.append("cuda")
     if len(cards_there) > 1:
-        found += [f"cuda:{number}" for number in range(len(cards_there))]
+        devices += [f"cuda:{number}" for number in range(len(cards_there))]
     if sys.platform == "darwin" and platform.machine() == "arm64":
-        found.append("mps")
-    return found
+        devices.append("mps")
+    return devices

@@ -23,7 +23,7 @@ from medldm.tasks import TASKS
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
 from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, shifted, widened
 
-Told = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]
 
 TILES = (256, 128, 64)  # tried in turn when memory runs out
 AROUND = 16  # voxels of context around a drawn box
@@ -73,22 +73,22 @@ class Outcome:
     Parameters
     ----------
     layers : to be added, result first; empty when nothing was to be done
-    words : for the status line
+    text : for the status line
     value : of a ``"noise"`` order, the level
     """
 
     layers: tuple[LayerTuple, ...] = ()
-    words: str = ""
+    text: str = ""
     value: float | None = None
 
 
-def carry_out(order: Order, told: Told) -> Outcome:
+def carry_out(order: Order, progress: Progress) -> Outcome:
     """Do what is asked.
 
     Parameters
     ----------
     order : loaded
-    told : called with (done, total, what); may raise to stop
+    progress : called with (done, total, what); may raise to stop
 
     Raises
     ------
@@ -97,22 +97,22 @@ def carry_out(order: Order, told: Told) -> Outcome:
     volumes = order.scan.volumes() if order.scan else [None]
     if order.verb == "plan":
         plan = make_plan(volumes[0], make(Restore, order.options))
-        return Outcome(words=rows_for_flags(plan.text()))
+        return Outcome(text=rows_for_flags(plan.text()))
     if order.verb == "missing":
         named = spell_slices(find_missing_slices(volumes[0], order.options.get("axis", 2)))
-        return Outcome(words=named)
+        return Outcome(text=named)
     if order.verb == "noise":
         estimate = _noise(volumes[0], order.options.get("modality", "auto"))
-        return Outcome(words=f"noise {estimate}", value=estimate.level)
+        return Outcome(text=f"noise {estimate}", value=estimate.level)
     pairs = []
     for number, volume in enumerate(volumes):
 
         def share(done: int, total: int, what: str, number: int = number) -> None:
-            told(number * total + done, len(volumes) * total, what)
+            progress(number * total + done, len(volumes) * total, what)
 
         pairs.append(_preview(order, volume, share) if order.where else _whole(order, volume, share))
     if all(before is after for before, after in pairs):
-        return Outcome(words="Nothing to do: the scan stays as it is.")
+        return Outcome(text="Nothing to do: the scan stays as it is.")
     history = pairs[0][1].history
     return Outcome(tuple(_layers(order, pairs)), status(RunRecord.of_step(history[-1]) if history else RunRecord()))
 
@@ -127,9 +127,9 @@ def _known(value: float | None) -> str:
     return "?" if value is None else f"{value:.10g}"
 
 
-def rows_for_flags(words: str) -> str:
+def rows_for_flags(text: str) -> str:
     """Advice to say ``--slice-thickness 3``, as it is meant here: *slice thickness* is a row of the widget."""
-    return re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), words)
+    return re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), text)
 
 
 def _noise(volume: Volume, modality: str) -> NoiseEstimate:
@@ -137,8 +137,8 @@ def _noise(volume: Volume, modality: str) -> NoiseEstimate:
     return estimate_noise(volume.voxels, volume.spacing, kind)
 
 
-def _whole(order: Order, volume: Volume | None, told: Told) -> tuple[Volume | None, Volume]:
-    return volume, _run(order.verb, volume, order.options, _mask(order, volume), told)
+def _whole(order: Order, volume: Volume | None, progress: Progress) -> tuple[Volume | None, Volume]:
+    return volume, _run(order.verb, volume, order.options, _mask(order, volume), progress)
 
 
 def _mask(order: Order, volume: Volume) -> Volume | None:
@@ -148,7 +148,7 @@ def _mask(order: Order, volume: Volume) -> Volume | None:
     return mask_on(volume, mask.volumes()[0])
 
 
-def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None, told: Told) -> Volume:
+def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None, progress: Progress) -> Volume:
     """The verb; with smaller and smaller tiles while memory runs out."""
     from medldm import tasks
 
@@ -156,12 +156,12 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
     for smaller, following in zip([None, *edges], [*edges, None], strict=True):
         try:
             settings = make(TASKS[verb].settings, options | ({"tile": smaller} if smaller else {}))
-            result = tasks.run(verb, volume, settings, mask=mask, progress=told)
+            result = tasks.run(verb, volume, settings, mask=mask, progress=progress)
         except (ResourceError, MemoryError, RuntimeError) as problem:
             if not crowded(problem):
                 raise
             if following:
-                told(0, 1, f"out of memory, trying tiles of {following} voxels")
+                progress(0, 1, f"out of memory, trying tiles of {following} voxels")
             _free()
             continue
         return result
@@ -173,8 +173,8 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
 
 def crowded(problem: BaseException) -> bool:
     """Whether memory ran out: torch says so in a RuntimeError, wherever it moves a model or a scan."""
-    words = str(problem).lower()
-    return isinstance(problem, ResourceError | MemoryError) or "out of memory" in words or "not enough memory" in words
+    text = str(problem).lower()
+    return isinstance(problem, ResourceError | MemoryError) or "out of memory" in text or "not enough memory" in text
 
 
 def _free() -> None:
@@ -184,7 +184,7 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _preview(order: Order, volume: Volume, told: Told) -> tuple[Volume, Volume]:
+def _preview(order: Order, volume: Volume, progress: Progress) -> tuple[Volume, Volume]:
     """The verb on a box and what lies around it, then the box alone."""
     assert order.where is not None
     box = box_of(order.where, volume)
@@ -201,7 +201,7 @@ def _preview(order: Order, volume: Volume, told: Told) -> tuple[Volume, Volume]:
         mask = crop(mask, wide)
         if not mask.voxels.any():
             raise InputError("The mask is empty where the preview looks. Go to a slice that it covers.")
-    result = _run(order.verb, small, options, mask, told)
+    result = _run(order.verb, small, options, mask, progress)
     inner = tuple((a - w, b - w) for (a, b), (w, _) in zip(box, wide, strict=True))
     wanted = (inner[0], inner[1], inner[2])
     before = part(small, small.shape, wanted)

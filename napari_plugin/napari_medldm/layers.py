@@ -88,8 +88,8 @@ def about(volume: Volume) -> dict[str, Any]:
     """What a layer remembers of its volume: how it was stored, and what was done to it, JSON-ready."""
     # One voxel stands for all of them: the layer holds the true ones, twice would be a waste of memory.
     frame = replace(volume, voxels=np.broadcast_to(np.zeros(1, volume.voxels.dtype), volume.shape), std=None)
-    told = [{"task": step.task, "settings": dict(step.settings), **step.facts} for step in volume.history]
-    return {"medldm": frame, "provenance": told}
+    steps = [{"task": step.task, "settings": dict(step.settings), **step.facts} for step in volume.history]
+    return {"medldm": frame, "provenance": steps}
 
 
 def contrast(voxels: np.ndarray[Any, Any]) -> tuple[float, float]:
@@ -181,14 +181,14 @@ class Snapshot:
         """
         stored = self.empty.stored
         named = modality_by_name(Path(self.name))
-        found: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
         if not path and (stored.modality or named):
-            found["modality"] = stored.modality or named
+            facts["modality"] = stored.modality or named
         elif path and stored.modality is None and named:
-            found["modality"] = named
+            facts["modality"] = named
         if hasattr(TASKS[verb].settings, "slice_thickness") and not path and stored.thickness_mm:
-            found["slice_thickness"] = float(stored.thickness_mm)
-        return found
+            facts["slice_thickness"] = float(stored.thickness_mm)
+        return facts
 
     def load(self, *, every: bool = False) -> Snapshot:
         """The same with its voxels copied out of the layer (and out of disk or dask).
@@ -203,7 +203,7 @@ class Snapshot:
     def volumes(self) -> list[Volume]:
         """Every volume of the data, in order."""
         data = np.asarray(self.data)
-        return [self._volume(each) for each in data.reshape((-1, *data.shape[-3:]))]
+        return [self._volume(frame) for frame in data.reshape((-1, *data.shape[-3:]))]
 
     def _volume(self, array: Any) -> Volume:
         volume = from_array(array.transpose(2, 1, 0), self.affine, name=self.name)

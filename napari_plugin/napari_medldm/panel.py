@@ -21,7 +21,7 @@ from napari_medldm.engine import ENGINE
 from napari_medldm.form import ALL, Form
 from napari_medldm.jobs import Order, Outcome
 from napari_medldm.layers import Snapshot, snapshot
-from napari_medldm.queries import Questions
+from napari_medldm.queries import Queries
 from napari_medldm.regions import Corners
 from napari_medldm.results import Results, in_turns
 from napari_medldm.worker import End, Failure, Run, start
@@ -43,7 +43,7 @@ class Panel(Form):
         self.run_now: Run | None = None
         self.clock = text.Clock()
         self.closed = False
-        self.questions = Questions()
+        self.queries = Queries()
         self.results = Results(self.viewer, self.compare)
         self.timer = QTimer()
         self.timer.setSingleShot(True)
@@ -115,9 +115,9 @@ class Panel(Form):
         ------
         UsageError
         """
-        found = self.rows.options()
-        make(TASKS[self.verb].settings, found)
-        return found
+        options = self.rows.options()
+        make(TASKS[self.verb].settings, options)
+        return options
 
     def _order(self, where: Corners | None = None) -> Order:
         if not self.needs_scan:
@@ -155,7 +155,7 @@ class Panel(Form):
         """Say the plan and the model."""
         if self.closed:
             return
-        self.questions.forget(self.plan)
+        self.queries.forget(self.plan)
         try:
             self._say_card()
             if not self.needs_scan:
@@ -198,7 +198,7 @@ class Panel(Form):
         answered : gets the outcome
         into : label that tells the wait, or what went wrong
         """
-        self.questions.ask(Order(verb, self.snapshot(), options), answered, into)
+        self.queries.ask(Order(verb, self.snapshot(), options), answered, into)
 
     def _ask_simply(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None]) -> None:
         try:
@@ -231,12 +231,12 @@ class Panel(Form):
             self.bar.value, self.status.value = 0, str(problem)
             show_error(str(problem))
             return
-        self.questions.forget(self.status)
+        self.queries.forget(self.status)
         self.clock = text.Clock()
         self._busy(True)
         self.status.value = "starting"
         before = weakref.ref(self.scan.value) if self.needs_scan else lambda: None
-        self.run_now = start(wanted, told=self._told, done=lambda end: self._done(end, before))
+        self.run_now = start(wanted, progress=self._progressed, done=lambda end: self._done(end, before))
 
     def stop(self) -> None:
         """Stop the run, within two seconds."""
@@ -256,26 +256,26 @@ class Panel(Form):
         self.button.enabled, self.preview.enabled, self.cancel.enabled = not on, not on, on
         self.bar.value = 0
 
-    def _told(self, news: tuple[int, int, str]) -> None:
+    def _progressed(self, news: tuple[int, int, str]) -> None:
         if self.closed or self.run_now is None or self.run_now.wish.is_set():
             return
         done, total, _ = news
         self.bar.value = round(100 * done / max(1, total))
-        self.status.value = self.clock.words(*news)
+        self.status.value = self.clock.text(*news)
 
     def _done(self, end: End, before: Any) -> None:
         if isinstance(end, Outcome) and not self.closed:
             in_turns(self._show(end, before()))
             return
-        self._ended("cancelled" if end is None else end.words)
+        self._ended("cancelled" if end is None else end.text)
         if isinstance(end, Failure) and not self.closed:
-            show_error(end.words)
+            show_error(end.text)
 
     def _show(self, outcome: Outcome, before: Any) -> Iterator[None]:
         """Show what came of a run, in steps; the run has ended when all is shown."""
         try:
             if not outcome.layers:
-                show_info(outcome.words)
+                show_info(outcome.text)
                 return
             for _ in self.results.show(outcome, before):
                 yield
@@ -284,7 +284,7 @@ class Panel(Form):
             if self.needs_scan and before not in self.viewer.layers:
                 show_info("The scan was removed during the run; its result was added all the same.")
         finally:
-            self._ended(outcome.words, 100)
+            self._ended(outcome.text, 100)
 
     def _ended(self, said: str, share: int = 0) -> None:
         self.run_now = None
@@ -320,6 +320,6 @@ def _close(panel: weakref.ref[Panel]) -> None:
     me = panel()
     if me is not None:
         me.closed = True
-        me.questions.close()
+        me.queries.close()
         if me.run_now is not None:
             me.run_now.stop()

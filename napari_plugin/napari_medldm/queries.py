@@ -9,7 +9,7 @@ from napari_medldm.jobs import Order, Outcome
 from napari_medldm.worker import End, Run, start
 
 
-class Questions:
+class Queries:
     """What is being asked; an answer that comes too late is not told."""
 
     def __init__(self) -> None:
@@ -31,11 +31,11 @@ class Questions:
             if isinstance(end, Outcome):
                 answered(end)
             else:
-                into.value = "" if end is None else end.words
+                into.value = "" if end is None else end.text
 
         self.forget(into)
         into.value = "looking at the scan..."
-        self.open[id(into)] = asked = start(order, told=lambda _: None, done=done)
+        self.open[id(into)] = asked = start(order, progress=lambda _: None, done=done)
 
     def forget(self, into: Any) -> None:
         """Wait no longer for what was asked for a label; a question that still waits for its turn is dropped."""
@@ -45,6 +45,6 @@ class Questions:
 
     def close(self) -> None:
         """Wait for nothing any more."""
-        for each in self.open.values():
-            each.stop()
+        for run in self.open.values():
+            run.stop()
         self.open.clear()

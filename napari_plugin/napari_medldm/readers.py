@@ -25,14 +25,14 @@ def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerT
     ----------
     path : file or folder, or a list of them
     """
-    paths = [Path(each) for each in ([path] if isinstance(path, str) else path)]
-    return read if paths and all(_ours(each) for each in paths) else None
+    paths = [Path(name) for name in ([path] if isinstance(path, str) else path)]
+    return read if paths and all(_ours(file) for file in paths) else None
 
 
 def _ours(path: Path) -> bool:
     if path.is_dir():
-        files = (each for each in path.rglob("*") if each.is_file() and not each.name.startswith("."))
-        return any(_is_image(each) for each in islice(files, LOOKED_AT))
+        files = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        return any(_is_image(file) for file in islice(files, LOOKED_AT))
     return path.is_file() and _is_image(path)
 
 
@@ -53,21 +53,21 @@ def read(path: str | list[str]) -> list[LayerTuple]:
         Nothing could be opened; its sentence says why.
     """
     layers, problems = [], []
-    for case, origin in _cases([Path(each) for each in ([path] if isinstance(path, str) else path)]):
+    for case, origin in _cases([Path(name) for name in ([path] if isinstance(path, str) else path)]):
         try:
             layers.append(_layer(case, origin))
         except MedldmError as problem:
             problems.append(str(problem))
     if not layers:
-        raise InputError(_told(problems) or f"{path} holds no scan.")
+        raise InputError(_advice(problems) or f"{path} holds no scan.")
     if problems:
         from napari.utils.notifications import show_warning
 
-        show_warning(f"{len(layers)} opened, the others not: {_told(problems[:5])}")
+        show_warning(f"{len(layers)} opened, the others not: {_advice(problems[:5])}")
     return layers
 
 
-def _told(problems: list[str]) -> str:
+def _advice(problems: list[str]) -> str:
     """Sentences of the readers, which advise options that napari has no rows for."""
     said = "; ".join(problems)
     return f"{said} (Options like these are of the command line: medldm restore IN OUT.)" if " --" in said else said
@@ -114,17 +114,17 @@ def _layer(case: Case, origin: str) -> LayerTuple:
         raise InputError(case.broken)
     count = 1 if case.series is not None else _length(case)
     if count > 1:
-        found = series_data([case.read(index) for index in range(count)])
+        layer = series_data([case.read(index) for index in range(count)])
     else:
         volume = case.read()
         # A mask is no scan, but whoever opens one wants to see it, and inpaint wants it as labels.
         if looks_like_labels(volume.voxels) and volume.voxels.any():
-            found = layer_data(volume.with_voxels(volume.voxels.astype("int32")), kind="labels")
+            layer = layer_data(volume.with_voxels(volume.voxels.astype("int32")), kind="labels")
         else:
-            found = layer_data(volume)
+            layer = layer_data(volume)
     if origin:
-        found[1]["metadata"]["medldm_origin"] = Origin(origin, mark(found[0]))
-    return found
+        layer[1]["metadata"]["medldm_origin"] = Origin(origin, mark(layer[0]))
+    return layer
 
 
 def _length(case: Case) -> int:

@@ -62,16 +62,16 @@ def box_of(where: Corners, volume: Volume) -> Box:
     world = np.vstack([where.points.T[::-1], np.ones(len(where.points))])
     index = np.rint(np.linalg.solve(volume.affine, world)[:3]).astype(int)
     low, high = index.min(1), index.max(1) + 1
-    found = [
+    edges = [
         (int(np.clip(a, 0, n - 1)), int(np.clip(b, 1, n))) for a, b, n in zip(low, high, volume.shape, strict=True)
     ]
-    return found[0], found[1], found[2]
+    return edges[0], edges[1], edges[2]
 
 
 def widened(box: Box, shape: Sequence[int], margin: Sequence[int]) -> Box:
     """A box with some context on every side, inside the volume."""
-    found = [(max(0, a - m), min(n, b + m)) for (a, b), n, m in zip(box, shape, margin, strict=True)]
-    return found[0], found[1], found[2]
+    edges = [(max(0, a - m), min(n, b + m)) for (a, b), n, m in zip(box, shape, margin, strict=True)]
+    return edges[0], edges[1], edges[2]
 
 
 def crop(volume: Volume, box: Box) -> Volume:
@@ -143,7 +143,7 @@ def drawn(layer: Any, point: Sequence[float], deeper: int = 0) -> Drawn:
             centre, a, b = corner.mean(0), (corner[1] - corner[0]) / 2, (corner[3] - corner[0]) / 2
             angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)[:, None]
             corner = centre + np.cos(angle) * a + np.sin(angle) * b
-        world = np.array([layer.data_to_world(tuple(each)) for each in corner])[:, -3:]
+        world = np.array([layer.data_to_world(tuple(point)) for point in corner])[:, -3:]
         world = world * millimetres(layer.units[-3:])
         if world.shape[1] == 2:
             world = np.column_stack([np.full(len(world), tuple(point)[-3:][0]), world])

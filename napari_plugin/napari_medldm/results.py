@@ -80,7 +80,7 @@ class Results:
             self.slider.enabled = False
 
     def _both(self) -> bool:
-        return all(each() in self.viewer.layers for each in self.pair)
+        return all(reference() in self.viewer.layers for reference in self.pair)
 
     def _blend(self, share: float) -> None:
         if self._both():

@@ -49,7 +49,7 @@ def answer(order: Any, stop: threading.Event, give: Any) -> tuple[str, Any]:
 
     passes = 0
 
-    def told(done: int, total: int, what: str) -> None:
+    def report(done: int, total: int, what: str) -> None:
         if stop.is_set():
             raise Cancelled("cancelled")
         send(give, ("progress", (done, total, f"{what}, network pass {passes}" if passes else what)))
@@ -70,7 +70,7 @@ def answer(order: Any, stop: threading.Event, give: Any) -> tuple[str, Any]:
             # A tile takes seconds on a CPU; a layer takes milliseconds.
             hook = register_module_forward_pre_hook(between_layers)
             send(give, ("progress", (0, 1, "loading the model")))
-        return "result", carry_out(order, told)
+        return "result", carry_out(order, report)
     except Exception as problem:
         return ("stopped", None) if isinstance(problem, Cancelled) else ("error", sentence(problem))
     finally:

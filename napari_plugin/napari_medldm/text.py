@@ -46,7 +46,7 @@ class Clock:
         gone = now - self.begun
         return gone * (total - done) / done if gone > AWAKE_S else None
 
-    def words(self, done: int, total: int, what: str, now: float | None = None) -> str:
+    def text(self, done: int, total: int, what: str, now: float | None = None) -> str:
         """``"12 of 40 planes, 8 s left"``."""
         rest = self.rest(done, total, now)
         counted = f"{done} of {total} {what}" if done or total > 1 else what
@@ -98,12 +98,12 @@ def _finer(scan: Volume, settings: SuperResolve) -> str:
     axes = scan.stored.axes
     if shape == scan.shape:
         return "Nothing to refine: every axis is as fine as that already."
-    told = [
+    targets = [
         f"{scan.spacing[a]:.2f} to {scan.spacing[a] * scan.shape[a] / shape[a]:.2f} mm ({scan.shape[a]} to {shape[a]})"
         for a in axes
         if shape[a] != scan.shape[a]
     ]
-    return f"Refine {' and '.join(told)}. The field of view stays."
+    return f"Refine {' and '.join(targets)}. The field of view stays."
 
 
 def describe(name: str, modality: str = DEFAULT.name, verb: str = "") -> str:
@@ -114,23 +114,23 @@ def describe(name: str, modality: str = DEFAULT.name, verb: str = "") -> str:
     ModelError
         No such model.
     """
-    found: Card = best(modality, verb=verb) if name == "auto" else card(name)
-    low, high = found.spacing_mm
-    limits = f"Limits: {'; '.join(found.limits[:2])}" if found.limits else ""
+    model_card: Card = best(modality, verb=verb) if name == "auto" else card(name)
+    low, high = model_card.spacing_mm
+    limits = f"Limits: {'; '.join(model_card.limits[:2])}" if model_card.limits else ""
     return (
-        f"{found.title} ({found.name}). {found.modality.upper()}, {found.spatial_dims}D, "
-        f"voxels {low:g} to {high:g} mm. Licence of the weights: {found.licence}. {limits}"
+        f"{model_card.title} ({model_card.name}). {model_card.modality.upper()}, {model_card.spatial_dims}D, "
+        f"voxels {low:g} to {high:g} mm. Licence of the weights: {model_card.licence}. {limits}"
     ).strip()
 
 
 def unfit(name: str, modality: str, scan: Volume, verb: str = "") -> str:
     """Why a scan lies outside of what a model has seen; empty when it does not."""
-    found = best(modality, verb=verb) if name == "auto" else card(name)
-    low, high = found.spacing_mm
+    model_card = best(modality, verb=verb) if name == "auto" else card(name)
+    low, high = model_card.spacing_mm
     outside = [mm for mm in scan.spacing if not low * 0.99 <= mm <= high * 1.01]
     if not outside:
         return ""
-    return f"Voxels of {outside[0]:.2f} mm lie outside of what {found.name} has seen ({low:g} to {high:g} mm)."
+    return f"Voxels of {outside[0]:.2f} mm lie outside of what {model_card.name} has seen ({low:g} to {high:g} mm)."
 
 
 def command_line(

@@ -24,7 +24,7 @@ class RestoreWidget(Panel):
 
     def _say_plan(self, options: dict[str, Any]) -> None:
         # It needs the noise level, so the computing process makes it.
-        self.ask("plan", options, lambda end: setattr(self.plan, "value", end.words), self.plan)
+        self.ask("plan", options, lambda end: setattr(self.plan, "value", end.text), self.plan)
 
 
 class DenoiseWidget(Panel):
@@ -43,7 +43,7 @@ class DenoiseWidget(Panel):
 
         def answered(end: Outcome) -> None:
             self.rows.widgets["noise"].value = end.value
-            self.status.value = end.words
+            self.status.value = end.text
 
         self._ask_simply("noise", {"modality": self.rows.widgets["modality"].value}, answered)
 
@@ -64,17 +64,17 @@ class FillSlicesWidget(Panel):
         self.find = PushButton(text="Find missing slices")
         self.mark = PushButton(text="Mark or unmark current slice")
         self.click = CheckBox(text="click on slices to mark them", value=False)
-        self.find.clicked.connect(self.look)
+        self.find.clicked.connect(self.find_missing)
         self.mark.clicked.connect(lambda: self.toggle(self.point))
         self.click.changed.connect(self._listen)
         return [self.find, self.mark, self.click]
 
-    def look(self) -> None:
+    def find_missing(self) -> None:
         """Name the slices that the file or its emptiness says are missing."""
 
         def answered(end: Outcome) -> None:
-            self.rows.widgets["missing"].value = end.words
-            self.status.value = f"missing: {end.words}" if end.words else "no slice is missing"
+            self.rows.widgets["missing"].value = end.text
+            self.status.value = f"missing: {end.words}" if end.text else "no slice is missing"
 
         self._ask_simply("missing", {"axis": self.rows.widgets["axis"].value}, answered)
 
@@ -89,8 +89,8 @@ class FillSlicesWidget(Panel):
             scan = self.snapshot().empty
             axis = scan.stored.axes[self.rows.widgets["axis"].value]
             count = scan.shape[axis]
-            told = self.rows.widgets["missing"].value
-            named = set(parse_slices(told, count)) if told else set()
+            entered = self.rows.widgets["missing"].value
+            named = set(parse_slices(entered, count)) if entered else set()
         except (MedldmError, ValueError) as problem:
             self.status.value = str(problem)
             return

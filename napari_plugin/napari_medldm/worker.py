@@ -24,7 +24,7 @@ class Failure:
     It is not the exception itself: napari takes an exception that a worker returns for one that it raised.
     """
 
-    words: str
+    text: str
 
 
 End = Outcome | Failure | None  # None when it was cancelled
@@ -42,13 +42,13 @@ class Run:
         self.wish.set()
 
 
-def start(order: Order, *, told: Callable[[News], None], done: Callable[[End], None]) -> Run:
+def start(order: Order, *, progress: Callable[[News], None], done: Callable[[End], None]) -> Run:
     """Start an order; both functions are called on the GUI thread.
 
     Parameters
     ----------
     order : what to do
-    told : gets (done, total, what)
+    progress : gets (done, total, what)
     done : gets the end
 
     Returns
@@ -67,7 +67,7 @@ def start(order: Order, *, told: Callable[[News], None], done: Callable[[End], N
         done(None)
 
     run.worker = worker = create_worker(follow, _start_thread=False)
-    worker.yielded.connect(told)
+    worker.yielded.connect(progress)
     worker.returned.connect(done)
     worker.aborted.connect(aborted)
     worker.start()

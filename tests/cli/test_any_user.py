@@ -43,8 +43,8 @@ def scan(tmp_path):
 def run(tmp_path):
     """``run("denoise", ...)`` as a stranger who may write to tmp_path only; fails unless it succeeds."""
 
-    def run(*words, code=0, **environment):
-        done = strangers.as_stranger(tmp_path, "-m", "medldm", *words, **FAST | environment)
+    def run(*arguments, code=0, **environment):
+        done = strangers.as_stranger(tmp_path, "-m", "medldm", *arguments, **FAST | environment)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         assert "atplotlib" not in done.stderr
@@ -54,17 +54,17 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ("denoise", "--noise", "0.05", "--report"),
         ("super-resolve", "--spacing", "0.8", "--preview"),
         ("fill-slices", "--missing", "9"),
         ("restore",),
     ],
-    ids=lambda words: words[0],
+    ids=lambda arguments: arguments[0],
 )
-def test_every_verb_restores_what_it_restores_for_its_owner(run, scan, model, tmp_path, words):
-    verb, *options = words
+def test_every_verb_restores_what_it_restores_for_its_owner(run, scan, model, tmp_path, arguments):
+    verb, *options = arguments
     run(verb, scan, tmp_path / "theirs.nii.gz", "--model", model, *options)
     ours = medldm.cli.main([verb, str(scan), str(tmp_path / "ours.nii.gz"), "--model", str(model), *options])
     assert ours == 0
@@ -191,9 +191,9 @@ def test_a_full_disk_behind_stdout_is_said(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_a_log_that_cannot_be_written_does_not_undo_a_run(scan, tmp_path):
-    words = [sys.executable, "-m", "medldm", "fill-slices", scan, tmp_path / "out" / "x.nii.gz", "--no-progress"]
+    arguments = [sys.executable, "-m", "medldm", "fill-slices", scan, tmp_path / "out" / "x.nii.gz", "--no-progress"]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=full, text=True)
+        done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=full, text=True)
     assert done.returncode == 0
     assert (tmp_path / "out" / "x.nii.gz").exists()
 
@@ -201,8 +201,8 @@ def test_a_log_that_cannot_be_written_does_not_undo_a_run(scan, tmp_path):
 def test_a_current_folder_that_was_removed(tmp_path):
     command = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$1" -m medldm inspect x.nii.gz'
     place = os.environ | {"PYTHONPATH": f"{strangers.ROOT}"}
-    words = ["bash", "-c", command, tmp_path / "gone", sys.executable]
-    done = subprocess.run(words, env=place, capture_output=True, text=True)
+    arguments = ["bash", "-c", command, tmp_path / "gone", sys.executable]
+    done = subprocess.run(arguments, env=place, capture_output=True, text=True)
     assert done.returncode == UsageError.exit_code
     assert done.stderr == "medldm: The current folder does not exist any more. Change to another one.\n"
 

@@ -22,8 +22,8 @@ from medldm.cli import main
 def restore(tiny_model, capsys):
     """Run a verb with the tiny model; gives the exit code and what was said on stderr."""
 
-    def run(*words):
-        code = main([*map(str, words), "--model", str(tiny_model)])
+    def run(*arguments):
+        code = main([*map(str, arguments), "--model", str(tiny_model)])
         return code, capsys.readouterr().err
 
     return run
@@ -78,7 +78,7 @@ def test_what_cannot_be_restored_gets_a_sentence_and_code_3(make, tmp_path, rest
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["denoise", "IN", "OUT", "--loud"],
         ["denoise", "IN", "OUT", "--noise", "lots"],
@@ -93,10 +93,10 @@ def test_what_cannot_be_restored_gets_a_sentence_and_code_3(make, tmp_path, rest
         [],
     ],
 )
-def test_wrong_usage_is_code_2(words, scan_file, tmp_path, tiny_model, capsys):
+def test_wrong_usage_is_code_2(arguments, scan_file, tmp_path, tiny_model, capsys):
     places = {"IN": str(scan_file), "OUT": str(tmp_path / "out.nii.gz")}
-    verb = [places.get(word, word) for word in words]
-    model = ["--model", str(tiny_model)] if words[:1] not in (["sing"], []) else []
+    verb = [places.get(word, word) for word in arguments]
+    model = ["--model", str(tiny_model)] if arguments[:1] not in (["sing"], []) else []
     assert main([*verb, *model]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert not (tmp_path / "out.nii.gz").exists()
@@ -119,10 +119,10 @@ def test_a_scan_is_denoised_with_a_record_beside_it(scan_file, tmp_path, restore
     before, after = nib.load(scan_file), nib.load(out)
     assert after.get_data_dtype() == before.get_data_dtype()
     assert np.allclose(after.affine, before.affine)
-    told = json.loads((tmp_path / "res" / "clean_medldm.json").read_text())
+    record = json.loads((tmp_path / "res" / "clean_medldm.json").read_text())
     for key in ("task", "settings", "seed", "model", "sha256", "versions", "device", "timings", "invented_slices",
                 "clipped_voxels", "consistency_residual"):  # fmt: skip
-        assert key in told, key
+        assert key in record, key
     assert (tmp_path / "res" / "clean_preview.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -325,10 +325,10 @@ def test_a_bug_of_ours_is_code_1_and_asks_for_a_report(scan_file, tmp_path, rest
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("words", [["denoise", "SCAN", "OUT"], ["demo", "OUT"], ["export-model", "ct-2d", "OUT"]])
-def test_a_name_that_no_file_system_takes_is_no_bug_of_ours(words, scan_file, tmp_path, capsys):
+@pytest.mark.parametrize("arguments", [["denoise", "SCAN", "OUT"], ["demo", "OUT"], ["export-model", "ct-2d", "OUT"]])
+def test_a_name_that_no_file_system_takes_is_no_bug_of_ours(arguments, scan_file, tmp_path, capsys):
     out = tmp_path / ("x" * 300)
-    assert main([str({"SCAN": scan_file, "OUT": out}.get(word, word)) for word in words]) == 2
+    assert main([str({"SCAN": scan_file, "OUT": out}.get(word, word)) for word in arguments]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.endswith("cannot be used: File name too long. Choose a shorter name.")
 
@@ -378,14 +378,14 @@ def test_a_settings_file_or_a_record_replays_a_run(scan_file, tmp_path, restore)
     said = tmp_path / "mine.json"
     said.write_text(json.dumps({"noise": 0.05, "seed": 3}))
     assert restore("denoise", scan_file, tmp_path / "a.nii.gz", "--settings", said)[0] == 0
-    told = json.loads((tmp_path / "a_medldm.json").read_text())["settings"]
-    assert (told["noise"], told["seed"]) == (0.05, 3)
+    settings = json.loads((tmp_path / "a_medldm.json").read_text())["settings"]
+    assert (settings["noise"], settings["seed"]) == (0.05, 3)
     record = tmp_path / "a_medldm.json"
     assert restore("denoise", scan_file, tmp_path / "b.nii.gz", "--settings", record)[0] == 0
     assert (tmp_path / "b.nii.gz").read_bytes() == (tmp_path / "a.nii.gz").read_bytes()
     assert restore("denoise", scan_file, tmp_path / "c.nii.gz", "--settings", record, "--seed", "4")[0] == 0
-    told = json.loads((tmp_path / "c_medldm.json").read_text())["settings"]
-    assert (told["noise"], told["seed"]) == (0.05, 4)
+    settings = json.loads((tmp_path / "c_medldm.json").read_text())["settings"]
+    assert (settings["noise"], settings["seed"]) == (0.05, 4)
 
 
 @pytest.mark.parametrize(
@@ -405,9 +405,9 @@ def test_a_settings_file_or_a_record_replays_a_run(scan_file, tmp_path, restore)
 )
 def test_a_settings_file_that_cannot_be_meant_is_wrong_usage(text, said, scan_file, tmp_path, restore):
     (tmp_path / "mine.json").write_text(text)
-    code, told = restore("denoise", scan_file, tmp_path / "o.nii.gz", "--settings", tmp_path / "mine.json")
+    code, text = restore("denoise", scan_file, tmp_path / "o.nii.gz", "--settings", tmp_path / "mine.json")
     assert code == 2
-    assert said in told
+    assert said in text
 
 
 def test_what_is_no_record_is_not_rerun(tmp_path, capsys):
@@ -417,8 +417,8 @@ def test_what_is_no_record_is_not_rerun(tmp_path, capsys):
 
 
 def test_the_version_is_told_wherever_it_is_asked_for(capsys):
-    for words in (["--version"], ["denoise", "--version"]):
-        assert main(words) == 0
+    for arguments in (["--version"], ["denoise", "--version"]):
+        assert main(arguments) == 0
         assert capsys.readouterr().out.startswith("medldm ")
 
 
@@ -442,8 +442,8 @@ def test_a_polite_kill_is_code_130_and_leaves_nothing_half_written(scan_file, tm
         "from medldm.batch import ledger; ledger.weights_for = lambda *a: ''\n"
         "from medldm.cli import main; sys.exit(main(sys.argv[1:]))\n"
     )
-    words = [sys.executable, "-c", code, "denoise", str(scan_file), str(tmp_path / "o.nii.gz")]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    arguments = [sys.executable, "-c", code, "denoise", str(scan_file), str(tmp_path / "o.nii.gz")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout.readline() == "begun\n"
         time.sleep(0.2)
         running.send_signal(signal.SIGTERM)
@@ -494,7 +494,7 @@ def test_a_model_becomes_a_bundle(tiny_model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("arguments", "code", "said"),
     [
         (
             ["denoise", "scan.nii.gz", "d.nii.gz", "--nois", "5"],
@@ -517,9 +517,9 @@ def test_a_model_becomes_a_bundle(tiny_model, tmp_path, capsys):
         (["inspect", "cut.nii.gz"], 3, "medldm: cut.nii.gz is truncated"),
     ],
 )
-def test_what_people_mistype_is_answered_in_a_sentence(words, code, said, scan_file, tmp_path, capsys, monkeypatch):
+def test_what_people_mistype_is_answered_in_a_sentence(arguments, code, said, scan_file, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cut.nii.gz").write_bytes(scan_file.read_bytes()[:3000])
-    assert main(words) == code
+    assert main(arguments) == code
     assert said in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.nii.gz", "scan.nii.gz"]

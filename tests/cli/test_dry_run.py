@@ -118,21 +118,23 @@ REFUSED = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "code", "said"), REFUSED, ids=[" ".join(words)[:70] for words, _, _ in REFUSED])
-def test_a_dry_run_refuses_what_the_run_refuses(words, code, said, case, tiny_model, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"), REFUSED, ids=[" ".join(arguments)[:70] for arguments, _, _ in REFUSED]
+)
+def test_a_dry_run_refuses_what_the_run_refuses(arguments, code, said, case, tiny_model, capsys, monkeypatch):
     monkeypatch.setattr("medldm.batch.dask_cluster.CONNECT_TIMEOUT_S", 1)  # for the scheduler that is not there
-    words = words if "--model" in words else [*words, "--model", str(tiny_model)]
+    arguments = arguments if "--model" in arguments else [*arguments, "--model", str(tiny_model)]
     before = everything(case)
-    found = []
+    refusals = []
     for more in (["--dry-run"], []):
-        assert main([*words, *more]) == code, words
+        assert main([*arguments, *more]) == code, arguments
         lines = capsys.readouterr().err.splitlines()
-        told = [line for line in lines if said in line]
-        assert told, lines
-        found.append(told[0])
+        matches = [line for line in lines if said in line]
+        assert matches, lines
+        refusals.append(matches[0])
         if more:
             assert everything(case) == before
-    assert found[0] == found[1]
+    assert refusals[0] == refusals[1]
 
 
 PROMISED = [
@@ -150,15 +152,15 @@ PROMISED = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "status"), PROMISED, ids=[" ".join(words) for words, _ in PROMISED])
-def test_what_a_dry_run_promises_is_done(words, status, case, tiny_model, capsys):
-    words, before = [*words, "--model", str(tiny_model)], everything(case)
-    assert main([*words, "--dry-run"]) == 0
+@pytest.mark.parametrize(("arguments", "status"), PROMISED, ids=[" ".join(arguments) for arguments, _ in PROMISED])
+def test_what_a_dry_run_promises_is_done(arguments, status, case, tiny_model, capsys):
+    arguments, before = [*arguments, "--model", str(tiny_model)], everything(case)
+    assert main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().err
     assert ("would write a copy" in said) == (status == "unchanged")
     assert "would write" in said
     assert everything(case) == before
-    assert main(words) == 0
+    assert main(arguments) == 0
     assert f"{status}: " in capsys.readouterr().err
 
 
@@ -169,17 +171,17 @@ def test_no_samples_are_promised_of_a_model_that_draws_none(case, tiny_model, ca
 
     networks = load_networks(card(str(tiny_model)), precision=pick_precision("auto", "cpu"))
     monkeypatch.setattr(networks, "flow", None)
-    words = ["denoise", "scan.nii.gz", "o.nii.gz", "--samples", "4", "--model", str(tiny_model)]
+    arguments = ["denoise", "scan.nii.gz", "o.nii.gz", "--samples", "4", "--model", str(tiny_model)]
     for more in (["--dry-run"], []):
-        assert main([*words, *more]) == 2
+        assert main([*arguments, *more]) == 2
         assert "--samples 1" in capsys.readouterr().err
 
 
 def test_a_dry_run_of_a_tree_tells_each_case_as_the_run_would(case, tiny_model, capsys):
     """The network never runs, though every case that it would see is counted."""
-    words = ["fill-slices", "tree", "out", "--model", str(tiny_model)]
-    assert main([*words, "--dry-run"]) == 8
+    arguments = ["fill-slices", "tree", "out", "--model", str(tiny_model)]
+    assert main([*arguments, "--dry-run"]) == 8
     assert "4 cases: 2 to do, 1 failed, 1 refused" in capsys.readouterr().err
-    assert main(words) == 8
+    assert main(arguments) == 8
     assert "4 cases: 2 done, 1 failed, 1 refused" in capsys.readouterr().err
     assert nib.load(case / "out" / "b" / "c.nii.gz").shape == SHAPE

@@ -37,8 +37,8 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def denoise(tiny_model, stub_network, capsys):
-    def run(*words):
-        code = main(["denoise", *map(str, words), "--model", str(tiny_model)])
+    def run(*arguments):
+        code = main(["denoise", *map(str, arguments), "--model", str(tiny_model)])
         return code, capsys.readouterr().err
 
     return run
@@ -144,8 +144,8 @@ def test_a_run_is_resumed_sharded_rehearsed_and_reported(here, denoise):
 def test_workers_share_them(here, denoise, tiny_model, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.undo()  # workers are processes of their own, with the true network
-    words = [str(here / name) for name in ("x/T1.nii.gz", "y/T1.nii.gz", "OUT")]
-    assert main(["denoise", *words, "--noise", "0.05", "--workers", "2", "--model", str(tiny_model)]) == 0
+    arguments = [str(here / name) for name in ("x/T1.nii.gz", "y/T1.nii.gz", "OUT")]
+    assert main(["denoise", *arguments, "--noise", "0.05", "--workers", "2", "--model", str(tiny_model)]) == 0
     assert results(here / "OUT") == ["x/T1.nii.gz", "y/T1.nii.gz"]
 
 
@@ -157,9 +157,9 @@ def test_the_record_of_each_repeats_it(here, denoise, capsys, monkeypatch):
         record = here / "OUT" / f"{name}_medldm.json"
         assert main(["rerun", str(record), str(here / "again.nii.gz"), "--overwrite"]) == 0
         assert "byte for byte" in capsys.readouterr().err
-        told = json.loads(record.read_text())["command"]
-        assert told[:2] == ["medldm", "denoise"]
-        assert told[2] in (str(here / "a.nii.gz"), str(here / "packed.zip"), str(here / "y" / "T1.nii.gz"))
+        command = json.loads(record.read_text())["command"]
+        assert command[:2] == ["medldm", "denoise"]
+        assert command[2] in (str(here / "a.nii.gz"), str(here / "packed.zip"), str(here / "y" / "T1.nii.gz"))
 
 
 def test_results_inside_a_named_folder_are_no_input(here, denoise):
@@ -209,7 +209,7 @@ def test_scans_of_a_bids_dataset_may_be_named_one_by_one(here, denoise):
 
 def test_inspect_looks_at_several(here, capsys):
     assert main(["inspect", "a.nii.gz", "--json", "x", "y", "--exclude", "y/*"]) == 0
-    assert [each["name"] for each in json.loads(capsys.readouterr().out)] == ["a", "x/T1"]
+    assert [scan["name"] for scan in json.loads(capsys.readouterr().out)] == ["a", "x/T1"]
     assert main(["inspect", "a.nii.gz", "cut.nii.gz"]) == 8
     assert "cut: failed" in capsys.readouterr().out
     assert [finding.name for finding in medldm.inspect([here / "a.nii.gz", here / "y"])] == ["a", "y/T1"]

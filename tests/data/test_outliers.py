@@ -150,7 +150,7 @@ def test_places_are_counted_as_the_file_counts():
     place = tuple(np.argwhere(scan.to_stored(scan.voxels) == 1e9)[0].tolist())
     _, outliers = set_aside(scan)
     assert outliers.facts(scan) == {"outliers": 1, "outliers_at": [list(place)]}
-    words = outliers.words(scan)
+    words = outliers.sentence(scan)
     assert f"1e+09 at {place}" in words
     assert words.count(". ") == 0
 

@@ -1,5 +1,6 @@
 """NRRD, MetaImage, MGZ and spellings of NIfTI, in and out: the same voxels at the same places as other programs say."""
 
+import bz2
 import gzip
 import shutil
 import subprocess
@@ -368,6 +369,7 @@ HOSTILE = {
     "type.mha": mha(ElementType="MET_OTHER"),
     "twice.mha": mha().replace(b"Offset", b"DimSize = 1 1 1\nOffset"),
     "nospacing.mha": mha().replace(b"ElementSpacing", b"Anything"),
+    "axes.mha": mha(NDims=-1),
     "nodata.mha": mha().replace(b"ElementDataFile", b"Elsewhere"),
     "text.mha": b"this is text",
     "truncated.mgh": nib.MGHImage(voxels(), np.eye(4)).to_bytes()[:500],
@@ -405,11 +407,13 @@ def test_packed_data_are_read_to_their_end_and_truncated_ones_are_not(tmp_path):
                 medldm.read(tmp_path / f"scan{suffix}")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "hex"])
+@pytest.mark.parametrize("encoding", ["bzip2", "ascii", "hex", "gz"])
 def test_other_encodings_of_nrrd_are_read(encoding, tmp_path):
     data = voxels().tobytes(order="F")
     text = " ".join(map(str, voxels().ravel(order="F"))).encode()
-    packed = {"ascii": text, "hex": data.hex().encode()}[encoding]
+    packed = {"bzip2": bz2.compress(data), "gz": gzip.compress(data), "ascii": text, "hex": data.hex().encode()}[
+        encoding
+    ]
     (tmp_path / "scan.nrrd").write_bytes(nrrd(encoding=encoding)[: -len(data)] + packed)
     volume = medldm.read(tmp_path / "scan.nrrd")
     assert np.array_equal(volume.to_stored(volume.voxels), voxels())
@@ -433,10 +437,61 @@ def test_no_header_leads_out_of_its_folder(suffix, place, tmp_path):
         case.read()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 3])
+def test_components_may_come_before_or_after_the_axes_in_space(axis, tmp_path):
+    kinds, directions = ["domain"] * 3, ["(1,0,0)", "(0,2,0)", "(0,0,3)"]
+    kinds.insert(axis, "list")
+    directions.insert(axis, "none")
+    array = np.moveaxis(FOUR, -1, axis)
+    content = nrrd(array, kinds=" ".join(kinds), space_directions=" ".join(directions))
+    (tmp_path / "scan.nrrd").write_bytes(content)
+    assert find_cases(tmp_path)[0].stored_shape == (9, 7, 5, 3)
+    chosen = io.read(tmp_path / "scan.nrrd", volume_index=2)
+    assert np.array_equal(chosen.voxels, FOUR[..., 2])
+
+
+def test_components_of_metaimage_are_volumes(tmp_path):
+    image = sitk.GetImageFromArray(np.ascontiguousarray(FOUR.transpose(2, 1, 0, 3)), isVector=True)
+    sitk.WriteImage(image, str(tmp_path / "scan.mha"), True)
+    chosen = io.read(tmp_path / "scan.mha", volume_index=1)
+    assert np.array_equal(chosen.to_stored(chosen.voxels), FOUR[..., 1])
+
+
+def test_one_slice_may_have_two_axes(tmp_path):
+    for name in ("scan.mha", "scan.nrrd"):
+        image = sitk.GetImageFromArray(np.ascontiguousarray(voxels()[..., 0].transpose()))
+        image.SetSpacing((0.5, 2))
+        sitk.WriteImage(image, str(tmp_path / name))
+        volume = medldm.read(tmp_path / name)
+        assert np.array_equal(volume.to_stored(volume.voxels)[..., 0], voxels()[..., 0])
+        assert volume.spacing == (0.5, 2, 1)
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_both_byte_orders_are_read(order, tmp_path):
+    array = voxels().astype(voxels().dtype.newbyteorder("<" if order == "little" else ">"))
+    (tmp_path / "scan.nrrd").write_bytes(nrrd(array, endian=order))
+    (tmp_path / "scan.mha").write_bytes(mha(array, BinaryDataByteOrderMSB=order == "big"))
+    for name in ("scan.nrrd", "scan.mha"):
+        volume = medldm.read(tmp_path / name)
+        assert np.array_equal(volume.to_stored(volume.voxels), voxels())
+
+
+@pytest.mark.parametrize("size", [7, -1])
+def test_data_may_begin_after_other_bytes(size, tmp_path):
+    data, before = voxels().tobytes(order="F"), b"x" * 7
+    (tmp_path / "scan.raw").write_bytes(before + data)
+    (tmp_path / "scan.nhdr").write_bytes(nrrd(data_file="scan.raw", byte_skip=size)[: -len(data)])
+    (tmp_path / "scan.mhd").write_bytes(mha(ElementDataFile="scan.raw", HeaderSize=size)[: -len(data)])
+    for name in ("scan.nhdr", "scan.mhd"):
+        volume = medldm.read(tmp_path / name)
+        assert np.array_equal(volume.to_stored(volume.voxels), voxels())
+
+
 def test_data_may_lie_below_the_header(tmp_path):
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "my voxels.raw").write_bytes(voxels().tobytes(order="F"))
-    (tmp_path / "scan.nhdr").write_bytes(nrrd(data_file="data/my voxels.raw")[: -voxels().nbytes])
+    (tmp_path / "data" / "mein Würfel.raw").write_bytes(voxels().tobytes(order="F"))
+    (tmp_path / "scan.nhdr").write_bytes(nrrd(data_file="data/mein Würfel.raw")[: -voxels().nbytes])
     assert len(find_cases(tmp_path)) == 1
     assert medldm.read(tmp_path / "scan.nhdr").shape == (9, 7, 5)
 
@@ -514,12 +569,35 @@ def test_nothing_to_do_gives_a_copy(suffix, tree, tmp_path):
         assert result.read_bytes() == source.read_bytes()
 
 
+def test_a_header_is_not_copied_without_its_data(tree, tmp_path):
+    header = tree / f"scan{SUFFIXES.index('.nhdr')}.nhdr"
+    header = header.rename(header.with_suffix(".nrrd"))
+    assert run("super-resolve", header, tmp_path / "out", "--spacing", "3") == 0
+    assert np.array_equal(medldm.read(tmp_path / "out" / header.name).voxels, medldm.read(header).voxels)
+
+
 @pytest.mark.parametrize("suffix", NEW)
 def test_a_mask_may_have_any_format(suffix, tree, tmp_path, stub_network):
     mask = np.zeros((16, 16, 8), np.uint8)
     mask[5:8, 5:8, 3:5] = 1
     medldm.write(io.from_array(mask, AFFINES["upright"]), tmp_path / f"mask{suffix}")
     assert run("inpaint", tree / "scan6.nrrd", tmp_path / "out", "--mask", tmp_path / f"mask{suffix}") == 0
+
+
+@pytest.mark.parametrize("suffix", [".hdr", ".nhdr", ".mhd"])
+def test_data_of_somebody_else_are_not_replaced_by_those_of_a_result(suffix, scan_file, tmp_path, stub_network, capsys):
+    out = tmp_path / f"result{suffix}"
+    data, _ = result_files(out)
+    data.write_bytes(b"mine")
+    assert run("denoise", scan_file, out, "--noise", "0.05") == 2
+    assert "is not a result of medldm" in capsys.readouterr().err
+    assert data.read_bytes() == b"mine"
+    for missing in result_files(out):  # a run that was killed in between leaves one of them, and its record
+        assert run("denoise", scan_file, out, "--noise", "0.05", "--overwrite") == 0
+        missing.unlink()
+        (tmp_path / "summary.json").unlink(missing_ok=True)
+        code = run("denoise", scan_file, out, "--noise", "0.05")
+        assert (code, out.exists(), data.exists()) == ((0, True, True) if missing == out else (2, True, False))
 
 
 def test_a_result_that_cannot_be_read_again_is_not_kept(tmp_path, monkeypatch):

@@ -61,17 +61,17 @@ def same_as_copied(qtbot, widget, layer, folder, monkeypatch):
     for button, do in ((widget.copy_command, by_command), (widget.copy_python, by_python)):
         text = copied(qtbot, button)
         do(text)
-        found = nib.load(folder / "RESTORED.nii.gz")
-        assert np.array_equal(np.asanyarray(found.dataobj), np.asanyarray(expected.dataobj)), text
-        assert np.allclose(found.affine, expected.affine, atol=1e-4)
+        result = nib.load(folder / "RESTORED.nii.gz")
+        assert np.array_equal(np.asanyarray(result.dataobj), np.asanyarray(expected.dataobj)), text
+        assert np.allclose(result.affine, expected.affine, atol=1e-4)
         (folder / "RESTORED.nii.gz").unlink()
 
 
 def by_command(text):
     for line in text.splitlines():
-        words = shlex.split(line)
-        assert words[0] == "medldm"
-        assert main(words[1:]) == 0, line
+        result = shlex.split(line)
+        assert result[0] == "medldm"
+        assert main(result[1:]) == 0, line
 
 
 def by_python(text):
@@ -167,8 +167,8 @@ def test_one_volume_of_a_series_and_all_of_them_are_copied(opened, viewer, qtbot
     for button, do in ((widget.copy_command, by_command), (widget.copy_python, by_python)):
         do(copied(qtbot, button))
         for number in (0, 1):
-            found = medldm.read(tmp_path / f"RESTORED-{number}.nii.gz").voxels
-            assert np.array_equal(found.transpose(2, 1, 0), viewer.layers[-1].data[number])
+            scan = medldm.read(tmp_path / f"RESTORED-{number}.nii.gz").voxels
+            assert np.array_equal(scan.transpose(2, 1, 0), viewer.layers[-1].data[number])
             (tmp_path / f"RESTORED-{number}.nii.gz").unlink()
 
 
@@ -274,7 +274,7 @@ titles = ("Restore", "Denoise", "Super-resolve", "Fill slices", "Inpaint")
 widgets = [viewer.window.add_plugin_dock_widget("medldm", title)[1] for title in titles]
 plan, denoise, _, fill, _ = widgets
 denoise.measure()
-fill.look()
+fill.find_missing()
 for widget in widgets:
     widget.rows.widgets["model"].value = "brain-mri-2d-fast"
     widget.rows.widgets["seed"].value = 3
@@ -292,10 +292,10 @@ ENGINE.unload()
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="looks at libraries through /proc")
 def test_opening_reading_planning_and_measuring_load_no_torch_in_either_process(scan_file):
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LOOKING, str(scan_file)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-    assert "here [] there False" in told.stdout, told.stdout + told.stderr
+    assert "here [] there False" in process.stdout, process.stdout + process.stderr

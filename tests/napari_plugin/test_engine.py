@@ -46,7 +46,7 @@ def end_of(news):
 def test_a_question_is_answered_and_the_process_stays(engine, scan):
     assert isinstance(last(engine, Order("plan", scan)), Outcome)
     first = engine.process
-    assert "noise" in last(engine, Order("noise", scan)).words
+    assert "noise" in last(engine, Order("noise", scan)).text
     assert engine.process is first
     engine.unload()
     assert engine.process is None
@@ -144,7 +144,7 @@ def test_what_is_edited_while_another_run_goes_on_is_not_what_was_asked_for(engi
     assert "waiting" in [what for _, _, what in (next(news), next(news))][-1]
     layer.data[4] = 0
     engine.turn.release()
-    assert end_of(news).words == "9"
+    assert end_of(news).text == "9"
 
 
 def test_a_question_that_nobody_waits_for_any_more_costs_no_loaded_model(engine, scan, monkeypatch):

@@ -148,8 +148,8 @@ def oblique_folder(tmp_path):
 
 
 def places(folder):
-    files = sorted(map(pydicom.dcmread, folder.iterdir()), key=lambda each: int(each.InstanceNumber))
-    return np.array([each.ImagePositionPatient for each in files], float), files
+    files = sorted(map(pydicom.dcmread, folder.iterdir()), key=lambda file: int(file.InstanceNumber))
+    return np.array([file.ImagePositionPatient for file in files], float), files
 
 
 def test_a_dicom_layer_is_saved_as_a_derived_series_in_its_place(tmp_path):
@@ -177,12 +177,12 @@ def test_a_crop_of_a_dicom_layer_refers_to_the_slices_it_came_from(tmp_path):
     after = medldm.read(tmp_path / "out")
     assert np.allclose((after.affine @ [0, 0, 0, 1])[:3], (full.affine @ [1, 2, 3, 1])[:3], atol=1e-3)
     _, files = places(tmp_path / "out")
-    sources = {each.SOPInstanceUID: np.array(each.ImagePositionPatient, float) for each in places(folder)[1]}
+    sources = {file.SOPInstanceUID: np.array(file.ImagePositionPatient, float) for file in places(folder)[1]}
     normal = np.cross(np.array(files[0].ImageOrientationPatient[:3], float),
                       np.array(files[0].ImageOrientationPatient[3:], float))  # fmt: skip
-    for each in files:
-        (source,) = each.SourceImageSequence
-        apart = sources[source.ReferencedSOPInstanceUID] - np.array(each.ImagePositionPatient, float)
+    for file in files:
+        (source,) = file.SourceImageSequence
+        apart = sources[source.ReferencedSOPInstanceUID] - np.array(file.ImagePositionPatient, float)
         assert apart @ normal == pytest.approx(0, abs=1e-3)
 
 
@@ -251,13 +251,13 @@ def test_the_sample_menu_gives_layers():
 
 @pytest.mark.slow
 def test_nothing_of_the_plugin_loads_torch():
-    words = (
+    text = (
         "import sys, napari_medldm.widgets, napari_medldm.readers, napari_medldm.writers, napari_medldm.samples,"
         " napari_medldm.jobs; print('torch' in sys.modules, 'monai' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True,
+    process = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True,
                           env={**__import__("os").environ, "PYTHONPATH": ":".join(sys.path)})  # fmt: skip
-    assert told.stdout.split() == ["False", "False"]
+    assert process.stdout.split() == ["False", "False"]
 
 
 def test_a_pair_and_a_scan_without_a_suffix_are_opened_by_content(tmp_path):

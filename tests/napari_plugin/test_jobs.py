@@ -1,7 +1,6 @@
 """Orders carried out in this process, with a tiny untrained chain: no viewer, no second process."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,13 +44,13 @@ def scan(as_layer):
 
 def test_denoising_gives_a_layer_on_the_same_grid(as_layer, tiny_model):
     scan = taken(phantoms.oblique_phantom(SHAPE), as_layer)
-    told = []
-    outcome = carry_out(order("denoise", scan, tiny_model), lambda *news: told.append(news))
+    messages = []
+    outcome = carry_out(order("denoise", scan, tiny_model), lambda *news: messages.append(news))
     data, arguments, kind = outcome.layers[0]
     assert (kind, data.shape) == ("image", (20, 40, 32))
     assert np.allclose(snapshot(Image(data, **arguments)).affine, scan.affine, atol=1e-4)
-    assert told[-1][0] == told[-1][1]
-    assert outcome.words.startswith("cpu, ")
+    assert messages[-1][0] == messages[-1][1]
+    assert outcome.text.startswith("cpu, ")
     assert arguments["metadata"]["provenance"][-1]["model"] == "tiny-2d"
 
 
@@ -75,10 +74,10 @@ def test_uncertainty_and_difference_of_integer_dicom_are_saved_with_fractions_an
     outcome = carry_out(order("denoise", scan, tiny_model, options=options, difference=True), quiet)
     for number, (data, arguments, _) in enumerate(outcome.layers[1:]):
         (path,) = write_image(str(tmp_path / f"{number}.nii.gz"), data, arguments)
-        found = read(path)
-        assert found.voxels.dtype == np.float32
-        assert np.isclose(found.voxels.min(), data.min(), atol=1e-6)
-        assert np.isclose(found.voxels.max(), data.max(), atol=1e-6)
+        result = read(path)
+        assert result.voxels.dtype == np.float32
+        assert np.isclose(result.voxels.min(), data.min(), atol=1e-6)
+        assert np.isclose(result.voxels.max(), data.max(), atol=1e-6)
     assert outcome.layers[2][0].min() < 0
 
 
@@ -102,8 +101,8 @@ def test_inpainting_an_outline_keeps_what_lies_outside(scan, tiny_model):
 
 def test_the_plan_is_told_without_torch_and_the_plan_of_a_gap_names_it(as_layer):
     scan = taken(phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9]), as_layer)
-    assert "1 slice is missing (9)" in carry_out(Order("plan", scan).loaded(), quiet).words
-    assert carry_out(Order("missing", scan).loaded(), quiet).words == "9"
+    assert "1 slice is missing (9)" in carry_out(Order("plan", scan).loaded(), quiet).text
+    assert carry_out(Order("missing", scan).loaded(), quiet).text == "9"
 
 
 def test_the_noise_is_measured(as_layer):
@@ -149,11 +148,11 @@ def test_named_slices_are_counted_in_the_preview_as_in_the_scan(scan, tiny_model
 def test_all_volumes_of_a_series_are_restored(tiny_model):
     data, arguments, _ = series_data([phantoms.phantom(SHAPE)] * 2)
     scan = snapshot(Image(data, **arguments))
-    told = []
-    outcome = carry_out(order("denoise", scan, tiny_model, every=True), lambda *news: told.append(news[:2]))
+    messages = []
+    outcome = carry_out(order("denoise", scan, tiny_model, every=True), lambda *news: messages.append(news[:2]))
     assert outcome.layers[0][0].shape == (2, 20, 40, 32)
-    assert told[-1][0] == told[-1][1]
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert messages[-1][0] == messages[-1][1]
+    assert [done for done, _ in messages] == sorted(done for done, _ in messages)
 
 
 @pytest.mark.parametrize("shape", [(1, 24, 20), (5, 5, 5), (3, 40, 17)])
@@ -174,7 +173,7 @@ def test_integers_are_restored_as_numbers(as_layer, tiny_model):
 def test_out_of_memory_is_met_with_smaller_tiles_and_then_with_a_sentence(scan, monkeypatch):
     from medldm import tasks
 
-    tried, told = [], []
+    tried, text = [], []
 
     def greedy(verb, volume, settings, **_):
         tried.append(settings.tile)
@@ -184,9 +183,9 @@ def test_out_of_memory_is_met_with_smaller_tiles_and_then_with_a_sentence(scan, 
 
     monkeypatch.setattr(tasks, "run", greedy)
     enough = 128
-    carry_out(Order("denoise", scan).loaded(), lambda *news: told.append(news[2]))
+    carry_out(Order("denoise", scan).loaded(), lambda *news: text.append(news[2]))
     assert tried == [None, 256, 128]
-    assert told == ["out of memory, trying tiles of 256 voxels", "out of memory, trying tiles of 128 voxels"]
+    assert text == ["out of memory, trying tiles of 256 voxels", "out of memory, trying tiles of 128 voxels"]
     enough = 0
     with pytest.raises(ResourceError, match="tiles of 64"):
         carry_out(Order("denoise", scan).loaded(), quiet)
@@ -225,9 +224,9 @@ def test_missing_weights_are_named(scan, tmp_path):
 
 
 def test_a_bug_becomes_a_sentence():
-    told = jobs.sentence(KeyError("x"))
-    assert isinstance(told, MedldmError)
-    assert "please report" in str(told)
+    text = jobs.sentence(KeyError("x"))
+    assert isinstance(text, MedldmError)
+    assert "please report" in str(text)
 
 
 CROWDED = """
@@ -240,7 +239,7 @@ from napari_medldm.layers import layer_data, snapshot
 def denoised(data, arguments, _):
     order = Order("denoise", snapshot(Image(data, **arguments)), {"model": sys.argv[1], "device": "cpu"})
     try:
-        return carry_out(order.loaded(), lambda *_: None).words
+        return carry_out(order.loaded(), lambda *_: None).text
     except Exception as problem:
         return str(sentence(problem))
 
@@ -259,28 +258,28 @@ print(denoised(*large))
 def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
     # Native code below PyTorch may crash where the smallest allocation fails; such a process tells nothing of ours.
     for _ in range(4):
-        told = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", CROWDED, str(tiny_model)],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
-        if told.returncode != -signal.SIGSEGV:
+        if process.returncode >= 0:  # no signal ended it
             break
-    assert told.returncode == 0, told.stderr
-    before, crowded, after = told.stdout.splitlines()
+    assert process.returncode == 0, process.stderr
+    before, crowded, after = process.stdout.splitlines()
     assert before.startswith("cpu, ")
     assert "needs more memory than is free, even in tiles of 64" in crowded
     assert after.startswith("cpu, ")
 
 
 def test_flags_that_the_library_advises_are_told_as_rows():
-    told = jobs.status(
+    text = jobs.status(
         RunRecord(
             facts={"device": "cpu", "notes": ["taken for MR; say --modality ct otherwise", "say --slice-thickness 3"]}
         )
     )
-    assert told.endswith("say modality ct otherwise · say slice thickness 3")
+    assert text.endswith("say modality ct otherwise · say slice thickness 3")
 
 
 @pytest.mark.slow
@@ -290,4 +289,4 @@ def test_draws_that_do_not_differ_give_no_layer_but_words(as_layer):
     scan = taken(Volume(voxels, np.diag([1, 1, 8, 1.0]), name="stack"), as_layer)
     outcome = carry_out(order("denoise", scan, "brain-mri-2d", options={"samples": 4, "noise": 0.05}), quiet)
     assert [arguments["name"] for _, arguments, _ in outcome.layers] == ["stack denoised"]
-    assert "they do not differ" in outcome.words
+    assert "they do not differ" in outcome.text

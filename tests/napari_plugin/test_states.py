@@ -71,7 +71,7 @@ def state(viewer, qtbot):
 
 def flaws(inside):
     """What is cut off or lies on something else, in words."""
-    found = []
+    matches = []
     for child in inside.findChildren(QWidget):
         if not child.isVisible() or not hasattr(child, "text") or not child.text():
             continue
@@ -81,7 +81,7 @@ def flaws(inside):
         elif isinstance(child, QLabel | QAbstractButton):
             needed = child.fontMetrics().boundingRect(child.text())
         if child.height() < needed.height() or child.width() < needed.width():
-            found.append(f"cut off: {child.text()} in {child.size()}")
+            matches.append(f"cut off: {child.text()} in {child.size()}")
     for parent in [inside, *inside.findChildren(QWidget)]:
         beside = [child for child in parent.children() if isinstance(child, QWidget) and child.isVisible()]
         if parent.layout() is None:
@@ -90,8 +90,8 @@ def flaws(inside):
         for number, place in enumerate(places):
             for other in range(number):
                 if place.intersects(places[other]):
-                    found.append(f"{beside[number]} lies on {beside[other]}")
-    return found
+                    matches.append(f"{beside[number]} lies on {beside[other]}")
+    return matches
 
 
 def noisy(shape=SHAPE):
@@ -148,8 +148,8 @@ def test_during_a_run_cancelled_and_done(dock, state, qtbot, viewer):
     state("compared", widget)
     *_, spread, gap = viewer.layers
     for name, layer in (("uncertainty", spread), ("difference", gap)):
-        for each in viewer.layers:
-            each.visible = each is layer
+        for result in viewer.layers:
+            result.visible = result is layer
         viewer.layers.selection.active = layer
         state(name, widget)
     hands.click(qtbot, widget.copy_command)
@@ -219,7 +219,7 @@ def test_two_widgets_under_each_other(dock, state):
 
 
 def test_an_error(dock, state, qtbot, tmp_path, monkeypatch):
-    monkeypatch.setattr(panels, "show_error", lambda words: None)  # a test fails when napari is told of an error
+    monkeypatch.setattr(panels, "show_error", lambda arguments: None)  # a test fails when napari is told of an error
     widget = dock(DenoiseWidget, noisy())
     model = phantoms.tiny_model(tmp_path / "model")
     next(model.parent.glob("*.safetensors")).unlink()

@@ -52,7 +52,7 @@ def test_a_widget_has_a_row_for_every_knob_with_its_default(kind, make_napari_vi
     from medldm.tasks import TASKS
 
     widget = kind(make_napari_viewer())
-    names = {each.name for each in fields(TASKS[kind.verb].settings)} - {"mask"}
+    names = {field.name for field in fields(TASKS[kind.verb].settings)} - {"mask"}
     assert set(widget.rows.widgets) == names
     assert widget.options() == {}
 
@@ -80,9 +80,9 @@ def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
     assert np.allclose(volume_of(result).affine, volume_of(scan).affine, atol=1e-4)
     scan.contrast_limits = (10, 500)
     assert tuple(result.contrast_limits) == (10, 500)
-    told = result.metadata["provenance"][-1]
-    assert told["settings"]["samples"] == 2
-    assert widget.status.value.startswith(f"cpu, {told['seconds']} s, ")
+    facts = result.metadata["provenance"][-1]
+    assert facts["settings"]["samples"] == 2
+    assert widget.status.value.startswith(f"cpu, {facts['seconds']} s, ")
     widget.compare.value = 0.25
     assert (scan.opacity, result.opacity) == (1, 0.25)
     assert widget.button.enabled
@@ -282,12 +282,12 @@ def test_a_dock_closed_during_a_run_loses_no_result(show, qtbot, as_layer):
 
 def test_everything_that_touches_the_window_happens_on_its_thread(show, qtbot, qtlog, as_layer, monkeypatch):
     threads = set()
-    for name in ("_told", "_done", "_show", "_busy", "describe"):
-        told = getattr(panels.Panel, name)
+    for name in ("_progressed", "_done", "_show", "_busy", "describe"):
+        text = getattr(panels.Panel, name)
 
-        def noted(*given, told=told):
+        def noted(*given, text=text):
             threads.add(threading.current_thread())
-            return told(*given)
+            return text(*given)
 
         monkeypatch.setattr(panels.Panel, name, noted)
     _, widget = show(RestoreWidget, as_layer(phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9])))

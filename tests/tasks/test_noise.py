@@ -22,7 +22,7 @@ def model(tiny_model):
 
 
 @pytest.fixture
-def told(monkeypatch):
+def calls(monkeypatch):
     """What each call of the networks was told: observation, and noise level on its grid."""
     calls, real = [], pipeline.estimate
 
@@ -68,14 +68,14 @@ def test_a_map_goes_with_the_grid():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("noisy", ["varying", "even"])
-def test_restore_of_thick_slices_tells_the_network_the_noise_of_each_voxel(noisy, model, told):
+def test_restore_of_thick_slices_tells_the_network_the_noise_of_each_voxel(noisy, model, calls):
     scan, level, clean = head(4, noisy, slices=18)
     restored = medldm.restore(scan, **model)
     facts = restored.history[-1].facts
     assert restored.shape[2] == 72
     assert [step["verb"] for step in facts["plan"]] == ["super-resolve", "denoise"]
     assert any("a noise map was used" in note for note in facts["notes"]) == (noisy == "varying")
-    observation, sigma = told[0]
+    observation, sigma = calls[0]
     assert tuple(observation.y.shape) == restored.shape
     at = (slice(None, None, 4), slice(None, None, 4), slice(20, 52))
     expected = torch.from_numpy(np.repeat(level, 4, 2).copy())[at]
@@ -98,7 +98,7 @@ def test_restore_of_a_real_head_in_thick_slices_with_the_shipped_set():
     assert wrong[1] < 0.7 * wrong[0]
 
 
-def test_restore_of_a_thick_and_unevenly_noisy_phantom(model, told):
+def test_restore_of_a_thick_and_unevenly_noisy_phantom(model, calls):
     """The grid of a noise map is the scan's, the network works on another one."""
     clean = phantoms.brain((72, 80, 64))[:, :, 1::4]
     ramp = np.linspace(15, 110, 72)[:, None, None]
@@ -107,7 +107,7 @@ def test_restore_of_a_thick_and_unevenly_noisy_phantom(model, told):
     )
     restored = medldm.restore(scan, **model)
     assert restored.shape == (72, 80, 64)
-    observation, sigma = told[0]
+    observation, sigma = calls[0]
     assert sigma.shape == observation.y.shape
     assert float(sigma[54, 40].mean()) > 1.5 * float(sigma[18, 40].mean())
 
@@ -132,12 +132,12 @@ VERBS = {
 @pytest.mark.parametrize("slice_mm", [1, 3])
 @pytest.mark.parametrize("noisy", ["varying", "even"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_estimates_on_a_real_head(verb, noisy, slice_mm, model, told):
+def test_every_verb_estimates_on_a_real_head(verb, noisy, slice_mm, model, calls):
     scan, _, _ = head(slice_mm, noisy, slices=24)
     made = VERBS[verb](scan, **model)
     assert np.isfinite(made.voxels).all()
-    assert made is scan or told
-    for observation, sigma in told:
+    assert made is scan or calls
+    for observation, sigma in calls:
         assert sigma.numel() == 1 or sigma.shape == observation.y.shape
         assert float(sigma.median()) == pytest.approx(0.035, abs=0.012)
 
@@ -146,12 +146,12 @@ def test_every_verb_estimates_on_a_real_head(verb, noisy, slice_mm, model, told)
 @pytest.mark.parametrize("samples", [1, 2])
 @pytest.mark.parametrize("given", ["number", "map"])
 @pytest.mark.parametrize("verb", ["denoise", "super-resolve"])
-def test_a_given_level_is_used_as_it_is_on_a_real_head(verb, given, samples, model, told):
+def test_a_given_level_is_used_as_it_is_on_a_real_head(verb, given, samples, model, calls):
     scan, level, _ = head(3, slices=20)
     noise = 0.04 if given == "number" else np.array(level)
     made = VERBS[verb](scan, noise=noise, samples=samples, **model)
     assert np.isfinite(made.voxels).all()
-    observation, sigma = told[0]
+    observation, sigma = calls[0]
     expected = torch.full((1, 1, 1), 0.04) if given == "number" else NoiseLevel(torch.tensor(noise)).on(made.shape)
     assert torch.allclose(sigma.expand_as(observation.y), expected.float().expand_as(observation.y), atol=1e-6)
 
@@ -182,21 +182,21 @@ def test_a_map_is_laid_out_like_the_scan_that_was_given(phantom, model):
     """A file whose axes run otherwise: array, nibabel image and Volume of the same map mean the same voxels."""
     noisy = phantoms.rician(phantom.voxels, 40).astype(np.float32)
     level = np.linspace(0.01, 0.09, phantom.shape[0], dtype=np.float32)[:, None, None] + np.zeros_like(noisy)
-    turned = np.array([[0, 0, -1.0, 20], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
-    scan, noise = nib.Nifti1Image(noisy, turned), nib.Nifti1Image(level, turned)
+    affine = np.array([[0, 0, -1.0, 20], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    scan, noise = nib.Nifti1Image(noisy, affine), nib.Nifti1Image(level, affine)
     options = {"modality": "mr", **model}
     results = [
         medldm.denoise(scan, noise, **options),
         medldm.denoise(scan, level, **options),
         medldm.denoise(as_volume(scan), as_volume(noise), **options),
     ]
-    for each in results[1:]:
-        assert np.array_equal(each.voxels, results[0].voxels)
+    for result in results[1:]:
+        assert np.array_equal(result.voxels, results[0].voxels)
     assert not np.array_equal(results[0].voxels, medldm.denoise(scan, level[::-1].copy(), **options).voxels)
 
 
 @pytest.mark.parametrize(
-    ("noise", "error", "words"),
+    ("noise", "error", "message"),
     [
         (np.full((4, 4, 4), 0.03), GeometryError, "shape"),
         (np.full((48, 56, 40), -0.03), UsageError, "below zero"),
@@ -209,11 +209,11 @@ def test_a_map_is_laid_out_like_the_scan_that_was_given(phantom, model):
     ],
 )
 @pytest.mark.parametrize("verb", [medldm.denoise, medldm.super_resolve])
-def test_what_is_no_noise_level_is_refused(verb, noise, error, words, phantom, model):
+def test_what_is_no_noise_level_is_refused(verb, noise, error, message, phantom, model):
     scan = phantom if verb is medldm.denoise else phantom.with_voxels(phantom.voxels, np.diag([1, 1, 3, 1.0]))
     if isinstance(noise, Volume) and verb is medldm.super_resolve:
         noise = Volume(noise.voxels, np.diag([1, 1, 2.5, 1]))
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         verb(scan, noise=noise, **model)
 
 
@@ -232,11 +232,11 @@ def test_the_record_of_ct_says_hounsfield_units():
 
 
 @pytest.mark.slow
-def test_a_map_over_lost_slices_goes_with_the_grid_too(model, told):
+def test_a_map_over_lost_slices_goes_with_the_grid_too(model, calls):
     scan, _, _ = head(4, slices=18)
     damaged = phantoms.with_missing_slices(scan, [7])
     restored = medldm.restore(damaged, **model)
     assert restored.history[-1].facts["filled_slices"] == [7]
-    observation, sigma = told[0]
+    observation, sigma = calls[0]
     assert sigma.shape == observation.y.shape
     assert any("a noise map was used" in note for note in restored.history[-1].facts["notes"])

@@ -67,17 +67,17 @@ def test_slices_are_counted_as_the_file_counts_them(phantom, model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("made", ["gaussian", "rect"])
-@pytest.mark.parametrize("told", ["gaussian", "rect"])
-def test_a_scan_says_which_slice_profile_it_was_made_with(made, told):
+@pytest.mark.parametrize("profile", ["gaussian", "rect"])
+def test_a_scan_says_which_slice_profile_it_was_made_with(made, profile):
     """A wrong one would be deconvolved into ringing; nobody knows the profile of a file."""
     clean = medldm.read(sample_path("mr"))
     block = torch.from_numpy(mri_scaling(clean.voxels).apply(clean.voxels)[30:126, 40:136, 30:126].copy())
     thick = ThickSlices(96, 2, 4.0, profile=made)
     measured = Volume(thick.degrade(block).numpy(), np.diag([1.0, 1, 4, 1]), stored=Stored(modality="mr"))
-    thin = medldm.super_resolve(measured, 1.0, slice_profile=told, noise=0.0, model="brain-mri-2d")
+    thin = medldm.super_resolve(measured, 1.0, slice_profile=profile, noise=0.0, model="brain-mri-2d")
     facts = thin.history[-1].facts
-    assert facts["slice_profile"] == (made if told == "gaussian" else "rect")  # a rectangle is somebody's word
-    assert any(f"{told} profile" in note for note in facts["notes"]) == (made != told)
+    assert facts["slice_profile"] == (made if profile == "gaussian" else "rect")  # a rectangle is somebody's word
+    assert any(f"{profile} profile" in note for note in facts["notes"]) == (made != profile)
     scaled = torch.from_numpy(np.array(thin.voxels))
     used = ThickSlices(96, 2, 4.0, profile=facts["slice_profile"])
     assert residual(used, scaled, torch.from_numpy(np.array(measured.voxels))) < 0.01
@@ -129,9 +129,9 @@ def test_a_denoised_voxel_stays_within_the_noise(phantom, model):
 
 def test_the_noise_level_is_found_when_not_given(phantom, model):
     noisy = phantom.with_voxels(phantoms.rician(phantom.voxels, 40).astype(np.float32))
-    found = medldm.denoise(noisy, **model).history[-1].facts
-    assert found["noise_estimated"] is True
-    assert found["noise_level"] == pytest.approx(40 / 900, rel=0.25)
+    facts = medldm.denoise(noisy, **model).history[-1].facts
+    assert facts["noise_estimated"] is True
+    assert facts["noise_level"] == pytest.approx(40 / 900, rel=0.25)
 
 
 def test_what_was_not_measured_stays_unmeasured(phantom, model):
@@ -227,11 +227,11 @@ def test_arrays_and_nibabel_images_are_scans_too(phantom, model):
 
 def refined_in_tiles(networks, channels, *, steps=1):
     """The same planes restored in tiles of 256, which is whole, and of 96."""
-    told, seen = networks.config.measured_channels, networks.config.context
+    measured, seen = networks.config.measured_channels, networks.config.context
 
     def predict(tile):
-        noise = tile[:, told + seen :] if channels.shape[1] > told + seen else None
-        return networks.refine(tile[:, :told], tile[:, told : told + seen], noise, steps)
+        noise = tile[:, measured + seen :] if channels.shape[1] > measured + seen else None
+        return networks.refine(tile[:, :measured], tile[:, measured : measured + seen], noise, steps)
 
     return [infer(channels, SamplerConfig(tile=tile), predict) for tile in (256, 96)]
 
@@ -251,11 +251,11 @@ def test_tiles_join_without_a_seam(tiny_model):
 
 def test_tiles_agree_on_the_noise_they_draw(tiny_model):
     networks = load_networks(card(str(tiny_model)))
-    told, seen = networks.config.measured_channels, networks.config.context
-    channels = torch.rand(1, told + seen, 128, 128, generator=torch.Generator().manual_seed(0))
+    measured, seen = networks.config.measured_channels, networks.config.context
+    channels = torch.rand(1, measured + seen, 128, 128, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(1))
     whole, tiled = refined_in_tiles(networks, torch.cat([channels, noise], 1), steps=4)
-    regression = channels[:, told + 2 : told + 3]
+    regression = channels[:, measured + 2 : measured + 3]
     assert float((whole - tiled).abs().mean()) < 0.1 * float((whole - regression).abs().mean())
 
 
@@ -439,13 +439,15 @@ def test_a_hole_in_a_slice_beside_a_gap_is_no_zero(phantom, model):
     """What was never measured there must not darken what fills the gap."""
     voxels = np.array(phantom.voxels)
     voxels[34:37, 27:30, 17] = np.nan
-    whole, holed = (medldm.fill_slices(phantom.with_voxels(each), [18], **model) for each in (phantom.voxels, voxels))
-    apart = np.abs(holed.voxels[..., 18] - whole.voxels[..., 18])
-    assert apart.max() < 60  # of 900; taken for zero it moved the gap by 500
+    whole, holed = (
+        medldm.fill_slices(phantom.with_voxels(filled), [18], **model) for filled in (phantom.voxels, voxels)
+    )
+    difference = np.abs(holed.voxels[..., 18] - whole.voxels[..., 18])
+    assert difference.max() < 60  # of 900; taken for zero it moved the gap by 500
     assert np.array_equal(np.isnan(holed.voxels), np.isnan(voxels))
 
 
-def turned(affine, degrees):
+def rotated(affine, degrees):
     angle = np.deg2rad(degrees)
     rotation = np.eye(4)
     rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
@@ -453,21 +455,21 @@ def turned(affine, degrees):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             lambda a: a + np.array([[0, 0, 0, 3], [0, 0, 0, 0], [0, 0, 0, -1.5], [0, 0, 0, 0]]),
             "3 mm right, 1.5 mm down",
         ),
         (lambda a: a @ np.diag([1, 1, 2, 1]), "1 x 1 x 2 mm, those of the scan 1 x 1 x 1 mm"),
-        (lambda a: turned(a, 10), "turned by 10 degrees"),
-        (lambda a: turned(a, 0.4), "turned by 0.4 degrees"),
-        (lambda a: turned(a, 0.05), r"corners lie up to 0.06\d* mm"),
+        (lambda a: rotated(a, 10), "turned by 10 degrees"),
+        (lambda a: rotated(a, 0.4), "turned by 0.4 degrees"),
+        (lambda a: rotated(a, 0.05), r"corners lie up to 0.06\d* mm"),
     ],
 )
-def test_a_mask_beside_the_scan_says_in_what_it_differs(change, told, phantom):
+def test_a_mask_beside_the_scan_says_in_what_it_differs(change, message, phantom):
     mask = Volume(np.ones(phantom.shape, np.uint8), change(phantom.affine), name="mask", stored=Stored())
-    with pytest.raises(GeometryError, match=told) as refusal:
+    with pytest.raises(GeometryError, match=message) as refusal:
         mask_on(phantom, mask)
     assert "48" not in str(refusal.value)  # the shapes are equal, and no news
 

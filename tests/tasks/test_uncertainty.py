@@ -33,9 +33,9 @@ VERBS["fill-slices"] = {"still": 0.0, "noisy": 0.0, "far": 0.3, "busy": 0.0, "q"
 def calibrated(tmp_path_factory):
     """The tiny chain, with a calibration on its card."""
     path = phantoms.tiny_model(tmp_path_factory.mktemp("calibrated"))
-    told = json.loads(path.read_text())
-    told["calibration"] = {"coverage": 0.9, "samples": 4, "steps": 4, "verbs": VERBS}
-    Path(path).write_text(json.dumps(told))
+    card = json.loads(path.read_text())
+    card["calibration"] = {"coverage": 0.9, "samples": 4, "steps": 4, "verbs": VERBS}
+    Path(path).write_text(json.dumps(card))
     return {"model": str(path)}
 
 
@@ -128,16 +128,16 @@ def test_a_half_width_belongs_to_its_voxels(phantom):
 
 def test_zeros_are_no_spread_and_a_thousandth_of_one_look_neither():
     seen = Observation(torch.ones(6, 6, 6), torch.ones(1, 1, 1).expand(6, 6, 6))
-    for size, orientations, told in (
+    for size, orientations, expected in (
         (0.0, 1, True),
         (5e-4, 1, True),
         (2e-3, 1, False),
         (5e-4, 3, False),
         (0.0, 3, True),
     ):
-        words = no_spread(torch.full((6, 6, 6), size), seen, orientations, "denoise")
-        assert bool(words) == told
-        assert ("the same planes" in words) == (told and orientations == 1)
+        message = no_spread(torch.full((6, 6, 6), size), seen, orientations, "denoise")
+        assert bool(message) == expected
+        assert ("the same planes" in message) == (expected and orientations == 1)
     gap = torch.ones(6, 6, 6)
     gap[..., 3] = 0
     spread = torch.where(gap < 1, 0.01, 0.0)

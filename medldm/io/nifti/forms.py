@@ -69,11 +69,11 @@ def can_be_opened(header: Any, affine: Affine, unit_mm: float) -> bool:
         again.get_slope_inter()
         again.get_xyzt_units()
         again.get_intent()
-        found = np.diag([unit_mm] * 3 + [1.0]) @ again.get_best_affine()
+        there = np.diag([unit_mm] * 3 + [1.0]) @ again.get_best_affine()
         shape = again.get_data_shape()
     except (HeaderDataError, ValueError, KeyError, np.linalg.LinAlgError):
         return False
-    return bool(len(shape) >= 2 and again.binaryblock == header.binaryblock and same_place(found, affine, shape))
+    return bool(len(shape) >= 2 and again.binaryblock == header.binaryblock and same_place(there, affine, shape))
 
 
 def same_place(one: Affine, other: Affine, shape: tuple[int, ...]) -> bool:

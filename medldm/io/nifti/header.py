@@ -319,13 +319,13 @@ def qform_of(header: Any, shape: tuple[int, int, int]) -> Affine | None:
     """The qform with voxel sizes and handedness (qfac) that scanners forgot or negated taken as the standard says."""
     plain = header.copy()
     sizes = _sizes(header, shape)
-    quaternion = np.array([float(header[f"quatern_{each}"]) for each in "bcd"])
+    quaternion = np.array([float(header[f"quatern_{axis}"]) for axis in "bcd"])
     if sizes is None or not np.isfinite(quaternion).all() or (quaternion**2).sum() > 1.0001:
         return None
     plain["pixdim"][1:4] = sizes
     plain["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
-    for each, value in zip("bcd", quaternion / max(1.0, np.sqrt((quaternion**2).sum())), strict=True):
-        plain[f"quatern_{each}"] = value
+    for axis, value in zip("bcd", quaternion / max(1.0, np.sqrt((quaternion**2).sum())), strict=True):
+        plain[f"quatern_{axis}"] = value
     try:
         affine: Affine = np.asarray(plain.get_qform(), dtype=np.float64)
     except (HeaderDataError, ValueError):
@@ -363,8 +363,8 @@ def _sizes_alone(header: Any, shape: tuple[int, int, int], name: str) -> Affine:
     """Radiological axes around the middle of the grid, as nibabel and most viewers assume (NIfTI method 1)."""
     sizes = _sizes(header, shape)
     if sizes is None:
-        found = ", ".join(f"{float(size):g}" for size in header["pixdim"][1:4])
-        raise GeometryError(f"{name} has no usable voxel size ({found}) and no orientation. Export it again.")
+        stored = ", ".join(f"{float(size):g}" for size in header["pixdim"][1:4])
+        raise GeometryError(f"{name} has no usable voxel size ({stored}) and no orientation. Export it again.")
     affine = np.diag([-sizes[0], sizes[1], sizes[2], 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine
@@ -372,20 +372,20 @@ def _sizes_alone(header: Any, shape: tuple[int, int, int], name: str) -> Affine:
 
 def _contradictions(sform: Affine, qform: Affine, same_space: bool, name: str, fix: bool) -> list[str]:
     """Sentences about sform and qform that disagree; an error where that could swap or stretch a patient."""
-    s_sizes, q_sizes = (np.linalg.norm(each[:3, :3], axis=0) for each in (sform, qform))
-    found = ""
+    s_sizes, q_sizes = (np.linalg.norm(form[:3, :3], axis=0) for form in (sform, qform))
+    conflict = ""
     if np.sign(np.linalg.det(sform[:3, :3])) != np.sign(np.linalg.det(qform[:3, :3])):
-        found = "disagree about left and right"
+        conflict = "disagree about left and right"
     elif same_space and not np.allclose(s_sizes, q_sizes, rtol=AGREE):
         sizes = f"{_edges(s_sizes)} and {_edges(q_sizes)}"
-        found = f"give different voxel sizes ({sizes})"
-    if found and not fix:
+        conflict = f"give different voxel sizes ({sizes})"
+    if conflict and not fix:
         raise GeometryError(
-            f"{name} contradicts itself: its sform and qform {found}. "
+            f"{name} contradicts itself: its sform and qform {conflict}. "
             "Correct the header, or trust the sform with `--fix`."
         )
-    if found:
-        return [f"{name}: sform and qform {found}; the sform was trusted."]
+    if conflict:
+        return [f"{name}: sform and qform {conflict}; the sform was trusted."]
     apart = np.abs(sform - qform)[:3].max() > 0.5 * s_sizes.min()
     return [f"{name}: sform and qform describe different places; the sform is used."] if same_space and apart else []
 

@@ -9,7 +9,7 @@ def test_the_rest_of_the_time_is_counted_from_the_first_step():
     assert clock.rest(0, 10, now=100) is None  # ten seconds of loading follow
     clock.rest(0, 10, now=110)
     assert clock.rest(2, 10, now=114) == 16
-    assert clock.words(2, 10, "planes", now=114) == "2 of 10 planes, 16 s left"
+    assert clock.text(2, 10, "planes", now=114) == "2 of 10 planes, 16 s left"
     assert text.duration(125) == "2 min 5 s"
 
 
@@ -21,9 +21,9 @@ def test_the_intent_names_numbers():
 
 
 def test_a_card_tells_licence_and_range():
-    told = text.describe("auto")
-    assert "CC BY 4.0" in told
-    assert "voxels 0.4 to 7 mm" in told
+    result = text.describe("auto")
+    assert "CC BY 4.0" in result
+    assert "voxels 0.4 to 7 mm" in result
 
 
 def test_a_scan_outside_of_what_a_model_has_seen_is_named():
@@ -47,9 +47,9 @@ def test_the_copied_command_is_one_that_the_command_line_takes():
 
 def test_a_copied_inpainting_names_the_file_of_its_mask():
     assert "--mask '/data/a mask.nii.gz'" in text.command_line("inpaint", {}, "scan.nii", mask="/data/a mask.nii.gz")
-    told = text.python("inpaint", {}, "scan.nii", mask="mask.nii")
-    assert "medldm.inpaint(scan, medldm.read('mask.nii'))" in told
-    compile(told, "copied", "exec")
+    result = text.python("inpaint", {}, "scan.nii", mask="mask.nii")
+    assert "medldm.inpaint(scan, medldm.read('mask.nii'))" in result
+    compile(result, "copied", "exec")
 
 
 def test_the_copied_python_runs(tmp_path, monkeypatch, scan_file):
@@ -64,7 +64,7 @@ def test_the_copied_python_runs(tmp_path, monkeypatch, scan_file):
 
 
 def test_each_volume_of_a_series_is_a_command_of_its_own():
-    told = text.command_line("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)).splitlines()
-    assert told == [f"medldm denoise bold.nii RESTORED-{n}.nii.gz --volume {n} --seed 3" for n in (0, 2)]
+    result = text.command_line("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)).splitlines()
+    assert result == [f"medldm denoise bold.nii RESTORED-{n}.nii.gz --volume {n} --seed 3" for n in (0, 2)]
     assert "--volume 2" in text.command_line("denoise", {}, "bold.nii", volumes=(2,))
     compile(text.python("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)), "copied", "exec")
