@@ -20,11 +20,10 @@ from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
 from medldm.errors import InputError
-from medldm.modality import CT, modality_of
+from medldm.modality import CT, DEFAULT, MODALITIES, modality_of
 
 log = logging.getLogger(__name__)
 
-HU_AIR = -500.0  # scans that go below hold Hounsfield units
 QUARTER = 0.25  # dose of the noise that is kept beside a CT scan; other doses are made of it
 # What nibabel, gzip and NumPy raise on files that are damaged in one way or another.
 UNREADABLE = (ImageFileError, HeaderDataError, OrientationError, np.linalg.LinAlgError, OSError, EOFError, ValueError,
@@ -205,7 +204,7 @@ def _hash(subject: str) -> int:
 
 
 def found_modality(data: Path) -> str:
-    """``"CT"`` where the split table says so of every scan, or, without a word of it, where scans hold air in HU.
+    """Title of the modality of all scans, by the split table or, without a word of it, by air below zero.
 
     Parameters
     ----------
@@ -217,11 +216,13 @@ def found_modality(data: Path) -> str:
         No scans.
     """
     rows = read_split(data)
-    told = {row["modality"].upper()[:2] for row in rows if row.get("modality")}
-    if told:
-        return "CT" if told == {"CT"} else "MR"
-    lowest = [_lowest(Path(row["path"])) for row in rows[:3]]
-    return "CT" if max(lowest) < HU_AIR else "MR"
+    named = [row["modality"].upper() for row in rows if row.get("modality")]
+    lowest = max(_lowest(Path(row["path"])) for row in rows[:3]) if not named else 0.0
+    for kind in MODALITIES.values():
+        by_air = kind.body_above is not None and lowest < kind.body_above
+        if by_air or (named and all(name.startswith(kind.title) for name in named)):
+            return kind.title
+    return DEFAULT.title
 
 
 def _lowest(path: Path) -> float:
@@ -305,7 +306,7 @@ def _pack_hounsfield(
 
     assert CT.plausible is not None
     low, high = CT.plausible
-    voxels = np.clip(voxels[_content(voxels > HU_AIR)], low, high)
+    voxels = np.clip(voxels[_content(voxels > CT.body_above)], low, high)
     axis = int(np.argmax(spacing))
     across = float(np.delete(spacing, axis)[0])
     slices = np.moveaxis(voxels, axis, 0)
