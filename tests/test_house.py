@@ -603,3 +603,37 @@ def test_a_task_from_outside_stands_in_the_docs(toy_tasks):
     spec.loader.exec_module(hooks)
     assert "| Toy draw | draw a ramp | `medldm toy-draw` | nothing |" in hooks.tasks()
     assert "## medldm toy-brighten" in hooks.command_line()
+
+
+def test_a_sampler_from_outside_is_used_by_name(tiny_model, phantom, tmp_path):
+    """A card names it; no option does."""
+    import shutil
+
+    import numpy as np
+    import torch
+
+    import medldm
+    from medldm.diffusion import SAMPLERS, register
+    from medldm.errors import ModelError
+
+    calls = []
+
+    def toy(denoise, noise, steps=1, *, progress=lambda step, steps: None):
+        calls.append(steps)
+        return denoise(noise, torch.ones(len(noise)))
+
+    card = json.loads(tiny_model.read_text()) | {"use": {"denoise": {"sampler": "toy"}}}
+    shutil.copy(tiny_model.parent / card["weights"], tmp_path)
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps(card))
+    scan = phantom.with_voxels(np.ascontiguousarray(phantom.voxels[16:48, 16:48, 16:32]), phantom.affine)
+    options = {"noise": 0.05, "steps": 2, "model": str(path), "device": "cpu", "precision": "fp32"}
+    with pytest.raises(ModelError, match="'toy'"):
+        medldm.denoise(scan, **options)
+    try:
+        register("toy")(toy)
+        drawn = medldm.denoise(scan, **options)
+    finally:
+        SAMPLERS.pop("toy", None)
+    assert set(calls) == {2}
+    assert not np.array_equal(drawn.voxels, medldm.denoise(scan, **options | {"model": str(tiny_model)}).voxels)

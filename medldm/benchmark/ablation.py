@@ -13,7 +13,7 @@ from torch import Tensor
 from medldm.benchmark.protocol import Trial
 from medldm.data.volume import Voxels
 from medldm.degradations import Degradation, Rician
-from medldm.diffusion.samplers import DEFAULT
+from medldm.diffusion.samplers import DEFAULT, SAMPLERS
 from medldm.inference.conditioning import centre_plane
 from medldm.inference.device import fitted_tile, pick_device
 from medldm.inference.networks import Networks, load_networks
@@ -33,12 +33,14 @@ class Part(NamedTuple):
         flow's latent; ``"all"`` is all of them
     steps, samples : of the flow
     projected : whether the result is made to agree with the measurement
+    sampler : name in `SAMPLERS`
     """
 
     keeps: str = "all"
     steps: int = 1
     samples: int = 1
     projected: bool = True
+    sampler: str = DEFAULT
 
 
 ABLATED = {
@@ -48,16 +50,17 @@ ABLATED = {
     "chain-unprojected": Part(projected=False),
     "chain-1-step": Part(),
     "chain-8-steps": Part(steps=8),
+    **{f"chain-8-steps-{name}": Part(steps=8, sampler=name) for name in SAMPLERS if name != DEFAULT},
     "chain-mean-of-8": Part(steps=4, samples=8),
 }
 
 
-class Plain(Networks):
+class Ablated(Networks):
     """Networks whose latent is decoded as it is.
 
     Parameters
     ----------
-    networks : the whole one
+    networks : of the whole model
     keeps : see `Part`
     """
 
@@ -66,24 +69,21 @@ class Plain(Networks):
         self.keeps = keeps
 
     def estimate(self, inputs: Tensor) -> Tensor:
-        """As `Networks.estimate`; of the truth itself nothing is to be estimated."""
+        """As `Networks.estimate`; the reference itself needs no regression."""
         return centre_plane(inputs, self.config) if self.keeps == "encoder" else super().estimate(inputs)
 
-    def refine(
-        self,
-        inputs: Tensor,
-        regression_planes: Tensor,
-        noise: Tensor | None = None,
-        steps: int = 1,
-        fidelity: float | Tensor = 1,
-        sampler: str = DEFAULT,
+    def sample(
+        self, inputs: Tensor, regression: Tensor, noise: Tensor | None = None, steps: int = 1, sampler: str = DEFAULT
     ) -> Tensor:
-        """As `Networks.refine`, without the fusion decoder."""
+        """As `Networks.sample`, or the encoded regression mean."""
         assert self.latent is not None
-        regression = centre_plane(regression_planes, self.config)
-        if self.keeps != "flow":
-            return self.latent.decode(self.latent.encode(regression))
-        return self.latent.decode(self.sample(inputs, regression, noise, steps, sampler))
+        if self.keeps == "flow":
+            return super().sample(inputs, regression, noise, steps, sampler)
+        return self.latent.encode(regression)
+
+    def fuse(self, inputs: Tensor, regression_planes: Tensor, decoded: Tensor, fidelity: float | Tensor = 1) -> Tensor:
+        """The decoded latent, without the fusion decoder."""
+        return decoded
 
 
 def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
@@ -110,7 +110,7 @@ def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
     if wanted.keeps == "encoder":
         observation = Rician(0).observe(torch.from_numpy(np.array(trial.reference)))
     sigma = torch.full((1, 1, 1), float(trial.facts.get("noise") or 0.0))
-    used = networks if wanted.keeps == "all" else Plain(networks, wanted.keeps)
+    used = networks if wanted.keeps == "all" else Ablated(networks, wanted.keeps)
     damaged = (axis,) if trial.row.needs_thin else ()
     planes = tuple(a for a in range(3) if a != axis) if trial.row.degradation.in_planes else ()
     spacing = [mm * old / new for mm, old, new in zip(trial.measured.spacing, measured.shape, shape, strict=True)]
@@ -120,7 +120,8 @@ def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
     regression = estimate(used, observation, sigma, orientations, SamplerConfig(tile=tile, device=device))
 
     def draw(number: int) -> Tensor:
-        sampling = SamplerConfig(wanted.steps, 1.0, number if wanted.steps > 1 else None, tile, device)
+        seed = number if wanted.steps > 1 else None
+        sampling = SamplerConfig(wanted.steps, 1.0, seed, tile, device, sampler=wanted.sampler)
         return refine(used, observation, sigma, orientations, sampling, regression) if used.refines else regression
 
     restored, _ = mean_and_spread(draw, wanted.samples)

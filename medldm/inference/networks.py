@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from medldm.diffusion.samplers import DEFAULT, SAMPLERS
 from medldm.errors import ModelError
-from medldm.inference.conditioning import centre_plane, own_planes, to_stack, with_neighbours
+from medldm.inference.conditioning import centre_plane, neighbours, own_planes, to_stack
 from medldm.models.blocks import dense_format, space_to_depth
 from medldm.models.checkpoint import architecture, read_weights
 from medldm.models.flow import Flow, build_flow
@@ -143,9 +143,10 @@ class Networks(nn.Module):
         inputs : (B, C, ...) measured channels of planes that follow each other; grid axes are multiples of 16
         noise, steps, fidelity : see `refine`
         """
-        regression = to_stack(self.estimate(inputs))
-        planes = with_neighbours(regression, self.config.spatial_dims, self.config.context)
-        return self.refine(inputs, planes, noise, steps, fidelity)
+        regression = self.estimate(inputs)
+        if self.config.spatial_dims == 2:
+            regression = neighbours(to_stack(regression), self.config.context)
+        return self.refine(inputs, regression, noise, steps, fidelity)
 
 
 def latent_noise(noise: Tensor, config: Architecture) -> Tensor:

@@ -38,35 +38,37 @@ def run(inputs: Inputs, settings: Denoise, progress: Progress) -> Volume:
     from medldm.degradations.noise import within_noise
     from medldm.inference.noise_map import map_on
     from medldm.inference.orientations import pick_orientations
-    from medldm.inference.pipeline import Job
+    from medldm.inference.pipeline import Conditions, in_stored_units, record, sample, with_outliers
+    from medldm.inference.resolve import noise_level, plausible, resolve, scaled
 
     assert inputs.scan is not None
     volume, noise_map = inputs.scan, inputs.noise_map
-    job = Job(volume, settings, "denoise", progress)
-    measured, known = job.scaled()
-    level, estimate = job.noise(settings.noise if noise_map is None else map_on(volume, noise_map))
-    seen = job.plausible(measured)
+    scan = resolve(volume, settings, "denoise")
+    measured, known = scaled(scan)
+    level, estimate = noise_level(scan, settings.noise if noise_map is None else map_on(volume, noise_map))
+    seen = plausible(scan, measured)
     observation = observe_known(seen, known, volume.slice_axis)
-    restored, spread = job.run(observation, level, pick_orientations((), (), volume.shape, volume.spacing))
-    if job.modality.noise.high_pass:
+    orientations = pick_orientations((), (), volume.shape, volume.spacing)
+    samples = sample(scan, Conditions(observation, level, orientations), progress)
+    restored = samples.mean
+    if scan.modality.noise.high_pass:
         restored = keep_means(restored, observation.y, volume.spacing, volume.slice_axis)
-    rician = job.modality.noise.family == "rician"
+    rician = scan.modality.noise.family == "rician"
     bounded = within_noise(restored, observation.y, level.sigma, rician)
-    if job.modality.plausible is not None:
+    if scan.modality.plausible is not None:
         # Padding, dense bone and metal are kept as measured: no tissue hides in their noise.
         bounded = bounded.lerp_(measured, ((measured - 1) / HAND_OVER).clamp_(0, 1))
         if seen is not measured:
             bounded = torch.where(seen == measured, bounded, measured)
     result = bounded if bool(known.all()) else torch.where(known, bounded, torch.nan)
-    typical = level.typical * job.modality.noise.per_scaled(job.scaling)
-    return job.finish(
-        result,
-        spread,
-        noise_level=round(typical, 5),
-        noise_estimated=estimate is not None,
-        consistency_residual=round(_residual(result, measured, known), 5),
-        invented_slices=[],
-    )
+    typical = level.typical * scan.modality.noise.per_scaled(scan.scaling)
+    facts = {
+        "noise_level": round(typical, 5),
+        "noise_estimated": estimate is not None,
+        "consistency_residual": round(_residual(result, measured, known), 5),
+        "invented_slices": [],
+    }
+    return record(scan, samples, with_outliers(scan, in_stored_units(scan, result)), facts)
 
 
 def observe_known(measured: torch.Tensor, known: torch.Tensor, axis: int) -> Observation:

@@ -38,7 +38,16 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
     from medldm.data.outliers import set_aside
     from medldm.degradations import MissingSlices, fill_smoothly
     from medldm.inference.orientations import pick_orientations
-    from medldm.inference.pipeline import Job, inside_slices, without, written_into
+    from medldm.inference.pipeline import (
+        Conditions,
+        in_stored_units,
+        inside_slices,
+        record,
+        sample,
+        without,
+        written_into,
+    )
+    from medldm.inference.resolve import quiet_noise_level, resolve, scaled
     from medldm.io import find_missing_slices
 
     assert inputs.scan is not None
@@ -65,22 +74,15 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
     gone = torch.zeros(count, dtype=torch.bool)
     gone[places] = True
     mask = gone.numpy().reshape([-1 if a == axis else 1 for a in range(3)])
-    job = Job(without(volume, mask), settings, "fill-slices", progress)
-    measured, known = job.scaled()
+    scan = resolve(without(volume, mask), settings, "fill-slices")
+    measured, known = scaled(scan)
     if not bool(known[torch.from_numpy(~np.broadcast_to(mask, volume.shape))].all()):
         measured = fill_smoothly(measured, known)  # a hole in a slice beside a gap is no zero
     slices = MissingSlices(count, places, axis)
     observation = slices.observe(measured)
-    restored, spread = job.run(
-        observation, job.quiet_noise(), pick_orientations((axis,), (), volume.shape, volume.spacing)
-    )
-    filled = job.scaling.invert(restored.numpy())
-    if job.positive:
-        filled = np.maximum(filled, 0)
-    voxels = written_into(volume, filled, mask)
-    std = (
-        None if spread is None else np.where(mask, spread.numpy() * np.float32(job.scaling.unit), 0).astype(np.float32)
-    )
+    orientations = pick_orientations((axis,), (), volume.shape, volume.spacing)
+    samples = sample(scan, Conditions(observation, quiet_noise_level(scan), orientations), progress)
+    voxels = written_into(volume, in_stored_units(scan, samples.mean), mask)
     kept = ~np.broadcast_to(mask, volume.shape)
     exact = np.array_equal(voxels[kept], volume.voxels[kept], equal_nan=volume.voxels.dtype.kind == "f")
     facts = {
@@ -88,7 +90,8 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
         "measured_slices_bit_exact": exact,
         "consistency_residual": 0.0,
     }
-    return job.record(voxels, std, None, replace(volume.stored, missing=()), facts)
+    stored = replace(volume.stored, missing=())
+    return record(scan, samples, voxels, facts, restored=mask, stored=stored)
 
 
 FILL_SLICES = Task(

@@ -27,7 +27,8 @@ def run(inputs: Inputs, settings: Inpaint, progress: Progress) -> Volume:
 
     from medldm.degradations import Regions
     from medldm.inference.orientations import pick_orientations
-    from medldm.inference.pipeline import Job, without, written_into
+    from medldm.inference.pipeline import Conditions, in_stored_units, record, sample, without, written_into
+    from medldm.inference.resolve import quiet_noise_level, resolve, scaled
     from medldm.tasks.inputs import mask_on
 
     assert inputs.scan is not None
@@ -41,20 +42,13 @@ def run(inputs: Inputs, settings: Inpaint, progress: Progress) -> Volume:
             f"The mask covers all of {volume.name}; nothing is left to fill it from. Draw a smaller "
             "region, or invert the mask."
         )
-    job = Job(without(volume, region), settings, "inpaint", progress)
-    measured, known = job.scaled()
+    scan = resolve(without(volume, region), settings, "inpaint")
+    measured, known = scaled(scan)
     regions = Regions(torch.from_numpy(region) | ~known)
     observation = regions.observe(measured)
-    restored, spread = job.run(observation, job.quiet_noise(), pick_orientations((), (), volume.shape, volume.spacing))
-    filled = job.scaling.invert(restored.numpy())
-    if job.positive:
-        filled = np.maximum(filled, 0)
-    voxels = written_into(volume, filled, region)
-    std = (
-        None
-        if spread is None
-        else np.where(region, spread.numpy() * np.float32(job.scaling.unit), 0).astype(np.float32)
-    )
+    orientations = pick_orientations((), (), volume.shape, volume.spacing)
+    samples = sample(scan, Conditions(observation, quiet_noise_level(scan), orientations), progress)
+    voxels = written_into(volume, in_stored_units(scan, samples.mean), region)
     axis = volume.slice_axis
     touched = np.flatnonzero(volume.to_stored(region).any(axis=(0, 1))).tolist()
     facts = {
@@ -63,7 +57,7 @@ def run(inputs: Inputs, settings: Inpaint, progress: Progress) -> Volume:
         "slice_axis": axis,
         "consistency_residual": 0.0,
     }
-    return job.record(voxels, std, None, None, facts)
+    return record(scan, samples, voxels, facts, restored=region)
 
 
 INPAINT = Task(

@@ -9,7 +9,7 @@ from medldm.settings import Settings, Thresholds, profile_knob, thickness_knob
 from medldm.tasks.base import Inputs, Labels, Progress, Task
 from medldm.tasks.denoise import DENOISE, Denoise
 from medldm.tasks.fill_slices import FILL_SLICES, FillSlices
-from medldm.tasks.super_resolve import SuperResolve, resolve, wanted_grid
+from medldm.tasks.super_resolve import SuperResolve, refine_grid, wanted_grid
 
 if TYPE_CHECKING:
     from medldm.data.volume import Volume
@@ -28,7 +28,7 @@ def run(inputs: Inputs, settings: Restore, progress: Progress) -> Volume:
     """Make a plan and carry it out; see `medldm.restore`."""
     from medldm.inference.device import pick_card, pick_device
     from medldm.inference.noise_map import NoiseLevel
-    from medldm.inference.pipeline import Job
+    from medldm.inference.resolve import noise_level, resolve
     from medldm.qc.inspection import make_plan
 
     assert inputs.scan is not None
@@ -41,9 +41,10 @@ def run(inputs: Inputs, settings: Restore, progress: Progress) -> Volume:
     if "super-resolve" in verbs:
         # Thick slices, lost slices and noise are one measurement; the network answers all of it at once.
         wanted = SuperResolve(**shared, spacing=verbs["super-resolve"].options["spacing"])
-        job = Job(volume, wanted, "restore", progress)
-        level = job.noise(None)[0] if "denoise" in verbs else NoiseLevel.uniform(0)
-        result = resolve(job, wanted_grid(volume, wanted), settings.slice_thickness, settings.slice_profile, level)
+        scan = resolve(volume, wanted, "restore")
+        level = noise_level(scan, None)[0] if "denoise" in verbs else NoiseLevel.uniform(0)
+        grid = wanted_grid(volume, wanted)
+        result = refine_grid(scan, grid, settings.slice_thickness, settings.slice_profile, level, progress)
     elif "fill-slices" in verbs:
         if "denoise" in verbs:  # known before the first of both has worked for nothing
             pick_card(settings.model, plan.modality, volume, "denoise", pick_device(settings.device))

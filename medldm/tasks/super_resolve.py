@@ -1,7 +1,7 @@
 """Super-resolve: thin slices from thick ones, finer planes; measured again, the result gives the scan back.
 
 `wanted_grid` says which axes are refined, `damage` how the scan was measured from an image on that grid (slice profile,
-thickness, lost slices, resolution in the planes). `resolve` asks the network for the image, checks whether another
+thickness, lost slices, resolution in the planes). `refine_grid` asks the network for the image, checks whether another
 slice profile explains the scan better, and projects the estimate onto what was measured.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from medldm.data.volume import Volume
     from medldm.degradations import Degradation
     from medldm.inference.noise_map import NoiseLevel
-    from medldm.inference.pipeline import Job
+    from medldm.inference.resolve import ResolvedScan
     from medldm.modality import Modality
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Grid(NamedTuple):
 def run(inputs: Inputs, settings: SuperResolve, progress: Progress) -> Volume:
     """Refine the grid; see `medldm.super_resolve`."""
     from medldm.inference.noise_map import map_on
-    from medldm.inference.pipeline import Job
+    from medldm.inference.resolve import quiet_noise_level, resolve
 
     assert inputs.scan is not None
     volume, noise_map = inputs.scan, inputs.noise_map
@@ -85,30 +85,33 @@ def run(inputs: Inputs, settings: SuperResolve, progress: Progress) -> Volume:
             f"{volume.name} has one voxel along an axis that would be refined; nothing beside it says what lies there. "
             "Name three spacings, and leave that axis as it is."
         )
-    job = Job(volume, settings, "super-resolve", progress)
-    level = job.quiet_noise(settings.noise if noise_map is None else map_on(volume, noise_map))
-    return resolve(job, grid, settings.slice_thickness, settings.slice_profile, level)
+    scan = resolve(volume, settings, "super-resolve")
+    level = quiet_noise_level(scan, settings.noise if noise_map is None else map_on(volume, noise_map))
+    return refine_grid(scan, grid, settings.slice_thickness, settings.slice_profile, level, progress)
 
 
-def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, level: NoiseLevel) -> Volume:
+def refine_grid(
+    scan: ResolvedScan, grid: Grid, thickness_mm: float | None, profile: str, level: NoiseLevel, progress: Progress
+) -> Volume:
     """One pass of the network that thins slices, fills lost ones and, where there is noise, denoises."""
     import torch
 
     from medldm.data.resample import field_of_view_affine
     from medldm.degradations import fill_smoothly
     from medldm.inference.orientations import pick_orientations
-    from medldm.inference.pipeline import inside_slices, residual
+    from medldm.inference.pipeline import Conditions, in_stored_units, inside_slices, record, residual, sample
+    from medldm.inference.resolve import scaled
     from medldm.io import find_missing_slices
     from medldm.zoo import IN_PLANE
 
-    volume, axis = job.volume, grid.slice_axis
+    volume, axis = scan.volume, grid.slice_axis
     missing = find_missing_slices(volume, volume.stored.axes.index(axis))
     _, places = inside_slices(volume, missing, volume.stored.axes.index(axis))
-    measured, known = job.scaled()
+    measured, known = scaled(scan)
     unseen = never_seen(known, axis, places, grid.shape)
     kept = [k for k in range(volume.shape[axis]) if k not in set(places)]
     noise = level.typical
-    degradation = damage(volume, grid, thickness_mm, profile, noise, tuple(places), job.modality)
+    degradation = damage(volume, grid, thickness_mm, profile, noise, tuple(places), scan.modality)
     if grid.thick:
         measured, known = measured.index_select(axis, torch.tensor(kept)), known.index_select(axis, torch.tensor(kept))
     if not bool(known.all()):
@@ -116,10 +119,12 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, leve
     observation = degradation.observe(measured)
     spacing = [mm * old / new for mm, old, new in zip(volume.spacing, volume.shape, grid.shape, strict=True)]
     orientations = pick_orientations((axis,) if grid.thick else (), grid.planes, grid.shape, spacing)
-    restored, spread = job.run(observation, level, orientations, kind="" if grid.thick else IN_PLANE)
+    conditions = Conditions(observation, level, orientations, "" if grid.thick else IN_PLANE)
+    samples = sample(scan, conditions, progress)
+    restored = samples.mean
     if grid.thick:
         other = {"gaussian": "rect", "rect": "gaussian"}[profile]
-        alternative = damage(volume, grid, thickness_mm, other, noise, tuple(places), job.modality)
+        alternative = damage(volume, grid, thickness_mm, other, noise, tuple(places), scan.modality)
         assumed_residual, other_residual = (residual(model, restored, measured) for model in (degradation, alternative))
         if other_residual < CONTRADICTS * assumed_residual:
             # Gaussian is the default; a rectangle was asked for, so it stays.
@@ -130,12 +135,12 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, leve
                 f"one; {used} was used"
             )
             degradation, profile = (degradation, profile) if used == assumed else (alternative, other)
-            job.notes.append(note)
+            scan.notes.append(note)
             log.info(note)  # no warning: most scans made in planes are closer to rectangles
-    positive = job.modality.magnitude and bool((measured >= 0).all())
+    positive = scan.modality.magnitude and bool((measured >= 0).all())
     restored = reconcile(degradation, restored, measured, positive=positive, exact=noise == 0)
     left = residual(degradation, restored, measured)
-    job.signal = max(float(measured.pow(2).mean().sqrt()), 1e-6)
+    signal = max(float(measured.pow(2).mean().sqrt()), 1e-6)
     restored = torch.where(unseen, torch.nan, restored)
     affine = field_of_view_affine(volume.affine, volume.shape, grid.shape)
     slices = grid.shape[axis]
@@ -152,10 +157,10 @@ def resolve(job: Job, grid: Grid, thickness_mm: float | None, profile: str, leve
         # Between thick slices every thin one holds voxels that nobody measured alone.
         "invented_slices": list(range(slices)) if grid.thick else [],
         "consistency_residual": round(left, 6),
-        "noise_level": round(noise * job.modality.noise.per_scaled(job.scaling), 5),
+        "noise_level": round(noise * scan.modality.noise.per_scaled(scan.scaling), 5),
         **({"slice_profile": profile} if grid.thick else {}),
     }
-    return job.finish(restored, spread, affine=affine, stored=stored, **facts)
+    return record(scan, samples, in_stored_units(scan, restored), facts, affine=affine, stored=stored, signal=signal)
 
 
 def never_seen(known: Tensor, axis: int, missing: Sequence[int], shape: tuple[int, int, int]) -> Tensor:

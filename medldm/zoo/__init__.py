@@ -29,12 +29,14 @@ class Use:
         use them
     faithful : fidelity that the decoder is given at ``--fidelity 1``: where it was closest to the truth
     orientations : planes that are averaged over, at most
+    sampler : name in `medldm.diffusion.SAMPLERS`
     psnr : on validation subjects, dB
     """
 
     refines: bool = True
     faithful: float = 1.0
     orientations: int = 3
+    sampler: str = "euler"
     psnr: float = -math.inf
 
 
