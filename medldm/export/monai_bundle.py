@@ -55,12 +55,12 @@ def export(card: Card, folder: Path) -> Path:
 
 def metadata(card: Card) -> dict[str, Any]:
     """What the bundle is, as MONAI's schema wants it."""
-    shape = architecture(card)
-    grid = [f"{MULTIPLE}*n"] * shape.spatial_dims
+    config = architecture(card)
+    grid = [f"{MULTIPLE}*n"] * config.spatial_dims
     numbers: dict[str, Any] = {"type": "image", "modality": card.modality.upper(), "spatial_shape": grid}
     numbers |= {"format": modality_of(card.modality).monai_format, "dtype": "float32"}
     numbers |= {"value_range": [], "is_patch_data": True}
-    told = dict(enumerate(channel_names(shape)))
+    channels = dict(enumerate(channel_names(config)))
     return {
         "schema": SCHEMA,
         "version": version("medldm"),
@@ -81,17 +81,17 @@ def metadata(card: Card) -> dict[str, Any]:
         "eval_metrics": card.validation,
         "intended_use": "; ".join(["Research use only: restored voxels are estimates", *card.limits]),
         "network_data_format": {
-            "inputs": {"image": {**numbers, "num_channels": len(told), "channel_def": told}},
+            "inputs": {"image": {**numbers, "num_channels": len(channels), "channel_def": channels}},
             "outputs": {"pred": {**numbers, "num_channels": 1, "channel_def": {0: "restored image, scaled intensity"}}},
         },
     }
 
 
-def channel_names(shape: Architecture) -> list[str]:
+def channel_names(config: Architecture) -> list[str]:
     """What each input channel of the networks holds."""
-    half = shape.context // 2
+    half = config.context // 2
     steps = [f"plane {step:+d}" if step else "this plane" for step in range(-half, half + 1)]
-    steps = steps if shape.spatial_dims == 2 else ["the volume"]
+    steps = steps if config.spatial_dims == 2 else ["the volume"]
     return [
         *(f"measurement on the output grid, scaled intensity, {step}" for step in steps),
         *(f"observation map, 1 measured, 0 missing, {step}" for step in steps),
@@ -104,7 +104,7 @@ def inference(card: Card) -> dict[str, Any]:
     """The configuration that denoises every NIfTI file of a folder."""
     kind = modality_of(card.modality)
     scaling = None if kind.noise.relative else kind.fixed_scaling
-    flat, told = card.spatial_dims == 2, architecture(card).measured_channels
+    flat, measured = card.spatial_dims == 2, architecture(card).measured_channels
     # As the verb: where validation found no use in flow and decoder, they come in below fidelity 1 only.
     plain = "False" if card.used("denoise").refines else "@fidelity >= 1"
     scaled = "(v - @network.limits(v)[0]) / (@network.limits(v)[1] - @network.limits(v)[0])"
@@ -143,14 +143,16 @@ def inference(card: Card) -> dict[str, Any]:
         "sigma": "$lambda v: torch.full_like(v, @noise" + ("" if scaling is None else f" / {scaling.unit:g}") + ")",
         "scaled": f"$lambda v: {scaled}",
         "stored": "$lambda s, v: s * (@network.limits(v)[1] - @network.limits(v)[0]) + @network.limits(v)[0]",
-        "told": "$lambda y, order: @network.channels(y, torch.ones_like(y), @sigma(y), 1.0, order)",
-        "look": "$lambda y, order: @network.volume(@inferer(@told(y, order), @network.estimate), order)",
-        "again": "$lambda y, first, order: @network.volume(@inferer(torch.cat(["
-        "@told(y, order), @network.beside(first, order)], 1), lambda tile: @network.refine("
-        f"tile[:, :{told}], tile[:, {told}:], @fidelity)), order)",
-        "first": "$lambda y, orders: sum(@look(y, order) for order in orders) / len(orders)",
-        "second": "$lambda y, first, orders: sum(@again(y, first, order) for order in orders) / len(orders)",
-        "average": f"$lambda y, orders: @first(y, orders) if {plain} else @second(y, @first(y, orders), orders)",
+        "inputs": "$lambda y, order: @network.channels(y, torch.ones_like(y), @sigma(y), 1.0, order)",
+        "regressed": "$lambda y, order: @network.volume(@inferer(@inputs(y, order), @network.estimate), order)",
+        "refined": "$lambda y, regressed, order: @network.volume(@inferer(torch.cat(["
+        "@inputs(y, order), @network.beside(regressed, order)], 1), lambda tile: @network.refine("
+        f"tile[:, :{measured}], tile[:, {measured}:], @fidelity)), order)",
+        "regression": "$lambda y, orders: sum(@regressed(y, order) for order in orders) / len(orders)",
+        "refinement": "$lambda y, regressed, orders: "
+        "sum(@refined(y, regressed, order) for order in orders) / len(orders)",
+        "average": "$lambda y, orders: "
+        f"@regression(y, orders) if {plain} else @refinement(y, @regression(y, orders), orders)",
         "denoise": "$lambda y, spacing: @network.bounded("
         "@average(y, @network.pick_orientations(list(y.shape), spacing)), y, @sigma(y))"
         + (".clamp_min(0)" if kind.magnitude else ""),
@@ -185,7 +187,7 @@ def inference(card: Card) -> dict[str, Any]:
 
 def readme(card: Card) -> str:
     """How to run the bundle, and what its networks take."""
-    shape = architecture(card)
+    config = architecture(card)
     kind = modality_of(card.modality)
     window = "" if kind.window is None else f"{kind.window[0]:g} to {kind.window[1]:g} {kind.unit}"
     lines = [
@@ -204,7 +206,7 @@ def readme(card: Card) -> str:
         "```",
         "",
         f"`noise` is the standard deviation of the noise, {kind.noise.meaning}; "
-        "medldm estimates it, the bundle must be told.",
+        "medldm estimates it, the bundle must be given.",
         "No voxel moves by more than four standard deviations. `fidelity` 1 is closest to the measurement, 0 is",
         "sharpest.",
         "",
@@ -221,17 +223,17 @@ def readme(card: Card) -> str:
         "## Other damage",
         "",
         "`models/model.ts` is TorchScript: `network(inputs, fidelity)` takes one batch entry for each "
-        + ("plane, (D, C, H, W)." if shape.spatial_dims == 2 else "volume, (1, C, H, W, D).")
+        + ("plane, (D, C, H, W)." if config.spatial_dims == 2 else "volume, (1, C, H, W, D).")
         + " `network.channels(y, observed, sigma, thickness, order)` makes the channels of a whole volume:",
         "",
-        *(f"{number}. {name}" for number, name in enumerate(channel_names(shape))),
+        *(f"{number}. {name}" for number, name in enumerate(channel_names(config))),
         "",
-        "That is one look. medldm averages `network.estimate(inputs)` over several looks, and hands the average, as",
-        "`network.beside(average, order)`, to `network.refine(inputs, beside, fidelity)`; so does `inference.json`"
-        + ("." if card.used("denoise").refines else " below `fidelity` 1."),
+        "That is one orientation. medldm averages `network.estimate(inputs)` over several orientations, and hands",
+        "the average, as `network.beside(average, order)`, to `network.refine(inputs, beside, fidelity)`; so does",
+        "`inference.json`" + ("." if card.used("denoise").refines else " below `fidelity` 1."),
         "`network.volume(guess, order)` puts restored planes back; `network.pick_orientations(shape, spacing)` says",
         "which orders to average.",
-        "For thick or missing slices, interpolate to the wanted grid, mark in `observed` what was measured, look along",
+        "For thick or missing slices, interpolate to the wanted grid, mark in `observed` what was measured, restore in",
         "both planes that contain the slice axis (it comes first in `order`), and put measured slices back afterwards;",
         "medldm does all that.",
         "",
@@ -261,5 +263,5 @@ def _listed(card: Card, what: str) -> list[tuple[str, Any]]:
     return list(card.training.get(what, {}).items())
 
 
-def _write(path: Path, words: dict[str, Any]) -> None:
-    path.write_text(json.dumps(words, indent=1) + "\n")
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")

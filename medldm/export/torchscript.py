@@ -110,8 +110,8 @@ class Restorer(nn.Module):
             return [0.0, 1.0]
         # Air that was not zeroed lies below a tenth of the bright voxels, and would pull the percentile down.
         bright = self.percentile(lit, 99.0)
-        white = self.percentile(lit[lit > 0.1 * bright], 99.5)
-        return [0.0, white]
+        brightest = self.percentile(lit[lit > 0.1 * bright], 99.5)
+        return [0.0, brightest]
 
     @torch.jit.export
     def percentile(self, values: Tensor, percent: float) -> float:
@@ -130,10 +130,10 @@ class Restorer(nn.Module):
 
     @torch.jit.export
     def channels(self, y: Tensor, observed: Tensor, sigma: Tensor, thickness: float, order: list[int]) -> Tensor:
-        """What the networks are told, see `medldm.inference.conditioning.measured_channels`.
+        """The input of the networks, see `medldm.inference.conditioning.measured_channels`.
 
-        `y`, `observed` and `sigma` are (X, Y, Z), scaled; `thickness` is in voxels; `order` is one of `looks`.
-        Planes: (D, C, H, W). Volumes: (1, C, H, W, D).
+        `y`, `observed` and `sigma` are (X, Y, Z), scaled; `thickness` is in voxels; `order` is one of
+        `pick_orientations`. Planes: (D, C, H, W). Volumes: (1, C, H, W, D).
         """
         y, observed, sigma = y.permute(order), observed.permute(order), sigma.permute(order)
         return channels(y, observed, sigma, thickness, self.dims, self.context, False, self.noise_gain)
