@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from medldm.inference.networks import Networks, load_networks
+from medldm.inference.tiling import SamplerConfig, estimate
 from medldm.training.data import Packed, load_cache, pack
 from medldm.training.validation import EDGE, Cube, cubes
 from medldm.zoo import card
@@ -72,7 +73,8 @@ def samples(networks: Networks, scan: Packed) -> dict[str, Sample]:
 def sample(networks: Networks, case: Cube) -> Sample:
     """What the filters see of a cube."""
     orientations = [
-        networks.estimate_volume(case.observation, case.sigma, [orientation]) for orientation in case.orientations
+        estimate(networks, case.observation, case.sigma, [orientation], SamplerConfig.whole())
+        for orientation in case.orientations
     ]
     mean = torch.stack(orientations).mean(0)
     apart = [

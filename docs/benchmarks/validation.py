@@ -18,7 +18,8 @@ import torch
 
 from medldm import metrics
 from medldm.inference.conditioning import centre_plane
-from medldm.inference.networks import Networks, latent_noise, load_networks
+from medldm.inference.networks import Networks, load_networks
+from medldm.inference.tiling import SamplerConfig, restore
 from medldm.training.data import load_cache, pack
 from medldm.training.validation import EDGE, Cube, cubes, score, score_volumes
 from medldm.zoo import best, card
@@ -62,16 +63,15 @@ def stages(networks: Networks) -> tuple[dict[str, OneOrientation], dict[str, All
         "supervised estimate b": rival.estimate,
     }
     all_orientations: dict[str, AllOrientations] = {
-        "supervised estimate b, all looks": lambda case: rival.restore_volume(
-            case.observation, case.sigma, case.orientations
+        "supervised estimate b, all looks": lambda case: restore(
+            rival, case.observation, case.sigma, case.orientations, SamplerConfig.whole()
         ),
     }
     if latent is None:
         return one_orientation, all_orientations
 
     def proposed(inputs: torch.Tensor) -> torch.Tensor:
-        regression = networks.estimate(inputs)
-        return latent.decode(networks.propose(inputs, regression, torch.zeros_like(latent_noise(regression, shape))))
+        return latent.decode(networks.sample(inputs, networks.estimate(inputs)))
 
     one_orientation |= {
         "decode E(y)": lambda inputs: latent.decode(latent.encode(centre_plane(inputs, shape))),
@@ -79,9 +79,11 @@ def stages(networks: Networks) -> tuple[dict[str, OneOrientation], dict[str, All
         "decode the flow's one-step latent": proposed,
     }
     all_orientations |= {
-        "chain, all looks": lambda case: networks.restore_volume(case.observation, case.sigma, case.orientations),
-        "chain, all looks, fidelity 0": lambda case: networks.restore_volume(
-            case.observation, case.sigma, case.orientations, 0.0
+        "chain, all looks": lambda case: restore(
+            networks, case.observation, case.sigma, case.orientations, SamplerConfig.whole()
+        ),
+        "chain, all looks, fidelity 0": lambda case: restore(
+            networks, case.observation, case.sigma, case.orientations, SamplerConfig.whole(fidelity=0.0)
         ),
     }
     return one_orientation, all_orientations

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medldm.inference.conditioning import centre_plane
+from medldm.inference.conditioning import centre_plane, to_stack
 from medldm.models.blocks import dense_format
 from medldm.models.unet import build_unet
 from medldm.settings import Architecture
@@ -28,7 +28,7 @@ from medldm.training.data import Packed, balance
 from medldm.training.device_loop import Loop
 from medldm.training.examples import MARGIN
 from medldm.training.losses import root_mean_square
-from medldm.training.validation import Cube, as_volume, cubes, psnr
+from medldm.training.validation import Cube, cubes, psnr
 
 CONTEXT = 9
 ARCHITECTURE = Architecture(context=CONTEXT, unet=(32, 64, 128, 256))
@@ -51,7 +51,7 @@ def psnr_by_row(network: nn.Module, cases: list[tuple[str, Cube]], device: torch
     rows: dict[str, list[float]] = {}
     for row, case in cases:
         guess = centre_plane(case.inputs, ARCHITECTURE) + network(case.inputs.to(device)).float().cpu()
-        rows.setdefault(row, []).append(psnr(as_volume(guess), case.clean))
+        rows.setdefault(row, []).append(psnr(to_stack(guess), case.clean))
     scores = {row: sum(values) / len(values) for row, values in sorted(rows.items())}
     return {"mean": sum(scores.values()) / len(scores), **scores}
 

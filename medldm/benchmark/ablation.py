@@ -13,11 +13,11 @@ from torch import Tensor
 from medldm.benchmark.protocol import Trial
 from medldm.data.volume import Voxels
 from medldm.degradations import Degradation, Rician
-from medldm.inference.conditioning import centre_channel, centre_plane
+from medldm.diffusion.samplers import DEFAULT
+from medldm.inference.conditioning import centre_plane
 from medldm.inference.device import fitted_tile, pick_device
-from medldm.inference.networks import Networks, latent_noise, load_networks
+from medldm.inference.networks import Networks, load_networks
 from medldm.inference.orientations import pick_orientations
-from medldm.inference.pipeline import silent
 from medldm.inference.tiling import SamplerConfig, estimate, refine
 from medldm.inference.uncertainty import mean_and_spread
 from medldm.models.precision import pick_precision
@@ -62,7 +62,7 @@ class Plain(Networks):
     """
 
     def __init__(self, networks: Networks, keeps: str) -> None:
-        super().__init__(networks.config, networks.fusion, networks.latent, networks.flow, networks.unet)
+        super().__init__(networks.config, networks.unet, networks.latent, networks.flow, networks.fusion)
         self.keeps = keeps
 
     def estimate(self, inputs: Tensor) -> Tensor:
@@ -76,16 +76,14 @@ class Plain(Networks):
         noise: Tensor | None = None,
         steps: int = 1,
         fidelity: float | Tensor = 1,
+        sampler: str = DEFAULT,
     ) -> Tensor:
         """As `Networks.refine`, without the fusion decoder."""
         assert self.latent is not None
-        middle = centre_channel(self.config)
-        regression = regression_planes[:, middle : middle + 1]
+        regression = centre_plane(regression_planes, self.config)
         if self.keeps != "flow":
             return self.latent.decode(self.latent.encode(regression))
-        start = latent_noise(inputs if noise is None else noise, self.config)
-        start = torch.zeros_like(start) if noise is None else start
-        return self.latent.decode(self.propose(inputs, regression, start, steps))
+        return self.latent.decode(self.sample(inputs, regression, noise, steps, sampler))
 
 
 def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
@@ -119,13 +117,11 @@ def restore_part(which: Card, wanted: Part, trial: Trial) -> Voxels | None:
     orientations = pick_orientations(damaged, planes, shape, spacing)
 
     tile = fitted_tile(device, networks.config.spatial_dims)
-    regression = estimate(used, observation, sigma, orientations, SamplerConfig(tile=tile, device=device), silent)
+    regression = estimate(used, observation, sigma, orientations, SamplerConfig(tile=tile, device=device))
 
     def draw(number: int) -> Tensor:
         sampling = SamplerConfig(wanted.steps, 1.0, number if wanted.steps > 1 else None, tile, device)
-        return (
-            refine(used, observation, sigma, orientations, sampling, regression, silent) if used.refines else regression
-        )
+        return refine(used, observation, sigma, orientations, sampling, regression) if used.refines else regression
 
     restored, _ = mean_and_spread(draw, wanted.samples)
     if wanted.projected and trial.degradation is not None:

@@ -56,12 +56,7 @@ class Rician(Degradation):
         The measurement is not copied, since it is the noise that we want to lose; the bound keeps a network from
         inventing what the noise cannot have hidden. E[M^2] = x^2 + 2 sigma^2 gives the corrected measurement.
         """
-        level = self.level(measured)
-        unbiased = (measured**2 - 2 * level**2).clamp_min(0).sqrt()
-        lower = torch.minimum(unbiased, measured) - BOUND * level
-        # One bound after the other, in place: a scan may fill a good part of the memory.
-        kept = torch.maximum(guess, lower, out=lower)
-        return torch.minimum(kept, measured + BOUND * level, out=kept)
+        return within_noise(guess, measured, self.level(measured), rician=True)
 
     @classmethod
     def examples(cls, shape: tuple[int, int, int]) -> Sequence[Degradation]:
@@ -162,6 +157,27 @@ def draw_noise(limits: NoiseOnTop, generator: torch.Generator) -> Rician:
         gain = uniform(1, 3.5, generator)
         return VaryingRician(level * 0.6, gain=gain, focus=focus, width=uniform(0.4, 1.2, generator))
     return Rician(level)
+
+
+def within_noise(guess: Tensor, measured: Tensor, sigma: Tensor, rician: bool, bound: float = BOUND) -> Tensor:
+    """The guess with no voxel farther from the measurement than the noise can have moved it.
+
+    Compiles as TorchScript, for exported models.
+
+    Parameters
+    ----------
+    guess, measured : (X, Y, Z) scaled intensity
+    sigma : noise level, (X, Y, Z) or broadcastable
+    rician : whether the lower bound counts from the bias-corrected magnitude, E[M^2] = x^2 + 2 sigma^2
+    bound : standard deviations
+    """
+    lower = measured
+    if rician:
+        lower = torch.minimum((measured**2 - 2 * sigma**2).clamp_min(0).sqrt(), measured)
+    # One bound after the other, in place: a scan may fill a good part of the memory.
+    kept = lower - bound * sigma
+    kept = torch.maximum(guess, kept, out=kept)
+    return torch.minimum(kept, measured + bound * sigma, out=kept)
 
 
 def smooth_field(shape: tuple[int, ...], generator: torch.Generator, knots: int = 4) -> Tensor:

@@ -1,6 +1,6 @@
 """Rectified flow: objective and samplers. Networks arrive as functions."""
 
 from medldm.diffusion.objective import draw_times, flow_loss, interpolate
-from medldm.diffusion.samplers import sample_flow
+from medldm.diffusion.samplers import SAMPLERS, Sampler, register
 
-__all__ = ["draw_times", "flow_loss", "interpolate", "sample_flow"]
+__all__ = ["SAMPLERS", "Sampler", "draw_times", "flow_loss", "interpolate", "register"]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from medldm.errors import OutputError
-from medldm.export.torchscript import MULTIPLE, scripted
+from medldm.export.torchscript import scripted
+from medldm.inference.conditioning import MULTIPLE
 from medldm.modality import modality_of
 from medldm.models.checkpoint import architecture
 from medldm.settings import Architecture

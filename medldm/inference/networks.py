@@ -1,64 +1,62 @@
-"""The whole chain: encode the measurement, let the flow propose, let the fusion decoder write.
+"""The networks of a model and their forward pass: regress, sample a latent, decode it, fuse it with the measurement.
 
-Networks and the mathematics of the flow are strangers to each other; this is where they meet.
+The networks know nothing of the mathematics of the flow, and the samplers nothing of networks; they meet here.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medldm.degradations import Observation
-from medldm.diffusion import sample_flow
+from medldm.diffusion.samplers import DEFAULT, SAMPLERS
 from medldm.errors import ModelError
-from medldm.inference.conditioning import (
-    centre_channel,
-    centre_plane,
-    measured_channels,
-    own_planes,
-    stacked_neighbours,
-)
-from medldm.inference.orientations import Orientation
+from medldm.inference.conditioning import centre_plane, own_planes, to_stack, with_neighbours
 from medldm.models.blocks import dense_format, space_to_depth
 from medldm.models.checkpoint import architecture, read_weights
 from medldm.models.flow import Flow, build_flow
 from medldm.models.latent_space import LatentSpace
-from medldm.models.unet import Residual, apply_fusion, build_fusion, build_unet
+from medldm.models.unet import Residual, build_fusion, build_unet
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
 from medldm.zoo import Card, check_weights
 
 
-class Networks:
-    """VAE, flow and fusion decoder together; or the rival U-Net alone.
+class Networks(nn.Module):
+    """The forward pass of a model, for tasks, training, the ablation and export.
 
     Parameters
     ----------
-    shape : architecture
-    fusion : fusion decoder, or the rival when there is no flow
-    latent : trained latent space, None for the rival
-    flow : trained flow, None for the rival
-    unet : supervised U-Net of the regression mean, where the architecture is staged
+    config : architecture
+    unet : supervised U-Net, which gives the regression mean; None where the architecture is not staged
+    latent : trained latent space; None for a U-Net alone
+    flow : trained flow; None for a U-Net alone
+    fusion : fusion decoder; None for a U-Net alone
     """
 
     def __init__(
         self,
-        shape: Architecture,
-        fusion: Residual,
+        config: Architecture,
+        unet: Residual | None = None,
         latent: LatentSpace | None = None,
         flow: Flow | None = None,
-        unet: Residual | None = None,
+        fusion: Residual | None = None,
     ) -> None:
-        self.config, self.fusion, self.latent, self.flow, self.unet = shape, fusion, latent, flow, unet
+        super().__init__()
+        self.config, self.unet, self.latent, self.flow, self.fusion = config, unet, latent, flow, fusion
 
     @property
     def refines(self) -> bool:
-        """Whether flow and fusion decoder come after the regression mean."""
+        """Whether flow and fusion decoder come after the regression."""
         return self.flow is not None
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """All networks, to move or count them."""
+        networks = [self.unet, self.fusion, self.flow, self.latent.vae if self.latent else None]
+        return [network for network in networks if network is not None]
 
     def estimate(self, inputs: Tensor) -> Tensor:
         """The regression mean b = y + R(y, m, sigma), (B, 1, ...), from which flow and decoder start.
@@ -68,28 +66,49 @@ class Networks:
         inputs : (B, C, ...) measured channels; grid axes are multiples of 16
         """
         y = centre_plane(inputs, self.config)
-        network = self.unet if self.refines else self.fusion
-        if network is None:
+        if self.unet is None:
             return y
-        estimated: Tensor = y + network(inputs)
+        estimated: Tensor = y + self.unet(inputs)
         return estimated
 
-    def propose(self, inputs: Tensor, regression: Tensor, noise: Tensor, steps: int = 1) -> Tensor:
-        """The flow's latent.
+    def sample(
+        self, inputs: Tensor, regression: Tensor, noise: Tensor | None = None, steps: int = 1, sampler: str = DEFAULT
+    ) -> Tensor:
+        """A clean latent, (B, latent_channels, .../factor).
 
         Parameters
         ----------
         inputs : (B, C, ...) measured channels
         regression : (B, 1, ...) regression mean b
-        noise : (B, latent_channels, .../factor) where the walk starts; zeros give the conditional mean in one step
+        noise : (B, 1, ...) white noise on the full grid; None starts from zeros, whose one step is the conditional mean
         steps : flow steps
+        sampler : name in `medldm.diffusion.SAMPLERS`
         """
         assert self.latent is not None
-        assert self.flow is not None
-        told = [regression - centre_plane(inputs, self.config)] if self.config.staged else []
-        flow, conditions = self.flow, torch.cat([inputs, *told], 1)
+        flow: Any = self.flow
+        residual = [regression - centre_plane(inputs, self.config)] if self.config.staged else []
+        conditions = torch.cat([inputs, *residual], 1)
         encoded = self.latent.encode(regression)
-        return sample_flow(lambda z, t: flow(z, t, encoded, conditions), noise, steps)
+        # Not zeros_like: a trace for export would freeze the device on which those are made.
+        start = encoded * 0 if noise is None else latent_noise(noise, self.config)
+        return SAMPLERS[sampler](lambda z, t: flow(z, t, encoded, conditions), start, steps)
+
+    def fuse(self, inputs: Tensor, regression_planes: Tensor, decoded: Tensor, fidelity: float | Tensor = 1) -> Tensor:
+        """The fusion decoder: x = b + R(y, m, sigma, b, D(z), fidelity), (B, 1, ...).
+
+        Parameters
+        ----------
+        inputs, regression_planes, fidelity : as in `refine`
+        decoded : (B, 1, ...) decoded latent D(z)
+        """
+        assert self.fusion is not None
+        regression = centre_plane(regression_planes, self.config)
+        residual = regression_planes - own_planes(inputs, self.config) if self.config.staged else inputs[:, :0]
+        if not isinstance(fidelity, Tensor):
+            fidelity = torch.tensor(fidelity)
+        weight = fidelity.to(inputs).reshape([-1] + [1] * (inputs.ndim - 1)).expand_as(decoded)
+        fused: Tensor = regression + self.fusion(torch.cat([inputs, residual, decoded - regression, weight], 1))
+        return fused
 
     def refine(
         self,
@@ -98,111 +117,49 @@ class Networks:
         noise: Tensor | None = None,
         steps: int = 1,
         fidelity: float | Tensor = 1,
+        sampler: str = DEFAULT,
     ) -> Tensor:
-        """What flow and fusion decoder make of the regression mean, (B, 1, ...).
+        """What flow and fusion decoder make of the regression mean, (B, 1, ...); that itself of a U-Net alone.
 
         Parameters
         ----------
         inputs : (B, C, ...) measured channels; grid axes are multiples of 16
         regression_planes : (B, context, ...) regression mean of each plane and its neighbours; (B, 1, ...) of a volume
-        noise : (B, 1, ...) white noise on the full grid; None starts from zeros
-        steps : flow steps
+        noise, steps, sampler : as in `sample`
         fidelity : 1 is closest to the measurement, 0 is sharpest; one number or (B,)
         """
+        regression = centre_plane(regression_planes, self.config)
+        if not self.refines:
+            return regression
         assert self.latent is not None
-        middle = centre_channel(self.config)
-        regression = regression_planes[:, middle : middle + 1]
-        start = latent_noise(inputs if noise is None else noise, self.config)
-        proposed = self.propose(inputs, regression, torch.zeros_like(start) if noise is None else start, steps)
-        told = regression_planes - own_planes(inputs, self.config) if self.config.staged else regression_planes[:, :0]
-        return apply_fusion(self.fusion, inputs, told, regression, self.latent.decode(proposed), fidelity)
+        decoded = self.latent.decode(self.sample(inputs, regression, noise, steps, sampler))
+        return self.fuse(inputs, regression_planes, decoded, fidelity)
 
     def restore(self, inputs: Tensor, noise: Tensor | None = None, steps: int = 1, fidelity: float = 1.0) -> Tensor:
-        """A stack of planes, or a volume, looked at in one way, (B, 1, ...).
+        """A stack of planes, or a volume, in one orientation, (B, 1, ...).
 
         Parameters
         ----------
         inputs : (B, C, ...) measured channels of planes that follow each other; grid axes are multiples of 16
         noise, steps, fidelity : see `refine`
         """
-        regression = self.estimate(inputs)
-        return (
-            self.refine(inputs, stacked_neighbours(regression, self.config), noise, steps, fidelity)
-            if self.refines
-            else regression
-        )
-
-    def condition(
-        self, observation: Observation, sigma: Tensor, orientation: Orientation, regression: Tensor | None = None
-    ) -> list[Tensor]:
-        """Measured channels of one orientation, and the regression mean with its neighbours where there is one.
-
-        Parameters
-        ----------
-        observation : (X, Y, Z)
-        sigma : (X, Y, Z) or broadcastable
-        orientation : look
-        regression : (X, Y, Z)
-
-        Returns
-        -------
-        (D, C, H, W), and (D, context, H, W); or (1, C, H, W, D), and (1, 1, H, W, D)
-        """
-        y = observation.y
-        y, observed, sigma = (orientation.to_planes(field.expand_as(y)) for field in (y, observation.observed, sigma))
-        parts = [measured_channels(y, observed, sigma, observation.thickness, self.config)]
-        if regression is not None:
-            own = orientation.to_planes(regression)
-            own = own.permute(2, 0, 1)[:, None] if self.config.spatial_dims == 2 else own[None, None]
-            parts.append(stacked_neighbours(own, self.config))
-        return parts
-
-    def estimate_volume(self, observation: Observation, sigma: Tensor, orientations: Sequence[Orientation]) -> Tensor:
-        """The regression mean of a volume without tiles, mean of all orientations, (X, Y, Z); axes multiples of 16."""
-        return self._mean_of(
-            orientations, lambda orientation: self.estimate(*self.condition(observation, sigma, orientation))
-        )
-
-    def restore_volume(
-        self, observation: Observation, sigma: Tensor, orientations: Sequence[Orientation], fidelity: float = 1.0
-    ) -> Tensor:
-        """A volume without tiles, axes multiples of 16: regressed, and refined from the average of all orientations."""
-        regression = self.estimate_volume(observation, sigma, orientations)
-        if not self.refines:
-            return regression
-
-        def refined(orientation: Orientation) -> Tensor:
-            inputs, regression_planes = self.condition(observation, sigma, orientation, regression)
-            return self.refine(inputs, regression_planes, fidelity=fidelity)
-
-        return self._mean_of(orientations, refined)
-
-    def _mean_of(self, orientations: Sequence[Orientation], restore: Callable[[Orientation], Tensor]) -> Tensor:
-        flat = self.config.spatial_dims == 2
-        images = []
-        for orientation in orientations if flat else orientations[:1]:
-            image = restore(orientation)
-            images.append(orientation.from_planes(image[:, 0].permute(1, 2, 0) if flat else image[0, 0]))
-        return torch.stack(images).mean(0)
-
-    def modules(self) -> list[torch.nn.Module]:
-        """All networks, to move or count them."""
-        parts = [self.unet, self.fusion, self.flow, self.latent.vae if self.latent else None]
-        return [part for part in parts if part is not None]
+        regression = to_stack(self.estimate(inputs))
+        planes = with_neighbours(regression, self.config.spatial_dims, self.config.context)
+        return self.refine(inputs, planes, noise, steps, fidelity)
 
 
-def latent_noise(noise: Tensor, shape: Architecture) -> Tensor:
+def latent_noise(noise: Tensor, config: Architecture) -> Tensor:
     """White noise on the image grid folded into latent noise, so that overlapping tiles agree on what they sample.
 
     Parameters
     ----------
-    noise : (B, 1 or more, ...) standard normal on the full grid; only the first channel is used
+    noise : (B, 1, ...) standard normal on the full grid
 
     Returns
     -------
     (B, latent_channels, .../factor), standard normal
     """
-    return space_to_depth(noise[:, :1], shape.latent_factor)[:, : shape.latent_channels].float()
+    return space_to_depth(noise, config.latent_factor)[:, : config.latent_channels].float()
 
 
 _loaded: dict[tuple[str, str, str, torch.dtype], Networks] = {}
@@ -228,8 +185,8 @@ def load_networks(card: Card, device: str = "cpu", precision: torch.dtype = torc
     if key not in _loaded:
         check_weights(card)
         unload()
-        networks = _build(card, device)
-        for network in networks.modules():
+        networks = build_networks(card, device)
+        for network in networks.parts:
             network.to(precision)
             if os.environ.get("MEDLDM_COMPILE") == "1":
                 network.compile()
@@ -242,34 +199,46 @@ def unload() -> None:
     _loaded.clear()
 
 
-def _build(card: Card, device: str) -> Networks:
-    shape = architecture(card)
-    tensors = read_weights(card)
+def build_networks(card: Card, device: str = "cpu") -> Networks:
+    """The networks of a card with its weights, a copy of the caller's own.
+
+    Parameters
+    ----------
+    card : from `medldm.zoo`
+    device : torch device
+
+    Raises
+    ------
+    ModelError
+        Weights that do not fit the card.
+    """
+    config, tensors = architecture(card), read_weights(card)
+
+    def filled(name: str, network: Any) -> Any:
+        network.load_state_dict(weights[name])
+        network.to(device).eval().requires_grad_(False)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                module.weight.data = dense_format(module.weight.data)
+        return network
+
+    weights: dict[str, dict[str, Tensor]] = {"unet": {}, "vae": {}, "flow": {}, "fusion": {}}
+    for key, value in tensors.items():
+        name, _, rest = key.partition(".")
+        weights.setdefault(name, {})[rest] = value.float()
     try:
-        if not any(key.startswith("flow.") for key in tensors):
-            return Networks(shape, _filled(build_unet(shape), _part(tensors, "unet"), device))
-        vae_weights = _part(tensors, "vae")
-        scale = vae_weights.pop("scale")
-        latent = LatentSpace(_filled(build_vae(shape), vae_weights, device), scale.to(device))
-        flow = _filled(build_flow(shape), _part(tensors, "flow"), device)
-        fusion = _filled(build_fusion(shape), _part(tensors, "fusion"), device)
-        unet = _filled(build_unet(shape), _part(tensors, "unet"), device) if shape.staged else None
+        if not weights["flow"]:
+            return Networks(config, filled("unet", build_unet(config)))
+        scale = weights["vae"].pop("scale").to(device)
+        return Networks(
+            config,
+            filled("unet", build_unet(config)) if config.staged else None,
+            LatentSpace(filled("vae", build_vae(config)), scale),
+            filled("flow", build_flow(config)),
+            filled("fusion", build_fusion(config)),
+        )
     except (RuntimeError, KeyError) as problem:
         raise ModelError(
             f"The weights of {card.name} do not fit its card: its networks have other parts or sizes. Install medldm "
             "again, or train the model anew."
         ) from problem
-    return Networks(shape, fusion, latent, flow, unet)
-
-
-def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): value.float() for key, value in tensors.items() if key.startswith(f"{name}.")}
-
-
-def _filled(network: Any, weights: dict[str, Tensor], device: str) -> Any:
-    network.load_state_dict(weights)
-    network.to(device).eval().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Conv3d):
-            module.weight.data = dense_format(module.weight.data)
-    return network

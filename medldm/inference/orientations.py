@@ -1,4 +1,4 @@
-"""In which planes a volume is looked at: where its damage shows."""
+"""In which planes a volume is restored: those that show its damage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Orientation(NamedTuple):
-    """One way of looking at the volume.
+    """An order of axes.
 
     Parameters
     ----------
@@ -24,7 +24,12 @@ class Orientation(NamedTuple):
 
     def from_planes(self, field: Tensor) -> Tensor:
         """(H, W, D) as (X, Y, Z)."""
-        return field.permute([self.order.index(axis) for axis in range(3)])
+        return field.permute(inverse(list(self.order)))
+
+
+def inverse(order: list[int]) -> list[int]:
+    """The order of axes that undoes another; compiles as TorchScript."""
+    return [order.index(axis) for axis in range(3)]
 
 
 def pick_orientations(
@@ -41,8 +46,8 @@ def pick_orientations(
 
     Returns
     -------
-    for noise and regions all three planes, of a thick-sliced scan its own planes only; for thick or missing slices
-    the two planes that contain the slice axis
+    for thick or missing slices the two planes that contain the slice axis; for lower resolution those planes; else
+    see `orders_of_planes`
     """
     if damaged:
         axis = damaged[0]
@@ -54,11 +59,30 @@ def pick_orientations(
         first = in_plane[0]
         second = in_plane[1] if len(in_plane) > 1 else next(a for a in range(3) if a != first)
         return [Orientation((first, second, 3 - first - second))]
-    coarse = max(range(3), key=lambda a: spacing[a])
-    thin = min(range(3), key=lambda a: shape[a])
+    orders = orders_of_planes([int(size) for size in shape], [float(mm) for mm in spacing])
+    return [Orientation((height, width, depth)) for height, width, depth in orders]
+
+
+def orders_of_planes(shape: list[int], spacing: list[float]) -> list[list[int]]:
+    """Orders of axes for noise and regions: all three planes, of a thick-sliced or thin stack its own planes only.
+
+    Compiles as TorchScript.
+
+    Parameters
+    ----------
+    shape : voxels
+    spacing : mm
+    """
+    coarse, thin = 0, 0
+    for axis in range(3):
+        if spacing[axis] > spacing[coarse]:
+            coarse = axis
+        if shape[axis] < shape[thin]:
+            thin = axis
     if shape[thin] < 8:
         coarse = thin
     elif spacing[coarse] <= 1.6 * min(spacing):
-        return [Orientation((0, 1, 2)), Orientation((1, 2, 0)), Orientation((2, 0, 1))]
-    rest = [a for a in range(3) if a != coarse]
-    return [Orientation((rest[0], rest[1], coarse))]
+        return [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
+    if coarse == 0:
+        return [[1, 2, 0]]
+    return [[0, 2, 1]] if coarse == 1 else [[0, 1, 2]]

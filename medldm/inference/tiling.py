@@ -1,31 +1,34 @@
-"""Run a chain over a whole observation: planes or volumes, tiles, air left out, results averaged."""
+"""Restore a whole observation: planes or volumes, in tiles, air left out, averaged over orientations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from medldm.degradations import Observation
-from medldm.inference.conditioning import measured_channels, neighbours
-from medldm.inference.device import PIXELS_AT_ONCE
+from medldm.diffusion.samplers import DEFAULT
+from medldm.inference.conditioning import MULTIPLE, cropped, measured_channels, neighbours, padded, to_batch, to_stack
+from medldm.inference.device import MOST_PIXELS, PIXELS_AT_ONCE
 from medldm.inference.networks import Networks
 from medldm.inference.orientations import Orientation
 from medldm.models.monai_parts import SlidingWindowInferer
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]  # (done, total, what)
 
-MULTIPLE = 16  # grid axes are padded to this, so that every level of every network divides them
 AIR = 0.02  # scaled intensity; planes that never exceed it are copied
 MARGIN = 8  # voxels of air around what is restored; a multiple of the latent factor
 COPIED_UP_TO = 64_000_000  # voxels of a stack whose planes are brought into one piece each
 
 
+def silent(done: int, total: int, what: str) -> None:
+    """Progress that nobody follows."""
+
+
 class SamplerConfig(NamedTuple):
-    """How one restoration is drawn.
+    """How a restoration is computed.
 
     Parameters
     ----------
@@ -34,6 +37,8 @@ class SamplerConfig(NamedTuple):
     tile : edge of a tile, voxels
     device : torch device
     pixels : of planes that go through the networks at once
+    sampler : name in `medldm.diffusion.SAMPLERS`
+    skip_air : whether air is copied; training restores its blocks whole
     """
 
     steps: int = 1
@@ -42,6 +47,13 @@ class SamplerConfig(NamedTuple):
     tile: int = 384
     device: str = "cpu"
     pixels: int = PIXELS_AT_ONCE
+    sampler: str = DEFAULT
+    skip_air: bool = True
+
+    @classmethod
+    def whole(cls, device: str = "cpu", fidelity: float = 1.0) -> SamplerConfig:
+        """For blocks whose axes are multiples of `MULTIPLE`, as training takes them: no tiles, no air left out."""
+        return cls(fidelity=fidelity, device=device, pixels=MOST_PIXELS, skip_air=False)
 
 
 def estimate(
@@ -50,24 +62,25 @@ def estimate(
     sigma: Tensor,
     orientations: Sequence[Orientation],
     sampling: SamplerConfig,
-    told: Progress,
+    progress: Progress = silent,
 ) -> Tensor:
-    """The regression mean of an observation, averaged over all orientations; drawn once, however many samples follow.
+    """The regression mean of an observation, averaged over orientations; the same for all samples that follow.
 
     Parameters
     ----------
-    networks : networks
+    networks : of a model
     observation : (X, Y, Z) on the output grid
     sigma : scaled noise level, (X, Y, Z) or broadcastable
-    orientations : orientations to average; a volume network uses the first
+    orientations : to average; a volume network uses the first
     sampling : tile, device
-    told : progress, called with (done, total, what)
+    progress : called with (done, total, what)
 
     Returns
     -------
     (X, Y, Z) float32
     """
-    return _averaged(networks, observation, observation.y, [], sigma, orientations, sampling, told, networks.estimate)
+    predict = networks.estimate
+    return _averaged(networks, observation, observation.y, [], sigma, orientations, sampling, progress, predict)
 
 
 def refine(
@@ -77,15 +90,15 @@ def refine(
     orientations: Sequence[Orientation],
     sampling: SamplerConfig,
     regression: Tensor,
-    told: Progress,
+    progress: Progress = silent,
 ) -> Tensor:
     """One restoration from the regression mean, through flow and fusion decoder.
 
     Parameters
     ----------
-    networks, observation, sigma, orientations, told : see `estimate`
-    sampling : steps, fidelity, seed, tile, device; with a seed it is a sample and uses one of the looks, since an
-        average of samples would be none
+    networks, observation, sigma, orientations, progress : see `estimate`
+    sampling : of the restoration; with a seed it is a sample and uses one of the orientations, since an average of
+        samples would be none
     regression : (X, Y, Z) from `estimate`
 
     Returns
@@ -95,21 +108,32 @@ def refine(
     noise = []
     if sampling.seed is not None:
         orientations = [orientations[sampling.seed % len(orientations)]]
-        noise = [torch.randn(regression.shape, generator=torch.Generator().manual_seed(sampling.seed))]
-    channels = networks.config.measured_channels
-    seen = networks.config.context if networks.config.spatial_dims == 2 else 1
+        noise = [torch.randn(regression.shape, generator=torch.Generator().manual_seed(sampling.seed)).to(regression)]
+    config = networks.config
+    measured, seen = config.measured_channels, config.context if config.spatial_dims == 2 else 1
 
     def predict(tile: Tensor) -> Tensor:
-        inputs, regression_planes, drawn = (
-            tile[:, :channels],
-            tile[:, channels : channels + seen],
-            tile[:, channels + seen :],
-        )
-        return networks.refine(inputs, regression_planes, drawn if noise else None, sampling.steps, sampling.fidelity)
+        inputs, planes, drawn = tile.tensor_split((measured, measured + seen), 1)
+        start = drawn if noise else None
+        return networks.refine(inputs, planes, start, sampling.steps, sampling.fidelity, sampling.sampler)
 
-    return _averaged(
-        networks, observation, regression, [regression, *noise], sigma, orientations, sampling, told, predict
-    )
+    fields = [regression, *noise]
+    return _averaged(networks, observation, regression, fields, sigma, orientations, sampling, progress, predict)
+
+
+def restore(
+    networks: Networks,
+    observation: Observation,
+    sigma: Tensor,
+    orientations: Sequence[Orientation],
+    sampling: SamplerConfig,
+    progress: Progress = silent,
+) -> Tensor:
+    """The regression mean, refined where the networks do; parameters and result as in `estimate`."""
+    regression = estimate(networks, observation, sigma, orientations, sampling, progress)
+    if not networks.refines:
+        return regression
+    return refine(networks, observation, sigma, orientations, sampling, regression, progress)
 
 
 def _averaged(
@@ -120,43 +144,41 @@ def _averaged(
     sigma: Tensor,
     orientations: Sequence[Orientation],
     sampling: SamplerConfig,
-    told: Progress,
+    progress: Progress,
     predict: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """(X, Y, Z) mean over orientations; `base` stays in air, `extras` are the regression mean and white noise."""
     y = observation.y
     orientations = orientations[:1] if networks.config.spatial_dims == 3 else orientations
-    box = content_box(y)
-    total = sum(
-        orientation.to_planes(y)[tuple(box[a] for a in orientation.order)].shape[2] for orientation in orientations
-    )
+    box = content_box(y) if sampling.skip_air else (slice(None),) * 3
+    boxes = [tuple(box[axis] for axis in orientation.order) for orientation in orientations]
+    total = sum(orientation.to_planes(y)[at].shape[2] for orientation, at in zip(orientations, boxes, strict=True))
     done = 0
     if total:
-        told(0, total, "planes")  # all checks are made, the network comes next: here a dry run ends
+        progress(0, total, "planes")  # all checks are made, the network comes next: here a dry run ends
+
+    def count(planes: int) -> None:
+        nonlocal done
+        done += planes
+        progress(done, total, "planes")
+
     mean: Tensor | None = None
-    for orientation in orientations:
-        at = tuple(box[a] for a in orientation.order)
+    for orientation, at in zip(orientations, boxes, strict=True):
         fields = [observation.y, observation.observed, sigma, *extras]
         stack = [_by_planes(orientation.to_planes(field.expand_as(y))[at]) for field in fields]
         stack[4:] = [smooth_along_stack(noise) for noise in stack[4:]]
-
-        def count(planes: int) -> None:
-            nonlocal done
-            done += planes
-            told(done, total, "planes")
-
-        turned = orientation.to_planes(base)
-        whole = _by_planes(turned)
-        whole = whole.clone() if whole is turned else whole
-        _one_orientation(networks, stack, observation.thickness, sampling, count, predict, into=whole[at])
-        seen = orientation.from_planes(whole)
+        planes = orientation.to_planes(base)
+        whole = _by_planes(planes)
+        whole = whole.clone() if whole is planes else whole
+        _restore_stack(networks, stack, observation.thickness, sampling, count, predict, into=whole[at])
+        restored = orientation.from_planes(whole)
         # In place: a whole-body CT is a gigabyte, and every copy of it another.
-        mean = seen if mean is None else mean.add_(seen)
+        mean = restored if mean is None else mean.add_(restored)
     assert mean is not None
     return mean if len(orientations) == 1 else mean.div_(len(orientations))
 
 
-def _one_orientation(
+def _restore_stack(
     networks: Networks,
     stack: list[Tensor],
     thickness: float,
@@ -166,27 +188,27 @@ def _one_orientation(
     into: Tensor,
 ) -> None:
     """Restore plane by plane, or as one volume, into (H, W, D); what holds nothing stays as it was."""
-    flat = networks.config.spatial_dims == 2
-    half, depth = networks.config.context // 2 if flat else 0, stack[0].shape[2]
+    config = networks.config
+    flat = config.spatial_dims == 2
+    half, depth = config.context // 2 if flat else 0, stack[0].shape[2]
     at_once = max(1, sampling.pixels // (stack[0].shape[0] * stack[0].shape[1])) if flat else depth
     for start in range(0, depth, at_once):
         stop = min(depth, start + at_once)
         chunk = [_beside(field, start - half, stop + half) for field in stack]
         # The outline of a head changes from plane to plane: a third of its bounding box is air.
-        here = _outline((chunk[0] > AIR).any(2)) if flat else (slice(None), slice(None))
+        outlined = flat and sampling.skip_air
+        here = _outline((chunk[0] > AIR).any(2)) if outlined else (slice(None), slice(None))
         grid = chunk[0][here].shape
         # Padded before neighbours become channels: there are twenty channels of three fields.
         y, observed, sigma, *extras = (_padded(field[here]) if flat else field for field in chunk)
-        parts = [measured_channels(y, observed, sigma, thickness, networks.config, inner=True)]
-        if extras and flat:
+        parts = [measured_channels(y, observed, sigma, thickness, config, inner=True)]
+        if extras:
             regression, *noise = extras
-            parts.append(neighbours(regression, networks.config.context, inner=True))
-            parts += [each[..., half : half + stop - start].permute(2, 0, 1)[:, None] for each in noise]
-        elif extras:
-            parts += [each[None, None] for each in extras]
+            parts.append(neighbours(regression, config.context, inner=True) if flat else regression[None, None])
+            parts += [to_batch(field[..., half : half + stop - start], config.spatial_dims) for field in noise]
         channels = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-        guess = infer(channels, sampling, predict)
-        into[(*here, slice(start, stop))] = guess[:, 0, : grid[0], : grid[1]].permute(1, 2, 0) if flat else guess[0, 0]
+        guess = to_stack(infer(channels, sampling, predict))
+        into[(*here, slice(start, stop))] = guess[: grid[0], : grid[1]]
         count(stop - start)
 
 
@@ -200,8 +222,7 @@ def _by_planes(stack: Tensor) -> Tensor:
 
 def _padded(stack: Tensor) -> Tensor:
     """Planes (H, W, D) whose edges are multiples of `MULTIPLE`, their border repeated."""
-    bottom, right = ((-size) % MULTIPLE for size in stack.shape[:2])
-    return F.pad(stack.permute(2, 0, 1), (0, right, 0, bottom), mode="replicate").permute(1, 2, 0)
+    return padded(stack.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
 
 
 def _beside(stack: Tensor, low: int, high: int) -> Tensor:
@@ -223,25 +244,21 @@ def infer(channels: Tensor, sampling: SamplerConfig, predict: Callable[[Tensor],
 
     Returns
     -------
-    (B, 1, ...)
+    (B, 1, ...) float32 on the device of `sampling`
     """
-    grid = channels.shape[2:]
-    pads = [(-size) % MULTIPLE for size in grid]
-    margins = [n for pad in reversed(pads) for n in (0, pad)]
-    padded = (F.pad(channels, margins, mode="replicate") if any(pads) else channels).to(sampling.device)
-    with torch.inference_mode():
+    batch = padded(channels).to(sampling.device)
+    with torch.no_grad():
         tile = max(MULTIPLE, sampling.tile // MULTIPLE * MULTIPLE)
-        if all(size <= tile for size in padded.shape[2:]):
-            guess = predict(padded)
+        if all(size <= tile for size in batch.shape[2:]):
+            guess = predict(batch)
         else:
-            roi = [min(tile, size) for size in padded.shape[2:]]
+            roi = [min(tile, size) for size in batch.shape[2:]]
             # MONAI rounds the stride down; half a voxel keeps it from the next lower number.
             overlap = [max(0.0, 1 - (stride_of(edge) + 0.5) / edge) for edge in roi]
             inferer = SlidingWindowInferer(roi, sw_batch_size=4, overlap=overlap, mode="gaussian")
-            guess = inferer(padded, predict)
+            guess = inferer(batch, predict)
     assert isinstance(guess, Tensor)
-    inside: tuple[Any, ...] = (..., *(slice(0, size) for size in grid))
-    return guess[inside].float().cpu()
+    return cropped(guess, list(channels.shape[2:])).float()
 
 
 def stride_of(edge: int) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medldm.models.vae import VAE
 
 
-class LatentSpace:
+class LatentSpace(nn.Module):
     """Encode to unit-variance latents, decode from them.
 
     Parameters
@@ -17,8 +17,12 @@ class LatentSpace:
     scale : (latent_channels,) standard deviation of each latent channel over the training data
     """
 
+    scale: Tensor
+
     def __init__(self, vae: VAE, scale: Tensor) -> None:
-        self.vae, self.scale = vae, scale
+        super().__init__()
+        self.vae = vae
+        self.register_buffer("scale", scale)
 
     def encode(self, image: Tensor) -> Tensor:
         """(B, 1, ...) to (B, latent_channels, .../factor); the mean, not a sample."""
@@ -30,7 +34,9 @@ class LatentSpace:
         return self.vae.decode(latent * self._shaped(latent))
 
     def _shaped(self, like: Tensor) -> Tensor:
-        return self.scale.to(like.device).reshape([1, -1] + [1] * (like.ndim - 2))
+        # Only where it must move: a trace for export would freeze the device.
+        scale = self.scale if self.scale.device == like.device else self.scale.to(like.device)
+        return scale.reshape([1, -1] + [1] * (like.ndim - 2))
 
 
 def latent_scale(vae: VAE, images: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from medldm.models.blocks import as_weights, conv, depth_to_space, keep_variance, space_to_depth
@@ -65,23 +64,3 @@ def build_fusion(shape: Architecture) -> Residual:
     the volume, and knows of each plane what the others saw.
     """
     return Residual(shape, extra=2 + (shape.context if shape.staged else 0))
-
-
-def apply_fusion(
-    fusion: nn.Module, inputs: Tensor, told: Tensor, first: Tensor, decoded: Tensor, fidelity: float | Tensor
-) -> Tensor:
-    """X = b + R(y, m, sigma, b, D(z), fidelity), b the first estimate.
-
-    Parameters
-    ----------
-    fusion : network of `build_fusion`
-    inputs : (B, C, ...) measured channels
-    told : (B, 0 or context, ...) b - y of the plane and its neighbours
-    first : (B, 1, ...) b
-    decoded : (B, 1, ...) decoded latent
-    fidelity : one number, or (B,)
-    """
-    weight = torch.as_tensor(fidelity, dtype=inputs.dtype, device=inputs.device)
-    weight = weight.reshape([-1] + [1] * (inputs.ndim - 1)).expand_as(decoded)
-    corrected: Tensor = first + fusion(torch.cat([inputs, told, decoded - first, weight], 1))
-    return corrected

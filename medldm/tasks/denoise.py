@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from medldm.data.volume import Volume
     from medldm.degradations import Observation
-    from medldm.modality import Modality
 
 MEANS_MM = 2.5  # standard deviation of the Gaussian; 5 mm wins 0.03 dB on validation and leaves more bias
 HAND_OVER = 0.25  # scaled intensity above the CT window, 1000 to 1500 HU: from the network's voxels to the measured
@@ -36,6 +35,7 @@ def run(inputs: Inputs, settings: Denoise, progress: Progress) -> Volume:
     """Estimate the scan without its noise, then bound the change of every voxel; see `medldm.denoise`."""
     import torch
 
+    from medldm.degradations.noise import within_noise
     from medldm.inference.noise_map import map_on
     from medldm.inference.orientations import pick_orientations
     from medldm.inference.pipeline import Job
@@ -50,7 +50,8 @@ def run(inputs: Inputs, settings: Denoise, progress: Progress) -> Volume:
     restored, spread = job.run(observation, level, pick_orientations((), (), volume.shape, volume.spacing))
     if job.modality.noise.high_pass:
         restored = keep_means(restored, observation.y, volume.spacing, volume.slice_axis)
-    bounded = bound(restored, observation.y, level.sigma, job.modality)
+    rician = job.modality.noise.family == "rician"
+    bounded = within_noise(restored, observation.y, level.sigma, rician)
     if job.modality.plausible is not None:
         # Padding, dense bone and metal are kept as measured: no tissue hides in their noise.
         bounded = bounded.lerp_(measured, ((measured - 1) / HAND_OVER).clamp_(0, 1))
@@ -121,24 +122,6 @@ def keep_means(restored: torch.Tensor, measured: torch.Tensor, spacing: Sequence
     for plane, seen in zip(kept.unbind(axis), measured.unbind(axis), strict=True):  # slices, for memory's sake
         plane += torch.from_numpy(ndimage.gaussian_filter((seen - plane).numpy(), sigma, truncate=3.0))
     return kept
-
-
-def bound(restored: torch.Tensor, measured: torch.Tensor, sigma: torch.Tensor, modality: Modality) -> torch.Tensor:
-    """No voxel moves more than four standard deviations; MRI counts from the bias-corrected magnitude."""
-    import torch
-
-    from medldm.degradations.noise import BOUND, Rician
-
-    if modality.noise.family != "rician":
-        kept = measured - BOUND * sigma
-        kept = torch.maximum(restored, kept, out=kept)
-        return torch.minimum(kept, measured + BOUND * sigma, out=kept)
-
-    class Level(Rician):
-        def level(self, like: torch.Tensor) -> torch.Tensor:
-            return sigma.expand_as(like)
-
-    return Level().reconcile(restored, measured)
 
 
 DENOISE = Task(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medldm.degradations import DEGRADATIONS, Degradation, Observation
-from medldm.inference.conditioning import measured_channels
+from medldm.inference.conditioning import measured_channels, to_stack
 from medldm.inference.orientations import Orientation
 from medldm.modality import CT
 from medldm.settings import Architecture
@@ -138,7 +138,7 @@ def score(cases: Sequence[Cube], restore: Callable[[Tensor], Tensor]) -> dict[st
     cases : from `cubes`
     restore : (N, C, ...) measured channels to (N, 1, ...) image
     """
-    return score_volumes(cases, lambda case: as_volume(restore(case.inputs)))
+    return score_volumes(cases, lambda case: to_stack(restore(case.inputs)))
 
 
 def score_volumes(cases: Sequence[Cube], restore: Callable[[Cube], Tensor]) -> dict[str, float]:
@@ -153,11 +153,6 @@ def score_volumes(cases: Sequence[Cube], restore: Callable[[Cube], Tensor]) -> d
     for case in cases:
         rows.setdefault(case.task, []).append(psnr(restore(case), case.clean))
     return {task: sum(values) / len(values) for task, values in rows.items()}
-
-
-def as_volume(image: Tensor) -> Tensor:
-    """(N, 1, H, W) planes, or (1, 1, H, W, D), as (H, W, D)."""
-    return image[:, 0].permute(1, 2, 0) if image.ndim == 4 else image[0, 0]
 
 
 def psnr(guess: Tensor, clean: Tensor) -> float:

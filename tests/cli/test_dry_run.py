@@ -170,7 +170,7 @@ def test_no_samples_are_promised_of_a_model_that_draws_none(case, tiny_model, ca
     from medldm.zoo import card
 
     networks = load_networks(card(str(tiny_model)), precision=pick_precision("auto", "cpu"))
-    monkeypatch.setattr(networks, "flow", None)
+    monkeypatch.setitem(networks._modules, "flow", None)
     arguments = ["denoise", "scan.nii.gz", "o.nii.gz", "--samples", "4", "--model", str(tiny_model)]
     for more in (["--dry-run"], []):
         assert main([*arguments, *more]) == 2

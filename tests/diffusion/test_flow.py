@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medldm.diffusion import draw_times, flow_loss, interpolate, sample_flow
+from medldm.diffusion import SAMPLERS, draw_times, flow_loss, interpolate
 
 
 def gaussian_denoiser(mean, std):
@@ -19,21 +19,21 @@ def gaussian_denoiser(mean, std):
 
 def test_many_steps_land_on_the_prior():
     noise = torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    drawn = sample_flow(gaussian_denoiser(2.0, 0.5), noise, steps=200)
+    drawn = SAMPLERS["euler"](gaussian_denoiser(2.0, 0.5), noise, steps=200)
     assert float(drawn.mean()) == pytest.approx(2.0, abs=0.02)
     assert float(drawn.std()) == pytest.approx(0.5, abs=0.02)
 
 
 def test_one_step_is_the_conditional_mean():
     noise = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(sample_flow(gaussian_denoiser(2.0, 0.5), noise, steps=1), torch.full_like(noise, 2.0))
+    assert torch.allclose(SAMPLERS["euler"](gaussian_denoiser(2.0, 0.5), noise, steps=1), torch.full_like(noise, 2.0))
 
 
 def test_every_step_is_told():
-    heard = []
-    told = lambda step, steps: heard.append((step, steps))  # noqa: E731
-    sample_flow(gaussian_denoiser(0.0, 1.0), torch.zeros(1, 1, 4, 4), steps=3, told=told)
-    assert heard == [(1, 3), (2, 3), (3, 3)]
+    calls = []
+    progress = lambda step, steps: calls.append((step, steps))  # noqa: E731
+    SAMPLERS["euler"](gaussian_denoiser(0.0, 1.0), torch.zeros(1, 1, 4, 4), steps=3, progress=progress)
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_the_path_is_straight():

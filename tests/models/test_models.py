@@ -12,6 +12,7 @@ from medldm.errors import ModelError
 from medldm.inference.conditioning import centre_channel, centre_plane, measured_channels, neighbours
 from medldm.inference.networks import Networks, load_networks, unload
 from medldm.inference.orientations import pick_orientations
+from medldm.inference.tiling import SamplerConfig, estimate, restore
 from medldm.models.blocks import depth_to_space, grow_inputs, space_to_depth
 from medldm.models.latent_space import LatentSpace, latent_scale
 from medldm.models.unet import build_fusion, build_unet
@@ -26,10 +27,11 @@ SHAPES = {2: Architecture(**SMALL), 3: Architecture(spatial_dims=3, context=1, *
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_chain_gives_an_image_on_the_grid_it_was_shown(dims, tmp_path):
     networks = load_networks(card(str(phantoms.tiny_model(tmp_path, dims))))
-    inputs = torch.rand(2, networks.config.measured_channels, *(32,) * dims)
-    noise = torch.randn(2, 1, *(32,) * dims)
+    batch = 2 if dims == 2 else 1  # the planes of a stack, or one volume
+    inputs = torch.rand(batch, networks.config.measured_channels, *(32,) * dims)
+    noise = torch.randn(batch, 1, *(32,) * dims)
     for answer in (networks.restore(inputs), networks.restore(inputs, noise, steps=2, fidelity=0.0)):
-        assert answer.shape == (2, 1, *(32,) * dims)
+        assert answer.shape == (batch, 1, *(32,) * dims)
         assert torch.isfinite(answer).all()
 
 
@@ -91,11 +93,11 @@ def test_a_decoder_that_corrects_nothing_gives_the_average_of_all_looks(dims, tm
         torch.zeros(1, 1, 1),
         pick_orientations((), (), y.shape, (1, 1, 1)),
     )
-    average = networks.estimate_volume(seen, sigma, orientations)
-    assert torch.allclose(networks.restore_volume(seen, sigma, orientations), average, atol=1e-6)
+    average = estimate(networks, seen, sigma, orientations, SamplerConfig.whole())
+    assert torch.allclose(restore(networks, seen, sigma, orientations, SamplerConfig.whole()), average, atol=1e-6)
     assert float((average - y).abs().max()) > 0.01
     torch.nn.init.zeros_(networks.unet.head.weight)
-    assert torch.allclose(networks.restore_volume(seen, sigma, orientations), y, atol=1e-6)
+    assert torch.allclose(restore(networks, seen, sigma, orientations, SamplerConfig.whole()), y, atol=1e-6)
 
 
 def test_the_decoder_sees_what_other_looks_made_of_the_planes_beside(tmp_path):

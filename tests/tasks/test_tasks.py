@@ -19,7 +19,7 @@ from medldm.inference.device import fitted_pixels
 from medldm.inference.networks import load_networks
 from medldm.inference.orientations import pick_orientations
 from medldm.inference.pipeline import residual, silent
-from medldm.inference.tiling import SamplerConfig, estimate, infer, refine, smooth_along_stack, stride_of
+from medldm.inference.tiling import SamplerConfig, estimate, infer, refine, restore, smooth_along_stack, stride_of
 from medldm.models.precision import pick_precision
 from medldm.settings import Denoise, Settings
 from medldm.tasks import TASKS
@@ -290,7 +290,7 @@ def test_chunks_of_planes_give_what_the_whole_stack_gives(tiny_model):
         return refine(networks, seen, sigma, orientations, sampling, regression, silent)
 
     whole = restored(SamplerConfig())
-    assert torch.allclose(whole, networks.restore_volume(seen, sigma, orientations), atol=1e-5)
+    assert torch.allclose(whole, restore(networks, seen, sigma, orientations, SamplerConfig.whole()), atol=1e-5)
     assert torch.allclose(whole, restored(SamplerConfig(pixels=32 * 32 * 5)), atol=1e-5)
 
 
@@ -423,7 +423,7 @@ def test_filling_and_denoising_says_no_longer_that_nothing_else_changed(phantom,
 
 def test_a_model_without_a_flow_has_no_samples_to_draw(phantom, model, monkeypatch):
     networks = load_networks(card(model["model"]), precision=pick_precision("auto", "cpu"))
-    monkeypatch.setattr(networks, "flow", None)
+    monkeypatch.setitem(networks._modules, "flow", None)
     with pytest.raises(UsageError, match="--samples 1"):
         medldm.denoise(phantom, 0.05, samples=3, **model)
 

@@ -20,6 +20,7 @@ from medldm.errors import InputError
 from medldm.inference.conditioning import measured_channels
 from medldm.inference.networks import Networks
 from medldm.inference.orientations import pick_orientations
+from medldm.inference.tiling import SamplerConfig, estimate
 from medldm.models.residual import (
     Conditions,
     PrincipalBlocks,
@@ -401,7 +402,7 @@ def test_the_mean_over_orientations_is_that_of_the_verbs(network):
         orientations = pick_orientations(damaged, in_plane, (16, 32, 48), spacing)
         assert len(orientations) == (2 if damaged else 3 if name in ("noise", "region") and isotropic[each] else 1)
         observation = Observation(measured.y[each], measured.observed[each], float(measured.thickness[each]))
-        wanted = networks.estimate_volume(observation, measured.sigma[each], orientations)
+        wanted = estimate(networks, observation, measured.sigma[each], orientations, SamplerConfig.whole())
         assert (wanted - measured.y[each]).abs().max() > 0.01  # it says something
         torch.testing.assert_close(b[each], wanted, atol=1e-4, rtol=0)
     assert not log_s.any()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from medldm.degradations import Observation
-from medldm.inference.conditioning import centre_channel
+from medldm.inference.conditioning import centre_channel, condition, to_batch
 from medldm.inference.networks import Networks
+from medldm.inference.tiling import SamplerConfig, estimate, restore
 from medldm.models.blocks import grow_inputs
 from medldm.models.flow import Flow
 from medldm.models.latent_space import LatentSpace
@@ -71,12 +72,14 @@ def train_fusion(
     latent.vae.to(device).requires_grad_(False)
     flow.to(device).requires_grad_(False)
     unet.to(device).requires_grad_(False)
-    networks = Networks(shape, network, latent, flow, unet)
+    networks = Networks(shape, unet, latent, flow, network)
 
     def validate(network: nn.Module) -> dict[str, float]:
         def restored(case: Cube, fidelity: float) -> Tensor:
             seen = on(case.observation, device)
-            return networks.restore_volume(seen, case.sigma.to(device), case.orientations, fidelity).cpu()
+            return restore(
+                networks, seen, case.sigma.to(device), case.orientations, SamplerConfig.whole(device, fidelity)
+            ).cpu()
 
         with autocast(session.device):
             rows = score_volumes(cases, lambda case: restored(case, 1.0))
@@ -112,13 +115,13 @@ def one_orientation(networks: Networks, scene: Scene, generator: torch.Generator
     with one entry
     """
     observation, sigma = on(scene.observation, device), scene.sigma.to(device)
-    regression = networks.estimate_volume(observation, sigma, scene.orientations)
+    regression = estimate(networks, observation, sigma, scene.orientations, SamplerConfig.whole(device))
     orientation = scene.orientations[int(torch.randint(len(scene.orientations), (1,), generator=generator))]
     clean = orientation.to_planes(scene.clean.to(device))
     flat = networks.config.spatial_dims == 2
     fields = [
-        *networks.condition(observation, sigma, orientation, regression),
-        clean.permute(2, 0, 1)[:, None] if flat else clean[None, None],
+        *condition(observation, sigma, orientation, networks.config, regression),
+        to_batch(clean, networks.config.spatial_dims),
     ]
     # The first axis of the block has ends that no scan has.
     axis = {0: 2, 1: 3, 2: 0}[orientation.order.index(0)] if flat else 2 + orientation.order.index(0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medldm.diffusion import draw_times, flow_loss
 from medldm.inference.conditioning import centre_plane
-from medldm.inference.networks import Networks, latent_noise
+from medldm.inference.networks import Networks
 from medldm.models.blocks import grow_inputs
 from medldm.models.flow import Flow, build_flow
 from medldm.models.latent_space import LatentSpace
@@ -57,7 +57,7 @@ def train_flow(
         start_from_estimate(network)
     cases = cubes(val, shape)
     latent.vae.to(device).requires_grad_(False)
-    networks = Networks(shape, unet.to(device).requires_grad_(False), latent, network, unet)
+    networks = Networks(shape, unet.to(device).requires_grad_(False), latent, network)
 
     gates: dict[str, float] = {}
 
@@ -65,9 +65,8 @@ def train_flow(
         assert isinstance(network, Flow)
 
         def one_step(inputs: Tensor) -> Tensor:
-            regression = networks.estimate(inputs.to(device))
-            start = torch.zeros_like(latent_noise(regression, shape))
-            return latent.decode(networks.propose(inputs.to(device), regression, start)).cpu()
+            inputs = inputs.to(device)
+            return latent.decode(networks.sample(inputs, networks.estimate(inputs))).cpu()
 
         def plain(inputs: Tensor) -> Tensor:
             return latent.decode(latent.encode(centre_plane(inputs.to(device), shape))).cpu()
