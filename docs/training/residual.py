@@ -165,7 +165,7 @@ def scores(
     out["in 90 %"] = float((error.abs() < 1.645 * s[0, 0].cpu()[inner][where]).float().mean())
     if flow is None:
         return out
-    told = flow.told(c)
+    told = flow.embed(c)
     drawn = []
     grid = [size // flow.factor for size in case.u.shape[2:]]
     for seed in range(samples):
@@ -352,7 +352,7 @@ def train_flow(options: argparse.Namespace, pool: Pool, device: torch.device, ca
 
     def loss_of(network: nn.Module, batch: Any) -> Tensor:
         latent, conditions, keep, generator = batch
-        told = network.told(conditions) * keep.reshape(-1, 1, 1, 1, 1)  # type: ignore[operator]
+        told = network.embed(conditions) * keep.reshape(-1, 1, 1, 1, 1)  # type: ignore[operator]
         return flow_loss(network, latent, told, generator)
 
     def validate(network: nn.Module) -> dict[str, float]:

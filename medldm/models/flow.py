@@ -49,8 +49,10 @@ class Flow(nn.Module):
         encoded : (B, latent_channels, ...) of the first estimate b; without one, of y
         inputs : (B, C, ...) measured channels and b - y at full resolution
         """
-        told = self.door(as_weights(space_to_depth(inputs, self.factor), self.door))
-        stack = dense_format(torch.cat([as_weights(noisy, self.door), as_weights(encoded, self.door), told], 1))
+        conditions_in = self.door(as_weights(space_to_depth(inputs, self.factor), self.door))
+        stack = dense_format(
+            torch.cat([as_weights(noisy, self.door), as_weights(encoded, self.door), conditions_in], 1)
+        )
         correction: Tensor = self.network(stack, time * TIME_GAIN)
         return encoded + correction.float()
 

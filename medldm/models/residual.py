@@ -199,7 +199,7 @@ class ResidualFlow(nn.Module):
             num_head_channels=16,
         )
 
-    def told(self, conditions: Conditions) -> Tensor:
+    def embed(self, conditions: Conditions) -> Tensor:
         """The conditions on the latent grid, (B, flow[0], ...); they are the same at every step."""
         c = conditions
 
@@ -214,48 +214,48 @@ class ResidualFlow(nn.Module):
         projected: Tensor = self.project(as_weights(stack, self.project))
         return projected
 
-    def forward(self, noisy: Tensor, time: Tensor, told: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, time: Tensor, embedded: Tensor) -> Tensor:
         """(B, latent_channels, ...) velocity.
 
         Parameters
         ----------
         noisy : (B, latent_channels, ...) z_t = t z + (1 - t) noise
         time : (B,) in [0, 1]
-        told : from `told`, or zeros of its shape where conditions are dropped
+        embedded : from `embed`, or zeros of its shape where conditions are dropped
         """
-        stack = dense_format(torch.cat([as_weights(noisy, self.project), told], 1))
+        stack = dense_format(torch.cat([as_weights(noisy, self.project), embedded], 1))
         velocity: Tensor = self.network(stack, time * TIME_GAIN)
         return velocity.float()
 
 
-def flow_loss(flow: nn.Module, latent: Tensor, told: Tensor, generator: torch.Generator) -> Tensor:
+def flow_loss(flow: nn.Module, latent: Tensor, embedded: Tensor, generator: torch.Generator) -> Tensor:
     """Squared error of the velocity at logit-normal times (Esser et al., 2024), unweighted.
 
     Parameters
     ----------
-    flow : (z_t, t, told) to velocity
+    flow : (z_t, t, embedded) to velocity
     latent : (B, C, ...) normalised latent of the residual
-    told : conditions on the latent grid
+    embedded : conditions on the latent grid
     generator : source of randomness, on the device
     """
     time = torch.randn(len(latent), generator=generator, device=latent.device).sigmoid()
     noise = torch.randn(latent.shape, generator=generator, device=latent.device)
     t = time.reshape([-1] + [1] * (latent.ndim - 1))
-    velocity: Tensor = flow(t * latent + (1 - t) * noise, time, told)
+    velocity: Tensor = flow(t * latent + (1 - t) * noise, time, embedded)
     return ((velocity - (latent - noise)) ** 2).mean()
 
 
-def sample(flow: nn.Module, noise: Tensor, told: Tensor, steps: int) -> Tensor:
+def sample(flow: nn.Module, noise: Tensor, embedded: Tensor, steps: int) -> Tensor:
     """Euler steps from noise to a latent.
 
     Parameters
     ----------
-    flow : (z_t, t, told) to velocity
+    flow : (z_t, t, embedded) to velocity
     noise : (B, C, ...) standard normal
-    told : conditions on the latent grid
+    embedded : conditions on the latent grid
     steps : calls of `flow`
     """
     z = noise
     for step in range(steps):
-        z = z + flow(z, torch.full((len(z),), step / steps, device=z.device), told) / steps
+        z = z + flow(z, torch.full((len(z),), step / steps, device=z.device), embedded) / steps
     return z

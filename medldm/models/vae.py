@@ -65,11 +65,11 @@ class VAE(nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Activations of the encoder after each of its blocks: what our perceptual distance compares."""
-        found, x = [], as_weights(space_to_depth(image, self.entry), self.first)
+        levels, x = [], as_weights(space_to_depth(image, self.entry), self.first)
         for block in self.network.encoder.blocks:
             x = block(x)
-            found.append(x)
-        return found
+            levels.append(x)
+        return levels
 
 
 def build_vae(shape: Architecture) -> VAE:

@@ -219,9 +219,9 @@ def _sampling(
     wide = torch.where(is_["thick"], thickness, torch.where(is_["in-plane"], factor, one))
     rect = (is_["thick"] & (uniform(count, 0, 1, generator) >= 0.6)) | (is_["in-plane"] & ~kspace)
     fourier = is_["in-plane"] & kspace
-    told = torch.where(is_["thick"], thickness, torch.ones_like(thickness))
+    shown_thickness = torch.where(is_["thick"], thickness, torch.ones_like(thickness))
     changes = is_["thick"] | is_["gap"] | is_["in-plane"]
-    rows = sampling(centres, there, wide, rect, fourier, height, told, changes)
+    rows = sampling(centres, there, wide, rect, fourier, height, shown_thickness, changes)
     second = is_["in-plane"] & both
     plane, plane_exists = coarse(width)
     across = torch.arange(width, device=device, dtype=torch.float32).expand(count, -1)
@@ -232,7 +232,7 @@ def _sampling(
         rect & second,
         fourier & second,
         width,
-        told,
+        shown_thickness,
         second,
     )
     return rows, columns
@@ -245,7 +245,7 @@ def sampling(
     rect: Tensor,
     fourier: Tensor,
     voxels: int,
-    told: Tensor,
+    shown_thickness: Tensor,
     changes: Tensor,
 ) -> Sampling:
     """Matrices of `medldm.degradations.sampling` for a batch.
@@ -280,7 +280,7 @@ def sampling(
     back = _interpolation(centres, slices, voxels)
     back = torch.where(fourier.reshape(-1, 1, 1), weights.mT * width, back)
     observed = ((1 - distance.abs()).clamp_min(0) * real[..., None]).sum(1).clamp_max(1)
-    return Sampling(weights, back, observed, told, changes)
+    return Sampling(weights, back, observed, shown_thickness, changes)
 
 
 def _truncated(centres: Tensor, thickness: Tensor, voxels: int) -> Tensor:

@@ -96,17 +96,17 @@ def read_split(data: Path) -> list[dict[str, str]]:
     """
     tables = [folder / name for folder in (data, data.parent) for name in ("split.csv", "manifest.csv")]
     table = next((path for path in tables if path.is_file()), None)
-    found = sorted(path for path in data.rglob("*.nii*") if path.is_file())
-    if not found:
+    paths = sorted(path for path in data.rglob("*.nii*") if path.is_file())
+    if not paths:
         raise InputError(f"{data} holds no NIfTI file to train on.")
     if table is None:
-        return _own_split(found, data)
+        return _own_split(paths, data)
     seen: dict[str, dict[str, str]] = {}  # a file listed twice is one file
     absent = []
     for row in _lines(table):
         if row["split"] not in ("train", "val"):
             continue
-        path = _named(row["file"], found, table)
+        path = _named(row["file"], paths, table)
         if path is None:
             absent.append(row["file"])
         else:
@@ -146,7 +146,7 @@ def _lines(table: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _named(name: str, found: list[Path], table: Path) -> Path | None:
+def _named(name: str, paths: list[Path], table: Path) -> Path | None:
     """The scan that a table means: by its path below the table or the data, else by its name alone.
 
     Raises
@@ -155,7 +155,7 @@ def _named(name: str, found: list[Path], table: Path) -> Path | None:
         A name that several scans have.
     """
     parts = Path(name).parts
-    same = [path for path in found if path.name == Path(name).name]
+    same = [path for path in paths if path.name == Path(name).name]
     exact = [path for path in same if path.parts[-len(parts) :] == parts]
     if len(exact) > 1 or (not exact and len(same) > 1):
         raise InputError(
@@ -175,19 +175,19 @@ def _check_subjects(rows: list[dict[str, str]], table: Path) -> None:
     for row in rows:
         if row.get("subject"):
             splits.setdefault(row["subject"], set()).add(row["split"])
-    if both := sorted(subject for subject, found in splits.items() if len(found) > 1):
+    if both := sorted(subject for subject, paths in splits.items() if len(paths) > 1):
         raise InputError(
             f"{table} puts scans of {', '.join(both[:3])} into train and val. Split by subject, never by file: what "
             "validation says of people seen in training is worth nothing."
         )
 
 
-def _own_split(found: list[Path], data: Path) -> list[dict[str, str]]:
+def _own_split(paths: list[Path], data: Path) -> list[dict[str, str]]:
     """One subject in ten for validation, by a hash of its name, so that a folder may grow; never nobody."""
-    common = len({path.name for path in found}) < len(found)  # sub-01/T1w.nii, sub-02/T1w.nii: the folder tells
+    common = len({path.name for path in paths}) < len(paths)  # sub-01/T1w.nii, sub-02/T1w.nii: the folder tells
     subjects = {
         path: path.parent.name if common and path.parent != data else path.name.split("_")[0].split(".")[0]
-        for path in found
+        for path in paths
     }
     order = sorted(set(subjects.values()), key=_hash)
     chosen = {subject for subject in order if _hash(subject) % 10 == 0} or set(order[:1])
@@ -203,7 +203,7 @@ def _hash(subject: str) -> int:
     return int(hashlib.sha256(subject.encode()).hexdigest(), 16)
 
 
-def found_modality(data: Path) -> str:
+def modality_in(data: Path) -> str:
     """Title of the modality of all scans, by the split table or, without a word of it, by air below zero.
 
     Parameters
@@ -281,9 +281,9 @@ def _pack_one(path: Path, target: Path, modality: str) -> dict[str, Any] | None:
     if float(voxels.min()) >= 0 and looks_like_labels(raw):
         return None
     seen = Volume(voxels, np.diag([*spacing, 1.0]), name=path.name)
-    looks = describe(seen, modality.lower())
+    appearance = describe(seen, modality.lower())
     packed = _pack_relative if modality_of(modality).window is None else _pack_hounsfield
-    return {**packed(voxels, raw.dtype == np.uint8, spacing, target), "spacing": spacing, "looks": looks}
+    return {**packed(voxels, raw.dtype == np.uint8, spacing, target), "spacing": spacing, "looks": appearance}
 
 
 def _pack_relative(
@@ -314,7 +314,7 @@ def _pack_hounsfield(
     for number, kernel in enumerate(KERNELS):
         degradation = LowDose(QUARTER, pixel_mm=across, kernel=kernel)
         generator = torch.Generator().manual_seed(number)
-        noise = np.stack([degradation.noise(each, generator) for each in slices])
+        noise = np.stack([degradation.noise(plane, generator) for plane in slices])
         draws.append(np.moveaxis(noise, 0, axis))
     np.save(noise_path(target), np.clip(np.round(draws), -32768, 32767).astype(np.int16))
     np.save(target, np.round(voxels - low).astype(np.uint16))

@@ -14,7 +14,7 @@ from medldm.errors import ResourceError, UsageError, reason_of
 from medldm.system import cores
 
 
-class Team:
+class Processes:
     """A process that trains alone; what several of them agree on, it decides by itself."""
 
     rank, size = 0, 1
@@ -22,7 +22,7 @@ class Team:
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Gradients become their mean over the team, in place."""
 
-    def agree(self, answer: bool) -> bool:
+    def all_reduce(self, answer: bool) -> bool:
         """Whether all say yes."""
         return answer
 
@@ -30,7 +30,7 @@ class Team:
         """Until everybody is here."""
 
 
-class FabricTeam(Team):
+class FabricTeam(Processes):
     """Processes that Lightning Fabric started, one for each device.
 
     Parameters
@@ -43,14 +43,14 @@ class FabricTeam(Team):
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """One message for all gradients: many small ones would cost more than they carry."""
-        having = [each for each in parameters if each.grad is not None]
-        flat = torch.cat([each.grad.flatten() for each in having if each.grad is not None])
+        having = [parameter for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([parameter.grad.flatten() for parameter in having if parameter.grad is not None])
         mean: Tensor = self.fabric.all_reduce(flat, reduce_op="mean")
-        parts = torch.split(mean, [each.numel() for each in having])
-        for each, part in zip(having, parts, strict=True):
-            each.grad = part.reshape(each.shape).clone()
+        parts = torch.split(mean, [parameter.numel() for parameter in having])
+        for parameter, part in zip(having, parts, strict=True):
+            parameter.grad = part.reshape(parameter.shape).clone()
 
-    def agree(self, answer: bool) -> bool:
+    def all_reduce(self, answer: bool) -> bool:
         """Whether all say yes."""
         votes = torch.tensor(float(answer), device=self.fabric.device)
         return float(self.fabric.all_reduce(votes, reduce_op="sum")) == self.size
@@ -81,7 +81,7 @@ def with_team(work: Callable[..., Any], devices: int, device: str, **options: An
         The system allows no such processes.
     """
     if devices == 1:
-        return work(team=Team(), device=device, **options)
+        return work(processes=Processes(), device=device, **options)
     try:
         from lightning_fabric import Fabric
     except ImportError as problem:
@@ -109,7 +109,7 @@ def _join(work: Callable[..., Any], options: dict[str, Any], level: int, fabric:
     logging.getLogger("medldm").setLevel(level if fabric.global_rank == 0 else logging.ERROR)
     if fabric.device.type == "cpu":
         torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // fabric.world_size)))  # noqa: TID251  this process is ours
-    done = work(team=FabricTeam(fabric), device=str(fabric.device), **options)
+    done = work(processes=FabricTeam(fabric), device=str(fabric.device), **options)
     fabric.barrier()
     if torch.distributed.is_initialized():
         # A process that ends while gloo's threads still run is aborted now and then, after all the work was done.

@@ -24,15 +24,15 @@ from medldm.models.vae import build_vae
 from medldm.qc.ood_features import extended, fit
 from medldm.settings import Architecture
 from medldm.system import cores
-from medldm.training.data import Packed, balance, found_modality, load_cache, pack, what_scans_look_like
-from medldm.training.distributed import Team, with_team
-from medldm.training.inflate import inflated_unet
+from medldm.training.data import Packed, balance, modality_in, load_cache, pack, what_scans_look_like
+from medldm.training.distributed import Processes, with_team
+from medldm.training.inflation import inflated_unet
+from medldm.training.net2net import flow_widened, widened
 from medldm.training.stages.decoder import train_fusion
 from medldm.training.stages.flow import train_flow
 from medldm.training.stages.unet import train_unet
 from medldm.training.stages.vae import train_vae
 from medldm.training.trainer import Plan, part, read_metadata, save_atomically
-from medldm.training.widen import flow_widened, widened
 from medldm.zoo import Card, card
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def train(
         raise UsageError(f"{data} is not a folder of scans.")
     started = card(init) if init else None
     shape = shape or (grown(architecture(started), spatial_dims) if started else default_shape(spatial_dims or 2))
-    modality = (modality or (started.modality if started else found_modality(data))).upper()
+    modality = (modality or (started.modality if started else modality_in(data))).upper()
     pack(data, out / "cache", modality)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     stages = {stage: minutes * SHARES[stage] for stage in ORDER} if kind == "all" else {kind: minutes}
@@ -123,7 +123,7 @@ def train_stages(
     *,
     resume: bool,
     start: Card | None,
-    team: Team,
+    processes: Processes,
     device: str,
 ) -> None:
     """One stage after another, in one process of a team.
@@ -146,7 +146,7 @@ def train_stages(
     if not scans or not val:
         raise UsageError(f"There are {len(scans)} scans to train on and {len(val)} to validate; both are needed.")
     weights = read_weights(start) if start else {}
-    if team.rank == 0:
+    if processes.rank == 0:
         log.info("%d scans for training, %d for validation", len(scans), len(val))
     for stage, minutes in stages.items():
         planned = replace(plan, minutes=minutes, learning_rate=RATES[stage])
@@ -158,12 +158,12 @@ def train_stages(
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(plan.seed)  # all processes start from the same network
             finished = stage_of(
-                stage, scans, val, shape, planned, out, resume=resume, init=first, device=device, team=team
+                stage, scans, val, shape, planned, out, resume=resume, init=first, device=device, processes=processes
             )
-        if team.rank == 0:
-            told = {"architecture": json.dumps(asdict(shape))}
-            save_atomically({k: v.cpu() for k, v in finished.items()}, out / stage / "weights.safetensors", told)
-        team.wait()
+        if processes.rank == 0:
+            summary = {"architecture": json.dumps(asdict(shape))}
+            save_atomically({k: v.cpu() for k, v in finished.items()}, out / stage / "weights.safetensors", summary)
+        processes.wait()
 
 
 def _wider(stage: str, weights: dict[str, Tensor], was: Architecture, shape: Architecture) -> dict[str, Tensor]:
@@ -237,8 +237,8 @@ def finished_weights(out: Path, stage: str) -> dict[str, Tensor]:
     path = out / stage / "weights.safetensors"
     if not path.is_file():
         raise ModelError(f"{path} is missing: train {stage} first, or `medldm train all`.")
-    found: dict[str, Tensor] = load_file(path)
-    return found
+    weights: dict[str, Tensor] = load_file(path)
+    return weights
 
 
 def publish(out: Path, name: str, shape: Architecture, modality: str, device: str, started: Card | None = None) -> Path:
@@ -253,7 +253,7 @@ def publish(out: Path, name: str, shape: Architecture, modality: str, device: st
         "guard": covered(out, started),
     }
     if "unet" in done:
-        told = common | {
+        content = common | {
             "name": f"{name}-unet",
             "title": f"Supervised U-Net ({shape.spatial_dims}D), the rival of {name}",
             "role": "rival",
@@ -261,9 +261,9 @@ def publish(out: Path, name: str, shape: Architecture, modality: str, device: st
             "training": training_facts(out, ("unet",), device),
             "validation": curve_end(out / "unet"),
         }
-        written = save_model({"unet": finished_weights(out, "unet")}, told, out)
+        written = save_model({"unet": finished_weights(out, "unet")}, content, out)
     if set(done) == set(ORDER):
-        told = common | {
+        content = common | {
             "name": name,
             "title": f"Latent diffusion with a measurement-aware decoder ({shape.spatial_dims}D)",
             "role": "restorer",
@@ -272,7 +272,7 @@ def publish(out: Path, name: str, shape: Architecture, modality: str, device: st
             "validation": {stage: curve_end(out / stage) for stage in done},
         }
         parts = {stage: finished_weights(out, stage) for stage in ORDER}
-        written = save_model(parts, told, out)
+        written = save_model(parts, content, out)
     log.info("wrote %s", written)
     return written
 

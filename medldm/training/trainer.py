@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medldm.errors import ModelError, UsageError
-from medldm.training.distributed import Team
+from medldm.training.distributed import Processes
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Plan:
     validate_s: float = 240.0
 
 
-class Session:
+class Trainer:
     """One network in training.
 
     Parameters
@@ -79,9 +79,9 @@ class Session:
         *,
         resume: bool = False,
         device: torch.device | str = "cpu",
-        team: Team | None = None,
+        processes: Processes | None = None,
     ) -> None:
-        self.team = team or Team()
+        self.processes = processes or Processes()
         self.plan, self.folder, self.score, self.device = plan, folder, score, torch.device(device)
         self.network = network.to(self.device)
         self.averaged = {name: value.detach().clone().float() for name, value in network.state_dict().items()}
@@ -125,12 +125,12 @@ class Session:
         """
 
         def make(step: int) -> T:
-            number = step * self.team.size + self.team.rank
+            number = step * self.processes.size + self.processes.rank
             return draw(torch.Generator().manual_seed(self.plan.seed * 1_000_003 + number))
 
         with ThreadPoolExecutor(1) as ahead:
             waiting = ahead.submit(make, self.step_number)
-            while self.team.agree(self.progress < 1):
+            while self.processes.all_reduce(self.progress < 1):
                 batch = waiting.result()
                 waiting = ahead.submit(make, self.step_number + 1)
                 yield batch
@@ -138,18 +138,18 @@ class Session:
 
     def step_generator(self) -> torch.Generator:
         """What a step draws beyond its batch: by seed, step and process, so that no two processes draw the same."""
-        number = self.step_number * self.team.size + self.team.rank
+        number = self.step_number * self.processes.size + self.processes.rank
         return torch.Generator().manual_seed(self.plan.seed + 7919 * number)
 
     def step(self, loss: Tensor) -> None:
         """Learn from one batch, unless its loss or gradient has exploded."""
         value = float(loss.detach())
         median = sorted(self.recent)[len(self.recent) // 2] if len(self.recent) > 20 else math.inf
-        learn = self.team.agree(math.isfinite(value) and value <= EXPLOSION * median)
+        learn = self.processes.all_reduce(math.isfinite(value) and value <= EXPLOSION * median)
         if learn:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            self.team.average(self.network.parameters())
+            self.processes.average(self.network.parameters())
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
             learn = bool(torch.isfinite(norm))
         if learn:
@@ -163,9 +163,9 @@ class Session:
             self.recent.append(value)
         self.step_number += 1
         now = time.monotonic()
-        if self.team.rank == 0 and now - self.last_validated > self.plan.validate_s:
+        if self.processes.rank == 0 and now - self.last_validated > self.plan.validate_s:
             self.validate()
-        if self.team.rank == 0 and now - self.last_saved > CHECKPOINT_S:
+        if self.processes.rank == 0 and now - self.last_saved > CHECKPOINT_S:
             self.save()
 
     def _average(self) -> None:
@@ -196,14 +196,14 @@ class Session:
         }
         self.rows.append({**row, **scores})
         write_curve(self.folder / "curve.csv", self.rows)
-        words = "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
+        text = "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
         log.info(
             "%5.1f min  step %6d  loss %.5f  skipped %d  |  %s",
             row["minutes"],
             self.step_number,
             loss,
             self.skipped,
-            words,
+            text,
         )
         self.last_validated = time.monotonic()
         return scores
@@ -249,10 +249,10 @@ class Session:
 
     def finish(self) -> dict[str, Tensor]:
         """Last validation and checkpoint; the averaged weights."""
-        if self.team.rank == 0:
+        if self.processes.rank == 0:
             self.validate()
             self.save()
-        self.team.wait()
+        self.processes.wait()
         return self.averaged
 
 
@@ -274,8 +274,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The string metadata in the header of a safetensors file."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    found: dict[str, Any] = header.get("__metadata__", {})
-    return found
+    facts: dict[str, Any] = header.get("__metadata__", {})
+    return facts
 
 
 def write_curve(path: Path, rows: list[dict[str, float]]) -> None:

@@ -45,9 +45,9 @@ class Cube(NamedTuple):
 def damages(shape: tuple[int, int, int]) -> dict[str, Damage]:
     """What every registered degradation shows on the validation curve."""
     return {
-        name: Damage(None, each) if each.adds_noise else Damage(each, None)
+        name: Damage(None, damage) if damage.adds_noise else Damage(damage, None)
         for kind in DEGRADATIONS.values()
-        for name, each in kind.validation(shape).items()
+        for name, damage in kind.validation(shape).items()
     }
 
 

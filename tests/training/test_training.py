@@ -17,7 +17,7 @@ from medldm.training.augment import piecewise_linear
 from medldm.training.data import balance, load_cache, pack, read_split
 from medldm.training.examples import draw_damage, draw_example, measure, shares
 from medldm.training.run import covered
-from medldm.training.trainer import Plan, Session, read_metadata
+from medldm.training.trainer import Plan, Trainer, read_metadata
 from medldm.zoo import card
 
 SMALL = Architecture(latent_channels=4, unet=(8, 8, 8, 8), unet_units=1, vae=(8, 8), flow=(8, 8, 8))
@@ -60,7 +60,7 @@ def test_without_a_table_subjects_are_kept_together(tmp_path):
     splits = {}
     for row in read_split(tmp_path):
         splits.setdefault(row["subject"], set()).add(row["split"])
-    assert all(len(found) == 1 for found in splits.values())
+    assert all(len(split) == 1 for split in splits.values())
     with pytest.raises(InputError, match="no NIfTI"):
         read_split(tmp_path / "nothing")
 
@@ -81,8 +81,8 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
     assert {row["subject"] for row in read_split(tmp_path)} == {"anna", "bert", "cleo"}
     lines = ["split,file,subject", "train,anna/T1w.nii.gz,anna", "val, bert/T1w.nii.gz ,bert"]
     (tmp_path / "split.csv").write_text("\n".join(lines), encoding="utf-8-sig")
-    found = {row["subject"]: (row["split"], row["path"]) for row in read_split(tmp_path)}
-    assert found == {
+    scan = {row["subject"]: (row["split"], row["path"]) for row in read_split(tmp_path)}
+    assert scan == {
         name: (split, str(tmp_path / name / "T1w.nii.gz")) for split, name in (("train", "anna"), ("val", "bert"))
     }
     (tmp_path / "split.csv").write_text("split,file\ntrain,T1w.nii.gz\n")
@@ -99,11 +99,11 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
         ("split,file\nval,a_T1w.nii.gz\n", "none of the scans"),
     ],
 )
-def test_a_split_table_that_cannot_be_meant_is_refused_in_words(lines, words, tmp_path):
+def test_a_split_table_that_cannot_be_meant_is_refused_in_words(lines, arguments, tmp_path):
     for name in ("a_T1w", "a_T2w"):
         phantoms.save(tmp_path / f"{name}.nii.gz", phantoms.brain((16, 16, 16)))
     (tmp_path / "split.csv").write_text(lines)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=arguments):
         read_split(tmp_path)
 
 
@@ -138,8 +138,8 @@ def test_ct_is_packed_in_hounsfield_units_with_the_noise_of_a_quarter_dose(tmp_p
     for seed in range(40):
         example = draw_example([scan], SMALL, 32, torch.Generator().manual_seed(seed))
         change = float((example.inputs[2] - example.clean[0]).std())
-        told = float(example.inputs[10].mean()) / 10
-        seen.setdefault(example.task, []).append((change, told))
+        text = float(example.inputs[10].mean()) / 10
+        seen.setdefault(example.task, []).append((change, text))
     noisy = np.array(seen["noise"])
     assert np.corrcoef(noisy.T)[0, 1] > 0.8
     assert {"noise", "thick", "gap", "region"} == set(seen)
@@ -188,9 +188,9 @@ def test_contrast_curves_go_through_their_knots():
 def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
     out = tmp_path / "mine"
     path = train("all", data, out, minutes=0.12, shape=SMALL, name="mine", validate_s=600)
-    told = json.loads(path.read_text())
-    assert told["training"]["subjects"] == {"MR T1w | drawn": 3}
-    assert set(told["validation"]) == {"unet", "vae", "flow", "fusion"}
+    record = json.loads(path.read_text())
+    assert record["training"]["subjects"] == {"MR T1w | drawn": 3}
+    assert set(record["validation"]) == {"unet", "vae", "flow", "fusion"}
     assert (out / "unet" / "curve.csv").read_text().startswith("minutes,step,loss,skipped,noise3")
     restored = medldm.denoise(phantoms.phantom(), noise=0.05, model=str(path))
     assert restored.history[-1].facts["model"] == "mine"
@@ -203,30 +203,30 @@ def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
 
 def make_session(folder, **plan):
     network = torch.nn.Linear(1, 1)
-    return Session(network, Plan(minutes=10, warm_up=1, **plan), folder, lambda network: {"row": 1.0})
+    return Trainer(network, Plan(minutes=10, warm_up=1, **plan), folder, lambda network: {"row": 1.0})
 
 
 def test_a_step_that_explodes_is_skipped_and_counted(tmp_path):
-    session = make_session(tmp_path)
+    trainer = make_session(tmp_path)
     for _ in range(30):
-        session.step((session.network(torch.ones(1, 1)) ** 2).mean() + 1)
-    before = [weights.clone() for weights in session.network.parameters()]
-    session.step((session.network(torch.ones(1, 1)) ** 2).mean() * 1e3 + 1e3)
-    session.step(session.network(torch.ones(1, 1)).mean() * float("nan"))
-    assert session.skipped == 2
-    assert all(torch.equal(*pair) for pair in zip(before, session.network.parameters(), strict=True))
+        trainer.step((trainer.network(torch.ones(1, 1)) ** 2).mean() + 1)
+    before = [weights.clone() for weights in trainer.network.parameters()]
+    trainer.step((trainer.network(torch.ones(1, 1)) ** 2).mean() * 1e3 + 1e3)
+    trainer.step(trainer.network(torch.ones(1, 1)).mean() * float("nan"))
+    assert trainer.skipped == 2
+    assert all(torch.equal(*pair) for pair in zip(before, trainer.network.parameters(), strict=True))
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
-    session = make_session(tmp_path)
+    trainer = make_session(tmp_path)
     for _ in range(5):
-        session.step((session.network(torch.ones(1, 1)) ** 2).mean())
-    session.save()
+        trainer.step((trainer.network(torch.ones(1, 1)) ** 2).mean())
+    trainer.save()
     (tmp_path / "checkpoint.partial").write_bytes(b"a kill in the middle of the next save")
     network = torch.nn.Linear(1, 1)
-    again = Session(network, session.plan, tmp_path, session.score, resume=True)
+    again = Trainer(network, trainer.plan, tmp_path, trainer.score, resume=True)
     assert again.step_number == 5
-    assert all(torch.equal(*pair) for pair in zip(network.parameters(), session.network.parameters(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(network.parameters(), trainer.network.parameters(), strict=True))
     assert again.optimizer.state_dict()["state"][0]["exp_avg"].abs().sum() > 0
 
 
@@ -252,10 +252,10 @@ def test_two_processes_train_one_network(data, tmp_path):
     pytest.importorskip("lightning_fabric", reason="needs medldm[train]")
     out = tmp_path / "two"
     path = train("unet", data, out, minutes=0.1, shape=SMALL, name="two", validate_s=600, device="cpu", devices=2)
-    told = json.loads(path.read_text())
-    assert told["training"]["hardware"].startswith("2 x cpu")
-    assert told["training"]["steps"]["unet"] > 0
-    steps = told["training"]["steps"]["unet"]
+    record = json.loads(path.read_text())
+    assert record["training"]["hardware"].startswith("2 x cpu")
+    assert record["training"]["steps"]["unet"] > 0
+    steps = record["training"]["steps"]["unet"]
     train("unet", data, out, minutes=0.15, shape=SMALL, name="two", resume=True, device="cpu", devices=2)
     assert json.loads(path.read_text())["training"]["steps"]["unet"] > steps
 
@@ -300,8 +300,8 @@ def test_a_trained_card_says_what_it_covers(tmp_path):
         rows.append(f"{'train' if number < 6 else 'val'},s{number}_T1w.nii.gz,s{number}")
     (tmp_path / "split.csv").write_text("\n".join(rows))
     pack(tmp_path, tmp_path / "cache")
-    told = covered(tmp_path, None)
-    assert {"intensity", "texture", "anatomy"} <= set(told)
+    text = covered(tmp_path, None)
+    assert {"intensity", "texture", "anatomy"} <= set(text)
     more = covered(tmp_path, card("brain-mri-2d"))
     shipped = card("brain-mri-2d").ood
     assert len(more["anatomy"]["references"]) == len(shipped["anatomy"]["references"]) + 6
@@ -315,7 +315,7 @@ def test_a_network_for_volumes_starts_as_one_for_planes():
     """Of a scan that is the same in all its planes, both make the same."""
     from medldm.inference.conditioning import measured_channels
     from medldm.models.unet import build_unet
-    from medldm.training.inflate import inflated_unet
+    from medldm.training.inflation import inflated_unet
 
     volumes = replace(SMALL, spatial_dims=3, context=1)
     planes = build_unet(SMALL).eval()
@@ -332,18 +332,18 @@ def test_a_network_for_volumes_starts_as_one_for_planes():
 
 def test_what_kind_of_scans_a_folder_holds(tmp_path):
     """A table is believed; without one the values tell, and a file that is none does not decide."""
-    from medldm.training.data import found_modality
+    from medldm.training.data import modality_in
 
     head = phantoms.phantom((20, 20, 12)).voxels
     phantoms.save(tmp_path / "a_1.nii.gz", head - 1000, np.eye(4), dtype=np.int16)
-    assert found_modality(tmp_path) == "CT"
+    assert modality_in(tmp_path) == "CT"
     phantoms.save(tmp_path / "b_1.nii.gz", head, np.eye(4), dtype=np.int16)
-    assert found_modality(tmp_path) == "MR"
+    assert modality_in(tmp_path) == "MR"
     (tmp_path / "split.csv").write_text("split,file,modality\ntrain,a_1.nii.gz,CT chest\n")
-    assert found_modality(tmp_path) == "CT"
+    assert modality_in(tmp_path) == "CT"
     (tmp_path / "split.csv").unlink()
     (tmp_path / "b_1.nii.gz").write_bytes(b"no image")
-    assert found_modality(tmp_path) == "MR"
+    assert modality_in(tmp_path) == "MR"
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -351,7 +351,7 @@ def test_a_wider_network_begins_as_the_narrower_one(spatial_dims):
     """More channels and neighbouring slices change nothing until training makes use of them."""
     from medldm.models.flow import build_flow
     from medldm.models.unet import build_fusion, build_unet
-    from medldm.training.widen import entrance_channels, flow_widened, widened
+    from medldm.training.net2net import entrance_channels, flow_widened, widened
 
     context = 5 if spatial_dims == 2 else 1
     was = replace(SMALL, spatial_dims=spatial_dims, context=context)
@@ -380,7 +380,7 @@ def test_a_wider_network_begins_as_the_narrower_one(spatial_dims):
 def test_a_wider_network_does_not_begin_as_another_kind():
     """Fewer channels, fewer slices or other levels are refused in words."""
     from medldm.models.unet import build_unet
-    from medldm.training.widen import widened
+    from medldm.training.net2net import widened
 
     weights = build_unet(SMALL).state_dict()
     for change in ({"unet": tuple(width // 2 for width in SMALL.unet)}, {"context": 1}, {"unet_units": 3}):
@@ -395,19 +395,19 @@ def first_loss(scans, tmp_path, monkeypatch):
     from medldm.models.latent_space import LatentSpace
     from medldm.models.unet import build_unet
     from medldm.models.vae import build_vae
-    from medldm.training.distributed import Team
+    from medldm.training.distributed import Processes
     from medldm.training.stages.decoder import train_fusion
     from medldm.training.stages.flow import train_flow
     from medldm.training.stages.vae import train_vae
 
     losses = []
-    monkeypatch.setattr(Session, "batches", lambda self, draw: iter([draw(torch.Generator().manual_seed(0))]))
-    monkeypatch.setattr(Session, "step", lambda self, loss: losses.append(float(loss.detach())))
-    monkeypatch.setattr(Session, "finish", lambda self: self.averaged)
+    monkeypatch.setattr(Trainer, "batches", lambda self, draw: iter([draw(torch.Generator().manual_seed(0))]))
+    monkeypatch.setattr(Trainer, "step", lambda self, loss: losses.append(float(loss.detach())))
+    monkeypatch.setattr(Trainer, "finish", lambda self: self.averaged)
 
     def run(stage, rank, *, begun=0):
-        team = Team()
-        team.rank, team.size = rank, 2
+        processes = Processes()
+        processes.rank, processes.size = rank, 2
         folder = tmp_path / f"{stage}{len(losses)}"
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(0)  # the same networks each time
@@ -415,7 +415,7 @@ def first_loss(scans, tmp_path, monkeypatch):
         latent, flow, unet = frozen
         # What the caller drew before must not matter.
         torch.default_generator.manual_seed(begun)
-        plan, options = Plan(batch=2, patch=32), {"team": team, "device": "cpu"}
+        plan, options = Plan(batch=2, patch=32), {"team": processes, "device": "cpu"}
         monkeypatch.setattr("medldm.training.stages.vae.build_vae", lambda shape: latent.vae)
         if stage == "vae":
             train_vae(scans, scans[:1], SMALL, plan, folder, **options)
@@ -442,11 +442,11 @@ def test_processes_of_a_team_draw_different_noise_and_nobody_draws_from_the_call
 def test_no_two_steps_of_any_process_begin_with_the_same_seed(tmp_path):
     seeds = []
     for rank in range(3):
-        session = make_session(tmp_path / str(rank), seed=5)
-        session.team.rank, session.team.size = rank, 3
+        trainer = make_session(tmp_path / str(rank), seed=5)
+        trainer.processes.rank, trainer.processes.size = rank, 3
         for step in range(50):
-            session.step_number = step
-            seeds.append(session.step_generator().initial_seed())
+            trainer.step_number = step
+            seeds.append(trainer.step_generator().initial_seed())
     assert len(set(seeds)) == len(seeds)
     # One process alone draws what it always drew.
     alone = make_session(tmp_path / "alone", seed=5)

@@ -20,10 +20,10 @@ from medldm.models.precision import autocast
 from medldm.models.unet import Residual, build_fusion
 from medldm.settings import Architecture
 from medldm.training.data import Packed
-from medldm.training.distributed import Team
+from medldm.training.distributed import Processes
 from medldm.training.examples import MARGIN, Scene, draw_scene
 from medldm.training.losses import detail_loss, feature_loss, root_mean_square
-from medldm.training.trainer import Plan, Session
+from medldm.training.trainer import Plan, Trainer
 from medldm.training.validation import Cube, cubes, score_volumes
 
 SHARP = 0.5  # share of a batch that is asked for sharpness (fidelity 0)
@@ -48,7 +48,7 @@ def train_fusion(
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
-    team: Team | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, Tensor]:
     """Train the fusion decoder; other parameters as in `train_unet`.
 
@@ -81,7 +81,7 @@ def train_fusion(
                 networks, seen, case.sigma.to(device), case.orientations, SamplerConfig.whole(device, fidelity)
             ).cpu()
 
-        with autocast(session.device):
+        with autocast(trainer.device):
             rows = score_volumes(cases, lambda case: restored(case, 1.0))
             sharp = score_volumes(cases, lambda case: restored(case, 0.0))
         return rows | {f"sharp {name}": value for name, value in sharp.items()}
@@ -90,15 +90,15 @@ def train_fusion(
     size = min(plan.patch, 64) if flat else plan.patch
     at_once = (BLOCKS, max(1, plan.batch * plan.patch**2 // (BLOCKS * size**2))) if flat else (plan.batch, 1)
     pool: deque[list[Tensor]] = deque(maxlen=POOL)
-    session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
-    for scene in session.batches(lambda generator: draw_scene(train, size, generator)):
-        generator = session.step_generator()
-        with torch.no_grad(), autocast(session.device):
+    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, processes=processes)
+    for scene in trainer.batches(lambda generator: draw_scene(train, size, generator)):
+        generator = trainer.step_generator()
+        with torch.no_grad(), autocast(trainer.device):
             pool.append(one_orientation(networks, scene, generator, device))
         for _ in range(REUSED):
             inputs, regression_planes, clean = drawn(pool, *at_once, generator)
-            session.step(loss_of(networks, inputs, regression_planes, clean, generator, session.device))
-    return session.finish()
+            trainer.step(loss_of(networks, inputs, regression_planes, clean, generator, trainer.device))
+    return trainer.finish()
 
 
 def one_orientation(networks: Networks, scene: Scene, generator: torch.Generator, device: str) -> list[Tensor]:

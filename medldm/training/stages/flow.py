@@ -19,9 +19,9 @@ from medldm.models.precision import autocast
 from medldm.models.unet import Residual
 from medldm.settings import Architecture
 from medldm.training.data import Packed
-from medldm.training.distributed import Team
+from medldm.training.distributed import Processes
 from medldm.training.stages.unet import draw_batch
-from medldm.training.trainer import Plan, Session
+from medldm.training.trainer import Plan, Trainer
 from medldm.training.validation import cubes, score
 
 
@@ -37,7 +37,7 @@ def train_flow(
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
-    team: Team | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, Tensor]:
     """Train the flow on latents of a trained autoencoder; other parameters as in `train_unet`.
 
@@ -74,7 +74,7 @@ def train_flow(
         def estimate(inputs: Tensor) -> Tensor:
             return latent.decode(latent.encode(networks.estimate(inputs.to(device)))).cpu()
 
-        with autocast(session.device):
+        with autocast(trainer.device):
             rows = score(cases, one_step)
             if not gates:
                 # The gates, which stay the same: decoding what was measured, and what the rival makes of it.
@@ -82,11 +82,11 @@ def train_flow(
                 gates.update({f"E(b) {name}": value for name, value in score(cases, estimate).items()})
             return rows | gates
 
-    session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
-    for inputs, clean in session.batches(draw_batch(train, shape, plan)):
+    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, processes=processes)
+    for inputs, clean in trainer.batches(draw_batch(train, shape, plan)):
         inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
-        generator = session.step_generator()
-        with autocast(session.device):
+        generator = trainer.step_generator()
+        with autocast(trainer.device):
             with torch.no_grad():
                 wanted = latent.encode(clean)  # (B, latent_channels, .../factor)
                 regression = networks.estimate(inputs)
@@ -99,8 +99,8 @@ def train_flow(
             noise[silent] = 0
             denoise = partial(clean_latent, network, encoded, conditions)
             loss = flow_loss(denoise, wanted, noise.to(device), times.to(device))
-        session.step(loss)
-    return session.finish()
+        trainer.step(loss)
+    return trainer.finish()
 
 
 def start_from_estimate(network: Flow) -> None:

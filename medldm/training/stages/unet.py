@@ -13,10 +13,10 @@ from medldm.models.precision import autocast
 from medldm.models.unet import build_unet
 from medldm.settings import Architecture
 from medldm.training.data import Packed
-from medldm.training.distributed import Team
+from medldm.training.distributed import Processes
 from medldm.training.examples import draw_example
 from medldm.training.losses import root_mean_square
-from medldm.training.trainer import Plan, Session
+from medldm.training.trainer import Plan, Trainer
 from medldm.training.validation import cubes, score
 
 
@@ -27,7 +27,9 @@ def draw_batch(
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         examples = [draw_example(scans, shape, plan.patch, generator) for _ in range(plan.batch)]
-        return torch.stack([each.inputs for each in examples]), torch.stack([each.clean for each in examples])
+        return torch.stack([example.inputs for example in examples]), torch.stack(
+            [example.clean for example in examples]
+        )
 
     return draw
 
@@ -42,7 +44,7 @@ def train_unet(
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
-    team: Team | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, Tensor]:
     """Train the rival.
 
@@ -65,13 +67,13 @@ def train_unet(
     cases = cubes(val, shape)
 
     def validate(network: nn.Module) -> dict[str, float]:
-        with autocast(session.device):
+        with autocast(trainer.device):
             return score(cases, lambda inputs: centre_plane(inputs, shape) + network(inputs.to(device)).cpu())
 
-    session = Session(network, plan, folder, validate, resume=resume, device=device, team=team)
-    for inputs, clean in session.batches(draw_batch(train, shape, plan)):
+    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, processes=processes)
+    for inputs, clean in trainer.batches(draw_batch(train, shape, plan)):
         inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
-        with autocast(session.device):
+        with autocast(trainer.device):
             guess = centre_plane(inputs, shape) + network(inputs)
-        session.step(root_mean_square(guess, clean).mean())
-    return session.finish()
+        trainer.step(root_mean_square(guess, clean).mean())
+    return trainer.finish()

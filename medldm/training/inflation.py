@@ -51,7 +51,7 @@ def inflated_unet(planes: dict[str, Tensor], was: Architecture, shape: Architect
 
 def _entrance(kernel: Tensor, context: int, depth: int) -> Tensor:
     """Neighbouring planes were channels; now they are neighbours."""
-    y, observed, told = kernel[:, :context], kernel[:, context : 2 * context], kernel[:, 2 * context :]
+    y, observed, others = kernel[:, :context], kernel[:, context : 2 * context], kernel[:, 2 * context :]
     parts = []
     for stack in (y, observed):
         if depth == 1:
@@ -61,4 +61,4 @@ def _entrance(kernel: Tensor, context: int, depth: int) -> Tensor:
             sides = (stack[:, :half].sum(1), stack[:, half], stack[:, half + 1 :].sum(1))
             parts.append(torch.stack(sides, -1)[:, None])
     taps = torch.tensor(ALIKE if depth == 3 else (1.0,))
-    return torch.cat([*parts, told[..., None] * taps], 1)
+    return torch.cat([*parts, others[..., None] * taps], 1)

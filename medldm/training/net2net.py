@@ -76,10 +76,10 @@ def flow_widened(weights: dict[str, Tensor], was: Architecture, shape: Architect
     weights of `build_flow(shape)`
     """
     folds = shape.latent_factor**shape.spatial_dims
-    told = entrance_channels(was, shape, int(was.staged))
+    entrances = entrance_channels(was, shape, int(was.staged))
     old = weights["door.weight"].float()
     door = old.new_zeros(old.shape[0], (shape.measured_channels + shape.staged) * folds, *old.shape[2:])
-    door[:, [channel * folds + fold for channel in told for fold in range(folds)]] = old
+    door[:, [channel * folds + fold for channel in entrances for fold in range(folds)]] = old
     return {**weights, "door.weight": door}
 
 
@@ -97,13 +97,13 @@ def entrance_channels(was: Architecture, shape: Architecture, extra: int = 0) ->
     """
     margin = (shape.context - was.context) // 2
     window = [margin + k for k in range(was.context)]
-    found = window + [shape.context + k for k in window] + [2 * shape.context, 2 * shape.context + 1]
+    channels = window + [shape.context + k for k in window] + [2 * shape.context, 2 * shape.context + 1]
     if extra:
-        told = was.context if extra > was.context else 0  # the flow is told of the plane itself only
-        found += [shape.measured_channels + k for k in window[:told]]
-        behind = shape.measured_channels + (shape.context if told else 0)
-        found += [behind + k for k in range(extra - told)]
-    return found
+        seen = was.context if extra > was.context else 0  # the flow is told of the plane itself only
+        channels += [shape.measured_channels + k for k in window[:seen]]
+        behind = shape.measured_channels + (shape.context if seen else 0)
+        channels += [behind + k for k in range(extra - seen)]
+    return channels
 
 
 def _kept(channels: int, transposed: bool, was: Architecture, shape: Architecture) -> list[int]:
