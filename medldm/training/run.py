@@ -24,7 +24,7 @@ from medldm.models.vae import build_vae
 from medldm.qc.ood_features import extended, fit
 from medldm.settings import Architecture
 from medldm.system import cores
-from medldm.training.data import Packed, balance, modality_in, load_cache, pack, what_scans_look_like
+from medldm.training.data import Packed, balance, load_cache, modality_in, pack, what_scans_look_like
 from medldm.training.distributed import Processes, with_team
 from medldm.training.inflation import inflated_unet
 from medldm.training.net2net import flow_widened, widened

@@ -82,28 +82,28 @@ def test_a_bundle_restores_as_we_do_where_medldm_cannot_be_imported(tiny_model, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("found", cards(), ids=lambda item: item.name)
-def test_every_shipped_model_runs_with_monai_alone(item, tmp_path):
+@pytest.mark.parametrize("model", cards(), ids=lambda model: model.name)
+def test_every_shipped_model_runs_with_monai_alone(model, tmp_path):
     """Close to the verb: a bundle leaves no air out.
 
     Of CT the verb also keeps the local means, which a bundle leaves to its network.
     """
-    bundle = export(item, tmp_path / "bundle")
-    path, result = denoised_alone(bundle, tmp_path, np.diag([-1.0, 1.0, 1.1, 1.0]), item.modality)
-    text = {"model": item.name, "modality": item.modality, "precision": "fp32", "device": "cpu"}
-    ours = medldm.denoise(medldm.read(path), NOISE[item.modality], **text)
+    bundle = export(model, tmp_path / "bundle")
+    path, result = denoised_alone(bundle, tmp_path, np.diag([-1.0, 1.0, 1.1, 1.0]), model.modality)
+    text = {"model": model.name, "modality": model.modality, "precision": "fp32", "device": "cpu"}
+    ours = medldm.denoise(medldm.read(path), NOISE[model.modality], **text)
     expected, noisy = ours.to_stored(ours.voxels), nib.load(path).get_fdata()
     alone = result.get_fdata()
-    if item.modality == "ct":
-        kept = keep_means(*(torch.from_numpy(np.float32(entry)) for entry in (alone, noisy)), ours.spacing, 2)
+    if model.modality == "ct":
+        kept = keep_means(*(torch.from_numpy(np.float32(part)) for part in (alone, noisy)), ours.spacing, 2)
         alone = kept.numpy()
     inside = (slice(2, -2),) * 3
     head = (noisy > noisy.min())[inside]
     away = (alone - expected)[inside][head]
     changed = (expected - noisy)[inside][head]
-    white = 1000
-    assert changed.std() > 0.01 * white
-    assert np.abs(away).max() < 0.02 * white
+    high = 1000
+    assert changed.std() > 0.01 * high
+    assert np.abs(away).max() < 0.02 * high
     assert away.std() < 0.1 * changed.std()
 
 
@@ -127,7 +127,7 @@ def test_channels_are_those_of_the_house(dims, tmp_path):
     shape, module = load_networks(text).config, scripted(text)
     y, seen, sigma = torch.rand(3, 10, 9, 8)
     order = [2, 0, 1]
-    result = measured_channels(*(item.permute(order) for item in (y, seen, sigma)), 3.0, shape)
+    result = measured_channels(*(model.permute(order) for model in (y, seen, sigma)), 3.0, shape)
     channels = module.channels(y, seen, sigma, 3.0, order)
     assert torch.allclose(channels, result, atol=1e-6)
     middle = channels[:, shape.context // 2 : shape.context // 2 + 1]
