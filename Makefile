@@ -42,6 +42,7 @@ check: $(DEV_STAMP) lint types contracts
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/names.py
 	$(BIN)/hadolint Containerfile
 	$(BIN)/codespell medldm napari_plugin tests docs *.md
 

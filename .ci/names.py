@@ -64,7 +64,9 @@ def named(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 def problems(path: Path) -> Iterator[str]:
     """One line for each forbidden name of a module."""
-    for line, name in [(1, path.stem), *named(ast.parse(path.read_text(encoding="utf-8")))]:
+    # Scripts beside published tables keep the paths that the tables name.
+    stem = [] if "docs" in path.parts else [(1, path.stem)]
+    for line, name in [*stem, *named(ast.parse(path.read_text(encoding="utf-8")))]:
         if name.startswith("test_"):
             continue  # the name of a test is a sentence
         parts = {part.lower() for part in PART.findall(name)}

@@ -77,14 +77,14 @@ def sample(networks: Networks, case: Cube) -> Sample:
         for orientation in case.orientations
     ]
     mean = torch.stack(orientations).mean(0)
-    apart = [
+    difference = [
         case.observation.y - mean,
         *(orientation - mean for orientation in orientations[:-1]),
     ]  # the last look says nothing new
     steps = list(itertools.product((-1, 0, 1), repeat=3))
     inner = (slice(EDGE, -EDGE),) * 3
     lit = mean[inner] > 0.05
-    shifted = [field.roll(step, (0, 1, 2))[inner][lit] for field in apart for step in steps]
+    shifted = [field.roll(step, (0, 1, 2))[inner][lit] for field in difference for step in steps]
     return Sample(torch.stack(shifted).double(), (case.clean - mean)[inner][lit].double())
 
 

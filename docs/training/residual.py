@@ -145,8 +145,8 @@ def scores(
         return float(-10 * torch.log10(((guess - case.clean)[inner][where] ** 2).mean()))
 
     def detail(guess: Tensor) -> np.ndarray[Any, Any]:
-        found: np.ndarray[Any, Any] = fine_detail(guess.numpy().astype(np.float32), [0])[inner][where.numpy()]
-        return found
+        details: np.ndarray[Any, Any] = fine_detail(guess.numpy().astype(np.float32), [0])[inner][where.numpy()]
+        return details
 
     wanted = detail(case.clean)
 
@@ -165,12 +165,12 @@ def scores(
     out["in 90 %"] = float((error.abs() < 1.645 * s[0, 0].cpu()[inner][where]).float().mean())
     if flow is None:
         return out
-    told = flow.embed(c)
+    embedded = flow.embed(c)
     drawn = []
     grid = [size // flow.factor for size in case.u.shape[2:]]
     for seed in range(samples):
         noise = torch.randn((1, LATENT.latent_channels, *grid), generator=torch.Generator().manual_seed(seed))
-        drawn.append(picture(autoencoder.decode(sample(flow, noise.to(told.device), told, steps))))
+        drawn.append(picture(autoencoder.decode(sample(flow, noise.to(embedded.device), embedded, steps))))
     stack = torch.stack(drawn)
     out["sample"], out["mean"] = psnr(stack[0]), psnr(stack.mean(0))
     out["spread / error"] = float(stack.var(0)[inner][where].mean().sqrt() / error.pow(2).mean().sqrt())
@@ -188,12 +188,15 @@ def table(
     principal: PrincipalBlocks | None = None,
 ) -> dict[str, dict[str, float]]:
     """Scores by row and scanner."""
-    found: dict[str, list[dict[str, float]]] = {}
+    by_row: dict[str, list[dict[str, float]]] = {}
     for case in cases:
-        found.setdefault(f"{case.row} {case.scan}", []).append(
+        by_row.setdefault(f"{case.row} {case.scan}", []).append(
             scores(case, autoencoder, flow, steps, samples, principal)
         )
-    return {row: {k: sum(e[k] for e in each) / len(each) for k in each[0]} for row, each in sorted(found.items())}
+    return {
+        row: {k: sum(e[k] for e in row_scores) / len(row_scores) for k in row_scores[0]}
+        for row, row_scores in sorted(by_row.items())
+    }
 
 
 def say(rows: dict[str, dict[str, float]]) -> None:
@@ -315,7 +318,7 @@ def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.dev
         network,
         options.out / "autoencoder",
         minutes=options.minutes_autoencoder,
-        learning_rate=1e-3,
+        learning_rate=options.learning_rate_autoencoder,
         warm_up=200,
         clip=1.0,
         validate=validate,
@@ -342,6 +345,9 @@ def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.dev
 
 def train_flow(options: argparse.Namespace, pool: Pool, device: torch.device, cases: list[Case]) -> None:
     """The flow on normalised latents."""
+    if options.latent == "principal" and not (options.out / "principal.safetensors").is_file():
+        principal = principal_blocks(pool, LATENT.latent_channels, torch.Generator(device).manual_seed(1))
+        save(principal.state_dict(), options.out / "principal.safetensors", "principal")
     autoencoder = load_latent(options, device)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Conditions, Tensor, torch.Generator]:
@@ -352,8 +358,8 @@ def train_flow(options: argparse.Namespace, pool: Pool, device: torch.device, ca
 
     def loss_of(network: nn.Module, batch: Any) -> Tensor:
         latent, conditions, keep, generator = batch
-        told = network.embed(conditions) * keep.reshape(-1, 1, 1, 1, 1)  # type: ignore[operator]
-        return flow_loss(network, latent, told, generator)
+        embedded = network.embed(conditions) * keep.reshape(-1, 1, 1, 1, 1)  # type: ignore[operator]
+        return flow_loss(network, latent, embedded, generator)
 
     def validate(network: nn.Module) -> dict[str, float]:
         rows = table(cases, autoencoder, network)  # type: ignore[arg-type]
@@ -411,6 +417,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=8192, help="scenes")
     parser.add_argument("--keep-pool", action="store_true", help="keep the scenes in OUT for a later run")
     parser.add_argument("--learning-rate", type=float, default=8e-4, help="of the flow, at its peak")
+    parser.add_argument("--learning-rate-autoencoder", type=float, default=2e-4, help="1e-3 diverged in bf16")
     parser.add_argument("--scenes", type=int, default=32, help="scenes a batch while they are made")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--batch-autoencoder", type=int, default=16)

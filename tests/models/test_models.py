@@ -62,12 +62,12 @@ def test_what_lies_far_away_changes_nothing(dims):
 def test_weights_grow_into_a_network_that_reads_more():
     shape = SHAPES[2]
     # In double precision: outputs reach 20, where single precision alone differs by more than 1e-5.
-    rival, fusion = build_unet(shape).double(), build_fusion(shape).double()
-    torch.nn.init.normal_(rival.head.weight)
-    fusion.load_state_dict(grow_inputs(rival.state_dict(), fusion))
+    baseline, fusion = build_unet(shape).double(), build_fusion(shape).double()
+    torch.nn.init.normal_(baseline.head.weight)
+    fusion.load_state_dict(grow_inputs(baseline.state_dict(), fusion))
     inputs, extra = torch.rand(1, shape.measured_channels, 32, 32), torch.rand(1, 2 + shape.context, 32, 32)
     inputs, extra = inputs.double(), extra.double()
-    assert torch.allclose(fusion(torch.cat([inputs, extra], 1)), rival(inputs), rtol=0, atol=1e-9)
+    assert torch.allclose(fusion(torch.cat([inputs, extra], 1)), baseline(inputs), rtol=0, atol=1e-9)
 
 
 def test_flow_and_decoder_start_from_the_supervised_estimate(tmp_path):
@@ -76,8 +76,8 @@ def test_flow_and_decoder_start_from_the_supervised_estimate(tmp_path):
     torch.nn.init.zeros_(networks.fusion.head.weight)
     torch.nn.init.normal_(networks.unet.head.weight, std=0.1)
     inputs = torch.rand(2, networks.config.measured_channels, 32, 32)
-    rival = Networks(networks.config, networks.unet)
-    assert torch.equal(networks.restore(inputs), rival.restore(inputs))
+    baseline = Networks(networks.config, networks.unet)
+    assert torch.equal(networks.restore(inputs), baseline.restore(inputs))
     assert float((networks.restore(inputs) - centre_plane(inputs, networks.config)).abs().max()) > 0.01
 
 

@@ -91,7 +91,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("lines", "arguments"),
     [
         ("file,subject\na_T1w.nii.gz,a\n", "columns split and file"),
         ("split,file,weight\ntrain,a_T1w.nii.gz,much\n", "weight of a_T1w"),
