@@ -78,7 +78,9 @@ def keep_variance(network: nn.Module) -> nn.Module:
         # Two branches of full size would double the variance in every residual block.
         branch = {"ResidualUnit": "conv", "AEKLResBlock": "conv2"}.get(type(module).__name__)
         if branch:
-            last = [each for each in getattr(module, branch).modules() if isinstance(each, nn.Conv2d | nn.Conv3d)][-1]
+            last = [layer for layer in getattr(module, branch).modules() if isinstance(layer, nn.Conv2d | nn.Conv3d)][
+                -1
+            ]
             last.weight.data.mul_(0.3)
     return network
 

@@ -14,10 +14,12 @@ from medldm.errors import InputError, UsageError
 from medldm.settings import Architecture
 from medldm.training import train
 from medldm.training.augment import piecewise_linear
-from medldm.training.data import balance, load_cache, pack, read_split
+from medldm.training.data import balance, load_cache, pack
 from medldm.training.examples import draw_damage, draw_example, measure, shares
 from medldm.training.run import covered
-from medldm.training.trainer import Plan, Session, read_metadata
+from medldm.training.splits import read_split
+from medldm.training.state import read_metadata
+from medldm.training.trainer import Plan, Trainer
 from medldm.zoo import card
 
 SMALL = Architecture(latent_channels=4, unet=(8, 8, 8, 8), unet_units=1, vae=(8, 8), flow=(8, 8, 8))
@@ -187,7 +189,7 @@ def test_contrast_curves_go_through_their_knots():
 @pytest.mark.slow
 def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
     out = tmp_path / "mine"
-    path = train("all", data, out, minutes=0.12, shape=SMALL, name="mine", validate_s=600)
+    path = train("all", data, out, minutes=0.12, config=SMALL, name="mine", validate_s=600)
     told = json.loads(path.read_text())
     assert told["training"]["subjects"] == {"MR T1w | drawn": 3}
     assert set(told["validation"]) == {"unet", "vae", "flow", "fusion"}
@@ -195,38 +197,38 @@ def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
     restored = medldm.denoise(phantoms.phantom(), noise=0.05, model=str(path))
     assert restored.history[-1].facts["model"] == "mine"
     with pytest.raises(UsageError, match="--resume"):
-        train("unet", data, out, minutes=0.1, shape=SMALL)
+        train("unet", data, out, minutes=0.1, config=SMALL)
     steps = json.loads(read_metadata(out / "unet" / "checkpoint.safetensors")["state"])["step"]
-    train("unet", data, out, minutes=0.14, shape=SMALL, resume=True, validate_s=600)
+    train("unet", data, out, minutes=0.14, config=SMALL, resume=True, validate_s=600)
     assert json.loads(read_metadata(out / "unet" / "checkpoint.safetensors")["state"])["step"] > steps
 
 
-def make_session(folder, **plan):
+def make_trainer(folder, **plan):
     network = torch.nn.Linear(1, 1)
-    return Session(network, Plan(minutes=10, warm_up=1, **plan), folder, lambda network: {"row": 1.0})
+    return Trainer(network, Plan(minutes=10, warm_up=1, **plan), folder, lambda network: {"row": 1.0})
 
 
 def test_a_step_that_explodes_is_skipped_and_counted(tmp_path):
-    session = make_session(tmp_path)
+    trainer = make_trainer(tmp_path)
     for _ in range(30):
-        session.step((session.network(torch.ones(1, 1)) ** 2).mean() + 1)
-    before = [weights.clone() for weights in session.network.parameters()]
-    session.step((session.network(torch.ones(1, 1)) ** 2).mean() * 1e3 + 1e3)
-    session.step(session.network(torch.ones(1, 1)).mean() * float("nan"))
-    assert session.skipped == 2
-    assert all(torch.equal(*pair) for pair in zip(before, session.network.parameters(), strict=True))
+        trainer.step((trainer.network(torch.ones(1, 1)) ** 2).mean() + 1)
+    before = [weights.clone() for weights in trainer.network.parameters()]
+    trainer.step((trainer.network(torch.ones(1, 1)) ** 2).mean() * 1e3 + 1e3)
+    trainer.step(trainer.network(torch.ones(1, 1)).mean() * float("nan"))
+    assert trainer.skipped == 2
+    assert all(torch.equal(*pair) for pair in zip(before, trainer.network.parameters(), strict=True))
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
-    session = make_session(tmp_path)
+    trainer = make_trainer(tmp_path)
     for _ in range(5):
-        session.step((session.network(torch.ones(1, 1)) ** 2).mean())
-    session.save()
+        trainer.step((trainer.network(torch.ones(1, 1)) ** 2).mean())
+    trainer.save()
     (tmp_path / "checkpoint.partial").write_bytes(b"a kill in the middle of the next save")
     network = torch.nn.Linear(1, 1)
-    again = Session(network, session.plan, tmp_path, session.score, resume=True)
+    again = Trainer(network, trainer.plan, tmp_path, trainer.score, resume=True)
     assert again.step_number == 5
-    assert all(torch.equal(*pair) for pair in zip(network.parameters(), session.network.parameters(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(network.parameters(), trainer.network.parameters(), strict=True))
     assert again.optimizer.state_dict()["state"][0]["exp_avg"].abs().sum() > 0
 
 
@@ -251,12 +253,12 @@ def test_two_processes_train_one_network(data, tmp_path):
     """Lightning Fabric starts them, gradients are averaged, one of them writes."""
     pytest.importorskip("lightning_fabric", reason="needs medldm[train]")
     out = tmp_path / "two"
-    path = train("unet", data, out, minutes=0.1, shape=SMALL, name="two", validate_s=600, device="cpu", devices=2)
+    path = train("unet", data, out, minutes=0.1, config=SMALL, name="two", validate_s=600, device="cpu", devices=2)
     told = json.loads(path.read_text())
     assert told["training"]["hardware"].startswith("2 x cpu")
     assert told["training"]["steps"]["unet"] > 0
     steps = told["training"]["steps"]["unet"]
-    train("unet", data, out, minutes=0.15, shape=SMALL, name="two", resume=True, device="cpu", devices=2)
+    train("unet", data, out, minutes=0.15, config=SMALL, name="two", resume=True, device="cpu", devices=2)
     assert json.loads(path.read_text())["training"]["steps"]["unet"] > steps
 
 
@@ -315,7 +317,7 @@ def test_a_network_for_volumes_starts_as_one_for_planes():
     """Of a scan that is the same in all its planes, both make the same."""
     from medldm.inference.conditioning import measured_channels
     from medldm.models.unet import build_unet
-    from medldm.training.inflate import inflated_unet
+    from medldm.training.transfer import inflated_unet
 
     volumes = replace(SMALL, spatial_dims=3, context=1)
     planes = build_unet(SMALL).eval()
@@ -332,18 +334,18 @@ def test_a_network_for_volumes_starts_as_one_for_planes():
 
 def test_what_kind_of_scans_a_folder_holds(tmp_path):
     """A table is believed; without one the values tell, and a file that is none does not decide."""
-    from medldm.training.data import found_modality
+    from medldm.training.splits import modality_of_scans
 
     head = phantoms.phantom((20, 20, 12)).voxels
     phantoms.save(tmp_path / "a_1.nii.gz", head - 1000, np.eye(4), dtype=np.int16)
-    assert found_modality(tmp_path) == "CT"
+    assert modality_of_scans(tmp_path) == "CT"
     phantoms.save(tmp_path / "b_1.nii.gz", head, np.eye(4), dtype=np.int16)
-    assert found_modality(tmp_path) == "MR"
+    assert modality_of_scans(tmp_path) == "MR"
     (tmp_path / "split.csv").write_text("split,file,modality\ntrain,a_1.nii.gz,CT chest\n")
-    assert found_modality(tmp_path) == "CT"
+    assert modality_of_scans(tmp_path) == "CT"
     (tmp_path / "split.csv").unlink()
     (tmp_path / "b_1.nii.gz").write_bytes(b"no image")
-    assert found_modality(tmp_path) == "MR"
+    assert modality_of_scans(tmp_path) == "MR"
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -351,7 +353,7 @@ def test_a_wider_network_begins_as_the_narrower_one(spatial_dims):
     """More channels and neighbouring slices change nothing until training makes use of them."""
     from medldm.models.flow import build_flow
     from medldm.models.unet import build_fusion, build_unet
-    from medldm.training.widen import entrance_channels, flow_widened, widened
+    from medldm.training.transfer import input_positions, widened_flow, widened_unet
 
     context = 5 if spatial_dims == 2 else 1
     was = replace(SMALL, spatial_dims=spatial_dims, context=context)
@@ -361,31 +363,31 @@ def test_a_wider_network_begins_as_the_narrower_one(spatial_dims):
     for build, extra in ((build_unet, 0), (build_fusion, 2 + context)):
         narrow, wide = build(was).eval(), build(shape).eval()
         torch.nn.init.normal_(narrow.head.weight, std=0.1)
-        wide.load_state_dict(widened(narrow.state_dict(), wide, was, shape))
+        wide.load_state_dict(widened_unet(narrow.state_dict(), wide, was, shape))
         inputs = torch.rand(2, wide.unet.in_channels, *grid, generator=generator)
-        seen = inputs[:, entrance_channels(was, shape, extra)]
+        seen = inputs[:, input_positions(was, shape, extra)]
         with torch.inference_mode():
             assert narrow(seen).std() > 1e-3
             assert torch.allclose(wide(inputs), narrow(seen), atol=1e-5)
     old, new = build_flow(was).eval(), build_flow(shape).eval()
     torch.nn.init.normal_(old.network.out[-1].conv.weight, std=0.1)
-    new.load_state_dict(flow_widened(old.state_dict(), was, shape))
+    new.load_state_dict(widened_flow(old.state_dict(), was, shape))
     inputs = torch.rand(1, shape.measured_channels + 1, *grid, generator=generator)
     latents = torch.randn(1, was.latent_channels, *(size // was.latent_factor for size in grid), generator=generator)
     with torch.inference_mode():
-        then = old(latents, torch.tensor([0.5]), latents, inputs[:, entrance_channels(was, shape, 1)])
+        then = old(latents, torch.tensor([0.5]), latents, inputs[:, input_positions(was, shape, 1)])
         assert torch.allclose(new(latents, torch.tensor([0.5]), latents, inputs), then, atol=1e-4)
 
 
 def test_a_wider_network_does_not_begin_as_another_kind():
     """Fewer channels, fewer slices or other levels are refused in words."""
     from medldm.models.unet import build_unet
-    from medldm.training.widen import widened
+    from medldm.training.transfer import widened_unet
 
     weights = build_unet(SMALL).state_dict()
     for change in ({"unet": tuple(width // 2 for width in SMALL.unet)}, {"context": 1}, {"unet_units": 3}):
         with pytest.raises(UsageError, match="grow"):
-            widened(weights, build_unet(SMALL), SMALL, replace(SMALL, **change))
+            widened_unet(weights, build_unet(SMALL), SMALL, replace(SMALL, **change))
 
 
 @pytest.fixture
@@ -395,19 +397,19 @@ def first_loss(scans, tmp_path, monkeypatch):
     from medldm.models.latent_space import LatentSpace
     from medldm.models.unet import build_unet
     from medldm.models.vae import build_vae
-    from medldm.training.distributed import Team
+    from medldm.training.distributed import Distributed
     from medldm.training.stages.decoder import train_fusion
     from medldm.training.stages.flow import train_flow
     from medldm.training.stages.vae import train_vae
 
     losses = []
-    monkeypatch.setattr(Session, "batches", lambda self, draw: iter([draw(torch.Generator().manual_seed(0))]))
-    monkeypatch.setattr(Session, "step", lambda self, loss: losses.append(float(loss.detach())))
-    monkeypatch.setattr(Session, "finish", lambda self: self.averaged)
+    monkeypatch.setattr(Trainer, "batches", lambda self, draw: iter([draw(torch.Generator().manual_seed(0))]))
+    monkeypatch.setattr(Trainer, "step", lambda self, loss: losses.append(float(loss.detach())))
+    monkeypatch.setattr(Trainer, "finish", lambda self: self.averaged)
 
     def run(stage, rank, *, begun=0):
-        team = Team()
-        team.rank, team.size = rank, 2
+        distributed = Distributed()
+        distributed.rank, distributed.world_size = rank, 2
         folder = tmp_path / f"{stage}{len(losses)}"
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(0)  # the same networks each time
@@ -415,7 +417,7 @@ def first_loss(scans, tmp_path, monkeypatch):
         latent, flow, unet = frozen
         # What the caller drew before must not matter.
         torch.default_generator.manual_seed(begun)
-        plan, options = Plan(batch=2, patch=32), {"team": team, "device": "cpu"}
+        plan, options = Plan(batch=2, patch=32), {"distributed": distributed, "device": "cpu"}
         monkeypatch.setattr("medldm.training.stages.vae.build_vae", lambda shape: latent.vae)
         if stage == "vae":
             train_vae(scans, scans[:1], SMALL, plan, folder, **options)
@@ -432,7 +434,7 @@ def first_loss(scans, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["vae", "flow", "fusion"])
-def test_processes_of_a_team_draw_different_noise_and_nobody_draws_from_the_callers(stage, first_loss):
+def test_processes_of_a_run_draw_different_noise_and_nobody_draws_from_the_callers(stage, first_loss):
     first, second = first_loss(stage, 0), first_loss(stage, 1)
     assert first != second
     assert first_loss(stage, 0, begun=7) == first
@@ -442,13 +444,13 @@ def test_processes_of_a_team_draw_different_noise_and_nobody_draws_from_the_call
 def test_no_two_steps_of_any_process_begin_with_the_same_seed(tmp_path):
     seeds = []
     for rank in range(3):
-        session = make_session(tmp_path / str(rank), seed=5)
-        session.team.rank, session.team.size = rank, 3
+        trainer = make_trainer(tmp_path / str(rank), seed=5)
+        trainer.distributed.rank, trainer.distributed.world_size = rank, 3
         for step in range(50):
-            session.step_number = step
-            seeds.append(session.step_generator().initial_seed())
+            trainer.step_number = step
+            seeds.append(trainer.step_generator().initial_seed())
     assert len(set(seeds)) == len(seeds)
     # One process alone draws what it always drew.
-    alone = make_session(tmp_path / "alone", seed=5)
+    alone = make_trainer(tmp_path / "alone", seed=5)
     alone.step_number = 3
     assert alone.step_generator().initial_seed() == 5 + 3 * 7919
