@@ -25,7 +25,6 @@ INSTEAD = {
     "chain": "pipeline",
     "white": "noise",
     "drawing": "SamplerConfig",
-    "door": "input projection",
     "guard": "ood",
     "novelty": "ood",
     "untold": "missing reference",

@@ -29,14 +29,14 @@ class Prose(griffe.Extension):
     def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
         """A function's words, and its return."""
         if func.docstring:
-            func.docstring.value = told(func.docstring.value, str(func.returns or ""))
+            func.docstring.value = named(func.docstring.value, str(func.returns or ""))
         if func.name in FUNCTIONS and func.parent is not None and func.parent.path == "medldm.tasks":
             self.verbs[func.name] = func
 
     def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
         """A class's words."""
         if cls.docstring:
-            cls.docstring.value = told(cls.docstring.value, "")
+            cls.docstring.value = named(cls.docstring.value, "")
         if cls.name in SETTINGS:
             self.settings[cls.name] = cls
 
@@ -50,7 +50,7 @@ class Prose(griffe.Extension):
                 pkg["settings"].set_member(name, settings)
 
 
-def told(docstring: str, returned: str) -> str:
+def named(docstring: str, returned: str) -> str:
     """A docstring whose words stand below the names, for a parser that takes what follows a colon for a type.
 
     Parameters

@@ -96,7 +96,7 @@ def models() -> str:
         "# Models",
         "",
         "Made from the cards in `medldm/zoo`; `medldm models NAME` shows the whole of one. What all of them are for, "
-        "and for whom nobody knows how well they do, stands in [Responsible use](../concepts/responsible-use.md).",
+        "and for whom it is unknown how well they work, stands in [Responsible use](../concepts/responsible-use.md).",
     ]
     for model in sorted(cards(), key=lambda card: (card.modality != "mr", card.name != "brain-mri-2d", card.name)):
         low, high = model.spacing_mm
@@ -145,7 +145,7 @@ def models() -> str:
                 "",
                 "**How verbs use it** (`docs/benchmarks/advise.py`)",
                 "",
-                "| verb | flow and decoder at fidelity 1 | looks at most | PSNR on validation scans, dB |",
+                "| verb | flow and decoder at fidelity 1 | orientations at most | PSNR on validation scans, dB |",
                 "|---|---|---|---|",
             ]
             for verb in model.use:
@@ -171,18 +171,18 @@ TITLES = {
     "lesions": "Lesions put into MR scans",
     "rivals": "MR noise: BM4D, DIPY, ANTs",
     "ct": "CT",
-    "ablation": "What each part of the chain brings",
+    "ablation": "What each part of the pipeline brings",
     "speed": "Seconds and memory",
 }
 BENCHMARKS = """# Benchmarks
 
 Each table is written by the command above it, on subjects no model has seen, and can be made again from the scores
 beside it (`scores.csv`, in the repository under `docs/benchmarks`): the notebook `06_reproduce_the_tables` does so and
-compares. Misses stand in it like hits.
+compares. Missed aims stand in them too.
 
-One command makes all of them again from their scores, and what the README quotes: `make tables`; with
-`make tables DATA=../shared/data` the scores are made first, where they are not there yet. A rival that a machine lacks
-is listed as not run when nobody names methods. Networks of your own judge too: `medldm benchmark ... --backbones
+One command makes all of them again from their scores, and the tables of README and docs: `make tables`; with
+`make tables DATA=../shared/data` the scores are made first, where they are missing. A baseline that a machine lacks
+is listed as not run when no methods are named. Networks of your own judge too: `medldm benchmark ... --backbones
 lpips.ts,inception.ts` takes TorchScript files; one that takes two images compares pairs (LPIPS), one that takes one
 gives features or class probabilities (kernel, Frechet, inception score).
 
@@ -190,7 +190,7 @@ A **row** is a damage that is done to a scan, from which a **method** restores i
 
 | row | damage |
 |---|---|
-| `noise-3`, `noise-7` | Rician noise of 3 and 7 % of the scan's 99.5th percentile; `-blind`: the level is not told |
+| `noise-3`, `noise-7` | Rician noise of 3 and 7 % of the scan's 99.5th percentile; `-blind`: the level is not given |
 | `thick-4mm` | slices of 4 mm, with a Gaussian slice profile |
 | `every-4th-kept`, `gap-of-3` | one slice in four measured; gaps of three slices |
 | `region-20mm` | blobs of 20 mm cut out |

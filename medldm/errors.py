@@ -95,18 +95,18 @@ def traced(problem: BaseException, *, quoting: bool = False) -> str:
     problem : what was raised
     quoting : with the text of foreign exceptions too
     """
-    chain: list[BaseException] = []
+    exceptions: list[BaseException] = []
     cause: BaseException | None = problem
-    while cause is not None and cause not in chain:
-        chain.insert(0, cause)
+    while cause is not None and cause not in exceptions:
+        exceptions.insert(0, cause)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     lines = []
-    for each in chain:
+    for exception in exceptions:
         lines.append("Traceback (most recent call last):")
-        for frame in traceback.extract_tb(each.__traceback__):
+        for frame in traceback.extract_tb(exception.__traceback__):
             lines.append(f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}')
-        said = str(each) if quoting or isinstance(each, MedldmError) else ""
-        lines.append(f"{type(each).__name__}: {said}" if said else type(each).__name__)
+        said = str(exception) if quoting or isinstance(exception, MedldmError) else ""
+        lines.append(f"{type(exception).__name__}: {said}" if said else type(exception).__name__)
     return "\n".join(lines)
 
 
@@ -149,7 +149,7 @@ def place_of(problem: BaseException) -> str:
     return f"{type(problem).__name__} in {where}, line {line}"
 
 
-def shown(words: str) -> str:
+def shown(text: str) -> str:
     """Words as they may stand on a screen or in a log: one line, nothing that steers a terminal, valid UTF-8.
 
     File names may hold line ends, escape sequences and bytes that are no text; each is spelled out with a backslash.
@@ -158,7 +158,9 @@ def shown(words: str) -> str:
     ----------
     words : a path, or a sentence with one in it
     """
-    if words.isprintable():
-        return words
+    if text.isprintable():
+        return text
     # Surrogates stand for bytes that are no UTF-8: os.fsdecode makes them.
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in words)
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

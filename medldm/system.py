@@ -80,7 +80,7 @@ def _memory_left(group: Path) -> int | None:
     if not named or used is None:
         return None
     # Cached files count as used there, but the kernel gives them back.
-    cached = dict(words for line in _lines(group / "memory.stat") if len(words := line.split()) == 2)
+    cached = dict(pair for line in _lines(group / "memory.stat") if len(pair := line.split()) == 2)
     inactive = cached.get("total_inactive_file", cached.get("inactive_file", "0"))
     return min(named) - used + (int(inactive) if inactive.isdigit() else 0)
 

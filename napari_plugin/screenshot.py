@@ -84,7 +84,7 @@ def widget_picture(kind) -> QPixmap:
     viewer.window.resize(1300, 900)
     wait(lambda: widget.plan.value and "looking" not in widget.plan.value)
     if kind is FillSlicesWidget:
-        widget.look()
+        widget.find_missing()
         wait(lambda: "missing" in widget.options() and "Fill 4" in widget.plan.value)
     QTest.qWait(1500)
     picture = dock.grab()

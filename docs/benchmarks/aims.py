@@ -29,7 +29,7 @@ class Line(NamedTuple):
     what : row and score
     ours : reached
     against : what it is compared with, and its number
-    aim : in words
+    aim : as a sentence
     met : whether it was reached
     """
 
@@ -60,36 +60,38 @@ def over(
 def noise() -> list[Line]:
     """Denoising; only the benchmark of other filters holds BM4D, ANTs and DIPY."""
     kind = "Denoising MRI, best of BM4D, DIPY, ANTs, NLM, TV"
-    found = [over(kind, "rivals", row, by=1.0) for row in ("noise-3", "noise-7")]
+    reached = [over(kind, "rivals", row, by=1.0) for row in ("noise-3", "noise-7")]
     kind = "Denoising MRI, best of NLM and TV"
-    found += [over(kind, folder, row) for folder in ("core", "more") for row in rows(folder) if row.startswith("noise")]
+    reached += [
+        over(kind, folder, row) for folder in ("core", "more") for row in rows(folder) if row.startswith("noise")
+    ]
     doses = [row for row in rows("ct") if "dose" in row]
-    return found + [over("Denoising CT", "ct", row, "medldm-ct") for row in doses]
+    return reached + [over("Denoising CT", "ct", row, "medldm-ct") for row in doses]
 
 
 def slices() -> list[Line]:
     """Thick and missing slices."""
-    found = []
+    reached = []
     for folder in ("core", "more"):
         for row in rows(folder):
             if row.startswith("thick"):
-                found.append(over("Thick slices, better of linear and cubic", folder, row, by=1.5))
+                reached.append(over("Thick slices, better of linear and cubic", folder, row, by=1.5))
             elif row.startswith(("every", "gap", "random", "edge")):
-                found.append(over("Missing slices, better of linear and cubic", folder, row, by=1.5))
-    return found
+                reached.append(over("Missing slices, better of linear and cubic", folder, row, by=1.5))
+    return reached
 
 
 def planes() -> list[Line]:
     """Coarse planes and lost regions, of which no more was asked than to be above the rest."""
-    found = [over("Coarse planes, best of the rest", "core", row) for row in rows("core") if row.startswith("plane")]
-    found += [over("Coarse planes, best of the rest", "ct", row, "medldm-ct") for row in rows("ct") if "plane" in row]
+    reached = [over("Coarse planes, best of the rest", "core", row) for row in rows("core") if row.startswith("plane")]
+    reached += [over("Coarse planes, best of the rest", "ct", row, "medldm-ct") for row in rows("ct") if "plane" in row]
     regions = [(folder, row) for folder in ("core", "more") for row in rows(folder) if row.startswith("region")]
-    return found + [over("Lost regions, smooth filling", folder, row) for folder, row in regions]
+    return reached + [over("Lost regions, smooth filling", folder, row) for folder, row in regions]
 
 
 def sharp() -> list[Line]:
     """`--fidelity 0` against the U-Net alone, whose bits `--fidelity 1` gives."""
-    found = []
+    reached = []
     for row in rows("core"):
         if not row.startswith(("thick", "gap", "every")) or "medldm-sharp" not in methods("core", row):
             continue
@@ -97,45 +99,45 @@ def sharp() -> list[Line]:
             mine, other = mean(row, "medldm-sharp", field), mean(row, "medldm", field)
             better = sign * (mine - other) > 0
             line = f"{row}, {name}", f"{mine:.{digits}f}", f"U-Net {other:.{digits}f}", "better", better
-            found.append(Line("Fidelity 0 against the U-Net alone", *line))
-    return found
+            reached.append(Line("Fidelity 0 against the U-Net alone", *line))
+    return reached
 
 
 def lesions() -> list[Line]:
     """Contrast recovered at every size, and false lesions."""
-    found = []
+    reached = []
     for row in rows("lesions"):
         others = [name for name in methods("lesions", row) if name not in ("medldm", "nothing")]
         for size in SIZES:
             field = f"lesion_{size}"
             best = max(others, key=lambda name, f=field: mean(row, name, f, "lesions"))  # type: ignore[misc]
             mine, other = mean(row, "medldm", field, "lesions"), mean(row, best, field, "lesions")
-            told = f"{row}, {size} mm: contrast", f"{mine:.2f}", f"{best} {other:.2f}", "at least"
-            found.append(Line("Lesions put in", *told, mine >= other - FRACTION))
+            line = f"{row}, {size} mm: contrast", f"{mine:.2f}", f"{best} {other:.2f}", "at least"
+            reached.append(Line("Lesions put in", *line, mine >= other - FRACTION))
         best = min(others, key=lambda name: mean(row, name, "lesions_false", "lesions"))
         mine, other = mean(row, "medldm", "lesions_false", "lesions"), mean(row, best, "lesions_false", "lesions")
-        told = f"{row}: false ones a volume", f"{mine:.1f}", f"{best} {other:.1f}", "not above"
-        found.append(Line("Lesions put in", *told, mine <= other + FRACTION))
-    return found
+        line = f"{row}: false ones a volume", f"{mine:.1f}", f"{best} {other:.1f}", "not above"
+        reached.append(Line("Lesions put in", *line, mine <= other + FRACTION))
+    return reached
 
 
 def coverage() -> list[Line]:
     """The 90 % interval, by task, contrast and subject."""
-    found = []
+    reached = []
     for column in ("task", "contrast", "subject"):
         for name, share in published.coverage(column).items():
             within = 85 <= share <= 95
-            found.append(
+            reached.append(
                 Line("Coverage of the 90 % interval", f"{column} {name}", f"{share:.1f} %", "", "85 to 95", within)
             )
-    return found
+    return reached
 
 
 def speed() -> list[Line]:
     """Seconds on two cores."""
     best, fast = (published.speed("restoring_s", name) for name in ("brain-mri-2d", "brain-mri-2d-fast"))
     kind, what = "Speed, two CPU cores", "256 x 256 x 180"
-    found = [
+    reached = [
         Line(kind, f"{what}, best model", f"{best:.1f} s", "", "under 60 s", best < 60),
         Line(kind, f"{what}, fast model", f"{fast:.1f} s", "", "under 15 s", fast < 15),
     ]
@@ -143,25 +145,25 @@ def speed() -> list[Line]:
         if row["model"] == "BM4D":
             took = float(row["restoring_s"] or row["note"].split()[3])
             more = "" if row["restoring_s"] else "more than "
-            told = f"{what}, against BM4D", f"{best:.1f} s", f"{more}{took:.0f} s", "3 times as fast", 3 * best < took
-            found.append(Line(kind, *told))
+            line = f"{what}, against BM4D", f"{best:.1f} s", f"{more}{took:.0f} s", "3 times as fast", 3 * best < took
+            reached.append(Line(kind, *line))
         if row["voxels"].startswith("512"):
             peak = float(row["peak_gb"])
-            found.append(Line(kind, f"CT of {row['voxels']}", f"{peak:.1f} GB", "", "within 6 GB", peak < 6))
-    return found
+            reached.append(Line(kind, f"CT of {row['voxels']}", f"{peak:.1f} GB", "", "within 6 GB", peak < 6))
+    return reached
 
 
 # What was tried and the best guess at the cause, by the first words of a kind; numbers stand in the tables above.
 WHY = {
     "Denoising MRI, best of BM4D": "Five campaigns: neighbouring slices as channels, augmentation and sources weighed, "
-    "volumes inflated from planes, a wider network with eight neighbours, a second stage over all looks (records 0006 "
-    "to 0008, 0025, 0026, 0030). The last two moved noise by a tenth of a decibel or less, and what the second stage "
-    "found is one scanner's own. Best guess: at these levels the references' own noise bounds every method, and BM4D "
-    "groups like patches of the very scan, where a small network knows other people's.",
+    "volumes inflated from planes, a wider network with eight neighbours, a second stage over all orientations "
+    "(records 0006 to 0008, 0025, 0026, 0030). The last two moved noise by a tenth of a decibel or less, and what the "
+    "second stage learned is one scanner's own. Best guess: at these levels the references' own noise bounds every "
+    "method, and BM4D groups like patches of the very scan, where a small network knows other people's.",
     "Denoising CT": "On the drawn object non-local means finds the same disc many times over and no network trained on "
     "patients has seen its like; more training made it worse (record 0024). On the patient we are ahead.",
     "Thick slices": "Rectangular slices leave less to win than Gaussian ones, since cubic interpolation of them is "
-    "better; a profile that was told wrongly is noticed (record 0032), and cost a decibel more than interpolation "
+    "better; a wrong profile is noticed (record 0032), and cost a decibel more than interpolation "
     "before that. Width and neighbours brought most elsewhere (0026), projection a third of a decibel (0029).",
     "Missing slices": "Where three of four slices are gone, what could stand there varies more than any mean can show. "
     "Width and eight neighbours brought a tenth to half a decibel (record 0026), the flow nothing (0029). Best guess: "
@@ -184,19 +186,19 @@ def lines() -> list[Line]:
     return [*noise(), *slices(), *planes(), *sharp(), *lesions(), *coverage(), *speed()]
 
 
-def page(found: list[Line]) -> str:
+def page(aims: list[Line]) -> str:
     """Markdown."""
-    missed = [line for line in found if not line.met]
+    missed = [line for line in aims if not line.met]
     text = [
         "# Aims, and what was reached",
         "",
-        f"`python docs/benchmarks/aims.py` makes this page of the scores in this folder: {len(found) - len(missed)} of "
-        f"{len(found)} lines reached their aim. Test subjects; `--fidelity 1` unless a line says otherwise. No number "
+        f"`python docs/benchmarks/aims.py` makes this page of the scores in this folder: {len(aims) - len(missed)} of "
+        f"{len(aims)} lines reached their aim. Test subjects; `--fidelity 1` unless a line says otherwise. No number "
         "was tuned on them.",
     ]
-    for kind in dict.fromkeys(line.kind for line in found):
+    for kind in dict.fromkeys(line.kind for line in aims):
         text += ["", f"## {kind}", "", "| | medldm | against | aim | |", "|---|---|---|---|---|"]
-        mine = [line for line in found if line.kind == kind]
+        mine = [line for line in aims if line.kind == kind]
         text += [
             f"| {line.what} | {line.ours} | {line.against} | {line.aim} | {'reached' if line.met else '**missed**'} |"
             for line in mine
@@ -214,9 +216,9 @@ def why(kind: str) -> str:
     KeyError
         Nobody has written it down.
     """
-    for begin, words in WHY.items():
+    for begin, reason in WHY.items():
         if kind.startswith(begin):
-            return words
+            return reason
     raise KeyError(kind)
 
 

@@ -18,23 +18,23 @@ from medldm.zoo import card
 
 
 def main() -> None:
-    """Read the words, write the card."""
+    """Write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("model", nargs="?", default="brain-mri-2d")
     parser.add_argument("--guard-only", action="store_true")
     parser.add_argument("--blocks", type=int, default=4, help="training scans that the floor is fitted on")
-    words = parser.parse_args()
+    options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("medldm.tasks").setLevel(logging.ERROR)
-    found = card(words.model)
-    if words.guard_only:
-        told = fit_ood(scans(words.data, "train"), scans(words.data, "val"), found.modality)
-        amend(found, {"guard": {**told, **{key: found.ood[key] for key in ("residual",) if key in found.ood}}})
+    chosen = card(options.model)
+    if options.guard_only:
+        limits = fit_ood(scans(options.data, "train"), scans(options.data, "val"), chosen.modality)
+        amend(chosen, {"guard": {**limits, **{key: chosen.ood[key] for key in ("residual",) if key in chosen.ood}}})
     else:
-        told = calibrate(words.model, words.data, blocks=words.blocks)
-        print(json.dumps(told["calibration"], indent=1))
-        print(json.dumps(told["guard"]["residual"], indent=1))
+        fitted = calibrate(options.model, options.data, blocks=options.blocks)
+        print(json.dumps(fitted["calibration"], indent=1))
+        print(json.dumps(fitted["guard"]["residual"], indent=1))
 
 
 if __name__ == "__main__":

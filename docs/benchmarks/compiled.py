@@ -29,8 +29,8 @@ def seconds_of(predict: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Te
 
 def main() -> None:
     """Measure and print."""
-    found = best("mr", verb="denoise")
-    networks = load_networks(found, precision=pick_precision("auto", "cpu"))
+    chosen = best("mr", verb="denoise")
+    networks = load_networks(chosen, precision=pick_precision("auto", "cpu"))
     inputs = torch.rand(BATCH, networks.config.measured_channels, PLANE, PLANE)
     seconds_of(networks.estimate, inputs, 2)
     eager = seconds_of(networks.estimate, inputs, TURNS)
@@ -39,7 +39,7 @@ def main() -> None:
     fast = seconds_of(compiled, inputs, TURNS)
     pays = f"pays after {first / (eager - fast):.0f} batches" if fast < eager else "never pays"
     print(
-        f"{found.name}, {BATCH} planes of {PLANE} x {PLANE}: {eager:.3f} s as it is, {first:.0f} s to compile, "
+        f"{chosen.name}, {BATCH} planes of {PLANE} x {PLANE}: {eager:.3f} s as it is, {first:.0f} s to compile, "
         f"{fast:.3f} s compiled; {pays}"
     )
 

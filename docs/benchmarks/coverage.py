@@ -24,25 +24,25 @@ from medldm.zoo import Card, card
 OUT = Path(__file__).parent / "coverage"
 
 
-def scored(found: Card, each: Errors) -> dict[str, object]:
+def scored(model: Card, block: Errors) -> dict[str, object]:
     """One block: coverage, width, and the constant width that holds as many."""
-    interval = interval_for(found, each.verb, each.orientations)
+    interval = interval_for(model, block.verb, block.orientations)
     if interval is None:
         raise SystemExit(
-            f"{found.name} is not calibrated for {calibrated(each.verb, each.orientations)}: see calibrate.py."
+            f"{model.name} is not calibrated for {calibrated(block.verb, block.orientations)}: see calibrate.py."
         )
-    size, half = np.abs(each.error), each.half_width(interval)
+    size, half = np.abs(block.error), block.half_width(interval)
     coverage = float((size <= half).mean())
-    varies = half.std() > 1e-4 * half.mean()  # of a scan looked at in one way the samples hardly differ
+    varies = half.std() > 1e-4 * half.mean()  # of a scan restored in one orientation the samples hardly differ
     skill = float(np.corrcoef(size, half)[0, 1]) if varies else 0.0
     return {
-        "card": found.name,
-        "weights": found.sha256[:8],
-        "calibrated_on": len(found.calibration["subjects"]),
-        "task": calibrated(each.verb, each.orientations),
-        "row": each.row,
-        "contrast": each.contrast.removeprefix("MR "),
-        "subject": each.subject,
+        "card": model.name,
+        "weights": model.sha256[:8],
+        "calibrated_on": len(model.calibration["subjects"]),
+        "task": calibrated(block.verb, block.orientations),
+        "row": block.row,
+        "contrast": block.contrast.removeprefix("MR "),
+        "subject": block.subject,
         "coverage": round(100 * coverage, 1),
         "half_width": round(float(half.mean()), 5),
         "constant": round(float(np.quantile(size, coverage)), 5),
@@ -51,10 +51,10 @@ def scored(found: Card, each: Errors) -> dict[str, object]:
     }
 
 
-def constant(found: Sequence[Errors], coverage: float) -> float:
+def constant(blocks: Sequence[Errors], coverage: float) -> float:
     """One half width for many blocks, each of which counts the same, that holds a share of their voxels."""
-    sizes = np.concatenate([np.abs(each.error) for each in found])
-    weights = np.concatenate([np.full(len(each.error), 1 / len(each.error)) for each in found])
+    sizes = np.concatenate([np.abs(block.error) for block in blocks])
+    weights = np.concatenate([np.full(len(block.error), 1 / len(block.error)) for block in blocks])
     order = np.argsort(sizes)
     share = np.cumsum(weights[order]) / weights.sum()
     return float(sizes[order][min(int(np.searchsorted(share, coverage)), len(sizes) - 1)])
@@ -69,7 +69,7 @@ def table(rows: Sequence[Mapping[str, object]], kind: str) -> list[str]:
     lines.append("|---|---|---|---|---|---|---|")
     for name, members in sorted(groups.items()):
         coverage, half, one, each_own, skill = (
-            float(np.mean([float(str(each[key])) for each in members]))
+            float(np.mean([float(str(block[key])) for block in members]))
             for key in ("coverage", "half_width", "task_constant", "constant", "skill")
         )
         lines.append(
@@ -83,9 +83,9 @@ def main(data: Path, name: str) -> None:
     """Measure and write."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("medldm.tasks").setLevel(logging.ERROR)
-    found = card(name)
-    errors = measure(found, scans(data, "test"), ROWS)
-    rows = [scored(found, each) for each in errors]
+    model = card(name)
+    errors = measure(model, scans(data, "test"), ROWS)
+    rows = [scored(model, block) for block in errors]
     for task in {row["task"] for row in rows}:
         mine = [number for number, row in enumerate(rows) if row["task"] == task]
         covered = float(np.mean([float(str(rows[number]["coverage"])) for number in mine])) / 100

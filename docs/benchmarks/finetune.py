@@ -35,37 +35,37 @@ def main() -> None:
     parser.add_argument("--held-out", default="muschellij2/open_ms_data")
     parser.add_argument("--minutes", type=float, default=12, help="of the base")
     parser.add_argument("--more", type=float, default=5, help="of fine-tuning, and of the control")
-    words = parser.parse_args()
+    given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    with (words.data / "manifest.csv").open(newline="") as lines:
+    with (given.data / "manifest.csv").open(newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row["modality"].startswith("MR")]
-    base = [row for row in rows if not row["source"].startswith(words.held_out)]
-    theirs = [row for row in rows if row["source"].startswith(words.held_out)]
+    base = [row for row in rows if not row["source"].startswith(given.held_out)]
+    theirs = [row for row in rows if row["source"].startswith(given.held_out)]
     subjects = sorted({row["subject"] for row in theirs if row["split"] == "train"})[:2]
     tuned = [row for row in theirs if row["subject"] in subjects] + [row for row in base if row["split"] == "val"]
     others = [row for row in theirs if row["split"] == "test"]
     options = {"spatial_dims": 2, "validate_s": 300.0, "resume": True}
-    first = train("unet", folder(words, "base", base), words.runs / "base", minutes=words.minutes, **options)
+    first = train("unet", folder(given, "base", base), given.runs / "base", minutes=given.minutes, **options)
     options |= {"init": str(first)}
-    second = train("unet", folder(words, "tuned", tuned), words.runs / "tuned", minutes=words.more, **options)
-    control = train("unet", folder(words, "control", base), words.runs / "control", minutes=words.more, **options)
-    found = {name: scores(path, others, words.data) for name, path in zip(
+    second = train("unet", folder(given, "tuned", tuned), given.runs / "tuned", minutes=given.more, **options)
+    control = train("unet", folder(given, "control", base), given.runs / "control", minutes=given.more, **options)
+    psnr_of = {name: scores(path, others, given.data) for name, path in zip(
         ("without the scanner", "fine-tuned on two subjects", "control: as long without them"),
         (first, second, control), strict=True,
     )}  # fmt: skip
-    keep(found, words, subjects, sorted({row["subject"] for row in others}))
+    keep(psnr_of, given, subjects, sorted({row["subject"] for row in others}))
     Path(__file__).with_suffix(".md").write_text(table(read()))
 
 
-def folder(words: argparse.Namespace, name: str, rows: list[dict[str, str]]) -> Path:
+def folder(given: argparse.Namespace, name: str, rows: list[dict[str, str]]) -> Path:
     """A folder of links to scans, with the table that `medldm train` reads."""
-    place: Path = words.runs / f"{name}-scans"
+    place: Path = given.runs / f"{name}-scans"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     kept = [row for row in rows if row["split"] in ("train", "val")]
     for row in kept:
         (place / row["file"]).unlink(missing_ok=True)
-        (place / row["file"]).symlink_to((words.data / row["split"] / row["file"]).resolve())
+        (place / row["file"]).symlink_to((given.data / row["split"] / row["file"]).resolve())
     with (place / "split.csv").open("w", newline="") as lines:
         writer = csv.DictWriter(lines, list(kept[0]))
         writer.writeheader()
@@ -76,36 +76,36 @@ def folder(words: argparse.Namespace, name: str, rows: list[dict[str, str]]) -> 
 def scores(model: Path, rows: list[dict[str, str]], data: Path) -> dict[tuple[str, str], list[float]]:
     """PSNR in dB by row of the protocol and contrast."""
     method = next(iter(methods((str(model),))[0].values()))
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for row in (each for each in all_rows() if each.name in ROWS):
+    psnr_of: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in (row for row in all_rows() if row.name in ROWS):
         for scan in rows:
             for trial in trials(row, {**scan, "path": str(data / "test" / scan["file"])}):
                 guess = method.restore(trial)
                 assert guess is not None
-                found[row.name, scan["modality"].removeprefix("MR ")].append(
+                psnr_of[row.name, scan["modality"].removeprefix("MR ")].append(
                     psnr(guess, trial.reference, mask=trial.scored)
                 )
-    return found
+    return psnr_of
 
 
 def keep(
-    found: dict[str, dict[tuple[str, str], list[float]]], words: argparse.Namespace, two: list[str], others: list[str]
+    psnr_of: dict[str, dict[tuple[str, str], list[float]]], given: argparse.Namespace, two: list[str], others: list[str]
 ) -> None:
     """Scores to finetune.csv: scans of each contrast averaged."""
-    told = {
-        "command": f"python docs/benchmarks/finetune.py ../shared/data RUNS --minutes {words.minutes:g} "
-        f"--more {words.more:g}",
-        "held_out": words.held_out,
+    run = {
+        "command": f"python docs/benchmarks/finetune.py ../shared/data RUNS --minutes {given.minutes:g} "
+        f"--more {given.more:g}",
+        "held_out": given.held_out,
         "tuned_on": ", ".join(two),
         "scored_on": ", ".join(others),
     }
     with SCORES.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*told, "model", "row", "contrast", "psnr"], lineterminator="\n")
+        writer = csv.DictWriter(file, [*run, "model", "row", "contrast", "psnr"], lineterminator="\n")
         writer.writeheader()
-        for name, by_kind in found.items():
-            for (row, contrast), each in sorted(by_kind.items()):
-                score = {"model": name, "row": row, "contrast": contrast, "psnr": round(float(np.mean(each)), 4)}
-                writer.writerow(told | score)
+        for name, by_kind in psnr_of.items():
+            for (row, contrast), values in sorted(by_kind.items()):
+                score = {"model": name, "row": row, "contrast": contrast, "psnr": round(float(np.mean(values)), 4)}
+                writer.writerow(run | score)
 
 
 def read() -> list[dict[str, str]]:
@@ -123,12 +123,12 @@ def means(rows: list[dict[str, str]]) -> dict[str, float]:
 def table(rows: list[dict[str, str]]) -> str:
     """The scores as Markdown."""
     kinds = list(dict.fromkeys((row["row"], row["contrast"]) for row in rows))
-    told = rows[0]
+    run = rows[0]
     lines = [
         "# Fine-tuning on two subjects of a new scanner",
         "",
-        f"`{told['command']}`; held out: {told['held_out']}. Tuned on {told['tuned_on']}; scored on "
-        f"{told['scored_on']}; no model saw them. "
+        f"`{run['command']}`; held out: {run['held_out']}. Tuned on {run['tuned_on']}; scored on "
+        f"{run['scored_on']}; no model saw them. "
         "Supervised U-Net in planes, PSNR in dB, foreground, scans of each contrast averaged.",
         "",
         f"| | {' | '.join(f'{row}, {contrast}' for row, contrast in kinds)} | mean |",

@@ -47,14 +47,14 @@ def worst_files() -> dict[str, tuple[str, float]]:
     with (HERE / "core" / "scores.csv").open(newline="") as lines:
         scores = [row for row in csv.DictReader(lines) if row["row"] in ROWS and row["psnr"]]
     known = {(row["row"], row["file"], row["method"]): float(row["psnr"]) for row in scores}
-    found: dict[str, tuple[str, float]] = {}
+    worst: dict[str, tuple[str, float]] = {}
     for (row, file, method), ours in known.items():
         if method != "medldm" or (row, file, ROWS[row]) not in known:
             continue
         gain = ours - known[row, file, ROWS[row]]
-        if row not in found or gain < found[row][1]:
-            found[row] = (file, gain)
-    return found
+        if row not in worst or gain < worst[row][1]:
+            worst[row] = (file, gain)
+    return worst
 
 
 def draw(
@@ -72,7 +72,7 @@ def draw(
     trial : what was damaged
     guess : (X, Y, Z) what came out
     at : voxel to show
-    case : with the picture's name and the words of its title
+    case : with the picture's name and the text of its title
     around_mm : show so much around the voxel, and a ring about it; 0 shows the whole plane
     half_width : (X, Y, Z) of the interval, to show beside
     """
@@ -89,18 +89,18 @@ def draw(
     mm = spacing(trial)
     wide = 13 / 4 * len(planes)
     figure, axes = plt.subplots(1, len(planes), figsize=(wide, 4.1 if around_mm else 3.7), layout="constrained")
-    for each, plane, word in zip(axes, planes, titles, strict=True):
-        low, high, colours = (0, 1.05, "gray") if word in titles[:3] else (0, 0.3, "inferno")
-        each.imshow(plane, origin="lower", cmap=colours, vmin=low, vmax=high, aspect=mm[rest[1]] / mm[rest[0]])
-        each.set_title(word)
-        each.set_axis_off()
+    for panel, plane, title in zip(axes, planes, titles, strict=True):
+        low, high, colours = (0, 1.05, "gray") if title in titles[:3] else (0, 0.3, "inferno")
+        panel.imshow(plane, origin="lower", cmap=colours, vmin=low, vmax=high, aspect=mm[rest[1]] / mm[rest[0]])
+        panel.set_title(title)
+        panel.set_axis_off()
         if around_mm:
             x, y = at[rest[0]], at[rest[1]]
             ring = Ellipse((x, y), 14 / mm[rest[0]], 14 / mm[rest[1]], fill=False, edgecolor="orange", linewidth=1.5)
-            each.add_patch(ring)
-            each.set_xlim(x - around_mm / mm[rest[0]], x + around_mm / mm[rest[0]])
-            each.set_ylim(y - around_mm / mm[rest[1]], y + around_mm / mm[rest[1]])
-    figure.suptitle(words(case).split(": nobody can know")[0])
+            panel.add_patch(ring)
+            panel.set_xlim(x - around_mm / mm[rest[0]], x + around_mm / mm[rest[0]])
+            panel.set_ylim(y - around_mm / mm[rest[1]], y + around_mm / mm[rest[1]])
+    figure.suptitle(caption(case).split(": nobody can know")[0])
     figure.savefig(OUT / str(case["picture"]), dpi=72)
     plt.close(figure)
 
@@ -115,10 +115,10 @@ def spacing(trial: Trial) -> list[float]:
 
 def worst_cases(data: Path) -> Iterator[dict[str, Any]]:
     """Each row's worst scan; draws it."""
-    found, rows = scans(data, "test"), {row.name: row for row in all_rows()}
+    test_scans, rows = scans(data, "test"), {row.name: row for row in all_rows()}
     method = methods(("medldm",))[0]["medldm"]
     for name, (file, gain) in worst_files().items():
-        trial = next(iter(trials(rows[name], next(scan for scan in found if scan["file"] == file))))
+        trial = next(iter(trials(rows[name], next(scan for scan in test_scans if scan["file"] == file))))
         guess = method.restore(trial)
         assert guess is not None
         error = ndimage.gaussian_filter(np.abs(guess - trial.reference) * trial.scored, 2)
@@ -149,13 +149,13 @@ def lesions(data: Path) -> Iterator[dict[str, Any]]:
                 thickness, sign, centre = thickest_blob(trial, guess)
                 invented.append((thickness, sign, centre, trial, guess))
         if lost:
-            share, centre, size, trial, guess = min(lost, key=lambda each: abs(each[0]))
+            share, centre, size, trial, guess = min(lost, key=lambda lesion: abs(lesion[0]))
             case = {"picture": f"{name}-lost.png", "row": name, "kind": "lost", "size_mm": size}
             case |= {"scan": trial.measured.name, "share": round(share, 4)}
             draw(trial, guess, centre, case, AROUND_MM)
             yield case
         if invented:
-            thickness, sign, centre, trial, guess = max(invented, key=lambda each: each[0])
+            thickness, sign, centre, trial, guess = max(invented, key=lambda lesion: lesion[0])
             case = {"picture": f"{name}-false.png", "row": name, "kind": "false", "size_mm": round(thickness, 2)}
             case |= {"scan": trial.measured.name, "share": sign}
             draw(trial, guess, centre, case, AROUND_MM)
@@ -164,8 +164,8 @@ def lesions(data: Path) -> Iterator[dict[str, Any]]:
 
 def hidden(data: Path) -> Iterator[dict[str, Any]]:
     """Lesions wholly inside a gap: whether the interval marks them; draws the one that came back least."""
-    row = next(each for each in all_rows() if each.name == GAPS)
-    found = []
+    row = next(row for row in all_rows() if row.name == GAPS)
+    lesions = []
     for scan in few(scans(data, "test"), 8):
         for trial in trials(row, scan):
             missing, axis = tuple(trial.facts["missing"]), trial.facts["axis"]
@@ -179,14 +179,14 @@ def hidden(data: Path) -> Iterator[dict[str, Any]]:
                 inside = weight(lesion, guess.shape, spacing(trial)) > LOST
                 came = float((guess - trial.healthy)[inside].mean()) / lesion.contrast
                 held = float((np.abs(guess - trial.reference) <= half)[inside].mean())
-                found.append((came, held, float(half[inside].mean()), lesion, trial, guess, half))
-    if not found:
+                lesions.append((came, held, float(half[inside].mean()), lesion, trial, guess, half))
+    if not lesions:
         return
-    came, _, _, lesion, trial, guess, half = min(found, key=lambda each: abs(each[0]))
+    came, _, _, lesion, trial, guess, half = min(lesions, key=lambda lesion: abs(lesion[0]))
     case = {"picture": f"{GAPS}-hidden.png", "row": GAPS, "kind": "hidden", "size_mm": lesion.diameter_mm}
-    case |= {"scan": trial.measured.name, "share": round(came, 4), "count": len(found)}
-    case |= {"held": round(float(np.mean([each[1] for each in found])), 4)}
-    case |= {"half_width": round(float(np.mean([each[2] for each in found])), 4)}
+    case |= {"scan": trial.measured.name, "share": round(came, 4), "count": len(lesions)}
+    case |= {"held": round(float(np.mean([lesion[1] for lesion in lesions])), 4)}
+    case |= {"half_width": round(float(np.mean([lesion[2] for lesion in lesions])), 4)}
     draw(trial, guess, lesion.centre, case, AROUND_MM, half)
     yield case
 
@@ -205,16 +205,16 @@ def thickest_blob(trial: Trial, guess: Voxels) -> tuple[float, int, tuple[int, .
     free = trial.inside.copy()
     for lesion in trial.lesions:
         free &= distance_mm(lesion, guess.shape, mm) > lesion.diameter_mm / 2 + 2.5
-    found = []
+    lesions = []
     for sign in (1, -1):
         odd = (sign * (guess - trial.reference) > CONTRAST / 2) & free
         depth = ndimage.distance_transform_edt(odd, sampling=mm)
         at = tuple(int(i) for i in np.unravel_index(depth.argmax(), depth.shape))
-        found.append((2 * float(depth.max()), sign, at))
-    return max(found, key=lambda each: each[0])
+        lesions.append((2 * float(depth.max()), sign, at))
+    return max(lesions, key=lambda lesion: lesion[0])
 
 
-def words(case: Mapping[str, object]) -> str:
+def caption(case: Mapping[str, object]) -> str:
     """A case as a sentence."""
     scan = str(case["scan"]).split(".")[0]
     if case["kind"] == "worst":
@@ -250,7 +250,7 @@ def read() -> list[dict[str, str]]:
 def page(cases: list[dict[str, str]]) -> str:
     """The pictures with their sentences, as Markdown."""
     return "".join(
-        f"![{words(case)}](../benchmarks/gallery/{case['picture']})\n\n*{words(case)}*\n\n" for case in cases
+        f"![{caption(case)}](../benchmarks/gallery/{case['picture']})\n\n*{caption(case)}*\n\n" for case in cases
     )
 
 
@@ -276,7 +276,7 @@ def main(data: Path) -> None:
         writer.writeheader()
         for case in (*worst_cases(data), *lesions(data), *hidden(data)):
             writer.writerow(case)
-            print(words(case), flush=True)
+            print(caption(case), flush=True)
     (OUT / "cases.md").write_text(page(read()))
 
 

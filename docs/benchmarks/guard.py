@@ -1,4 +1,4 @@
-"""How often the guard warns, rightly and wrongly: `python docs/benchmarks/guard.py ../shared/data [NAME]`.
+"""How often the out-of-distribution detector is right: `python docs/benchmarks/guard.py ../shared/data [NAME]`.
 
 Writes `scores.csv` and `table.md` into `docs/benchmarks/guard`.
 Test scans are ones the card should cover: every warning is a false alarm.
@@ -76,10 +76,10 @@ def outside(data: Path) -> Iterator[tuple[str, str, Volume]]:
     """Kind, name and volume of scans that a brain-MRI card does not cover."""
     for path in sorted(data.glob("*/*_CT.nii.gz")):
         ct = read_nifti(path)
-        told = replace(ct.stored, modality="mr")
-        yield "CT in HU, said to be MR", path.name, ct.with_voxels(ct.voxels, stored=told)
+        stored = replace(ct.stored, modality="mr")
+        yield "CT in HU, said to be MR", path.name, ct.with_voxels(ct.voxels, stored=stored)
         shifted = np.clip(ct.voxels.astype(np.float32) + 1024, 0, None)
-        yield "CT shifted above zero", path.name, ct.with_voxels(shifted, stored=told)
+        yield "CT shifted above zero", path.name, ct.with_voxels(shifted, stored=stored)
     for name, volume in phantoms():
         yield "knee, drawn" if "knee" in name else "phantom, drawn", name, volume
     for row in scans(data, "test"):
@@ -95,8 +95,8 @@ def outside(data: Path) -> Iterator[tuple[str, str, Volume]]:
         yield "blurred by 2 mm", row["file"], scan.with_voxels(smooth)
         light = ndimage.gaussian_filter(scan.voxels.astype(np.float32), [0.7 / mm for mm in scan.spacing])
         yield "restored elsewhere (smoothed by 0.7 mm), no mark", row["file"], scan.with_voxels(light)
-        told = replace(scan.stored, restored_by="denoise")
-        yield "restored by medldm, marked", row["file"], scan.with_voxels(scan.voxels, stored=told)
+        stored = replace(scan.stored, restored_by="denoise")
+        yield "restored by medldm, marked", row["file"], scan.with_voxels(scan.voxels, stored=stored)
     for case in find_cases(data / "dicom"):
         try:
             volume = case.read()
@@ -109,26 +109,26 @@ def outside(data: Path) -> Iterator[tuple[str, str, Volume]]:
 def main(data: Path, name: str) -> None:
     """Measure and write."""
     logging.disable(logging.WARNING)
-    found = card(name)
-    if not found.ood:
-        raise SystemExit(f"{name} holds no guard: run docs/benchmarks/calibrate.py first.")
+    model = card(name)
+    if not model.ood:
+        raise SystemExit(f"{name} holds no out-of-distribution detector: run docs/benchmarks/calibrate.py first.")
     inside = ((TEST, row["file"], read_nifti(Path(row["path"]))) for row in scans(data, "test"))
     OUT.mkdir(exist_ok=True)
     with SCORES.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["card", "material", "scan", "checks", "words"], lineterminator="\n")
         writer.writeheader()
         for kind, scan, volume in chain(inside, outside(data)):
-            odd = check(volume, found)
-            words = " ".join(odd.values()) if kind == TEST else ""
+            odd = check(volume, model)
+            text = " ".join(odd.values()) if kind == TEST else ""
             writer.writerow(
-                {"card": name, "material": kind, "scan": scan, "checks": ", ".join(sorted(odd)), "words": words}
+                {"card": name, "material": kind, "scan": scan, "checks": ", ".join(sorted(odd)), "words": text}
             )
     (OUT / "table.md").write_text(table(read()))
     print(table(read()))
 
 
 def read() -> list[dict[str, str]]:
-    """What was found last: a scan a line, with the checks that warned."""
+    """What was measured last: a scan a line, with the checks that warned."""
     with SCORES.open(newline="") as lines:
         return list(csv.DictReader(lines))
 
@@ -146,9 +146,9 @@ def table(rows: list[dict[str, str]]) -> str:
     ]
     for kind in dict.fromkeys(row["material"] for row in rows):
         checks = [row["checks"].split(", ") if row["checks"] else [] for row in rows if row["material"] == kind]
-        by = Counter(name for each in checks for name in each)
-        told = ", ".join(f"{name} {count}" for name, count in sorted(by.items()))
-        lines.append(f"| {kind} | {len(checks)} | {sum(map(bool, checks))} | {told} |")
+        by = Counter(name for names in checks for name in names)
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(by.items()))
+        lines.append(f"| {kind} | {len(checks)} | {sum(map(bool, checks))} | {counts} |")
     alarms = [f"- {row['scan']}: {row['words']}" for row in rows if row["material"] == TEST and row["checks"]]
     return "\n".join([*lines, "", "False alarms:", "", *(alarms or ["none"])]) + "\n"
 

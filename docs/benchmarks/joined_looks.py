@@ -1,10 +1,10 @@
-"""What a second stage over all looks could gain: `python docs/benchmarks/joined_looks.py ../shared/data`.
+"""What a second stage over all orientations could gain: `python docs/benchmarks/joined_looks.py ../shared/data`.
 
 The supervised estimate of a volume is the average of what its planes were restored to in three directions. Here linear
-filters of 3 x 3 x 3 voxels, of the measurement and of every look, each less that average, are fitted to what is still
-wrong with it, on the scans of one kind, and tried on others: validation scans without one of them, training scans of
-the same scanner, training scans of other scanners. A gain that stays with the scanner is the scanner's own, noise and
-reconstruction filter of the reference included; one that travels would be worth a network. Prints the table of
+filters of 3 x 3 x 3 voxels, of the measurement and of every orientation, each less that average, are fitted to what is
+still wrong with it, on the scans of one kind, and tried on others: validation scans without one of them, training scans
+of the same scanner, training scans of other scanners. A gain that stays with the scanner is the scanner's own, noise
+and reconstruction filter of the reference included; one that travels would be worth a network. Prints the table of
 docs/decisions/0030. Five minutes on one core.
 """
 
@@ -57,9 +57,9 @@ def main(data: Path) -> None:
     for fitted, tried in itertools.product(seen, seen):
         cells = []
         for task in TASKS:
-            a, b = ([each[task] for each in seen[kind]] for kind in (fitted, tried))
+            a, b = ([case[task] for case in seen[kind]] for kind in (fitted, tried))
             # Among their own kind nobody is tried with filters that knew him.
-            gains = [gain(fit([each for each in a if each is not one]), one) for one in b]
+            gains = [gain(fit([case for case in a if case is not one]), one) for one in b]
             cells.append(f"{min(gains):+.2f} to {max(gains):+.2f}")
         print(f"| {fitted} | {tried} |", " | ".join(cells), "|", flush=True)
 
@@ -90,8 +90,8 @@ def sample(networks: Networks, case: Cube) -> Sample:
 
 def fit(known: list[Sample]) -> Tensor:
     """Filter weights, by least squares with a little ridge."""
-    square = sum((each.inputs @ each.inputs.T for each in known), torch.zeros(()))
-    right = sum((each.inputs @ each.wrong for each in known), torch.zeros(()))
+    square = sum((case.inputs @ case.inputs.T for case in known), torch.zeros(()))
+    right = sum((case.inputs @ case.wrong for case in known), torch.zeros(()))
     weights: Tensor = torch.linalg.solve(square + RIDGE * square.diagonal().mean() * torch.eye(len(square)), right)
     return weights
 

@@ -27,7 +27,7 @@ from medldm.io import read_nifti
 from medldm.qc.noise import estimate_noise
 
 HERE = Path(__file__).parent
-LEVELS = (0.01, 0.03, 0.06)  # of the scan's white
+LEVELS = (0.01, 0.03, 0.06)  # of the scan's brightest tissue
 FINER = 1.5
 FINE_MM = 0.9  # up to here a scan is interpolated to sharp voxels of less than 0.8 mm
 EDGES = (0.0, 0.65, 0.8, 0.95, 1.2)  # mm, of the finest voxel edge
@@ -48,21 +48,21 @@ def _errors(
     row: dict[str, str], split: str, kind: str, coarse: Voxels, spacing: Sequence[float]
 ) -> Iterator[dict[str, object]]:
     clean = coarse if kind == KINDS[0] else _finer(coarse)
-    mm = tuple(each * old / new for each, old, new in zip(spacing, coarse.shape, clean.shape, strict=True))
-    white, own = mri_scaling(clean).unit, estimate_noise(clean, (mm[0], mm[1], mm[2])).sigma
+    mm = tuple(side * old / new for side, old, new in zip(spacing, coarse.shape, clean.shape, strict=True))
+    unit, own = mri_scaling(clean).unit, estimate_noise(clean, (mm[0], mm[1], mm[2])).sigma
     # By name, so that a scan has the same noise whatever else is in the list.
     seed = int(hashlib.sha256(row["file"].encode()).hexdigest()[:8], 16)
     for level in LEVELS:
         draw = np.random.default_rng([seed, round(1000 * level)])
         if kind == KINDS[2]:
             parts = [_finer(draw.standard_normal(coarse.shape).astype(np.float32)) for _ in range(2)]
-            real, imaginary = (level * white * part / part.std() for part in parts)
+            real, imaginary = (level * unit * part / part.std() for part in parts)
         else:
-            real, imaginary = draw.normal(0, level * white, (2, *clean.shape))
-        found = estimate_noise(np.hypot(clean + real, imaginary).astype(np.float32), (mm[0], mm[1], mm[2]))
+            real, imaginary = draw.normal(0, level * unit, (2, *clean.shape))
+        estimate = estimate_noise(np.hypot(clean + real, imaginary).astype(np.float32), (mm[0], mm[1], mm[2]))
         yield {
             "split": split, "file": row["file"], "finest_mm": round(min(mm), 3), "kind": kind, "added": level,
-            "error": round(found.sigma / float(np.hypot(level * white, own)) - 1, 4), "reliable": found.reliable,
+            "error": round(estimate.sigma / float(np.hypot(level * unit, own)) - 1, 4), "reliable": estimate.reliable,
         }  # fmt: skip
 
 
@@ -96,15 +96,15 @@ def page(rows: Sequence[dict[str, str]]) -> str:
     ]
     ends = [f"{low:g} to {high:g} mm" for low, high in pairwise(EDGES)] + [f"{EDGES[-1]:g} mm up"]
     ends[0] = f"below {EDGES[1]:g} mm"
-    for (kind, size), found in sorted(groups.items()):
+    for (kind, size), group in sorted(groups.items()):
         cells = []
         for level in LEVELS:
-            wrong = np.array([100 * float(row["error"]) for row in found if float(row["added"]) == level])
+            wrong = np.array([100 * float(row["error"]) for row in group if float(row["added"]) == level])
             cells.append(f"{wrong.mean():+.1f} / {wrong[np.abs(wrong).argmax()]:+.1f}")
-        doubtful = sum(row["reliable"] == "False" for row in found)
-        count = len({row["file"] for row in found})
-        words = [ends[size], KINDS[kind], str(count), *cells, f"{doubtful} of {len(found)}"]
-        lines.append(f"| {' | '.join(words)} |")
+        doubtful = sum(row["reliable"] == "False" for row in group)
+        count = len({row["file"] for row in group})
+        line = [ends[size], KINDS[kind], str(count), *cells, f"{doubtful} of {len(group)}"]
+        lines.append(f"| {' | '.join(line)} |")
     return "\n".join(lines) + "\n"
 
 

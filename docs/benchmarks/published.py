@@ -156,7 +156,7 @@ def core(names: Sequence[str], fields: dict[str, int], only: tuple[str, ...] = (
     """
     lines = []
     for row in (
-        each.name for each in chosen_rows(None, quick=False) if each.name in rows("core") and each.name.startswith(only)
+        row.name for row in chosen_rows(None, quick=False) if row.name in rows("core") and row.name.startswith(only)
     ):
         means = {name: [mean(row, name, field) for field in fields] for name in names}
         best = max((values[0], name) for name, values in means.items() if not np.isnan(values[0]))[1]

@@ -91,15 +91,15 @@ def one(verb: str, model: str, shape: tuple[int, ...]) -> dict[str, Any]:
 
     modality = "ct" if shape == CT else "mr"
     if verb != "bm4d":
-        found = best(modality, verb=verb) if model == "auto" else card(model)
-        load_networks(found, precision=pick_precision("auto", "cpu"))
+        chosen = best(modality, verb=verb) if model == "auto" else card(model)
+        load_networks(chosen, precision=pick_precision("auto", "cpu"))
     loaded = time.monotonic() - begun
     inside = watched(Networks, ("estimate", "refine"))
     scan = chest(shape) if modality == "ct" else head(shape)
     begun = time.monotonic()
     if verb == "bm4d":
-        white = float(np.percentile(scan[scan > 0.1 * scan.max()], 99.5))
-        bm4d_plain(scan / white, 0.05, "rician")
+        brightest = float(np.percentile(scan[scan > 0.1 * scan.max()], 99.5))
+        bm4d_plain(scan / brightest, 0.05, "rician")
         name = "bm4d"
     elif verb == "super-resolve":
         thick = scan[:, :, 1::4]
@@ -107,8 +107,8 @@ def one(verb: str, model: str, shape: tuple[int, ...]) -> dict[str, Any]:
         name = restored.history[-1].facts["model"]
     else:
         spacing = [0.75, 0.75, 1.5] if modality == "ct" else [1, 1, 1]
-        told: dict[str, Any] = {"noise": 20.0} if modality == "ct" else {"noise": 0.05}
-        restored = medldm.denoise(scan, affine=np.diag([*spacing, 1.0]), model=model, modality=modality, **told)
+        noise: dict[str, Any] = {"noise": 20.0} if modality == "ct" else {"noise": 0.05}
+        restored = medldm.denoise(scan, affine=np.diag([*spacing, 1.0]), model=model, modality=modality, **noise)
         name = restored.history[-1].facts["model"]
     seconds = time.monotonic() - begun
     share = sum(inside) / seconds
@@ -151,7 +151,7 @@ def abilities() -> str:
 
 def watched(kind: Any, names: tuple[str, ...]) -> list[float]:
     """Seconds of every call of some methods from now on; they must not call each other."""
-    found: list[float] = []
+    seconds: list[float] = []
 
     def timed(method: Any) -> Any:
         def call(*args: Any, **options: Any) -> Any:
@@ -159,13 +159,13 @@ def watched(kind: Any, names: tuple[str, ...]) -> list[float]:
             try:
                 return method(*args, **options)
             finally:
-                found.append(time.monotonic() - begun)
+                seconds.append(time.monotonic() - begun)
 
         return call
 
     for name in names:
         setattr(kind, name, timed(getattr(kind, name)))
-    return found
+    return seconds
 
 
 def main(lines: tuple[tuple[str, str, tuple[int, ...]], ...]) -> None:
@@ -174,22 +174,27 @@ def main(lines: tuple[tuple[str, str, tuple[int, ...]], ...]) -> None:
     environment = dict(os.environ)
     set_thread_defaults(environment)
     for verb, model, shape in lines:
-        told = {"what": "denoise" if verb == "bm4d" else verb, "voxels": " x ".join(map(str, shape))}
+        line = {"what": "denoise" if verb == "bm4d" else verb, "voxels": " x ".join(map(str, shape))}
         if verb == "bm4d" and importlib.util.find_spec("bm4d") is None:
-            rows.append(told | {"model": "BM4D", "note": "not run: not installed"})
+            rows.append(line | {"model": "BM4D", "note": "not run: not installed"})
             continue
-        words = [sys.executable, __file__, verb, model, *map(str, shape)]
+        command_line = [sys.executable, __file__, verb, model, *map(str, shape)]
         patience = PATIENCE_S if verb == "bm4d" else None
         try:
             # As the command line sets it; torch reads it when it is loaded.
-            done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=patience)
+            done = subprocess.run(
+                command_line, env=environment, capture_output=True, text=True, check=True, timeout=patience
+            )
         except subprocess.TimeoutExpired:
-            rows.append(told | {"model": "BM4D", "note": f"not done after {patience} s"})
+            rows.append(line | {"model": "BM4D", "note": f"not done after {patience} s"})
             continue
-        found = json.loads(done.stdout.splitlines()[-1])
-        seconds: dict[str, Any] = {"loading_s": round(found["loading"], 2), "restoring_s": round(found["seconds"], 2)}
-        seconds["network"] = "" if verb == "bm4d" else round(100 * found["network"])
-        rows.append(told | seconds | {"model": found["model"], "peak_gb": round(found["memory"] / 1024, 3)})
+        measured = json.loads(done.stdout.splitlines()[-1])
+        seconds: dict[str, Any] = {
+            "loading_s": round(measured["loading"], 2),
+            "restoring_s": round(measured["seconds"], 2),
+        }
+        seconds["network"] = "" if verb == "bm4d" else round(100 * measured["network"])
+        rows.append(line | seconds | {"model": measured["model"], "peak_gb": round(measured["memory"] / 1024, 3)})
         print(rows[-1], flush=True)
     command = f"python docs/benchmarks/speed.py{' --ct' if len(lines) > len(LINES) else ''}"
     machine = f"{cores()} cores, {platform.machine()} with {abilities()}"
@@ -219,13 +224,13 @@ def table(rows: list[dict[str, str]]) -> str:
     ]
     for row in rows:
         million = math.prod(map(int, row["voxels"].split(" x "))) / 1e6
-        told = f"| {row['what']} | {row['model']} | {row['voxels']} | {million:.1f} "
+        line = f"| {row['what']} | {row['model']} | {row['voxels']} | {million:.1f} "
         if row["note"]:
-            lines.append(f"{told}| {row['note']} | | | | |")
+            lines.append(f"{line}| {row['note']} | | | | |")
             continue
         seconds = float(row["restoring_s"])
         lines.append(
-            f"{told}| {float(row['loading_s']):.1f} | {seconds:.1f} | {row['network']} | {seconds / million:.1f} "
+            f"{line}| {float(row['loading_s']):.1f} | {seconds:.1f} | {row['network']} | {seconds / million:.1f} "
             f"| {float(row['peak_gb']):.2f} |"
         )
     lines += [

@@ -30,12 +30,12 @@ def main(data: Path, modality: str) -> None:
     for name, knob, tried in (("nlm", baselines.NLM_STRENGTH, NLM), ("tv", baselines.TV_WEIGHT, TV)):
         if tried != NLM:
             print("| method | " + " | ".join(map(str, tried)) + " |")
-        found = []
+        means = []
         for value in tried:
             knob[MODALITIES[modality].noise.family] = value
             method = {"nlm": baselines.nlm, "tv": baselines.tv}[name]
-            found.append(np.mean([psnr(np.asarray(method(trial)), trial.reference, trial.scored) for trial in known]))
-        print(f"| {name} | " + " | ".join(f"{each:.2f}" for each in found) + " |", flush=True)
+            means.append(np.mean([psnr(np.asarray(method(trial)), trial.reference, trial.scored) for trial in known]))
+        print(f"| {name} | " + " | ".join(f"{value:.2f}" for value in means) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The validation tables of a set: `python docs/benchmarks/validation.py ../shared/data [MODEL]`.
 
-On the fixed cubes that the training curves show (validation subjects): PSNR in dB of every stage of the chain, looked
-at in one way and in all, then what became of fine detail at fidelity 1 and 0; what the cards and
+On the fixed cubes that the training curves show (validation subjects): PSNR in dB of every stage of the pipeline, in
+one orientation and in all, then what became of fine detail at fidelity 1 and 0; what the cards and
 docs/decisions quote. A minute or two on two cores.
 """
 
@@ -50,21 +50,21 @@ def main(data: Path, model: str | None = None) -> None:
     print("\nFine detail: energy / correlation / perceptual distance\n")
     print(f"| | {' | '.join(rows)} |\n{'|---' * (len(rows) + 1)}|")
     for name, scored in details.items():
-        told = [f"{energy:.2f} / {place:.3f} / {felt:.4f}" for energy, place, felt in (scored[row] for row in rows)]
-        print(f"| {name} | {' | '.join(told)} |")
+        cells = [f"{energy:.2f} / {place:.3f} / {felt:.4f}" for energy, place, felt in (scored[row] for row in rows)]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def stages(networks: Networks) -> tuple[dict[str, OneOrientation], dict[str, AllOrientations]]:
-    """What is scored: every stage of a chain, looked at in one way and in all; of a U-Net alone its estimate."""
+    """What is scored: every stage of the pipeline, in one orientation and in all; of a U-Net alone its estimate."""
     latent, shape = networks.latent, networks.config
-    rival = Networks(shape, networks.unet) if networks.unet else networks
+    unet_alone = Networks(shape, networks.unet) if networks.unet else networks
     one_orientation: dict[str, OneOrientation] = {
         "input": lambda inputs: centre_plane(inputs, shape),
-        "supervised estimate b": rival.estimate,
+        "supervised estimate b": unet_alone.estimate,
     }
     all_orientations: dict[str, AllOrientations] = {
-        "supervised estimate b, all looks": lambda case: restore(
-            rival, case.observation, case.sigma, case.orientations, SamplerConfig.whole()
+        "supervised estimate b, all orientations": lambda case: restore(
+            unet_alone, case.observation, case.sigma, case.orientations, SamplerConfig.whole()
         ),
     }
     if latent is None:
@@ -79,10 +79,10 @@ def stages(networks: Networks) -> tuple[dict[str, OneOrientation], dict[str, All
         "decode the flow's one-step latent": proposed,
     }
     all_orientations |= {
-        "chain, all looks": lambda case: restore(
+        "pipeline, all orientations": lambda case: restore(
             networks, case.observation, case.sigma, case.orientations, SamplerConfig.whole()
         ),
-        "chain, all looks, fidelity 0": lambda case: restore(
+        "pipeline, all orientations, fidelity 0": lambda case: restore(
             networks, case.observation, case.sigma, case.orientations, SamplerConfig.whole(fidelity=0.0)
         ),
     }
@@ -99,9 +99,9 @@ def detail_rows(
 
     def features(image: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         planes = torch.from_numpy(np.moveaxis(image[:, 8:-8:8], 1, 0).copy())[:, None]
-        return [each.transpose(0, 1).float().numpy() for each in vae.features(planes)]
+        return [level.transpose(0, 1).float().numpy() for level in vae.features(planes)]
 
-    found: dict[str, dict[str, list[tuple[float, ...]]]] = {name: {} for name in orientations}
+    known: dict[str, dict[str, list[tuple[float, ...]]]] = {name: {} for name in orientations}
     for case in cases:
         true = case.clean.numpy()
         where = true > 0.05
@@ -116,8 +116,8 @@ def detail_rows(
                 metrics.detail_correlation(guess, true, where, axes),
                 metrics.feature_distance(features, guess, true),
             )
-            found[name].setdefault(case.task, []).append(scores)
-    return {name: {row: np.mean(each, 0) for row, each in rows.items()} for name, rows in found.items()}
+            known[name].setdefault(case.task, []).append(scores)
+    return {name: {row: np.mean(values, 0) for row, values in rows.items()} for name, rows in known.items()}
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def metadata(card: Card) -> dict[str, Any]:
     numbers: dict[str, Any] = {"type": "image", "modality": card.modality.upper(), "spatial_shape": grid}
     numbers |= {"format": modality_of(card.modality).monai_format, "dtype": "float32"}
     numbers |= {"value_range": [], "is_patch_data": True}
-    told = dict(enumerate(channel_names(shape)))
+    names = dict(enumerate(channel_names(shape)))
     return {
         "schema": SCHEMA,
         "version": version("medldm"),
@@ -81,7 +81,7 @@ def metadata(card: Card) -> dict[str, Any]:
         "eval_metrics": card.validation,
         "intended_use": "; ".join(["Research use only: restored voxels are estimates", *card.limits]),
         "network_data_format": {
-            "inputs": {"image": {**numbers, "num_channels": len(told), "channel_def": told}},
+            "inputs": {"image": {**numbers, "num_channels": len(names), "channel_def": names}},
             "outputs": {"pred": {**numbers, "num_channels": 1, "channel_def": {0: "restored image, scaled intensity"}}},
         },
     }
@@ -104,7 +104,7 @@ def inference(card: Card) -> dict[str, Any]:
     """The configuration that denoises every NIfTI file of a folder."""
     kind = modality_of(card.modality)
     scaling = None if kind.noise.relative else kind.fixed_scaling
-    flat, told = card.spatial_dims == 2, architecture(card).measured_channels
+    flat, measured = card.spatial_dims == 2, architecture(card).measured_channels
     # As the verb: where validation found no use in flow and decoder, they come in below fidelity 1 only.
     plain = "False" if card.used("denoise").refines else "@fidelity >= 1"
     scaled = "(v - @network.limits(v)[0]) / (@network.limits(v)[1] - @network.limits(v)[0])"
@@ -147,7 +147,7 @@ def inference(card: Card) -> dict[str, Any]:
         "look": "$lambda y, order: @network.volume(@inferer(@told(y, order), @network.estimate), order)",
         "again": "$lambda y, first, order: @network.volume(@inferer(torch.cat(["
         "@told(y, order), @network.beside(first, order)], 1), lambda tile: @network.refine("
-        f"tile[:, :{told}], tile[:, {told}:], @fidelity)), order)",
+        f"tile[:, :{measured}], tile[:, {measured}:], @fidelity)), order)",
         "first": "$lambda y, orders: sum(@look(y, order) for order in orders) / len(orders)",
         "second": "$lambda y, first, orders: sum(@again(y, first, order) for order in orders) / len(orders)",
         "average": f"$lambda y, orders: @first(y, orders) if {plain} else @second(y, @first(y, orders), orders)",
@@ -261,5 +261,5 @@ def _listed(card: Card, what: str) -> list[tuple[str, Any]]:
     return list(card.training.get(what, {}).items())
 
 
-def _write(path: Path, words: dict[str, Any]) -> None:
-    path.write_text(json.dumps(words, indent=1) + "\n")
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")

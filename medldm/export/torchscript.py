@@ -110,8 +110,8 @@ class Restorer(nn.Module):
             return [0.0, 1.0]
         # Air that was not zeroed lies below a tenth of the bright voxels, and would pull the percentile down.
         bright = self.percentile(lit, 99.0)
-        white = self.percentile(lit[lit > 0.1 * bright], 99.5)
-        return [0.0, white]
+        high = self.percentile(lit[lit > 0.1 * bright], 99.5)
+        return [0.0, high]
 
     @torch.jit.export
     def percentile(self, values: Tensor, percent: float) -> float:

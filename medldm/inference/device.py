@@ -86,19 +86,19 @@ def pick_card(name: str, modality: str, volume: Volume, verb: str, device: str =
         patience = PATIENCE_S if device == "cpu" else 0.0
         flat, size = min(volume.shape) == 1, float(np.prod(volume.shape)) / 1e6
         return best(modality, flat=flat, verb=verb, megavoxels=size, patience_s=patience)
-    found = card(name)
-    if found.modality != modality:
+    chosen = card(name)
+    if chosen.modality != modality:
         raise UnfitModel(
-            f"{found.name} restores {found.modality.upper()}, and {volume.name} is taken for {modality.upper()}. "
+            f"{chosen.name} restores {chosen.modality.upper()}, and {volume.name} is taken for {modality.upper()}. "
             "Choose another --model, or say --modality."
         )
-    if verb not in found.verbs:
+    if verb not in chosen.verbs:
         raise UnfitModel(
-            f"{found.name} cannot {verb}: its card names {', '.join(found.verbs)}. Choose another --model."
+            f"{chosen.name} cannot {verb}: its card names {', '.join(chosen.verbs)}. Choose another --model."
         )
-    if found.spatial_dims == 3 and min(volume.shape) == 1:
-        raise UnfitModel(f"{found.name} works in volumes, and {volume.name} is a single slice. Choose a 2D model.")
-    return found
+    if chosen.spatial_dims == 3 and min(volume.shape) == 1:
+        raise UnfitModel(f"{chosen.name} works in volumes, and {volume.name} is a single slice. Choose a 2D model.")
+    return chosen
 
 
 def our_version() -> str:

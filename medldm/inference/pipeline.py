@@ -62,12 +62,12 @@ class Job:
     volume: Volume
     settings: Settings
     task: str
-    told: Progress = silent
+    progress: Progress = silent
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     half_width: Tensor | None = None
-    noise_told: float = 0.0
-    spread_told: str = ""  # why several samples have no standard deviation
+    noise_shown: float = 0.0
+    no_spread_reason: str = ""  # why several samples have no standard deviation
     signal: float = 1.0  # what a relative residual is relative to, scaled intensity
     used: dict[str, Any] = field(default_factory=dict)
 
@@ -199,7 +199,7 @@ class Job:
         kind : of damage, where a card uses its networks for it in another way than for the verb
         """
         settings, use = self.settings, self.card.used(kind or self.verb)
-        self.noise_told, sigma = round(noise.typical, 5), noise.on(observation.y.shape)
+        self.noise_shown, sigma = round(noise.typical, 5), noise.on(observation.y.shape)
         orientations = orientations[: use.orientations]
         samplings = []
         for number in range(settings.samples):
@@ -227,7 +227,7 @@ class Job:
         self.used = {"refined": refines, "faithful": use.faithful, "looks": len(orientations)}
 
         def part(number: int) -> Progress:
-            return lambda done, total, what: self.told(number * total + done, passes * total, what)
+            return lambda done, total, what: self.progress(number * total + done, passes * total, what)
 
         regressions: dict[int, Tensor] = {}  # by orientation; the same for every sample
 
@@ -265,20 +265,20 @@ class Job:
         self.half_width = self.interval(mean, std, observation.observed, sigma)
         if reason := no_spread(std, observation, min(len(orientations), len(samplings)), self.verb):
             # Zeros would pass for certainty. The interval stays: its floor was calibrated for draws that hardly differ.
-            self.spread_told = f"no standard deviation of the samples of {self.volume.name}: {reason}"
-            self.notes.append(self.spread_told)
-            log.warning(self.spread_told)
+            self.no_spread_reason = f"no standard deviation of the samples of {self.volume.name}: {reason}"
+            self.notes.append(self.no_spread_reason)
+            log.warning(self.no_spread_reason)
             return mean, None
         return mean, std
 
     def interval(self, mean: Tensor, std: Tensor, observed: Tensor, sigma: Tensor) -> Tensor | None:
         """(X, Y, Z) half width of the calibrated interval, scaled intensity; None, and a note why, without one."""
-        found = interval_for(self.card, self.verb, self.used["looks"])
-        if reason := why_not(found, self.settings, self.card.name):
+        interval = interval_for(self.card, self.verb, self.used["looks"])
+        if reason := why_not(interval, self.settings, self.card.name):
             self.notes.append(f"no calibrated interval: {reason}")
-        if reason or found is None:
+        if reason or interval is None:
             return None
-        half = found.half_width(mean, std, sigma, observed)
+        half = interval.half_width(mean, std, sigma, observed)
         return torch.where(observed >= 1, 0.0, half) if self.verb in COPIED else half
 
     def finish(
@@ -312,7 +312,7 @@ class Job:
         for warning in odd.values():
             log.warning(warning)
         outside = self.outside | odd
-        told = {
+        summary = {
             "model": self.card.name,
             "sha256": self.card.sha256,
             "modality": self.modality.name,
@@ -320,24 +320,24 @@ class Job:
             "seed": self.settings.seed,
             "steps": self.settings.flow_steps,
             "networks": self.used,
-            "noise_told": self.noise_told,
+            "noise_told": self.noise_shown,
             "medldm": our_version(),
             "seconds": round(time.monotonic() - self.started, 2),
             "peak_memory_mb": peak_memory_mb(),
             "notes": list(dict.fromkeys([*self.notes, *outside.values()])),
             "outside_of_card": list(outside),
             **self.outliers.facts(self.volume),
-            **({"no_spread": self.spread_told} if self.spread_told else {}),
+            **({"no_spread": self.no_spread_reason} if self.no_spread_reason else {}),
             **facts,
         }
         half = None if self.half_width is None else self.half_width.numpy() * np.float32(self.scaling.unit)
         if half is not None:
-            told["interval"] = self.card.calibration["verbs"][calibrated(self.verb, self.used["looks"])] | {
+            summary["interval"] = self.card.calibration["verbs"][calibrated(self.verb, self.used["looks"])] | {
                 "coverage": self.card.calibration["coverage"],
                 "median_half_width": round(float(np.median(half[half > 0])), 5) if (half > 0).any() else 0.0,
             }
-        step = Step(self.task, self.settings.asdict(), told)
-        log.info("%s: %s in %.1f s on %s", self.volume.name, self.task, told["seconds"], self.device)
+        step = Step(self.task, self.settings.asdict(), summary)
+        log.info("%s: %s in %.1f s on %s", self.volume.name, self.task, summary["seconds"], self.device)
         return self.volume.with_voxels(voxels, affine, step=step, std=std, half_width=half, stored=stored)
 
 
@@ -390,7 +390,7 @@ def inside_slices(volume: Volume, stored_slices: Sequence[int], axis: int) -> tu
     inside = volume.stored.axes[axis]
     count = volume.shape[inside]
     flip = volume.stored.flips[axis]
-    return inside, [count - 1 - each if flip else each for each in stored_slices]
+    return inside, [count - 1 - number if flip else number for number in stored_slices]
 
 
 __all__ = ["Job", "Scaling", "inside_slices", "residual", "without", "written_into"]

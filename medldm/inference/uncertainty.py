@@ -110,16 +110,16 @@ def interval_for(card: Card, verb: str, orientations: int = 3) -> Interval | Non
     verb : that runs
     orientations : planes in which samples were drawn
     """
-    told: Mapping[str, Any] = card.calibration.get("verbs", {}).get(calibrated(verb, orientations), {})
+    fitted_to: Mapping[str, Any] = card.calibration.get("verbs", {}).get(calibrated(verb, orientations), {})
     fitted = ("still", "noisy", "far", "busy", "q")
-    if any(name not in told for name in fitted):
+    if any(name not in fitted_to for name in fitted):
         return None  # not calibrated, or by a version whose floor was another one
     common: dict[str, Any] = {name: card.calibration[name] for name in ("coverage", "samples", "steps")}
-    common |= {name: float(told[name]) for name in fitted}
+    common |= {name: float(fitted_to[name]) for name in fitted}
     return Interval(**common)
 
 
-def why_not(found: Interval | None, settings: Settings, name: str) -> str:
+def why_not(interval: Interval | None, settings: Settings, name: str) -> str:
     """Why a run gets no calibrated interval, in words; empty when it does.
 
     Parameters
@@ -128,12 +128,14 @@ def why_not(found: Interval | None, settings: Settings, name: str) -> str:
     settings : of the run
     name : of the model
     """
-    if found is None:
+    if interval is None:
         return f"{name} has no calibrated interval for this task; the spread of its samples is smaller than its error"
     if settings.fidelity < 1:
         return "intervals were calibrated at --fidelity 1"
-    if settings.samples < found.samples or settings.flow_steps < found.steps:
-        return f"intervals were calibrated with --samples {found.samples} and --steps {found.steps}; fewer show less"
+    if settings.samples < interval.samples or settings.flow_steps < interval.steps:
+        return (
+            f"intervals were calibrated with --samples {interval.samples} and --steps {interval.steps}; fewer show less"
+        )
     return ""
 
 
@@ -219,8 +221,8 @@ def mean_and_spread(draw: Callable[[int], Tensor], count: int) -> tuple[Tensor, 
         return mean, None
     squares = torch.zeros_like(mean)
     for number in range(1, count):
-        each = draw(number)
-        change = each - mean
+        sample = draw(number)
+        change = sample - mean
         mean = mean + change / (number + 1)
-        squares = squares + change * (each - mean)
+        squares = squares + change * (sample - mean)
     return mean, (squares / (count - 1)).sqrt()

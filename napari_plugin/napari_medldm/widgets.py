@@ -74,7 +74,7 @@ class FillSlicesWidget(Panel):
 
         def answered(end: Outcome) -> None:
             self.rows.widgets["missing"].value = end.text
-            self.status.value = f"missing: {end.words}" if end.text else "no slice is missing"
+            self.status.value = f"missing: {end.text}" if end.text else "no slice is missing"
 
         self._ask_simply("missing", {"axis": self.rows.widgets["axis"].value}, answered)
 

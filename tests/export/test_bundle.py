@@ -59,9 +59,9 @@ def denoised_alone(bundle, tmp_path, affine, modality="mr"):
     path = phantoms.save(tmp_path / "scans" / "scan.nii.gz", noisy, affine)
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps(SCHEMA))
-    words = [sys.executable, "-W", "ignore", "-c", ALONE]
+    arguments = [sys.executable, "-W", "ignore", "-c", ALONE]
     done = subprocess.run(
-        [*words, str(bundle), str(path.parent), str(tmp_path / "out"), str(schema), str(NOISE[modality])],
+        [*arguments, str(bundle), str(path.parent), str(tmp_path / "out"), str(schema), str(NOISE[modality])],
         capture_output=True, text=True, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -82,20 +82,20 @@ def test_a_bundle_restores_as_we_do_where_medldm_cannot_be_imported(tiny_model, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("found", cards(), ids=lambda found: found.name)
-def test_every_shipped_model_runs_with_monai_alone(found, tmp_path):
+@pytest.mark.parametrize("found", cards(), ids=lambda item: item.name)
+def test_every_shipped_model_runs_with_monai_alone(item, tmp_path):
     """Close to the verb: a bundle leaves no air out.
 
     Of CT the verb also keeps the local means, which a bundle leaves to its network.
     """
-    bundle = export(found, tmp_path / "bundle")
-    path, result = denoised_alone(bundle, tmp_path, np.diag([-1.0, 1.0, 1.1, 1.0]), found.modality)
-    told = {"model": found.name, "modality": found.modality, "precision": "fp32", "device": "cpu"}
-    ours = medldm.denoise(medldm.read(path), NOISE[found.modality], **told)
+    bundle = export(item, tmp_path / "bundle")
+    path, result = denoised_alone(bundle, tmp_path, np.diag([-1.0, 1.0, 1.1, 1.0]), item.modality)
+    text = {"model": item.name, "modality": item.modality, "precision": "fp32", "device": "cpu"}
+    ours = medldm.denoise(medldm.read(path), NOISE[item.modality], **text)
     expected, noisy = ours.to_stored(ours.voxels), nib.load(path).get_fdata()
     alone = result.get_fdata()
-    if found.modality == "ct":
-        kept = keep_means(*(torch.from_numpy(np.float32(each)) for each in (alone, noisy)), ours.spacing, 2)
+    if item.modality == "ct":
+        kept = keep_means(*(torch.from_numpy(np.float32(entry)) for entry in (alone, noisy)), ours.spacing, 2)
         alone = kept.numpy()
     inside = (slice(2, -2),) * 3
     head = (noisy > noisy.min())[inside]
@@ -111,8 +111,8 @@ def test_every_shipped_model_runs_with_monai_alone(found, tmp_path):
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("fidelity", [1.0, 0.0])
 def test_the_networks_answer_as_the_chain_does_on_any_grid(dims, fidelity, tmp_path):
-    found = card(str(phantoms.tiny_model(tmp_path, dims)))
-    networks, module = load_networks(found), scripted(found)
+    text = card(str(phantoms.tiny_model(tmp_path, dims)))
+    networks, module = load_networks(text), scripted(text)
     inputs = torch.rand(3 if dims == 2 else 1, networks.config.measured_channels, *(48, 32, 16)[:dims])
     with torch.no_grad():
         assert torch.allclose(module(inputs, fidelity), networks.restore(inputs, fidelity=fidelity), atol=1e-5)
@@ -123,13 +123,13 @@ def test_the_networks_answer_as_the_chain_does_on_any_grid(dims, fidelity, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_channels_are_those_of_the_house(dims, tmp_path):
-    found = card(str(phantoms.tiny_model(tmp_path, dims)))
-    shape, module = load_networks(found).config, scripted(found)
+    text = card(str(phantoms.tiny_model(tmp_path, dims)))
+    shape, module = load_networks(text).config, scripted(text)
     y, seen, sigma = torch.rand(3, 10, 9, 8)
     order = [2, 0, 1]
-    told = measured_channels(*(each.permute(order) for each in (y, seen, sigma)), 3.0, shape)
+    result = measured_channels(*(item.permute(order) for item in (y, seen, sigma)), 3.0, shape)
     channels = module.channels(y, seen, sigma, 3.0, order)
-    assert torch.allclose(channels, told, atol=1e-6)
+    assert torch.allclose(channels, result, atol=1e-6)
     middle = channels[:, shape.context // 2 : shape.context // 2 + 1]
     assert torch.equal(module.volume(middle, order), y)
 
@@ -146,8 +146,8 @@ def test_thick_slices_are_looked_at_in_their_own_planes(tiny_model):
 
 def test_the_bundle_says_what_it_is_and_does_not_overwrite(tiny_model, tmp_path):
     bundle = export(card(str(tiny_model)), tmp_path / "bundle")
-    told = json.loads((bundle / "configs" / "metadata.json").read_text())
-    image = told["network_data_format"]["inputs"]["image"]
+    record = json.loads((bundle / "configs" / "metadata.json").read_text())
+    image = record["network_data_format"]["inputs"]["image"]
     assert image["num_channels"] == len(image["channel_def"]) == 12
     assert "Research use only" in (bundle / "LICENSE").read_text()
     assert "this plane" in (bundle / "docs" / "README.md").read_text()

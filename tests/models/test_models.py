@@ -128,10 +128,10 @@ def test_neighbouring_planes_become_channels():
 
 
 def test_damaged_and_unknown_weights_are_refused_in_words(tmp_path):
-    found = card(str(phantoms.tiny_model(tmp_path)))
-    found.path.write_bytes(found.path.read_bytes()[:-10] + b"0123456789")
+    text = card(str(phantoms.tiny_model(tmp_path)))
+    text.path.write_bytes(text.path.read_bytes()[:-10] + b"0123456789")
     with pytest.raises(ModelError, match="damaged"):
-        load_networks(found)
+        load_networks(text)
     with pytest.raises(ModelError, match="no model 'nope'"):
         card("nope")
 
@@ -139,13 +139,13 @@ def test_damaged_and_unknown_weights_are_refused_in_words(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (apt-get install g++)")
 def test_compiled_networks_say_the_same(tmp_path, monkeypatch):
-    found = card(str(phantoms.tiny_model(tmp_path)))
-    inputs = torch.rand(1, load_networks(found).config.measured_channels, 32, 32)
+    text = card(str(phantoms.tiny_model(tmp_path)))
+    inputs = torch.rand(1, load_networks(text).config.measured_channels, 32, 32)
     with torch.inference_mode():
-        plain = load_networks(found).estimate(inputs)
+        plain = load_networks(text).estimate(inputs)
         unload()
         monkeypatch.setenv("MEDLDM_COMPILE", "1")
-        compiled = load_networks(found)
+        compiled = load_networks(text)
         assert torch.allclose(compiled.estimate(inputs), plain, atol=1e-5)
-        assert compiled.modules()[0]._compiled_call_impl is not None
+        assert compiled.parts[0]._compiled_call_impl is not None
     unload()

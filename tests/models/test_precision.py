@@ -100,8 +100,8 @@ def test_a_cpu_that_imitates_trains_in_single_precision(monkeypatch, tmp_path):
 
 
 def test_nobody_asks_torch_in_private():
-    found = subprocess.run(
+    process = subprocess.run(
         ["grep", "-rnE", r"torch\.cpu\._|torch\.autocast\(", "medldm"], capture_output=True, text=True, check=False,
         cwd=str(sys.modules["medldm"].__path__[0]) + "/..",
     ).stdout.splitlines()  # fmt: skip
-    assert {line.split(":")[0] for line in found if ".py:" in line} == {"medldm/models/precision.py"}
+    assert {line.split(":")[0] for line in process if ".py:" in line} == {"medldm/models/precision.py"}

@@ -81,9 +81,9 @@ def cache(tmp_path_factory):
     return cache
 
 
-def assert_same(found, wanted):
-    assert [each.file for each in found] == [each.file for each in wanted]
-    for one, other in zip(found, wanted, strict=True):
+def assert_same(result, wanted):
+    assert [item.file for item in result] == [item.file for item in wanted]
+    for one, other in zip(result, wanted, strict=True):
         assert one.voxels.dtype == other.voxels.dtype
         np.testing.assert_array_equal(one.voxels, other.voxels)
         for name in Packed.__dataclass_fields__:
@@ -94,8 +94,8 @@ def test_an_archive_gives_the_packed_scans_back_bit_for_bit(cache, tmp_path):
     size = write_archive(cache, tmp_path / "all.zip")
     assert size == (tmp_path / "all.zip").stat().st_size
     scans = read_archive(tmp_path / "all.zip")
-    assert {each.voxels.dtype.name for each in scans["train"]} == {"uint8", "uint16"}
-    assert_same(scans["train"], [each for each in load_cache(cache, "train") if each.weight])
+    assert {scan.voxels.dtype.name for scan in scans["train"]} == {"uint8", "uint16"}
+    assert_same(scans["train"], [scan for scan in load_cache(cache, "train") if scan.weight])
     assert_same(scans["val"], load_cache(cache, "val"))
     write_archive(cache, tmp_path / "again.zip")
     assert (tmp_path / "again.zip").read_bytes() == (tmp_path / "all.zip").read_bytes()
@@ -108,7 +108,7 @@ def test_parts_of_an_archive_are_the_whole(cache, tmp_path):
     assert [len(read_archive(file)["train"]) for file in files] == [1, 1]
     scans = read_archive(*files)
     assert set(scans) == {"train"}
-    assert_same(scans["train"], [each for each in load_cache(cache, "train") if each.weight])
+    assert_same(scans["train"], [item for item in load_cache(cache, "train") if item.weight])
 
 
 def test_the_largest_steps_between_voxels_come_back(cache, tmp_path):
@@ -213,8 +213,8 @@ def test_augmented_blocks_stay_finite_and_keep_air_dark():
     assert image[:, :2].abs().max() < 1e-6
     assert ((image - clean).flatten(1).abs().max(1).values > 0).all()
     curves = torch.tensor([[0.0, 1.0, 0.5], [0.0, 2.0, 4.0]])
-    found = piecewise_linear_of_a_batch(torch.tensor([[0.25, 0.75], [0.5, 2.0]]), curves, 1.0)
-    torch.testing.assert_close(found, torch.tensor([[0.5, 0.75], [2.0, 8.0]]))
+    result = piecewise_linear_of_a_batch(torch.tensor([[0.25, 0.75], [0.5, 2.0]]), curves, 1.0)
+    torch.testing.assert_close(result, torch.tensor([[0.5, 0.75], [2.0, 8.0]]))
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -224,10 +224,10 @@ def sampled(centres, thickness, *, rect=False, fourier=False, beside=None):
     """`batches.sampling` of these centres, beside other slices in one batch, so that rows of nothing are there."""
     other = torch.arange(VOXELS, dtype=torch.float32) if beside is None else beside
     places, there = torch.zeros(2, VOXELS), torch.zeros(2, VOXELS, dtype=torch.bool)
-    for row, each in enumerate((centres, other)):
-        places[row, : len(each)] = each.float()
-        there[row, : len(each)] = True
-    found = batches.sampling(
+    for row, item in enumerate((centres, other)):
+        places[row, : len(item)] = item.float()
+        there[row, : len(item)] = True
+    result = batches.sampling(
         places,
         there,
         torch.tensor([thickness, 1e-3]),
@@ -239,18 +239,18 @@ def sampled(centres, thickness, *, rect=False, fourier=False, beside=None):
     )
     # The other one selects voxels, whatever stands beside it.
     if beside is None:
-        torch.testing.assert_close(found.measure[1], torch.eye(VOXELS))
-        torch.testing.assert_close(found.interpolate[1], torch.eye(VOXELS))
+        torch.testing.assert_close(result.measure[1], torch.eye(VOXELS))
+        torch.testing.assert_close(result.interpolate[1], torch.eye(VOXELS))
     count = len(centres)
-    assert not found.measure[0, count:].any()
+    assert not result.measure[0, count:].any()
     if not fourier:
-        assert not found.interpolate[0, :, count:].any()
-    assert found.thickness.tolist() == pytest.approx([thickness, 1.0])
-    return found.measure[0, :count], found.interpolate[0, :, :count], found.observed[0]
+        assert not result.interpolate[0, :, count:].any()
+    assert result.thickness.tolist() == pytest.approx([thickness, 1.0])
+    return result.measure[0, :count], result.interpolate[0, :, :count], result.observed[0]
 
 
-def assert_near(found, wanted, tolerance=2e-5):
-    torch.testing.assert_close(found.double(), wanted.double(), atol=tolerance, rtol=0)
+def assert_near(result, wanted, tolerance=2e-5):
+    torch.testing.assert_close(result.double(), wanted.double(), atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("profile", ["gaussian", "rect"])
@@ -297,8 +297,8 @@ def test_holes_are_filled_as_in_one_volume():
     known[0, 5:15, 5:18] = False
     known[1] = True  # a block without holes beside blocks with them
     filled = batches.fill_smoothly(image, known)
-    for each in range(3):
-        torch.testing.assert_close(filled[each], fill_smoothly(image[each], known[each]), atol=1e-6, rtol=1e-5)
+    for item in range(3):
+        torch.testing.assert_close(filled[item], fill_smoothly(image[item], known[item]), atol=1e-6, rtol=1e-5)
     assert (filled[known] == image[known]).all()
 
 
@@ -337,22 +337,22 @@ def test_a_damaged_block_is_what_one_volume_would_be(clean_blocks, monkeypatch):
     centres = (torch.arange(30, dtype=torch.float64) + 0.1) * spacing - 0.5
     thick = ThickSlices(24, 0, spacing, centres=centres[centres < 23.5])
     plane = InPlane((24, 20, 18), (0, 1), 1.3 + 0.4 * 1.3)
-    for each, degradation in enumerate((thick, plane) * 5):
-        wanted = degradation.observe(degradation.degrade(clean_blocks.clean[each]))
-        torch.testing.assert_close(measured.y[each], wanted.y, atol=1e-4, rtol=0)
-        torch.testing.assert_close(measured.observed[each], wanted.observed.float(), atol=1e-5, rtol=0)
-        assert measured.thickness[each].item() == pytest.approx(wanted.thickness, rel=1e-5)
+    for item, degradation in enumerate((thick, plane) * 5):
+        wanted = degradation.observe(degradation.degrade(clean_blocks.clean[item]))
+        torch.testing.assert_close(measured.y[item], wanted.y, atol=1e-4, rtol=0)
+        torch.testing.assert_close(measured.observed[item], wanted.observed.float(), atol=1e-5, rtol=0)
+        assert measured.thickness[item].item() == pytest.approx(wanted.thickness, rel=1e-5)
     assert not measured.sigma.any()
 
 
 def test_noise_has_the_level_that_is_told_but_for_the_doubt():
     flat = Blocks(torch.full((40, 16, 16, 16), 0.6), torch.ones(40, dtype=torch.bool), torch.zeros(40).long())
     measured = batches.measure(flat, seeded(), torch.full((40,), TASK["noise"]))
-    found = (measured.y - 0.6).flatten(1).std(1)
-    told = measured.sigma.flatten(1).square().mean(1).sqrt()
-    assert ((found / told).log().abs() < 0.6).all()  # doubt: 0.15 of the logarithm
-    assert 0.05 < float((found / told).log().std()) < 0.3
-    varying = measured.sigma.flatten(1).std(1) / told > 1e-3
+    result = (measured.y - 0.6).flatten(1).std(1)
+    text = measured.sigma.flatten(1).square().mean(1).sqrt()
+    assert ((result / text).log().abs() < 0.6).all()  # doubt: 0.15 of the logarithm
+    assert 0.05 < float((result / text).log().std()) < 0.3
+    varying = measured.sigma.flatten(1).std(1) / text > 1e-3
     assert varying.any()
     assert not varying.all()
 
@@ -369,10 +369,10 @@ def test_thick_slices_are_not_thickened_again():
 def test_channels_of_a_plane_are_those_that_verbs_use(clean_blocks):
     context = PLANES.context
     measured = batches.measure(clean_blocks._replace(clean=clean_blocks.clean[..., 6 : 6 + context]), seeded())
-    found = batches.plane_channels(measured, context)
-    for each in range(len(found)):
-        told = (measured.y[each], measured.observed[each], measured.sigma[each], float(measured.thickness[each]))
-        torch.testing.assert_close(found[each], measured_channels(*told, PLANES)[context // 2])
+    result = batches.plane_channels(measured, context)
+    for item in range(len(result)):
+        text = (measured.y[item], measured.observed[item], measured.sigma[item], float(measured.thickness[item]))
+        torch.testing.assert_close(result[item], measured_channels(*text, PLANES)[context // 2])
 
 
 # --- regression in all orientations -----------------------------------------------------------------------------------
@@ -396,31 +396,31 @@ def test_the_mean_over_orientations_is_that_of_the_verbs(network):
     measured = batches.measure(Blocks(clean, isotropic, torch.zeros(6).long()), seeded(), tasks)
     b, log_s = scenes.regress(network, None, measured, isotropic, PLANES.context)
     networks = Networks(PLANES, network)
-    for each, name in enumerate(names):
-        spacing = (1.0, 1.0, 1.0 if isotropic[each] else 3.0)
+    for result, name in enumerate(names):
+        spacing = (1.0, 1.0, 1.0 if isotropic[result] else 3.0)
         damaged, in_plane = (0,) if name in ("thick", "gap") else (), (0, 1) if name == "in-plane" else ()
         orientations = pick_orientations(damaged, in_plane, (16, 32, 48), spacing)
-        assert len(orientations) == (2 if damaged else 3 if name in ("noise", "region") and isotropic[each] else 1)
-        observation = Observation(measured.y[each], measured.observed[each], float(measured.thickness[each]))
-        wanted = estimate(networks, observation, measured.sigma[each], orientations, SamplerConfig.whole())
-        assert (wanted - measured.y[each]).abs().max() > 0.01  # it says something
-        torch.testing.assert_close(b[each], wanted, atol=1e-4, rtol=0)
+        assert len(orientations) == (2 if damaged else 3 if name in ("noise", "region") and isotropic[result] else 1)
+        observation = Observation(measured.y[result], measured.observed[result], float(measured.thickness[result]))
+        wanted = estimate(networks, observation, measured.sigma[result], orientations, SamplerConfig.whole())
+        assert (wanted - measured.y[result]).abs().max() > 0.01  # it says something
+        torch.testing.assert_close(b[result], wanted, atol=1e-4, rtol=0)
     assert not log_s.any()
 
 
 def test_scenes_are_cut_and_the_spread_can_learn_from_them(network):
     head, corpus = SpreadHead(2, PLANES.unet[0]), Corpus([scan(numbered((40, 36, 38)), scale=2e-5)])
-    found, log_s = scenes.draw_scenes(corpus, network, head, 3, 16, PLANES.context, seeded())
-    assert found.residual.shape == log_s.shape == (3, 16, 16, 16)
-    assert all(field.shape == (3, 1, 16, 16, 16) for field in found.conditions[:5])
+    result, log_s = scenes.draw_scenes(corpus, network, head, 3, 16, PLANES.context, seeded())
+    assert result.residual.shape == log_s.shape == (3, 16, 16, 16)
+    assert all(field.shape == (3, 1, 16, 16, 16) for field in result.conditions[:5])
     torch.testing.assert_close(log_s, torch.full_like(log_s, math.log(0.03)))  # where it starts
-    assert not found.conditions.b.requires_grad
+    assert not result.conditions.b.requires_grad
     log_s.mean().backward()
     assert head.last.bias.grad.item() == pytest.approx(1.0, rel=1e-4)
     inner = slice(MARGIN, MARGIN + 16)
     blocks = corpus.draw(3, (16 + 2 * MARGIN, 16, 16), generator := seeded())
     clean = augment(blocks.clean, generator)[:, inner]  # the same numbers are drawn first
-    torch.testing.assert_close(found.residual + found.conditions.b[:, 0], clean)
+    torch.testing.assert_close(result.residual + result.conditions.b[:, 0], clean)
 
 
 def test_scenes_of_every_kind_are_made_under_autocast(network):
@@ -453,15 +453,15 @@ def test_projection_keeps_what_was_measured(row):
     clean, guess = torch.rand(16, 16, 16, generator=seeded()), torch.rand(16, 16, 16, generator=seeded(1))
     sampling = module.damages((16, 16, 16))[row].sampling
     held = clean if sampling is None else sampling.degrade(clean)
-    found = module.Case(row, "s", clean, None, sampling, held, None).project(guess)
+    result = module.Case(row, "s", clean, None, sampling, held, None).project(guess)
     if sampling is None:
-        assert (found == guess).all()
+        assert (result == guess).all()
     elif row == "thick4":
-        torch.testing.assert_close(sampling.degrade(found), held, atol=1e-4, rtol=0)
+        torch.testing.assert_close(sampling.degrade(result), held, atol=1e-4, rtol=0)
     else:
         seen = sampling.observe(held).observed == 1
-        assert (found[seen] == clean[seen]).all()
-        assert (found[~seen] == guess[~seen]).all()
+        assert (result[seen] == clean[seen]).all()
+        assert (result[~seen] == guess[~seen]).all()
 
 
 # --- residual, latent and flow ----------------------------------------------------------------------------------------
@@ -519,16 +519,16 @@ def test_normalising_a_latent_changes_no_residual(principal, residual):
 
 
 def test_a_perfect_velocity_costs_nothing_and_leads_to_the_latent():
-    latent, told = torch.randn(4, 3, 4, 4, 4, generator=seeded()), torch.zeros(4, 1, 4, 4, 4)
+    latent, text = torch.randn(4, 3, 4, 4, 4, generator=seeded()), torch.zeros(4, 1, 4, 4, 4)
 
-    def perfect(z, time, told):
+    def perfect(z, time, text):
         return (latent - z) / (1 - time).reshape(-1, 1, 1, 1, 1)
 
-    assert flow_loss(perfect, latent, told, seeded(1)) < 1e-8
-    assert flow_loss(lambda z, time, told: 0 * z, latent, told, seeded(1)) > 1
+    assert flow_loss(perfect, latent, text, seeded(1)) < 1e-8
+    assert flow_loss(lambda z, time, text: 0 * z, latent, text, seeded(1)) > 1
     noise = torch.randn(latent.shape, generator=seeded(2))
     for steps in (1, 4, 7):
-        torch.testing.assert_close(sample(perfect, noise, told, steps), latent, atol=1e-5, rtol=0)
+        torch.testing.assert_close(sample(perfect, noise, text, steps), latent, atol=1e-5, rtol=0)
 
 
 def test_the_flow_hears_its_conditions(residual):
@@ -539,16 +539,16 @@ def test_the_flow_hears_its_conditions(residual):
         for parameter in flow.parameters():  # a fresh network says nothing
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
         conditions = Conditions(u, u + 0.1, torch.ones_like(u), 0.05 + 0 * u, log_s, torch.tensor([1.0, 4.0]))
-        told = flow.condition(conditions)
-        assert told.shape == (2, LATENT.flow[0], 4, 4, 4)
+        text = flow.condition(conditions)
+        assert text.shape == (2, LATENT.flow[0], 4, 4, 4)
         thicker = flow.condition(conditions._replace(thickness=torch.tensor([1.0, 8.0])))
-        torch.testing.assert_close(thicker[0], told[0])
-        assert (thicker[1] != told[1]).any()
+        torch.testing.assert_close(thicker[0], text[0])
+        assert (thicker[1] != text[1]).any()
         noisy, time = torch.randn(2, LATENT.latent_channels, 4, 4, 4, generator=generator), torch.tensor([0.2, 0.7])
-        velocity = flow(noisy, time, told)
+        velocity = flow(noisy, time, text)
         assert velocity.shape == noisy.shape
-        assert (flow(noisy, time, 0 * told) != velocity).any()
-        assert (flow(noisy, 1 - time, told) != velocity).any()
+        assert (flow(noisy, time, 0 * text) != velocity).any()
+        assert (flow(noisy, 1 - time, text) != velocity).any()
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -561,11 +561,14 @@ def clock(monkeypatch):
     monkeypatch.setattr(device_trainer, "time", types.SimpleNamespace(monotonic=lambda: float(next(now))))
 
 
-def line(folder, minutes, **words):
+def line(folder, minutes, **arguments):
     """A loop that learns y = 2 x with one weight, which starts at 0; the rates it took."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
-    made, rates = DeviceTrainer(network, folder, minutes=minutes, learning_rate=0.1, warm_up=5, decay=0.9, **words), []
+    made, rates = (
+        DeviceTrainer(network, folder, minutes=minutes, learning_rate=0.1, warm_up=5, decay=0.9, **arguments),
+        [],
+    )
 
     def draw(generator):
         return torch.rand(8, 1, generator=generator)
@@ -603,7 +606,7 @@ def test_the_loop_goes_on_from_its_checkpoint(clock, tmp_path):
     assert again.before_s == pytest.approx(first.seconds, abs=10)
     assert again.network.weight.item() == first.network.weight.item()
     torch.testing.assert_close(again.averaged(), weights)
-    moments, earlier = (each.optimizer.state_dict()["state"][0] for each in (again, first))
+    moments, earlier = (item.optimizer.state_dict()["state"][0] for item in (again, first))
     assert all((moments[name] == earlier[name]).all() for name in ("exp_avg", "exp_avg_sq", "step"))
     run_again()
     assert again.steps == first.steps + len(rates)
@@ -650,8 +653,8 @@ def test_the_scripts_train_and_go_on(tmp_path, monkeypatch):
     archive, restorer, residual = toy_training.packed(tmp_path), tmp_path / "restorer", tmp_path / "residual"
     steps = []
     for _ in range(2):
-        words = [restorer, "--archives", archive, "--minutes", spent(restorer) + 0.02, "--batch", 4, "--patch", 16]
-        toy_training.run(toy_training.script("restorer"), monkeypatch, *words)
+        arguments = [restorer, "--archives", archive, "--minutes", spent(restorer) + 0.02, "--batch", 4, "--patch", 16]
+        toy_training.run(toy_training.script("restorer"), monkeypatch, *arguments)
         steps.append(json.loads((restorer / "curve.json").read_text())[-1]["step"])
     assert 0 < steps[0] < steps[1]
     curve = json.loads((restorer / "curve.json").read_text())
@@ -661,19 +664,19 @@ def test_the_scripts_train_and_go_on(tmp_path, monkeypatch):
     assert {f"unet.{name}" for name in build_unet(PLANES).state_dict()} == set(weights)
     assert all(torch.isfinite(value).all() for value in weights.values())
 
-    words = [tmp_path / "more", "--archives", archive, "--minutes", 0.001, "--batch", 1, "--patch", 16]
-    words += ["--init", restorer / "weights.safetensors"]
-    toy_training.run(toy_training.script("restorer"), monkeypatch, *words)
+    arguments = [tmp_path / "more", "--archives", archive, "--minutes", 0.001, "--batch", 1, "--patch", 16]
+    arguments += ["--init", restorer / "weights.safetensors"]
+    toy_training.run(toy_training.script("restorer"), monkeypatch, *arguments)
     begun = json.loads((tmp_path / "more" / "curve.json").read_text())[0]
     assert begun["mean"] == pytest.approx(curve[-1]["mean"], abs=1e-3)  # it starts from the weights that were given
 
     small = ["--pool", 8, "--scenes", 2, "--batch", 2, "--batch-autoencoder", 2, "--size", 16, "--rows", "gap4,noise7"]
     done = []
     for _ in range(2):
-        words = [residual, "--archives", archive, "--unet", restorer / "weights.safetensors", *small]
+        arguments = [residual, "--archives", archive, "--unet", restorer / "weights.safetensors", *small]
         for stage in ("spread", "autoencoder", "flow"):
-            words += [f"--minutes-{stage}", spent(residual / stage) + 0.015]
-        toy_training.run(toy_training.script("residual"), monkeypatch, *words)
+            arguments += [f"--minutes-{stage}", spent(residual / stage) + 0.015]
+        toy_training.run(toy_training.script("residual"), monkeypatch, *arguments)
         curves = {s: json.loads((residual / s / "curve.json").read_text()) for s in ("spread", "autoencoder", "flow")}
         done.append({stage: rows[-1]["step"] for stage, rows in curves.items()})
     assert all(0 < done[0][stage] < done[1][stage] for stage in done[0])
@@ -685,8 +688,17 @@ def test_the_scripts_train_and_go_on(tmp_path, monkeypatch):
     shapes = json.loads((residual / "architecture.json").read_text())
     assert shapes["planes"]["context"] == PLANES.context
     assert shapes["latent"]["latent_channels"] == LATENT.latent_channels
-    words = [residual, "--archives", archive, "--unet", restorer / "weights.safetensors", *small, "--stages", "flow"]
-    words += ["--latent", "principal", "--minutes-flow", spent(residual / "flow") + 0.015]
-    toy_training.run(toy_training.script("residual"), monkeypatch, *words)
+    arguments = [
+        residual,
+        "--archives",
+        archive,
+        "--unet",
+        restorer / "weights.safetensors",
+        *small,
+        "--stages",
+        "flow",
+    ]
+    arguments += ["--latent", "principal", "--minutes-flow", spent(residual / "flow") + 0.015]
+    toy_training.run(toy_training.script("residual"), monkeypatch, *arguments)
     last = json.loads((residual / "flow" / "curve.json").read_text())[-1]["step"]
     assert last > done[1]["flow"]  # on principal components, from the same checkpoint

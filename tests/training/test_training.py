@@ -62,7 +62,7 @@ def test_without_a_table_subjects_are_kept_together(tmp_path):
     splits = {}
     for row in read_split(tmp_path):
         splits.setdefault(row["subject"], set()).add(row["split"])
-    assert all(len(found) == 1 for found in splits.values())
+    assert all(len(split) == 1 for split in splits.values())
     with pytest.raises(InputError, match="no NIfTI"):
         read_split(tmp_path / "nothing")
 
@@ -83,8 +83,8 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
     assert {row["subject"] for row in read_split(tmp_path)} == {"anna", "bert", "cleo"}
     lines = ["split,file,subject", "train,anna/T1w.nii.gz,anna", "val, bert/T1w.nii.gz ,bert"]
     (tmp_path / "split.csv").write_text("\n".join(lines), encoding="utf-8-sig")
-    found = {row["subject"]: (row["split"], row["path"]) for row in read_split(tmp_path)}
-    assert found == {
+    scan = {row["subject"]: (row["split"], row["path"]) for row in read_split(tmp_path)}
+    assert scan == {
         name: (split, str(tmp_path / name / "T1w.nii.gz")) for split, name in (("train", "anna"), ("val", "bert"))
     }
     (tmp_path / "split.csv").write_text("split,file\ntrain,T1w.nii.gz\n")
@@ -93,7 +93,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("lines", "message"),
     [
         ("file,subject\na_T1w.nii.gz,a\n", "columns split and file"),
         ("split,file,weight\ntrain,a_T1w.nii.gz,much\n", "weight of a_T1w"),
@@ -101,11 +101,11 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
         ("split,file\nval,a_T1w.nii.gz\n", "none of the scans"),
     ],
 )
-def test_a_split_table_that_cannot_be_meant_is_refused_in_words(lines, words, tmp_path):
+def test_a_split_table_that_cannot_be_meant_is_refused_in_words(lines, message, tmp_path):
     for name in ("a_T1w", "a_T2w"):
         phantoms.save(tmp_path / f"{name}.nii.gz", phantoms.brain((16, 16, 16)))
     (tmp_path / "split.csv").write_text(lines)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         read_split(tmp_path)
 
 
@@ -140,8 +140,8 @@ def test_ct_is_packed_in_hounsfield_units_with_the_noise_of_a_quarter_dose(tmp_p
     for seed in range(40):
         example = draw_example([scan], SMALL, 32, torch.Generator().manual_seed(seed))
         change = float((example.inputs[2] - example.clean[0]).std())
-        told = float(example.inputs[10].mean()) / 10
-        seen.setdefault(example.task, []).append((change, told))
+        text = float(example.inputs[10].mean()) / 10
+        seen.setdefault(example.task, []).append((change, text))
     noisy = np.array(seen["noise"])
     assert np.corrcoef(noisy.T)[0, 1] > 0.8
     assert {"noise", "thick", "gap", "region"} == set(seen)
@@ -190,9 +190,9 @@ def test_contrast_curves_go_through_their_knots():
 def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
     out = tmp_path / "mine"
     path = train("all", data, out, minutes=0.12, config=SMALL, name="mine", validate_s=600)
-    told = json.loads(path.read_text())
-    assert told["training"]["subjects"] == {"MR T1w | drawn": 3}
-    assert set(told["validation"]) == {"unet", "vae", "flow", "fusion"}
+    record = json.loads(path.read_text())
+    assert record["training"]["subjects"] == {"MR T1w | drawn": 3}
+    assert set(record["validation"]) == {"unet", "vae", "flow", "fusion"}
     assert (out / "unet" / "curve.csv").read_text().startswith("minutes,step,loss,skipped,noise3")
     restored = medldm.denoise(phantoms.phantom(), noise=0.05, model=str(path))
     assert restored.history[-1].facts["model"] == "mine"
@@ -203,13 +203,13 @@ def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
     assert json.loads(read_metadata(out / "unet" / "checkpoint.safetensors")["state"])["step"] > steps
 
 
-def make_trainer(folder, **plan):
+def make_session(folder, **plan):
     network = torch.nn.Linear(1, 1)
     return Trainer(network, Plan(minutes=10, warm_up=1, **plan), folder, lambda network: {"row": 1.0})
 
 
 def test_a_step_that_explodes_is_skipped_and_counted(tmp_path):
-    trainer = make_trainer(tmp_path)
+    trainer = make_session(tmp_path)
     for _ in range(30):
         trainer.step((trainer.network(torch.ones(1, 1)) ** 2).mean() + 1)
     before = [weights.clone() for weights in trainer.network.parameters()]
@@ -220,7 +220,7 @@ def test_a_step_that_explodes_is_skipped_and_counted(tmp_path):
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
-    trainer = make_trainer(tmp_path)
+    trainer = make_session(tmp_path)
     for _ in range(5):
         trainer.step((trainer.network(torch.ones(1, 1)) ** 2).mean())
     trainer.save()
@@ -254,10 +254,10 @@ def test_two_processes_train_one_network(data, tmp_path):
     pytest.importorskip("lightning_fabric", reason="needs medldm[train]")
     out = tmp_path / "two"
     path = train("unet", data, out, minutes=0.1, config=SMALL, name="two", validate_s=600, device="cpu", devices=2)
-    told = json.loads(path.read_text())
-    assert told["training"]["hardware"].startswith("2 x cpu")
-    assert told["training"]["steps"]["unet"] > 0
-    steps = told["training"]["steps"]["unet"]
+    record = json.loads(path.read_text())
+    assert record["training"]["hardware"].startswith("2 x cpu")
+    assert record["training"]["steps"]["unet"] > 0
+    steps = record["training"]["steps"]["unet"]
     train("unet", data, out, minutes=0.15, config=SMALL, name="two", resume=True, device="cpu", devices=2)
     assert json.loads(path.read_text())["training"]["steps"]["unet"] > steps
 
@@ -302,8 +302,8 @@ def test_a_trained_card_says_what_it_covers(tmp_path):
         rows.append(f"{'train' if number < 6 else 'val'},s{number}_T1w.nii.gz,s{number}")
     (tmp_path / "split.csv").write_text("\n".join(rows))
     pack(tmp_path, tmp_path / "cache")
-    told = covered(tmp_path, None)
-    assert {"intensity", "texture", "anatomy"} <= set(told)
+    text = covered(tmp_path, None)
+    assert {"intensity", "texture", "anatomy"} <= set(text)
     more = covered(tmp_path, card("brain-mri-2d"))
     shipped = card("brain-mri-2d").ood
     assert len(more["anatomy"]["references"]) == len(shipped["anatomy"]["references"]) + 6
@@ -444,13 +444,13 @@ def test_processes_of_a_run_draw_different_noise_and_nobody_draws_from_the_calle
 def test_no_two_steps_of_any_process_begin_with_the_same_seed(tmp_path):
     seeds = []
     for rank in range(3):
-        trainer = make_trainer(tmp_path / str(rank), seed=5)
+        trainer = make_session(tmp_path / str(rank), seed=5)
         trainer.distributed.rank, trainer.distributed.world_size = rank, 3
         for step in range(50):
             trainer.step_number = step
             seeds.append(trainer.step_generator().initial_seed())
     assert len(set(seeds)) == len(seeds)
     # One process alone draws what it always drew.
-    alone = make_trainer(tmp_path / "alone", seed=5)
+    alone = make_session(tmp_path / "alone", seed=5)
     alone.step_number = 3
     assert alone.step_generator().initial_seed() == 5 + 3 * 7919
