@@ -87,11 +87,11 @@ def metadata(card: Card) -> dict[str, Any]:
     }
 
 
-def channel_names(shape: Architecture) -> list[str]:
+def channel_names(config: Architecture) -> list[str]:
     """What each input channel of the networks holds."""
-    half = shape.context // 2
+    half = config.context // 2
     steps = [f"plane {step:+d}" if step else "this plane" for step in range(-half, half + 1)]
-    steps = steps if shape.spatial_dims == 2 else ["the volume"]
+    steps = steps if config.spatial_dims == 2 else ["the volume"]
     return [
         *(f"measurement on the output grid, scaled intensity, {step}" for step in steps),
         *(f"observation map, 1 measured, 0 missing, {step}" for step in steps),

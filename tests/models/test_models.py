@@ -147,5 +147,5 @@ def test_compiled_networks_say_the_same(tmp_path, monkeypatch):
         monkeypatch.setenv("MEDLDM_COMPILE", "1")
         compiled = load_networks(text)
         assert torch.allclose(compiled.estimate(inputs), plain, atol=1e-5)
-        assert compiled.modules()[0]._compiled_call_impl is not None
+        assert compiled.parts[0]._compiled_call_impl is not None
     unload()
