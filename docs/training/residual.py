@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medldm.degradations import Degradation
 from medldm.metrics import fine_detail
-from medldm.models.blocks import dense_format, space_to_depth
+from medldm.models.blocks import dense_format
 from medldm.models.residual import (
     Conditions,
     PrincipalBlocks,
@@ -40,9 +40,11 @@ from medldm.training.archive import read_archive
 from medldm.training.batches import Measured, family_shares
 from medldm.training.corpus import Corpus
 from medldm.training.data import Packed, balance
-from medldm.training.device_loop import Loop, autocast
+from medldm.training.device_trainer import DeviceTrainer, autocast
 from medldm.training.losses import fine_detail as smooth_detail
-from medldm.training.scenes import Scenes, draw_scenes, regress
+from medldm.training.scenes import Pool, Scenes, draw_scenes, load_scenes, principal_blocks, regress, save_scenes
+from medldm.training.state import load_part as load
+from medldm.training.state import save_part as save
 from medldm.training.validation import cubes, damages
 
 log = logging.getLogger("residual")
@@ -79,13 +81,6 @@ class Case(NamedTuple):
         if self.sampling is None:
             return guess
         return self.sampling.reconcile(guess, self.measured)
-
-
-def load(network: nn.Module, path: Path, prefix: str = "") -> nn.Module:
-    """A network with the weights that begin with `prefix` of a file."""
-    weights = {k.removeprefix(prefix): v.float() for k, v in load_file(path).items() if k.startswith(prefix)}
-    network.load_state_dict(weights)
-    return network
 
 
 def validation_cases(
@@ -145,8 +140,8 @@ def scores(
         return float(-10 * torch.log10(((guess - case.clean)[inner][where] ** 2).mean()))
 
     def detail(guess: Tensor) -> np.ndarray[Any, Any]:
-        details: np.ndarray[Any, Any] = fine_detail(guess.numpy().astype(np.float32), [0])[inner][where.numpy()]
-        return details
+        profile: np.ndarray[Any, Any] = fine_detail(guess.numpy().astype(np.float32), [0])[inner][where.numpy()]
+        return profile
 
     wanted = detail(case.clean)
 
@@ -165,12 +160,12 @@ def scores(
     out["in 90 %"] = float((error.abs() < 1.645 * s[0, 0].cpu()[inner][where]).float().mean())
     if flow is None:
         return out
-    embedded = flow.embed(c)
+    projected = flow.condition(c)
     drawn = []
     grid = [size // flow.factor for size in case.u.shape[2:]]
     for seed in range(samples):
         noise = torch.randn((1, LATENT.latent_channels, *grid), generator=torch.Generator().manual_seed(seed))
-        drawn.append(picture(autoencoder.decode(sample(flow, noise.to(embedded.device), embedded, steps))))
+        drawn.append(picture(autoencoder.decode(sample(flow, noise.to(projected.device), projected, steps))))
     stack = torch.stack(drawn)
     out["sample"], out["mean"] = psnr(stack[0]), psnr(stack.mean(0))
     out["spread / error"] = float(stack.var(0)[inner][where].mean().sqrt() / error.pow(2).mean().sqrt())
@@ -187,42 +182,16 @@ def table(
     samples: int = 8,
     principal: PrincipalBlocks | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Scores by row and scanner."""
-    by_row: dict[str, list[dict[str, float]]] = {}
+    """Scores by row and scanner, reported and returned."""
+    cells: dict[str, list[dict[str, float]]] = {}
     for case in cases:
-        by_row.setdefault(f"{case.row} {case.scan}", []).append(
+        cells.setdefault(f"{case.row} {case.scan}", []).append(
             scores(case, autoencoder, flow, steps, samples, principal)
         )
-    return {
-        row: {k: sum(e[k] for e in row_scores) / len(row_scores) for k in row_scores[0]}
-        for row, row_scores in sorted(by_row.items())
-    }
-
-
-def say(rows: dict[str, dict[str, float]]) -> None:
-    """One line a row."""
+    rows = {row: {k: sum(e[k] for e in cell) / len(cell) for k in cell[0]} for row, cell in sorted(cells.items())}
     for row, values in rows.items():
         log.info("%-16s %s", row, "  ".join(f"{k} {v:.3f}" for k, v in values.items()))
-
-
-class Pool:
-    """Scenes kept on the device in half precision; batches are drawn from them, flipped at random."""
-
-    def __init__(self, scenes: list[Scenes]) -> None:
-        fields = [torch.cat([s.residual[:, None] for s in scenes])]
-        fields += [torch.cat([s.conditions[k] for s in scenes]) for k in range(5)]
-        self.fields, self.thickness = fields, torch.cat([s.conditions.thickness for s in scenes])
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
-        """(B, 1, H, W, D) u, and conditions."""
-        which = torch.randint(len(self.thickness), (count,), generator=generator, device=generator.device)
-        turn = torch.rand(4, generator=generator, device=generator.device).cpu() < 0.5
-        flips = [axis + 2 for axis in range(3) if turn[axis]]
-        fields = [field[which].float().flip(flips) for field in self.fields]
-        if turn[3]:
-            fields = [field.transpose(3, 4) for field in fields]
-        r, b, y, m, sigma, log_s = fields
-        return r / log_s.exp(), Conditions(b, y, m, sigma, log_s, self.thickness[which])
+    return rows
 
 
 def kept_pool(
@@ -231,9 +200,7 @@ def kept_pool(
     """The scenes that a run before this one left in OUT, else new ones (kept there with ``--keep-pool``)."""
     kept = options.out / "pool.safetensors"
     if kept.is_file():
-        parts = {name: value.to(device) for name, value in load_file(kept).items()}
-        conditions = Conditions(*(parts[name] for name in Conditions._fields))
-        return Pool([Scenes(parts["residual"], conditions, parts["task"])])
+        return Pool([load_scenes(kept, device)])
     generator, made = torch.Generator(device).manual_seed(99), []
     with torch.no_grad(), autocast(device):
         for _ in range(math.ceil(options.pool / options.scenes)):
@@ -242,22 +209,8 @@ def kept_pool(
             half = Conditions._make([*(field.half() for field in fields), thickness])
             made.append(Scenes(scenes.residual.half(), half, scenes.task))
     if options.keep_pool:
-        parts = {name: torch.cat([getattr(s.conditions, name) for s in made]) for name in Conditions._fields}
-        parts |= {"residual": torch.cat([s.residual for s in made]), "task": torch.cat([s.task for s in made])}
-        save_file({name: value.cpu() for name, value in parts.items()}, kept)
+        save_scenes(made, kept)
     return Pool(made)
-
-
-def principal_blocks(pool: Pool, channels: int, generator: torch.Generator) -> PrincipalBlocks:
-    """The first principal components of residual blocks: the autoencoder's baseline."""
-    total, count = torch.zeros((), device=generator.device), 0
-    for _ in range(20):
-        u, _ = pool.draw(16, generator)
-        rows = space_to_depth(u, LATENT.latent_factor).flatten(2).transpose(1, 2).flatten(0, 1)
-        total, count = total + rows.T @ rows, count + len(rows)
-    values, vectors = torch.linalg.eigh(total.double() / count)
-    basis, scale = vectors[:, -channels:].flip(1).float(), values[-channels:].flip(0).sqrt().float()
-    return PrincipalBlocks(basis, scale, LATENT.latent_factor).to(generator.device)
 
 
 def train_spread(options: argparse.Namespace, corpus: Corpus, unet: Residual, device: torch.device) -> None:
@@ -274,10 +227,10 @@ def train_spread(options: argparse.Namespace, corpus: Corpus, unet: Residual, de
         return (nll * where).sum() / where.sum()
 
     head = SpreadHead(2, PLANES.unet[0]).to(device)
-    loop = Loop(
+    trainer = DeviceTrainer(
         head, options.out / "spread", minutes=options.minutes_spread, learning_rate=2e-3, warm_up=50, decay=0.99, clip=5
     )
-    save(loop.run(draw, loss_of, 11), options.out / "spread.safetensors", "spread")
+    save(trainer.run(draw, loss_of, 11), options.out / "spread.safetensors", "spread")
 
 
 def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.device, cases: list[Case]) -> None:
@@ -306,15 +259,14 @@ def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.dev
     network: Any = ResidualAutoencoder(LATENT)
     network = network.to(device, memory_format=torch.channels_last_3d)
     generator = torch.Generator(device).manual_seed(1)
-    principal = principal_blocks(pool, LATENT.latent_channels, generator)
+    principal = principal_blocks(pool, LATENT, generator)
     network.start_from(principal)
 
     def validate(network: nn.Module) -> dict[str, float]:
         rows = table(cases, network, None, principal=principal)  # type: ignore[arg-type]
-        say(rows)
         return {row: values["true latent"] - values["b"] for row, values in rows.items()}
 
-    loop = Loop(
+    trainer = DeviceTrainer(
         network,
         options.out / "autoencoder",
         minutes=options.minutes_autoencoder,
@@ -324,7 +276,7 @@ def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.dev
         validate=validate,
         validate_s=75,
     )
-    weights = loop.run(draw, loss_of, 12)
+    weights = trainer.run(draw, loss_of, 12)
     network.load_state_dict(weights)
     network.eval()
     with torch.no_grad(), autocast(device):
@@ -358,18 +310,17 @@ def train_flow(options: argparse.Namespace, pool: Pool, device: torch.device, ca
 
     def loss_of(network: nn.Module, batch: Any) -> Tensor:
         latent, conditions, keep, generator = batch
-        embedded = network.embed(conditions) * keep.reshape(-1, 1, 1, 1, 1)  # type: ignore[operator]
-        return flow_loss(network, latent, embedded, generator)
+        projected = network.condition(conditions) * keep.reshape(-1, 1, 1, 1, 1)  # type: ignore[operator]
+        return flow_loss(network, latent, projected, generator)
 
     def validate(network: nn.Module) -> dict[str, float]:
         rows = table(cases, autoencoder, network)  # type: ignore[arg-type]
-        say(rows)
         save(network.state_dict(), options.out / "flow.safetensors", "flow")
         return {f"mean - b {row}": values["mean"] - values["b"] for row, values in rows.items()}
 
     network: Any = ResidualFlow(LATENT, FLOW_BLOCKS)
     network = network.to(device, memory_format=torch.channels_last_3d)
-    loop = Loop(
+    trainer = DeviceTrainer(
         network,
         options.out / "flow",
         minutes=options.minutes_flow,
@@ -381,7 +332,7 @@ def train_flow(options: argparse.Namespace, pool: Pool, device: torch.device, ca
         validate_s=options.validate_s,
         checkpoint_s=60,
     )
-    save(loop.run(draw, loss_of, 13), options.out / "flow.safetensors", "flow")
+    save(trainer.run(draw, loss_of, 13), options.out / "flow.safetensors", "flow")
 
 
 def load_latent(options: argparse.Namespace, device: torch.device) -> ResidualAutoencoder | PrincipalBlocks:
@@ -395,12 +346,6 @@ def load_latent(options: argparse.Namespace, device: torch.device) -> ResidualAu
     return frozen.requires_grad_(False)
 
 
-def save(weights: dict[str, Tensor], path: Path, prefix: str) -> None:
-    """Averaged weights of one part, in half precision."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"{prefix}.{name}": value.detach().cpu().half().contiguous() for name, value in weights.items()}, path)
-
-
 def main() -> None:
     """Train the stages."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -411,13 +356,11 @@ def main() -> None:
     parser.add_argument("--minutes-spread", type=float, default=1.2)
     parser.add_argument("--minutes-autoencoder", type=float, default=3)
     parser.add_argument("--minutes-flow", type=float, default=9)
-    parser.add_argument(
-        "--deadline-s", type=float, default=0, help="seconds after the start at which the flow must be done"
-    )
+    parser.add_argument("--deadline-s", type=float, default=0, help="seconds after the start that the flow may take")
     parser.add_argument("--pool", type=int, default=8192, help="scenes")
-    parser.add_argument("--keep-pool", action="store_true", help="keep the scenes in OUT for a later run")
-    parser.add_argument("--learning-rate", type=float, default=8e-4, help="of the flow, at its peak")
+    parser.add_argument("--keep-pool", action="store_true", help="keep the scenes for a later run")
     parser.add_argument("--learning-rate-autoencoder", type=float, default=2e-4, help="1e-3 diverged in bf16")
+    parser.add_argument("--learning-rate", type=float, default=8e-4, help="of the flow, at its peak")
     parser.add_argument("--scenes", type=int, default=32, help="scenes a batch while they are made")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--batch-autoencoder", type=int, default=16)

@@ -25,7 +25,7 @@ from medldm.training.archive import read_archive
 from medldm.training.batches import measure, plane_channels
 from medldm.training.corpus import Corpus, augment
 from medldm.training.data import Packed, balance
-from medldm.training.device_loop import Loop
+from medldm.training.device_trainer import DeviceTrainer
 from medldm.training.examples import MARGIN
 from medldm.training.losses import root_mean_square
 from medldm.training.validation import Cube, cubes, psnr
@@ -95,7 +95,7 @@ def main() -> None:
         inputs, clean = batch
         return root_mean_square(centre_plane(inputs, ARCHITECTURE) + network(inputs), clean).mean()
 
-    loop = Loop(
+    trainer = DeviceTrainer(
         network,
         options.out,
         minutes=options.minutes,
@@ -103,10 +103,10 @@ def main() -> None:
         validate=lambda network: psnr_by_row(network, cases, device),
         validate_s=150,
     )
-    if loop.steps == 0:
-        loop.started = time.monotonic()
-        loop.score()
-    weights = loop.run(draw, loss_of, options.seed)
+    if trainer.steps == 0:
+        trainer.started = time.monotonic()
+        trainer.score()
+    weights = trainer.run(draw, loss_of, options.seed)
     save_file(
         {f"unet.{name}": value.contiguous() for name, value in weights.items()}, options.out / "weights.safetensors"
     )

@@ -36,9 +36,9 @@ def save_model(parts: dict[str, dict[str, Tensor]], card: dict[str, Any], folder
     }
     path = folder / f"{name}.safetensors"
     save_file(tensors, path, {"card": json.dumps(card)})
-    content = {**card, "weights": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    fields = {**card, "weights": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     target = folder / f"{name}.json"
-    target.write_text(json.dumps(content, indent=1) + "\n")
+    target.write_text(json.dumps(fields, indent=1) + "\n")
     return target
 
 

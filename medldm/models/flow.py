@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,27 +19,32 @@ class Flow(nn.Module):
 
     Parameters
     ----------
-    shape : architecture
+    config : architecture
     """
 
-    def __init__(self, shape: Architecture) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
-        self.factor = shape.latent_factor
-        folded = (shape.measured_channels + shape.staged) * shape.latent_factor**shape.spatial_dims
+        self.factor = config.latent_factor
+        folded = (config.measured_channels + config.staged) * config.latent_factor**config.spatial_dims
         # The folded measurement is wide (12 channels become 192); one 1x1 layer narrows it for the U-Net.
-        kind = nn.Conv2d if shape.spatial_dims == 2 else nn.Conv3d
-        self.door = kind(folded, shape.flow[0], 1)
+        kind = nn.Conv2d if config.spatial_dims == 2 else nn.Conv3d
+        self.add_module("door", kind(folded, config.flow[0], 1))  # its name in the weights of trained models
         network = DiffusionModelUNet(
-            spatial_dims=shape.spatial_dims,
-            in_channels=2 * shape.latent_channels + shape.flow[0],
-            out_channels=shape.latent_channels,
-            num_res_blocks=(1,) * len(shape.flow),
-            channels=shape.flow,
-            attention_levels=(False,) * len(shape.flow),
+            spatial_dims=config.spatial_dims,
+            in_channels=2 * config.latent_channels + config.flow[0],
+            out_channels=config.latent_channels,
+            num_res_blocks=(1,) * len(config.flow),
+            channels=config.flow,
+            attention_levels=(False,) * len(config.flow),
             norm_num_groups=8,
             num_head_channels=8,
         )
         self.network = without_norm(network)
+
+    @property
+    def input_projection(self) -> Any:
+        """The convolution that narrows the folded measurement."""
+        return self.door
 
     def forward(self, noisy: Tensor, time: Tensor, encoded: Tensor, inputs: Tensor) -> Tensor:
         """The clean latent, as a correction of E(b).
@@ -49,14 +56,13 @@ class Flow(nn.Module):
         encoded : (B, latent_channels, ...) of the first estimate b; without one, of y
         inputs : (B, C, ...) measured channels and b - y at full resolution
         """
-        conditions_in = self.door(as_weights(space_to_depth(inputs, self.factor), self.door))
-        stack = dense_format(
-            torch.cat([as_weights(noisy, self.door), as_weights(encoded, self.door), conditions_in], 1)
-        )
+        first = self.input_projection
+        projected = first(as_weights(space_to_depth(inputs, self.factor), first))
+        stack = dense_format(torch.cat([as_weights(noisy, first), as_weights(encoded, first), projected], 1))
         correction: Tensor = self.network(stack, time * TIME_GAIN)
         return encoded + correction.float()
 
 
-def build_flow(shape: Architecture) -> Flow:
+def build_flow(config: Architecture) -> Flow:
     """The flow network of an architecture."""
-    return Flow(shape)
+    return Flow(config)

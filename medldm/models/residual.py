@@ -49,7 +49,7 @@ class SpreadHead(nn.Module):
 
 def features_and_correction(network: Residual, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """The regression network's last features, (B, channels, ...), and its correction, (B, 1, ...)."""
-    features = network.unet(as_weights(space_to_depth(inputs, network.entry), network.head))
+    features = network.unet(as_weights(space_to_depth(inputs, network.patch), network.head))
     return features, network.head(features).float()
 
 
@@ -58,19 +58,19 @@ class ResidualAutoencoder(nn.Module):
 
     Parameters
     ----------
-    shape : architecture; `latent_factor`, `latent_channels`, `vae`, `vae_entry`
+    config : architecture; `latent_factor`, `latent_channels`, `vae`, `vae_entry`
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, shape: Architecture) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
-        self.vae = VAE(shape)
+        self.vae = VAE(config)
         first: Any = self.vae.network.encoder.blocks[0].conv
         kind = type(first)
-        depth = shape.vae_entry**shape.spatial_dims
-        # The encoder is told where the residual is large, so that it spends its few numbers there.
+        depth = config.vae_entry**config.spatial_dims
+        # The encoder sees where the residual is large, so that it spends its few numbers there.
         wider = kind(2 * depth, first.out_channels, first.kernel_size, first.stride, first.padding)
         with torch.no_grad():
             wider.weight.zero_()
@@ -83,18 +83,18 @@ class ResidualAutoencoder(nn.Module):
         mu: Any = self.vae.network.quant_conv_mu.conv
         nn.init.normal_(mu.weight, std=1e-3)
         nn.init.zeros_(mu.bias)
-        # Beside the network stands a linear map of whole blocks, so that training starts from principal components.
-        self.factor = shape.latent_factor
-        cells = shape.latent_factor**shape.spatial_dims
-        self.to_latent = nn.Linear(cells, shape.latent_channels, bias=False)
-        self.from_latent = nn.Linear(shape.latent_channels, cells, bias=False)
-        self.register_buffer("mean", torch.zeros(shape.latent_channels))
-        self.register_buffer("scale", torch.ones(shape.latent_channels))
+        # Beside the network is a linear map of whole blocks, so that training starts from principal components.
+        self.factor = config.latent_factor
+        cells = config.latent_factor**config.spatial_dims
+        self.to_latent = nn.Linear(cells, config.latent_channels, bias=False)
+        self.from_latent = nn.Linear(config.latent_channels, cells, bias=False)
+        self.register_buffer("mean", torch.zeros(config.latent_channels))
+        self.register_buffer("scale", torch.ones(config.latent_channels))
 
     def encode(self, u: Tensor, log_s: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1, ...) residual and log s to mean and standard deviation of the raw latent."""
-        entry = self.vae.entry
-        stack = torch.cat([space_to_depth(u, entry), space_to_depth(log_s + 4.0, entry)], 1)
+        patch = self.vae.patch
+        stack = torch.cat([space_to_depth(u, patch), space_to_depth(log_s + 4.0, patch)], 1)
         mean, sigma = self.vae.network.encode(as_weights(stack, self.vae.first))
         cells = as_weights(space_to_depth(u, self.factor), self.to_latent)
         linear = self.to_latent(cells.movedim(1, -1)).movedim(-1, 1)
@@ -153,7 +153,7 @@ class PrincipalBlocks(nn.Module):
 
 
 class Conditions(NamedTuple):
-    """What the flow is told, all (B, 1, ...) on the voxel grid.
+    """Conditions of the flow, all (B, 1, ...) on the voxel grid.
 
     Parameters
     ----------
@@ -178,28 +178,28 @@ class ResidualFlow(nn.Module):
 
     Parameters
     ----------
-    shape : architecture; `flow` channels, normalised, with attention at the coarsest level
+    config : architecture; `flow` channels, normalised, with attention at the coarsest level
     blocks : residual blocks a level
     """
 
-    def __init__(self, shape: Architecture, blocks: int = 2) -> None:
+    def __init__(self, config: Architecture, blocks: int = 2) -> None:
         super().__init__()
-        dims, self.factor = shape.spatial_dims, shape.latent_factor
+        dims, self.factor = config.spatial_dims, config.latent_factor
         cells = self.factor**dims
         kind = nn.Conv2d if dims == 2 else nn.Conv3d
-        self.project = kind(4 * cells + 2, shape.flow[0], 1)
+        self.project = kind(4 * cells + 2, config.flow[0], 1)
         self.network = DiffusionModelUNet(
             spatial_dims=dims,
-            in_channels=shape.latent_channels + shape.flow[0],
-            out_channels=shape.latent_channels,
-            num_res_blocks=(blocks,) * len(shape.flow),
-            channels=shape.flow,
-            attention_levels=(False,) * (len(shape.flow) - 1) + (True,),
+            in_channels=config.latent_channels + config.flow[0],
+            out_channels=config.latent_channels,
+            num_res_blocks=(blocks,) * len(config.flow),
+            channels=config.flow,
+            attention_levels=(False,) * (len(config.flow) - 1) + (True,),
             norm_num_groups=16,
             num_head_channels=16,
         )
 
-    def embed(self, conditions: Conditions) -> Tensor:
+    def condition(self, conditions: Conditions) -> Tensor:
         """The conditions on the latent grid, (B, flow[0], ...); they are the same at every step."""
         c = conditions
 
@@ -214,48 +214,48 @@ class ResidualFlow(nn.Module):
         projected: Tensor = self.project(as_weights(stack, self.project))
         return projected
 
-    def forward(self, noisy: Tensor, time: Tensor, embedded: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, time: Tensor, projected: Tensor) -> Tensor:
         """(B, latent_channels, ...) velocity.
 
         Parameters
         ----------
         noisy : (B, latent_channels, ...) z_t = t z + (1 - t) noise
         time : (B,) in [0, 1]
-        embedded : from `embed`, or zeros of its shape where conditions are dropped
+        projected : from `condition`, or zeros of its shape where conditions are dropped
         """
-        stack = dense_format(torch.cat([as_weights(noisy, self.project), embedded], 1))
+        stack = dense_format(torch.cat([as_weights(noisy, self.project), projected], 1))
         velocity: Tensor = self.network(stack, time * TIME_GAIN)
         return velocity.float()
 
 
-def flow_loss(flow: nn.Module, latent: Tensor, embedded: Tensor, generator: torch.Generator) -> Tensor:
+def flow_loss(flow: nn.Module, latent: Tensor, projected: Tensor, generator: torch.Generator) -> Tensor:
     """Squared error of the velocity at logit-normal times (Esser et al., 2024), unweighted.
 
     Parameters
     ----------
-    flow : (z_t, t, embedded) to velocity
+    flow : (z_t, t, projected) to velocity
     latent : (B, C, ...) normalised latent of the residual
-    embedded : conditions on the latent grid
+    projected : conditions on the latent grid
     generator : source of randomness, on the device
     """
     time = torch.randn(len(latent), generator=generator, device=latent.device).sigmoid()
     noise = torch.randn(latent.shape, generator=generator, device=latent.device)
     t = time.reshape([-1] + [1] * (latent.ndim - 1))
-    velocity: Tensor = flow(t * latent + (1 - t) * noise, time, embedded)
+    velocity: Tensor = flow(t * latent + (1 - t) * noise, time, projected)
     return ((velocity - (latent - noise)) ** 2).mean()
 
 
-def sample(flow: nn.Module, noise: Tensor, embedded: Tensor, steps: int) -> Tensor:
+def sample(flow: nn.Module, noise: Tensor, projected: Tensor, steps: int) -> Tensor:
     """Euler steps from noise to a latent.
 
     Parameters
     ----------
-    flow : (z_t, t, embedded) to velocity
+    flow : (z_t, t, projected) to velocity
     noise : (B, C, ...) standard normal
-    embedded : conditions on the latent grid
+    projected : conditions on the latent grid
     steps : calls of `flow`
     """
     z = noise
     for step in range(steps):
-        z = z + flow(z, torch.full((len(z),), step / steps, device=z.device), embedded) / steps
+        z = z + flow(z, torch.full((len(z),), step / steps, device=z.device), projected) / steps
     return z

@@ -1,6 +1,7 @@
 """R, the network that writes voxels: a MONAI U-Net with a full-resolution first and last layer.
 
-Without a latent it is the supervised rival; with one it is the fusion decoder, x = y + R(y, m, sigma, D(z), fidelity).
+Without a latent it is the supervised baseline; with one it is the fusion decoder,
+x = y + R(y, m, sigma, D(z), fidelity).
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ class Residual(nn.Module):
 
     Parameters
     ----------
-    shape : widths and dimensions
-    extra : channels beside the measurement (decoded latent, fidelity); 0 for the rival
+    config : widths and dimensions
+    extra : channels beside the measurement (decoded latent, fidelity); 0 for the baseline
     """
 
-    def __init__(self, shape: Architecture, extra: int = 0) -> None:
+    def __init__(self, config: Architecture, extra: int = 0) -> None:
         super().__init__()
-        dims, self.entry = shape.spatial_dims, shape.unet_entry
+        dims, self.patch = config.spatial_dims, config.unet_entry
         self.unet = UNet(
             spatial_dims=dims,
-            in_channels=(shape.measured_channels + extra) * self.entry**dims,
-            out_channels=shape.unet[0],
-            channels=shape.unet,
-            strides=shape.unet_strides,
-            num_res_units=shape.unet_units,
+            in_channels=(config.measured_channels + extra) * self.patch**dims,
+            out_channels=config.unet[0],
+            channels=config.unet,
+            strides=config.unet_strides,
+            num_res_units=config.unet_units,
             act="relu",
             norm=None,
         )
-        head: Any = conv(dims, shape.unet[0], self.entry**dims)
+        head: Any = conv(dims, config.unet[0], self.patch**dims)
         self.head = head
         keep_variance(self)
         # The first guess is the measurement itself.
@@ -47,20 +48,20 @@ class Residual(nn.Module):
 
         Every grid axis must be a multiple of the product of `unet_entry` and `unet_strides`.
         """
-        features = self.unet(as_weights(space_to_depth(inputs, self.entry), self.head))
-        correction: Tensor = depth_to_space(self.head(features), self.entry)
+        features = self.unet(as_weights(space_to_depth(inputs, self.patch), self.head))
+        correction: Tensor = depth_to_space(self.head(features), self.patch)
         return correction.float()
 
 
-def build_unet(shape: Architecture) -> Residual:
-    """The supervised rival: y + R(y, m, sigma)."""
-    return Residual(shape)
+def build_unet(config: Architecture) -> Residual:
+    """The supervised baseline: y + R(y, m, sigma)."""
+    return Residual(config)
 
 
-def build_fusion(shape: Architecture) -> Residual:
+def build_fusion(config: Architecture) -> Residual:
     """The fusion decoder: the first estimate, the decoded latent and the fidelity weight join the measurement.
 
     Of the first estimate it sees the neighbouring planes too: in use that is the average over all ways of looking at
     the volume, and knows of each plane what the others saw.
     """
-    return Residual(shape, extra=2 + (shape.context if shape.staged else 0))
+    return Residual(config, extra=2 + (config.context if config.staged else 0))

@@ -1,4 +1,4 @@
-"""The autoencoder: MONAI's AutoencoderKL behind a space-to-depth door, without normalisation."""
+"""The autoencoder: MONAI's AutoencoderKL behind a patchifying first layer, without normalisation."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ class VAE(nn.Module):
 
     Parameters
     ----------
-    shape : architecture; each latent voxel stands for `latent_factor` voxels along every axis
+    config : architecture; each latent voxel stands for `latent_factor` voxels along every axis
     """
 
     network: Any
 
-    def __init__(self, shape: Architecture) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
-        self.entry = shape.vae_entry
-        if shape.vae_entry * 2 ** (len(shape.vae) - 1) != shape.latent_factor:
+        self.patch = config.vae_entry
+        if config.vae_entry * 2 ** (len(config.vae) - 1) != config.latent_factor:
             raise ValueError(
-                f"vae_entry {shape.vae_entry} and {len(shape.vae)} levels do not give factor {shape.latent_factor}"
+                f"vae_entry {config.vae_entry} and {len(config.vae)} levels do not give factor {config.latent_factor}"
             )
-        depth = shape.vae_entry**shape.spatial_dims
+        depth = config.vae_entry**config.spatial_dims
         network: Any = AutoencoderKL(
-            spatial_dims=shape.spatial_dims,
+            spatial_dims=config.spatial_dims,
             in_channels=depth,
             out_channels=depth,
-            num_res_blocks=(1,) * len(shape.vae),
-            channels=shape.vae,
-            attention_levels=(False,) * len(shape.vae),
-            latent_channels=shape.latent_channels,
+            num_res_blocks=(1,) * len(config.vae),
+            channels=config.vae,
+            attention_levels=(False,) * len(config.vae),
+            latent_channels=config.latent_channels,
             norm_num_groups=8,
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
@@ -50,28 +50,28 @@ class VAE(nn.Module):
 
     @property
     def first(self) -> Any:
-        """A convolution that tells the number format of the weights."""
+        """A convolution, for the number format of the weights."""
         return self.network.quant_conv_mu.conv
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1, ...) image to mean and standard deviation of the latent, (B, latent_channels, .../factor)."""
-        mean, sigma = self.network.encode(as_weights(space_to_depth(image, self.entry), self.first))
+        mean, sigma = self.network.encode(as_weights(space_to_depth(image, self.patch), self.first))
         return mean.float(), sigma.float()
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, latent_channels, .../factor) to (B, 1, ...) image."""
-        image: Tensor = depth_to_space(self.network.decode(as_weights(latent, self.first)), self.entry)
+        image: Tensor = depth_to_space(self.network.decode(as_weights(latent, self.first)), self.patch)
         return image.float()
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Activations of the encoder after each of its blocks: what our perceptual distance compares."""
-        levels, x = [], as_weights(space_to_depth(image, self.entry), self.first)
+        activations, x = [], as_weights(space_to_depth(image, self.patch), self.first)
         for block in self.network.encoder.blocks:
             x = block(x)
-            levels.append(x)
-        return levels
+            activations.append(x)
+        return activations
 
 
-def build_vae(shape: Architecture) -> VAE:
+def build_vae(config: Architecture) -> VAE:
     """The autoencoder of an architecture."""
-    return VAE(shape)
+    return VAE(config)

@@ -1,7 +1,7 @@
 """Damage a batch of blocks on the device: the protocol's families with continuous parameters, as `examples` draws one.
 
-Every loss of resolution is a small matrix along an axis, one for each block (see `medldm.degradations.sampling`, whose
-formulas these are, for a batch). Damage lies along the first axis of a block.
+Every loss of resolution is a small matrix along an axis, one for each block (`batch_sampling`). Damage lies along the
+first axis of a block.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from medldm.degradations import DEGRADATIONS
 from medldm.modality import MR
 from medldm.training import examples
+from medldm.training.batch_sampling import Sampling, sampling
 from medldm.training.corpus import Blocks, smooth_fields, uniform
 
-FAR = 1e6  # position of a slice that does not exist
 TOGETHER = ("noise", "thick", "gap", "in-plane", "region")  # families that are drawn for a whole batch at once
 
 
@@ -29,7 +29,7 @@ class Measured(NamedTuple):
     ----------
     y : (B, H, W, D) measurement, interpolated, scaled intensity
     observed : (B, H, W, D) in [0, 1]
-    sigma : (B, H, W, D) noise level as it is told, scaled intensity
+    sigma : (B, H, W, D) noise level as a user would state it, scaled intensity
     thickness : (B,) slice thickness, voxels
     task : (B,) index into `family_shares`
     """
@@ -161,25 +161,6 @@ def draw_tasks(isotropic: Tensor, generator: torch.Generator, shares_of: dict[st
     return torch.multinomial(shares, 1, generator=generator)[:, 0]
 
 
-class Sampling(NamedTuple):
-    """How one axis of each block is measured and brought back to the grid.
-
-    Parameters
-    ----------
-    measure : (B, S, H) rows sum to 1; rows beyond the last slice are zero
-    interpolate : (B, H, S)
-    observed : (B, H) in [0, 1]
-    thickness : (B,) voxels
-    changes : (B,) bool, whether this axis loses anything
-    """
-
-    measure: Tensor
-    interpolate: Tensor
-    observed: Tensor
-    thickness: Tensor
-    changes: Tensor
-
-
 def _sampling(
     task: Tensor, count: int, height: int, width: int, generator: torch.Generator
 ) -> tuple[Sampling, Sampling]:
@@ -219,9 +200,9 @@ def _sampling(
     wide = torch.where(is_["thick"], thickness, torch.where(is_["in-plane"], factor, one))
     rect = (is_["thick"] & (uniform(count, 0, 1, generator) >= 0.6)) | (is_["in-plane"] & ~kspace)
     fourier = is_["in-plane"] & kspace
-    shown_thickness = torch.where(is_["thick"], thickness, torch.ones_like(thickness))
+    stated_thickness = torch.where(is_["thick"], thickness, torch.ones_like(thickness))
     changes = is_["thick"] | is_["gap"] | is_["in-plane"]
-    rows = sampling(centres, there, wide, rect, fourier, height, shown_thickness, changes)
+    rows = sampling(centres, there, wide, rect, fourier, height, stated_thickness, changes)
     second = is_["in-plane"] & both
     plane, plane_exists = coarse(width)
     across = torch.arange(width, device=device, dtype=torch.float32).expand(count, -1)
@@ -232,81 +213,10 @@ def _sampling(
         rect & second,
         fourier & second,
         width,
-        shown_thickness,
+        stated_thickness,
         second,
     )
     return rows, columns
-
-
-def sampling(
-    centres: Tensor,
-    there: Tensor,
-    thickness: Tensor,
-    rect: Tensor,
-    fourier: Tensor,
-    voxels: int,
-    shown_thickness: Tensor,
-    changes: Tensor,
-) -> Sampling:
-    """Matrices of `medldm.degradations.sampling` for a batch.
-
-    Parameters
-    ----------
-    centres : (B, S) slice centres, voxels
-    there : (B, S) bool, which of them exist
-    thickness : (B,) FWHM of a Gaussian profile, width of a rectangular or a k-space one, voxels
-    rect, fourier : (B,) bool, profiles that are not Gaussian
-    voxels : of the output grid
-    told, changes : see `Sampling`
-    """
-    slices = there.sum(1)
-    centres = torch.where(there, centres, torch.full_like(centres, FAR)).sort(1).values
-    real = torch.arange(centres.shape[1], device=centres.device) < slices[:, None]  # (B, S)
-    at = torch.arange(voxels, device=centres.device, dtype=centres.dtype)
-    distance = at[None, None] - centres[..., None]  # (B, S, H)
-    width = thickness.reshape(-1, 1, 1)
-    sigma = width / (2 * math.sqrt(2 * math.log(2))) * math.sqrt(2)
-    gaussian = torch.erf((distance + 0.5) / sigma) - torch.erf((distance - 0.5) / sigma)
-    half = width / 2
-    box = ((distance + 0.5).minimum(half).maximum(-half) - (distance - 0.5).minimum(half).maximum(-half)).clamp_min(0)
-    weights = torch.where(rect.reshape(-1, 1, 1), box, gaussian)
-    # A slice whose centre lies off the grid still sees its nearest voxel.
-    weights = weights + 1e-6 * (distance.abs() == distance.abs().amin(2, keepdim=True))
-    weights = weights / weights.sum(2, keepdim=True)
-    if bool(fourier.any()):
-        which = fourier.nonzero().flatten()
-        weights = weights.index_copy(0, which, _truncated(centres[which], thickness[which], voxels))
-    weights = weights * real[..., None]
-    back = _interpolation(centres, slices, voxels)
-    back = torch.where(fourier.reshape(-1, 1, 1), weights.mT * width, back)
-    observed = ((1 - distance.abs()).clamp_min(0) * real[..., None]).sum(1).clamp_max(1)
-    return Sampling(weights, back, observed, shown_thickness, changes)
-
-
-def _truncated(centres: Tensor, thickness: Tensor, voxels: int) -> Tensor:
-    """(B, S, H) truncated cosine series, see `medldm.degradations.sampling.profile_matrix`."""
-    order = torch.arange(1, voxels, device=centres.device, dtype=centres.dtype)
-    keeps = order[None] < (voxels / thickness).round()[:, None]  # (B, K)
-    at = torch.arange(voxels, device=centres.device, dtype=centres.dtype)
-    at_voxels = torch.cos(math.pi * order[:, None] * (at + 0.5) / voxels)  # (K, H)
-    # A slice that does not exist lies far out; its row is cleared later, its cosine must only be finite.
-    at_samples = torch.cos(math.pi * order * (centres.clamp_max(2.0 * voxels)[..., None] + 0.5) / voxels)  # (B, S, K)
-    return (1 + 2 * (at_samples * keeps[:, None]) @ at_voxels) / voxels
-
-
-def _interpolation(centres: Tensor, slices: Tensor, voxels: int) -> Tensor:
-    """(B, H, S) linear interpolation between slices, the outermost repeated beyond the ends."""
-    count, most = centres.shape
-    at = torch.arange(voxels, device=centres.device, dtype=centres.dtype).expand(count, -1).contiguous()
-    upper = torch.searchsorted(centres.contiguous(), at).minimum((slices - 1)[:, None]).clamp_min(1)  # (B, H)
-    upper = upper.clamp_max(most - 1)
-    below, above = centres.gather(1, upper - 1), centres.gather(1, upper)
-    share = ((at - below) / (above - below)).clamp(0, 1)
-    share = torch.where((slices == 1)[:, None], torch.zeros_like(share), share)
-    matrix = torch.zeros(count, voxels, most, device=centres.device, dtype=centres.dtype)
-    matrix.scatter_add_(2, upper[..., None], share[..., None])
-    matrix.scatter_add_(2, upper[..., None] - 1, (1 - share)[..., None])
-    return matrix
 
 
 def draw_kept(count: int, slices: int, generator: torch.Generator) -> Tensor:
@@ -370,17 +280,17 @@ def draw_regions(count: int, shape: torch.Size, generator: torch.Generator) -> T
 def fill_smoothly(image: Tensor, known: Tensor) -> Tensor:
     """`medldm.degradations.regions.fill_smoothly` for a batch, (B, H, W, D)."""
     weight = known.to(image)[:, None]
-    filled = _pull_push(torch.where(known, image, torch.zeros_like(image))[:, None], weight)[:, 0]
+    filled = _pyramid_fill(torch.where(known, image, torch.zeros_like(image))[:, None], weight)[:, 0]
     return torch.where(known, image, filled)
 
 
-def _pull_push(value: Tensor, weight: Tensor) -> Tensor:
+def _pyramid_fill(value: Tensor, weight: Tensor) -> Tensor:
     if max(value.shape[2:]) == 1:
         return value / weight.clamp_min(1e-6)
     kernel = [min(2, size) for size in value.shape[2:]]
     small_value = F.avg_pool3d(value, kernel, ceil_mode=True, count_include_pad=False)
     small_weight = F.avg_pool3d(weight, kernel, ceil_mode=True, count_include_pad=False)
-    small = _pull_push(small_value, small_weight)
+    small = _pyramid_fill(small_value, small_weight)
     up = F.interpolate(small, size=value.shape[2:], mode="trilinear", align_corners=False)
     mean, share = value / weight.clamp_min(1e-6), weight.clamp(0, 1)
     # A block without holes at this level needs nothing of the level above.

@@ -1,4 +1,8 @@
-"""Several processes that train one network: each draws its own patches, all take the same step."""
+"""Several processes that train one network: each draws its own patches, all take the same step.
+
+Lightning Fabric starts the processes and connects them. Its `setup` would wrap the network, whose methods (encode,
+decode) the stages call; its gradients are therefore averaged here, by one `all_reduce`.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +18,28 @@ from medldm.errors import ResourceError, UsageError, reason_of
 from medldm.system import cores
 
 
-class Processes:
-    """A process that trains alone; what several of them agree on, it decides by itself."""
+class Distributed:
+    """The processes of a run, as one of them sees them; here a single process."""
 
-    rank, size = 0, 1
+    rank, world_size = 0, 1
 
-    def average(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Gradients become their mean over the team, in place."""
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
 
-    def all_reduce(self, answer: bool) -> bool:
-        """Whether all say yes."""
-        return answer
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Gradients become their mean over all processes, in place."""
 
-    def wait(self) -> None:
-        """Until everybody is here."""
+    def all_true(self, condition: bool) -> bool:
+        """Whether a condition holds in every process."""
+        return condition
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
 
 
-class FabricTeam(Processes):
+class FabricDistributed(Distributed):
     """Processes that Lightning Fabric started, one for each device.
 
     Parameters
@@ -39,33 +48,33 @@ class FabricTeam(Processes):
     """
 
     def __init__(self, fabric: Any) -> None:
-        self.fabric, self.rank, self.size = fabric, fabric.global_rank, fabric.world_size
+        self.fabric, self.rank, self.world_size = fabric, fabric.global_rank, fabric.world_size
 
-    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """One message for all gradients: many small ones would cost more than they carry."""
-        having = [parameter for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([parameter.grad.flatten() for parameter in having if parameter.grad is not None])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
         mean: Tensor = self.fabric.all_reduce(flat, reduce_op="mean")
-        parts = torch.split(mean, [parameter.numel() for parameter in having])
-        for parameter, part in zip(having, parts, strict=True):
-            parameter.grad = part.reshape(parameter.shape).clone()
+        parts = torch.split(mean, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.reshape(gradient.shape))
 
-    def all_reduce(self, answer: bool) -> bool:
-        """Whether all say yes."""
-        votes = torch.tensor(float(answer), device=self.fabric.device)
-        return float(self.fabric.all_reduce(votes, reduce_op="sum")) == self.size
+    def all_true(self, condition: bool) -> bool:
+        """Whether a condition holds in every process."""
+        count = torch.tensor(float(condition), device=self.fabric.device)
+        return float(self.fabric.all_reduce(count, reduce_op="sum")) == self.world_size
 
-    def wait(self) -> None:
-        """Until everybody is here."""
+    def barrier(self) -> None:
+        """Wait for all processes."""
         self.fabric.barrier()
 
 
-def with_team(work: Callable[..., Any], devices: int, device: str, **options: Any) -> Any:
+def launch(work: Callable[..., Any], devices: int, device: str, **options: Any) -> Any:
     """Run a function in one process, or in several at once.
 
     Parameters
     ----------
-    work : takes ``team`` and ``device`` by name beside `options`; importable, so that new processes find it
+    work : takes ``distributed`` and ``device`` by name beside `options`; importable, so that new processes find it
     devices : how many
     device : ``cpu`` or ``cuda``
 
@@ -81,7 +90,7 @@ def with_team(work: Callable[..., Any], devices: int, device: str, **options: An
         The system allows no such processes.
     """
     if devices == 1:
-        return work(processes=Processes(), device=device, **options)
+        return work(distributed=Distributed(), device=device, **options)
     try:
         from lightning_fabric import Fabric
     except ImportError as problem:
@@ -95,7 +104,7 @@ def with_team(work: Callable[..., Any], devices: int, device: str, **options: An
     # Bound, not passed: Fabric walks through arguments and stumbles over frozen dataclasses.
     level = logging.getLogger("medldm").getEffectiveLevel()
     try:
-        return fabric.launch(partial(_join, work, options, level))
+        return fabric.launch(partial(_process, work, options, level))
     except OSError as problem:  # what a process raises comes wrapped; this is the system
         raise ResourceError(
             f"--devices {devices}: the processes cannot be started ({reason_of(problem)}). "
@@ -103,13 +112,13 @@ def with_team(work: Callable[..., Any], devices: int, device: str, **options: An
         ) from problem
 
 
-def _join(work: Callable[..., Any], options: dict[str, Any], level: int, fabric: Any) -> Any:
-    # A new process of ours: it has to be told again how loud and how wide to be.
+def _process(work: Callable[..., Any], options: dict[str, Any], level: int, fabric: Any) -> Any:
+    # A new process: logging and threads are set up anew.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("medldm").setLevel(level if fabric.global_rank == 0 else logging.ERROR)
     if fabric.device.type == "cpu":
         torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // fabric.world_size)))  # noqa: TID251  this process is ours
-    done = work(processes=FabricTeam(fabric), device=str(fabric.device), **options)
+    done = work(distributed=FabricDistributed(fabric), device=str(fabric.device), **options)
     fabric.barrier()
     if torch.distributed.is_initialized():
         # A process that ends while gloo's threads still run is aborted now and then, after all the work was done.

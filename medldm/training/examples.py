@@ -61,22 +61,22 @@ def shares(modality: str) -> dict[str, float]:
     return {name: kind.shares[modality] for name, kind in DEGRADATIONS.items() if modality in kind.shares}
 
 
-def draw_example(scans: Sequence[Packed], shape: Architecture, size: int, generator: torch.Generator) -> Example:
+def draw_example(scans: Sequence[Packed], config: Architecture, size: int, generator: torch.Generator) -> Example:
     """A patch of a random scan, augmented and damaged at random.
 
     Parameters
     ----------
     scans : training scans in memory
-    shape : architecture; plane networks get (size, size) patches, volume networks (size, size, size)
+    config : architecture; plane networks get (size, size) patches, volume networks (size, size, size)
     size : edge of a patch, a multiple of 16
     generator : source of randomness
     """
     scan = pick(list(scans), generator)
-    depth = shape.context if shape.spatial_dims == 2 else size
+    depth = config.context if config.spatial_dims == 2 else size
     block = draw_block(scan, (size + 2 * MARGIN, size, depth), generator)
     observation, sigma, clean, task = damaged(block, generator)
-    inputs = channels(observation, sigma, shape)
-    wanted = clean[..., depth // 2] if shape.spatial_dims == 2 else clean
+    inputs = channels(observation, sigma, config)
+    wanted = clean[..., depth // 2] if config.spatial_dims == 2 else clean
     inner = slice(MARGIN, MARGIN + size)
     return Example(inputs[:, inner], wanted[None, inner], task)
 
@@ -175,9 +175,9 @@ def orientations_of(
     return pick_orientations(damaged, (0, 1) if kind is not None and kind.in_planes else (), shape, spacing)
 
 
-def channels(observation: Observation, sigma: Tensor, shape: Architecture) -> Tensor:
+def channels(observation: Observation, sigma: Tensor, config: Architecture) -> Tensor:
     """(C, H, W) of the central plane, or (C, H, W, D)."""
-    stack = measured_channels(observation.y, observation.observed, sigma, observation.thickness, shape)
+    stack = measured_channels(observation.y, observation.observed, sigma, observation.thickness, config)
     return stack[stack.shape[0] // 2]
 
 

@@ -93,7 +93,7 @@ def detail_loss(guess: Tensor, clean: Tensor, where: Tensor) -> Tensor:
         have, want = fine_detail(guess.float(), along), fine_detail(clean, along)
         means = [(field * where).sum(axes) / (where.sum(axes) + 1) for field in (have**2, want**2, have * want)]
         # Patches of air have no detail to speak of: the small number leaves them out of both terms.
-        energy, true, common = (field + 1e-5 for field in means)
+        energy, true, common = (mean + 1e-5 for mean in means)
         place = 1 - common / (energy * true).sqrt()
         total = total + place.mean() + STRENGTH * (energy / true).log().abs().mean()
     return total / 2

@@ -24,21 +24,22 @@ from medldm.models.vae import build_vae
 from medldm.qc.ood_features import extended, fit
 from medldm.settings import Architecture
 from medldm.system import cores
-from medldm.training.data import Packed, balance, load_cache, modality_in, pack, what_scans_look_like
-from medldm.training.distributed import Processes, with_team
-from medldm.training.inflation import inflated_unet
-from medldm.training.net2net import flow_widened, widened
+from medldm.training.data import Packed, balance, load_cache, pack, scan_descriptions
+from medldm.training.distributed import Distributed, launch
+from medldm.training.splits import modality_of_scans
 from medldm.training.stages.decoder import train_fusion
 from medldm.training.stages.flow import train_flow
 from medldm.training.stages.unet import train_unet
 from medldm.training.stages.vae import train_vae
-from medldm.training.trainer import Plan, part, read_metadata, save_atomically
+from medldm.training.state import CHECKPOINT, part, read_metadata, save_atomically
+from medldm.training.trainer import Plan
+from medldm.training.transfer import inflated_unet, widened_flow, widened_unet
 from medldm.zoo import Card, card
 
 log = logging.getLogger(__name__)
 
 ORDER = ("unet", "vae", "flow", "fusion")
-# Where `all` spends its minutes: the rival starts the fusion decoder, the flow has the most to learn.
+# Where `all` spends its minutes: the baseline starts the fusion decoder, the flow has the most to learn.
 SHARES = {"unet": 0.35, "vae": 0.17, "flow": 0.26, "fusion": 0.22}
 RATES = {"unet": 1.5e-3, "vae": 1e-3, "flow": 8e-4, "fusion": 8e-4}
 FEWEST = 5  # scans; fewer do not show how much scans differ
@@ -59,20 +60,20 @@ def train(
     seed: int = 0,
     device: str = "auto",
     devices: int = 1,
-    shape: Architecture | None = None,
+    config: Architecture | None = None,
     validate_s: float = 240.0,
 ) -> Path:
-    """Train one network or the whole chain on a folder of scans.
+    """Train one network or the whole pipeline on a folder of scans.
 
     Parameters
     ----------
     kind : ``unet``, ``vae``, ``flow``, ``fusion`` or ``all``; each stage reads what the ones before it left in `out`
-    data : folder of NIfTI files with a split table, see `medldm.training.data.read_split`
+    data : folder of NIfTI files with a split table, see `medldm.training.splits.read_split`
     out : checkpoints, curves, cache and the finished model
     minutes : of wall clock for `kind`, resumed runs counted in; ``all`` divides them over its stages
     resume : go on from the checkpoints in `out`
     init : model to start from, a shipped name or a path; a U-Net for volumes may start from one for planes, one of more
-        channels and neighbouring slices (`shape`) from one of fewer
+        channels and neighbouring slices (`config`) from one of fewer
     spatial_dims : 2 (planes) or 3 (volumes); that of `init`, else 2, when not given
     modality : ``"MR"`` or ``"CT"``; that of `init`, else that of the scans, when not given. Scans of another one are
         left out, where the split table tells
@@ -80,12 +81,12 @@ def train(
     seed : of patches and damage
     device : ``auto``, ``cpu``, ``cuda``
     devices : processes that train together, one for each GPU (or sharing the CPU's cores), through Lightning Fabric
-    shape : architecture; the default one for `spatial_dims` when not given
+    config : architecture; the default one for `spatial_dims` when not given
     validate_s : seconds between validations
 
     Returns
     -------
-    path of the model card, or of the stage's folder while the chain is not complete
+    path of the model card, or of the stage's folder while the pipeline is not complete
 
     Raises
     ------
@@ -101,41 +102,41 @@ def train(
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder of scans.")
     started = card(init) if init else None
-    shape = shape or (grown(architecture(started), spatial_dims) if started else default_shape(spatial_dims or 2))
-    modality = (modality or (started.modality if started else modality_in(data))).upper()
+    config = config or (grown(architecture(started), spatial_dims) if started else default_shape(spatial_dims or 2))
+    modality = (modality or (started.modality if started else modality_of_scans(data))).upper()
     pack(data, out / "cache", modality)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     stages = {stage: minutes * SHARES[stage] for stage in ORDER} if kind == "all" else {kind: minutes}
-    batch, patch = PATCH[shape.spatial_dims]
+    batch, patch = PATCH[config.spatial_dims]
     plan = Plan(minutes=minutes, batch=batch, patch=patch, seed=seed, validate_s=validate_s)
-    with_team(
-        train_stages, devices, device, stages=stages, out=out, shape=shape, plan=plan, resume=resume, start=started
+    launch(
+        train_stages, devices, device, stages=stages, out=out, config=config, plan=plan, resume=resume, start=started
     )
     hardware = f"{devices} x {device}" if devices > 1 else device
-    return publish(out, name or out.resolve().name, shape, modality, hardware, started)
+    return publish(out, name or out.resolve().name, config, modality, hardware, started)
 
 
 def train_stages(
     stages: dict[str, float],
     out: Path,
-    shape: Architecture,
+    config: Architecture,
     plan: Plan,
     *,
     resume: bool,
     start: Card | None,
-    processes: Processes,
+    distributed: Distributed,
     device: str,
 ) -> None:
-    """One stage after another, in one process of a team.
+    """One stage after another, in one process of a run.
 
     Parameters
     ----------
     stages : name to minutes
     out : folder of the run, its cache packed
-    shape, plan : architecture; batch, patch and seed
+    config, plan : architecture; batch, patch and seed
     resume : go on from the checkpoints in `out`
     start : card of the model to start from
-    team, device : the other processes, and where this one computes
+    distributed, device : the other processes, and where this one computes
 
     Raises
     ------
@@ -146,35 +147,44 @@ def train_stages(
     if not scans or not val:
         raise UsageError(f"There are {len(scans)} scans to train on and {len(val)} to validate; both are needed.")
     weights = read_weights(start) if start else {}
-    if processes.rank == 0:
+    if distributed.is_main:
         log.info("%d scans for training, %d for validation", len(scans), len(val))
     for stage, minutes in stages.items():
         planned = replace(plan, minutes=minutes, learning_rate=RATES[stage])
         first = {key: value.float() for key, value in part(weights, f"{stage}.").items()} or None
-        if start and first and start.spatial_dims != shape.spatial_dims:
-            first = inflated_unet(first, architecture(start), shape) if stage == "unet" else None
-        elif start and first and architecture(start) != shape:
-            first = _wider(stage, first, architecture(start), shape)
+        if start and first and start.spatial_dims != config.spatial_dims:
+            first = inflated_unet(first, architecture(start), config) if stage == "unet" else None
+        elif start and first and architecture(start) != config:
+            first = _widened(stage, first, architecture(start), config)
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(plan.seed)  # all processes start from the same network
             finished = stage_of(
-                stage, scans, val, shape, planned, out, resume=resume, init=first, device=device, processes=processes
+                stage,
+                scans,
+                val,
+                config,
+                planned,
+                out,
+                resume=resume,
+                init=first,
+                device=device,
+                distributed=distributed,
             )
-        if processes.rank == 0:
-            summary = {"architecture": json.dumps(asdict(shape))}
-            save_atomically({k: v.cpu() for k, v in finished.items()}, out / stage / "weights.safetensors", summary)
-        processes.wait()
+        if distributed.is_main:
+            metadata = {"architecture": json.dumps(asdict(config))}
+            save_atomically({k: v.cpu() for k, v in finished.items()}, out / stage / "weights.safetensors", metadata)
+        distributed.barrier()
 
 
-def _wider(stage: str, weights: dict[str, Tensor], was: Architecture, shape: Architecture) -> dict[str, Tensor]:
+def _widened(stage: str, weights: dict[str, Tensor], source: Architecture, config: Architecture) -> dict[str, Tensor]:
     if stage == "vae":
         return weights  # it sees one plane at a time
     if stage == "flow":
-        return flow_widened(weights, was, shape)
-    return widened(weights, build_unet(shape) if stage == "unet" else build_fusion(shape), was, shape)
+        return widened_flow(weights, source, config)
+    return widened_unet(weights, build_unet(config) if stage == "unet" else build_fusion(config), source, config)
 
 
-def grown(shape: Architecture, spatial_dims: int | None) -> Architecture:
+def grown(config: Architecture, spatial_dims: int | None) -> Architecture:
     """The architecture of the model to start from, in volumes where these are asked for.
 
     Raises
@@ -182,11 +192,11 @@ def grown(shape: Architecture, spatial_dims: int | None) -> Architecture:
     UsageError
         Planes from volumes.
     """
-    if spatial_dims in (None, shape.spatial_dims):
-        return shape
+    if spatial_dims in (None, config.spatial_dims):
+        return config
     if spatial_dims == 2:
         raise UsageError("A network for planes cannot start from one for volumes. Leave --spatial-dims out.")
-    return replace(shape, spatial_dims=3, context=1)
+    return replace(config, spatial_dims=3, context=1)
 
 
 def default_shape(spatial_dims: int) -> Architecture:
@@ -197,7 +207,7 @@ def default_shape(spatial_dims: int) -> Architecture:
 
 
 def stage_of(
-    stage: str, scans: list[Packed], val: list[Packed], shape: Architecture, plan: Plan, out: Path, **options: Any
+    stage: str, scans: list[Packed], val: list[Packed], config: Architecture, plan: Plan, out: Path, **options: Any
 ) -> dict[str, Tensor]:
     """Train one stage; the frozen ones before it are read from `out`."""
     folder = out / stage
@@ -207,22 +217,22 @@ def stage_of(
         init = options.pop("init")
         if init:
             init.pop("scale", None)
-        return simple[stage](scans, val, shape, plan, folder, init=init, **options)
-    latent = frozen_latent(out, shape)
-    unet = build_unet(shape)
+        return simple[stage](scans, val, config, plan, folder, init=init, **options)
+    latent = frozen_latent(out, config)
+    unet = build_unet(config)
     unet.load_state_dict(finished_weights(out, "unet"))
     if stage == "flow":
-        return train_flow(scans, val, shape, plan, folder, latent, unet.eval(), **options)
-    flow = build_flow(shape)
+        return train_flow(scans, val, config, plan, folder, latent, unet.eval(), **options)
+    flow = build_flow(config)
     flow.load_state_dict(finished_weights(out, "flow"))
-    return train_fusion(scans, val, shape, plan, folder, latent, flow.eval(), unet.eval(), **options)
+    return train_fusion(scans, val, config, plan, folder, latent, flow.eval(), unet.eval(), **options)
 
 
-def frozen_latent(out: Path, shape: Architecture) -> LatentSpace:
+def frozen_latent(out: Path, config: Architecture) -> LatentSpace:
     """The trained autoencoder of a run."""
     weights = finished_weights(out, "vae")
     scale = weights.pop("scale")
-    vae = build_vae(shape)
+    vae = build_vae(config)
     vae.load_state_dict(weights)
     return LatentSpace(vae.eval(), scale)
 
@@ -241,38 +251,40 @@ def finished_weights(out: Path, stage: str) -> dict[str, Tensor]:
     return weights
 
 
-def publish(out: Path, name: str, shape: Architecture, modality: str, device: str, started: Card | None = None) -> Path:
-    """Write the finished sets of a run as models with cards: the chain, and the rival for benchmarks."""
+def publish(
+    out: Path, name: str, config: Architecture, modality: str, device: str, started: Card | None = None
+) -> Path:
+    """Write the finished sets of a run as models with cards: the pipeline, and the baseline for benchmarks."""
     done = [stage for stage in ORDER if (out / stage / "weights.safetensors").is_file()]
     written = out / done[-1]
     common = {
         "modality": modality.lower(),
-        "spatial_dims": shape.spatial_dims,
-        "architecture": asdict(shape),
+        "spatial_dims": config.spatial_dims,
+        "architecture": asdict(config),
         "licence": "as you choose",
         "guard": covered(out, started),
     }
     if "unet" in done:
-        content = common | {
+        fields = common | {
             "name": f"{name}-unet",
-            "title": f"Supervised U-Net ({shape.spatial_dims}D), the rival of {name}",
+            "title": f"Supervised U-Net ({config.spatial_dims}D), the baseline of {name}",
             "role": "rival",
             "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
             "training": training_facts(out, ("unet",), device),
             "validation": curve_end(out / "unet"),
         }
-        written = save_model({"unet": finished_weights(out, "unet")}, content, out)
+        written = save_model({"unet": finished_weights(out, "unet")}, fields, out)
     if set(done) == set(ORDER):
-        content = common | {
+        fields = common | {
             "name": name,
-            "title": f"Latent diffusion with a measurement-aware decoder ({shape.spatial_dims}D)",
+            "title": f"Latent diffusion with a measurement-aware decoder ({config.spatial_dims}D)",
             "role": "restorer",
             "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
             "training": training_facts(out, tuple(done), device),
             "validation": {stage: curve_end(out / stage) for stage in done},
         }
         parts = {stage: finished_weights(out, stage) for stage in ORDER}
-        written = save_model(parts, content, out)
+        written = save_model(parts, fields, out)
     log.info("wrote %s", written)
     return written
 
@@ -285,10 +297,10 @@ def covered(out: Path, started: Card | None) -> dict[str, Any]:
     out : folder of the run, its cache packed
     started : card of the model that training started from; what that covers, the new one covers too
     """
-    train = what_scans_look_like(out / "cache", "train")
+    train = scan_descriptions(out / "cache", "train")
     if started and started.ood:
         return extended(started.ood, train)
-    return fit(train, what_scans_look_like(out / "cache", "val")) if len(train) >= FEWEST else {}
+    return fit(train, scan_descriptions(out / "cache", "val")) if len(train) >= FEWEST else {}
 
 
 def training_facts(out: Path, stages: tuple[str, ...], device: str) -> dict[str, Any]:
@@ -297,7 +309,7 @@ def training_facts(out: Path, stages: tuple[str, ...], device: str) -> dict[str,
     subjects: dict[str, set[str]] = {}
     for scan in scans:
         subjects.setdefault(f"{scan.modality} | {scan.source.split('@')[0] or 'own data'}", set()).add(scan.subject)
-    states = {stage: json.loads(read_metadata(out / stage / "checkpoint.safetensors")["state"]) for stage in stages}
+    states = {stage: json.loads(read_metadata(out / stage / CHECKPOINT)["state"]) for stage in stages}
     return {
         "subjects": {key: len(names) for key, names in sorted(subjects.items())},
         "licences": dict(sorted(Counter(scan.licence for scan in scans if scan.licence).items())),
@@ -310,6 +322,6 @@ def training_facts(out: Path, stages: tuple[str, ...], device: str) -> dict[str,
 
 def curve_end(folder: Path) -> dict[str, float]:
     """Last row of a validation curve, dB."""
-    rows = json.loads(read_metadata(folder / "checkpoint.safetensors")["state"])["rows"]
+    rows = json.loads(read_metadata(folder / CHECKPOINT)["state"])["rows"]
     not_scores = ("minutes", "step", "loss", "skipped")
     return {key: round(value, 2) for key, value in rows[-1].items() if key not in not_scores} if rows else {}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medldm.inference.conditioning import NOISE_GAIN
+from medldm.models.blocks import space_to_depth
 from medldm.models.precision import full_precision
-from medldm.models.residual import Conditions, SpreadHead, features_and_correction
+from medldm.models.residual import Conditions, PrincipalBlocks, SpreadHead, features_and_correction
 from medldm.models.unet import Residual
+from medldm.settings import Architecture
 from medldm.training.batches import Measured, draw_tasks, family_shares, having, measure
 from medldm.training.corpus import Corpus, augment
 from medldm.training.examples import MARGIN
@@ -152,3 +156,58 @@ def draw_scenes(
         cut(b), cut(measured.y), cut(measured.observed), cut(measured.sigma), cut(log_s), measured.thickness
     )
     return Scenes((blocks.clean - b)[:, inner], conditions, task), log_s[:, inner]
+
+
+def save_scenes(scenes: Sequence[Scenes], path: Path) -> None:
+    """Scenes in one safetensors file."""
+    parts = {name: torch.cat([getattr(s.conditions, name) for s in scenes]) for name in Conditions._fields}
+    parts |= {"residual": torch.cat([s.residual for s in scenes]), "task": torch.cat([s.task for s in scenes])}
+    save_file({name: value.cpu() for name, value in parts.items()}, path)
+
+
+def load_scenes(path: Path, device: torch.device) -> Scenes:
+    """The scenes of a file of `save_scenes`, on a device."""
+    parts = {name: value.to(device) for name, value in load_file(path).items()}
+    return Scenes(parts["residual"], Conditions(*(parts[name] for name in Conditions._fields)), parts["task"])
+
+
+class Pool:
+    """Scenes kept on the device in half precision; batches are drawn from them, flipped at random."""
+
+    def __init__(self, scenes: list[Scenes]) -> None:
+        fields = [torch.cat([s.residual[:, None] for s in scenes])]
+        fields += [torch.cat([s.conditions[k] for s in scenes]) for k in range(5)]
+        self.fields, self.thickness = fields, torch.cat([s.conditions.thickness for s in scenes])
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
+        """(B, 1, H, W, D) u, and conditions."""
+        which = torch.randint(len(self.thickness), (count,), generator=generator, device=generator.device)
+        turn = torch.rand(4, generator=generator, device=generator.device).cpu() < 0.5
+        flips = [axis + 2 for axis in range(3) if turn[axis]]
+        fields = [field[which].float().flip(flips) for field in self.fields]
+        if turn[3]:
+            fields = [field.transpose(3, 4) for field in fields]
+        r, b, y, m, sigma, log_s = fields
+        return r / log_s.exp(), Conditions(b, y, m, sigma, log_s, self.thickness[which])
+
+
+def principal_blocks(pool: Pool, config: Architecture, generator: torch.Generator) -> PrincipalBlocks:
+    """The first principal components of residual blocks: the autoencoder's baseline.
+
+    Parameters
+    ----------
+    pool : where residuals are drawn from
+    config : edge of a block (`latent_factor`) and number of components (`latent_channels`)
+    generator : source of randomness, on the device
+    """
+    total, count = torch.zeros((), device=generator.device), 0
+    for _ in range(20):
+        u, _ = pool.draw(16, generator)
+        rows = space_to_depth(u, config.latent_factor).flatten(2).transpose(1, 2).flatten(0, 1)
+        total, count = total + rows.T @ rows, count + len(rows)
+    values, vectors = torch.linalg.eigh(total.double() / count)
+    basis, scale = (
+        vectors[:, -config.latent_channels :].flip(1).float(),
+        values[-config.latent_channels :].flip(0).sqrt().float(),
+    )
+    return PrincipalBlocks(basis, scale, config.latent_factor).to(generator.device)

@@ -1,26 +1,24 @@
-"""What every training loop shares: steps that cannot explode, averaged weights, curves, checkpoints, a clock."""
+"""The training loop: steps that cannot explode, averaged weights, a validation curve, checkpoints, a clock."""
 
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medldm.errors import ModelError, UsageError
-from medldm.training.distributed import Processes
+from medldm.training.distributed import Distributed
+from medldm.training.state import CHECKPOINT, MovingAverage, annealed_rate, load_checkpoint, save_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ class Trainer:
     score : validation of a network, row name to dB
     resume : go on from the folder's checkpoint
     device : of the network
-    team : the processes that train it; this one alone when not given
+    distributed : the processes that train it; this one alone when not given
     """
 
     def __init__(
@@ -79,12 +77,12 @@ class Trainer:
         *,
         resume: bool = False,
         device: torch.device | str = "cpu",
-        processes: Processes | None = None,
+        distributed: Distributed | None = None,
     ) -> None:
-        self.processes = processes or Processes()
+        self.distributed = distributed or Distributed()
         self.plan, self.folder, self.score, self.device = plan, folder, score, torch.device(device)
         self.network = network.to(self.device)
-        self.averaged = {name: value.detach().clone().float() for name, value in network.state_dict().items()}
+        self.average = MovingAverage(self.network, plan.average)
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
         )
@@ -92,9 +90,9 @@ class Trainer:
         self.recent: deque[float] = deque(maxlen=200)
         self.rows: list[dict[str, float]] = []
         folder.mkdir(parents=True, exist_ok=True)
-        if resume and (folder / "checkpoint.safetensors").is_file():
+        if resume and (folder / CHECKPOINT).is_file():
             self.load()
-        elif (folder / "checkpoint.safetensors").is_file():
+        elif (folder / CHECKPOINT).is_file():
             raise UsageError(f"{folder} holds a training run already; go on with --resume, or choose another folder.")
         self.started = time.monotonic()
         self.last_validated = self.last_saved = time.monotonic()
@@ -112,8 +110,12 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """Warm-up, then a cosine that ends with the planned minutes."""
-        warm = min(1.0, (self.step_number + 1) / self.plan.warm_up)
-        return self.plan.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress)))
+        return annealed_rate(self.plan.learning_rate, self.plan.warm_up, self.step_number, self.progress)
+
+    @property
+    def averaged(self) -> dict[str, Tensor]:
+        """Averaged (EMA) weights."""
+        return {name: value.detach().float() for name, value in self.average.module.state_dict().items()}
 
     # -- the loop -------------------------------------------------------------------------------------------------
     def batches(self, draw: Callable[[torch.Generator], T]) -> Iterator[T]:
@@ -125,12 +127,12 @@ class Trainer:
         """
 
         def make(step: int) -> T:
-            number = step * self.processes.size + self.processes.rank
+            number = step * self.distributed.world_size + self.distributed.rank
             return draw(torch.Generator().manual_seed(self.plan.seed * 1_000_003 + number))
 
         with ThreadPoolExecutor(1) as ahead:
             waiting = ahead.submit(make, self.step_number)
-            while self.processes.all_reduce(self.progress < 1):
+            while self.distributed.all_true(self.progress < 1):
                 batch = waiting.result()
                 waiting = ahead.submit(make, self.step_number + 1)
                 yield batch
@@ -138,42 +140,35 @@ class Trainer:
 
     def step_generator(self) -> torch.Generator:
         """What a step draws beyond its batch: by seed, step and process, so that no two processes draw the same."""
-        number = self.step_number * self.processes.size + self.processes.rank
+        number = self.step_number * self.distributed.world_size + self.distributed.rank
         return torch.Generator().manual_seed(self.plan.seed + 7919 * number)
 
     def step(self, loss: Tensor) -> None:
         """Learn from one batch, unless its loss or gradient has exploded."""
         value = float(loss.detach())
         median = sorted(self.recent)[len(self.recent) // 2] if len(self.recent) > 20 else math.inf
-        learn = self.processes.all_reduce(math.isfinite(value) and value <= EXPLOSION * median)
+        learn = self.distributed.all_true(math.isfinite(value) and value <= EXPLOSION * median)
         if learn:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            self.processes.average(self.network.parameters())
+            self.distributed.average_gradients(self.network.parameters())
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
             learn = bool(torch.isfinite(norm))
         if learn:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate()
             self.optimizer.step()
-            self._average()
+            self.average.update(self.network, self.step_number)
         else:
             self.skipped += 1
         if math.isfinite(value):
             self.recent.append(value)
         self.step_number += 1
         now = time.monotonic()
-        if self.processes.rank == 0 and now - self.last_validated > self.plan.validate_s:
+        if self.distributed.is_main and now - self.last_validated > self.plan.validate_s:
             self.validate()
-        if self.processes.rank == 0 and now - self.last_saved > CHECKPOINT_S:
+        if self.distributed.is_main and now - self.last_saved > CHECKPOINT_S:
             self.save()
-
-    def _average(self) -> None:
-        # A short memory at first, so that the average does not drag the first steps along.
-        decay = min(self.plan.average, (1 + self.step_number) / (10 + self.step_number))
-        with torch.no_grad():
-            for name, value in self.network.state_dict().items():
-                self.averaged[name].lerp_(value.float(), 1 - decay)
 
     # -- what is seen ---------------------------------------------------------------------------------------------
     def validate(self) -> dict[str, float]:
@@ -196,25 +191,21 @@ class Trainer:
         }
         self.rows.append({**row, **scores})
         write_curve(self.folder / "curve.csv", self.rows)
-        text = "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
+        values = "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
         log.info(
             "%5.1f min  step %6d  loss %.5f  skipped %d  |  %s",
             row["minutes"],
             self.step_number,
             loss,
             self.skipped,
-            text,
+            values,
         )
         self.last_validated = time.monotonic()
         return scores
 
     # -- what is kept ---------------------------------------------------------------------------------------------
     def save(self) -> None:
-        """Checkpoint: weights, average, optimizer and clock in one file, replaced atomically."""
-        tensors = {f"now.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.averaged.items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        """Write the checkpoint."""
         state = {
             "step": self.step_number,
             "skipped": self.skipped,
@@ -222,60 +213,28 @@ class Trainer:
             "rows": self.rows,
             "plan": asdict(self.plan),
         }
-        save_atomically(tensors, self.folder / "checkpoint.safetensors", {"state": json.dumps(state)})
+        save_checkpoint(self.folder, self.network, self.average, self.optimizer, state)
         self.last_saved = time.monotonic()
 
     def load(self) -> None:
         """Go on where the checkpoint stands."""
-        path = self.folder / "checkpoint.safetensors"
-        tensors, state = load_file(path), json.loads(read_metadata(path)["state"])
         try:
-            self.network.load_state_dict(part(tensors, "now."))
+            state = load_checkpoint(self.folder, self.network, self.average, self.optimizer)
         except RuntimeError as problem:
             raise ModelError(
-                f"{path} belongs to a network of another shape. Go on with the options that it was begun with, or "
-                "choose another folder."
+                f"{self.folder / CHECKPOINT} belongs to a network of another shape. Go on with the options that it was "
+                "begun with, or choose another folder."
             ) from problem
-        self.averaged = {name: value.float() for name, value in part(tensors, "average.").items()}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in part(tensors, "optimizer.").items():
-            number, key = name.split(".", 1)
-            moments.setdefault(int(number), {})[key] = value
-        full = self.optimizer.state_dict()
-        full["state"] = moments
-        self.optimizer.load_state_dict(full)
         self.step_number, self.skipped = state["step"], state["skipped"]
         self.before_s, self.rows = state["seconds"], state["rows"]
 
     def finish(self) -> dict[str, Tensor]:
         """Last validation and checkpoint; the averaged weights."""
-        if self.processes.rank == 0:
+        if self.distributed.is_main:
             self.validate()
             self.save()
-        self.processes.wait()
+        self.distributed.barrier()
         return self.averaged
-
-
-def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose name starts with `prefix`, which is cut off."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Safetensors under a temporary name, then renamed: a killed run leaves the last file whole."""
-    temporary = path.with_suffix(".partial")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """The string metadata in the header of a safetensors file."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    facts: dict[str, Any] = header.get("__metadata__", {})
-    return facts
 
 
 def write_curve(path: Path, rows: list[dict[str, float]]) -> None:

@@ -45,19 +45,19 @@ class Cube(NamedTuple):
 def damages(shape: tuple[int, int, int]) -> dict[str, Damage]:
     """What every registered degradation shows on the validation curve."""
     return {
-        name: Damage(None, damage) if damage.adds_noise else Damage(damage, None)
+        name: Damage(None, degradation) if degradation.adds_noise else Damage(degradation, None)
         for kind in DEGRADATIONS.values()
-        for name, damage in kind.validation(shape).items()
+        for name, degradation in kind.validation(shape).items()
     }
 
 
-def cubes(scans: Sequence[Packed], shape: Architecture, per_task: int = 3) -> list[Cube]:
+def cubes(scans: Sequence[Packed], config: Architecture, per_task: int = 3) -> list[Cube]:
     """Fixed cubes of the first validation scans, damaged along their first axis.
 
     Parameters
     ----------
     scans : validation scans
-    shape : architecture
+    config : architecture
     per_task : scans a row; thin-sliced ones first
     """
     ordered = sorted(scans, key=lambda scan: (not scan.isotropic, scan.file))
@@ -77,9 +77,9 @@ def cubes(scans: Sequence[Packed], shape: Architecture, per_task: int = 3) -> li
         if scan.noise is not None:
             noise: Any = scan.noise[0]
             quarter = torch.from_numpy(noise[where].astype("float32")).permute(order)[inner] * scan.scale
-            cases += [_ct_case(task, block, quarter, damage, shape) for task, damage in ct_damages(shape_of).items()]
+            cases += [_ct_case(task, block, quarter, damage, config) for task, damage in ct_damages(shape_of).items()]
             continue
-        cases += [_case(task, block, damage, shape, generator) for task, damage in damages(shape_of).items()]
+        cases += [_case(task, block, damage, config, generator) for task, damage in damages(shape_of).items()]
     return cases
 
 
@@ -104,18 +104,18 @@ def ct_damages(shape: tuple[int, int, int]) -> dict[str, tuple[float, Degradatio
 
 
 def _ct_case(
-    task: str, clean: Tensor, quarter: Tensor, damage: tuple[float, Degradation | None], shape: Architecture
+    task: str, clean: Tensor, quarter: Tensor, damage: tuple[float, Degradation | None], config: Architecture
 ) -> Cube:
     factor, sampling = damage
     added = factor * quarter
     observation, _ = measure(clean + added, Damage(sampling, None), torch.Generator())
     sigma = added[clean > BODY].std().reshape(1, 1, 1) if factor else torch.zeros(1, 1, 1)
-    return _cube(task, clean, observation, sigma, sampling, shape)
+    return _cube(task, clean, observation, sigma, sampling, config)
 
 
-def _case(task: str, clean: Tensor, damage: Damage, shape: Architecture, generator: torch.Generator) -> Cube:
+def _case(task: str, clean: Tensor, damage: Damage, config: Architecture, generator: torch.Generator) -> Cube:
     observation, sigma = measure(clean, damage, generator)
-    return _cube(task, clean, observation, sigma, damage.sampling, shape)
+    return _cube(task, clean, observation, sigma, damage.sampling, config)
 
 
 def _cube(
@@ -124,9 +124,9 @@ def _cube(
     observation: Observation,
     sigma: Tensor,
     sampling: Degradation | None,
-    shape: Architecture,
+    config: Architecture,
 ) -> Cube:
-    inputs = measured_channels(observation.y, observation.observed, sigma, observation.thickness, shape)
+    inputs = measured_channels(observation.y, observation.observed, sigma, observation.thickness, config)
     return Cube(task, inputs, clean, observation, sigma, orientations_of(sampling, clean.shape, (1.0, 1.0, 1.0)))
 
 

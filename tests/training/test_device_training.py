@@ -32,14 +32,14 @@ from medldm.models.residual import (
     sample,
 )
 from medldm.models.unet import build_unet
-from medldm.training import batches, device_loop, scenes
+from medldm.training import batches, device_trainer, scenes
 from medldm.training.archive import INDEX, read_archive, write_archive
 from medldm.training.corpus import Blocks, Corpus, augment
 from medldm.training.corpus import piecewise_linear as piecewise_linear_of_a_batch
 from medldm.training.data import Packed, load_cache, pack
-from medldm.training.device_loop import Loop
+from medldm.training.device_trainer import DeviceTrainer
 from medldm.training.examples import MARGIN
-from medldm.training.trainer import read_metadata
+from medldm.training.state import read_metadata
 
 PLANES, LATENT = toy_training.PLANES, toy_training.LATENT
 TASK = {name: number for number, name in enumerate(batches.family_shares())}
@@ -539,9 +539,9 @@ def test_the_flow_hears_its_conditions(residual):
         for parameter in flow.parameters():  # a fresh network says nothing
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
         conditions = Conditions(u, u + 0.1, torch.ones_like(u), 0.05 + 0 * u, log_s, torch.tensor([1.0, 4.0]))
-        text = flow.embed(conditions)
+        text = flow.condition(conditions)
         assert text.shape == (2, LATENT.flow[0], 4, 4, 4)
-        thicker = flow.embed(conditions._replace(thickness=torch.tensor([1.0, 8.0])))
+        thicker = flow.condition(conditions._replace(thickness=torch.tensor([1.0, 8.0])))
         torch.testing.assert_close(thicker[0], text[0])
         assert (thicker[1] != text[1]).any()
         noisy, time = torch.randn(2, LATENT.latent_channels, 4, 4, 4, generator=generator), torch.tensor([0.2, 0.7])
@@ -558,14 +558,17 @@ def test_the_flow_hears_its_conditions(residual):
 def clock(monkeypatch):
     """A clock that moves by a second at every look, so that steps can be counted."""
     now = iter(range(1_000_000))
-    monkeypatch.setattr(device_loop, "time", types.SimpleNamespace(monotonic=lambda: float(next(now))))
+    monkeypatch.setattr(device_trainer, "time", types.SimpleNamespace(monotonic=lambda: float(next(now))))
 
 
 def line(folder, minutes, **arguments):
     """A loop that learns y = 2 x with one weight, which starts at 0; the rates it took."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
-    made, rates = Loop(network, folder, minutes=minutes, learning_rate=0.1, warm_up=5, decay=0.9, **arguments), []
+    made, rates = (
+        DeviceTrainer(network, folder, minutes=minutes, learning_rate=0.1, warm_up=5, decay=0.9, **arguments),
+        [],
+    )
 
     def draw(generator):
         return torch.rand(8, 1, generator=generator)
@@ -621,7 +624,7 @@ def test_the_loop_goes_on_from_its_checkpoint(clock, tmp_path):
 def test_a_step_that_explodes_is_not_learned(clock, tmp_path):
     network = nn.Linear(1, 1, bias=False)
     nn.init.ones_(network.weight)
-    made = Loop(network, tmp_path, minutes=3, learning_rate=0.01, warm_up=1)
+    made = DeviceTrainer(network, tmp_path, minutes=3, learning_rate=0.01, warm_up=1)
     kinds = iter(["good"] * 20 + ["nan", "huge"] + ["good"] * 1000)
     seen = []
 

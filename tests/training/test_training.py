@@ -14,10 +14,12 @@ from medldm.errors import InputError, UsageError
 from medldm.settings import Architecture
 from medldm.training import train
 from medldm.training.augment import piecewise_linear
-from medldm.training.data import balance, load_cache, pack, read_split
+from medldm.training.data import balance, load_cache, pack
 from medldm.training.examples import draw_damage, draw_example, measure, shares
 from medldm.training.run import covered
-from medldm.training.trainer import Plan, Trainer, read_metadata
+from medldm.training.splits import read_split
+from medldm.training.state import read_metadata
+from medldm.training.trainer import Plan, Trainer
 from medldm.zoo import card
 
 SMALL = Architecture(latent_channels=4, unet=(8, 8, 8, 8), unet_units=1, vae=(8, 8), flow=(8, 8, 8))
@@ -91,7 +93,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "arguments"),
+    ("lines", "message"),
     [
         ("file,subject\na_T1w.nii.gz,a\n", "columns split and file"),
         ("split,file,weight\ntrain,a_T1w.nii.gz,much\n", "weight of a_T1w"),
@@ -99,11 +101,11 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
         ("split,file\nval,a_T1w.nii.gz\n", "none of the scans"),
     ],
 )
-def test_a_split_table_that_cannot_be_meant_is_refused_in_words(lines, arguments, tmp_path):
+def test_a_split_table_that_cannot_be_meant_is_refused_in_words(lines, message, tmp_path):
     for name in ("a_T1w", "a_T2w"):
         phantoms.save(tmp_path / f"{name}.nii.gz", phantoms.brain((16, 16, 16)))
     (tmp_path / "split.csv").write_text(lines)
-    with pytest.raises(InputError, match=arguments):
+    with pytest.raises(InputError, match=message):
         read_split(tmp_path)
 
 
@@ -187,7 +189,7 @@ def test_contrast_curves_go_through_their_knots():
 @pytest.mark.slow
 def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
     out = tmp_path / "mine"
-    path = train("all", data, out, minutes=0.12, shape=SMALL, name="mine", validate_s=600)
+    path = train("all", data, out, minutes=0.12, config=SMALL, name="mine", validate_s=600)
     record = json.loads(path.read_text())
     assert record["training"]["subjects"] == {"MR T1w | drawn": 3}
     assert set(record["validation"]) == {"unet", "vae", "flow", "fusion"}
@@ -195,9 +197,9 @@ def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
     restored = medldm.denoise(phantoms.phantom(), noise=0.05, model=str(path))
     assert restored.history[-1].facts["model"] == "mine"
     with pytest.raises(UsageError, match="--resume"):
-        train("unet", data, out, minutes=0.1, shape=SMALL)
+        train("unet", data, out, minutes=0.1, config=SMALL)
     steps = json.loads(read_metadata(out / "unet" / "checkpoint.safetensors")["state"])["step"]
-    train("unet", data, out, minutes=0.14, shape=SMALL, resume=True, validate_s=600)
+    train("unet", data, out, minutes=0.14, config=SMALL, resume=True, validate_s=600)
     assert json.loads(read_metadata(out / "unet" / "checkpoint.safetensors")["state"])["step"] > steps
 
 
@@ -251,12 +253,12 @@ def test_two_processes_train_one_network(data, tmp_path):
     """Lightning Fabric starts them, gradients are averaged, one of them writes."""
     pytest.importorskip("lightning_fabric", reason="needs medldm[train]")
     out = tmp_path / "two"
-    path = train("unet", data, out, minutes=0.1, shape=SMALL, name="two", validate_s=600, device="cpu", devices=2)
+    path = train("unet", data, out, minutes=0.1, config=SMALL, name="two", validate_s=600, device="cpu", devices=2)
     record = json.loads(path.read_text())
     assert record["training"]["hardware"].startswith("2 x cpu")
     assert record["training"]["steps"]["unet"] > 0
     steps = record["training"]["steps"]["unet"]
-    train("unet", data, out, minutes=0.15, shape=SMALL, name="two", resume=True, device="cpu", devices=2)
+    train("unet", data, out, minutes=0.15, config=SMALL, name="two", resume=True, device="cpu", devices=2)
     assert json.loads(path.read_text())["training"]["steps"]["unet"] > steps
 
 
@@ -315,7 +317,7 @@ def test_a_network_for_volumes_starts_as_one_for_planes():
     """Of a scan that is the same in all its planes, both make the same."""
     from medldm.inference.conditioning import measured_channels
     from medldm.models.unet import build_unet
-    from medldm.training.inflation import inflated_unet
+    from medldm.training.transfer import inflated_unet
 
     volumes = replace(SMALL, spatial_dims=3, context=1)
     planes = build_unet(SMALL).eval()
@@ -332,18 +334,18 @@ def test_a_network_for_volumes_starts_as_one_for_planes():
 
 def test_what_kind_of_scans_a_folder_holds(tmp_path):
     """A table is believed; without one the values tell, and a file that is none does not decide."""
-    from medldm.training.data import modality_in
+    from medldm.training.splits import modality_of_scans
 
     head = phantoms.phantom((20, 20, 12)).voxels
     phantoms.save(tmp_path / "a_1.nii.gz", head - 1000, np.eye(4), dtype=np.int16)
-    assert modality_in(tmp_path) == "CT"
+    assert modality_of_scans(tmp_path) == "CT"
     phantoms.save(tmp_path / "b_1.nii.gz", head, np.eye(4), dtype=np.int16)
-    assert modality_in(tmp_path) == "MR"
+    assert modality_of_scans(tmp_path) == "MR"
     (tmp_path / "split.csv").write_text("split,file,modality\ntrain,a_1.nii.gz,CT chest\n")
-    assert modality_in(tmp_path) == "CT"
+    assert modality_of_scans(tmp_path) == "CT"
     (tmp_path / "split.csv").unlink()
     (tmp_path / "b_1.nii.gz").write_bytes(b"no image")
-    assert modality_in(tmp_path) == "MR"
+    assert modality_of_scans(tmp_path) == "MR"
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -351,7 +353,7 @@ def test_a_wider_network_begins_as_the_narrower_one(spatial_dims):
     """More channels and neighbouring slices change nothing until training makes use of them."""
     from medldm.models.flow import build_flow
     from medldm.models.unet import build_fusion, build_unet
-    from medldm.training.net2net import entrance_channels, flow_widened, widened
+    from medldm.training.transfer import input_positions, widened_flow, widened_unet
 
     context = 5 if spatial_dims == 2 else 1
     was = replace(SMALL, spatial_dims=spatial_dims, context=context)
@@ -361,31 +363,31 @@ def test_a_wider_network_begins_as_the_narrower_one(spatial_dims):
     for build, extra in ((build_unet, 0), (build_fusion, 2 + context)):
         narrow, wide = build(was).eval(), build(shape).eval()
         torch.nn.init.normal_(narrow.head.weight, std=0.1)
-        wide.load_state_dict(widened(narrow.state_dict(), wide, was, shape))
+        wide.load_state_dict(widened_unet(narrow.state_dict(), wide, was, shape))
         inputs = torch.rand(2, wide.unet.in_channels, *grid, generator=generator)
-        seen = inputs[:, entrance_channels(was, shape, extra)]
+        seen = inputs[:, input_positions(was, shape, extra)]
         with torch.inference_mode():
             assert narrow(seen).std() > 1e-3
             assert torch.allclose(wide(inputs), narrow(seen), atol=1e-5)
     old, new = build_flow(was).eval(), build_flow(shape).eval()
     torch.nn.init.normal_(old.network.out[-1].conv.weight, std=0.1)
-    new.load_state_dict(flow_widened(old.state_dict(), was, shape))
+    new.load_state_dict(widened_flow(old.state_dict(), was, shape))
     inputs = torch.rand(1, shape.measured_channels + 1, *grid, generator=generator)
     latents = torch.randn(1, was.latent_channels, *(size // was.latent_factor for size in grid), generator=generator)
     with torch.inference_mode():
-        then = old(latents, torch.tensor([0.5]), latents, inputs[:, entrance_channels(was, shape, 1)])
+        then = old(latents, torch.tensor([0.5]), latents, inputs[:, input_positions(was, shape, 1)])
         assert torch.allclose(new(latents, torch.tensor([0.5]), latents, inputs), then, atol=1e-4)
 
 
 def test_a_wider_network_does_not_begin_as_another_kind():
     """Fewer channels, fewer slices or other levels are refused in words."""
     from medldm.models.unet import build_unet
-    from medldm.training.net2net import widened
+    from medldm.training.transfer import widened_unet
 
     weights = build_unet(SMALL).state_dict()
     for change in ({"unet": tuple(width // 2 for width in SMALL.unet)}, {"context": 1}, {"unet_units": 3}):
         with pytest.raises(UsageError, match="grow"):
-            widened(weights, build_unet(SMALL), SMALL, replace(SMALL, **change))
+            widened_unet(weights, build_unet(SMALL), SMALL, replace(SMALL, **change))
 
 
 @pytest.fixture
@@ -395,7 +397,7 @@ def first_loss(scans, tmp_path, monkeypatch):
     from medldm.models.latent_space import LatentSpace
     from medldm.models.unet import build_unet
     from medldm.models.vae import build_vae
-    from medldm.training.distributed import Processes
+    from medldm.training.distributed import Distributed
     from medldm.training.stages.decoder import train_fusion
     from medldm.training.stages.flow import train_flow
     from medldm.training.stages.vae import train_vae
@@ -406,8 +408,8 @@ def first_loss(scans, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "finish", lambda self: self.averaged)
 
     def run(stage, rank, *, begun=0):
-        processes = Processes()
-        processes.rank, processes.size = rank, 2
+        distributed = Distributed()
+        distributed.rank, distributed.world_size = rank, 2
         folder = tmp_path / f"{stage}{len(losses)}"
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(0)  # the same networks each time
@@ -415,7 +417,7 @@ def first_loss(scans, tmp_path, monkeypatch):
         latent, flow, unet = frozen
         # What the caller drew before must not matter.
         torch.default_generator.manual_seed(begun)
-        plan, options = Plan(batch=2, patch=32), {"team": processes, "device": "cpu"}
+        plan, options = Plan(batch=2, patch=32), {"distributed": distributed, "device": "cpu"}
         monkeypatch.setattr("medldm.training.stages.vae.build_vae", lambda shape: latent.vae)
         if stage == "vae":
             train_vae(scans, scans[:1], SMALL, plan, folder, **options)
@@ -432,7 +434,7 @@ def first_loss(scans, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["vae", "flow", "fusion"])
-def test_processes_of_a_team_draw_different_noise_and_nobody_draws_from_the_callers(stage, first_loss):
+def test_processes_of_a_run_draw_different_noise_and_nobody_draws_from_the_callers(stage, first_loss):
     first, second = first_loss(stage, 0), first_loss(stage, 1)
     assert first != second
     assert first_loss(stage, 0, begun=7) == first
@@ -443,7 +445,7 @@ def test_no_two_steps_of_any_process_begin_with_the_same_seed(tmp_path):
     seeds = []
     for rank in range(3):
         trainer = make_session(tmp_path / str(rank), seed=5)
-        trainer.processes.rank, trainer.processes.size = rank, 3
+        trainer.distributed.rank, trainer.distributed.world_size = rank, 3
         for step in range(50):
             trainer.step_number = step
             seeds.append(trainer.step_generator().initial_seed())

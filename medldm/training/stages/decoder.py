@@ -20,7 +20,7 @@ from medldm.models.precision import autocast
 from medldm.models.unet import Residual, build_fusion
 from medldm.settings import Architecture
 from medldm.training.data import Packed
-from medldm.training.distributed import Processes
+from medldm.training.distributed import Distributed
 from medldm.training.examples import MARGIN, Scene, draw_scene
 from medldm.training.losses import detail_loss, feature_loss, root_mean_square
 from medldm.training.trainer import Plan, Trainer
@@ -38,7 +38,7 @@ BLOCKS = 3  # of the pool that a step takes planes from
 def train_fusion(
     train: list[Packed],
     val: list[Packed],
-    shape: Architecture,
+    config: Architecture,
     plan: Plan,
     folder: Path,
     latent: LatentSpace,
@@ -48,31 +48,31 @@ def train_fusion(
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
-    processes: Processes | None = None,
+    distributed: Distributed | None = None,
 ) -> dict[str, Tensor]:
     """Train the fusion decoder; other parameters as in `train_unet`.
 
     Parameters
     ----------
     latent, flow : trained, frozen
-    unet : trained rival, frozen; the decoder starts from its estimate, and from a copy of its weights
+    unet : trained baseline, frozen; the decoder starts from its estimate, and from a copy of its weights
 
     Returns
     -------
     averaged weights
     """
-    network = build_fusion(shape)
+    network = build_fusion(config)
     if init is not None:
         network.load_state_dict(init)
     else:
         network.load_state_dict(grow_inputs(unet.state_dict(), network))
-        nn.init.zeros_(network.head.weight)  # the rival's correction is in the estimate already
+        nn.init.zeros_(network.head.weight)  # the baseline's correction is in the estimate already
         nn.init.zeros_(network.head.bias)
-    cases = cubes(val, shape)
+    cases = cubes(val, config)
     latent.vae.to(device).requires_grad_(False)
     flow.to(device).requires_grad_(False)
     unet.to(device).requires_grad_(False)
-    networks = Networks(shape, unet, latent, flow, network)
+    networks = Networks(config, unet, latent, flow, network)
 
     def validate(network: nn.Module) -> dict[str, float]:
         def restored(case: Cube, fidelity: float) -> Tensor:
@@ -86,11 +86,11 @@ def train_fusion(
             sharp = score_volumes(cases, lambda case: restored(case, 0.0))
         return rows | {f"sharp {name}": value for name, value in sharp.items()}
 
-    flat = shape.spatial_dims == 2
+    flat = config.spatial_dims == 2
     size = min(plan.patch, 64) if flat else plan.patch
     at_once = (BLOCKS, max(1, plan.batch * plan.patch**2 // (BLOCKS * size**2))) if flat else (plan.batch, 1)
     pool: deque[list[Tensor]] = deque(maxlen=POOL)
-    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, processes=processes)
+    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, distributed=distributed)
     for scene in trainer.batches(lambda generator: draw_scene(train, size, generator)):
         generator = trainer.step_generator()
         with torch.no_grad(), autocast(trainer.device):
@@ -175,9 +175,9 @@ def on(observation: Observation, device: str) -> Observation:
     return Observation(observation.y.to(device), observation.observed.to(device), observation.thickness)
 
 
-def unmeasured(inputs: Tensor, shape: Architecture) -> Tensor:
+def unmeasured(inputs: Tensor, config: Architecture) -> Tensor:
     """(B, 1, ...) how little of each voxel was measured; ones for a patch that was measured everywhere."""
-    at = shape.context + centre_channel(shape) if shape.spatial_dims == 2 else 1
+    at = config.context + centre_channel(config) if config.spatial_dims == 2 else 1
     lost = 1 - inputs[:, at : at + 1]
     everywhere = lost.amax(tuple(range(1, lost.ndim)), keepdim=True) == 0
     return torch.where(everywhere, torch.ones_like(lost), lost)

@@ -19,7 +19,7 @@ from medldm.models.precision import autocast
 from medldm.models.unet import Residual
 from medldm.settings import Architecture
 from medldm.training.data import Packed
-from medldm.training.distributed import Processes
+from medldm.training.distributed import Distributed
 from medldm.training.stages.unet import draw_batch
 from medldm.training.trainer import Plan, Trainer
 from medldm.training.validation import cubes, score
@@ -28,7 +28,7 @@ from medldm.training.validation import cubes, score
 def train_flow(
     train: list[Packed],
     val: list[Packed],
-    shape: Architecture,
+    config: Architecture,
     plan: Plan,
     folder: Path,
     latent: LatentSpace,
@@ -37,27 +37,27 @@ def train_flow(
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
-    processes: Processes | None = None,
+    distributed: Distributed | None = None,
 ) -> dict[str, Tensor]:
     """Train the flow on latents of a trained autoencoder; other parameters as in `train_unet`.
 
     Parameters
     ----------
     latent : trained latent space, frozen
-    unet : trained rival, frozen; the flow starts from its estimate
+    unet : trained baseline, frozen; the flow starts from its estimate
 
     Returns
     -------
     averaged weights
     """
-    network = build_flow(shape)
+    network = build_flow(config)
     if init is not None:
         network.load_state_dict(grow_inputs(init, network))
-    if init is None or init["door.weight"].shape != network.door.weight.shape:
+    if init is None or init["door.weight"].shape != network.input_projection.weight.shape:
         start_from_estimate(network)
-    cases = cubes(val, shape)
+    cases = cubes(val, config)
     latent.vae.to(device).requires_grad_(False)
-    networks = Networks(shape, unet.to(device).requires_grad_(False), latent, network)
+    networks = Networks(config, unet.to(device).requires_grad_(False), latent, network)
 
     gates: dict[str, float] = {}
 
@@ -69,7 +69,7 @@ def train_flow(
             return latent.decode(networks.sample(inputs, networks.estimate(inputs))).cpu()
 
         def plain(inputs: Tensor) -> Tensor:
-            return latent.decode(latent.encode(centre_plane(inputs.to(device), shape))).cpu()
+            return latent.decode(latent.encode(centre_plane(inputs.to(device), config))).cpu()
 
         def estimate(inputs: Tensor) -> Tensor:
             return latent.decode(latent.encode(networks.estimate(inputs.to(device)))).cpu()
@@ -77,13 +77,13 @@ def train_flow(
         with autocast(trainer.device):
             rows = score(cases, one_step)
             if not gates:
-                # The gates, which stay the same: decoding what was measured, and what the rival makes of it.
+                # The gates, which stay the same: decoding what was measured, and what the baseline makes of it.
                 gates.update({f"E(y) {name}": value for name, value in score(cases, plain).items()})
                 gates.update({f"E(b) {name}": value for name, value in score(cases, estimate).items()})
             return rows | gates
 
-    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, processes=processes)
-    for inputs, clean in trainer.batches(draw_batch(train, shape, plan)):
+    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, distributed=distributed)
+    for inputs, clean in trainer.batches(draw_batch(train, config, plan)):
         inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
         generator = trainer.step_generator()
         with autocast(trainer.device):
@@ -91,7 +91,7 @@ def train_flow(
                 wanted = latent.encode(clean)  # (B, latent_channels, .../factor)
                 regression = networks.estimate(inputs)
                 encoded = latent.encode(regression)
-                conditions = torch.cat([inputs, regression - centre_plane(inputs, shape)], 1)
+                conditions = torch.cat([inputs, regression - centre_plane(inputs, config)], 1)
             times = draw_times(len(clean), generator)
             noise = torch.randn(wanted.shape, generator=generator)
             # Half of the one-step cases start from zeros: that is how the conditional mean is asked for in use.

@@ -1,4 +1,4 @@
-"""The supervised rival: y + R(y, m, sigma), no latent. The number to beat, and the start of the fusion decoder."""
+"""The supervised baseline: y + R(y, m, sigma), no latent. The number to beat, and the start of the fusion decoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medldm.models.precision import autocast
 from medldm.models.unet import build_unet
 from medldm.settings import Architecture
 from medldm.training.data import Packed
-from medldm.training.distributed import Processes
+from medldm.training.distributed import Distributed
 from medldm.training.examples import draw_example
 from medldm.training.losses import root_mean_square
 from medldm.training.trainer import Plan, Trainer
@@ -21,12 +21,12 @@ from medldm.training.validation import cubes, score
 
 
 def draw_batch(
-    scans: list[Packed], shape: Architecture, plan: Plan
+    scans: list[Packed], config: Architecture, plan: Plan
 ) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
     """A function that draws (inputs, clean), (B, C, ...) and (B, 1, ...)."""
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        examples = [draw_example(scans, shape, plan.patch, generator) for _ in range(plan.batch)]
+        examples = [draw_example(scans, config, plan.patch, generator) for _ in range(plan.batch)]
         return torch.stack([example.inputs for example in examples]), torch.stack(
             [example.clean for example in examples]
         )
@@ -37,43 +37,43 @@ def draw_batch(
 def train_unet(
     train: list[Packed],
     val: list[Packed],
-    shape: Architecture,
+    config: Architecture,
     plan: Plan,
     folder: Path,
     *,
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
-    processes: Processes | None = None,
+    distributed: Distributed | None = None,
 ) -> dict[str, Tensor]:
-    """Train the rival.
+    """Train the baseline.
 
     Parameters
     ----------
     train, val : packed scans
-    shape, plan : architecture, and how long to train it
+    config, plan : architecture, and how long to train it
     folder : checkpoint and curve
     resume : go on from the checkpoint
     init : weights to start from
-    device, team : where this process computes, and those it trains with
+    device, distributed : where this process computes, and the other processes
 
     Returns
     -------
     averaged weights
     """
-    network = build_unet(shape)
+    network = build_unet(config)
     if init is not None:
         network.load_state_dict(init)
-    cases = cubes(val, shape)
+    cases = cubes(val, config)
 
     def validate(network: nn.Module) -> dict[str, float]:
         with autocast(trainer.device):
-            return score(cases, lambda inputs: centre_plane(inputs, shape) + network(inputs.to(device)).cpu())
+            return score(cases, lambda inputs: centre_plane(inputs, config) + network(inputs.to(device)).cpu())
 
-    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, processes=processes)
-    for inputs, clean in trainer.batches(draw_batch(train, shape, plan)):
+    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, distributed=distributed)
+    for inputs, clean in trainer.batches(draw_batch(train, config, plan)):
         inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
         with autocast(trainer.device):
-            guess = centre_plane(inputs, shape) + network(inputs)
+            guess = centre_plane(inputs, config) + network(inputs)
         trainer.step(root_mean_square(guess, clean).mean())
     return trainer.finish()

@@ -1,4 +1,4 @@
-"""The autoencoder: what the flow may speak about."""
+"""The autoencoder: the latent that the flow draws."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medldm.models.precision import autocast
 from medldm.models.vae import VAE, build_vae
 from medldm.settings import Architecture
 from medldm.training.data import Packed
-from medldm.training.distributed import Processes
+from medldm.training.distributed import Distributed
 from medldm.training.examples import draw_example
 from medldm.training.losses import charbonnier, gradient_loss
 from medldm.training.trainer import Plan, Trainer
@@ -25,14 +25,14 @@ KL_WEIGHT = 1e-5  # tiny: keeps latents bounded, not normal
 def train_vae(
     train: list[Packed],
     val: list[Packed],
-    shape: Architecture,
+    config: Architecture,
     plan: Plan,
     folder: Path,
     *,
     resume: bool = False,
     init: dict[str, Tensor] | None = None,
     device: str = "cpu",
-    processes: Processes | None = None,
+    distributed: Distributed | None = None,
 ) -> dict[str, Tensor]:
     """Train the autoencoder on clean and on damaged patches; parameters as in `train_unet`.
 
@@ -40,28 +40,28 @@ def train_vae(
     -------
     averaged weights, and ``scale``, the standard deviation of each latent channel
     """
-    network = build_vae(shape)
+    network = build_vae(config)
     if init is not None:
         network.load_state_dict(init)
-    cases = {id(case.clean): case for case in cubes(val, shape)}.values()  # each clean cube once
+    cases = {id(case.clean): case for case in cubes(val, config)}.values()  # each clean cube once
 
     def draw(generator: torch.Generator) -> Tensor:
-        examples = [draw_example(train, shape, plan.patch, generator) for _ in range(plan.batch)]
+        examples = [draw_example(train, config, plan.patch, generator) for _ in range(plan.batch)]
         half = plan.batch // 2
-        damaged = [centre_plane(example.inputs[None], shape)[0] for example in examples[:half]]
+        damaged = [centre_plane(example.inputs[None], config)[0] for example in examples[:half]]
         return torch.stack(damaged + [example.clean for example in examples[half:]])
 
     def validate(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, VAE)
         with autocast(trainer.device):
             return {
-                "clean": mean(psnr(reconstruct(network, case.clean, shape), case.clean) for case in cases),
+                "clean": mean(psnr(reconstruct(network, case.clean, config), case.clean) for case in cases),
                 "measured": mean(
-                    psnr(reconstruct(network, case.observation.y, shape), case.observation.y) for case in cases
+                    psnr(reconstruct(network, case.observation.y, config), case.observation.y) for case in cases
                 ),
             }
 
-    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, processes=processes)
+    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, distributed=distributed)
     for images in trainer.batches(draw):
         images = images.to(device)  # (B, 1, ...), half clean, half measured
         generator = trainer.step_generator()
@@ -77,11 +77,11 @@ def train_vae(
     return {**weights, "scale": latent_scale(network.eval(), sample.to(device)).cpu()}
 
 
-def reconstruct(network: VAE, image: Tensor, shape: Architecture) -> Tensor:
+def reconstruct(network: VAE, image: Tensor, config: Architecture) -> Tensor:
     """(H, W, D) through the autoencoder, plane by plane or whole."""
-    batch = image.permute(2, 0, 1)[:, None] if shape.spatial_dims == 2 else image[None, None]
+    batch = image.permute(2, 0, 1)[:, None] if config.spatial_dims == 2 else image[None, None]
     again = network.decode(network.encode(batch)[0])
-    return again[:, 0].permute(1, 2, 0) if shape.spatial_dims == 2 else again[0, 0]
+    return again[:, 0].permute(1, 2, 0) if config.spatial_dims == 2 else again[0, 0]
 
 
 def mean(values: object) -> float:

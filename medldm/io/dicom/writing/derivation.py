@@ -254,8 +254,8 @@ def equipment(source: Any, facts: Mapping[str, Any]) -> list[Dataset]:
     ours.PurposeOfReferenceCodeSequence = [code(MODIFYING, "DCM", "Modifying Equipment")]
     ours.Manufacturer, ours.ManufacturerModelName = "medldm", "medldm"
     ours.SoftwareVersions = str(facts.get("medldm") or "")
-    contribution = "Restoration with a generative model" if facts.get("model") else "Repair or copy of a series"
-    ours.ContributionDescription = f"{contribution}, research use only"
+    kind = "Restoration with a generative model" if facts.get("model") else "Repair or copy of a series"
+    ours.ContributionDescription = f"{kind}, research use only"
     return [*before, *scanner, ours]
 
 

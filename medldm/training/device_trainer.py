@@ -1,4 +1,4 @@
-"""One training loop for networks whose batches are made on the device they learn on; resumable in pieces of minutes."""
+"""The training loop for batches that are made on the device of the network, which never waits for a value of it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from medldm.models.precision import autocast
-from medldm.training.trainer import part, read_metadata, save_atomically
+from medldm.training.state import CHECKPOINT, MovingAverage, annealed_rate, load_checkpoint, save_checkpoint
 
 log = logging.getLogger(__name__)
 
 EXPLOSION = 5.0  # a step whose gradient norm exceeds this many running means is not learned
 
 
-class Loop:
+class DeviceTrainer:
     """A network, its optimiser, its average and its clock.
 
     Parameters
@@ -54,8 +52,8 @@ class Loop:
         checkpoint_s: float = 120.0,
     ) -> None:
         self.network, self.folder, self.minutes = network, folder, minutes
-        self.learning_rate, self.warm_up, self.clip, self.decay = learning_rate, warm_up, clip, decay
-        self.average = AveragedModel(network)  # `_average` fills it
+        self.learning_rate, self.warm_up, self.clip = learning_rate, warm_up, clip
+        self.average = MovingAverage(network, decay)
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=_fused(network)
         )
@@ -65,7 +63,7 @@ class Loop:
         self.losses: list[Tensor] = []
         self.device = next(network.parameters()).device
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "checkpoint.safetensors").is_file():
+        if (folder / CHECKPOINT).is_file():
             self._load()
 
     def run(
@@ -106,7 +104,7 @@ class Loop:
                     parameter.grad = torch.where(good, parameter.grad, torch.zeros_like(parameter.grad))
             norm_mean = torch.where(good, torch.where(norm_mean == 0, norm, norm_mean.lerp(norm, 0.01)), norm_mean)
             self.optimizer.step()
-            self._average()
+            self.average.update(self.network, self.steps)
             self.steps += 1
             self.losses.append(loss.detach())
             now = time.monotonic()
@@ -130,15 +128,7 @@ class Loop:
 
     def _rate(self) -> float:
         progress = min(1.0, self.seconds / (60 * self.minutes))
-        warm = min(1.0, (self.steps + 1) / self.warm_up)
-        return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-    def _average(self) -> None:
-        # A short memory at first, so that the average does not drag the first steps along.
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        averaged, now = list(self.average.module.parameters()), list(self.network.parameters())
-        with torch.no_grad():
-            torch._foreach_lerp_([p.data for p in averaged], [p.data for p in now], 1 - decay)
+        return annealed_rate(self.learning_rate, self.warm_up, self.steps, progress)
 
     def _report(self, steps: int, seconds: float) -> None:
         loss = torch.stack(self.losses[-200:]).mean().item()
@@ -162,27 +152,12 @@ class Loop:
         return {name: value.detach().cpu().clone() for name, value in self.average.module.state_dict().items()}
 
     def save(self) -> None:
-        """Checkpoint: weights, average, optimiser and clock in one file, for CPU and GPU alike."""
-        tensors = {f"now.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.module.state_dict().items()}
-        for number, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        """Write the checkpoint."""
         state = {"step": self.steps, "seconds": self.seconds, "rows": self.rows}
-        tensors = {name: value.detach().cpu() for name, value in tensors.items()}
-        save_atomically(tensors, self.folder / "checkpoint.safetensors", {"state": json.dumps(state)})
+        save_checkpoint(self.folder, self.network, self.average, self.optimizer, state)
 
     def _load(self) -> None:
-        path = self.folder / "checkpoint.safetensors"
-        tensors, state = load_file(path), json.loads(read_metadata(path)["state"])
-        self.network.load_state_dict(part(tensors, "now."))
-        self.average.module.load_state_dict(part(tensors, "average."))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in part(tensors, "optimizer.").items():
-            number, key = name.split(".", 1)
-            moments.setdefault(int(number), {})[key] = value
-        full = self.optimizer.state_dict()
-        full["state"] = moments
-        self.optimizer.load_state_dict(full)
+        state = load_checkpoint(self.folder, self.network, self.average, self.optimizer)
         self.steps, self.before_s, self.rows = state["step"], state["seconds"], state["rows"]
 
 

@@ -1,0 +1,182 @@
+"""Which scan of a folder is for training and which for validation, and what modality they have."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import OrientationError
+from nibabel.spatialimages import HeaderDataError
+
+from medldm.errors import InputError
+from medldm.modality import DEFAULT, MODALITIES
+
+log = logging.getLogger(__name__)
+
+# What nibabel, gzip and NumPy raise on files that are damaged in one way or another.
+UNREADABLE = (ImageFileError, HeaderDataError, OrientationError, np.linalg.LinAlgError, OSError, EOFError, ValueError,
+              ArithmeticError, MemoryError, zlib.error)  # fmt: skip
+
+
+def read_split(data: Path) -> list[dict[str, str]]:
+    """Which file belongs to which split, from `manifest.csv` or `split.csv` beside or above the scans.
+
+    The table needs the columns ``split`` (train, val) and ``file``; ``subject``, ``modality``, ``weight``, ``licence``
+    and ``source`` are used where they stand. Without a table one subject in ten (at least one) is set aside for
+    validation, the subject being the file name up to its first underscore, or the folder where files in several
+    folders have one name.
+
+    Parameters
+    ----------
+    data : folder with NIfTI files, in any depth
+
+    Raises
+    ------
+    InputError
+        No scans; a table without the columns, with none of the scans, with names that several scans have, or with a
+        subject in train and val.
+    """
+    tables = [folder / name for folder in (data, data.parent) for name in ("split.csv", "manifest.csv")]
+    table = next((path for path in tables if path.is_file()), None)
+    scans = sorted(path for path in data.rglob("*.nii*") if path.is_file())
+    if not scans:
+        raise InputError(f"{data} holds no NIfTI file to train on.")
+    if table is None:
+        return _own_split(scans, data)
+    seen: dict[str, dict[str, str]] = {}  # a file listed twice is one file
+    absent = []
+    for row in _lines(table):
+        if row["split"] not in ("train", "val"):
+            continue
+        path = _named(row["file"], scans, table)
+        if path is None:
+            absent.append(row["file"])
+        else:
+            seen[str(path)] = {**row, "path": str(path)}
+    if absent and table.parent == data:
+        log.warning("%s names %d files that are not in %s, %s among them", table, len(absent), data, absent[0])
+    rows = list(seen.values())
+    if not any(row["split"] == "train" for row in rows):
+        raise InputError(f"{table} assigns none of the scans in {data} to the split 'train'.")
+    _check_subjects(rows, table)
+    return rows
+
+
+def _lines(table: Path) -> list[dict[str, str]]:
+    """Lines of a split table, its words without spaces around them.
+
+    Raises
+    ------
+    InputError
+        A column that is missing, a weight that is no number.
+    """
+    try:
+        # Excel begins its files with a byte order mark.
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [{key: (text or "").strip() for key, text in line.items() if key} for line in csv.DictReader(lines)]
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{table} is no text in UTF-8. Save it as CSV, UTF-8.") from problem
+    if rows and not {"split", "file"} <= rows[0].keys():
+        raise InputError(f"{table} needs the columns split and file; it has {', '.join(rows[0])}.")
+    for row in rows:
+        try:
+            heavy = float(row.get("weight") or 1)
+        except ValueError:
+            heavy = -1.0
+        if not 0 <= heavy < float("inf"):
+            raise InputError(f"{table}: the weight of {row['file']} is a number from 0, not {row['weight']!r}.")
+    return rows
+
+
+def _named(name: str, scans: list[Path], table: Path) -> Path | None:
+    """The scan that a table means: by its path below the table or the data, else by its name alone.
+
+    Raises
+    ------
+    InputError
+        A name that several scans have.
+    """
+    parts = Path(name).parts
+    same = [path for path in scans if path.name == Path(name).name]
+    exact = [path for path in same if path.parts[-len(parts) :] == parts]
+    if len(exact) > 1 or (not exact and len(same) > 1):
+        raise InputError(
+            f"{table}: several scans are called {name}. Write the folder too, as in {same[0].parent.name}/{name}."
+        )
+    return next(iter(exact or same), None)
+
+
+def _check_subjects(rows: list[dict[str, str]], table: Path) -> None:
+    """A subject seen in training must not judge it.
+
+    Raises
+    ------
+    InputError
+    """
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.get("subject"):
+            splits.setdefault(row["subject"], set()).add(row["split"])
+    if both := sorted(subject for subject, parts in splits.items() if len(parts) > 1):
+        raise InputError(
+            f"{table} puts scans of {', '.join(both[:3])} into train and val. Split by subject, never by file: what "
+            "validation says of people seen in training is worth nothing."
+        )
+
+
+def _own_split(scans: list[Path], data: Path) -> list[dict[str, str]]:
+    """One subject in ten for validation, by a hash of its name, so that a folder may grow; never none."""
+    common = len({path.name for path in scans}) < len(scans)  # sub-01/T1w.nii, sub-02/T1w.nii: the folder tells
+    subjects = {
+        path: path.parent.name if common and path.parent != data else path.name.split("_")[0].split(".")[0]
+        for path in scans
+    }
+    order = sorted(set(subjects.values()), key=_hash)
+    chosen = {subject for subject in order if _hash(subject) % 10 == 0} or set(order[:1])
+    if len(chosen) == len(order):
+        chosen = set(order[:1]) if len(order) > 1 else set()
+    return [
+        {"path": str(path), "file": path.name, "subject": subject, "split": "val" if subject in chosen else "train"}
+        for path, subject in subjects.items()
+    ]
+
+
+def _hash(subject: str) -> int:
+    return int(hashlib.sha256(subject.encode()).hexdigest(), 16)
+
+
+def modality_of_scans(data: Path) -> str:
+    """Title of the modality of all scans, by the split table or, where it does not say, by air below zero.
+
+    Parameters
+    ----------
+    data : folder with NIfTI files
+
+    Raises
+    ------
+    InputError
+        No scans.
+    """
+    rows = read_split(data)
+    named = [row["modality"].upper() for row in rows if row.get("modality")]
+    lowest = max(_lowest(Path(row["path"])) for row in rows[:3]) if not named else 0.0
+    for kind in MODALITIES.values():
+        by_air = kind.body_above is not None and lowest < kind.body_above
+        if by_air or (named and all(name.startswith(kind.title) for name in named)):
+            return kind.title
+    return DEFAULT.title
+
+
+def _lowest(path: Path) -> float:
+    try:
+        image: Any = nib.load(path)
+        return float(np.nanmin(np.asanyarray(image.dataobj)))
+    except UNREADABLE:
+        return 0.0  # `pack` will say what is wrong with it
