@@ -132,7 +132,7 @@ def small_networks(text, folder, patched, run_here):
     from medldm.training import run
 
     small = Architecture(latent_channels=4, unet=(8, 8, 8, 8), unet_units=1, vae=(8, 8), flow=(8, 8, 8))
-    patched.setattr(run, "default_shape", lambda spatial_dims: small)
+    patched.setattr(run, "default_config", lambda spatial_dims: small)
     shutil.rmtree(folder / "out", ignore_errors=True)
     run_here()
     card = json.loads((folder / "runs" / "mine" / "mine.json").read_text())

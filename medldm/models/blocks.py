@@ -1,4 +1,4 @@
-"""Space-to-depth doors and small surgery on MONAI networks."""
+"""Space to depth (patchify) and back, and small changes of MONAI networks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def space_to_depth(image: Tensor, factor: int) -> Tensor:
 
 
 def depth_to_space(image: Tensor, factor: int) -> Tensor:
-    """The way back of `space_to_depth`."""
+    """The inverse of `space_to_depth`."""
     return dense_format(pixelshuffle(image, image.ndim - 2, factor)) if factor > 1 else image
 
 

@@ -53,7 +53,7 @@ class Flow(nn.Module):
         ----------
         noisy : (B, latent_channels, ...) z_t = (1 - t) z + t noise
         time : (B,) in [0, 1], 1 is pure noise
-        encoded : (B, latent_channels, ...) of the first estimate b; without one, of y
+        encoded : (B, latent_channels, ...) of the regression mean b; without one, of y
         inputs : (B, C, ...) measured channels and b - y at full resolution
         """
         first = self.input_projection

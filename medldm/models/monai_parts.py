@@ -34,7 +34,7 @@ def _matplotlib_may_fail() -> Iterator[None]:
         import matplotlib.pyplot  # noqa: F401
     except ImportError:
         pass
-    except Exception:  # no folder at all: MONAI is told that it is not installed
+    except Exception:  # no folder at all: to MONAI it is not installed
         hidden = "matplotlib" not in sys.modules
     finally:
         logger.setLevel(before)

@@ -59,9 +59,8 @@ def build_unet(config: Architecture) -> Residual:
 
 
 def build_fusion(config: Architecture) -> Residual:
-    """The fusion decoder: the first estimate, the decoded latent and the fidelity weight join the measurement.
+    """The fusion decoder: the regression mean, the decoded latent and the fidelity weight join the measurement.
 
-    Of the first estimate it sees the neighbouring planes too: in use that is the average over all ways of looking at
-    the volume, and knows of each plane what the others saw.
+    Of the regression mean it sees the neighbouring planes too: in use that is the average over all orientations.
     """
     return Residual(config, extra=2 + (config.context if config.staged else 0))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from medldm.training.data import Packed
 
-CANDIDATES = 12  # voxels looked at to find one with signal
+CANDIDATES = 12  # voxels tried to find one with signal
 SIGNAL = 0.1  # scaled intensity of a voxel with signal
 
 

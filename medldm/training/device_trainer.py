@@ -97,7 +97,7 @@ class DeviceTrainer:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
-            # Without a look at the value, which would make the device wait: an exploding step gets no weight.
+            # The value is not read, which would make the device wait: an exploding step gets no weight.
             good = torch.isfinite(norm) & ((norm < EXPLOSION * norm_mean) | (norm_mean == 0) | (norm < self.clip))
             for parameter in self.network.parameters():
                 if parameter.grad is not None:
@@ -140,7 +140,6 @@ class DeviceTrainer:
         loss = torch.stack(self.losses[-200:]).mean().item() if self.losses else math.nan
         row = {"seconds": round(self.seconds, 1), "step": self.steps, "loss": loss}
         if self.validate:
-            self.average.module.eval()
             with torch.no_grad(), autocast(self.device):
                 row |= self.validate(self.average.module)
         self.rows.append(row)

@@ -91,7 +91,8 @@ def damaged(block: Block, generator: torch.Generator) -> tuple[Observation, Tens
 
     Returns
     -------
-    observation; noise level as it is told, (H, W, D) or broadcastable; clean image (H, W, D); family of the damage
+    observation; noise level as the network is given it, (H, W, D) or broadcastable; clean image (H, W, D); family of
+    the damage
     """
     # The noise level that a user or an estimator gives is never quite right.
     doubt = math.exp(0.15 * float(torch.randn((), generator=generator)))
@@ -133,7 +134,7 @@ class Scene(NamedTuple):
     Parameters
     ----------
     observation : (H, W, D); damage lies along H
-    sigma : noise level as it is told, (H, W, D) or broadcastable
+    sigma : noise level as the network is given it, (H, W, D) or broadcastable
     clean : (H, W, D) scaled intensity
     orientations : orientations that the verbs would average
     """

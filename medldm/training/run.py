@@ -102,7 +102,7 @@ def train(
     if not data.is_dir():
         raise UsageError(f"{data} is not a folder of scans.")
     started = card(init) if init else None
-    config = config or (grown(architecture(started), spatial_dims) if started else default_shape(spatial_dims or 2))
+    config = config or (grown(architecture(started), spatial_dims) if started else default_config(spatial_dims or 2))
     modality = (modality or (started.modality if started else modality_of_scans(data))).upper()
     pack(data, out / "cache", modality)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -199,7 +199,7 @@ def grown(config: Architecture, spatial_dims: int | None) -> Architecture:
     return replace(config, spatial_dims=3, context=1)
 
 
-def default_shape(spatial_dims: int) -> Architecture:
+def default_config(spatial_dims: int) -> Architecture:
     """The architecture that each dimensionality begins with."""
     if spatial_dims == 2:
         return Architecture()

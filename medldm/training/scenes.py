@@ -70,7 +70,7 @@ def orientations(measured: Measured, isotropic: Tensor, context: int) -> Iterato
     """
     thin = having("across_slices", measured.task)
     plane = having("in_planes", measured.task)
-    around = isotropic & ~thin & ~plane  # noise and regions are looked at from three sides
+    around = isotropic & ~thin & ~plane  # noise and regions are restored in three orientations
     for order, chosen in (
         ((0, 1, 2), torch.ones_like(thin)),
         ((0, 2, 1), thin),

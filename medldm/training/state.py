@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -42,13 +42,13 @@ class MovingAverage(AveragedModel):
     def __init__(self, network: nn.Module, decay: float) -> None:
         super().__init__(network)
         self.decay = decay
+        self.eval()
 
-    @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Average in the parameters after a step, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averaged, now = list(self.module.parameters()), list(network.parameters())
-        torch._foreach_lerp_([p.data for p in averaged], [p.data for p in now], 1 - decay)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average(list(self.module.parameters()), list(network.parameters()), None)
 
 
 def save_checkpoint(

@@ -173,15 +173,8 @@ class Trainer:
     # -- what is seen ---------------------------------------------------------------------------------------------
     def validate(self) -> dict[str, float]:
         """Score the averaged weights, report one line, extend the curve."""
-        current = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        self.network.load_state_dict(self.averaged)
-        self.network.eval()
-        try:
-            with torch.inference_mode():
-                scores = self.score(self.network)
-        finally:
-            self.network.load_state_dict(current)
-            self.network.train()
+        with torch.inference_mode():
+            scores = self.score(self.average.module)
         loss = sum(self.recent) / max(1, len(self.recent))
         row = {
             "minutes": self.seconds / 60,

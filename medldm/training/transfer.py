@@ -41,11 +41,7 @@ def widened_unet(
     UsageError
         The architectures differ in more than channels and context, or the new one is the narrower.
     """
-    if (source.unet_strides, source.unet_units, source.unet_entry) != (
-        config.unet_strides,
-        config.unet_units,
-        config.unet_entry,
-    ):
+    if any(getattr(source, name) != getattr(config, name) for name in ("unet_strides", "unet_units", "unet_entry")):
         raise UsageError("Only channels and context may grow, not levels, strides or units.")
     if len(source.unet) != len(config.unet) or any(
         new < old for old, new in zip(source.unet, config.unet, strict=True)
@@ -58,7 +54,7 @@ def widened_unet(
     input_layer = next(iter(layers))
     shortcut = input_layer.split("conv.")[0] + "residual"
     if shortcut not in layers or f"{shortcut}.weight" not in weights:
-        raise UsageError("A network with as many channels inside as at its door does not grow: its shortcut is fixed.")
+        raise UsageError("A network with as many channels inside as at its input does not grow: its shortcut is fixed.")
     extra = weights[f"{input_layer}.weight"].shape[1] - source.measured_channels
     positions = input_positions(source, config, extra)
     for name, module in layers.items():
@@ -125,7 +121,7 @@ def input_positions(source: Architecture, config: Architecture, extra: int = 0) 
 def _read_positions(channels: int, transposed: bool, source: Architecture, config: Architecture) -> list[int]:
     """Where the channels that a layer reads stand in the wider network."""
     if transposed:
-        # The way up reads a level's own features, then those from below: each group has grown.
+        # The decoder reads a level's own features, then those from below: each group has grown.
         for level, own in enumerate(source.unet[:-1]):
             below = source.unet[level + 1] if level == len(source.unet) - 2 else own
             if channels == own + below:

@@ -27,7 +27,7 @@ class Cube(NamedTuple):
     Parameters
     ----------
     task : row of the curve
-    inputs : (N, C, ...) measured channels of every plane, or of the volume, looked at in one way
+    inputs : (N, C, ...) measured channels of every plane, or of the volume, in one orientation
     clean : (H, W, D) scaled intensity
     observation : (H, W, D); its y is what doing nothing would give
     sigma : noise level, (H, W, D) or broadcastable
@@ -131,7 +131,7 @@ def _cube(
 
 
 def score(cases: Sequence[Cube], restore: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """PSNR of each row in dB, looked at in one way; mean over its cubes, foreground only, range 1.
+    """PSNR of each row in dB, in one orientation; mean over its cubes, foreground only, range 1.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def score(cases: Sequence[Cube], restore: Callable[[Tensor], Tensor]) -> dict[st
 
 
 def score_volumes(cases: Sequence[Cube], restore: Callable[[Cube], Tensor]) -> dict[str, float]:
-    """The same for whoever looks at a cube in all ways.
+    """The same of cubes restored in all orientations.
 
     Parameters
     ----------

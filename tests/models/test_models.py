@@ -71,7 +71,7 @@ def test_weights_grow_into_a_network_that_reads_more():
 
 
 def test_flow_and_decoder_start_from_the_supervised_estimate(tmp_path):
-    """A decoder that corrects nothing yet gives what the rival gives."""
+    """A decoder that corrects nothing yet gives what the baseline gives."""
     networks = load_networks(card(str(phantoms.tiny_model(tmp_path))))
     torch.nn.init.zeros_(networks.fusion.head.weight)
     torch.nn.init.normal_(networks.unet.head.weight, std=0.1)
@@ -83,7 +83,7 @@ def test_flow_and_decoder_start_from_the_supervised_estimate(tmp_path):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_decoder_that_corrects_nothing_gives_the_average_of_all_looks(dims, tmp_path):
-    """And looks are turned back to where they came from: of a correction by nothing the measurement is left."""
+    """And orientations are turned back to where they came from: of a correction by nothing the measurement is left."""
     networks = load_networks(card(str(phantoms.tiny_model(tmp_path, dims))))
     torch.nn.init.zeros_(networks.fusion.head.weight)
     torch.nn.init.normal_(networks.unet.head.weight, std=0.1)

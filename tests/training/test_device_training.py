@@ -40,6 +40,7 @@ from medldm.training.data import Packed, load_cache, pack
 from medldm.training.device_trainer import DeviceTrainer
 from medldm.training.examples import MARGIN
 from medldm.training.state import read_metadata
+from medldm.training.validation import damages
 
 PLANES, LATENT = toy_training.PLANES, toy_training.LATENT
 TASK = {name: number for number, name in enumerate(batches.family_shares())}
@@ -349,10 +350,10 @@ def test_noise_has_the_level_that_is_told_but_for_the_doubt():
     flat = Blocks(torch.full((40, 16, 16, 16), 0.6), torch.ones(40, dtype=torch.bool), torch.zeros(40).long())
     measured = batches.measure(flat, seeded(), torch.full((40,), TASK["noise"]))
     result = (measured.y - 0.6).flatten(1).std(1)
-    text = measured.sigma.flatten(1).square().mean(1).sqrt()
-    assert ((result / text).log().abs() < 0.6).all()  # doubt: 0.15 of the logarithm
-    assert 0.05 < float((result / text).log().std()) < 0.3
-    varying = measured.sigma.flatten(1).std(1) / text > 1e-3
+    level = measured.sigma.flatten(1).square().mean(1).sqrt()
+    assert ((result / level).log().abs() < 0.6).all()  # doubt: 0.15 of the logarithm
+    assert 0.05 < float((result / level).log().std()) < 0.3
+    varying = measured.sigma.flatten(1).std(1) / level > 1e-3
     assert varying.any()
     assert not varying.all()
 
@@ -371,8 +372,8 @@ def test_channels_of_a_plane_are_those_that_verbs_use(clean_blocks):
     measured = batches.measure(clean_blocks._replace(clean=clean_blocks.clean[..., 6 : 6 + context]), seeded())
     result = batches.plane_channels(measured, context)
     for item in range(len(result)):
-        text = (measured.y[item], measured.observed[item], measured.sigma[item], float(measured.thickness[item]))
-        torch.testing.assert_close(result[item], measured_channels(*text, PLANES)[context // 2])
+        fields = (measured.y[item], measured.observed[item], measured.sigma[item], float(measured.thickness[item]))
+        torch.testing.assert_close(result[item], measured_channels(*fields, PLANES)[context // 2])
 
 
 # --- regression in all orientations -----------------------------------------------------------------------------------
@@ -451,7 +452,7 @@ def test_features_and_correction_are_those_of_the_network(network):
 def test_projection_keeps_what_was_measured(row):
     module = toy_training.script("residual")
     clean, guess = torch.rand(16, 16, 16, generator=seeded()), torch.rand(16, 16, 16, generator=seeded(1))
-    sampling = module.damages((16, 16, 16))[row].sampling
+    sampling = damages((16, 16, 16))[row].sampling
     held = clean if sampling is None else sampling.degrade(clean)
     result = module.Case(row, "s", clean, None, sampling, held, None).project(guess)
     if sampling is None:
@@ -519,16 +520,16 @@ def test_normalising_a_latent_changes_no_residual(principal, residual):
 
 
 def test_a_perfect_velocity_costs_nothing_and_leads_to_the_latent():
-    latent, text = torch.randn(4, 3, 4, 4, 4, generator=seeded()), torch.zeros(4, 1, 4, 4, 4)
+    latent, projected = torch.randn(4, 3, 4, 4, 4, generator=seeded()), torch.zeros(4, 1, 4, 4, 4)
 
-    def perfect(z, time, text):
+    def perfect(z, time, projected):
         return (latent - z) / (1 - time).reshape(-1, 1, 1, 1, 1)
 
-    assert flow_loss(perfect, latent, text, seeded(1)) < 1e-8
-    assert flow_loss(lambda z, time, text: 0 * z, latent, text, seeded(1)) > 1
+    assert flow_loss(perfect, latent, projected, seeded(1)) < 1e-8
+    assert flow_loss(lambda z, time, projected: 0 * z, latent, projected, seeded(1)) > 1
     noise = torch.randn(latent.shape, generator=seeded(2))
     for steps in (1, 4, 7):
-        torch.testing.assert_close(sample(perfect, noise, text, steps), latent, atol=1e-5, rtol=0)
+        torch.testing.assert_close(sample(perfect, noise, projected, steps), latent, atol=1e-5, rtol=0)
 
 
 def test_the_flow_hears_its_conditions(residual):
@@ -539,16 +540,16 @@ def test_the_flow_hears_its_conditions(residual):
         for parameter in flow.parameters():  # a fresh network says nothing
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
         conditions = Conditions(u, u + 0.1, torch.ones_like(u), 0.05 + 0 * u, log_s, torch.tensor([1.0, 4.0]))
-        text = flow.condition(conditions)
-        assert text.shape == (2, LATENT.flow[0], 4, 4, 4)
+        projected = flow.condition(conditions)
+        assert projected.shape == (2, LATENT.flow[0], 4, 4, 4)
         thicker = flow.condition(conditions._replace(thickness=torch.tensor([1.0, 8.0])))
-        torch.testing.assert_close(thicker[0], text[0])
-        assert (thicker[1] != text[1]).any()
+        torch.testing.assert_close(thicker[0], projected[0])
+        assert (thicker[1] != projected[1]).any()
         noisy, time = torch.randn(2, LATENT.latent_channels, 4, 4, 4, generator=generator), torch.tensor([0.2, 0.7])
-        velocity = flow(noisy, time, text)
+        velocity = flow(noisy, time, projected)
         assert velocity.shape == noisy.shape
-        assert (flow(noisy, time, 0 * text) != velocity).any()
-        assert (flow(noisy, 1 - time, text) != velocity).any()
+        assert (flow(noisy, time, 0 * projected) != velocity).any()
+        assert (flow(noisy, 1 - time, projected) != velocity).any()
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -688,17 +689,11 @@ def test_the_scripts_train_and_go_on(tmp_path, monkeypatch):
     shapes = json.loads((residual / "architecture.json").read_text())
     assert shapes["planes"]["context"] == PLANES.context
     assert shapes["latent"]["latent_channels"] == LATENT.latent_channels
-    arguments = [
-        residual,
-        "--archives",
-        archive,
-        "--unet",
-        restorer / "weights.safetensors",
-        *small,
-        "--stages",
-        "flow",
-    ]
-    arguments += ["--latent", "principal", "--minutes-flow", spent(residual / "flow") + 0.015]
+    (residual / "principal.safetensors").rename(tmp_path / "principal.safetensors")
+    arguments = [residual, "--archives", archive, "--unet", restorer / "weights.safetensors", *small]
+    arguments += ["--stages", "flow", "--latent", "principal", "--minutes-flow", spent(residual / "flow") + 0.015]
     toy_training.run(toy_training.script("residual"), monkeypatch, *arguments)
     last = json.loads((residual / "flow" / "curve.json").read_text())[-1]["step"]
     assert last > done[1]["flow"]  # on principal components, from the same checkpoint
+    again, once = (load_file(folder / "principal.safetensors") for folder in (residual, tmp_path))
+    torch.testing.assert_close(again, once)  # made anew of the same scenes

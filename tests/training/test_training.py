@@ -122,7 +122,7 @@ def test_sources_are_weighed_by_their_subjects(scans):
 
 @pytest.mark.slow
 def test_ct_is_packed_in_hounsfield_units_with_the_noise_of_a_quarter_dose(tmp_path):
-    """Air is black, bone beyond the window is kept, and the noise that is added is told."""
+    """Air is black, bone beyond the window is kept, and the level of the noise that is added is given."""
     ball = sum((axis / 24) ** 2 for axis in np.indices((56, 56, 20)) - np.array([28, 28, 10])[:, None, None, None])
     hounsfield = np.where(ball < 1, 40, -1000).astype(np.int16)
     hounsfield[26:30, 26:30] = 1800
@@ -203,13 +203,13 @@ def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
     assert json.loads(read_metadata(out / "unet" / "checkpoint.safetensors")["state"])["step"] > steps
 
 
-def make_session(folder, **plan):
+def make_trainer(folder, **plan):
     network = torch.nn.Linear(1, 1)
     return Trainer(network, Plan(minutes=10, warm_up=1, **plan), folder, lambda network: {"row": 1.0})
 
 
 def test_a_step_that_explodes_is_skipped_and_counted(tmp_path):
-    trainer = make_session(tmp_path)
+    trainer = make_trainer(tmp_path)
     for _ in range(30):
         trainer.step((trainer.network(torch.ones(1, 1)) ** 2).mean() + 1)
     before = [weights.clone() for weights in trainer.network.parameters()]
@@ -220,7 +220,7 @@ def test_a_step_that_explodes_is_skipped_and_counted(tmp_path):
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
-    trainer = make_session(tmp_path)
+    trainer = make_trainer(tmp_path)
     for _ in range(5):
         trainer.step((trainer.network(torch.ones(1, 1)) ** 2).mean())
     trainer.save()
@@ -230,6 +230,23 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     assert again.step_number == 5
     assert all(torch.equal(*pair) for pair in zip(network.parameters(), trainer.network.parameters(), strict=True))
     assert again.optimizer.state_dict()["state"][0]["exp_avg"].abs().sum() > 0
+    assert all(torch.equal(again.averaged[name], value) for name, value in trainer.averaged.items())
+
+
+def test_the_average_forgets_slowly_and_is_what_is_scored_and_kept(tmp_path):
+    trainer = make_trainer(tmp_path, average=0.5)
+    weight = trainer.network.weight
+    averaged = weight.detach().clone()
+    for step in range(12):
+        trainer.step((trainer.network(torch.ones(1, 1)) ** 2).mean())
+        averaged.lerp_(weight.detach(), 1 - min(0.5, (1 + step) / (10 + step)))
+    seen = []
+    trainer.score = lambda network: {"weight": seen.append(network.weight.clone()) or 1.0}
+    kept = trainer.finish()
+    assert torch.equal(kept["weight"], averaged)
+    assert torch.equal(seen[0], averaged)
+    assert not torch.equal(weight, averaged)
+    assert trainer.network.training
 
 
 @pytest.mark.parametrize(("kind", "minutes"), [("song", 1), ("unet", 0)])
@@ -418,7 +435,7 @@ def first_loss(scans, tmp_path, monkeypatch):
         # What the caller drew before must not matter.
         torch.default_generator.manual_seed(begun)
         plan, options = Plan(batch=2, patch=32), {"distributed": distributed, "device": "cpu"}
-        monkeypatch.setattr("medldm.training.stages.vae.build_vae", lambda shape: latent.vae)
+        monkeypatch.setattr("medldm.training.stages.vae.build_vae", lambda config: latent.vae)
         if stage == "vae":
             train_vae(scans, scans[:1], SMALL, plan, folder, **options)
         elif stage == "flow":
@@ -444,13 +461,13 @@ def test_processes_of_a_run_draw_different_noise_and_nobody_draws_from_the_calle
 def test_no_two_steps_of_any_process_begin_with_the_same_seed(tmp_path):
     seeds = []
     for rank in range(3):
-        trainer = make_session(tmp_path / str(rank), seed=5)
+        trainer = make_trainer(tmp_path / str(rank), seed=5)
         trainer.distributed.rank, trainer.distributed.world_size = rank, 3
         for step in range(50):
             trainer.step_number = step
             seeds.append(trainer.step_generator().initial_seed())
     assert len(set(seeds)) == len(seeds)
     # One process alone draws what it always drew.
-    alone = make_session(tmp_path / "alone", seed=5)
+    alone = make_trainer(tmp_path / "alone", seed=5)
     alone.step_number = 3
     assert alone.step_generator().initial_seed() == 5 + 3 * 7919

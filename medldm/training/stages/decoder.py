@@ -75,10 +75,13 @@ def train_fusion(
     networks = Networks(config, unet, latent, flow, network)
 
     def validate(network: nn.Module) -> dict[str, float]:
+        assert isinstance(network, Residual)
+        averaged = Networks(config, unet, latent, flow, network)
+
         def restored(case: Cube, fidelity: float) -> Tensor:
             seen = on(case.observation, device)
             return restore(
-                networks, seen, case.sigma.to(device), case.orientations, SamplerConfig.whole(device, fidelity)
+                averaged, seen, case.sigma.to(device), case.orientations, SamplerConfig.whole(device, fidelity)
             ).cpu()
 
         with autocast(trainer.device):
@@ -102,7 +105,7 @@ def train_fusion(
 
 
 def one_orientation(networks: Networks, scene: Scene, generator: torch.Generator, device: str) -> list[Tensor]:
-    """One look at a scene whose regression mean knows them all.
+    """A scene in one orientation, with the regression mean over all of them.
 
     Parameters
     ----------

@@ -63,16 +63,17 @@ def train_flow(
 
     def validate(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, Flow)
+        averaged = Networks(config, unet, latent, network)
 
         def one_step(inputs: Tensor) -> Tensor:
             inputs = inputs.to(device)
-            return latent.decode(networks.sample(inputs, networks.estimate(inputs))).cpu()
+            return latent.decode(averaged.sample(inputs, averaged.estimate(inputs))).cpu()
 
         def plain(inputs: Tensor) -> Tensor:
             return latent.decode(latent.encode(centre_plane(inputs.to(device), config))).cpu()
 
         def estimate(inputs: Tensor) -> Tensor:
-            return latent.decode(latent.encode(networks.estimate(inputs.to(device)))).cpu()
+            return latent.decode(latent.encode(averaged.estimate(inputs.to(device)))).cpu()
 
         with autocast(trainer.device):
             rows = score(cases, one_step)
