@@ -84,6 +84,22 @@ def ending(problem: Exception) -> str:
     return "refused" if unfit else "failed"
 
 
+# oneDNN names no reason when it cannot have memory.
+NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "alloc",
+    "could not create a primitive",
+    "could not execute a primitive",
+)
+
+
+def lacks_memory(problem: BaseException) -> bool:
+    """Whether memory ran out, as Python, PyTorch, CUDA and oneDNN say it."""
+    text = str(problem).lower()
+    return isinstance(problem, MemoryError) or any(sign in text for sign in NO_MEMORY)
+
+
 def traced(problem: BaseException, *, quoting: bool = False) -> str:
     """Where a problem and its causes came up, frame by frame.
 

@@ -186,7 +186,7 @@ def test_the_limit_reaches_every_question(kernel, tmp_path):
     from medldm.batch.forecast import check_memory
     from medldm.errors import ResourceError
     from medldm.inference.device import fitted_tile
-    from medldm.io.nifti.reader import _must_fit
+    from medldm.io.image_format import must_fit
 
     large = fitted_tile("cpu", 3)
     top = "sys/fs/cgroup/"
@@ -194,7 +194,7 @@ def test_the_limit_reaches_every_question(kernel, tmp_path):
     with pytest.raises(ResourceError, match=r"1\.0 GiB are free"):
         check_memory("a scan", 100_000_000)
     with pytest.raises(ResourceError, match=r"1\.0 GiB of memory are free"):
-        _must_fit(GIB, tmp_path)
+        must_fit(GIB, tmp_path)
     assert fitted_tile("cpu", 3) < large
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from medldm.data.volume import Affine, Step, Stored, Volume, Voxels
 from medldm.degradations import Degradation, Observation
 from medldm.diffusion.samplers import SAMPLERS
-from medldm.errors import ModelError, ResourceError, UsageError
+from medldm.errors import ModelError, ResourceError, UsageError, lacks_memory
 from medldm.inference.device import fitted_pixels, fitted_tile, our_version, peak_memory_mb
 from medldm.inference.noise_map import NoiseLevel
 from medldm.inference.orientations import Orientation
@@ -157,8 +157,7 @@ def _in_memory(scan: ResolvedScan, draw: Callable[[], tuple[Tensor, Tensor | Non
     try:
         return draw()
     except (RuntimeError, MemoryError) as problem:
-        message = str(problem).lower()
-        if isinstance(problem, MemoryError) or "out of memory" in message or "alloc" in message:
+        if lacks_memory(problem):
             raise ResourceError(
                 f"{scan.volume.name} needs more memory than is free. Try --tile 192, another --device, or "
                 "close other programs."

@@ -12,7 +12,7 @@ import numpy as np
 from medldm.data.resample import resample_to
 from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.data.volume import Volume
-from medldm.errors import InputError, MedldmError, ResourceError, place_of
+from medldm.errors import InputError, MedldmError, ResourceError, lacks_memory, place_of
 from medldm.io import find_missing_slices, guess_modality
 from medldm.modality import modality_of
 from medldm.provenance import RunRecord
@@ -173,8 +173,7 @@ def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None
 
 def crowded(problem: BaseException) -> bool:
     """Whether memory ran out: torch says so in a RuntimeError, wherever it moves a model or a scan."""
-    text = str(problem).lower()
-    return isinstance(problem, ResourceError | MemoryError) or "out of memory" in text or "not enough memory" in text
+    return isinstance(problem, ResourceError) or lacks_memory(problem)
 
 
 def _free() -> None:
