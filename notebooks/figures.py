@@ -16,7 +16,7 @@ from matplotlib.patches import Circle
 from PIL import Image
 
 import medldm
-from medldm.data.samples import sample_path
+from medldm.samples import sample_path
 
 EXPECTED = Path(__file__).parent / "expected"
 TOLERANCE = 6.0  # mean grey levels of 255, over the figure averaged to 120 pixels; fonts and rounding stay below 2

@@ -12,7 +12,7 @@ import torch
 import medldm
 
 FILE = Path(__file__).with_name("golden.npz")
-SAMPLES = Path(medldm.__file__).parent / "data" / "samples"
+SAMPLES = Path(medldm.__file__).parent / "samples"
 CROPS = {"mr_t1w": (slice(60, 124), slice(60, 124), slice(60, 92)), "ct_chest": (slice(40, 104), slice(40, 104))}
 MR_SETS = ("brain-mri-2d", "brain-mri-2d-fast", "brain-mri-2d-unet", "brain-mri-3d")
 KEPT = 2048  # voxels of a result that the file holds

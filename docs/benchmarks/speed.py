@@ -55,7 +55,7 @@ def head(shape: tuple[int, ...]) -> Any:
     from scipy import ndimage
 
     import medldm
-    from medldm.data.samples import sample_path
+    from medldm.samples import sample_path
 
     image = medldm.read(sample_path("mr")).voxels.astype(np.float32)
     inside = np.argwhere(image > 0.1 * image.max())
@@ -68,7 +68,7 @@ def head(shape: tuple[int, ...]) -> Any:
 def chest(shape: tuple[int, ...]) -> Any:
     """The CT sample, tiled to a shape; (X, Y, Z) int16 HU."""
     import medldm
-    from medldm.data.samples import sample_path
+    from medldm.samples import sample_path
 
     crop = medldm.read(sample_path("ct")).voxels
     return np.tile(crop, [math.ceil(n / m) for n, m in zip(shape, crop.shape, strict=True)])[

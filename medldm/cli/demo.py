@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from medldm.batch import Options, Result, Run, Watch, one_case
-from medldm.data.samples import sample_path
 from medldm.data.volume import Volume, Voxels
 from medldm.errors import OutputError
 from medldm.io import read, write
 from medldm.io.discovery import find_cases
 from medldm.modality import MR
+from medldm.samples import sample_path
 from medldm.settings import Restore
 
 SPACING_MM = 4.0

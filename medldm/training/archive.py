@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medldm.errors import InputError
-from medldm.training.data import THICK, Packed
+from medldm.training.data import Packed, packed_scan
 
 VERSION = 1  # of the file's layout
 INDEX = "index.json"
@@ -82,7 +82,7 @@ def read_archive(*files: Path) -> dict[str, list[Packed]]:
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(partial(_decode, file), [entry["name"] for entry in index["scans"]])
             for entry, voxels in zip(index["scans"], decoded, strict=True):
-                scans.setdefault(entry["split"], {})[entry["name"]] = _packed(entry, voxels)
+                scans.setdefault(entry["split"], {})[entry["name"]] = packed_scan(entry, voxels)
     return {split: [named[name] for name in sorted(named)] for split, named in scans.items()}
 
 
@@ -98,21 +98,3 @@ def _decode(file: Path, name: str) -> np.ndarray[Any, Any]:
     with zipfile.ZipFile(file) as archive:
         differences: np.ndarray[Any, Any] = np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
     return np.cumsum(differences, axis=-1, dtype=differences.dtype)
-
-
-def _packed(entry: dict[str, Any], voxels: np.ndarray[Any, Any]) -> Packed:
-    spacing = tuple(entry["spacing"])
-    return Packed(
-        voxels=voxels,
-        scale=entry["scale"],
-        spacing=spacing,
-        slice_axis=int(np.argmax(spacing)),
-        isotropic=max(spacing) <= THICK * min(spacing),
-        weight=entry["weight"],
-        file=entry["file"],
-        subject=entry["subject"],
-        modality=entry["modality"],
-        licence=entry["licence"],
-        source=entry["source"],
-        shift=entry.get("shift", 0.0),
-    )

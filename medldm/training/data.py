@@ -175,25 +175,39 @@ def load_cache(cache: Path, split: str) -> list[Packed]:
     for entry in json.loads((cache / "index.json").read_text())["scans"]:
         if entry["split"] != split:
             continue
-        spacing, noise = tuple(entry["spacing"]), noise_path(cache / entry["name"])
-        scans.append(
-            Packed(
-                voxels=np.load(cache / entry["name"]),
-                scale=entry["scale"],
-                spacing=spacing,
-                slice_axis=int(np.argmax(spacing)),
-                isotropic=max(spacing) <= THICK * min(spacing),
-                weight=entry["weight"],
-                file=entry["file"],
-                subject=entry["subject"],
-                modality=entry["modality"],
-                licence=entry["licence"],
-                source=entry["source"],
-                shift=entry.get("shift", 0.0),
-                noise=np.load(noise) if noise.is_file() else None,
-            )
-        )
+        noise = noise_path(cache / entry["name"])
+        voxels = np.load(cache / entry["name"])
+        scans.append(packed_scan(entry, voxels, np.load(noise) if noise.is_file() else None))
     return scans
+
+
+def packed_scan(
+    entry: dict[str, Any], voxels: np.ndarray[Any, Any], noise: np.ndarray[Any, Any] | None = None
+) -> Packed:
+    """A packed scan of its entry in the index.
+
+    Parameters
+    ----------
+    entry : of ``index.json``
+    voxels : (X, Y, Z) as stored
+    noise : (X, Y, Z) of a CT scan, as stored
+    """
+    spacing = tuple(entry["spacing"])
+    return Packed(
+        voxels=voxels,
+        scale=entry["scale"],
+        spacing=spacing,
+        slice_axis=int(np.argmax(spacing)),
+        isotropic=max(spacing) <= THICK * min(spacing),
+        weight=entry["weight"],
+        file=entry["file"],
+        subject=entry["subject"],
+        modality=entry["modality"],
+        licence=entry["licence"],
+        source=entry["source"],
+        shift=entry.get("shift", 0.0),
+        noise=noise,
+    )
 
 
 def scan_descriptions(cache: Path, split: str) -> list[dict[str, Any]]:

@@ -94,8 +94,8 @@ def phantom() -> Volume:
 
 def shipped(name: str) -> Volume:
     """A shipped scan."""
-    from medldm.data.samples import sample_path
     from medldm.io import read
+    from medldm.samples import sample_path
 
     return read(sample_path(name))
 

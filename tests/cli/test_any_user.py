@@ -16,8 +16,8 @@ import strangers
 
 import medldm
 from medldm.cli import process
-from medldm.data.samples import sample_path
 from medldm.errors import UsageError
+from medldm.samples import sample_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(strangers.why_impossible()), reason=strangers.why_impossible())]
 FAST = {"OMP_NUM_THREADS": 1}

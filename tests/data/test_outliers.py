@@ -9,11 +9,11 @@ from scipy import ndimage
 
 import medldm
 from medldm.data.outliers import find_outliers, set_aside
-from medldm.data.samples import sample_path
 from medldm.data.volume import Stored, Volume
 from medldm.io import guess_modality
 from medldm.qc.inspection import make_plan
 from medldm.qc.noise import estimate_noise
+from medldm.samples import sample_path
 from medldm.settings import Restore
 
 SPIKES = [1e9, -1e9, np.inf, -np.inf, 3e5]

@@ -8,11 +8,11 @@ import phantoms
 import pytest
 
 import medldm
-from medldm.data.samples import sample_path
 from medldm.data.volume import Step, Stored, Volume
 from medldm.io import read, read_nifti, write_nifti
 from medldm.qc import ood
 from medldm.qc.inspection import inspect
+from medldm.samples import sample_path
 from medldm.zoo import Card, cards
 
 

@@ -8,11 +8,11 @@ import torch
 
 import medldm
 from medldm.data.resample import field_of_view_affine
-from medldm.data.samples import sample_path
 from medldm.data.volume import Stored, Volume
 from medldm.errors import GeometryError, UsageError
 from medldm.inference import pipeline
 from medldm.inference.noise_map import NoiseLevel
+from medldm.samples import sample_path
 from medldm.tasks.inputs import as_volume
 
 

@@ -11,7 +11,6 @@ import torch
 import medldm
 from medldm.data.intensity import mri_scaling
 from medldm.data.resample import field_of_view_affine
-from medldm.data.samples import sample_path
 from medldm.data.volume import Stored, Volume
 from medldm.degradations import Observation, ThickSlices
 from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotRestorable, UsageError
@@ -21,6 +20,7 @@ from medldm.inference.orientations import pick_orientations
 from medldm.inference.pipeline import residual, silent
 from medldm.inference.tiling import SamplerConfig, estimate, infer, refine, restore, smooth_along_stack, stride_of
 from medldm.models.precision import pick_precision
+from medldm.samples import sample_path
 from medldm.settings import Denoise, Settings
 from medldm.tasks import TASKS
 from medldm.tasks.inputs import mask_on
