@@ -38,8 +38,9 @@ from medldm.training.archive import read_archive
 from medldm.training.corpus import Corpus
 from medldm.training.data import balance
 from medldm.training.device_trainer import DeviceTrainer
+from medldm.training.examples import MARGIN
 from medldm.training.losses import fine_detail as smooth_detail
-from medldm.training.scenes import Pool, Scenes, draw_scenes, load_scenes, principal_blocks, save_scenes
+from medldm.training.scenes import Planes, Pool, Scenes, draw_scenes, load_scenes, principal_blocks, save_scenes, spread_of
 from medldm.training.state import load_part as load
 from medldm.training.state import save_part as save
 
@@ -56,43 +57,73 @@ STRENGTH = 0.05  # price of detail of the wrong strength, in the autoencoder
 DROPPED = 0.1  # share of examples whose conditions are dropped
 
 
-def kept_pool(
-    options: argparse.Namespace, corpus: Corpus, unet: Residual, spread: SpreadHead, device: torch.device
-) -> Pool:
-    """The scenes that a run before this one left in OUT, else new ones (kept there with ``--keep-pool``)."""
-    kept = options.out / "pool.safetensors"
-    if kept.is_file():
-        return Pool([load_scenes(kept, device)])
-    generator, made = torch.Generator(device).manual_seed(99), []
+Kept = tuple[Scenes, list[tuple[Planes, Tensor]]]
+
+
+def draw_pool(options: argparse.Namespace, corpus: Corpus, unet: Residual, device: torch.device) -> list[Kept]:
+    """Batches of scenes with the features that the spread head sees, in half precision."""
+    generator, made = torch.Generator(device).manual_seed(options.seed), []
+    started = time.monotonic()
     with torch.no_grad(), autocast(device):
-        for _ in range(math.ceil(options.pool / options.scenes)):
-            scenes = draw_scenes(corpus, unet, spread, options.scenes, options.size, CONTEXT, generator)[0]
+        for number in range(math.ceil(options.pool / options.scenes)):
+            scenes, kept = draw_scenes(corpus, unet, options.scenes, options.size, CONTEXT, generator)
             *fields, thickness = scenes.conditions
             half = Conditions._make([*(field.half() for field in fields), thickness])
-            made.append(Scenes(scenes.residual.half(), half, scenes.task))
-    if options.keep_pool:
-        save_scenes(made, kept)
-    return Pool(made)
+            made.append((scenes._replace(residual=scenes.residual.half(), conditions=half), halved(kept)))
+            if number % 20 == 19:
+                log.info("%d scenes after %.0f s", (number + 1) * options.scenes, time.monotonic() - started)
+    return made
 
 
-def train_spread(options: argparse.Namespace, corpus: Corpus, unet: Residual, device: torch.device) -> None:
+def halved(kept: list[tuple[Planes, Tensor]]) -> list[tuple[Planes, Tensor]]:
+    """Features in half precision."""
+    return [(planes, features.bfloat16()) for planes, features in kept]
+
+
+def spread_within(head: nn.Module, kept: list[tuple[Planes, Tensor]], scenes: Scenes) -> Tensor:
+    """(B, H, W, D) log spread of scenes, without the margin that their features have."""
+    full = torch.zeros(
+        (len(scenes.residual), scenes.residual.shape[1] + 2 * MARGIN, *scenes.residual.shape[2:]),
+        device=scenes.residual.device,
+    )
+    return spread_of(head, kept, full)[:, MARGIN:-MARGIN]
+
+
+def train_spread(options: argparse.Namespace, made: list[Kept], device: torch.device) -> None:
     """Gaussian negative log-likelihood of the residual."""
 
-    def draw(generator: torch.Generator) -> torch.Generator:
-        return generator
+    def draw(generator: torch.Generator) -> Kept:
+        return made[int(torch.randint(len(made), (1,), generator=generator, device=generator.device))]
 
-    def loss_of(head: nn.Module, generator: torch.Generator) -> Tensor:
-        scenes, log_s = draw_scenes(corpus, unet, head, options.scenes, options.size, CONTEXT, generator)  # type: ignore[arg-type]
+    def loss_of(head: nn.Module, batch: Kept) -> Tensor:
+        scenes, kept = batch
+        log_s, residual = spread_within(head, kept, scenes), scenes.residual.float()
         # Air says nothing: it would only teach the smallest spread.
-        where = ((scenes.conditions.y[:, 0] > 0.02) | (scenes.residual.abs() > 0.02)).float()
-        nll = log_s + 0.5 * (scenes.residual / log_s.exp()) ** 2
+        where = ((scenes.conditions.y[:, 0] > 0.02) | (residual.abs() > 0.02)).float()
+        nll = log_s + 0.5 * (residual / log_s.exp()) ** 2
         return (nll * where).sum() / where.sum()
 
     head = SpreadHead(2, PLANES.unet[0]).to(device)
     trainer = DeviceTrainer(
-        head, options.out / "spread", minutes=options.minutes_spread, learning_rate=2e-3, warm_up=50, decay=0.99, clip=5
+        head,
+        options.out / "spread",
+        minutes=options.minutes_spread,
+        learning_rate=2e-3,
+        warm_up=50,
+        decay=0.995,
+        clip=5,
     )
     save(trainer.run(draw, loss_of, 11), options.out / "spread.safetensors", "spread")
+
+
+def with_spread(made: list[Kept], head: nn.Module, device: torch.device) -> list[Scenes]:
+    """The scenes with their spread."""
+    scenes = []
+    with torch.no_grad(), autocast(device):
+        for one, kept in made:
+            log_s = spread_within(head, kept, one)[:, None].half()
+            scenes.append(one._replace(conditions=one.conditions._replace(log_s=log_s)))
+    return scenes
 
 
 def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.device, cases: list[Case]) -> None:
@@ -201,8 +232,8 @@ def load_latent(options: argparse.Namespace, device: torch.device) -> ResidualAu
     """The trained autoencoder of a run, or the principal components beside it, frozen."""
     if options.latent == "principal":
         parts = load_file(options.out / "principal.safetensors")
-        basis, scale = parts["principal.basis"].float(), parts["principal.scale"].float()
-        return PrincipalBlocks(basis, scale, LATENT.latent_factor).to(device)
+        basis, scale, decoder = (parts[f"principal.{name}"].float() for name in ("basis", "scale", "decoder"))
+        return PrincipalBlocks(basis, scale, LATENT.latent_factor, decoder).to(device)
     network: Any = load(ResidualAutoencoder(LATENT), options.out / "autoencoder.safetensors", "autoencoder.")
     frozen: ResidualAutoencoder = network.to(device, memory_format=torch.channels_last_3d).eval()
     return frozen.requires_grad_(False)
@@ -220,7 +251,7 @@ def main() -> None:
     parser.add_argument("--minutes-flow", type=float, default=9)
     parser.add_argument("--deadline-s", type=float, default=0, help="seconds after the start that the flow may take")
     parser.add_argument("--pool", type=int, default=8192, help="scenes")
-    parser.add_argument("--keep-pool", action="store_true", help="keep the scenes for a later run")
+    parser.add_argument("--seed", type=int, default=99, help="of the scenes")
     parser.add_argument("--learning-rate-autoencoder", type=float, default=2e-4, help="1e-3 diverged in bf16")
     parser.add_argument("--learning-rate", type=float, default=8e-4, help="of the flow, at its peak")
     parser.add_argument("--scenes", type=int, default=32, help="scenes a batch while they are made")
@@ -243,13 +274,18 @@ def main() -> None:
     unet = unet.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     log.info("%d scans on %s after %.1f s", len(scans["train"]), device, time.monotonic() - started)
     stages = options.stages.split(",")
+    pool_file = options.out / "pool.safetensors"
+    made = [] if pool_file.is_file() else draw_pool(options, corpus, unet, device)
     if "spread" in stages:
-        train_spread(options, corpus, unet, device)
+        train_spread(options, made, device)
     spread: Any = load(SpreadHead(2, PLANES.unet[0]), options.out / "spread.safetensors", "spread.").to(device).eval()
     spread.requires_grad_(False)
     cases = validation_cases(scans["val"], PLANES, unet, spread, device, tuple(options.rows.split(",")))
     log.info("%d validation cases after %.1f s", len(cases), time.monotonic() - started)
-    pool = kept_pool(options, corpus, unet, spread, device)
+    if not pool_file.is_file():
+        save_scenes(with_spread(made, spread, device), pool_file)
+    del made
+    pool = Pool([load_scenes(pool_file, device)])
     log.info("%d scenes after %.1f s", len(pool.thickness), time.monotonic() - started)
     if "autoencoder" in stages:
         train_autoencoder(options, pool, device, cases)

@@ -17,7 +17,7 @@ from medldm.models.unet import Residual
 from medldm.settings import Architecture
 from medldm.training.batches import Measured, family_shares
 from medldm.training.data import Packed
-from medldm.training.scenes import regress
+from medldm.training.scenes import regress, spread_of
 from medldm.training.validation import cubes, damages
 
 log = logging.getLogger("residual")
@@ -76,7 +76,8 @@ def validation_cases(
             )
             isotropic = torch.tensor([scan.isotropic], device=device)
             with torch.no_grad(), autocast(device):
-                b, log_s = regress(unet, spread, measured, isotropic, planes.context)
+                b, kept = regress(unet, measured, isotropic, planes.context)
+                log_s = spread_of(spread, kept, b)
             conditions = Conditions(
                 b[None], y[None], measured.observed[None], measured.sigma[None], log_s[None], measured.thickness
             )
@@ -135,7 +136,8 @@ def scores(
     projected = flow.condition(c)
     drawn = []
     for seed in range(samples):
-        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed // 2))
+        noise = -noise if seed % 2 else noise  # pairs of opposite noise: their mean is nearer to that of many samples
         drawn.append(picture(autoencoder.decode(sample(flow, noise.to(projected.device), projected, steps))))
     stack = torch.stack(drawn)
     out["sample"], out["mean"] = psnr(stack[0]), psnr(stack.mean(0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -101,44 +101,56 @@ def plane_stack(measured: Measured, which: Tensor, order: Sequence[int], context
 
 
 def regress(
-    network: Residual, spread: nn.Module | None, measured: Measured, isotropic: Tensor, context: int
-) -> tuple[Tensor, Tensor]:
-    """Regression mean and log spread, averaged over orientations, (B, H, W, D) each.
+    network: Residual, measured: Measured, isotropic: Tensor, context: int
+) -> tuple[Tensor, list[tuple[Planes, Tensor]]]:
+    """Regression mean, averaged over orientations, and the features of each for `spread_of`.
 
     Parameters
     ----------
     network : frozen regression network for planes
-    spread : spread head; zeros stand for its answer without one
     measured, isotropic, context : see `orientations`
+
+    Returns
+    -------
+    (B, H, W, D) b, and the planes of each orientation with their features, (B' * D, channels, H, W)
     """
     total = torch.zeros_like(measured.y)
-    log_s = torch.zeros_like(measured.y)
     count = torch.zeros(len(total), device=total.device)
+    kept = []
     for planes in orientations(measured, isotropic, context):
         with torch.no_grad():
             features, correction = features_and_correction(network, planes.inputs)
         total = total.index_add(0, planes.which, planes.back(correction))
-        if spread is not None:
-            log_s = log_s.index_add(0, planes.which, planes.back(spread(features)))
         count = count.index_add(0, planes.which, torch.ones_like(planes.which, dtype=count.dtype))
-    share = 1 / count.reshape(-1, 1, 1, 1)
-    return measured.y + total * share, log_s * share
+        kept.append((planes._replace(inputs=planes.inputs[:0]), features))
+    return measured.y + total / count.reshape(-1, 1, 1, 1), kept
+
+
+def spread_of(spread: nn.Module, kept: Sequence[tuple[Planes, Tensor]], like: Tensor) -> Tensor:
+    """Log spread, averaged over orientations, with gradients of the spread head where autograd is on.
+
+    Parameters
+    ----------
+    spread : spread head
+    kept : from `regress`
+    like : (B, H, W, D) the regression mean
+    """
+    total = torch.zeros_like(like)
+    count = torch.zeros(len(like), device=like.device)
+    for planes, features in kept:
+        total = total.index_add(0, planes.which, planes.back(spread(features)))
+        count = count.index_add(0, planes.which, torch.ones_like(planes.which, dtype=count.dtype))
+    return total / count.reshape(-1, 1, 1, 1)
 
 
 def draw_scenes(
-    corpus: Corpus,
-    network: Residual,
-    spread: SpreadHead,
-    count: int,
-    size: int,
-    context: int,
-    generator: torch.Generator,
-) -> tuple[Scenes, Tensor]:
-    """Damaged blocks with regression mean and spread; with gradients of the spread where autograd is on.
+    corpus: Corpus, network: Residual, count: int, size: int, context: int, generator: torch.Generator
+) -> tuple[Scenes, list[tuple[Planes, Tensor]]]:
+    """Damaged blocks with their regression mean; the spread is missing still.
 
     Returns
     -------
-    scenes, and log s (B, H, W, D)
+    scenes with log s of 0, and features for `spread_of`, whose blocks have `MARGIN` more at both ends
     """
     # Data are made in full precision, whatever the networks compute in.
     with torch.no_grad(), full_precision(corpus.device):
@@ -146,16 +158,15 @@ def draw_scenes(
         blocks = blocks._replace(clean=augment(blocks.clean, generator))
         task = draw_tasks(blocks.isotropic, generator, family_shares() | RESIDUAL_SHARES)
         measured = measure(blocks, generator, task)
-    b, log_s = regress(network, spread, measured, blocks.isotropic, context)
+    b, kept = regress(network, measured, blocks.isotropic, context)
     inner = slice(MARGIN, MARGIN + size)
 
     def cut(field: Tensor) -> Tensor:
         return field[:, None, inner]
 
-    conditions = Conditions(
-        cut(b), cut(measured.y), cut(measured.observed), cut(measured.sigma), cut(log_s), measured.thickness
-    )
-    return Scenes((blocks.clean - b)[:, inner], conditions, task), log_s[:, inner]
+    fields = (b, measured.y, measured.observed, measured.sigma, torch.zeros_like(b))
+    conditions = Conditions(*(cut(field) for field in fields), measured.thickness)
+    return Scenes((blocks.clean - b)[:, inner], conditions, task), kept
 
 
 def save_scenes(scenes: Sequence[Scenes], path: Path) -> None:
@@ -192,7 +203,7 @@ class Pool:
 
 
 def principal_blocks(pool: Pool, config: Architecture, generator: torch.Generator) -> PrincipalBlocks:
-    """The first principal components of residual blocks: the autoencoder's baseline.
+    """The first principal components of residual blocks, with an overlapping decoder.
 
     Parameters
     ----------
@@ -210,4 +221,38 @@ def principal_blocks(pool: Pool, config: Architecture, generator: torch.Generato
         vectors[:, -config.latent_channels :].flip(1).float(),
         values[-config.latent_channels :].flip(0).sqrt().float(),
     )
-    return PrincipalBlocks(basis, scale, config.latent_factor).to(generator.device)
+    blocks = PrincipalBlocks(basis, scale, config.latent_factor).to(generator.device)
+    return PrincipalBlocks(basis, scale, config.latent_factor, overlapping_decoder(pool, blocks, generator)).to(
+        generator.device
+    )
+
+
+def overlapping_decoder(pool: Pool, blocks: PrincipalBlocks, generator: torch.Generator) -> Tensor:
+    """The linear decoder of least squared error that sees the latents of a block and of those beside it.
+
+    Parameters
+    ----------
+    pool : where residuals are drawn from
+    blocks : whose latents are decoded
+    generator : source of randomness, on the device
+
+    Returns
+    -------
+    (block voxels, channels, 3, ...) weights of a convolution
+    """
+    left: Any = 0
+    right: Any = 0
+    for _ in range(40):
+        u, conditions = pool.draw(8, generator)
+        latent = blocks.latent(u, conditions.log_s)
+        dims = latent.ndim - 2
+        around = latent
+        for axis in range(2, 2 + dims):
+            around = around.unfold(axis, 3, 1)  # (B, C, ..., 3, ...)
+        around = around.movedim(1, 1 + dims).flatten(1 + dims).flatten(0, dims).double()
+        inner = (slice(None), slice(None), *[slice(1, -1)] * dims)
+        target = space_to_depth(u, blocks.factor)[inner].movedim(1, -1).flatten(0, dims).double()
+        left, right = left + around.T @ around, right + around.T @ target
+    ridge = 1e-3 * left.diagonal().mean() * torch.eye(len(left), dtype=left.dtype, device=left.device)
+    weights = torch.linalg.solve(left + ridge, right).float()  # (channels * 3 ** dims, block voxels)
+    return weights.T.reshape(-1, latent.shape[1], *[3] * dims)
