@@ -40,7 +40,16 @@ from medldm.training.data import balance
 from medldm.training.device_trainer import DeviceTrainer
 from medldm.training.examples import MARGIN
 from medldm.training.losses import fine_detail as smooth_detail
-from medldm.training.scenes import Planes, Pool, Scenes, draw_scenes, load_scenes, principal_blocks, save_scenes, spread_of
+from medldm.training.scenes import (
+    Planes,
+    Pool,
+    Scenes,
+    draw_scenes,
+    load_scenes,
+    principal_blocks,
+    save_scenes,
+    spread_of,
+)
 from medldm.training.state import load_part as load
 from medldm.training.state import save_part as save
 

@@ -6,6 +6,7 @@ The networks know nothing of the mathematics of the flow, and the samplers nothi
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from medldm.models.blocks import dense_format, space_to_depth
 from medldm.models.checkpoint import architecture, read_weights
 from medldm.models.flow import Flow, build_flow
 from medldm.models.latent_space import LatentSpace
+from medldm.models.residual import PrincipalBlocks, ResidualFlow, SpreadHead, features_and_correction
 from medldm.models.unet import Residual, build_fusion, build_unet
 from medldm.models.vae import build_vae
 from medldm.settings import Architecture
@@ -34,6 +36,8 @@ class Networks(nn.Module):
     latent : trained latent space; None for a U-Net alone
     flow : trained flow; None for a U-Net alone
     fusion : fusion decoder; None for a U-Net alone
+    spread : spread head; None where the set has none
+    latent_blocks, residual_flow : latent of the residual and the flow that draws it; None where the set has none
     """
 
     def __init__(
@@ -43,9 +47,13 @@ class Networks(nn.Module):
         latent: LatentSpace | None = None,
         flow: Flow | None = None,
         fusion: Residual | None = None,
+        spread: SpreadHead | None = None,
+        latent_blocks: PrincipalBlocks | None = None,
+        residual_flow: ResidualFlow | None = None,
     ) -> None:
         super().__init__()
         self.config, self.unet, self.latent, self.flow, self.fusion = config, unet, latent, flow, fusion
+        self.spread, self.latent_blocks, self.residual_flow = spread, latent_blocks, residual_flow
 
     @property
     def refines(self) -> bool:
@@ -55,7 +63,8 @@ class Networks(nn.Module):
     @property
     def parts(self) -> list[nn.Module]:
         """All networks, to move or count them."""
-        networks = [self.unet, self.fusion, self.flow, self.latent.vae if self.latent else None]
+        networks = [self.unet, self.fusion, self.flow, self.latent.vae if self.latent else None, self.spread]
+        networks += [self.residual_flow]
         return [network for network in networks if network is not None]
 
     def estimate(self, inputs: Tensor) -> Tensor:
@@ -70,6 +79,12 @@ class Networks(nn.Module):
             return y
         estimated: Tensor = y + self.unet(inputs)
         return estimated
+
+    def estimate_with_spread(self, inputs: Tensor) -> Tensor:
+        """The regression mean and log s from the same features, (B, 2, ...); parameters as in `estimate`."""
+        assert self.unet is not None and self.spread is not None
+        features, correction = features_and_correction(self.unet, inputs)
+        return torch.cat([centre_plane(inputs, self.config) + correction, self.spread(features)], 1)
 
     def sample(
         self, inputs: Tensor, regression: Tensor, noise: Tensor | None = None, steps: int = 1, sampler: str = DEFAULT
@@ -223,11 +238,13 @@ def build_networks(card: Card, device: str = "cpu") -> Networks:
                 module.weight.data = dense_format(module.weight.data)
         return network
 
-    weights: dict[str, dict[str, Tensor]] = {"unet": {}, "vae": {}, "flow": {}, "fusion": {}}
+    weights: dict[str, dict[str, Tensor]] = {"unet": {}, "vae": {}, "flow": {}, "fusion": {}, "spread": {}}
     for key, value in tensors.items():
         name, _, rest = key.partition(".")
         weights.setdefault(name, {})[rest] = value.float()
     try:
+        if weights["spread"]:
+            return Networks(config, filled("unet", build_unet(config)), **residual_parts(card, config, weights, filled))
         if not weights["flow"]:
             return Networks(config, filled("unet", build_unet(config)))
         scale = weights["vae"].pop("scale").to(device)
@@ -243,3 +260,27 @@ def build_networks(card: Card, device: str = "cpu") -> Networks:
             f"The weights of {card.name} do not fit its card: its networks have other parts or sizes. Install medldm "
             "again, or train the model anew."
         ) from problem
+
+
+def residual_parts(
+    card: Card, config: Architecture, weights: dict[str, dict[str, Tensor]], filled: Callable[[str, nn.Module], Any]
+) -> dict[str, Any]:
+    """Spread head of a card and, where it has them, latent and flow of the residual; arguments for `Networks`.
+
+    Parameters
+    ----------
+    card : from `medldm.zoo`
+    config : of the regression network
+    weights : by network
+    filled : (name, network) to the network with its weights, on the device
+    """
+    parts: dict[str, Any] = {"spread": filled("spread", SpreadHead(config.spatial_dims, config.unet[0]))}
+    if weights["flow"]:
+        latent, own = weights["latent"], dict(card.residual)
+        blocks = own.pop("flow_blocks")
+        shape = Architecture(**{key: tuple(v) if isinstance(v, list) else v for key, v in own.items()})
+        flow = filled("flow", ResidualFlow(shape, blocks))
+        device = flow.project.weight.device
+        latent_blocks = PrincipalBlocks(latent["basis"], latent["scale"], shape.latent_factor, latent["decoder"])
+        parts |= {"latent_blocks": latent_blocks.to(device), "residual_flow": flow}
+    return parts

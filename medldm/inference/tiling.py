@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from medldm.inference.device import MOST_PIXELS, PIXELS_AT_ONCE
 from medldm.inference.networks import Networks
 from medldm.inference.orientations import Orientation
 from medldm.models.monai_parts import SlidingWindowInferer
+from medldm.models.residual import SPREAD
 
 Progress = Callable[[int, int, str], None]  # (done, total, what)
 
@@ -80,7 +82,27 @@ def estimate(
     (X, Y, Z) float32
     """
     predict = networks.estimate
-    return _averaged(networks, observation, observation.y, [], sigma, orientations, sampling, progress, predict)
+    return _averaged(networks, observation, [observation.y], [], sigma, orientations, sampling, progress, predict)[0]
+
+
+def estimate_with_spread(
+    networks: Networks,
+    observation: Observation,
+    sigma: Tensor,
+    orientations: Sequence[Orientation],
+    sampling: SamplerConfig,
+    progress: Progress = silent,
+) -> tuple[Tensor, Tensor]:
+    """The regression mean, and the logarithm of the spread around it, from the same passes; parameters as `estimate`.
+
+    Returns
+    -------
+    (X, Y, Z) b, scaled intensity, and (X, Y, Z) log s, both averaged over orientations
+    """
+    air = torch.full_like(observation.y, math.log(SPREAD[0]))
+    bases, predict = [observation.y, air], networks.estimate_with_spread
+    mean, log_s = _averaged(networks, observation, bases, [], sigma, orientations, sampling, progress, predict)
+    return mean, log_s
 
 
 def refine(
@@ -118,7 +140,7 @@ def refine(
         return networks.refine(inputs, planes, start, sampling.steps, sampling.fidelity, sampling.sampler)
 
     fields = [regression, *noise]
-    return _averaged(networks, observation, regression, fields, sigma, orientations, sampling, progress, predict)
+    return _averaged(networks, observation, [regression], fields, sigma, orientations, sampling, progress, predict)[0]
 
 
 def restore(
@@ -139,15 +161,15 @@ def restore(
 def _averaged(
     networks: Networks,
     observation: Observation,
-    base: Tensor,
+    bases: list[Tensor],
     extras: list[Tensor],
     sigma: Tensor,
     orientations: Sequence[Orientation],
     sampling: SamplerConfig,
     progress: Progress,
     predict: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """(X, Y, Z) mean over orientations; `base` stays in air, `extras` are the regression mean and white noise."""
+) -> list[Tensor]:
+    """(X, Y, Z) means over orientations of what `predict` gives; `bases` stay in air, `extras` are b and white noise."""
     y = observation.y
     orientations = orientations[:1] if networks.config.spatial_dims == 3 else orientations
     box = content_box(y) if sampling.skip_air else (slice(None),) * 3
@@ -162,20 +184,22 @@ def _averaged(
         done += planes
         progress(done, total, "planes")
 
-    mean: Tensor | None = None
+    means: list[Tensor] = []
     for orientation, at in zip(orientations, boxes, strict=True):
         fields = [observation.y, observation.observed, sigma, *extras]
         stack = [_by_planes(orientation.to_planes(field.expand_as(y))[at]) for field in fields]
         stack[4:] = [smooth_along_stack(noise) for noise in stack[4:]]
-        planes = orientation.to_planes(base)
-        whole = _by_planes(planes)
-        whole = whole.clone() if whole is planes else whole
-        _restore_stack(networks, stack, observation.thickness, sampling, count, predict, into=whole[at])
-        restored = orientation.from_planes(whole)
+        wholes = []
+        for base in bases:
+            planes = orientation.to_planes(base)
+            whole = _by_planes(planes)
+            wholes.append(whole.clone() if whole is planes else whole)
+        into = [whole[at] for whole in wholes]
+        _restore_stack(networks, stack, observation.thickness, sampling, count, predict, into)
+        restored = [orientation.from_planes(whole) for whole in wholes]
         # In place: a whole-body CT is a gigabyte, and every copy of it another.
-        mean = restored if mean is None else mean.add_(restored)
-    assert mean is not None
-    return mean if len(orientations) == 1 else mean.div_(len(orientations))
+        means = [mean.add_(more) for mean, more in zip(means, restored, strict=True)] if means else restored
+    return means if len(orientations) == 1 else [mean.div_(len(orientations)) for mean in means]
 
 
 def _restore_stack(
@@ -185,9 +209,9 @@ def _restore_stack(
     sampling: SamplerConfig,
     count: Callable[[int], None],
     predict: Callable[[Tensor], Tensor],
-    into: Tensor,
+    into: Sequence[Tensor],
 ) -> None:
-    """Restore plane by plane, or as one volume, into (H, W, D); what holds nothing stays as it was."""
+    """Restore plane by plane, or as one volume, into fields (H, W, D); what holds nothing stays as it was."""
     config = networks.config
     flat = config.spatial_dims == 2
     half, depth = config.context // 2 if flat else 0, stack[0].shape[2]
@@ -207,8 +231,9 @@ def _restore_stack(
             parts.append(neighbours(regression, config.context, inner=True) if flat else regression[None, None])
             parts += [to_batch(field[..., half : half + stop - start], config.spatial_dims) for field in noise]
         channels = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-        guess = to_stack(infer(channels, sampling, predict))
-        into[(*here, slice(start, stop))] = guess[: grid[0], : grid[1]]
+        guess = infer(channels, sampling, predict)
+        for number, field in enumerate(into):
+            field[(*here, slice(start, stop))] = to_stack(guess[:, number : number + 1])[: grid[0], : grid[1]]
         count(stop - start)
 
 
@@ -240,11 +265,11 @@ def infer(channels: Tensor, sampling: SamplerConfig, predict: Callable[[Tensor],
     ----------
     channels : (B, C, ...)
     sampling : tile, device
-    predict : (B, C, ...) channels of a tile to (B, 1, ...)
+    predict : (B, C, ...) channels of a tile to (B, K, ...)
 
     Returns
     -------
-    (B, 1, ...) float32 on the device of `sampling`
+    (B, K, ...) float32 on the device of `sampling`
     """
     batch = padded(channels).to(sampling.device)
     with torch.no_grad():

@@ -142,7 +142,7 @@ class PrincipalBlocks(nn.Module):
 
     def __init__(self, basis: Tensor, scale: Tensor, factor: int, decoder: Tensor | None = None) -> None:
         super().__init__()
-        self.factor = factor
+        self.factor, self.channels = factor, len(scale)
         self.register_buffer("basis", basis)
         self.register_buffer("scale", scale)
         self.register_buffer("decoder", decoder)

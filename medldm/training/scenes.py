@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medldm.inference.conditioning import NOISE_GAIN
 from medldm.models.blocks import space_to_depth
 from medldm.models.precision import full_precision
-from medldm.models.residual import Conditions, PrincipalBlocks, SpreadHead, features_and_correction
+from medldm.models.residual import Conditions, PrincipalBlocks, features_and_correction
 from medldm.models.unet import Residual
 from medldm.settings import Architecture
 from medldm.training.batches import Measured, draw_tasks, family_shares, having, measure
