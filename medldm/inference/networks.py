@@ -63,8 +63,8 @@ class Networks(nn.Module):
     @property
     def parts(self) -> list[nn.Module]:
         """All networks, to move or count them."""
-        networks = [self.unet, self.fusion, self.flow, self.latent.vae if self.latent else None, self.spread]
-        networks += [self.residual_flow]
+        vae = self.latent.vae if self.latent else None
+        networks: list[nn.Module | None] = [self.unet, self.fusion, self.flow, vae, self.spread, self.residual_flow]
         return [network for network in networks if network is not None]
 
     def estimate(self, inputs: Tensor) -> Tensor:
@@ -82,7 +82,8 @@ class Networks(nn.Module):
 
     def estimate_with_spread(self, inputs: Tensor) -> Tensor:
         """The regression mean and log s from the same features, (B, 2, ...); parameters as in `estimate`."""
-        assert self.unet is not None and self.spread is not None
+        assert self.unet is not None
+        assert self.spread is not None
         features, correction = features_and_correction(self.unet, inputs)
         return torch.cat([centre_plane(inputs, self.config) + correction, self.spread(features)], 1)
 
@@ -278,7 +279,8 @@ def residual_parts(
     if weights["flow"]:
         latent, own = weights["latent"], dict(card.residual)
         blocks = own.pop("flow_blocks")
-        shape = Architecture(**{key: tuple(v) if isinstance(v, list) else v for key, v in own.items()})
+        widths: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in own.items()}
+        shape = Architecture(**widths)
         flow = filled("flow", ResidualFlow(shape, blocks))
         device = flow.project.weight.device
         latent_blocks = PrincipalBlocks(latent["basis"], latent["scale"], shape.latent_factor, latent["decoder"])

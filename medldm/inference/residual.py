@@ -85,7 +85,8 @@ def draw(
     (X, Y, Z) scaled intensity; the regression mean where there is air
     """
     latent, flow = networks.latent_blocks, networks.residual_flow
-    assert latent is not None and flow is not None
+    assert latent is not None
+    assert flow is not None
     box = content_box(observation.y)
     at = tuple(box[axis] for axis in orientation.order)
     fields = (regression.mean, observation.y, observation.observed, sigma, regression.log_s)

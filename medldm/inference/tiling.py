@@ -169,7 +169,7 @@ def _averaged(
     progress: Progress,
     predict: Callable[[Tensor], Tensor],
 ) -> list[Tensor]:
-    """(X, Y, Z) means over orientations of what `predict` gives; `bases` stay in air, `extras` are b and white noise."""
+    """(X, Y, Z) means over orientations of what `predict` gives; `bases` stay in air, `extras` are b and noise."""
     y = observation.y
     orientations = orientations[:1] if networks.config.spatial_dims == 3 else orientations
     box = content_box(y) if sampling.skip_air else (slice(None),) * 3

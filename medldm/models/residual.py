@@ -8,6 +8,7 @@ draws z from noise given what was measured: x = b + s D(z). See Mardani et al., 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,9 @@ from medldm.settings import Architecture
 
 SPREAD = (0.002, 0.5)  # smallest and largest spread, scaled intensity
 TIME_GAIN = 1000.0  # MONAI's time embedding was made for step numbers up to 1000
+
+
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z, time, projected conditions) -> velocity
 
 
 class SpreadHead(nn.Module):
@@ -260,7 +264,7 @@ def flow_loss(flow: nn.Module, latent: Tensor, projected: Tensor, generator: tor
     return ((velocity - (cos * latent - sin * noise)) ** 2).mean()
 
 
-def sample(flow: nn.Module, noise: Tensor, projected: Tensor, steps: int) -> Tensor:
+def sample(flow: Velocity, noise: Tensor, projected: Tensor, steps: int) -> Tensor:
     """Euler steps from noise to a latent.
 
     Parameters

@@ -165,7 +165,7 @@ def draw_scenes(
         return field[:, None, inner]
 
     fields = (b, measured.y, measured.observed, measured.sigma, torch.zeros_like(b))
-    conditions = Conditions(*(cut(field) for field in fields), measured.thickness)
+    conditions = Conditions._make([*(cut(field) for field in fields), measured.thickness])
     return Scenes((blocks.clean - b)[:, inner], conditions, task), kept
 
 
@@ -254,5 +254,5 @@ def overlapping_decoder(pool: Pool, blocks: PrincipalBlocks, generator: torch.Ge
         target = space_to_depth(u, blocks.factor)[inner].movedim(1, -1).flatten(0, dims).double()
         left, right = left + around.T @ around, right + around.T @ target
     ridge = 1e-3 * left.diagonal().mean() * torch.eye(len(left), dtype=left.dtype, device=left.device)
-    weights = torch.linalg.solve(left + ridge, right).float()  # (channels * 3 ** dims, block voxels)
+    weights: Tensor = torch.linalg.solve(left + ridge, right).float()  # (channels * 3 ** dims, block voxels)
     return weights.T.reshape(-1, latent.shape[1], *[3] * dims)
