@@ -62,13 +62,13 @@ class Samples:
     Parameters
     ----------
     mean : (X, Y, Z) scaled intensity
-    std : (X, Y, Z) standard deviation of several samples, scaled intensity; None for one sample, or see `no_spread`
+    std : (X, Y, Z) standard deviation of several samples, scaled intensity; None for one sample, or see `why_no_std`
     half_width : (X, Y, Z) of the calibrated interval around the mean, scaled intensity; None where there is none
     noise : typical noise level that the networks were given, scaled intensity
     refined : whether the latent flow and the fusion decoder ran after the regression
     faithful : fidelity that the fusion decoder is given at ``--fidelity 1``
     orientations : number of planes that were averaged, or that samples were drawn in
-    no_spread : why several samples have no standard deviation, a sentence; empty otherwise
+    why_no_std : why several samples have no standard deviation, a sentence; empty otherwise
     """
 
     mean: Tensor
@@ -78,7 +78,7 @@ class Samples:
     refined: bool
     faithful: float
     orientations: int
-    no_spread: str = ""
+    why_no_std: str = ""
 
 
 def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = silent) -> Samples:
@@ -137,13 +137,13 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
     def draw(number: int) -> Tensor:
         """Sample `number`, (X, Y, Z)."""
         first_pass = number * passes_per_sample
-        orientation = number % len(orientations)
+        orientation_index = number % len(orientations)
         # Where samples of different orientations disagree, the restoration is uncertain.
-        planes = [orientations[orientation]] if settings.samples > 1 else orientations
-        if orientation not in regressions:
-            progress_here = progress_of(first_pass)
-            regressions[orientation] = estimate(networks, observation, sigma, planes, sampling, progress_here)
-        regression = regressions[orientation]
+        planes = [orientations[orientation_index]] if settings.samples > 1 else orientations
+        if orientation_index not in regressions:
+            part = progress_of(first_pass)
+            regressions[orientation_index] = estimate(networks, observation, sigma, planes, sampling, part)
+        regression = regressions[orientation_index]
         if not refines:
             return regression
         # One step gives the conditional mean, which takes no seed. A run has at most 64 samples: no seed comes twice.
@@ -256,7 +256,8 @@ def record(
     for warning in residual_warnings.values():
         log.warning(warning)
     outside = scan.outside | residual_warnings
-    used = {"refined": samples.refined, "faithful": samples.faithful, "looks": samples.orientations}
+    # "looks" is what records call the number of orientations.
+    networks = {"refined": samples.refined, "faithful": samples.faithful, "looks": samples.orientations}
     all_facts = {
         "model": card.name,
         "sha256": card.sha256,
@@ -264,7 +265,7 @@ def record(
         "device": scan.device,
         "seed": settings.seed,
         "steps": settings.flow_steps,
-        "networks": used,
+        "networks": networks,
         "noise_told": samples.noise,
         "medldm": our_version(),
         "seconds": round(time.monotonic() - scan.started, 2),
@@ -272,7 +273,7 @@ def record(
         "notes": list(dict.fromkeys([*scan.notes, *outside.values()])),
         "outside_of_card": list(outside),
         **scan.outliers.facts(scan.volume),
-        **({"no_spread": samples.no_spread} if samples.no_spread else {}),
+        **({"no_spread": samples.why_no_std} if samples.why_no_std else {}),
         **facts,
     }
     half = None if samples.half_width is None else samples.half_width.numpy() * unit

@@ -147,10 +147,11 @@ def _copies(gaps: Array) -> tuple[str, str] | None:
     if gaps.max() <= TOLERANCE_MM:
         what = f"its {len(gaps) + 1} images are copies of one another"
         return "duplicate", f"{what}. Remove all but one, or ask for --fix, which keeps the first."
-    close = gaps <= same_position_mm(np.concatenate([[0.0], np.cumsum(gaps)]))
+    along = np.concatenate([[0.0], np.cumsum(gaps)])
+    close = gaps <= same_position_mm(along)
     if not close.any():
         return None
-    repeated = int((close & ~np.concatenate([[False], close[:-1]])).sum())  # runs of close images, one a position
+    repeated = int((close & ~np.concatenate([[False], close[:-1]])).sum())  # a run of close images is one position
     what = "1 of its positions holds" if repeated == 1 else f"{repeated} of its positions hold"
     return "duplicate", f"{what} copies of an image. Remove the copies, or ask for --fix, which keeps the first."
 
