@@ -138,3 +138,46 @@ def tiny_model(folder: Path, spatial_dims: int = 2) -> Path:
         "licence": "none",
     }
     return save_model(parts, card, folder)
+
+
+def residual_model(folder: Path, *, flow: bool = True) -> Path:
+    """A tiny regression network with spread head and, if wanted, residual flow; weights from a fixed seed."""
+    import torch
+
+    from medldm.models.checkpoint import save_model
+    from medldm.models.residual import ResidualFlow, SpreadHead
+    from medldm.models.unet import build_unet
+    from medldm.settings import Architecture
+
+    planes = Architecture(context=3, unet=(8, 8), unet_strides=(1,), unet_units=1)
+    latent = {"spatial_dims": 3, "context": 1, "latent_channels": 4, "latent_factor": 4, "flow": [16, 16]}
+    volumes = Architecture(spatial_dims=3, context=1, latent_channels=4, flow=(16, 16))
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        network, head, sampler = build_unet(planes), SpreadHead(2, 8), ResidualFlow(volumes, 1)
+        # Last layers that start from zero would change nothing, and a test of samples would see nothing.
+        for part, std in ((network, 0.002), (head, 0.05), (sampler, 0.05)):
+            for weights in part.parameters():
+                if weights.ndim > 1 and not weights.any():
+                    torch.nn.init.normal_(weights, std=std)
+        basis = torch.linalg.qr(torch.randn(64, 4))[0]
+    decoder = torch.zeros(64, 4, 3, 3, 3)
+    decoder[:, :, 1, 1, 1] = basis * 2
+    parts = {"unet": network.state_dict(), "spread": head.state_dict()}
+    if flow:
+        parts |= {
+            "latent": {"basis": basis, "scale": 2 * torch.ones(4), "decoder": decoder},
+            "flow": sampler.state_dict(),
+        }
+    card = {
+        "name": "tiny-residual" if flow else "tiny-spread",
+        "title": "a tiny set for tests",
+        "modality": "mr",
+        "spatial_dims": 2,
+        "role": "restorer",
+        "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
+        "architecture": asdict(planes),
+        "residual": {**latent, "flow_blocks": 1} if flow else {},
+        "licence": "none",
+    }
+    return save_model(parts, card, folder)

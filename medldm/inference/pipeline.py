@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,12 +29,18 @@ from medldm.errors import ModelError, ResourceError, UsageError, lacks_memory
 from medldm.inference.device import fitted_pixels, fitted_tile, our_version, peak_memory_mb
 from medldm.inference.noise_map import NoiseLevel
 from medldm.inference.orientations import Orientation
+from medldm.inference.residual import Regression, draw
 from medldm.inference.resolve import ResolvedScan
-from medldm.inference.tiling import Progress, SamplerConfig, estimate, refine, silent
+from medldm.inference.tiling import Progress, SamplerConfig, estimate, estimate_with_spread, refine, silent
 from medldm.inference.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, no_spread, why_not
 from medldm.qc.ood import check_residual
 
 log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+STEPS = 4  # of the flow, where a sample is drawn and no number was asked for
+THINNEST = 8  # voxels, along every axis of a volume in which samples are drawn
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,15 @@ class Conditions:
     noise : level, on the grid of the scan; `sample` interpolates it where the output grid is another one
     orientations : planes in which the networks may run; the model card says how many of them do
     kind : under which name the model card says how it is used, where that is not the task's (``medldm.zoo.IN_PLANE``)
+    project : (X, Y, Z) restored to the nearest that the measurement allows; samples are projected before they are
+        compared, so that their deviation is not that of what the measurement decides
     """
 
     observation: Observation
     noise: NoiseLevel
     orientations: Sequence[Orientation]
     kind: str = ""
+    project: Callable[[Tensor], Tensor] = lambda restored: restored
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,8 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
     ResourceError
         Too little memory.
     """
+    if scan.networks.spread is not None:
+        return sample_residual(scan, conditions, progress)
     settings, observation, networks = scan.settings, conditions.observation, scan.networks
     usage = scan.card.used(conditions.kind or scan.verb)
     if settings.samples > 1 and not networks.refines:
@@ -166,9 +177,81 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
     return Samples(mean, std, half_width, noise, refines, usage.faithful, len(orientations), reason)
 
 
-def _or_lack_of_memory(
-    scan: ResolvedScan, draw: Callable[[], tuple[Tensor, Tensor | None]]
-) -> tuple[Tensor, Tensor | None]:
+def sample_residual(scan: ResolvedScan, conditions: Conditions, progress: Progress = silent) -> Samples:
+    """`sample` for model sets with a spread head: regression mean b and spread s, and samples around b where asked for.
+
+    One sample is ``b + (1 - fidelity) (x - b)`` with x drawn by the flow: the mean at fidelity 1, which needs no flow,
+    and a draw at 0; between them lies the best trade of error for realism (Freirich, Michaeli and Meir, "A theory of
+    the distortion-perception tradeoff in Wasserstein space", 2021). Of several samples mean and standard deviation are
+    taken, and a fidelity below 1 moves from their mean towards the first of them.
+
+    Raises
+    ------
+    UsageError
+        Samples, or a fidelity below 1, of a set without a flow, or of a volume too thin for it.
+    """
+    settings, observation, networks = scan.settings, conditions.observation, scan.networks
+    usage = scan.card.used(conditions.kind or scan.verb)
+    orientations, sigma = conditions.orientations[: usage.orientations], conditions.noise.on(observation.y.shape)
+    draws = settings.samples if settings.samples > 1 or settings.fidelity < 1 else 0
+    if draws and networks.residual_flow is None:
+        raise UsageError(
+            f"{scan.card.name} gives one answer, not samples: it has no flow. Say --samples 1 and --fidelity 1, or "
+            "choose a model with a flow (`medldm models`)."
+        )
+    if draws and min(observation.y.shape) < THINNEST:
+        raise UsageError(
+            f"{scan.volume.name} is {min(observation.y.shape)} voxels thin; samples are drawn in volumes of at least "
+            f"{THINNEST}. Say --samples 1 and --fidelity 1."
+        )
+    sampling = SamplerConfig(
+        tile=settings.tile or fitted_tile(scan.device, networks.config.spatial_dims),
+        device=scan.device,
+        pixels=fitted_pixels(scan.device),
+    )
+    steps = settings.flow_steps if settings.steps > 1 else STEPS
+    passes = 1 + draws
+
+    def part(number: int, label: str = "") -> Progress:
+        return lambda done, total, what: progress(number * total + done, passes * total, label or what)
+
+    def restored() -> tuple[Tensor, Tensor]:
+        regression = Regression(*estimate_with_spread(networks, observation, sigma, orientations, sampling, part(0)))
+        spread = regression.log_s.exp()
+        if not draws:
+            return regression.mean, spread
+        first: list[Tensor] = []
+
+        def one(number: int) -> Tensor:
+            tiles = part(1 + number, f"sample {number + 1} of {draws}")
+            drawn = draw(
+                networks,
+                observation,
+                sigma,
+                regression,
+                orientations[0],
+                seed=settings.seed * 1000 + number,
+                steps=steps,
+                device=scan.device,
+                progress=lambda done, total: tiles(done, total, ""),
+            )
+            first.append(drawn)
+            del first[1:]
+            return conditions.project(drawn)
+
+        mean, std = mean_and_spread(one, draws)
+        if std is None:
+            mean, std = regression.mean, spread
+        weight = 1 - settings.fidelity
+        return mean + weight * (first[0] - mean), std
+
+    mean, std = _or_lack_of_memory(scan, restored)
+    half_width = _half_width(scan, mean, std, observation.observed, sigma, len(orientations))
+    noise = round(conditions.noise.typical, 5)
+    return Samples(mean, std, half_width, noise, draws > 0, settings.fidelity, len(orientations))
+
+
+def _or_lack_of_memory(scan: ResolvedScan, draw: Callable[[], Answer]) -> Answer:
     """What `draw` returns; where memory runs out, a `ResourceError` that says what to do instead of torch's error."""
     try:
         return draw()

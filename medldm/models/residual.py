@@ -241,7 +241,7 @@ class ResidualFlow(nn.Module):
         time : (B,) in [0, 1]
         projected : from `condition`, or zeros of its shape where conditions are dropped
         """
-        stack = dense_format(torch.cat([as_weights(noisy, self.project), projected], 1))
+        stack = dense_format(torch.cat([as_weights(noisy, self.project), as_weights(projected, self.project)], 1))
         velocity: Tensor = self.network(stack, time * TIME_GAIN)
         return velocity.float()
 

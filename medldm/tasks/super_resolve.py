@@ -126,7 +126,12 @@ def refine_grid(
     observation = degradation.observe(measured)
     spacing = [mm * old / new for mm, old, new in zip(volume.spacing, volume.shape, grid.shape, strict=True)]
     orientations = pick_orientations((axis,) if grid.thick else (), grid.planes, grid.shape, spacing)
-    conditions = Conditions(observation, level, orientations, "" if grid.thick else IN_PLANE)
+    positive = scan.modality.magnitude and bool((measured >= 0).all())
+
+    def project(guess: Tensor) -> Tensor:
+        return reconcile(degradation, guess, measured, positive=positive, exact=noise == 0)
+
+    conditions = Conditions(observation, level, orientations, "" if grid.thick else IN_PLANE, project)
     samples = sample(scan, conditions, progress)
     restored = samples.mean
     if grid.thick:
@@ -146,8 +151,7 @@ def refine_grid(
             degradation, profile = (degradation, profile) if used == assumed else (alternative, other)
             scan.notes.append(note)
             log.info(note)  # no warning: most scans made in planes are closer to rectangles
-    positive = scan.modality.magnitude and bool((measured >= 0).all())
-    restored = reconcile(degradation, restored, measured, positive=positive, exact=noise == 0)
+    restored = project(restored)
     left = relative_residual(degradation, restored, measured)
     signal = max(float(measured.pow(2).mean().sqrt()), 1e-6)
     restored = torch.where(unseen, torch.nan, restored)
