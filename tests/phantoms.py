@@ -177,6 +177,7 @@ def residual_model(folder: Path, *, flow: bool = True) -> Path:
         "role": "restorer",
         "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
         "architecture": asdict(planes),
+        "spread": True,
         "residual": {**latent, "flow_blocks": 1} if flow else {},
         "licence": "none",
     }

@@ -67,6 +67,7 @@ class Errors:
     sigma : noise level the network was given, scaled intensity
     residual : consistency of the result, as its record holds it
     orientations : planes in which samples were drawn
+    one_pass : whether `std` is of a spread head
     """
 
     row: str
@@ -80,6 +81,12 @@ class Errors:
     sigma: float
     residual: float
     orientations: int = 3
+    one_pass: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Under which name the card keeps the interval."""
+        return calibrated(self.verb, self.orientations, one_pass=self.one_pass)
 
     def half_width(self, interval: Interval) -> Voxels:
         """(N,) scaled intensity, as `medldm.inference.uncertainty.Interval.half_width` gives it for a whole scan."""
@@ -114,12 +121,13 @@ def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = 
     fitted = measure(model_card, _varied(train, blocks), rows)
     chosen = measure(model_card, val, rows)
     # A kind that no validation subject shows has no scale, and gets no interval.
-    kinds = sorted({calibrated(errors.verb, errors.orientations) for errors in chosen})
+    kinds = sorted({errors.kind for errors in chosen})
     verbs = {kind: _calibrated(kind, fitted, chosen) for kind in kinds}
+    samples, steps = drawn(model_card)
     calibration = {
         "coverage": COVERAGE,
-        "samples": SAMPLES,
-        "steps": STEPS,
+        "samples": samples,
+        "steps": steps,
         "fitted_on": f"{len({errors.subject for errors in fitted})} training subjects (floor)",
         "subjects": sorted({errors.subject for errors in chosen}),
         "verbs": verbs,
@@ -222,10 +230,9 @@ def errors_of(model_card: Card, trial: Trial) -> Errors:
     if "missing" in facts:
         facts["missing"] = tuple(facts["missing"])
     place = str(model_card.path.with_name(f"{model_card.name}.json"))
-    known = make(
-        TASKS[row.verb].settings,
-        {**facts, "model": place, "modality": MR.name, "samples": SAMPLES, "steps": STEPS},
-    )
+    samples, steps = drawn(model_card)
+    options = {**facts, "model": place, "modality": MR.name, "samples": samples, "steps": steps}
+    known = make(TASKS[row.verb].settings, options)
     result = run(row.verb, trial.measured, known, mask=mask)
     # Samples of one orientation that do not differ have no spread to publish; their interval gets a floor anyway.
     std = np.zeros(result.shape, np.float32) if result.std is None else np.array(result.std)
@@ -245,13 +252,19 @@ def errors_of(model_card: Card, trial: Trial) -> Errors:
         subject=trial.subject,
         contrast=trial.contrast,
         error=(result.voxels - trial.reference).ravel()[at] / unit,
-        std=pooled(torch.from_numpy(std)).numpy().ravel()[at] / unit,
+        std=(std if model_card.spread else pooled(torch.from_numpy(std)).numpy()).ravel()[at] / unit,
         busy=local_contrast(torch.from_numpy(np.array(result.voxels))).numpy().ravel()[at] / unit,
         remoteness=remoteness(observed).numpy().ravel()[at],
         sigma=float(facts_of_run["noise_told"]),
         residual=float(facts_of_run.get("consistency_residual", 0.0)),
         orientations=int(facts_of_run["networks"]["looks"]),
+        one_pass=model_card.spread,
     )
+
+
+def drawn(model_card: Card) -> tuple[int, int]:
+    """Samples and steps that intervals are calibrated with: one answer of a set with a spread head, else several."""
+    return (1, 1) if model_card.spread else (SAMPLES, STEPS)
 
 
 def fit_floor(blocks: Sequence[Errors]) -> Interval:
@@ -302,9 +315,7 @@ def conformal_q(blocks: Sequence[Errors], interval: Interval) -> float:
 
 
 def _calibrated(kind: str, fitted: Sequence[Errors], chosen: Sequence[Errors]) -> dict[str, Any]:
-    mine, others = (
-        [block for block in part if calibrated(block.verb, block.orientations) == kind] for part in (fitted, chosen)
-    )
+    mine, others = ([block for block in part if block.kind == kind] for part in (fitted, chosen))
     interval = fit_floor(mine or others)
     q = conformal_q(others or mine, interval)
     return {

@@ -361,7 +361,8 @@ def record(
     }
     half = None if samples.half_width is None else samples.half_width.numpy() * unit
     if half is not None:
-        all_facts["interval"] = card.calibration["verbs"][calibrated(scan.verb, samples.orientations)] | {
+        kind = calibrated(scan.verb, samples.orientations, one_pass=card.spread)
+        all_facts["interval"] = card.calibration["verbs"][kind] | {
             "coverage": card.calibration["coverage"],
             "median_half_width": round(float(np.median(half[half > 0])), 5) if (half > 0).any() else 0.0,
         }

@@ -42,6 +42,7 @@ class Interval(NamedTuple):
     q : conformal scale
     coverage : share of voxels that the interval was calibrated to hold
     samples, steps : drawn when it was calibrated
+    pools : whether the deviation is averaged over neighbours; that of a spread head is smooth by itself
     """
 
     still: float
@@ -52,6 +53,7 @@ class Interval(NamedTuple):
     coverage: float = 0.9
     samples: int = 4
     steps: int = 4
+    pools: bool = True
 
     def floor(self, mean: Tensor, sigma: Tensor, observed: Tensor) -> Tensor:
         """(X, Y, Z), scaled intensity.
@@ -73,7 +75,8 @@ class Interval(NamedTuple):
         std : (X, Y, Z) standard deviation of the samples, scaled intensity
         mean, sigma, observed : as in `floor`
         """
-        return self.q * (pooled(std) ** 2 + self.floor(mean, sigma, observed) ** 2).sqrt()
+        smooth = pooled(std) if self.pools else std
+        return self.q * (smooth**2 + self.floor(mean, sigma, observed) ** 2).sqrt()
 
 
 def pooled(std: Tensor) -> Tensor:
@@ -90,15 +93,16 @@ def pooled(std: Tensor) -> Tensor:
     return torch.from_numpy(variance).to(std).clamp_min(0).sqrt()
 
 
-def calibrated(verb: str, orientations: int) -> str:
+def calibrated(verb: str, orientations: int, *, one_pass: bool = False) -> str:
     """Under which name a card keeps an interval: samples of one orientation hardly differ, so its floor is another one.
 
     Parameters
     ----------
     verb : that runs
     orientations : planes in which samples were drawn
+    one_pass : whether the standard deviation comes from a spread head, which needs no samples
     """
-    return verb if orientations > 1 else f"{verb}, one look"
+    return verb if orientations > 1 or one_pass else f"{verb}, one look"
 
 
 def interval_for(card: Card, verb: str, orientations: int = 3) -> Interval | None:
@@ -110,13 +114,14 @@ def interval_for(card: Card, verb: str, orientations: int = 3) -> Interval | Non
     verb : that runs
     orientations : planes in which samples were drawn
     """
-    fitted: Mapping[str, Any] = card.calibration.get("verbs", {}).get(calibrated(verb, orientations), {})
+    kind = calibrated(verb, orientations, one_pass=card.spread)
+    fitted: Mapping[str, Any] = card.calibration.get("verbs", {}).get(kind, {})
     names = ("still", "noisy", "far", "busy", "q")
     if any(name not in fitted for name in names):
         return None  # not calibrated, or by a version whose floor was another one
     common: dict[str, Any] = {name: card.calibration[name] for name in ("coverage", "samples", "steps")}
     common |= {name: float(fitted[name]) for name in names}
-    return Interval(**common)
+    return Interval(**common, pools=not card.spread)
 
 
 def why_not(interval: Interval | None, settings: Settings, name: str) -> str:

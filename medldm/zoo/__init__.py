@@ -64,6 +64,7 @@ class Card:
     ood : reference of the out-of-distribution detector, see `medldm.qc.ood.fit`; empty for none
     calibration : how its intervals are scaled, see `medldm.inference.uncertainty`; empty where not measured
     use : verb to fields of `Use`, chosen on validation subjects
+    spread : whether one answer comes with its standard deviation, from a spread head
     residual : latent and flow of the residual, fields of `Architecture` and ``flow_blocks``; empty where there are none
     pace : seconds per million voxels and verb on two CPU cores, 0 where not measured
     """
@@ -87,6 +88,7 @@ class Card:
     use: dict[str, dict[str, Any]] = field(default_factory=dict)
     pace: float = 0.0
     parts: tuple[str, ...] = ()
+    spread: bool = False
     residual: dict[str, Any] = field(default_factory=dict)
     folder: str = ""
 
