@@ -122,7 +122,7 @@ def regress(
             features, correction = features_and_correction(network, planes.inputs)
         total = total.index_add(0, planes.which, planes.back(correction))
         count = count.index_add(0, planes.which, torch.ones_like(planes.which, dtype=count.dtype))
-        kept.append((planes._replace(inputs=planes.inputs[:0]), features))
+        kept.append((planes._replace(inputs=planes.inputs.new_empty(0)), features))
     return measured.y + total / count.reshape(-1, 1, 1, 1), kept
 
 
