@@ -4,6 +4,7 @@ usage: python docs/training/residual.py OUT --archives A.zip [B.zip ...] --unet 
            [--stages spread,autoencoder,flow]
 
 Stages are run in this order; each reads what the ones before it left in OUT and goes on from its own checkpoint.
+Scenes are kept in OUT, one file a ``--seed``; the flow learns from all that are there.
 """
 
 from __future__ import annotations
@@ -69,8 +70,10 @@ DROPPED = 0.1  # share of examples whose conditions are dropped
 Kept = tuple[Scenes, list[tuple[Planes, Tensor]]]
 
 
-def draw_pool(options: argparse.Namespace, corpus: Corpus, unet: Residual, device: torch.device) -> list[Kept]:
-    """Batches of scenes with the features that the spread head sees, in half precision."""
+def draw_pool(
+    options: argparse.Namespace, corpus: Corpus, unet: Residual, device: torch.device, head: nn.Module | None
+) -> list[Kept]:
+    """Batches of scenes in half precision: with their spread, or with the features that its head will be trained on."""
     generator, made = torch.Generator(device).manual_seed(options.seed), []
     started = time.monotonic()
     with torch.no_grad(), autocast(device):
@@ -78,7 +81,8 @@ def draw_pool(options: argparse.Namespace, corpus: Corpus, unet: Residual, devic
             scenes, kept = draw_scenes(corpus, unet, options.scenes, options.size, CONTEXT, generator)
             *fields, thickness = scenes.conditions
             half = Conditions._make([*(field.half() for field in fields), thickness])
-            made.append((scenes._replace(residual=scenes.residual.half(), conditions=half), halved(kept)))
+            batch = (scenes._replace(residual=scenes.residual.half(), conditions=half), halved(kept))
+            made.append((with_spread([batch], head, device)[0], []) if head else batch)
             if number % 20 == 19:
                 log.info("%d scenes after %.0f s", (number + 1) * options.scenes, time.monotonic() - started)
     return made
@@ -259,7 +263,7 @@ def main() -> None:
     parser.add_argument("--minutes-autoencoder", type=float, default=3)
     parser.add_argument("--minutes-flow", type=float, default=9)
     parser.add_argument("--deadline-s", type=float, default=0, help="seconds after the start that the flow may take")
-    parser.add_argument("--pool", type=int, default=8192, help="scenes")
+    parser.add_argument("--pool", type=int, default=8192, help="scenes of one file")
     parser.add_argument("--seed", type=int, default=99, help="of the scenes")
     parser.add_argument("--learning-rate-autoencoder", type=float, default=2e-4, help="1e-3 diverged in bf16")
     parser.add_argument("--learning-rate", type=float, default=8e-4, help="of the flow, at its peak")
@@ -283,18 +287,20 @@ def main() -> None:
     unet = unet.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     log.info("%d scans on %s after %.1f s", len(scans["train"]), device, time.monotonic() - started)
     stages = options.stages.split(",")
-    pool_file = options.out / "pool.safetensors"
-    made = [] if pool_file.is_file() else draw_pool(options, corpus, unet, device)
+    pool_file = options.out / f"pool{options.seed}.safetensors"
+    made: list[Kept] = []
     if "spread" in stages:
+        made = draw_pool(options, corpus, unet, device, None)
         train_spread(options, made, device)
     spread: Any = load(SpreadHead(2, PLANES.unet[0]), options.out / "spread.safetensors", "spread.").to(device).eval()
     spread.requires_grad_(False)
     cases = validation_cases(scans["val"], PLANES, unet, spread, device, tuple(options.rows.split(",")))
     log.info("%d validation cases after %.1f s", len(cases), time.monotonic() - started)
     if not pool_file.is_file():
-        save_scenes(with_spread(made, spread, device), pool_file)
-    del made
-    pool = Pool([load_scenes(pool_file, device)])
+        scenes = with_spread(made, spread, device) if made else None
+        save_scenes(scenes or [one for one, _ in draw_pool(options, corpus, unet, device, spread)], pool_file)
+    made.clear()
+    pool = Pool([load_scenes(file, device) for file in sorted(options.out.glob("pool*.safetensors"))])
     log.info("%d scenes after %.1f s", len(pool.thickness), time.monotonic() - started)
     if "autoencoder" in stages:
         train_autoencoder(options, pool, device, cases)
