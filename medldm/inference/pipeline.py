@@ -24,9 +24,10 @@ from medldm.inference.device import fitted_pixels, fitted_tile, our_version, pea
 from medldm.inference.noise_map import NoiseLevel
 from medldm.inference.orientations import Orientation
 from medldm.inference.resolve import ResolvedScan
-from medldm.inference.tiling import Progress, SamplerConfig, estimate, refine, silent
+from medldm.inference.tiling import SamplerConfig, estimate, refine
 from medldm.inference.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, no_spread, why_not
 from medldm.qc.ood import check_residual
+from medldm.settings import Progress, silent
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from medldm.errors import UsageError
-from medldm.settings import Settings, make
-from medldm.tasks.base import AnyTask, Inputs, Keeps, Labels, Need, Progress, Task, silent
+from medldm.settings import Progress, Settings, make, silent
+from medldm.tasks.base import AnyTask, Inputs, Keeps, Labels, Need, Task
 from medldm.tasks.denoise import DENOISE, Denoise
 from medldm.tasks.fill_slices import FILL_SLICES, FillSlices
 from medldm.tasks.inpaint import INPAINT, Inpaint

@@ -11,21 +11,16 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from medldm.settings import Settings
+from medldm.settings import Progress, Settings
 
 if TYPE_CHECKING:
     from medldm.data.volume import Volume, Voxels
 
 S = TypeVar("S", bound=Settings)
-Progress = Callable[[int, int, str], None]  # called with (done, total, what); may raise to stop
 
 # DICOM derivation codes, CID 7203. It has none for filling or inpainting; both resample what lies around.
 SMOOTHING = ("113087", "DCM", "Smoothing")
 RESAMPLING = ("113085", "DCM", "Spatial resampling")
-
-
-def silent(done: int, total: int, what: str) -> None:
-    """Progress that is not shown."""
 
 
 class Need(Enum):

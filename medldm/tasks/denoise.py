@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medldm.settings import Settings, noise_knob
-from medldm.tasks.base import SMOOTHING, Inputs, Labels, Progress, Task
+from medldm.settings import Progress, Settings, noise_knob
+from medldm.tasks.base import SMOOTHING, Inputs, Labels, Task
 
 if TYPE_CHECKING:
     import torch

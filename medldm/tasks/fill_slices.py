@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from medldm.data.slice_numbers import parse_slices, slice_ranges
 from medldm.errors import GeometryError, UsageError
-from medldm.settings import Settings, knob
-from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Progress, Task
+from medldm.settings import Progress, Settings, knob
+from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Task
 
 if TYPE_CHECKING:
     from medldm.data.volume import Volume

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medldm.errors import UsageError
-from medldm.settings import Settings, knob
-from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Need, Progress, Task
+from medldm.settings import Progress, Settings, knob
+from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Need, Task
 
 if TYPE_CHECKING:
     from medldm.data.volume import Volume

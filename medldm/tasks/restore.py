@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from medldm.settings import Settings, Thresholds, profile_knob, thickness_knob
-from medldm.tasks.base import Inputs, Labels, Progress, Task
+from medldm.settings import Progress, Settings, Thresholds, profile_knob, thickness_knob
+from medldm.tasks.base import Inputs, Labels, Task
 from medldm.tasks.denoise import DENOISE, Denoise
 from medldm.tasks.fill_slices import FILL_SLICES, FillSlices
 from medldm.tasks.super_resolve import SuperResolve, refine_grid, wanted_grid

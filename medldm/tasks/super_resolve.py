@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from medldm.errors import GeometryError
-from medldm.settings import Settings, knob, noise_knob, profile_knob, thickness_knob
-from medldm.tasks.base import RESAMPLING, Inputs, Labels, Progress, Task
+from medldm.settings import Progress, Settings, knob, noise_knob, profile_knob, thickness_knob
+from medldm.tasks.base import RESAMPLING, Inputs, Labels, Task
 
 if TYPE_CHECKING:
     from torch import Tensor

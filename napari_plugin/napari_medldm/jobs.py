@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,12 +17,10 @@ from medldm.modality import modality_of
 from medldm.provenance import RunRecord
 from medldm.qc.inspection import make_plan
 from medldm.qc.noise import NoiseEstimate, estimate_noise
-from medldm.settings import Restore, make
+from medldm.settings import Progress, Restore, make
 from medldm.tasks import TASKS
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
 from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, shifted, widened
-
-Progress = Callable[[int, int, str], None]
 
 TILES = (256, 128, 64)  # tried in turn when memory runs out
 AROUND = 16  # voxels of context around a drawn box
