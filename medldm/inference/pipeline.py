@@ -25,7 +25,7 @@ from medldm.inference.noise_map import NoiseLevel
 from medldm.inference.orientations import Orientation
 from medldm.inference.resolve import ResolvedScan
 from medldm.inference.tiling import SamplerConfig, estimate, refine
-from medldm.inference.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, no_spread, why_not
+from medldm.inference.uncertainty import calibrated, interval_for, mean_and_spread, no_spread, why_not
 from medldm.qc.ood import check_residual
 from medldm.settings import Progress, silent
 
@@ -95,7 +95,7 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
         Too little memory.
     """
     settings, observation, networks = scan.settings, conditions.observation, scan.networks
-    use = scan.card.used(conditions.kind or scan.verb)
+    use = scan.card.used(conditions.kind or scan.task.verb)
     if settings.samples > 1 and not networks.refines:
         raise UsageError(
             f"{scan.card.name} gives one answer, not samples; say --samples 1, or choose a model with a flow."
@@ -142,7 +142,7 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
     half_width, reason = None, ""
     if std is not None:
         half_width = _half_width(scan, mean, std, observation.observed, sigma, len(orientations))
-        reason = no_spread(std, observation, min(len(orientations), settings.samples), scan.verb)
+        reason = no_spread(std, observation, min(len(orientations), settings.samples), copies=scan.task.copies)
     if reason:
         # Zeros would pass for certainty. The interval stays: its floor was calibrated for draws that hardly differ.
         reason = f"no standard deviation of the samples of {scan.volume.name}: {reason}"
@@ -170,13 +170,13 @@ def _half_width(
     scan: ResolvedScan, mean: Tensor, std: Tensor, observed: Tensor, sigma: Tensor, orientations: int
 ) -> Tensor | None:
     """(X, Y, Z) half width of the calibrated interval, scaled intensity; None, and a note why, without one."""
-    interval = interval_for(scan.card, scan.verb, orientations)
+    interval = interval_for(scan.card, scan.task.verb, orientations)
     if reason := why_not(interval, scan.settings, scan.card.name):
         scan.notes.append(f"no calibrated interval: {reason}")
     if reason or interval is None:
         return None
     half = interval.half_width(mean, std, sigma, observed)
-    return torch.where(observed >= 1, 0.0, half) if scan.verb in COPIED else half
+    return torch.where(observed >= 1, 0.0, half) if scan.task.copies else half
 
 
 def in_stored_units(scan: ResolvedScan, restored: Tensor) -> Voxels:
@@ -236,7 +236,8 @@ def record(
     """
     card, settings, unit = scan.card, scan.settings, np.float32(scan.scaling.unit)
     noise = facts.get("noise_level", 0.0) / scan.modality.noise.per_scaled(scan.scaling)
-    odd = check_residual(card, scan.verb, facts.get("consistency_residual"), noise / signal)
+    left, in_noise = facts.get("consistency_residual"), scan.task.removes_noise
+    odd = check_residual(card, scan.task.verb, left, noise / signal, in_noise=in_noise)
     for warning in odd.values():
         log.warning(warning)
     outside = scan.outside | odd
@@ -261,12 +262,12 @@ def record(
     }
     half = None if samples.half_width is None else samples.half_width.numpy() * unit
     if half is not None:
-        all_facts["interval"] = card.calibration["verbs"][calibrated(scan.verb, samples.orientations)] | {
+        all_facts["interval"] = card.calibration["verbs"][calibrated(scan.task.verb, samples.orientations)] | {
             "coverage": card.calibration["coverage"],
             "median_half_width": round(float(np.median(half[half > 0])), 5) if (half > 0).any() else 0.0,
         }
-    step, std = Step(scan.task, settings.asdict(), all_facts), spread_in_stored_units(scan, samples, restored)
-    log.info("%s: %s in %.1f s on %s", scan.volume.name, scan.task, all_facts["seconds"], scan.device)
+    step, std = Step(scan.task.name, settings.asdict(), all_facts), spread_in_stored_units(scan, samples, restored)
+    log.info("%s: %s in %.1f s on %s", scan.volume.name, scan.task.name, all_facts["seconds"], scan.device)
     return scan.volume.with_voxels(voxels, affine, step=step, std=std, half_width=half, stored=stored)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,26 @@ MAPPED = 0.015  # scaled noise; below it a map would be one of anatomy
 QUIET = 0.01  # scaled noise below which networks that fill or sharpen are given none
 
 
+class NetworkTask(Protocol):
+    """What the pipeline asks of a task; `medldm.tasks.base.Task` answers."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+    @property
+    def verb(self) -> str:
+        """What the networks do, as model cards call it."""
+
+    @property
+    def copies(self) -> bool:
+        """Whether measured voxels come out bit for bit."""
+
+    @property
+    def removes_noise(self) -> bool:
+        """Whether what it changes is measured in the noise level."""
+
+
 @dataclass(frozen=True)
 class ResolvedScan:
     """A scan, and how it is restored.
@@ -44,7 +64,7 @@ class ResolvedScan:
     ----------
     volume : scan, outliers replaced
     settings : of the task
-    task : name, as on the command line
+    task : that runs
     modality : of the scan
     device : torch device
     card : of the model
@@ -58,7 +78,7 @@ class ResolvedScan:
 
     volume: Volume
     settings: Settings
-    task: str
+    task: NetworkTask
     modality: Modality
     device: str
     card: Card
@@ -79,25 +99,15 @@ class ResolvedScan:
         """The networks of the model, loaded at the first call."""
         return load_networks(self.card, self.device, pick_precision(self.settings.precision, self.device))
 
-    @property
-    def verb(self) -> str:
-        """What the network does."""
-        return network_task(self.task)
 
-
-def network_task(task: str) -> str:
-    """What the network does in a task: a `restore` with a network pass of its own thins slices."""
-    return "super-resolve" if task == "restore" else task
-
-
-def resolve(volume: Volume, settings: Settings, task: str) -> ResolvedScan:
+def resolve(volume: Volume, settings: Settings, task: NetworkTask) -> ResolvedScan:
     """Choose modality, device and model for a scan, and find its intensity scale.
 
     Parameters
     ----------
     volume : as read
     settings : of the task
-    task : name, as on the command line
+    task : that runs
 
     Raises
     ------
@@ -117,10 +127,10 @@ def resolve(volume: Volume, settings: Settings, task: str) -> ResolvedScan:
         log.warning(warning)
     notes += [*warnings, *volume.stored.note]
     device = pick_device(settings.device)
-    card = pick_card(settings.model, modality.name, volume, network_task(task), device)
+    card = pick_card(settings.model, modality.name, volume, task.verb, device)
     # The check of the card, scaling and noise share one foreground; with a fixed window only the check needs it.
     foreground = modality.foreground(volume.voxels) if modality.window is None else None
-    outside = check(volume, card, task, foreground if card.modality == modality.name else None)
+    outside = check(volume, card, task.name, foreground if card.modality == modality.name else None)
     for warning in outside.values():
         log.warning(warning)
     if nothing_to_compare := missing_reference(volume, card):

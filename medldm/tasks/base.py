@@ -15,6 +15,7 @@ from medldm.settings import Progress, Settings
 
 if TYPE_CHECKING:
     from medldm.data.volume import Volume, Voxels
+    from medldm.qc.inspection import Plan
 
 S = TypeVar("S", bound=Settings)
 
@@ -90,6 +91,11 @@ class Task(Generic[S]):
     needs : inputs that it cannot do without
     keeps : voxels that come out bit for bit
     across_slices : whether the result in one slice depends on slices far from it
+    removes_noise : whether what it changes is noise, and measured in its level
+    networks : name of the task under which model cards say how this one uses the networks; its own when empty
+    plan : for a task that runs others: which ones a scan needs; called with (scan, settings)
+    intent : what it will do with a scan, as sentences; called with (scan, settings), looks at no voxels. The docstring
+        of the settings says it where there is none
     """
 
     name: str
@@ -100,6 +106,20 @@ class Task(Generic[S]):
     needs: frozenset[Need] = frozenset({Need.SCAN})
     keeps: Keeps = Keeps.NOTHING
     across_slices: bool = False
+    removes_noise: bool = False
+    networks: str = ""
+    plan: Callable[[Volume, S], Plan] | None = None
+    intent: Callable[[Volume, S], str] | None = None
+
+    @property
+    def verb(self) -> str:
+        """What the networks do, as model cards call it."""
+        return self.networks or self.name
+
+    @property
+    def copies(self) -> bool:
+        """Whether measured voxels come out bit for bit, so that nothing about them is uncertain."""
+        return self.keeps is not Keeps.NOTHING
 
 
 AnyTask = Task[Any]

@@ -43,7 +43,7 @@ def run(inputs: Inputs, settings: Denoise, progress: Progress) -> Volume:
 
     assert inputs.scan is not None
     volume, noise_map = inputs.scan, inputs.noise_map
-    scan = resolve(volume, settings, "denoise")
+    scan = resolve(volume, settings, DENOISE)
     measured, known = scaled(scan)
     level, estimate = noise_level(scan, settings.noise if noise_map is None else map_on(volume, noise_map))
     seen = plausible(scan, measured)
@@ -126,6 +126,12 @@ def keep_means(restored: torch.Tensor, measured: torch.Tensor, spacing: Sequence
     return kept
 
 
+def intent(scan: Volume, settings: Denoise) -> str:
+    """What is going to be done with a scan."""
+    level = "estimated from the scan" if settings.noise is None else f"{settings.noise:g}"
+    return f"Remove noise; its level is {level}."
+
+
 DENOISE = Task(
     name="denoise",
     help="remove noise (MRI, CT)",
@@ -141,4 +147,6 @@ DENOISE = Task(
             "medldm denoise a.nii.gz b.nii.gz denoised/ --noise 0.05",
         ),
     ),
+    removes_noise=True,
+    intent=intent,
 )

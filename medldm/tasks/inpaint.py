@@ -42,7 +42,7 @@ def run(inputs: Inputs, settings: Inpaint, progress: Progress) -> Volume:
             f"The mask covers all of {volume.name}; nothing is left to fill it from. Draw a smaller "
             "region, or invert the mask."
         )
-    scan = resolve(without(volume, region), settings, "inpaint")
+    scan = resolve(without(volume, region), settings, INPAINT)
     measured, known = scaled(scan)
     regions = Regions(torch.from_numpy(region) | ~known)
     observation = regions.observe(measured)

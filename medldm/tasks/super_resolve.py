@@ -85,7 +85,7 @@ def run(inputs: Inputs, settings: SuperResolve, progress: Progress) -> Volume:
             f"{volume.name} has one voxel along an axis that would be refined; nothing beside it says what lies there. "
             "Name three spacings, and leave that axis as it is."
         )
-    scan = resolve(volume, settings, "super-resolve")
+    scan = resolve(volume, settings, SUPER_RESOLVE)
     level = quiet_noise_level(scan, settings.noise if noise_map is None else map_on(volume, noise_map))
     return refine_grid(scan, grid, settings.slice_thickness, settings.slice_profile, level, progress)
 
@@ -245,6 +245,19 @@ def damage(
     return plane if thick is None else Joined(thick, plane)
 
 
+def intent(scan: Volume, settings: SuperResolve) -> str:
+    """What is going to be done with a scan."""
+    shape = wanted_grid(scan, settings).shape
+    refined = [axis for axis in scan.stored.axes if shape[axis] != scan.shape[axis]]
+    if not refined:
+        return "Nothing to refine: every axis is as fine as that already."
+    targets = [
+        f"{scan.spacing[a]:.2f} to {scan.spacing[a] * scan.shape[a] / shape[a]:.2f} mm ({scan.shape[a]} to {shape[a]})"
+        for a in refined
+    ]
+    return f"Refine {' and '.join(targets)}. The field of view stays."
+
+
 SUPER_RESOLVE = Task(
     name="super-resolve",
     help="make thin slices from thick ones, and finer planes",
@@ -258,4 +271,5 @@ SUPER_RESOLVE = Task(
         examples=("medldm super-resolve thick.nii.gz thin.nii.gz --spacing 1.0",),
     ),
     across_slices=True,
+    intent=intent,
 )

@@ -207,7 +207,7 @@ def _preview(order: Order, volume: Volume, progress: Progress) -> tuple[Volume, 
 def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -> dict[str, Any]:
     """Options of the whole scan as they must be said about a part of it."""
     options = dict(order.options)
-    if order.verb == "denoise":
+    if TASKS[order.verb].removes_noise:
         # A noise level is relative to the brightest tissue, which a part may not hold; a slice is too little to
         # estimate from.
         said = options.get("modality", "auto")
