@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from medldm.errors import UsageError
+from medldm.registry import Registry
 from medldm.settings import Progress, Settings, make, silent
 from medldm.tasks.base import AnyTask, Inputs, Keeps, Labels, Need, Task
 from medldm.tasks.denoise import DENOISE, Denoise
@@ -20,7 +21,11 @@ from medldm.tasks.super_resolve import SUPER_RESOLVE, SuperResolve
 if TYPE_CHECKING:
     from medldm.data.volume import Affine, Volume, Voxels
 
-TASKS: dict[str, AnyTask] = {task.name: task for task in (DENOISE, SUPER_RESOLVE, FILL_SLICES, INPAINT, RESTORE)}
+TASKS: Registry[AnyTask] = Registry(
+    "medldm.tasks",
+    lambda member: isinstance(member, Task),
+    {task.name: task for task in (DENOISE, SUPER_RESOLVE, FILL_SLICES, INPAINT, RESTORE)},
+)
 
 
 def run(
