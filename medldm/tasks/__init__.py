@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from medldm.errors import UsageError
@@ -56,7 +58,6 @@ def run(
     ------
     MedldmError
     """
-    from medldm.tasks.history import with_step
     from medldm.tasks.inputs import check_scan
 
     task = TASKS[name]
@@ -70,6 +71,31 @@ def run(
     return scan if scan is not None and result is scan else with_step(result, scan, settings, task)
 
 
+def with_step(result: Volume, scan: Volume | None, settings: Settings, task: AnyTask) -> Volume:
+    """The result with the task as last step of its history, and the DICOM codes of what was done.
+
+    Parameters
+    ----------
+    result, scan : of the task; without a scan every slice is invented
+    settings : it ran with
+    task : whose codes count, unless it ran a plan of others
+    """
+    from importlib.metadata import version
+
+    from medldm.data.volume import Step
+
+    history = result.history
+    if len(history) == (0 if scan is None else len(scan.history)):  # the task wrote nothing itself
+        slices = result.to_stored(result.voxels).shape[2]
+        facts: dict[str, Any] = {"medldm": version("medldm")}
+        facts |= {"invented_slices": list(range(slices))} if scan is None else {}
+        history = (*history, Step(task.name, settings.asdict(), facts))
+    *before, last = history
+    planned = [TASKS[step["verb"]] for step in last.facts.get("plan") or ()]
+    codes = dict.fromkeys(code for part in planned or [task] for code in part.labels.derivation)
+    return replace(result, history=(*before, replace(last, derivation=tuple(codes))))
+
+
 def function(name: str) -> Callable[..., Volume]:
     """The Python function of a task: one of this module, else one made from the registry.
 
@@ -79,26 +105,33 @@ def function(name: str) -> Callable[..., Volume]:
     """
     if own := globals().get(name.replace("-", "_")):
         return cast("Callable[..., Volume]", own)
+    called: Any = partial(_call, name)
+    called.__name__, called.__doc__ = name.replace("-", "_"), TASKS[name].settings.__doc__
+    return cast("Callable[..., Volume]", called)
 
-    def call(
-        volume: Any = None,
-        mask: Any = None,
-        *,
-        affine: Affine | None = None,
-        progress: Progress = silent,
-        **options: Any,
-    ) -> Volume:
-        from medldm.tasks.inputs import as_volume, on_axes_of
 
-        settings = make(TASKS[name].settings, options)
-        if volume is None:
-            return run(name, None, settings, progress=progress)
-        scan = as_volume(volume, affine)
-        region = None if mask is None else on_axes_of(mask, volume, scan)
-        return run(name, scan, settings, mask=region, progress=progress)
+def _call(
+    name: str,
+    /,
+    volume: Any = None,
+    mask: Any = None,
+    *,
+    affine: Affine | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Volume:
+    """A task on what callers hold; `denoise` and `inpaint` say what that may be."""
+    from medldm.tasks.inputs import as_volume, number_or_map, on_axes_of
 
-    call.__name__, call.__doc__ = name.replace("-", "_"), TASKS[name].settings.__doc__
-    return call
+    task = TASKS[name]
+    if volume is None and Need.SCAN not in task.needs:
+        return run(name, None, make(task.settings, options), progress=progress)
+    scan, noise_map = as_volume(volume, affine), None
+    if "noise" in options:
+        number, noise_map = number_or_map(options["noise"], volume, scan)
+        options["noise"] = number
+    region = None if mask is None else on_axes_of(mask, volume, scan)
+    return run(name, scan, make(task.settings, options), mask=region, noise_map=noise_map, progress=progress)
 
 
 def denoise(
@@ -128,11 +161,7 @@ def denoise(
     ------
     MedldmError
     """
-    from medldm.tasks.inputs import as_volume, number_or_map
-
-    scan = as_volume(volume, affine)
-    number, noise_map = number_or_map(noise, volume, scan)
-    return run("denoise", scan, make(Denoise, {"noise": number, **options}), noise_map=noise_map, progress=progress)
+    return _call("denoise", volume, noise=noise, affine=affine, progress=progress, **options)
 
 
 def super_resolve(
@@ -161,12 +190,7 @@ def super_resolve(
     ------
     MedldmError
     """
-    from medldm.tasks.inputs import as_volume, number_or_map
-
-    scan = as_volume(volume, affine)
-    number, noise_map = number_or_map(noise, volume, scan)
-    settings = make(SuperResolve, {"spacing": spacing, "noise": number, **options})
-    return run("super-resolve", scan, settings, noise_map=noise_map, progress=progress)
+    return _call("super-resolve", volume, spacing=spacing, noise=noise, affine=affine, progress=progress, **options)
 
 
 def fill_slices(
@@ -189,10 +213,8 @@ def fill_slices(
     ------
     MedldmError
     """
-    from medldm.tasks.inputs import as_volume
-
-    options = {"missing": missing if isinstance(missing, str | int | None) else tuple(missing), **options}
-    return run("fill-slices", as_volume(volume, affine), make(FillSlices, options), progress=progress)
+    named = missing if isinstance(missing, str | int | None) else tuple(missing)
+    return _call("fill-slices", volume, missing=named, affine=affine, progress=progress, **options)
 
 
 def inpaint(
@@ -215,10 +237,7 @@ def inpaint(
     ------
     MedldmError
     """
-    from medldm.tasks.inputs import as_volume, on_axes_of
-
-    scan = as_volume(volume, affine)
-    return run("inpaint", scan, make(Inpaint, options), mask=on_axes_of(mask, volume, scan), progress=progress)
+    return _call("inpaint", volume, mask, affine=affine, progress=progress, **options)
 
 
 def restore(volume: Any, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
@@ -238,9 +257,7 @@ def restore(volume: Any, *, affine: Affine | None = None, progress: Progress = s
     ------
     MedldmError
     """
-    from medldm.tasks.inputs import as_volume
-
-    return run("restore", as_volume(volume, affine), make(Restore, options), progress=progress)
+    return _call("restore", volume, affine=affine, progress=progress, **options)
 
 
 __all__ = [
