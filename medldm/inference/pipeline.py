@@ -20,14 +20,15 @@ from medldm.data.volume import Affine, Step, Stored, Volume, Voxels
 from medldm.degradations import Degradation, Observation
 from medldm.diffusion.samplers import SAMPLERS
 from medldm.errors import ModelError, ResourceError, UsageError, lacks_memory
-from medldm.inference.device import fitted_pixels, fitted_tile, our_version, peak_memory_mb
-from medldm.inference.noise_map import NoiseLevel
-from medldm.inference.orientations import Orientation
-from medldm.inference.resolve import ResolvedScan
+from medldm.inference.conditioning import Orientation
+from medldm.inference.device import fitted_pixels, fitted_tile
+from medldm.inference.resolve import NoiseLevel, ResolvedScan
 from medldm.inference.tiling import SamplerConfig, estimate, refine
 from medldm.inference.uncertainty import calibrated, interval_for, mean_and_spread, no_spread, why_not
+from medldm.provenance.record import package_version
 from medldm.qc.ood import check_residual
 from medldm.settings import Progress, silent
+from medldm.system import peak_memory_mb
 
 log = logging.getLogger(__name__)
 
@@ -251,7 +252,7 @@ def record(
         "steps": settings.flow_steps,
         "networks": used,
         "noise_told": samples.noise,
-        "medldm": our_version(),
+        "medldm": package_version("medldm"),
         "seconds": round(time.monotonic() - scan.started, 2),
         "peak_memory_mb": peak_memory_mb(),
         "notes": list(dict.fromkeys([*scan.notes, *outside.values()])),

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from medldm.data.intensity import Scaling
 from medldm.data.outliers import Outliers, set_aside
 from medldm.data.volume import Volume, Voxels
-from medldm.errors import UsageError
-from medldm.inference.device import pick_card, pick_device
+from medldm.errors import GeometryError, UnfitModel, UsageError
+from medldm.inference.device import pick_device
 from medldm.inference.networks import Networks, load_networks
-from medldm.inference.noise_map import NoiseLevel
 from medldm.modality import MODALITIES, Modality, guess_modality
 from medldm.models.precision import pick_precision
 from medldm.qc.noise import NoiseEstimate, NoisyScan
 from medldm.qc.ood import check, missing_reference
 from medldm.settings import Settings
-from medldm.zoo import Card
+from medldm.zoo import PATIENCE_S, Card, best, card
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,40 @@ def resolve(volume: Volume, settings: Settings, task: NetworkTask) -> ResolvedSc
     )
 
 
+def pick_card(name: str, modality: str, volume: Volume, verb: str, device: str = "cpu") -> Card:
+    """The card that was asked for, or the best for the scan.
+
+    Parameters
+    ----------
+    name : ``--model``
+    modality : name in `medldm.modality.MODALITIES`
+    volume : scan
+    verb : what is to be done
+    device : torch device; on a CPU time matters
+
+    Raises
+    ------
+    ModelError
+    """
+    if name == "auto":
+        patience = PATIENCE_S if device == "cpu" else 0.0
+        flat, size = min(volume.shape) == 1, float(np.prod(volume.shape)) / 1e6
+        return best(modality, flat=flat, verb=verb, megavoxels=size, patience_s=patience)
+    chosen = card(name)
+    if chosen.modality != modality:
+        raise UnfitModel(
+            f"{chosen.name} restores {chosen.modality.upper()}, and {volume.name} is taken for {modality.upper()}. "
+            "Choose another --model, or say --modality."
+        )
+    if verb not in chosen.verbs:
+        raise UnfitModel(
+            f"{chosen.name} cannot {verb}: its card names {', '.join(chosen.verbs)}. Choose another --model."
+        )
+    if chosen.spatial_dims == 3 and min(volume.shape) == 1:
+        raise UnfitModel(f"{chosen.name} works in volumes, and {volume.name} is a single slice. Choose a 2D model.")
+    return chosen
+
+
 def scaled(scan: ResolvedScan) -> tuple[Tensor, Tensor]:
     """(X, Y, Z) scaled intensity with NaN set to 0, and where there was none, (X, Y, Z) bool."""
     voxels = scan.scaling.apply(scan.volume.voxels).astype(np.float32, copy=False)  # networks take no float64
@@ -164,6 +199,42 @@ def plausible(scan: ResolvedScan, measured: Tensor) -> Tensor:
     low, high = (float(end) for end in scan.scaling.apply(np.array(scan.modality.plausible, np.float32)))
     inside = float(measured.min()) >= low and float(measured.max()) <= high
     return measured if inside else measured.clamp(low, high)
+
+
+class NoiseLevel(NamedTuple):
+    """Standard deviation of the noise, scaled intensity: the same everywhere, or a map of it.
+
+    Parameters
+    ----------
+    sigma : (1, 1, 1), or (X, Y, Z) on the grid of the scan
+    """
+
+    sigma: Tensor
+
+    @classmethod
+    def uniform(cls, level: float) -> NoiseLevel:
+        """The same level everywhere, scaled intensity."""
+        return cls(torch.full((1, 1, 1), float(level)))
+
+    @property
+    def typical(self) -> float:
+        """The median, scaled intensity."""
+        return float(self.sigma.median())
+
+    def on(self, shape: Sequence[int]) -> Tensor:
+        """The level on another grid over the same field of view, outer edges aligned.
+
+        Parameters
+        ----------
+        shape : (X', Y', Z')
+
+        Returns
+        -------
+        (1, 1, 1) where it is the same everywhere, else (X', Y', Z'), linearly interpolated
+        """
+        if self.sigma.numel() == 1 or tuple(self.sigma.shape) == tuple(shape):
+            return self.sigma
+        return F.interpolate(self.sigma[None, None], size=tuple(shape), mode="trilinear", align_corners=False)[0, 0]
 
 
 def noise_level(scan: ResolvedScan, given: float | Voxels | None) -> tuple[NoiseLevel, NoiseEstimate | None]:
@@ -219,3 +290,38 @@ def quiet_noise_level(scan: ResolvedScan, given: float | Voxels | None = None) -
     if level.typical <= QUIET or not trusted:
         return NoiseLevel.uniform(0)
     return level if estimate is None else NoiseLevel.uniform(level.typical)
+
+
+def map_on(volume: Volume, given: Volume | Voxels) -> Voxels:
+    """A noise map that somebody measured, on the grid of a scan.
+
+    Parameters
+    ----------
+    volume : scan
+    given : volume on the grid of the scan, or an array in the axes of ``volume.voxels``; in the unit of ``--noise``
+
+    Returns
+    -------
+    (X, Y, Z) float32
+
+    Raises
+    ------
+    GeometryError
+        It lies on another grid.
+    UsageError
+        It holds something that is no noise level.
+    """
+    if isinstance(given, Volume):
+        if given.shape == volume.shape and not np.allclose(
+            given.affine, volume.affine, atol=0.01 * min(volume.spacing)
+        ):
+            raise GeometryError(f"The noise map {given.name} does not lie where {volume.name} lies. Resample it first.")
+        given = given.voxels
+    levels = np.asarray(given, dtype=np.float32)
+    if levels.shape != volume.shape:
+        raise GeometryError(
+            f"The noise map has shape {levels.shape}, {volume.name} has {volume.shape}. Resample it to the scan first."
+        )
+    if not (np.isfinite(levels).all() and (levels >= 0).all()):
+        raise UsageError("The noise map holds values below zero or none at all (NaN, infinite); a level is 0 or more.")
+    return levels

@@ -10,10 +10,18 @@ from torch import Tensor
 
 from medldm.degradations import Observation
 from medldm.diffusion.samplers import DEFAULT
-from medldm.inference.conditioning import MULTIPLE, cropped, measured_channels, neighbours, padded, to_batch, to_stack
+from medldm.inference.conditioning import (
+    MULTIPLE,
+    Orientation,
+    cropped,
+    measured_channels,
+    neighbours,
+    padded,
+    to_batch,
+    to_stack,
+)
 from medldm.inference.device import MOST_PIXELS, PIXELS_AT_ONCE
 from medldm.inference.networks import Networks
-from medldm.inference.orientations import Orientation
 from medldm.models.monai_parts import SlidingWindowInferer
 from medldm.settings import Progress, silent
 

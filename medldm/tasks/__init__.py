@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from medldm.errors import UsageError
+from medldm.errors import NotRestorable, UsageError
 from medldm.registry import Registry
 from medldm.settings import Progress, Settings, make, silent
 from medldm.tasks.base import AnyTask, Inputs, Keeps, Labels, Need, Task
@@ -22,6 +23,8 @@ from medldm.tasks.super_resolve import SUPER_RESOLVE, SuperResolve
 
 if TYPE_CHECKING:
     from medldm.data.volume import Affine, Volume, Voxels
+
+log = logging.getLogger(__name__)
 
 TASKS: Registry[AnyTask] = Registry(
     "medldm.tasks",
@@ -58,17 +61,29 @@ def run(
     ------
     MedldmError
     """
-    from medldm.tasks.inputs import check_scan
-
     task = TASKS[name]
     if scan is not None:
-        check_scan(scan)
+        _check(scan)
     elif Need.SCAN in task.needs:
         raise UsageError(f"{name} needs a scan.")
     if mask is None and Need.MASK in task.needs:
         raise UsageError(f"{name} needs a mask that says where to fill.")
     result = task.run(Inputs(scan=scan, mask=mask, noise_map=noise_map), settings, progress)
     return scan if scan is not None and result is scan else with_step(result, scan, settings, task)
+
+
+def _check(scan: Volume) -> None:
+    """Refuse what holds no image, and log what the reader noted about it."""
+    from medldm.io import check_content, looks_like_labels
+
+    # Before the task looks: a scan of nothing must not come back "unchanged" because nothing is to be done.
+    check_content(scan)
+    if looks_like_labels(scan.voxels):
+        raise NotRestorable(
+            f"{scan.name} looks like a mask or label map (few distinct values). Name the scan that it was made from."
+        )
+    for note in scan.stored.note:
+        log.warning(note)
 
 
 def with_step(result: Volume, scan: Volume | None, settings: Settings, task: AnyTask) -> Volume:

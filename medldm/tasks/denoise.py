@@ -36,10 +36,9 @@ def run(inputs: Inputs, settings: Denoise, progress: Progress) -> Volume:
     import torch
 
     from medldm.degradations.noise import within_noise
-    from medldm.inference.noise_map import map_on
-    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.conditioning import pick_orientations
     from medldm.inference.pipeline import Conditions, in_stored_units, record, sample, with_outliers
-    from medldm.inference.resolve import noise_level, plausible, resolve, scaled
+    from medldm.inference.resolve import map_on, noise_level, plausible, resolve, scaled
 
     assert inputs.scan is not None
     volume, noise_map = inputs.scan, inputs.noise_map

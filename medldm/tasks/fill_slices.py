@@ -37,7 +37,7 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
 
     from medldm.data.outliers import set_aside
     from medldm.degradations import MissingSlices, fill_smoothly
-    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.conditioning import pick_orientations
     from medldm.inference.pipeline import (
         Conditions,
         in_stored_units,

@@ -26,7 +26,7 @@ def run(inputs: Inputs, settings: Inpaint, progress: Progress) -> Volume:
     import torch
 
     from medldm.degradations import Regions
-    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.conditioning import pick_orientations
     from medldm.inference.pipeline import Conditions, in_stored_units, record, sample, without, written_into
     from medldm.inference.resolve import quiet_noise_level, resolve, scaled
     from medldm.tasks.inputs import mask_on

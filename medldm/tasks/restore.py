@@ -26,9 +26,8 @@ class Restore(Thresholds):
 
 def run(inputs: Inputs, settings: Restore, progress: Progress) -> Volume:
     """Make a plan and carry it out; see `medldm.restore`."""
-    from medldm.inference.device import pick_card, pick_device
-    from medldm.inference.noise_map import NoiseLevel
-    from medldm.inference.resolve import noise_level, resolve
+    from medldm.inference.device import pick_device
+    from medldm.inference.resolve import NoiseLevel, noise_level, pick_card, resolve
 
     assert inputs.scan is not None
     volume = inputs.scan

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from medldm.data.volume import Volume
     from medldm.degradations import Degradation
-    from medldm.inference.noise_map import NoiseLevel
-    from medldm.inference.resolve import ResolvedScan
+    from medldm.inference.resolve import NoiseLevel, ResolvedScan
     from medldm.modality import Modality
 
 log = logging.getLogger(__name__)
@@ -68,8 +67,7 @@ class Grid(NamedTuple):
 
 def run(inputs: Inputs, settings: SuperResolve, progress: Progress) -> Volume:
     """Refine the grid; see `medldm.super_resolve`."""
-    from medldm.inference.noise_map import map_on
-    from medldm.inference.resolve import quiet_noise_level, resolve
+    from medldm.inference.resolve import map_on, quiet_noise_level, resolve
 
     assert inputs.scan is not None
     volume, noise_map = inputs.scan, inputs.noise_map
@@ -98,7 +96,7 @@ def refine_grid(
 
     from medldm.data.resample import field_of_view_affine
     from medldm.degradations import fill_smoothly
-    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.conditioning import pick_orientations
     from medldm.inference.pipeline import Conditions, in_stored_units, inside_slices, record, residual, sample
     from medldm.inference.resolve import scaled
     from medldm.io import find_missing_slices
