@@ -41,11 +41,11 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
     from medldm.inference.pipeline import (
         Conditions,
         in_stored_units,
-        inside_slices,
+        merge_filled,
         record,
         sample,
-        without,
-        written_into,
+        stored_to_voxel_slices,
+        without_voxels,
     )
     from medldm.inference.resolve import quiet_noise_level, resolve, scaled
     from medldm.io import find_missing_slices
@@ -70,11 +70,11 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
             f"{len(named)} of the {count} slices of {volume.name} are missing; that leaves too little to fill "
             "them from. At least 2 measured slices are needed."
         )
-    axis, places = inside_slices(volume, named, settings.axis)
+    axis, places = stored_to_voxel_slices(volume, named, settings.axis)
     gone = torch.zeros(count, dtype=torch.bool)
     gone[places] = True
     mask = gone.numpy().reshape([-1 if a == axis else 1 for a in range(3)])
-    scan = resolve(without(volume, mask), settings, FILL_SLICES)
+    scan = resolve(without_voxels(volume, mask), settings, FILL_SLICES)
     measured, known = scaled(scan)
     if not bool(known[torch.from_numpy(~np.broadcast_to(mask, volume.shape))].all()):
         measured = fill_smoothly(measured, known)  # a hole in a slice beside a gap is no zero
@@ -82,7 +82,7 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
     observation = slices.observe(measured)
     orientations = pick_orientations((axis,), (), volume.shape, volume.spacing)
     samples = sample(scan, Conditions(observation, quiet_noise_level(scan), orientations), progress)
-    voxels = written_into(volume, in_stored_units(scan, samples.mean), mask)
+    voxels = merge_filled(volume, in_stored_units(scan, samples.mean), mask)
     kept = ~np.broadcast_to(mask, volume.shape)
     exact = np.array_equal(voxels[kept], volume.voxels[kept], equal_nan=volume.voxels.dtype.kind == "f")
     facts = {

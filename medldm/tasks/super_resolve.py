@@ -97,14 +97,21 @@ def refine_grid(
     from medldm.data.resample import field_of_view_affine
     from medldm.degradations import fill_smoothly
     from medldm.inference.conditioning import pick_orientations
-    from medldm.inference.pipeline import Conditions, in_stored_units, inside_slices, record, residual, sample
+    from medldm.inference.pipeline import (
+        Conditions,
+        in_stored_units,
+        record,
+        relative_residual,
+        sample,
+        stored_to_voxel_slices,
+    )
     from medldm.inference.resolve import scaled
     from medldm.io import find_missing_slices
     from medldm.zoo import IN_PLANE
 
     volume, axis = scan.volume, grid.slice_axis
     missing = find_missing_slices(volume, volume.stored.axes.index(axis))
-    _, places = inside_slices(volume, missing, volume.stored.axes.index(axis))
+    _, places = stored_to_voxel_slices(volume, missing, volume.stored.axes.index(axis))
     measured, known = scaled(scan)
     unseen = never_seen(known, axis, places, grid.shape)
     kept = [k for k in range(volume.shape[axis]) if k not in set(places)]
@@ -123,7 +130,9 @@ def refine_grid(
     if grid.thick:
         other = {"gaussian": "rect", "rect": "gaussian"}[profile]
         alternative = damage(volume, grid, thickness_mm, other, noise, tuple(places), scan.modality)
-        assumed_residual, other_residual = (residual(model, restored, measured) for model in (degradation, alternative))
+        assumed_residual, other_residual = (
+            relative_residual(model, restored, measured) for model in (degradation, alternative)
+        )
         if other_residual < CONTRADICTS * assumed_residual:
             # Gaussian is the default; a rectangle was asked for, so it stays.
             assumed, used = profile, profile if profile == "rect" else other
@@ -137,7 +146,7 @@ def refine_grid(
             log.info(note)  # no warning: most scans made in planes are closer to rectangles
     positive = scan.modality.magnitude and bool((measured >= 0).all())
     restored = reconcile(degradation, restored, measured, positive=positive, exact=noise == 0)
-    left = residual(degradation, restored, measured)
+    left = relative_residual(degradation, restored, measured)
     signal = max(float(measured.pow(2).mean().sqrt()), 1e-6)
     restored = torch.where(unseen, torch.nan, restored)
     affine = field_of_view_affine(volume.affine, volume.shape, grid.shape)
