@@ -175,6 +175,8 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
         scan.notes.append(reason)
         log.warning(reason)
         std = None
+    elif std is None:
+        reason = f"one answer of {scan.card.name} has none; several samples have"
     noise = round(conditions.noise.typical, 5)
     return Samples(mean, std, half_width, noise, refines, usage.faithful, len(orientations), reason)
 
