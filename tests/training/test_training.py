@@ -417,6 +417,7 @@ def first_loss(scans, tmp_path, monkeypatch):
     from medldm.training.distributed import Distributed
     from medldm.training.stages.decoder import train_fusion
     from medldm.training.stages.flow import train_flow
+    from medldm.training.stages.stage import Stage
     from medldm.training.stages.vae import train_vae
 
     losses = []
@@ -434,16 +435,22 @@ def first_loss(scans, tmp_path, monkeypatch):
         latent, flow, unet = frozen
         # What the caller drew before must not matter.
         torch.default_generator.manual_seed(begun)
-        plan, options = Plan(batch=2, patch=32), {"distributed": distributed, "device": "cpu"}
+        options = Stage(
+            train=scans,
+            val=scans[:1],
+            config=SMALL,
+            plan=Plan(batch=2, patch=32),
+            out=folder,
+            init=flow.state_dict() if stage == "flow" else None,
+            distributed=distributed,
+        )
         monkeypatch.setattr("medldm.training.stages.vae.build_vae", lambda config: latent.vae)
         if stage == "vae":
-            train_vae(scans, scans[:1], SMALL, plan, folder, **options)
+            train_vae(options)
         elif stage == "flow":
-            init = flow.state_dict()
-            train_flow(scans, scans[:1], SMALL, plan, folder, latent, unet, init=init, **options)
+            train_flow(options, latent, unet)
         else:
-            init = None
-            train_fusion(scans, scans[:1], SMALL, plan, folder, latent, flow, unet, init=init, **options)
+            train_fusion(options, latent, flow, unet)
         return losses[-1]
 
     return run
