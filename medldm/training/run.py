@@ -23,9 +23,9 @@ from medldm.models.vae import build_vae
 from medldm.qc.ood_features import extended, fit
 from medldm.settings import Architecture
 from medldm.system import cores
-from medldm.training.data import balance, load_cache, pack, scan_descriptions
+from medldm.training.data import balance, index_of, load_cache, pack, scan_descriptions
 from medldm.training.distributed import Distributed, launch
-from medldm.training.splits import modality_of_scans
+from medldm.training.splits import check_split, modality_of_scans, rows_of
 from medldm.training.stages.decoder import train_fusion
 from medldm.training.stages.flow import train_flow
 from medldm.training.stages.stage import Stage
@@ -105,7 +105,9 @@ def train(
     started = card(init) if init else None
     config = config or (grown(architecture(started), spatial_dims) if started else default_config(spatial_dims or 2))
     modality = (modality or (started.modality if started else modality_of_scans(data))).upper()
+    check_split(rows_of(data, modality), data, modality)
     pack(data, out / "cache", modality)
+    check_split(index_of(out / "cache"), data, modality)  # without those that cannot be read
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     stages = {stage: minutes * SHARES[stage] for stage in ORDER} if kind == "all" else {kind: minutes}
     batch, patch = PATCH[config.spatial_dims]
@@ -138,15 +140,8 @@ def train_stages(
     resume : go on from the checkpoints in `out`
     start : card of the model to start from
     distributed, device : the other processes, and where this one computes
-
-    Raises
-    ------
-    UsageError
-        Too few scans.
     """
     scans, val = balance(load_cache(out / "cache", "train")), load_cache(out / "cache", "val")
-    if not scans or not val:
-        raise UsageError(f"There are {len(scans)} scans to train on and {len(val)} to validate; both are needed.")
     weights = read_weights(start) if start else {}
     common = Stage(
         train=scans,

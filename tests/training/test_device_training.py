@@ -1,5 +1,6 @@
 """Training from packed scans on one device: what is drawn and damaged in batches is what one volume at a time gives."""
 
+import dataclasses
 import json
 import math
 import types
@@ -59,6 +60,12 @@ def scan(voxels, spacing=(1.0, 1.0, 1.0), weight=1.0, scale=1.0):
 def numbered(shape, first=1):
     """A volume in which every voxel has a value of its own."""
     return np.arange(first, first + math.prod(shape), dtype=np.uint16).reshape(shape)
+
+
+def test_batches_are_not_drawn_of_ct():
+    ct = dataclasses.replace(scan(numbered((4, 4, 4))), modality="CT chest")
+    with pytest.raises(InputError, match="1 of 2 packed scans are CT"):
+        Corpus([scan(numbered((4, 4, 4))), ct])
 
 
 # --- packed scans in one file -----------------------------------------------------------------------------------------
@@ -134,6 +141,31 @@ def test_what_is_no_archive_is_told(cache, tmp_path):
         later.writestr(INDEX, json.dumps({"version": 2, "scans": []}))
     with pytest.raises(InputError, match=r"later\.zip has layout 2, this medldm reads 1\. Pack it again\."):
         read_archive(tmp_path / "later.zip")
+
+
+def test_a_damaged_archive_is_one_sentence(cache, tmp_path):
+    """Cut short at any place, or with a few bits flipped: never a traceback, and never other voxels."""
+    write_archive(cache, tmp_path / "whole.zip")
+    wanted = read_archive(tmp_path / "whole.zip")
+    whole, damaged = (tmp_path / "whole.zip").read_bytes(), tmp_path / "damaged.zip"
+    for size in np.linspace(80, len(whole) - 1, 12).astype(int):
+        damaged.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"damaged\.zip is damaged or cut short\. Copy it again"):
+            read_archive(damaged)
+    complaints = 0
+    draw = np.random.default_rng(0)
+    # Most of the file is voxels; its end says where they are.
+    for at in (*draw.integers(64, len(whole), 20), *range(len(whole) - 120, len(whole), 2)):
+        content = bytearray(whole)
+        content[at] ^= 1 << draw.integers(8)
+        damaged.write_bytes(content)
+        try:
+            scans = read_archive(damaged)
+        except InputError:
+            complaints += 1
+        else:  # a date or a permission of the zip file
+            assert_same(scans["train"], wanted["train"])
+    assert complaints > 30
 
 
 # --- blocks of scans --------------------------------------------------------------------------------------------------

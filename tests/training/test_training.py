@@ -11,6 +11,7 @@ import torch
 
 import medldm
 from medldm.errors import InputError, UsageError
+from medldm.modality import CT
 from medldm.settings import Architecture
 from medldm.training import train
 from medldm.training.augment import piecewise_linear
@@ -155,7 +156,7 @@ def test_what_a_table_does_not_say_of_a_scan_is_what_it_was_packed_as(tmp_path):
     (tmp_path / "split.csv").write_text("split,file,modality\ntrain,a.nii.gz,CT chest\ntrain,b.nii.gz\n")
     pack(tmp_path, tmp_path / "cache", "CT")
     assert [scan.modality for scan in load_cache(tmp_path / "cache", "train")] == ["CT chest", "CT"]
-    assert all(scan.is_ct for scan in load_cache(tmp_path / "cache", "train"))
+    assert all(scan.kind is CT for scan in load_cache(tmp_path / "cache", "train"))
 
 
 @pytest.mark.parametrize("task", shares("mr"))
@@ -356,13 +357,43 @@ def test_what_kind_of_scans_a_folder_holds(tmp_path):
     head = phantoms.phantom((20, 20, 12)).voxels
     phantoms.save(tmp_path / "a_1.nii.gz", head - 1000, np.eye(4), dtype=np.int16)
     assert modality_of_scans(tmp_path) == "CT"
-    phantoms.save(tmp_path / "b_1.nii.gz", head, np.eye(4), dtype=np.int16)
+    (tmp_path / "0_1.nii.gz").write_bytes(b"no image")
+    assert modality_of_scans(tmp_path) == "CT"
+    phantoms.save(tmp_path / "0_1.nii.gz", head, np.eye(4), dtype=np.int16)
     assert modality_of_scans(tmp_path) == "MR"
     (tmp_path / "split.csv").write_text("split,file,modality\ntrain,a_1.nii.gz,CT chest\n")
     assert modality_of_scans(tmp_path) == "CT"
-    (tmp_path / "split.csv").unlink()
-    (tmp_path / "b_1.nii.gz").write_bytes(b"no image")
-    assert modality_of_scans(tmp_path) == "MR"
+
+
+SPLIT = "split,file,subject,modality,weight\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            f"{SPLIT}train,a_1.nii.gz,a,CT chest,\ntrain,b_1.nii.gz,b,MR T1w,\nval,c_1.nii.gz,c,MR T1w,\n",
+            "holds CT and MR scans, and a network learns one modality",
+        ),
+        ("", "a_1.nii.gz are those of CT, other scans of the folder are MR; a network learns one modality"),
+        (f"{SPLIT}train,b_1.nii.gz,b,,\ntrain,c_1.nii.gz,b,,\n", "All 2 scans in .* are of one subject, b"),
+        (f"{SPLIT}train,b_1.nii.gz,b,,0\nval,c_1.nii.gz,c,,1\n", "has the weight 0, so none would be drawn"),
+        (f"{SPLIT}train,d_1.nii.gz,d,,\nval,c_1.nii.gz,c,,\n", "has 0 MR scans to train on and 1 to validate"),
+        (f"{SPLIT}train,c_1.nii.gz,c,T2w,\nval,b_1.nii.gz,b,T2w,\n", "has 0 MR scans to train on and 0 to validate"),
+    ],
+)
+def test_scans_that_nothing_can_be_learnt_from_are_one_sentence(table, message, tmp_path):
+    """CT among MR, one subject, weights of zero, a broken scan, modalities that nobody knows."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    head = phantoms.phantom((20, 20, 12)).voxels
+    for name, voxels in (("0", head), ("a", head - 1000), ("b", head), ("c", head)):
+        phantoms.save(scans / f"{name}_1.nii.gz", voxels, np.eye(4), dtype=np.int16)
+    (scans / "d_1.nii.gz").write_bytes(b"no image")
+    if table:
+        (scans / "split.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        train("unet", scans, tmp_path / "run", minutes=0.01)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
