@@ -51,7 +51,7 @@ def test_denoising_gives_a_layer_on_the_same_grid(as_layer, tiny_model):
     assert np.allclose(snapshot(Image(data, **arguments)).affine, scan.affine, atol=1e-4)
     assert messages[-1][0] == messages[-1][1]
     assert outcome.text.startswith("cpu, ")
-    assert arguments["metadata"]["provenance"][-1]["model"] == "tiny-2d"
+    assert arguments["metadata"]["provenance"][-1].model == "tiny-2d"
 
 
 def test_samples_and_difference_give_layers_on_the_grid_of_the_result(as_layer, tiny_model):
