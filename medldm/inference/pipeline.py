@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ from torch import Tensor
 from medldm.data.volume import Affine, Step, Stored, Volume, Voxels
 from medldm.degradations import Degradation, Observation
 from medldm.diffusion.samplers import SAMPLERS
-from medldm.errors import ModelError, ResourceError, UsageError, lacks_memory
+from medldm.errors import ModelError, UsageError
 from medldm.inference.device import fitted_pixels, fitted_tile, our_version, peak_memory_mb
+from medldm.inference.memory import in_memory
 from medldm.inference.noise_map import NoiseLevel
 from medldm.inference.orientations import Orientation
 from medldm.inference.resolve import ResolvedScan
@@ -137,7 +138,7 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
         seeded = sampling._replace(seed=seed)
         return refine(networks, observation, sigma, chosen, seeded, regression, part(first_pass + 1))
 
-    mean, std = _in_memory(scan, lambda: mean_and_spread(draw, settings.samples))
+    mean, std = in_memory(scan.volume.name, lambda: mean_and_spread(draw, settings.samples))
     half_width, reason = None, ""
     if std is not None:
         half_width = _half_width(scan, mean, std, observation.observed, sigma, len(orientations))
@@ -150,19 +151,6 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
         std = None
     noise = round(conditions.noise.typical, 5)
     return Samples(mean, std, half_width, noise, refines, use.faithful, len(orientations), reason)
-
-
-def _in_memory(scan: ResolvedScan, draw: Callable[[], tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
-    """What `draw` returns; a sentence for people where there is too little memory for it."""
-    try:
-        return draw()
-    except (RuntimeError, MemoryError) as problem:
-        if lacks_memory(problem):
-            raise ResourceError(
-                f"{scan.volume.name} needs more memory than is free. Try --tile 192, another --device, or "
-                "close other programs."
-            ) from problem
-        raise
 
 
 def _half_width(
