@@ -254,13 +254,13 @@ def publish(
         "spatial_dims": config.spatial_dims,
         "architecture": asdict(config),
         "licence": "as you choose",
-        "guard": covered(out, started),
+        "ood": covered(out, started),
     }
     if "unet" in done:
         fields = common | {
             "name": f"{name}-unet",
             "title": f"Supervised U-Net ({config.spatial_dims}D), the baseline of {name}",
-            "role": "rival",
+            "role": "baseline",
             "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
             "training": training_facts(out, ("unet",), device),
             "validation": curve_end(out / "unet"),
