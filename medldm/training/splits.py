@@ -222,19 +222,19 @@ def check_split(rows: Sequence[Mapping[str, Any]], data: Path, modality: str) ->
     InputError
         No scans to train on or to validate, one subject only, scans that are never drawn.
     """
-    parts = {split: [row for row in rows if row["split"] == split] for split in ("train", "val")}
+    train, val = ([row for row in rows if row["split"] == split] for split in ("train", "val"))
     subjects = {row.get("subject") for row in rows}
-    if not all(parts.values()):
-        if len(rows) > 1 and len(subjects) == 1 and (only := subjects.pop()):
-            raise InputError(
-                f"All {len(rows)} scans in {data} are of one subject, {only}. Validation needs another one: add a scan "
-                "of a second subject."
-            )
+    if train and not val and len(subjects) == 1 and (only := subjects.pop()):
         raise InputError(
-            f"{data} has {len(parts['train'])} {modality} scans to train on and {len(parts['val'])} to validate; both "
-            "are needed, of different subjects."
+            f"{data} holds scans of one subject only, {only}. Validation needs another one: add a scan of a second "
+            "subject."
         )
-    if not any(float(str(row.get("weight", "")) or 1) for row in parts["train"]):
+    if not train or not val:
+        raise InputError(
+            f"{modality} scans in {data}: {len(train)} to train on, {len(val)} to validate. Both are needed, of "
+            "different subjects."
+        )
+    if not any(float(str(row.get("weight", "")) or 1) for row in train):
         raise InputError(
             f"Every scan to train on in {data} has the weight 0, so none would be drawn. Give some of them a weight "
             "above 0 in the table."

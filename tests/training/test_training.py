@@ -376,10 +376,10 @@ SPLIT = "split,file,subject,modality,weight\n"
             "holds CT and MR scans, and a network learns one modality",
         ),
         ("", "a_1.nii.gz are those of CT, other scans of the folder are MR; a network learns one modality"),
-        (f"{SPLIT}train,b_1.nii.gz,b,,\ntrain,c_1.nii.gz,b,,\n", "All 2 scans in .* are of one subject, b"),
+        (f"{SPLIT}train,b_1.nii.gz,b,,\ntrain,c_1.nii.gz,b,,\n", "holds scans of one subject only, b"),
         (f"{SPLIT}train,b_1.nii.gz,b,,0\nval,c_1.nii.gz,c,,1\n", "has the weight 0, so none would be drawn"),
-        (f"{SPLIT}train,d_1.nii.gz,d,,\nval,c_1.nii.gz,c,,\n", "has 0 MR scans to train on and 1 to validate"),
-        (f"{SPLIT}train,c_1.nii.gz,c,T2w,\nval,b_1.nii.gz,b,T2w,\n", "has 0 MR scans to train on and 0 to validate"),
+        (f"{SPLIT}train,d_1.nii.gz,d,,\nval,c_1.nii.gz,c,,\n", "MR scans in .*: 0 to train on, 1 to validate"),
+        (f"{SPLIT}train,c_1.nii.gz,c,T2w,\nval,b_1.nii.gz,b,T2w,\n", "MR scans in .*: 0 to train on, 0 to validate"),
     ],
 )
 def test_scans_that_nothing_can_be_learnt_from_are_one_sentence(table, message, tmp_path):
