@@ -16,8 +16,10 @@ T = TypeVar("T")
 _spoilt = threading.local()
 
 
-def in_memory(name: str, compute: Callable[[], T]) -> T:
-    """What `compute` returns; a later call works again if memory has become free.
+def or_lack_of_memory(name: str, compute: Callable[[], T]) -> T:
+    """What `compute` returns; where memory runs out, a `ResourceError` that says what to do instead of torch's error.
+
+    A later call works again if memory has become free.
 
     Parameters
     ----------

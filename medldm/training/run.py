@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from medldm.degradations import DEGRADATIONS
 from medldm.errors import ModelError, UsageError
 from medldm.models.checkpoint import architecture, read_weights, save_model
 from medldm.models.flow import build_flow
@@ -254,6 +255,7 @@ def publish(
         "spatial_dims": config.spatial_dims,
         "architecture": asdict(config),
         "licence": "as you choose",
+        "verbs": verbs(),
         "ood": covered(out, started),
     }
     if "unet" in done:
@@ -261,7 +263,6 @@ def publish(
             "name": f"{name}-unet",
             "title": f"Supervised U-Net ({config.spatial_dims}D), the baseline of {name}",
             "role": "baseline",
-            "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
             "training": training_facts(out, ("unet",), device),
             "validation": curve_end(out / "unet"),
         }
@@ -271,7 +272,6 @@ def publish(
             "name": name,
             "title": f"Latent diffusion with a measurement-aware decoder ({config.spatial_dims}D)",
             "role": "restorer",
-            "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
             "training": training_facts(out, tuple(done), device),
             "validation": {stage: curve_end(out / stage) for stage in done},
         }
@@ -279,6 +279,12 @@ def publish(
         written = save_model(parts, fields, out)
     log.info("wrote %s", written)
     return written
+
+
+def verbs() -> list[str]:
+    """Tasks that a trained model serves: those that undo a degradation, and `restore`, which chooses among them."""
+    rows = [row for kind in DEGRADATIONS.values() for row in kind.rows()]
+    return [*dict.fromkeys(row.verb for row in rows), "restore"]
 
 
 def covered(out: Path, started: Card | None) -> dict[str, Any]:

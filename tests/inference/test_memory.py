@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from medldm.errors import ResourceError
-from medldm.inference.memory import in_memory
+from medldm.inference.memory import or_lack_of_memory
 
 
 def failing(text, kind=RuntimeError):
@@ -20,20 +20,20 @@ def test_after_onednn_lacked_memory_networks_run_in_a_thread_without_its_error()
 
     def story():
         here = threading.get_ident()
-        assert in_memory("a", threading.get_ident) == here
+        assert or_lack_of_memory("a", threading.get_ident) == here
         with pytest.raises(ResourceError, match="a needs more memory than is free"):
-            in_memory("a", failing("DefaultCPUAllocator: can't allocate memory"))
-        assert in_memory("a", threading.get_ident) == here
+            or_lack_of_memory("a", failing("DefaultCPUAllocator: can't allocate memory"))
+        assert or_lack_of_memory("a", threading.get_ident) == here
         with pytest.raises(ResourceError, match="b needs more memory than is free"):
-            in_memory("b", failing("could not create a primitive"))
-        assert in_memory("b", threading.get_ident) != here
+            or_lack_of_memory("b", failing("could not create a primitive"))
+        assert or_lack_of_memory("b", threading.get_ident) != here
         with pytest.raises(ResourceError):
-            in_memory("b", failing("could not create a primitive"))
+            or_lack_of_memory("b", failing("could not create a primitive"))
         with pytest.raises(ResourceError):
-            in_memory("b", failing("", MemoryError))
+            or_lack_of_memory("b", failing("", MemoryError))
         with pytest.raises(ValueError, match="another problem"):
-            in_memory("b", failing("another problem", ValueError))
-        assert in_memory("b", lambda: 7) == 7
+            or_lack_of_memory("b", failing("another problem", ValueError))
+        assert or_lack_of_memory("b", lambda: 7) == 7
         passed.append(True)
 
     passed = []
@@ -41,4 +41,4 @@ def test_after_onednn_lacked_memory_networks_run_in_a_thread_without_its_error()
     thread.start()
     thread.join()
     assert passed
-    assert in_memory("c", threading.get_ident) == threading.get_ident()
+    assert or_lack_of_memory("c", threading.get_ident) == threading.get_ident()
