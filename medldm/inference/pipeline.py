@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from torch import Tensor
 from medldm.data.volume import Affine, Step, Stored, Volume, Voxels
 from medldm.degradations import Degradation, Observation
 from medldm.diffusion.samplers import SAMPLERS
-from medldm.errors import ModelError, ResourceError, UsageError, lacks_memory
+from medldm.errors import ModelError, UsageError
 from medldm.inference.conditioning import Orientation
 from medldm.inference.device import fitted_pixels, fitted_tile
+from medldm.inference.memory import or_lack_of_memory
 from medldm.inference.residual import Regression, draw
 from medldm.inference.resolve import NoiseLevel, ResolvedScan
 from medldm.inference.tiling import SamplerConfig, estimate, estimate_with_spread, refine
@@ -38,8 +39,6 @@ from medldm.settings import Progress, silent
 from medldm.system import peak_memory_mb
 
 log = logging.getLogger(__name__)
-
-Answer = TypeVar("Answer")
 
 STEPS = 4  # of the flow, where a sample is drawn and no number was asked for
 THINNEST = 8  # voxels, along every axis of a volume in which samples are drawn
@@ -164,7 +163,7 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
         seeded = sampling._replace(seed=seed)
         return refine(networks, observation, sigma, planes, seeded, regression, progress_of(first_pass + 1))
 
-    mean, std = _or_lack_of_memory(scan, lambda: mean_and_spread(draw, settings.samples))
+    mean, std = or_lack_of_memory(scan.volume.name, lambda: mean_and_spread(draw, settings.samples))
     half_width, reason = None, ""
     if std is not None:
         half_width = _half_width(scan, mean, std, observation.observed, sigma, len(orientations))
@@ -249,23 +248,10 @@ def sample_residual(scan: ResolvedScan, conditions: Conditions, progress: Progre
         weight = 1 - settings.fidelity
         return mean + weight * (first[0] - mean), std
 
-    mean, std = _or_lack_of_memory(scan, restored)
+    mean, std = or_lack_of_memory(scan.volume.name, restored)
     half_width = _half_width(scan, mean, std, observation.observed, sigma, len(orientations))
     noise = round(conditions.noise.typical, 5)
     return Samples(mean, std, half_width, noise, draws > 0, settings.fidelity, len(orientations))
-
-
-def _or_lack_of_memory(scan: ResolvedScan, draw: Callable[[], Answer]) -> Answer:
-    """What `draw` returns; where memory runs out, a `ResourceError` that says what to do instead of torch's error."""
-    try:
-        return draw()
-    except (RuntimeError, MemoryError) as problem:
-        if lacks_memory(problem):
-            raise ResourceError(
-                f"{scan.volume.name} needs more memory than is free. Try --tile 192, another --device, or "
-                "close other programs."
-            ) from problem
-        raise
 
 
 def _half_width(
