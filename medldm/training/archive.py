@@ -1,14 +1,16 @@
-"""Packed scans in one compressed file, to train on a machine where the scans are not."""
+"""Packed scans in one file, to train on a machine where the scans are not: `medldm train pack`."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import logging
 import lzma
 import struct
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,19 +18,57 @@ from typing import Any
 
 import numpy as np
 
-from medldm.errors import InputError
-from medldm.training.data import INDEX, Packed, index_of, packed_scan
+from medldm.errors import InputError, UsageError
+from medldm.modality import CT
+from medldm.training.data import INDEX, add_noise, index_of, is_current, pack, packed_scan, write_index
+from medldm.training.splits import check_split, modality_of_scans
 
-VERSION = 1  # of the file's layout
+log = logging.getLogger(__name__)
+
+VERSION = 2  # of the file's layout
+MEGABYTES = 60.0
+SMALLEST = 48  # voxels along an axis; scans are not cropped below
 # What zipfile, LZMA, JSON and NumPy raise on bytes that are not what they were.
 DAMAGED = (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, KeyError, ValueError, TypeError,
            AttributeError, NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error)  # fmt: skip
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # equal scans give equal bytes
 
+Voxels = np.ndarray[Any, Any]
 
-def write_archive(
-    cache: Path, file: Path, *, splits: Sequence[str] = ("train", "val"), part: int = 1, parts: int = 1
-) -> int:
+
+def pack_file(data: Path, file: Path, *, megabytes: float = MEGABYTES) -> Path:
+    """All scans of a folder that training needs, as one file.
+
+    Parameters
+    ----------
+    data : folder of NIfTI files, see `medldm.training.splits.read_split`
+    file : where to write
+    megabytes : how large the file may be; the largest scans are cropped around their content until it is not larger
+
+    Returns
+    -------
+    `file`
+
+    Raises
+    ------
+    UsageError, InputError
+    """
+    if megabytes <= 0:
+        raise UsageError(f"--megabytes {megabytes:g} leaves no room for scans.")
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder; name the file that the scans shall be packed into.")
+    modality = modality_of_scans(data)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        pack(data, cache, modality, noise=False)
+        check_split(index_of(cache), data, modality)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        size = write_archive(cache, file, megabytes=megabytes)
+    log.info("wrote %s, %.1f MB", file, size / 1e6)
+    return file
+
+
+def write_archive(cache: Path, file: Path, *, megabytes: float = MEGABYTES) -> int:
     """The scans of a cache that count for restoration, as one file.
 
     Voxels are stored as differences along the last axis and compressed with LZMA, without loss. Scans of weight 0 and
@@ -38,58 +78,127 @@ def write_archive(
     ----------
     cache : folder that `medldm.training.data.pack` filled
     file : where to write
-    splits : which splits
-    part, parts : write the `part`-th of `parts` files of about equal size, counted from 1
+    megabytes : see `pack_file`
 
     Returns
     -------
     size of the file, bytes
+
+    Raises
+    ------
+    UsageError
+        They do not fit, however they are cropped.
     """
-    entries = [entry for entry in index_of(cache) if entry["split"] in splits and entry["weight"] > 0]
-    entries.sort(key=lambda entry: -(cache / entry["name"]).stat().st_size)
-    chosen = entries[part - 1 :: parts]
-    with ThreadPoolExecutor() as pool, zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
-        for entry, raw in zip(chosen, pool.map(lambda entry: _encode(cache / entry["name"]), chosen), strict=True):
-            archive.writestr(zipfile.ZipInfo(entry["name"], ZIP_DATE), raw, zipfile.ZIP_LZMA)
-        index = {"version": VERSION, "scans": chosen}
-        archive.writestr(zipfile.ZipInfo(INDEX, ZIP_DATE), json.dumps(index), zipfile.ZIP_LZMA)
+    entries = [dict(entry) for entry in index_of(cache) if entry["split"] in ("train", "val") and entry["weight"] > 0]
+    with ThreadPoolExecutor() as pool:
+        members = list(pool.map(lambda entry: _encode(np.load(cache / entry["name"])), entries))
+        room = 1e6 * megabytes - len(_index(entries)) - 200 * (len(entries) + 2)  # what a zip file says of each member
+        largest = float(max(map(len, members)))
+        whole = {entry["name"]: len(member) for entry, member in zip(entries, members, strict=True)}
+        while (excess := sum(map(len, members)) - room) > 0:
+            largest = min(0.97 * largest, _limit([len(member) for member in members], room))
+            too_large = [k for k, member in enumerate(members) if len(member) > largest]
+            cropped = list(pool.map(partial(_cropped, cache, entries, whole, largest), too_large))
+            for k, member in zip(too_large, cropped, strict=True):
+                members[k] = member
+            if sum(map(len, members)) - room >= excess:
+                raise UsageError(
+                    f"{len(entries)} scans do not fit into {megabytes:g} MB, however they are cropped. Say a larger "
+                    "--megabytes, or leave scans out of the table."
+                )
+    if some := [entry for entry in entries if "whole" in entry]:
+        log.warning(
+            "%d of %d scans are cropped around their content, the largest ones, so that all fit into %g MB: %s",
+            len(some), len(entries), megabytes,
+            ", ".join(f"{e['file']} ({_times(e['whole'])} to {_times(e['shape'])})" for e in some[:3])
+            + (" and others" if len(some) > 3 else ""),
+        )  # fmt: skip
+    with zipfile.ZipFile(file, "w") as archive:
+        for entry, member in zip(entries, members, strict=True):
+            archive.writestr(zipfile.ZipInfo(entry["name"], ZIP_DATE), member)
+        archive.writestr(zipfile.ZipInfo(INDEX, ZIP_DATE), _index(entries))
     return file.stat().st_size
 
 
-def read_archive(*files: Path) -> dict[str, list[Packed]]:
-    """The scans of one or more archives.
+def _index(entries: list[dict[str, Any]]) -> bytes:
+    return lzma.compress(json.dumps({"version": VERSION, "scans": entries}).encode())
+
+
+def _limit(sizes: list[int], room: float) -> float:
+    """The size that the largest are brought down to, so that all of them fit."""
+    left, ordered = room, sorted(sizes)
+    for number, size in enumerate(ordered):
+        share = left / (len(ordered) - number)
+        if size > share:
+            return share
+        left -= size
+    return float(ordered[-1])
+
+
+def _cropped(cache: Path, entries: list[dict[str, Any]], whole: dict[str, int], largest: float, number: int) -> bytes:
+    """A scan cut to about a size, evenly along its axes, around the middle of what it shows; its entry says so."""
+    entry = entries[number]
+    voxels = np.load(cache / entry["name"])
+    factor = (largest / whole[entry["name"]]) ** (1 / 3)
+    # Small axes stay, as those across thick slices; the others have to give the more.
+    small = [axis for axis in range(3) if voxels.shape[axis] * factor < SMALLEST]
+    if small and len(small) < 3:
+        factor = factor ** (3 / (3 - len(small)))
+    seen = voxels * entry["scale"] + entry.get("shift", 0.0) > 0.1
+    where = []
+    for axis, size in enumerate(voxels.shape):
+        wanted = size if axis in small else max(min(size, SMALLEST), int(size * factor))
+        mass = np.cumsum(seen.sum(tuple(other for other in range(3) if other != axis)))
+        middle = int(np.searchsorted(mass, mass[-1] / 2))
+        start = min(max(0, middle - wanted // 2), size - wanted)
+        where.append(slice(start, start + wanted))
+    part = voxels[tuple(where)]
+    entry |= {"whole": list(voxels.shape), "shape": list(part.shape)}
+    return _encode(part)
+
+
+def _times(shape: list[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def unpack(file: Path, cache: Path) -> None:
+    """Fill a cache from a packed file; the noise of CT scans is made again.
 
     Parameters
     ----------
-    files : from `write_archive`
-
-    Returns
-    -------
-    split name to scans, in the order of their names
+    file : from `write_archive`
+    cache : folder to fill; reused when it was made of the same file
 
     Raises
     ------
     InputError
         Not such a file, a damaged one, or one of another version.
     """
-    scans: dict[str, dict[str, Packed]] = {}
-    for file in files:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                index = json.loads(archive.read(INDEX))
-            if index["version"] != VERSION:
-                raise InputError(f"{file} has layout {index['version']}, this medldm reads {VERSION}. Pack it again.")
-            with ThreadPoolExecutor() as pool:
-                decoded = pool.map(partial(_decode, file), [entry["name"] for entry in index["scans"]])
-                for entry, voxels in zip(index["scans"], decoded, strict=True):
-                    scans.setdefault(entry["split"], {})[entry["name"]] = packed_scan(entry, voxels)
-        except DAMAGED as problem:
-            if _begins_as_ours(file):
-                message = f"{file} is damaged or cut short. Copy it again, or pack the scans again."
-            else:
-                message = f"{file} is no archive of packed scans. Make one with medldm.training.archive.write_archive."
-            raise InputError(message) from problem
-    return {split: [named[name] for name in sorted(named)] for split, named in scans.items()}
+    try:
+        stamp = hashlib.sha256(file.read_bytes()).hexdigest()
+        if is_current(cache, stamp):
+            return
+        with zipfile.ZipFile(file) as archive:
+            stored = archive.read(INDEX)
+        index = json.loads(lzma.decompress(stored) if stored.startswith(b"\xfd7zXZ") else stored)
+        if index["version"] != VERSION:
+            raise InputError(f"{file} has layout {index['version']}, this medldm reads {VERSION}. Pack it again.")
+        with ThreadPoolExecutor() as pool:
+            decoded = list(pool.map(partial(_decode, file), [entry["name"] for entry in index["scans"]]))
+        scans = [packed_scan(entry, voxels) for entry, voxels in zip(index["scans"], decoded, strict=True)]
+    except DAMAGED as problem:
+        if _begins_as_ours(file):
+            message = f"{file} is damaged or cut short. Copy it again, or pack the scans again."
+        else:
+            message = f"{file} is no file of packed scans. Make one with `medldm train pack DATA FILE`."
+        raise InputError(message) from problem
+    cache.mkdir(parents=True, exist_ok=True)
+    entries = [{**entry, "name": Path(entry["name"]).name} for entry in index["scans"]]
+    for entry, scan in zip(entries, scans, strict=True):
+        np.save(cache / entry["name"], scan.voxels)
+        if scan.kind is CT:
+            add_noise(cache / entry["name"], scan.spacing)
+    write_index(cache, stamp, entries)
 
 
 def _begins_as_ours(file: Path) -> bool:
@@ -101,15 +210,15 @@ def _begins_as_ours(file: Path) -> bool:
     return head.startswith(b"PK") and (b".npy" in head or INDEX.encode() in head)
 
 
-def _encode(path: Path) -> bytes:
-    voxels = np.load(path)
+def _encode(voxels: Voxels) -> bytes:
     differences = np.diff(voxels, axis=-1, prepend=voxels.dtype.type(0))  # wraps around, and back
     written = io.BytesIO()
     np.save(written, differences)
-    return written.getvalue()
+    return lzma.compress(written.getvalue())
 
 
-def _decode(file: Path, name: str) -> np.ndarray[Any, Any]:
+def _decode(file: Path, name: str) -> Voxels:
     with zipfile.ZipFile(file) as archive:
-        differences: np.ndarray[Any, Any] = np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
+        raw = lzma.decompress(archive.read(name))
+    differences: Voxels = np.load(io.BytesIO(raw), allow_pickle=False)
     return np.cumsum(differences, axis=-1, dtype=differences.dtype)

@@ -1,7 +1,8 @@
-"""Damage a batch of blocks on the device: the protocol's families with continuous parameters, as `examples` draws one.
+"""Damage a batch of blocks on the device: the families of the protocol with continuous parameters.
 
 Every loss of resolution is a small matrix along an axis, one for each block (`batch_sampling`). Damage lies along the
-first axis of a block.
+first axis of a block. To MRI Rician noise is added after sampling; to CT the noise of a lower dose before it, since
+thick slices average it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ import torch
 from torch import Tensor
 
 from medldm.degradations import DEGRADATIONS, fill_smoothly
-from medldm.modality import MR
-from medldm.training import examples
+from medldm.inference.conditioning import NOISE_GAIN
+from medldm.settings import Architecture
 from medldm.training.batch_sampling import Sampling, sampling
 from medldm.training.corpus import Blocks, smooth_fields, uniform
+from medldm.training.damage import Damage, draw_damage, family_shares, measure_one
+from medldm.training.data import BODY
 
 TOGETHER = ("noise", "thick", "gap", "in-plane", "region")  # families that are drawn for a whole batch at once
+MARGIN = 8  # voxels along the damaged axis that are cut off again: a block's end is not a scan's end
+DOSES = (0.06, 0.7)  # of CT
+FULL_DOSE = 0.6  # share of CT blocks that keep the full dose, where their family loses something else
 
 
 class Measured(NamedTuple):
@@ -38,11 +44,6 @@ class Measured(NamedTuple):
     sigma: Tensor
     thickness: Tensor
     task: Tensor
-
-
-def family_shares() -> dict[str, float]:
-    """The families, in the order that `Measured.task` counts, and how often each is drawn."""
-    return examples.shares(MR.name)
 
 
 def having(attribute: str, task: Tensor) -> Tensor:
@@ -72,17 +73,23 @@ def measure(blocks: Blocks, generator: torch.Generator, task: Tensor | None = No
     """
     clean = blocks.clean
     count, height, width = clean.shape[:3]
-    task = draw_tasks(blocks.isotropic, generator) if task is None else task
+    if task is None:
+        task = draw_tasks(blocks.isotropic, generator, family_shares(blocks.modality.name))
     rows, columns = _sampling(task, count, height, width, generator)
-    low = torch.einsum("bsh,bhwd->bswd", rows.measure, clean)
+    added = None if blocks.noise is None else low_dose(blocks.noise, task, generator)
+    source = clean if added is None else clean + added
+    low = torch.einsum("bsh,bhwd->bswd", rows.measure, source)
     both = columns.changes.nonzero().flatten()  # the others keep their columns
     if len(both):
         low = low.index_copy(0, both, torch.einsum("btw,bswd->bstd", columns.measure[both], low[both]))
-    sigma = _noise_map(task, clean.shape, generator)
-    level = torch.einsum("bsh,bhwd->bswd", rows.measure, sigma)
-    real = low + level * torch.randn(low.shape, generator=generator, device=low.device)
-    imaginary = level * torch.randn(low.shape, generator=generator, device=low.device)
-    low = torch.where(level > 0, torch.hypot(real, imaginary), low)
+    if added is None:
+        sigma = _noise_map(task, clean.shape, generator)
+        level = torch.einsum("bsh,bhwd->bswd", rows.measure, sigma)
+        real = low + level * torch.randn(low.shape, generator=generator, device=low.device)
+        imaginary = level * torch.randn(low.shape, generator=generator, device=low.device)
+        low = torch.where(level > 0, torch.hypot(real, imaginary), low)
+    else:
+        sigma = _level(added, clean, rows, of_family("thick", task))
     if len(both):
         low = low.index_copy(0, both, torch.einsum("bwt,bstd->bswd", columns.interpolate[both], low[both]))
     y = torch.einsum("bhs,bswd->bhwd", rows.interpolate, low)
@@ -92,13 +99,47 @@ def measure(blocks: Blocks, generator: torch.Generator, task: Tensor | None = No
         mask = draw_regions(len(holes), clean.shape[1:], generator)
         y = y.index_copy(0, holes, fill_smoothly(y[holes], ~mask))
         observed = observed.index_copy(0, holes, (~mask).to(y))
-    thickness = rows.thickness
+    measured = Measured(y, observed, sigma, rows.thickness, task)
     alone = ~torch.stack([of_family(name, task) for name in TOGETHER]).any(0)
     if bool(alone.any()):
-        y, observed, sigma, thickness = _one_by_one(alone, clean, task, y, observed, sigma, thickness, generator)
+        measured = _one_by_one(alone, source, measured, added is None, generator)
     # The noise level that a user or an estimator gives is never quite right.
     doubt = (0.15 * torch.randn(count, generator=generator, device=clean.device)).exp()
-    return Measured(y, observed, sigma * doubt.reshape(-1, 1, 1, 1), thickness, task)
+    return measured._replace(sigma=measured.sigma * doubt.reshape(-1, 1, 1, 1))
+
+
+def low_dose(quarter: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise of a random dose, from that of a quarter: quantum noise grows with the root of 1 / dose - 1.
+
+    Parameters
+    ----------
+    quarter : (B, H, W, D) scaled intensity, added at a quarter of the dose
+    task : (B,) families; those that lose something else keep the full dose more often than not
+    generator : source of randomness, on the device
+    """
+    count = len(task)
+    dose = uniform(count, math.log(DOSES[0]), math.log(DOSES[1]), generator).exp()
+    sign = torch.where(uniform(count, 0, 1, generator) < 0.5, 1.0, -1.0)
+    full = ~having("adds_noise", task) & (uniform(count, 0, 1, generator) < FULL_DOSE)
+    return quarter * (sign * ((1 / dose - 1) / 3).sqrt() * ~full).reshape(-1, 1, 1, 1)
+
+
+def _level(added: Tensor, clean: Tensor, rows: Sampling, thick: Tensor) -> Tensor:
+    """(B, H, W, D) standard deviation of what was added, in the body; thick slices have averaged it."""
+    body = (clean > BODY).float()
+    body = torch.where((body.flatten(1).sum(1) > 100).reshape(-1, 1, 1, 1), body, torch.ones_like(body))
+    level = _deviation(added, body)
+    slices = torch.einsum("bsh,bhwd->bswd", rows.measure, added)
+    real = rows.measure.sum(2)[:, :, None, None].expand_as(slices)  # 1, or 0 where a slice does not exist
+    level = torch.where(thick, _deviation(slices, real), level)
+    return level.reshape(-1, 1, 1, 1).expand_as(clean)
+
+
+def _deviation(field: Tensor, where: Tensor) -> Tensor:
+    """(B,) standard deviation over the voxels that count."""
+    count, axes = where.flatten(1).sum(1), (1, 2, 3)
+    mean = (field * where).sum(axes) / count
+    return (((field - mean.reshape(-1, 1, 1, 1)) ** 2 * where).sum(axes) / count).sqrt()
 
 
 def of_family(name: str, task: Tensor) -> Tensor:
@@ -112,36 +153,29 @@ def of_family(name: str, task: Tensor) -> Tensor:
     return task == list(family_shares()).index(name)
 
 
-def _one_by_one(
-    alone: Tensor,
-    clean: Tensor,
-    task: Tensor,
-    y: Tensor,
-    observed: Tensor,
-    sigma: Tensor,
-    thickness: Tensor,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Fields of `Measured` with those blocks that only their own class can degrade, on the CPU.
+def _one_by_one(alone: Tensor, source: Tensor, measured: Measured, noisy: bool, generator: torch.Generator) -> Measured:
+    """Measurements with those blocks that only their own class can degrade, on the CPU.
 
     Parameters
     ----------
     alone : (B,) bool, which
-    clean, task : of all blocks
-    y, observed, sigma, thickness : of the others
+    source : (B, H, W, D) what is measured
+    measured : of the others
+    noisy : whether noise is drawn too
     generator : source of randomness, on the device
     """
-    seed = torch.randint(2**31 - 1, (1,), generator=generator, device=clean.device)
+    seed = torch.randint(2**31 - 1, (1,), generator=generator, device=source.device)
     own = torch.Generator().manual_seed(int(seed))
-    y, observed, sigma, thickness = (field.clone() for field in (y, observed, sigma, thickness))
+    y, observed, sigma, thickness = (field.clone() for field in measured[:4])
     names = list(family_shares())
     for number in alone.nonzero().flatten().tolist():
-        block = clean[number].cpu()
-        damage = examples.draw_damage(names[int(task[number])], tuple(block.shape), own)
-        observation, level = examples.measure(block, damage, own)
-        y[number], observed[number], sigma[number] = observation.y, observation.observed, level
-        thickness[number] = observation.thickness
-    return y, observed, sigma, thickness
+        block = source[number].cpu()
+        damage = draw_damage(names[int(measured.task[number])], tuple(block.shape), own)
+        observation, level = measure_one(block, damage if noisy else Damage(damage.sampling, None), own)
+        y[number], observed[number], thickness[number] = observation.y, observation.observed, observation.thickness
+        if noisy:
+            sigma[number] = level
+    return Measured(y, observed, sigma, thickness, measured.task)
 
 
 def draw_tasks(isotropic: Tensor, generator: torch.Generator, shares_of: dict[str, float] | None = None) -> Tensor:
@@ -151,7 +185,7 @@ def draw_tasks(isotropic: Tensor, generator: torch.Generator, shares_of: dict[st
     ----------
     isotropic : (B,) bool
     generator : source of randomness, on the device
-    shares_of : family to its share; `family_shares` when not given
+    shares_of : family to its share; those of MRI when not given
     """
     shares_of = shares_of or family_shares()
     shares = torch.tensor(list(shares_of.values()), device=isotropic.device).repeat(len(isotropic), 1)
@@ -163,7 +197,7 @@ def draw_tasks(isotropic: Tensor, generator: torch.Generator, shares_of: dict[st
 def _sampling(
     task: Tensor, count: int, height: int, width: int, generator: torch.Generator
 ) -> tuple[Sampling, Sampling]:
-    """Sampling along the first and the second axis, drawn as `examples` draws it."""
+    """Sampling along the first and the second axis, drawn as `Degradation.draw` of each family draws it."""
     device = task.device
     grid = torch.arange(height, device=device, dtype=torch.float32)
     is_ = {name: of_family(name, task) for name in TOGETHER}
@@ -276,22 +310,21 @@ def draw_regions(count: int, shape: torch.Size, generator: torch.Generator) -> T
     return mask
 
 
-def plane_channels(measured: Measured, context: int) -> Tensor:
-    """Channels of the central plane of each block, (B, C, H, W), see `medldm.inference.conditioning.measured_channels`.
+def batch_channels(measured: Measured, config: Architecture) -> Tensor:
+    """Measured channels of each block, as `medldm.inference.conditioning.measured_channels` makes them of one.
 
     Parameters
     ----------
-    measured : with D equal to `context`
-    context : planes that become channels
+    measured : with D equal to the context of a network for planes
+    config : architecture
+
+    Returns
+    -------
+    (B, C, H, W) of the central plane, or (B, C, H, W, D)
     """
-    middle = context // 2
-    thick = (measured.thickness.clamp_min(1).log2() / 3).reshape(-1, 1, 1, 1)
-    return torch.cat(
-        [
-            measured.y.permute(0, 3, 1, 2),
-            measured.observed.permute(0, 3, 1, 2),
-            measured.sigma[..., middle][:, None] * 10.0,
-            thick.expand(-1, 1, *measured.y.shape[1:3]),
-        ],
-        1,
-    )
+    thick = (measured.thickness.clamp_min(1).log2() / 3).reshape(-1, 1, 1, 1).expand_as(measured.y)
+    if config.spatial_dims == 3:
+        return torch.stack([measured.y, measured.observed, measured.sigma * NOISE_GAIN, thick], 1)
+    middle = slice(config.context // 2, config.context // 2 + 1)
+    fields = (measured.y, measured.observed, measured.sigma[..., middle] * NOISE_GAIN, thick[..., middle])
+    return torch.cat([field.permute(0, 3, 1, 2) for field in fields], 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from copy import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medldm.errors import InputError
-from medldm.modality import MR
-from medldm.training.data import Packed
+from medldm.modality import MR, Modality
+from medldm.training.data import BODY, Packed
 
 CANDIDATES = 12  # voxels tried to find one with signal
-SIGNAL = 0.1  # scaled intensity of a voxel with signal
+SIGNAL = 0.1  # scaled intensity of a voxel with signal in MRI
 
 
 class Blocks(NamedTuple):
@@ -26,11 +27,15 @@ class Blocks(NamedTuple):
     clean : (B, H, W, D) scaled intensity
     isotropic : (B,) bool, whether the block may lose slices along H
     scan : (B,) index of the scan each comes from
+    noise : (B, H, W, D) scaled intensity, what a quarter of the dose would add; None for MRI
+    modality : of all scans
     """
 
     clean: Tensor
     isotropic: Tensor
     scan: Tensor
+    noise: Tensor | None = None
+    modality: Modality = MR
 
 
 class Corpus:
@@ -38,39 +43,49 @@ class Corpus:
 
     Parameters
     ----------
-    scans : packed MR scans, weighted as they shall be drawn
+    scans : packed scans of one modality, weighted as they shall be drawn
     device : where the buffer lies
 
     Raises
     ------
     InputError
-        Scans of another modality.
+        Scans of several modalities.
     """
 
     def __init__(self, scans: Sequence[Packed], device: torch.device | str = "cpu") -> None:
-        if others := [scan for scan in scans if scan.kind is not MR]:
+        kinds = {scan.kind.title: scan.kind for scan in scans}
+        if len(kinds) > 1:
             raise InputError(
-                f"{len(others)} of {len(scans)} packed scans are {others[0].kind.title}, {others[0].file} among them; "
-                f"batches are drawn of {MR.title} scans alone. Pack them without the others."
+                f"Some of the {len(scans)} packed scans are {' and others '.join(sorted(kinds))}; a network learns one "
+                "modality. Pack them into two files."
             )
+        (self.modality,) = kinds.values()
         self.device = torch.device(device)
-        small = all(scan.voxels.dtype == np.uint8 for scan in scans)
-        kind = np.uint8 if small else np.int32
-        flat = np.concatenate([scan.voxels.reshape(-1).astype(kind, copy=False) for scan in scans])
-        self.voxels = torch.from_numpy(flat).to(self.device)
+        self.voxels = _flat([scan.voxels for scan in scans], self.device)
+        noise = [scan.noise for scan in scans if scan.noise is not None]
+        self.noise = _flat(noise, self.device) if noise else None
+        self.draws = len(noise[0]) if noise else 0  # of noise, beside each scan
         sizes = [scan.voxels.size for scan in scans]
-        shapes = [scan.voxels.shape for scan in scans]
         self.offset = self._long([sum(sizes[:k]) for k in range(len(sizes))])  # (N,)
+        self.size = self._long(sizes)  # (N,)
+        shapes = [scan.voxels.shape for scan in scans]
         self.shape = self._long(shapes)  # (N, 3)
         self.stride = self._long([(s[1] * s[2], s[2], 1) for s in shapes])  # (N, 3)
         self.scale = torch.tensor([scan.scale for scan in scans], device=self.device)
-        self.eight_bit = torch.tensor([scan.voxels.dtype == np.uint8 for scan in scans], device=self.device)
+        self.shift = torch.tensor([scan.shift for scan in scans], device=self.device)
+        self.coarse = torch.tensor([scan.coarse for scan in scans], device=self.device)
         self.isotropic = torch.tensor([scan.isotropic for scan in scans], device=self.device)
         self.slice_axis = self._long([scan.slice_axis for scan in scans])
         self.weight = torch.tensor([scan.weight for scan in scans], device=self.device)
 
     def _long(self, values: object) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
+
+    def preferring_thin(self, factor: float) -> Corpus:
+        """The same corpus, with isotropic scans drawn more often by a factor."""
+        other = copy(self)
+        other.weight = self.weight * torch.where(self.isotropic, factor, 1.0)
+        return other
 
     def draw(self, count: int, size: tuple[int, int, int], generator: torch.Generator) -> Blocks:
         """Random blocks around voxels with signal, axes permuted and flipped at random.
@@ -107,22 +122,48 @@ class Corpus:
             fits = (at >= 0) & (at < total[:, place, None])
             index = index + (at.clamp_min(0).minimum(total[:, place, None] - 1) * stride[:, place, None]).reshape(dims)
             inside = inside & fits.reshape(dims)
-        values = self.voxels[index].float() * inside
-        # 8-bit voxels are spread over the half level that rounding took from them.
-        dither = self.eight_bit[scan].reshape(-1, 1, 1, 1) & (values > 0)
+        scale = _over(self.scale[scan])
+        values = self._stored(index)
+        # Coarse voxels are spread over the half level that rounding took from them.
+        dither = _over(self.coarse[scan]) & (values > 0) & inside
         values = values + dither * (torch.rand(values.shape, generator=generator, device=self.device) - 0.5)
-        return Blocks(values * self.scale[scan].reshape(-1, 1, 1, 1), self.isotropic[scan], scan)
+        clean = (values * scale + _over(self.shift[scan])) * inside
+        noise = None
+        if self.noise is not None:
+            draw = (self._rand(count, generator=generator) * self.draws).long()
+            beside = self.offset[scan] * (self.draws - 1) + draw * self.size[scan]
+            noise = self.noise[index + _over(beside)].float() * scale * inside
+        return Blocks(clean, self.isotropic[scan], scan, noise, self.modality)
 
     def _rand(self, *shape: int, generator: torch.Generator) -> Tensor:
         return torch.rand(shape, generator=generator, device=self.device)
+
+    def _stored(self, index: Tensor) -> Tensor:
+        """Stored voxels as float; 16 bits lie in the buffer as if they had a sign."""
+        values = self.voxels[index]
+        return (values.int() & 0xFFFF).float() if values.dtype == torch.int16 else values.float()
 
     def _with_signal(self, scan: Tensor, generator: torch.Generator) -> Tensor:
         """(B, 3) a voxel of each scan that holds signal, or any where none was found."""
         at = (self._rand(len(scan), CANDIDATES, 3, generator=generator) * self.shape[scan][:, None]).long()
         index = self.offset[scan][:, None] + (at * self.stride[scan][:, None]).sum(-1)
-        bright = self.voxels[index].float() * self.scale[scan][:, None] > SIGNAL  # (B, CANDIDATES)
-        first = bright.float().argmax(1)
+        signal = SIGNAL if self.modality.body_above is None else BODY
+        values = self._stored(index) * self.scale[scan][:, None] + self.shift[scan][:, None]
+        first = (values > signal).float().argmax(1)  # (B,)
         return at[torch.arange(len(scan), device=self.device), first]
+
+
+def _flat(arrays: Sequence[np.ndarray[Any, Any]], device: torch.device) -> Tensor:
+    """All voxels one after another on a device, copied scan by scan, since scans may lie on disk."""
+    small = all(array.dtype == np.uint8 for array in arrays)
+    kind = torch.uint8 if small else torch.int16
+    flat = torch.empty(sum(array.size for array in arrays), dtype=kind, device=device)
+    start = 0
+    for array in arrays:
+        own = array.reshape(-1) if small or array.dtype == np.int16 else array.reshape(-1).astype(np.uint16)
+        flat[start : start + array.size] = torch.from_numpy(np.array(own if small else own.view(np.int16)))
+        start += array.size
+    return flat
 
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -136,8 +177,15 @@ def smooth_fields(count: int, shape: Sequence[int], generator: torch.Generator, 
     return F.interpolate(coarse, size=tuple(shape), mode="trilinear", align_corners=True)[:, 0]
 
 
+def augmented(blocks: Blocks, generator: torch.Generator) -> Blocks:
+    """The same anatomy as other sequences or coils might show it; values of CT mean something and stay."""
+    if blocks.modality.window is not None:
+        return blocks
+    return blocks._replace(clean=augment(blocks.clean, generator))
+
+
 def augment(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """`medldm.training.augment.augment` for a batch: other contrasts, coil fields and gains.
+    """Other contrasts, coil fields and gains; air stays dark.
 
     Parameters
     ----------

@@ -1,13 +1,14 @@
-"""Training examples: a packed cache of scans in memory, patches drawn and degraded on the fly."""
+"""Scans as small integers in one folder, so that training reads memory and nothing else."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +22,9 @@ from medldm.training.splits import UNREADABLE, by_air, rows_of, stated_modality
 log = logging.getLogger(__name__)
 
 INDEX = "index.json"  # of a cache
+LAYOUT = 2  # of a cache; one of another layout is made anew
+LEVELS = 200  # of an MR scan between black and white: most scans then fit into 8 bits
+COARSE = 2e-3  # scaled intensity; values stored in larger steps are dithered when they are drawn
 QUARTER = 0.25  # dose of the noise that is kept beside a CT scan; other doses are made of it
 KERNELS = ("hann", "ramp")  # soft and sharp reconstructions
 BODY = 0.25  # scaled intensity between air and body in CT, -500 HU
@@ -33,7 +37,7 @@ class Packed:
 
     Parameters
     ----------
-    voxels : (X, Y, Z) uint8 or uint16, cropped to its content
+    voxels : (X, Y, Z) uint8 or uint16, cropped to its content; may lie on disk
     scale : scaled intensity per stored unit; in MRI 1 is the 99.5th percentile of the foreground
     shift : scaled intensity of a stored 0
     noise : (K, X, Y, Z) int16 HU, what a quarter of the dose would add to a CT scan, K times; None for MRI
@@ -63,22 +67,28 @@ class Packed:
         """The modality as an object."""
         return stated_modality(self.modality) or DEFAULT
 
+    @property
+    def coarse(self) -> bool:
+        """Whether its levels are so far apart that they are dithered."""
+        return self.scale > COARSE
+
     def scaled(self, where: tuple[slice, ...], generator: torch.Generator | None) -> Tensor:
-        """A block as float32 scaled intensity; 8-bit sources are dithered by half a level where there is signal."""
+        """A block as float32 scaled intensity; coarse levels are dithered by half of one where there is signal."""
         block = torch.from_numpy(self.voxels[where].astype(np.float32))
-        if self.voxels.dtype == np.uint8 and generator is not None:
+        if self.coarse and generator is not None:
             block = torch.where(block > 0, block + torch.rand(block.shape, generator=generator) - 0.5, block)
         return block * self.scale + self.shift
 
 
-def pack(data: Path, cache: Path, modality: str = "MR") -> None:
-    """Scans as small integers in one folder, so that training reads memory and nothing else.
+def pack(data: Path, cache: Path, modality: str = "MR", *, noise: bool = True) -> None:
+    """Fill a cache.
 
     Parameters
     ----------
     data : folder of NIfTI files, see `read_split`
     cache : folder to fill; reused when it was made of the same files
     modality : scans of another modality are left out
+    noise : whether the noise of CT scans is made, which takes a minute a scan
 
     Raises
     ------
@@ -86,21 +96,35 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
         A scan whose values are of another modality, and the table does not say what it is.
     """
     rows = rows_of(data, modality)
-    stamp = hashlib.sha256(json.dumps([[r["path"], Path(r["path"]).stat().st_size] for r in rows]).encode()).hexdigest()
-    index = cache / INDEX
-    if index.is_file() and json.loads(index.read_text())["stamp"] == stamp:
+    sizes = [[row["path"], Path(row["path"]).stat().st_size] for row in rows]
+    stamp = hashlib.sha256(json.dumps([LAYOUT, sizes]).encode()).hexdigest()
+    if is_current(cache, stamp):
         return
     cache.mkdir(parents=True, exist_ok=True)
     entries = []
     for number, row in enumerate(rows):
-        entry = _pack_one(Path(row["path"]), cache / f"{number:04d}.npy", modality, not row.get("modality"))
+        target = cache / f"{number:04d}.npy"
+        entry = _pack_one(Path(row["path"]), target, modality, not row.get("modality"))
         if entry is None:
             log.warning("%s is left out: unreadable, nothing but air, a label map, or not a 3D image", row["path"])
             continue
+        if noise and modality_of(modality) is CT:
+            add_noise(target, entry["spacing"])
         known = {key: row.get(key, "") for key in ("file", "subject", "modality", "licence", "source", "split")}
         known["modality"] = known["modality"] or modality  # a table need not say; what is packed is known
-        entries.append({**entry, **known, "weight": float(row.get("weight") or 1), "name": f"{number:04d}.npy"})
-    index.write_text(json.dumps({"stamp": stamp, "scans": entries}, indent=1))
+        entries.append({**entry, **known, "weight": float(row.get("weight") or 1), "name": target.name})
+    write_index(cache, stamp, entries)
+
+
+def is_current(cache: Path, stamp: str) -> bool:
+    """Whether a cache was made of what the stamp stands for."""
+    index = cache / INDEX
+    return index.is_file() and json.loads(index.read_text())["stamp"] == stamp
+
+
+def write_index(cache: Path, stamp: str, entries: list[dict[str, Any]]) -> None:
+    """Say what is in a cache; written last, so that one that is half full is made anew."""
+    (cache / INDEX).write_text(json.dumps({"stamp": stamp, "scans": entries}, indent=1))
 
 
 def _pack_one(path: Path, target: Path, modality: str, guessed: bool) -> dict[str, Any] | None:
@@ -132,43 +156,51 @@ def _pack_one(path: Path, target: Path, modality: str, guessed: bool) -> dict[st
     seen = Volume(voxels, np.diag([*spacing, 1.0]), name=path.name)
     description = describe(seen, modality.lower())
     packed = _pack_relative if kind.window is None else _pack_hounsfield
-    return {**packed(voxels, raw.dtype == np.uint8, spacing, target), "spacing": spacing, "looks": description}
+    return {**packed(voxels, raw.dtype == np.uint8, target), "spacing": spacing, "looks": description}
 
 
-def _pack_relative(
-    voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path
-) -> dict[str, float]:
+def _pack_relative(voxels: np.ndarray[Any, Any], bytes_: bool, target: Path) -> dict[str, float]:
     # Only here: packing happens where the scans are, and training may run where SciPy is not installed.
     from medldm.data.intensity import mri_scaling
 
     unit = mri_scaling(voxels).unit
     voxels = voxels[_content(voxels > 0.02 * voxels.max())]
-    step = 1.0 if bytes_ else float(voxels.max()) / 65535
-    np.save(target, np.clip(np.round(voxels / step), 0, 65535).astype(np.uint8 if bytes_ else np.uint16))
+    step = 1.0 if bytes_ else unit / LEVELS
+    levels = np.clip(np.round(voxels / step), 0, 65535)
+    np.save(target, levels.astype(np.uint8 if levels.max() < 256 else np.uint16))
     return {"scale": step / unit}
 
 
-def _pack_hounsfield(
-    voxels: np.ndarray[Any, Any], bytes_: bool, spacing: tuple[float, ...], target: Path
-) -> dict[str, float]:
-    from medldm.degradations import LowDose
-
+def _pack_hounsfield(voxels: np.ndarray[Any, Any], bytes_: bool, target: Path) -> dict[str, float]:
     assert CT.plausible is not None
     low, high = CT.plausible
     voxels = np.clip(voxels[_content(voxels > CT.body_above)], low, high)
+    np.save(target, np.round(voxels - low).astype(np.uint16))
+    scaling = CT.scaling(voxels)
+    return {"scale": 1 / scaling.unit, "shift": (low - scaling.low) / scaling.unit}
+
+
+def add_noise(packed: Path, spacing: Sequence[float]) -> None:
+    """Write what a quarter of the dose would add to a packed CT scan; equal scans get equal noise.
+
+    Parameters
+    ----------
+    packed : voxels of the scan in its cache
+    spacing : mm
+    """
+    from medldm.degradations import LowDose
+
+    assert CT.plausible is not None
+    voxels = np.load(packed).astype(np.float32) + CT.plausible[0]
     axis = int(np.argmax(spacing))
     across = float(np.delete(spacing, axis)[0])
-    slices = np.moveaxis(voxels, axis, 0)
     draws = []
     for number, kernel in enumerate(KERNELS):
         degradation = LowDose(QUARTER, pixel_mm=across, kernel=kernel)
         generator = torch.Generator().manual_seed(number)
-        noise = np.stack([degradation.noise(image, generator) for image in slices])
+        noise = np.stack([degradation.noise(image, generator) for image in np.moveaxis(voxels, axis, 0)])
         draws.append(np.moveaxis(noise, 0, axis))
-    np.save(noise_path(target), np.clip(np.round(draws), -32768, 32767).astype(np.int16))
-    np.save(target, np.round(voxels - low).astype(np.uint16))
-    scaling = CT.scaling(voxels)
-    return {"scale": 1 / scaling.unit, "shift": (low - scaling.low) / scaling.unit}
+    np.save(noise_path(packed), np.clip(np.round(draws), -32768, 32767).astype(np.int16))
 
 
 def _content(filled: np.ndarray[Any, Any]) -> tuple[slice, ...]:
@@ -190,14 +222,14 @@ def index_of(cache: Path) -> list[dict[str, Any]]:
 
 
 def load_cache(cache: Path, split: str) -> list[Packed]:
-    """The packed scans of one split, in memory."""
+    """The packed scans of one split; their voxels stay on disk until they are used."""
     scans = []
     for entry in index_of(cache):
         if entry["split"] != split:
             continue
         noise = noise_path(cache / entry["name"])
-        voxels = np.load(cache / entry["name"])
-        scans.append(packed_scan(entry, voxels, np.load(noise) if noise.is_file() else None))
+        voxels = np.load(cache / entry["name"], mmap_mode="r")
+        scans.append(packed_scan(entry, voxels, np.load(noise, mmap_mode="r") if noise.is_file() else None))
     return scans
 
 
@@ -233,80 +265,6 @@ def packed_scan(
 def scan_descriptions(cache: Path, split: str) -> list[dict[str, Any]]:
     """`medldm.qc.ood.describe` of the packed scans of one split; caches of earlier versions do not know it."""
     return [entry["looks"] for entry in index_of(cache) if entry["split"] == split and entry.get("looks")]
-
-
-class Block(NamedTuple):
-    """A piece of a scan with its axes in the order that training uses: damage along the first.
-
-    Parameters
-    ----------
-    clean : (H, W, D) scaled intensity
-    isotropic : whether slices along H may be thickened
-    modality : of the scan
-    noise : (H, W, D) scaled intensity, what a quarter of the dose would add; None for MRI
-    """
-
-    clean: Tensor
-    isotropic: bool
-    modality: Modality = DEFAULT
-    noise: Tensor | None = None
-
-
-def draw_block(scan: Packed, size: tuple[int, int, int], generator: torch.Generator) -> Block:
-    """A random block around a voxel with signal, axes permuted and flipped at random.
-
-    Parameters
-    ----------
-    scan : where from
-    size : (H, W, D) voxels
-    generator : source of randomness
-
-    Returns
-    -------
-    block; a scan smaller than `size` is padded with air
-    """
-    order = torch.randperm(3, generator=generator).tolist()
-    if not scan.isotropic:  # thick slices are looked at in their own planes
-        planes = [axis for axis in order if axis != scan.slice_axis]
-        order = [*planes, scan.slice_axis]
-    lengths = [0, 0, 0]
-    for place, axis in enumerate(order):
-        lengths[axis] = size[place]
-    where, pads = [], []
-    centre = _voxel_with_signal(scan, generator)
-    for axis, length in enumerate(lengths):
-        total = scan.voxels.shape[axis]
-        if total >= length:
-            start = int(np.clip(centre[axis] - length // 2, 0, total - length))
-            where.append(slice(start, start + length))
-            pads.append((0, 0))
-        else:
-            before = int(torch.randint(length - total + 1, (1,), generator=generator))
-            where.append(slice(0, total))
-            pads.append((before, length - total - before))
-    fields = [scan.scaled(tuple(where), generator)]
-    if scan.noise is not None:
-        draw = scan.noise[int(torch.randint(len(scan.noise), (1,), generator=generator))]
-        fields.append(torch.from_numpy(draw[tuple(where)].astype(np.float32)) * scan.scale)
-    margins = [n for pair in reversed(pads) for n in pair]
-    flips = [axis for axis in range(3) if torch.rand((), generator=generator) < 0.5]
-    block, *noise = (torch.nn.functional.pad(field, margins).permute(order).flip(flips) for field in fields)
-    return Block(block, scan.isotropic, scan.kind, noise[0] if noise else None)
-
-
-def _voxel_with_signal(scan: Packed, generator: torch.Generator) -> list[int]:
-    signal = 0.1 if scan.noise is None else BODY
-    for _ in range(12):
-        at = [int(torch.randint(size, (1,), generator=generator)) for size in scan.voxels.shape]
-        if scan.voxels[tuple(at)] * scan.scale + scan.shift > signal:
-            break
-    return at
-
-
-def pick(scans: list[Packed], generator: torch.Generator) -> Packed:
-    """One scan, drawn by weight."""
-    weights = torch.tensor([scan.weight for scan in scans])
-    return scans[int(torch.multinomial(weights, 1, generator=generator))]
 
 
 def balance(scans: list[Packed]) -> list[Packed]:

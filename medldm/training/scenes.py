@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medldm.inference.conditioning import NOISE_GAIN
@@ -16,31 +16,34 @@ from medldm.models.precision import full_precision
 from medldm.models.residual import Conditions, PrincipalBlocks, features_and_correction
 from medldm.models.unet import Residual
 from medldm.settings import Architecture
-from medldm.training.batches import Measured, draw_tasks, family_shares, having, measure
-from medldm.training.corpus import Corpus, augment
-from medldm.training.examples import MARGIN
+from medldm.training.batches import MARGIN, Measured, batch_channels, draw_tasks, having, measure
+from medldm.training.corpus import Blocks, Corpus, augmented
+from medldm.training.damage import family_shares
+from medldm.training.state import save_atomically
 
 # How often a family is drawn for the residual, where that differs: most where information is missing.
 RESIDUAL_SHARES = {"noise": 0.2, "thick": 0.34, "gap": 0.26, "in-plane": 0.07, "region": 0.13}
 
 
-class Planes(NamedTuple):
-    """The blocks of a batch that are averaged over one orientation, as planes.
+class View(NamedTuple):
+    """The blocks of a batch that are averaged over one orientation, as the regression network takes them.
 
     Parameters
     ----------
     order : axes of a block that become (H, W, D), as in `medldm.inference.conditioning.Orientation`
     which : (B',) index of the blocks
-    inputs : (B' * D, C, H, W) measured channels
+    inputs : (B' * D, C, H, W) measured channels of planes, or (B', C, H, W, D) of volumes
     """
 
     order: tuple[int, int, int]
     which: Tensor
     inputs: Tensor
 
-    def back(self, planes: Tensor) -> Tensor:
-        """(B' * D, 1, H, W) as blocks (B', ...) in their own order of axes."""
-        stack = planes[:, 0].reshape(len(self.which), -1, *planes.shape[2:]).permute(0, 2, 3, 1)
+    def back(self, answer: Tensor) -> Tensor:
+        """(B' * D, 1, H, W), or (B', 1, H, W, D), as blocks (B', ...) in their own order of axes."""
+        stack = answer[:, 0]
+        if answer.ndim == 4:
+            stack = stack.reshape(len(self.which), -1, *answer.shape[2:]).permute(0, 2, 3, 1)
         return stack.permute(0, *[1 + self.order.index(axis) for axis in range(3)])
 
 
@@ -51,24 +54,33 @@ class Scenes(NamedTuple):
     ----------
     residual : (B, H, W, D) x - b, scaled intensity
     conditions : see `medldm.models.residual.Conditions`, (B, 1, H, W, D)
-    task : (B,) index into `medldm.training.batches.family_shares`
+    task : (B,) index into `medldm.training.damage.family_shares`
     """
 
     residual: Tensor
     conditions: Conditions
     task: Tensor
 
+    def halved(self) -> Scenes:
+        """The same in half precision, as they are kept."""
+        *fields, thickness = self.conditions
+        conditions = Conditions._make([*(field.half() for field in fields), thickness])
+        return self._replace(residual=self.residual.half(), conditions=conditions)
 
-def orientations(measured: Measured, isotropic: Tensor, context: int) -> Iterator[Planes]:
+
+def orientations(measured: Measured, isotropic: Tensor, config: Architecture) -> Iterator[View]:
     """Each block in the orientations that the verbs average (`medldm.inference.conditioning.pick_orientations`).
 
     Parameters
     ----------
     measured : batch
     isotropic : (B,) bool
-    context : planes that become channels
+    config : of the regression network; one for volumes uses the first orientation
     """
     thin = having("across_slices", measured.task)
+    if config.spatial_dims == 3:
+        yield View((0, 1, 2), torch.arange(len(thin), device=thin.device), batch_channels(measured, config))
+        return
     plane = having("in_planes", measured.task)
     around = isotropic & ~thin & ~plane  # noise and regions are restored in three orientations
     for order, chosen in (
@@ -79,7 +91,7 @@ def orientations(measured: Measured, isotropic: Tensor, context: int) -> Iterato
     ):
         which = chosen.nonzero().flatten()
         if len(which):
-            yield Planes(order, which, plane_stack(measured, which, order, context))
+            yield View(order, which, plane_stack(measured, which, order, config.context))
 
 
 def plane_stack(measured: Measured, which: Tensor, order: Sequence[int], context: int) -> Tensor:
@@ -101,32 +113,32 @@ def plane_stack(measured: Measured, which: Tensor, order: Sequence[int], context
 
 
 def regress(
-    network: Residual, measured: Measured, isotropic: Tensor, context: int
-) -> tuple[Tensor, list[tuple[Planes, Tensor]]]:
+    network: Residual, measured: Measured, isotropic: Tensor, config: Architecture
+) -> tuple[Tensor, list[tuple[View, Tensor]]]:
     """Regression mean, averaged over orientations, and the features of each for `spread_of`.
 
     Parameters
     ----------
-    network : frozen regression network for planes
-    measured, isotropic, context : see `orientations`
+    network : frozen regression network
+    measured, isotropic, config : see `orientations`
 
     Returns
     -------
-    (B, H, W, D) b, and the planes of each orientation with their features, (B' * D, channels, H, W)
+    (B, H, W, D) b, and each orientation with its features, (B' * D, channels, H, W) or (B', channels, H, W, D)
     """
     total = torch.zeros_like(measured.y)
     count = torch.zeros(len(total), device=total.device)
     kept = []
-    for planes in orientations(measured, isotropic, context):
+    for view in orientations(measured, isotropic, config):
         with torch.no_grad():
-            features, correction = features_and_correction(network, planes.inputs)
-        total = total.index_add(0, planes.which, planes.back(correction))
-        count = count.index_add(0, planes.which, torch.ones_like(planes.which, dtype=count.dtype))
-        kept.append((planes._replace(inputs=planes.inputs.new_empty(0)), features))
+            features, correction = features_and_correction(network, view.inputs)
+        total = total.index_add(0, view.which, view.back(correction))
+        count = count.index_add(0, view.which, torch.ones_like(view.which, dtype=count.dtype))
+        kept.append((view._replace(inputs=view.inputs.new_empty(0)), features))
     return measured.y + total / count.reshape(-1, 1, 1, 1), kept
 
 
-def spread_of(spread: nn.Module, kept: Sequence[tuple[Planes, Tensor]], like: Tensor) -> Tensor:
+def spread_of(spread: nn.Module, kept: Sequence[tuple[View, Tensor]], like: Tensor) -> Tensor:
     """Log spread, averaged over orientations, with gradients of the spread head where autograd is on.
 
     Parameters
@@ -137,43 +149,58 @@ def spread_of(spread: nn.Module, kept: Sequence[tuple[Planes, Tensor]], like: Te
     """
     total = torch.zeros_like(like)
     count = torch.zeros(len(like), device=like.device)
-    for planes, features in kept:
-        total = total.index_add(0, planes.which, planes.back(spread(features)))
-        count = count.index_add(0, planes.which, torch.ones_like(planes.which, dtype=count.dtype))
+    for view, features in kept:
+        total = total.index_add(0, view.which, view.back(spread(features)))
+        count = count.index_add(0, view.which, torch.ones_like(view.which, dtype=count.dtype))
     return total / count.reshape(-1, 1, 1, 1)
 
 
-def draw_scenes(
-    corpus: Corpus, network: Residual, count: int, size: int, context: int, generator: torch.Generator
-) -> tuple[Scenes, list[tuple[Planes, Tensor]]]:
-    """Damaged blocks with their regression mean; the spread is missing still.
+def draw_measured(corpus: Corpus, count: int, size: int, generator: torch.Generator) -> tuple[Blocks, Measured]:
+    """Damaged blocks to learn the residual from.
 
-    Returns
-    -------
-    scenes with log s of 0, and features for `spread_of`, whose blocks have `MARGIN` more at both ends
+    Parameters
+    ----------
+    corpus : where blocks are drawn
+    count : blocks
+    size : edge, voxels; blocks have `MARGIN` more at both ends of the damaged axis
+    generator : source of randomness, on the device
     """
     # Data are made in full precision, whatever the networks compute in.
     with torch.no_grad(), full_precision(corpus.device):
-        blocks = corpus.draw(count, (size + 2 * MARGIN, size, size), generator)
-        blocks = blocks._replace(clean=augment(blocks.clean, generator))
-        task = draw_tasks(blocks.isotropic, generator, family_shares() | RESIDUAL_SHARES)
-        measured = measure(blocks, generator, task)
-    b, kept = regress(network, measured, blocks.isotropic, context)
-    inner = slice(MARGIN, MARGIN + size)
+        blocks = augmented(corpus.draw(count, (size + 2 * MARGIN, size, size), generator), generator)
+        shares = family_shares(corpus.modality.name)
+        wanted = {name: share and RESIDUAL_SHARES.get(name, share) for name, share in shares.items()}
+        return blocks, measure(blocks, generator, draw_tasks(blocks.isotropic, generator, wanted))
+
+
+def make_scenes(
+    blocks: Blocks, measured: Measured, network: Residual, spread: nn.Module, config: Architecture
+) -> Scenes:
+    """Regression mean and spread of damaged blocks; gradients reach the spread head where autograd is on.
+
+    Parameters
+    ----------
+    blocks, measured : from `draw_measured`; their `MARGIN` is cut off
+    network, spread : regression network, frozen, and its spread head
+    config : of the regression network
+    """
+    b, kept = regress(network, measured, blocks.isotropic, config)
+    inner = slice(MARGIN, -MARGIN)
 
     def cut(field: Tensor) -> Tensor:
         return field[:, None, inner]
 
-    fields = (b, measured.y, measured.observed, measured.sigma, torch.zeros_like(b))
+    fields = (b, measured.y, measured.observed, measured.sigma, spread_of(spread, kept, b))
     conditions = Conditions._make([*(cut(field) for field in fields), measured.thickness])
-    return Scenes((blocks.clean - b)[:, inner], conditions, task), kept
+    return Scenes((blocks.clean - b)[:, inner], conditions, measured.task)
 
 
 def save_scenes(scenes: Sequence[Scenes], path: Path) -> None:
     """Scenes in one safetensors file."""
     parts = {name: torch.cat([getattr(s.conditions, name) for s in scenes]) for name in Conditions._fields}
     parts |= {"residual": torch.cat([s.residual for s in scenes]), "task": torch.cat([s.task for s in scenes])}
-    save_file({name: value.cpu() for name, value in parts.items()}, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_atomically({name: value.cpu() for name, value in parts.items()}, path, {})
 
 
 def load_scenes(path: Path, device: torch.device) -> Scenes:
@@ -183,11 +210,17 @@ def load_scenes(path: Path, device: torch.device) -> Scenes:
 
 
 class Pool:
-    """Scenes kept on the device in half precision; batches are drawn from them, flipped at random."""
+    """Scenes kept on the device in half precision; batches are drawn from them, flipped at random.
 
-    def __init__(self, scenes: list[Scenes]) -> None:
+    Parameters
+    ----------
+    scenes : at least one batch
+    """
+
+    def __init__(self, scenes: Sequence[Scenes]) -> None:
         fields = [torch.cat([s.residual[:, None] for s in scenes])]
         fields += [torch.cat([s.conditions[k] for s in scenes]) for k in range(5)]
+        self.size, self.on_gpu = sum(len(s.task) for s in scenes), fields[0].is_cuda
         self.fields, self.thickness = fields, torch.cat([s.conditions.thickness for s in scenes])
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
@@ -202,7 +235,9 @@ class Pool:
         return r / log_s.exp(), Conditions(b, y, m, sigma, log_s, self.thickness[which])
 
 
-def principal_blocks(pool: Pool, config: Architecture, generator: torch.Generator) -> PrincipalBlocks:
+def principal_blocks(
+    pool: Pool, config: Architecture, generator: torch.Generator, basis: Tensor | None = None
+) -> PrincipalBlocks:
     """The first principal components of residual blocks, with an overlapping decoder.
 
     Parameters
@@ -210,21 +245,20 @@ def principal_blocks(pool: Pool, config: Architecture, generator: torch.Generato
     pool : where residuals are drawn from
     config : edge of a block (`latent_factor`) and number of components (`latent_channels`)
     generator : source of randomness, on the device
+    basis : components that are kept, see `PrincipalBlocks`; found when not given
     """
     total, count = torch.zeros((), device=generator.device), 0
     for _ in range(20):
         u, _ = pool.draw(16, generator)
         rows = space_to_depth(u, config.latent_factor).flatten(2).transpose(1, 2).flatten(0, 1)
         total, count = total + rows.T @ rows, count + len(rows)
-    values, vectors = torch.linalg.eigh(total.double() / count)
-    basis, scale = (
-        vectors[:, -config.latent_channels :].flip(1).float(),
-        values[-config.latent_channels :].flip(0).sqrt().float(),
-    )
-    blocks = PrincipalBlocks(basis, scale, config.latent_factor).to(generator.device)
-    return PrincipalBlocks(basis, scale, config.latent_factor, overlapping_decoder(pool, blocks, generator)).to(
-        generator.device
-    )
+    covariance = total.double() / count
+    if basis is None:
+        basis = torch.linalg.eigh(covariance)[1][:, -config.latent_channels :].flip(1).float()
+    along = basis.double()
+    scale = (along * (covariance @ along)).sum(0).clamp_min(1e-8).sqrt().float()
+    blocks = PrincipalBlocks(basis, scale, config.latent_factor)
+    return PrincipalBlocks(basis, scale, config.latent_factor, overlapping_decoder(pool, blocks, generator))
 
 
 def overlapping_decoder(pool: Pool, blocks: PrincipalBlocks, generator: torch.Generator) -> Tensor:

@@ -198,6 +198,28 @@ def modality_of_scans(data: Path) -> str:
     return kinds.pop().title
 
 
+def modality_of_entries(entries: Sequence[Mapping[str, Any]], data: Path) -> str:
+    """Title of the modality of packed scans.
+
+    Parameters
+    ----------
+    entries : of the index of a cache
+    data : for the sentence
+
+    Raises
+    ------
+    InputError
+        Scans of several modalities.
+    """
+    kinds = {(stated_modality(entry["modality"]) or DEFAULT).title for entry in entries} or {DEFAULT.title}
+    if len(kinds) > 1:
+        raise InputError(
+            f"{data} holds {' and '.join(sorted(kinds))} scans, and a network learns one modality. Pack them into two "
+            "files."
+        )
+    return kinds.pop()
+
+
 def _lowest(rows: list[dict[str, str]]) -> float:
     """Lowest value of the first scan that can be read; `pack` will say what is wrong with the others."""
     for row in rows:

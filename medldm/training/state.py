@@ -1,4 +1,4 @@
-"""What both training loops share: the learning rate, averaged weights, checkpoints in one safetensors file."""
+"""What is kept of training: the learning rate, averaged weights, checkpoints in one safetensors file."""
 
 from __future__ import annotations
 
@@ -117,16 +117,3 @@ def read_metadata(path: Path) -> dict[str, Any]:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     metadata: dict[str, Any] = header.get("__metadata__", {})
     return metadata
-
-
-def load_part(network: nn.Module, path: Path, prefix: str = "") -> nn.Module:
-    """A network with the weights that begin with `prefix` of a file."""
-    weights = {k.removeprefix(prefix): v.float() for k, v in load_file(path).items() if k.startswith(prefix)}
-    network.load_state_dict(weights)
-    return network
-
-
-def save_part(weights: dict[str, Tensor], path: Path, prefix: str) -> None:
-    """Averaged weights of one part, in half precision."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"{prefix}.{name}": value.detach().cpu().half().contiguous() for name, value in weights.items()}, path)

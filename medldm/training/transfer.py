@@ -28,7 +28,7 @@ def widened_unet(
 
     Parameters
     ----------
-    weights : of the narrower network, the supervised one or the fusion decoder
+    weights : of the narrower network
     network : the wider one, freshly made; its random weights become those of the new channels
     source, config : architectures; levels, strides and units are the same
 
@@ -55,8 +55,7 @@ def widened_unet(
     shortcut = input_layer.split("conv.")[0] + "residual"
     if shortcut not in layers or f"{shortcut}.weight" not in weights:
         raise UsageError("A network with as many channels inside as at its input does not grow: its shortcut is fixed.")
-    extra = weights[f"{input_layer}.weight"].shape[1] - source.measured_channels
-    positions = input_positions(source, config, extra)
+    positions = input_positions(source, config)
     for name, module in layers.items():
         old, new = weights[f"{name}.weight"].float(), grown[f"{name}.weight"].clone()
         transposed = isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d)
@@ -75,33 +74,12 @@ def widened_unet(
     return grown
 
 
-def widened_flow(weights: dict[str, Tensor], source: Architecture, config: Architecture) -> dict[str, Tensor]:
-    """Weights of a flow whose conditions hold more neighbouring slices, which it does not use yet.
-
-    Parameters
-    ----------
-    weights : of the flow whose conditions hold fewer
-    source, config : architectures that differ in nothing but what `widened_unet` lets grow
-
-    Returns
-    -------
-    weights of `build_flow(config)`
-    """
-    folds = config.latent_factor**config.spatial_dims
-    positions = input_positions(source, config, int(source.staged))
-    old = weights["door.weight"].float()
-    kernel = old.new_zeros(old.shape[0], (config.measured_channels + config.staged) * folds, *old.shape[2:])
-    kernel[:, [channel * folds + fold for channel in positions for fold in range(folds)]] = old
-    return {**weights, "door.weight": kernel}
-
-
-def input_positions(source: Architecture, config: Architecture, extra: int = 0) -> list[int]:
+def input_positions(source: Architecture, config: Architecture) -> list[int]:
     """Where the measured channels of the narrower network stand among those of the wider one.
 
     Parameters
     ----------
     source, config : architectures
-    extra : channels behind the measured ones: b - y of each neighbour, then others
 
     Returns
     -------
@@ -109,13 +87,7 @@ def input_positions(source: Architecture, config: Architecture, extra: int = 0) 
     """
     margin = (config.context - source.context) // 2
     window = [margin + k for k in range(source.context)]
-    positions = window + [config.context + k for k in window] + [2 * config.context, 2 * config.context + 1]
-    if extra:
-        neighbours = source.context if extra > source.context else 0  # of b - y; the flow has that of its plane only
-        positions += [config.measured_channels + k for k in window[:neighbours]]
-        behind = config.measured_channels + (config.context if neighbours else 0)
-        positions += [behind + k for k in range(extra - neighbours)]
-    return positions
+    return window + [config.context + k for k in window] + [2 * config.context, 2 * config.context + 1]
 
 
 def _read_positions(channels: int, transposed: bool, source: Architecture, config: Architecture) -> list[int]:

@@ -13,11 +13,12 @@ from medldm.degradations import DEGRADATIONS, Degradation, Observation
 from medldm.inference.conditioning import Orientation, measured_channels, to_stack
 from medldm.modality import CT
 from medldm.settings import Architecture
+from medldm.training.damage import Damage, measure_one, orientations_of
 from medldm.training.data import BODY, Packed
-from medldm.training.examples import Damage, measure, orientations_of
 
 CUBE = 64  # edge of a validation cube, voxels
 EDGE = 4  # voxels at its border that are not scored
+SCANNERS = 6  # that the curve shows at most
 
 
 class Cube(NamedTuple):
@@ -31,6 +32,8 @@ class Cube(NamedTuple):
     observation : (H, W, D); its y is what doing nothing would give
     sigma : noise level, (H, W, D) or broadcastable
     orientations : orientations that the verbs would average
+    sampling : what was lost; None where every voxel was measured
+    damage : of the row, without the scanner that `cubes_by_scanner` names
     """
 
     task: str
@@ -39,6 +42,8 @@ class Cube(NamedTuple):
     observation: Observation
     sigma: Tensor
     orientations: list[Orientation]
+    sampling: Degradation | None
+    damage: str
 
 
 def damages(shape: tuple[int, int, int]) -> dict[str, Damage]:
@@ -59,6 +64,8 @@ def cubes(scans: Sequence[Packed], config: Architecture, per_task: int = 3) -> l
     config : architecture
     per_task : scans a row; thin-sliced ones first
     """
+    if not scans:
+        return []
     ordered = sorted(scans, key=lambda scan: (not scan.isotropic, scan.file))
     chosen = [scan for scan in ordered if scan.isotropic][:per_task] or ordered[:per_task]
     cases = []
@@ -80,6 +87,29 @@ def cubes(scans: Sequence[Packed], config: Architecture, per_task: int = 3) -> l
             continue
         cases += [_case(task, block, damage, config, generator) for task, damage in damages(shape_of).items()]
     return cases
+
+
+def cubes_by_scanner(scans: Sequence[Packed], config: Architecture) -> list[Cube]:
+    """Cubes whose rows name the scanner, where there are several: gains on one need not travel to another.
+
+    Parameters
+    ----------
+    scans : validation scans; a scanner is a source or, where that is not known, how file names begin
+    config : architecture
+    """
+    scanners: dict[str, list[Packed]] = {}
+    for scan in scans:
+        scanners.setdefault((scan.source or scan.file).split("/")[-1].split("_")[0].split("-")[0], []).append(scan)
+    if len(scanners) == 1:
+        return cubes(scans, config)
+    named = []
+    for name, members in sorted(scanners.items())[:SCANNERS]:
+        thin = any(scan.isotropic for scan in members)
+        # Of thick slices alone, noise and regions in their planes can be judged, not what thinner slices would show.
+        for case in cubes([scan for scan in members if thin or scan.slice_axis == 2], config, per_task=1):
+            if thin or case.sampling is None or not case.sampling.across_slices:
+                named.append(case._replace(task=f"{case.task} {name}"))
+    return named or cubes(scans, config)
 
 
 def _middle(scan: Packed, turn: int) -> tuple[slice, ...]:
@@ -107,13 +137,13 @@ def _ct_case(
 ) -> Cube:
     factor, sampling = damage
     added = factor * quarter
-    observation, _ = measure(clean + added, Damage(sampling, None), torch.Generator())
+    observation, _ = measure_one(clean + added, Damage(sampling, None), torch.Generator())
     sigma = added[clean > BODY].std().reshape(1, 1, 1) if factor else torch.zeros(1, 1, 1)
     return _cube(task, clean, observation, sigma, sampling, config)
 
 
 def _case(task: str, clean: Tensor, damage: Damage, config: Architecture, generator: torch.Generator) -> Cube:
-    observation, sigma = measure(clean, damage, generator)
+    observation, sigma = measure_one(clean, damage, generator)
     return _cube(task, clean, observation, sigma, damage.sampling, config)
 
 
@@ -126,7 +156,8 @@ def _cube(
     config: Architecture,
 ) -> Cube:
     inputs = measured_channels(observation.y, observation.observed, sigma, observation.thickness, config)
-    return Cube(task, inputs, clean, observation, sigma, orientations_of(sampling, clean.shape, (1.0, 1.0, 1.0)))
+    orientations = orientations_of(sampling, clean.shape, (1.0, 1.0, 1.0))
+    return Cube(task, inputs, clean, observation, sigma, orientations, sampling, task)
 
 
 def score(cases: Sequence[Cube], restore: Callable[[Tensor], Tensor]) -> dict[str, float]:

@@ -1,32 +1,47 @@
-"""The supervised baseline: y + R(y, m, sigma), no latent. The number to beat, and the start of the fusion decoder."""
+"""The regression network: y + R(y, m, sigma). What the other stages start from, and the number to beat."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from medldm.inference.conditioning import centre_plane
-from medldm.models.precision import autocast
+from medldm.models.blocks import dense_format
+from medldm.models.precision import full_precision
 from medldm.models.unet import build_unet
+from medldm.training.batches import MARGIN, batch_channels, measure
+from medldm.training.corpus import augmented
 from medldm.training.losses import root_mean_square
 from medldm.training.stages.stage import Stage
 from medldm.training.validation import score
 
 
-def train_unet(stage: Stage) -> dict[str, Tensor]:
-    """Train the baseline; averaged weights."""
-    config, device = stage.config, stage.device
-    network = build_unet(config)
-    if stage.init is not None:
-        network.load_state_dict(stage.init)
+def train_unet(stage: Stage) -> None:
+    """Train the regression network."""
+    config, sizes, device = stage.config, stage.sizes, torch.device(stage.device)
+    flat = config.spatial_dims == 2
+    depth = config.context if flat else sizes.patch
+    kept = slice(depth // 2, depth // 2 + 1) if flat else slice(None)
+    inner = slice(MARGIN, MARGIN + sizes.patch)
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        with full_precision(device):
+            size = (sizes.patch + 2 * MARGIN, sizes.patch, depth)
+            blocks = augmented(stage.corpus.draw(sizes.batch, size, generator), generator)
+            inputs = batch_channels(measure(blocks, generator), config)
+            clean = blocks.clean[:, inner, :, kept]
+            return dense_format(inputs[:, :, inner]), clean[..., 0][:, None] if flat else clean[:, None]
+
+    def loss_of(network: nn.Module, batch: Any) -> Tensor:
+        inputs, clean = batch  # (B, C, ...), (B, 1, ...)
+        return root_mean_square(centre_plane(inputs, config) + network(inputs), clean).mean()
 
     def validate(network: nn.Module) -> dict[str, float]:
-        with autocast(trainer.device):
-            return score(stage.cases, lambda inputs: centre_plane(inputs, config) + network(inputs.to(device)).cpu())
+        return score(
+            stage.cases, lambda inputs: centre_plane(inputs, config) + network(inputs.to(device)).float().cpu()
+        )
 
-    trainer = stage.trainer(network, validate)
-    for inputs, clean in trainer.batches(stage.pairs):
-        inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
-        with autocast(trainer.device):
-            guess = centre_plane(inputs, config) + network(inputs)
-        trainer.step(root_mean_square(guess, clean).mean())
-    return trainer.finish()
+    trainer = stage.trainer(stage.start(build_unet(config)), validate)
+    stage.keep(trainer.run(draw, loss_of, sizes.batch), trainer.state)
