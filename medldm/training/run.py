@@ -258,9 +258,8 @@ def _regression(config: Architecture) -> tuple[Any, ...]:
 
 def latent_of(start: Card) -> Architecture:
     """The architecture of latent and flow that a card states."""
-    widths: dict[str, Any] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in start.residual.items() if key != "flow_blocks"
-    }
+    widths: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in start.residual.items()}
+    widths.pop("flow_blocks", None)
     return Architecture(**widths)
 
 
