@@ -1,52 +1,38 @@
-"""The scripts of docs/training at toy size: networks of a few channels, seconds instead of minutes."""
-
-import importlib.util
-import sys
-from dataclasses import replace
-from pathlib import Path
+"""Training at toy size: networks of a few channels, blocks of a few voxels, seconds instead of hours."""
 
 import numpy as np
 import phantoms
 
 from medldm.settings import Architecture
-from medldm.training.archive import write_archive
-from medldm.training.data import pack
+from medldm.training.stages.stage import Sizes
 
-SCRIPTS = Path(__file__).parents[1] / "docs" / "training"
 PLANES = Architecture(context=3, unet=(8, 8), unet_strides=(1,), unet_units=1)
-LATENT = Architecture(spatial_dims=3, context=1, latent_channels=4, vae=(8, 8), flow=(16, 16))
+VOLUMES = Architecture(spatial_dims=3, context=1, unet=(8, 8), unet_strides=(1,), unet_units=1)
+LATENT = Architecture(spatial_dims=3, context=1, latent_channels=4, flow=(16, 16))
+SIZES = Sizes(batch=2, patch=32, scenes=2, scene=24, spread=16, flow=2, most=8)
+TOY = {"config": PLANES, "latent": LATENT, "sizes": SIZES, "validate_s": 600}  # arguments of `train`
 
 
-def script(name):
-    """A script as a module, with networks of a few channels."""
-    spec = importlib.util.spec_from_file_location(f"toy_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    module.CONTEXT = PLANES.context
-    if name == "restorer":
-        module.ARCHITECTURE = replace(PLANES)
-    else:
-        module.PLANES, module.LATENT = PLANES, LATENT
-    return module
+def folder(place, *, subjects=3, shape=(52, 48, 56), head="split,file,subject", rest=""):
+    """Phantoms of some subjects, 16 bits, the last one to judge by, with their table; the folder."""
+    place.mkdir(parents=True, exist_ok=True)
+    rows = [head]
+    for number in range(subjects):
+        noisy = phantoms.rician(np.roll(phantoms.brain(shape), number, axis=0) * (1 + number / 10), 10, number)
+        phantoms.save(place / f"s{number}_T1w.nii.gz", noisy, dtype=np.int16)
+        split = "val" if number == subjects - 1 else "train"
+        rows.append(f"{split},s{number}_T1w.nii.gz,s{number}{rest}")
+    (place / "split.csv").write_text("\n".join(rows) + "\n")
+    return place
 
 
-def run(module, monkeypatch, *arguments):
-    """The script with these words on its command line."""
-    monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
-    module.main()
-
-
-def packed(folder, shape=(52, 48, 56)):
-    """Two phantoms of one head each, one to learn from and one to judge by, packed; the archive."""
-    data, cache, archive = folder / "data", folder / "cache", folder / "scans.zip"
-    data.mkdir()
-    rows = ["split,file,subject"]
-    for number, split in enumerate(("train", "val")):
-        noisy = phantoms.rician(np.roll(phantoms.brain(shape), number, axis=0), 10, number)
-        phantoms.save(data / f"s{number}_T1w.nii.gz", noisy, dtype=np.int16)
-        rows.append(f"{split},s{number}_T1w.nii.gz,s{number}")
-    (data / "split.csv").write_text("\n".join(rows) + "\n")
-    pack(data, cache)
-    write_archive(cache, archive)
-    return archive
+def ct_folder(place, *, subjects=3, shape=(52, 48, 40)):
+    """The same of CT."""
+    place.mkdir(parents=True, exist_ok=True)
+    rows = ["split,file,subject,modality"]
+    for number in range(subjects):
+        voxels = phantoms.ct(shape, seed=number).voxels
+        phantoms.save(place / f"s{number}_ct.nii.gz", voxels, np.eye(4), dtype=np.int16)
+        rows.append(f"{'val' if number == subjects - 1 else 'train'},s{number}_ct.nii.gz,s{number},CT abdomen")
+    (place / "split.csv").write_text("\n".join(rows) + "\n")
+    return place

@@ -9,6 +9,7 @@ from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
 from medldm.cli.refusals import reworded
 from medldm.errors import UsageError
+from medldm.modality import MODALITIES
 from medldm.settings import Thresholds
 from medldm.tasks import TASKS
 from medldm.tasks.base import AnyTask, Need
@@ -199,17 +200,25 @@ def _add_others(verbs: Any) -> None:
     export = _verb(verbs, "export-model", "write a model as a MONAI bundle")
     export.add_argument("name", metavar="NAME", help="model card name, or path of a trained model")
     export.add_argument("out", metavar="OUT", help="new folder")
-    train = _verb(verbs, "train", "train your own models on a folder of scans")
+    train = _verb(verbs, "train", "train your own models on a folder of scans, or pack the folder into one file")
     train.add_argument(
-        "kind", choices=("unet", "vae", "flow", "fusion", "all"), help="network to train; all trains them in this order"
+        "kind",
+        choices=("unet", "spread", "latent", "flow", "all", "pack"),
+        help="network to train; all trains them in this order; pack writes DATA to the file OUT, to train elsewhere",
     )
-    train.add_argument("data", metavar="DATA", help="folder of NIfTI files, with split.csv or manifest.csv")
-    train.add_argument("out", metavar="OUT", help="checkpoints, curves and the finished model")
-    train.add_argument("--minutes", type=float, required=True, help="wall-clock minutes, resumed runs counted in")
+    train.add_argument(
+        "data", metavar="DATA", help="folder of NIfTI files, with split.csv or manifest.csv; or its pack"
+    )
+    train.add_argument("out", metavar="OUT", help="checkpoints, curves and the finished model; the file of pack")
+    train.add_argument("--minutes", type=float, help="wall-clock minutes, resumed runs counted in")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints in OUT")
     train.add_argument("--init", metavar="NAME|PATH", help="model to start from")
     train.add_argument(
         "--spatial-dims", type=int, choices=(2, 3), help="planes or volumes (default: those of --init, else 2)"
+    )
+    train.add_argument("--modality", choices=tuple(MODALITIES), help="which scans (default: those of --init, else all)")
+    train.add_argument(
+        "--megabytes", type=float, default=60.0, metavar="MB", help="size of the file of pack (default 60)"
     )
     train.add_argument("--devices", type=int, default=1, metavar="N", help="devices to train on")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")

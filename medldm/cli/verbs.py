@@ -199,7 +199,15 @@ def export_model(arguments: argparse.Namespace) -> int:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Train."""
+    """Train, or pack scans to train elsewhere."""
+    if arguments.kind == "pack":
+        from medldm.training.archive import pack_file
+
+        packed = Path(arguments.data), Path(arguments.out)
+        print(pack_file(*packed, modality=arguments.modality, megabytes=arguments.megabytes))
+        return 0
+    if arguments.minutes is None:
+        raise UsageError("How long? --minutes says it, resumed runs counted in.")
     from medldm.training import train as begin
 
     written = begin(
@@ -210,6 +218,7 @@ def train(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         init=arguments.init,
         spatial_dims=arguments.spatial_dims,
+        modality=arguments.modality,
         device=arguments.device,
         devices=arguments.devices,
         seed=arguments.seed,

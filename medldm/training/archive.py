@@ -21,7 +21,7 @@ import numpy as np
 from medldm.errors import InputError, UsageError
 from medldm.modality import CT
 from medldm.training.data import INDEX, add_noise, index_of, is_current, pack, packed_scan, write_index
-from medldm.training.splits import check_split, modality_of_scans
+from medldm.training.splits import check_split, modality_of_scans, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +36,14 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # equal scans give equal bytes
 Voxels = np.ndarray[Any, Any]
 
 
-def pack_file(data: Path, file: Path, *, megabytes: float = MEGABYTES) -> Path:
+def pack_file(data: Path, file: Path, *, modality: str | None = None, megabytes: float = MEGABYTES) -> Path:
     """All scans of a folder that training needs, as one file.
 
     Parameters
     ----------
     data : folder of NIfTI files, see `medldm.training.splits.read_split`
     file : where to write
+    modality : ``"MR"`` or ``"CT"``; that of the scans when not given
     megabytes : how large the file may be; the largest scans are cropped around their content until it is not larger
 
     Returns
@@ -57,7 +58,10 @@ def pack_file(data: Path, file: Path, *, megabytes: float = MEGABYTES) -> Path:
         raise UsageError(f"--megabytes {megabytes:g} leaves no room for scans.")
     if file.is_dir():
         raise UsageError(f"{file} is a folder; name the file that the scans shall be packed into.")
-    modality = modality_of_scans(data)
+    if not data.is_dir():
+        raise UsageError(f"{data} is not a folder of scans.")
+    modality = (modality or modality_of_scans(data)).upper()
+    check_split(rows_of(data, modality), data, modality)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
         pack(data, cache, modality, noise=False)
@@ -96,7 +100,7 @@ def write_archive(cache: Path, file: Path, *, megabytes: float = MEGABYTES) -> i
         largest = float(max(map(len, members)))
         whole = {entry["name"]: len(member) for entry, member in zip(entries, members, strict=True)}
         while (excess := sum(map(len, members)) - room) > 0:
-            largest = min(0.97 * largest, _limit([len(member) for member in members], room))
+            largest = max(1.0, min(0.97 * largest, _limit([len(member) for member in members], room)))
             too_large = [k for k, member in enumerate(members) if len(member) > largest]
             cropped = list(pool.map(partial(_cropped, cache, entries, whole, largest), too_large))
             for k, member in zip(too_large, cropped, strict=True):

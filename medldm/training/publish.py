@@ -105,7 +105,7 @@ def parts_that_fit(out: Path, init: dict[str, dict[str, Tensor]]) -> dict[str, d
     for stage in STAGES:
         if (out / stage / WEIGHTS).is_file():
             if state_of(out / stage).get("foundation", "") != foundation(stage, out, init):
-                log.warning("%s was trained on others than %s: train it again", stage, " and ".join(parts))
+                log.warning("%s was trained on another %s: train it again", stage, " and ".join(parts))
                 break
             parts[stage], new = finished_weights(stage, out, init), True
         elif stage in init and not new:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -99,7 +100,8 @@ def cubes_by_scanner(scans: Sequence[Packed], config: Architecture) -> list[Cube
     """
     scanners: dict[str, list[Packed]] = {}
     for scan in scans:
-        scanners.setdefault((scan.source or scan.file).split("/")[-1].split("_")[0].split("-")[0], []).append(scan)
+        known = scan.source.split("@")[0].split("/")[-1] or re.split("[_.-]", scan.file)[0]
+        scanners.setdefault(known, []).append(scan)
     if len(scanners) == 1:
         return cubes(scans, config)
     named = []

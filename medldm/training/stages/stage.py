@@ -42,7 +42,8 @@ class Sizes:
     Parameters
     ----------
     batch, patch : patches a step of the regression network, and their edge, voxels
-    scenes, scene : scenes that are made at once, and their edge, voxels, a multiple of 16
+    scenes, scene : scenes that are made at once, and their edge, voxels, a multiple of 8 from 24 on: of smaller grids
+        oneDNN gets gradients in bf16 wrong
     spread : edge of the scenes that the spread head learns from: it looks at a few voxels around each
     flow : scenes a step of the flow
     most : scenes that are kept
