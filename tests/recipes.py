@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -31,7 +30,6 @@ from medldm.benchmark.rows import groups
 
 ROOT = Path(__file__).parents[1]
 STANDINS = Path(__file__).parent / "standins"
-TOY_RESIDUAL = ["--pool", 4, "--scenes", 2, "--batch", 2, "--batch-autoencoder", 2, "--size", 16]
 TESTED = Path(sys.executable).parent  # medldm, dask, pip and napari of the tested environment
 
 
@@ -128,54 +126,46 @@ def asked(text, option):
 
 def small_networks(text, folder, patched, run_here):
     """Training from nothing: all four stages, resumed and used, with networks of a few channels."""
-    from medldm.settings import Architecture
-    from medldm.training import run
-
-    small = Architecture(latent_channels=4, unet=(8, 8, 8, 8), unet_units=1, vae=(8, 8), flow=(8, 8, 8))
-    patched.setattr(run, "default_config", lambda spatial_dims: small)
+    toy_networks(patched)
     shutil.rmtree(folder / "out", ignore_errors=True)
     run_here()
     card = json.loads((folder / "runs" / "mine" / "mine.json").read_text())
-    assert all(minutes > 0 for minutes in card["training"]["minutes"].values())
-    assert set(card["training"]["minutes"]) == {"unet", "vae", "flow", "fusion"}
+    assert all(steps > 0 for steps in card["training"]["steps"].values())
+    assert set(card["training"]["minutes"]) == {"unet", "spread", "latent", "flow"}
     record = json.loads((folder / "out" / "scan_medldm.json").read_text())
     assert record["model"] == "mine"
 
 
 def packed_for_elsewhere(text, folder, patched, run_here):
-    """A block of Python for the shell, as it stands: the archive it leaves holds the scans."""
-    from medldm.training.archive import read_archive
+    """One file of the scans, which is all that the next block trains from."""
+    run_here()
+    assert (folder / "scans.zip").stat().st_size < 60e6
+    (folder / "training_scans").rename(folder / "scans_that_stay")
 
-    bash(text, folder, surroundings(PYTHONPATH=ROOT))
-    assert {split: len(scans) for split, scans in read_archive(folder / "scans.zip").items()} == {"train": 1, "val": 1}
+
+def elsewhere(text, folder, patched, run_here):
+    """Stage by stage, in pieces, with networks of a few channels, and no scans but those of the file."""
+    from medldm.training import run
+
+    toy_networks(patched)
+    begun = phantoms.tiny_model(folder / "begun")
+    shipped = run.card
+    # The shipped network would take its time: one of a few channels stands in for it.
+    patched.setattr(run, "card", lambda name: shipped(str(begun) if name == "brain-mri-2d-unet" else name))
+    run_here()
+    card = json.loads((folder / "runs" / "gpu" / "gpu.json").read_text())
+    assert set(card["training"]["steps"]) == {"unet", "spread", "latent", "flow"}
+    assert not (folder / "training_scans").exists()
 
 
-def scripts_of_a_clone(text, folder, patched, run_here):
-    """The scripts of docs/training with networks of a few channels, seconds instead of minutes.
+def toy_networks(patched):
+    """Networks of a few channels where training would begin with large ones."""
+    from medldm.training import run
+    from medldm.training.stages.stage import Sizes
 
-    Weights of the shipped set would not fit such networks: others of their shape stand in for them.
-    """
-    from safetensors.torch import save_file
-
-    from medldm.models.unet import build_unet
-
-    begun = folder / "begun.safetensors"
-    if not begun.exists():
-        weights = build_unet(toy_training.PLANES).state_dict()
-        save_file({f"unet.{name}": value.contiguous() for name, value in weights.items()}, begun)
-    for line in text.replace("\\\n", " ").splitlines():
-        python, path, *result = shlex.split(line)
-        assert python == "python"
-        assert (ROOT / path).is_file()
-        for at, word in enumerate(result):
-            if word == "--init":
-                assert (ROOT / result[at + 1]).is_file()
-                result[at + 1] = str(begun)
-            elif word.startswith("--minutes"):
-                result[at + 1] = str(0.001 * float(result[at + 1]))
-        toy = {"restorer": ["--batch", 2, "--patch", 16], "residual": TOY_RESIDUAL}[Path(path).stem]
-        toy_training.run(toy_training.script(Path(path).stem), patched, *result, *toy)
-        assert list(Path(result[0]).glob("*.safetensors")), line
+    patched.setattr(run, "default_config", lambda spatial_dims: toy_training.PLANES)
+    patched.setattr(run, "LATENT", toy_training.LATENT)
+    patched.setattr(Sizes, "fitted", classmethod(lambda cls, *device: toy_training.SIZES))
 
 
 # --- many machines ----------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ class Rician(Degradation):
     """
 
     adds_noise: ClassVar[bool] = True
-    # Of CT scans training takes the noise of a lower dose instead, see `medldm.training.examples`.
+    # Of CT scans training takes the noise of a lower dose instead, see `medldm.training.batches.low_dose`.
     shares: ClassVar[Mapping[str, float]] = {MR.name: 0.32, CT.name: 0.6}
     noise_on_top: ClassVar[NoiseOnTop] = NoiseOnTop(1.0, 0.12, 0.003)  # this noise itself
 

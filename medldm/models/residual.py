@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from medldm.models.blocks import as_weights, conv, dense_format, depth_to_space, space_to_depth
 from medldm.models.monai_parts import DiffusionModelUNet
 from medldm.models.unet import Residual
-from medldm.models.vae import VAE
 from medldm.settings import Architecture
 
 SPREAD = (0.002, 0.5)  # smallest and largest spread, scaled intensity
@@ -59,77 +58,8 @@ def features_and_correction(network: Residual, inputs: Tensor) -> tuple[Tensor, 
     return features, network.head(features).float()
 
 
-class ResidualAutoencoder(nn.Module):
-    """Latent of the residual u and back; a `VAE` whose encoder sees log s beside u, and whose decoder sees z alone.
-
-    Parameters
-    ----------
-    config : architecture; `latent_factor`, `latent_channels`, `vae`, `vae_entry`
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, config: Architecture) -> None:
-        super().__init__()
-        self.vae = VAE(config)
-        first: Any = self.vae.network.encoder.blocks[0].conv
-        kind = type(first)
-        depth = config.vae_entry**config.spatial_dims
-        # The encoder sees where the residual is large, so that it spends its few numbers there.
-        wider = kind(2 * depth, first.out_channels, first.kernel_size, first.stride, first.padding)
-        with torch.no_grad():
-            wider.weight.zero_()
-            wider.weight[:, :depth] = first.weight
-            wider.bias.copy_(first.bias)
-        self.vae.network.encoder.blocks[0].conv = wider
-        # The first answer is "no residual": without normalisation a fresh decoder would shout.
-        last: Any = self.vae.network.decoder.blocks[-1].conv
-        nn.init.normal_(last.weight, std=1e-3)
-        mu: Any = self.vae.network.quant_conv_mu.conv
-        nn.init.normal_(mu.weight, std=1e-3)
-        nn.init.zeros_(mu.bias)
-        # Beside the network is a linear map of whole blocks, so that training starts from principal components.
-        self.factor = config.latent_factor
-        cells = config.latent_factor**config.spatial_dims
-        self.to_latent = nn.Linear(cells, config.latent_channels, bias=False)
-        self.from_latent = nn.Linear(config.latent_channels, cells, bias=False)
-        self.register_buffer("mean", torch.zeros(config.latent_channels))
-        self.register_buffer("scale", torch.ones(config.latent_channels))
-
-    def encode(self, u: Tensor, log_s: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1, ...) residual and log s to mean and standard deviation of the raw latent."""
-        patch = self.vae.patch
-        stack = torch.cat([space_to_depth(u, patch), space_to_depth(log_s + 4.0, patch)], 1)
-        mean, sigma = self.vae.network.encode(as_weights(stack, self.vae.first))
-        cells = as_weights(space_to_depth(u, self.factor), self.to_latent)
-        linear = self.to_latent(cells.movedim(1, -1)).movedim(-1, 1)
-        return mean.float() + linear.float(), sigma.float()
-
-    def start_from(self, principal: PrincipalBlocks) -> None:
-        """Begin as principal components of residual blocks."""
-        with torch.no_grad():
-            self.to_latent.weight.copy_((principal.basis / principal.scale).T)
-            self.from_latent.weight.copy_(principal.basis * principal.scale)
-
-    def latent(self, u: Tensor, log_s: Tensor) -> Tensor:
-        """The normalised latent, about zero mean and unit variance in every channel."""
-        shape = [1, -1] + [1] * (u.ndim - 2)
-        return (self.encode(u, log_s)[0] - self.mean.reshape(shape)) / self.scale.reshape(shape)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """(B, latent_channels, ...) normalised latent to (B, 1, ...) residual u."""
-        shape = [1, -1] + [1] * (latent.ndim - 2)
-        return self.decode_raw(latent * self.scale.reshape(shape) + self.mean.reshape(shape))
-
-    def decode_raw(self, latent: Tensor) -> Tensor:
-        """The same from a latent as `encode` gives it."""
-        linear = self.from_latent(as_weights(latent, self.from_latent).movedim(1, -1)).movedim(-1, 1)
-        return self.vae.decode(latent) + depth_to_space(linear.contiguous(), self.factor).float()
-
-
 class PrincipalBlocks(nn.Module):
-    """The simplest latent of the residual: principal components of its blocks, decoded with the blocks beside each.
+    """The latent of the residual: principal components of its blocks, decoded with the blocks beside each.
 
     Parameters
     ----------

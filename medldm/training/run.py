@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from medldm.training.splits import check_split, modality_of_entries, modality_of
 from medldm.training.stages.flow import train_flow
 from medldm.training.stages.latent import train_latent
 from medldm.training.stages.spread import train_spread
-from medldm.training.stages.stage import STAGES, Sizes, Stage
+from medldm.training.stages.stage import STAGES, WEIGHTS, Sizes, Stage
 from medldm.training.stages.unet import train_unet
-from medldm.training.state import part
+from medldm.training.state import CHECKPOINT, part
 from medldm.training.trainer import Plan
 from medldm.training.transfer import inflated_unet, widened_unet
 from medldm.zoo import Card, card
@@ -39,6 +40,7 @@ TRAINERS = dict(zip(STAGES, (train_unet, train_spread, train_latent, train_flow)
 SHARES = {"unet": 0.45, "spread": 0.06, "latent": 0.06, "flow": 0.43}
 RATES = {"unet": 1e-3, "spread": 2e-3, "latent": 0.0, "flow": 8e-4}
 LATENT = Architecture(spatial_dims=3, context=1, latent_channels=16, flow=(96, 96))
+SHAPES = "shapes.txt"  # of a run: JSON, but not called so, since the JSON files of a run are its cards
 FLOW_BLOCKS = 1  # residual blocks a level
 
 
@@ -104,9 +106,10 @@ def train(
     if not data.exists():
         raise UsageError(f"{data} is neither a folder of scans nor a file of packed ones.")
     start = card(init) if init else None
-    config = config or (grown(architecture(start), spatial_dims) if start else default_config(spatial_dims or 2))
-    latent = latent or (latent_of(start) if start and start.residual else LATENT)
+    config, latent = shapes_of(out, start, spatial_dims, config, latent)
     modality = fill_cache(data, out / "cache", modality or (start.modality if start else None))
+    if not has_begun(out):
+        (out / SHAPES).write_text(json.dumps({"architecture": asdict(config), "latent": asdict(latent)}, indent=1))
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     first = parts_of(start, config, latent) if start else {}
     stages = {stage: minutes * SHARES[stage] for stage in STAGES} if kind == "all" else {kind: minutes}
@@ -145,10 +148,10 @@ def fill_cache(data: Path, cache: Path, modality: str | None) -> str:
         pack(data, cache, modality)
     else:
         unpack(data, cache)
-        found = modality_of_entries(index_of(cache), data)
-        if modality and modality.upper() != found:
-            raise InputError(f"{data} holds {found} scans, and {modality.upper()} was to be learned. Pack others.")
-        modality = found
+        packed = modality_of_entries(index_of(cache), data)
+        if modality and modality.upper() != packed:
+            raise InputError(f"{data} holds {packed} scans, and {modality.upper()} was to be learned. Pack others.")
+        modality = packed
     check_split(index_of(cache), data, modality)  # without those that cannot be read
     return modality
 
@@ -258,9 +261,49 @@ def _regression(config: Architecture) -> tuple[Any, ...]:
 
 def latent_of(start: Card) -> Architecture:
     """The architecture of latent and flow that a card states."""
-    widths: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in start.residual.items()}
-    widths.pop("flow_blocks", None)
-    return Architecture(**widths)
+    return _widths({key: value for key, value in start.residual.items() if key != "flow_blocks"})
+
+
+def shapes_of(
+    out: Path,
+    start: Card | None,
+    spatial_dims: int | None,
+    config: Architecture | None = None,
+    latent: Architecture | None = None,
+) -> tuple[Architecture, Architecture]:
+    """Architecture of the regression network, and of latent and flow.
+
+    Parameters
+    ----------
+    out : folder of the run; what it began with it goes on with
+    start : card of the model to start from
+    spatial_dims, config, latent : as asked for
+
+    Raises
+    ------
+    UsageError
+        The run goes on with another number of dimensions.
+    """
+    if has_begun(out) and (out / SHAPES).is_file():
+        own = json.loads((out / SHAPES).read_text())
+        config, latent = config or _widths(own["architecture"]), latent or _widths(own["latent"])
+        if spatial_dims not in (None, config.spatial_dims):
+            raise UsageError(
+                f"{out} holds a run with --spatial-dims {config.spatial_dims}, not {spatial_dims}. Choose another "
+                "folder."
+            )
+    config = config or (grown(architecture(start), spatial_dims) if start else default_config(spatial_dims or 2))
+    return config, latent or (latent_of(start) if start and start.residual else LATENT)
+
+
+def has_begun(out: Path) -> bool:
+    """Whether a stage has left anything in the folder of a run."""
+    return any((out / stage / file).is_file() for stage in STAGES for file in (CHECKPOINT, WEIGHTS))
+
+
+def _widths(fields: dict[str, Any]) -> Architecture:
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    return Architecture(**values)
 
 
 def grown(config: Architecture, spatial_dims: int | None) -> Architecture:

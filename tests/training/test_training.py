@@ -231,7 +231,7 @@ def test_a_run_goes_on_where_it_stopped_and_only_when_asked_to(whole, data):
     assert json.loads(path.read_text())["residual"]
     # The time is up: nothing changes.
     train("unet", data, out, minutes=0.1, name="mine", resume=True, **TOY)
-    assert state_of(out / "unet") == after["unet"]
+    assert [state_of(out / "unet")[key] for key in ("step", "rows")] == [after["unet"][key] for key in ("step", "rows")]
 
 
 def test_a_stage_that_is_trained_again_leaves_behind_what_stands_on_it(whole, data, tmp_path, caplog):
@@ -243,6 +243,19 @@ def test_a_stage_that_is_trained_again_leaves_behind_what_stands_on_it(whole, da
     assert path.name == "mine-unet.json"
     assert not (out / "mine.json").exists()
     assert "spread was trained on another unet: train it again" in caplog.text
+
+
+def test_a_run_keeps_the_shape_that_it_began_with(whole, data, tmp_path):
+    """Later stages need no `--init`, and no `--spatial-dims`, to fit; what contradicts is refused."""
+    out = tmp_path / "run"
+    options = {name: TOY[name] for name in ("sizes", "validate_s")}
+    train("unet", data, out, minutes=0.01, init=str(whole[0] / "mine-unet.json"), latent=LATENT, **options)
+    path = train("spread", data, out, minutes=0.01, **options)
+    assert json.loads(path.read_text())["architecture"]["unet"] == [8, 8]
+    with pytest.raises(UsageError, match="holds a run with --spatial-dims 2, not 3"):
+        train("spread", data, out, minutes=0.01, spatial_dims=3, resume=True, **options)
+    with pytest.raises(ModelError, match=r"The weights of unet that .* goes on from are of another shape"):
+        train("latent", data, out, minutes=0.01, **options | {"config": SMALL})
 
 
 def test_volumes_and_stages_one_by_one(data, tmp_path):
@@ -373,7 +386,7 @@ def test_two_processes_train_one_network(data, tmp_path):
     steps = record["training"]["steps"]["unet"]
     assert record["residual"]
     assert {path.name[0] for path in (out / "scenes").rglob("*.safetensors")} == {"0", "1"}
-    train("all", data, out, minutes=0.3, resume=True, **options)
+    train("unet", data, out, minutes=0.15, resume=True, **options)
     assert json.loads(path.read_text())["training"]["steps"]["unet"] > steps
 
 

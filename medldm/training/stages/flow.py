@@ -39,8 +39,7 @@ def train_flow(stage: Stage) -> None:
         assert isinstance(network, ResidualFlow)
         return flow_scores(stage.residual_cases, blocks, network, samples=8 if pool.on_gpu else 2)
 
-    network: Any = stage.start(ResidualFlow(stage.latent, stage.flow_blocks))
-    network = network.to(memory_format=torch.channels_last_3d)
+    network = stage.start(ResidualFlow(stage.latent, stage.flow_blocks))
     stage = replace(stage, plan=replace(stage.plan, average=0.9995, clip=1.0))
     trainer = stage.trainer(network, validate)
     stage.keep(trainer.run(draw, loss_of, sizes.flow), trainer.state)

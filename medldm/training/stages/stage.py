@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medldm.errors import ModelError
 from medldm.inference.networks import Networks
+from medldm.models.blocks import dense_format
 from medldm.models.residual import PrincipalBlocks, SpreadHead
 from medldm.models.unet import Residual, build_unet
 from medldm.settings import Architecture
@@ -148,8 +149,17 @@ class Stage:
     def start(self, network: N) -> N:
         """A network with the weights that it starts from, if there are any."""
         if self.name in self.init:
-            network.load_state_dict(self.init[self.name])
+            self._fill(network, self.name, self.init[self.name])
         return network
+
+    def _fill(self, network: nn.Module, name: str, weights: dict[str, Tensor]) -> None:
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as problem:
+            raise ModelError(
+                f"The weights of {name} that {self.out} goes on from are of another shape. Leave --init and "
+                "--spatial-dims as the run began with them, or choose another folder."
+            ) from problem
 
     def finished(self, name: str) -> dict[str, Tensor]:
         """Weights of an earlier stage, see `finished_weights`."""
@@ -162,10 +172,8 @@ class Stage:
 
     def frozen(self, network: N, name: str) -> N:
         """An earlier stage's network on the device, to be used."""
-        network.load_state_dict(self.finished(name))
-        formats = torch.channels_last if self.config.spatial_dims == 2 else torch.channels_last_3d
-        frozen: Any = network.to(self.device, memory_format=formats).eval().requires_grad_(False)  # type: ignore[call-overload]
-        return frozen  # type: ignore[no-any-return]
+        self._fill(network, name, self.finished(name))
+        return dense(network).to(self.device).eval().requires_grad_(False)
 
     @cached_property
     def unet(self) -> Residual:
@@ -194,7 +202,7 @@ class Stage:
         validate : a network to the rows of the curve
         """
         return Trainer(
-            network,
+            dense(network),
             self.plan,
             self.folder,
             validate,
@@ -217,6 +225,14 @@ def state_of(folder: Path) -> dict[str, Any]:
     """Clock, steps and curve of a finished stage."""
     state: dict[str, Any] = json.loads(read_metadata(folder / WEIGHTS)["state"])
     return state
+
+
+def dense(network: N) -> N:
+    """A network with its kernels channels last, in place."""
+    for weights in network.parameters():
+        if weights.ndim > 3:
+            weights.data = dense_format(weights.data)
+    return network
 
 
 def finished_weights(name: str, out: Path, init: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
