@@ -293,8 +293,9 @@ def test_a_new_degradation_is_drawn_in_training_and_shown_in_validation(dimming,
 
     from medldm.degradations import DEGRADATIONS
     from medldm.settings import Architecture
-    from medldm.training import batches, examples
+    from medldm.training import batches
     from medldm.training.corpus import Blocks
+    from medldm.training.damage import family_shares
     from medldm.training.data import Packed
     from medldm.training.validation import cubes
 
@@ -303,11 +304,10 @@ def test_a_new_degradation_is_drawn_in_training_and_shown_in_validation(dimming,
             monkeypatch.setattr(kind, "shares", dict.fromkeys(kind.shares, 0.0))
     whole = (1000 * phantom.voxels / phantom.voxels.max()).astype(np.uint16)
     scan = Packed(whole, 1e-3, (1.0, 1.0, 1.0), 2, True, 1.0, "a.nii.gz", "a")
-    assert examples.draw_example([scan], Architecture(), 16, torch.Generator().manual_seed(0)).task == "dimming"
     blocks = Blocks(torch.rand(3, 32, 16, 16), torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.long))
     measured = batches.measure(blocks, torch.Generator().manual_seed(0))
     torch.testing.assert_close(measured.y, blocks.clean * 0.5)
-    assert {list(batches.family_shares())[number] for number in measured.task} == {"dimming"}
+    assert {list(family_shares())[number] for number in measured.task} == {"dimming"}
     case = next(case for case in cubes([scan], Architecture(), per_task=1) if case.task == "dimmed")
     torch.testing.assert_close(case.observation.y, case.clean * 0.5)
 

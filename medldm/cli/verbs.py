@@ -207,7 +207,7 @@ def train(arguments: argparse.Namespace) -> int:
         print(pack_file(*packed, modality=arguments.modality, megabytes=arguments.megabytes))
         return 0
     if arguments.minutes is None:
-        raise UsageError("How long? --minutes says it, resumed runs counted in.")
+        raise UsageError("--minutes is missing. It says how long to train, resumed runs counted in.")
     from medldm.training import train as begin
 
     written = begin(
