@@ -21,7 +21,7 @@ from medldm.training.archive import pack_file
 from medldm.training.data import balance, load_cache, pack
 from medldm.training.publish import covered
 from medldm.training.splits import read_split
-from medldm.training.stages.stage import STAGES, WEIGHTS, state_of
+from medldm.training.stages.stage import STAGES, WEIGHTS, Sizes, state_of
 from medldm.training.validation import cubes, cubes_by_scanner
 from medldm.zoo import card
 
@@ -304,6 +304,15 @@ def test_a_spread_on_top_of_a_set_and_a_set_that_goes_on(data, whole, tmp_path):
     assert path.name == "tuned-unet.json"  # what the set had beside it was not trained on this one
 
 
+def test_sizes_suit_the_device(monkeypatch):
+    assert Sizes.fitted("cpu", 2).batch > Sizes.fitted("cpu", 3).batch
+    for gigabytes, share in ((80, 1), (24, 0.32)):
+        memory = type("", (), {"total_memory": gigabytes * 1e9})
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, of=memory: of)
+        large = Sizes.fitted("cuda", 2)
+        assert (large.batch, large.flow, large.most) == (int(128 * share), int(32 * share), int(8192 * share))
+
+
 @pytest.mark.slow
 def test_ct_goes_through_all_stages(tmp_path, monkeypatch):
     monkeypatch.setattr("medldm.degradations.low_dose.VIEWS", 24)
@@ -386,7 +395,7 @@ def test_two_processes_train_one_network(data, tmp_path):
     steps = record["training"]["steps"]["unet"]
     assert record["residual"]
     assert {path.name[0] for path in (out / "scenes").rglob("*.safetensors")} == {"0", "1"}
-    train("unet", data, out, minutes=0.15, resume=True, **options)
+    path = train("unet", data, out, minutes=0.15, resume=True, **options)
     assert json.loads(path.read_text())["training"]["steps"]["unet"] > steps
 
 

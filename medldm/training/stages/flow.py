@@ -22,7 +22,7 @@ PREPARED = 0.15  # share of the minutes that making scenes may take where the ru
 def train_flow(stage: Stage) -> None:
     """Train the flow on normalised latents of the scenes of the run."""
     sizes, blocks = stage.sizes, stage.blocks
-    pool = scenes_of(stage, 0 if stage.scenes.is_dir() else 60 * PREPARED * stage.plan.minutes)
+    pool = scenes_of(stage, 0 if stage.has_scenes else 60 * PREPARED * stage.plan.minutes)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Conditions, Tensor, torch.Generator]:
         u, conditions = pool.draw(sizes.flow, generator)

@@ -130,6 +130,11 @@ class Stage:
         """The validation cubes with regression mean and spread."""
         return self.with_spread(self.spread)
 
+    @property
+    def has_scenes(self) -> bool:
+        """Whether this process has scenes already."""
+        return any(self.scenes.glob(f"{self.distributed.rank}-*.safetensors"))
+
     def with_spread(self, spread: SpreadHead) -> list[Case]:
         """The same with another spread head; on a CPU one cube of each kind of damage."""
         every = torch.device(self.device).type == "cuda"
