@@ -1,8 +1,8 @@
-"""Measure the gates of a set with a residual flow: `python docs/benchmarks/gates.py ../shared/data [--model NAME|PATH]`.
+"""Measure the gates of a set with a flow: `python docs/benchmarks/gates.py ../shared/data [--model NAME|PATH]`.
 
 Cubes of validation subjects are damaged as the rows of the table say and restored with the package's own functions;
 every figure stands by row and scanner. Writes gates.csv and gates.md, and prints them. Some 15 minutes on one core;
-`--quick` takes one cube a row and scanner.
+`--quick` takes one cube a row and scanner, and its realism means little.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ from __future__ import annotations
 import argparse
 import csv
 import logging
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from medldm.benchmark.gates import (
-    DAMAGED,
     FOREGROUND,
     GATES,
     LOSSY,
@@ -30,7 +27,6 @@ from medldm.benchmark.gates import (
     Case,
     answer,
     averaged,
-    blocks,
     case,
     cases,
     drawn,
@@ -40,6 +36,7 @@ from medldm.benchmark.gates import (
 )
 from medldm.benchmark.lesions import lesion_scores
 from medldm.benchmark.scans import is_thin, scans
+from medldm.benchmark.tables import commit
 from medldm.inference.device import pick_device
 from medldm.inference.networks import Networks, load_networks
 from medldm.io import read_nifti
@@ -56,7 +53,7 @@ from medldm.metrics.realism import (
 from medldm.modality import MODALITIES
 from medldm.models.precision import pick_precision
 from medldm.training.data import Packed
-from medldm.zoo import Card, best, card
+from medldm.zoo import card
 
 log = logging.getLogger("gates")
 HERE = Path(__file__).parent / "gates"
@@ -65,10 +62,14 @@ SMALL = 8  # voxels along the edge of a patch whose pixels are compared as numbe
 COMPARED = 2000  # of these, per scanner
 SEEDS = 3  # of the classifier
 TRAINED_SHARE = 0.6  # of a cube's third axis; the classifier is judged beyond it
-APART = 4  # voxels between the two
+BETWEEN = 4  # voxels between the two
 LESION_SAMPLES = 4
 TIMED = (128, 128, 64)  # voxels
-CUBES_PER_SCANNER = 4
+CUBES_PER_SCANNER = 3
+LEAST = 64  # scored voxels of a cube that says anything
+MARKS = {"True": "passed", "False": "**missed**"}
+KEPT = ("row", "scanner", "figure", "value", "gate", "limit", "passed")  # columns of gates.csv
+HEAD = ("model", "sha256", "commit", "split", "samples", "steps")  # and of every line: what was measured
 
 
 class Restored(NamedTuple):
@@ -76,6 +77,26 @@ class Restored(NamedTuple):
 
     case: Case
     answer: Answer
+
+
+class Scan(NamedTuple):
+    """A scan, where it comes from, and how many cubes of it are damaged."""
+
+    scanner: str
+    scan: Packed
+    cubes: int
+
+
+class Run(NamedTuple):
+    """What is measured, and how."""
+
+    networks: Networks
+    samples: int
+    steps: int
+    device: str
+
+
+Figures = dict[str, float]
 
 
 def packed(row: dict[str, str], modality: str) -> Packed:
@@ -108,13 +129,14 @@ def by_scanner(listed: Sequence[dict[str, str]], quick: bool) -> Iterator[tuple[
             yield scanner, row, 1 if quick else max(1, CUBES_PER_SCANNER // len(chosen))
 
 
-def lesions(networks: Networks, sick: Case, steps: int, device: str) -> dict[str, float]:
+def lesions(run: Run, sick: Case) -> Figures:
     """False lesions and contrast of lesions in b and in samples."""
-    regression = regress(networks, sick, device)
+    regression = regress(run.networks, sick, run.device)
     b = sick.project(regression.mean)
-    samples = [drawn(networks, sick, regression, 2 * seed, steps, device) for seed in range(LESION_SAMPLES)]
+    seeds = range(0, 2 * LESION_SAMPLES, 2)
+    samples = [drawn(run.networks, sick, regression, seed, run.steps, run.device) for seed in seeds]
 
-    def scored(guess: torch.Tensor) -> tuple[float, float]:
+    def scored(guess: Any) -> tuple[float, float]:
         assert sick.healthy is not None
         images = (guess.numpy(), sick.clean.numpy(), sick.healthy.numpy())
         scores = lesion_scores(*images, sick.lesions, sick.spacing, sick.inside, sick.lost)
@@ -150,7 +172,7 @@ def details(restored: Sequence[Restored]) -> Details:
         images = {"clean": damaged.clean, "b": given.b, "sample": given.samples[0], "other": given.samples[-1]}
         fine = {kind: fine_detail(image.numpy(), damaged.detail_axes) for kind, image in images.items()}
         cut = round(TRAINED_SHARE * damaged.clean.shape[2])
-        for side, held in zip(sides, (slice(0, cut), slice(cut + APART, None)), strict=True):
+        for side, held in zip(sides, (slice(0, cut), slice(cut + BETWEEN, None)), strict=True):
             where = np.zeros(damaged.scored.shape, dtype=bool)
             where[..., held] = damaged.scored[..., held]
             places = patch_places(where, PATCHES, generator)
@@ -163,9 +185,9 @@ def details(restored: Sequence[Restored]) -> Details:
     return Details(trained, held)
 
 
-def classified(by_name: dict[str, Details]) -> dict[str, dict[str, float]]:
+def classified(by_name: dict[str, Details]) -> dict[str, Figures]:
     """Accuracy of classifiers trained on all scanners, on held-out patches of each."""
-    result: dict[str, dict[str, float]] = {scanner: {} for scanner in by_name}
+    result: dict[str, Figures] = {scanner: {} for scanner in by_name}
     for kind, key in (("sample", "classifier"), ("b", "classifier b")):
         ours, real = (np.concatenate([part.trained[name] for part in by_name.values()]) for name in (kind, "clean"))
         trained = [two_sample_classifier(ours, real, seed) for seed in range(SEEDS)]
@@ -175,7 +197,7 @@ def classified(by_name: dict[str, Details]) -> dict[str, dict[str, float]]:
     return result
 
 
-def compared(part: Details) -> dict[str, float]:
+def compared(part: Details) -> Figures:
     """Kernel distance and sliced Wasserstein distance of fine detail to real detail elsewhere."""
     generator = np.random.default_rng(0)
     middle = slice((PATCH - SMALL) // 2, (PATCH + SMALL) // 2)
@@ -196,17 +218,15 @@ def compared(part: Details) -> dict[str, float]:
     return out
 
 
-def spectra(damaged: Case, given: Answer) -> dict[str, float]:
+def spectra(damaged: Case, given: Answer) -> Figures:
     """Gap of log power along the damaged axis, dB."""
     clean, where = damaged.clean.numpy(), damaged.inside
     inner = (slice(4, -4),) * 3
-    gaps = [
-        power_gap_db(guess.numpy()[inner], clean[inner], 0, where[inner]) for guess in (given.samples[0], given.b)
-    ]
+    gaps = [power_gap_db(guess.numpy()[inner], clean[inner], 0, where[inner]) for guess in (given.samples[0], given.b)]
     return {"power": gaps[0], "power b": gaps[1]}
 
 
-def cost(networks: Networks, scan: Packed, row: str, steps: int, device: str) -> dict[str, float]:
+def cost(run: Run, scan: Packed, row: str) -> Figures:
     """Seconds of b and of the steps of one sample, on a slab that takes several tiles; the better of two runs."""
     starts = [max(0, (size - want) // 2) for size, want in zip(scan.voxels.shape, TIMED, strict=True)]
     where = tuple(slice(start, start + want // 16 * 16) for start, want in zip(starts, TIMED, strict=True))
@@ -216,58 +236,160 @@ def cost(networks: Networks, scan: Packed, row: str, steps: int, device: str) ->
     seconds: dict[str, list[float]] = {"b": [], "steps": []}
     for number in range(2):
         started = time.monotonic()
-        regression = regress(networks, damaged, device)
+        regression = regress(run.networks, damaged, run.device)
         seconds["b"].append(time.monotonic() - started)
         started = time.monotonic()
-        drawn(networks, damaged, regression, number, steps, device)
+        drawn(run.networks, damaged, regression, number, run.steps, run.device)
         seconds["steps"].append(time.monotonic() - started)
     of_b, of_steps = min(seconds["b"]), min(seconds["steps"])
     return {"seconds b": of_b, "seconds steps": of_steps, "time ratio": of_steps / of_b}
 
 
-def measured(
-    networks: Networks, data: Path, chosen: Card, options: argparse.Namespace, device: str
-) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """Row, scanner, figures."""
-    listed = [row for row in scans(data, options.split, chosen.modality) if float(row.get("weight") or 1) > 0]
-    ready = [
-        (scanner, packed(row, chosen.modality), count) for scanner, row, count in by_scanner(listed, options.quick)
-    ]
+def figures_of_row(run: Run, row: str, listed: Sequence[Scan]) -> dict[str, Figures]:
+    """Scanner to figures of all gates but cost."""
+    restored: dict[str, list[Restored]] = {}
+    values: dict[str, list[Figures]] = {}
+    for scanner, scan, cubes in listed:
+        for damaged in cases(scan, scanner, [row], cubes):
+            if damaged.scored.sum() < LEAST:
+                continue
+            given = answer(run.networks, damaged, run.samples, run.steps, run.device)
+            one = figures(run.networks, damaged, given) | (spectra(damaged, given) if row in THIN else {})
+            values.setdefault(scanner, []).append(one)
+            restored.setdefault(scanner, []).append(Restored(damaged, given))
+    realism: dict[str, Figures] = {scanner: {} for scanner in restored}
+    if row in LOSSY:
+        parts = {scanner: details(members) for scanner, members in restored.items()}
+        realism = {scanner: one | compared(parts[scanner]) for scanner, one in classified(parts).items()}
+    return {
+        scanner: averaged([one | realism[scanner] for one in members]) | {"cubes": float(len(members))}
+        for scanner, members in values.items()
+    }
+
+
+def harm(run: Run, row: str, listed: Sequence[Scan]) -> dict[str, Figures]:
+    """Scanner to what became of lesions."""
+    values: dict[str, list[Figures]] = {}
+    for scanner, scan, cubes in listed:
+        for sick in cases(scan, scanner, [row], cubes, lesions=True):
+            one = lesions(run, sick)
+            if np.isfinite(one["contrast b"]):
+                values.setdefault(scanner, []).append(one)
+    return {scanner: averaged(members) for scanner, members in values.items()}
+
+
+def measured(run: Run, listed: Sequence[Scan]) -> Iterator[tuple[str, str, Figures]]:
+    """Row, scanner and figures."""
     for row in ROWS:
         started = time.monotonic()
-        cells: dict[str, list[Restored]] = {}
-        values: dict[str, list[dict[str, float]]] = {}
-        for scanner, scan, count in ready:
-            for damaged in cases(scan, scanner, [row], count):
-                if damaged.scored.sum() < 64:
-                    continue
-                given = answer(networks, damaged, options.samples, options.steps, device)
-                found_here = figures(networks, damaged, given)
-                if row in THIN:
-                    found_here |= spectra(damaged, given)
-                values.setdefault(scanner, []).append(found_here)
-                cells.setdefault(scanner, []).append(Restored(damaged, given))
-        realism: dict[str, dict[str, float]] = {scanner: {} for scanner in cells}
-        if row in LOSSY:
-            parts = {scanner: details(cell) for scanner, cell in cells.items()}
-            realism = classified(parts)
-            for scanner, part in parts.items():
-                realism[scanner] |= compared(part)
-        harms: dict[str, list[dict[str, float]]] = {}
-        for scanner, scan, count in ready if row != "region" else []:
-            for sick in cases(scan, scanner, [row], count, lesions=True):
-                if sick.lesions:
-                    harms.setdefault(scanner, []).append(lesions(networks, sick, options.steps, device))
-        for scanner, cell in values.items():
-            every = averaged([one | realism[scanner] for one in cell])
-            if scanner in harms:
-                every |= averaged(harms[scanner])
-            yield row, scanner, every | {"cubes": float(len(cell))}
+        by_name = figures_of_row(run, row, listed)
+        if any(gate.name == "harm" and row in gate.rows for gate in GATES):
+            for scanner, more in harm(run, row, listed).items():
+                by_name.setdefault(scanner, {}).update(more)
+        thin = [one.scan for one in listed if one.scan.isotropic]
+        if thin and any(gate.name == "cost" and row in gate.rows for gate in GATES):
+            by_name["all"] = cost(run, thin[0], row)
         log.info("%s after %.0f s", row, time.monotonic() - started)
-        thin = [scan for _, scan, _ in ready if scan.isotropic]
-        if row in ("thick4", "noise7") and thin:
-            yield row, "all", cost(networks, thin[0], row, options.steps, device)
+        yield from ((row, scanner, values) for scanner, values in by_name.items())
+
+
+def lines(row: str, scanner: str, values: Figures) -> Iterator[dict[str, str]]:
+    """Lines of gates.csv: every figure, with the gate that judges it."""
+    judges = {gate.key: gate for gate, _ in judged(row, values)}
+    for key, value in values.items():
+        line = {"row": row, "scanner": scanner, "figure": key, "value": f"{value:.5g}"}
+        gate = judges.get(key)
+        judgement = (gate.name, gate.limit, str(gate.passed(value))) if gate else ("", "", "")
+        yield line | dict(zip(KEPT[-3:], judgement, strict=True))
+
+
+def page(known: Sequence[dict[str, str]]) -> str:
+    """The table of gates.
+
+    Parameters
+    ----------
+    known : lines of gates.csv
+    """
+    scanners = list(dict.fromkeys(line["scanner"] for line in known))
+    cells = {(line["row"], line["scanner"], line["figure"]): line for line in known}
+    head = known[0]
+    counts = {(line["row"], line["scanner"]): float(line["value"]) for line in known if line["figure"] == "cubes"}
+    cubes = "; ".join(
+        f"{ROWS[row]}: " + ", ".join(f"{scanner} {count:.0f}" for (at, scanner), count in counts.items() if at == row)
+        for row in ROWS
+    )
+    text = [
+        "# Gates of the residual flow",
+        "",
+        f"Command: `python docs/benchmarks/gates.py ../shared/data --model {head['model']} --split {head['split']} "
+        f"--samples {head['samples']} --steps {head['steps']}`  ",
+        f"Commit: {head['commit']}  ",
+        f"Weights: {head['sha256'][:8]}  ",
+        f"Cubes of 64 voxels: {cubes}",
+        "",
+        f"| gate | figure | limit | row | {' | '.join(scanners)} |",
+        f"|---|---|---|---|{'---:|' * len(scanners)}",
+    ]
+    failed: dict[str, list[str]] = {}
+    for gate in GATES:
+        for row in gate.rows:
+            there = [cells.get((row, scanner, gate.key)) for scanner in scanners]
+            if not any(there):
+                continue
+            marks = [f"{float(line['value']):.3g} {MARKS[line['passed']]}" if line else "" for line in there]
+            text.append(f"| {gate.name} | {gate.figure} | {gate.limit} | {ROWS[row]} | {' | '.join(marks)} |")
+            missed = [line["scanner"] for line in there if line and line["passed"] != "True"]
+            failed.setdefault(gate.name, []).extend(f"{ROWS[row]} ({name})" for name in missed)
+    text += ["", *(f"- {name}: {'not passed: ' + '; '.join(dict.fromkeys(rows)) if rows else 'passed'}"
+                   for name, rows in failed.items())]  # fmt: skip
+    return "\n".join(text) + "\n"
+
+
+def read(folder: Path = HERE) -> list[dict[str, str]]:
+    """Lines of gates.csv."""
+    with (folder / "gates.csv").open(newline="") as table:
+        return list(csv.DictReader(table))
+
+
+def main() -> None:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="brain-mri-3d", help="name, or path of a trained set")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=HERE)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("medldm").setLevel(logging.ERROR)
+    chosen = card(options.model)
+    if not chosen.residual:
+        raise SystemExit(f"{chosen.name} has no residual flow: there is nothing that the gates judge.")
+    if options.samples < 2:
+        raise SystemExit("--samples is at least 2: one sample has no spread.")
+    device = pick_device(options.device)
+    run = Run(load_networks(chosen, device, pick_precision("auto", device)), options.samples, options.steps, device)
+    rows = [row for row in scans(options.data, options.split, chosen.modality) if float(row.get("weight") or 1) > 0]
+    listed = [
+        Scan(scanner, packed(row, chosen.modality), cubes) for scanner, row, cubes in by_scanner(rows, options.quick)
+    ]
+    head = dict(
+        zip(HEAD, (chosen.name, chosen.sha256, commit(), options.split, options.samples, options.steps), strict=True)
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (options.out / "gates.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, [*KEPT, *HEAD])
+        table.writeheader()
+        for row, scanner, values in measured(run, listed):
+            table.writerows(line | head for line in lines(row, scanner, values))
+            file.flush()
+    text = page(read(options.out))
+    (options.out / "gates.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":
-    pass
+    main()

@@ -54,6 +54,7 @@ def model_set(run: Path, unet: Path, out: Path, name: str = "residual") -> Path:
         "role": "restorer",
         "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint"],
         "architecture": asdict(PLANES),
+        "spread": True,
         "licence": "CC BY 4.0",
         "residual": {key: shape[key] for key in FIELDS} | {"flow_blocks": FLOW_BLOCKS},
     }

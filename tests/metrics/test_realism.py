@@ -54,7 +54,7 @@ def test_sliced_wasserstein_distance_of_gaussians_is_the_difference_of_their_spr
         realism.sliced_wasserstein(ours[:9], real, np.random.default_rng(0))
 
 
-def told_apart(ours, real, steps):
+def held_accuracy(ours, real, steps):
     half = len(real) // 2
     classifier = realism.two_sample_classifier(ours[:half], real[:half], steps=steps)
     return realism.accuracy(classifier, ours[half:], real[half:])
@@ -62,8 +62,8 @@ def told_apart(ours, real, steps):
 
 def test_noise_is_not_told_from_noise_but_from_blurred_noise():
     real, other = (noise(seed, (2000, 16, 16)) for seed in (0, 1))
-    assert told_apart(other, real, 60) == pytest.approx(0.5, abs=0.05)
-    assert told_apart((other + np.roll(other, 1, 1)) / 2**0.5, real, 60) > 0.95
+    assert held_accuracy(other, real, 60) == pytest.approx(0.5, abs=0.05)
+    assert held_accuracy((other + np.roll(other, 1, 1)) / 2**0.5, real, 60) > 0.95
 
 
 def test_a_classifier_leaves_the_random_state_of_the_caller_alone():
