@@ -61,7 +61,7 @@ PATCHES = 1500  # of each cube and set, for the classifier
 SMALL = 8  # voxels along the edge of a patch whose pixels are compared as numbers
 COMPARED = 2000  # of these, per scanner
 SEEDS = 3  # of the classifier
-TRAINED_SHARE = 0.6  # of a cube's third axis; the classifier is judged beyond it
+TRAINED_SHARE = 0.6  # of the scored voxels of a cube, along its third axis; the classifier is judged beyond them
 BETWEEN = 4  # voxels between the two
 LESION_SAMPLES = 4
 TIMED = (128, 128, 64)  # voxels
@@ -171,7 +171,8 @@ def details(restored: Sequence[Restored]) -> Details:
         generator = np.random.default_rng(number)
         images = {"clean": damaged.clean, "b": given.b, "sample": given.samples[0], "other": given.samples[-1]}
         fine = {kind: fine_detail(image.numpy(), damaged.detail_axes) for kind, image in images.items()}
-        cut = round(TRAINED_SHARE * damaged.clean.shape[2])
+        along = damaged.scored.sum((0, 1)).cumsum()
+        cut = int(np.searchsorted(along, TRAINED_SHARE * along[-1]))
         for side, held in zip(sides, (slice(0, cut), slice(cut + BETWEEN, None)), strict=True):
             where = np.zeros(damaged.scored.shape, dtype=bool)
             where[..., held] = damaged.scored[..., held]

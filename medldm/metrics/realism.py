@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -168,7 +169,13 @@ def accuracy(classifier: Classifier, ours: Array, real: Array) -> float:
     ----------
     classifier : from `two_sample_classifier`
     ours, real : (N, size, size) and (M, size, size), not seen in training
+
+    Returns
+    -------
+    NaN where there are no patches
     """
+    if not len(ours) or not len(real):
+        return math.nan
     return float((1 - classifier(ours).mean() + classifier(real).mean()) / 2)
 
 

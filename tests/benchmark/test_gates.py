@@ -1,5 +1,6 @@
 """The figures that gates judge, on ensembles and latents whose answer is known."""
 
+import functools
 import importlib.util
 import math
 from pathlib import Path
@@ -75,7 +76,8 @@ def test_a_latent_of_all_voxels_obeys_and_an_empty_one_does_not(row):
     torch.testing.assert_close(true, CLEAN, atol=1e-5, rtol=0)
     torch.testing.assert_close(principal, true)
     deaf, _ = gates.true_latents(networks(1), case, regression)
-    assert ((deaf - b)[torch.from_numpy(case.scored)].abs() > 1e-4).float().mean() < 0.05
+    where = torch.from_numpy(case.scored)
+    assert (deaf - CLEAN)[where].std() > 0.95 * (b - CLEAN)[where].std()
 
 
 def test_gates_have_limits_for_people():
@@ -143,13 +145,15 @@ def test_the_script_writes_a_table(tmp_path, monkeypatch, capsys):
     spec.loader.exec_module(module)
     data = tmp_path / "data"
     data.mkdir()
-    noisy = phantoms.rician(phantoms.phantom((64, 60, 58)).voxels, 20)
+    noisy = phantoms.rician(phantoms.phantom((44, 42, 40)).voxels, 20)
     phantoms.save(data / "siemens_T1w.nii.gz", noisy, np.eye(4), dtype=np.int16)
     (data / "manifest.csv").write_text("split,file,subject,modality,source\nval,siemens_T1w.nii.gz,s1,MR T1w,here\n")
     model = phantoms.residual_model(tmp_path / "model")
     out = tmp_path / "out"
     monkeypatch.setattr(module, "SEEDS", 1)
     monkeypatch.setattr(module, "PATCHES", 100)
+    monkeypatch.setattr(module, "TIMED", (32, 32, 32))
+    monkeypatch.setattr(module, "two_sample_classifier", functools.partial(module.two_sample_classifier, steps=3))
     monkeypatch.setattr(
         "sys.argv",
         ["gates.py", str(data), "--model", str(model), "--samples", "2", "--steps", "1", "--quick", "--out", str(out)],
