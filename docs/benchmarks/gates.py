@@ -23,7 +23,6 @@ from medldm.benchmark.gates import (
     LOSSY,
     ROWS,
     THIN,
-    Answer,
     Case,
     answer,
     averaged,
@@ -34,49 +33,48 @@ from medldm.benchmark.gates import (
     judged,
     regress,
 )
+from medldm.benchmark.gates_realism import Restored, classified, compared, details, noise_alone, spectra
 from medldm.benchmark.lesions import lesion_scores
 from medldm.benchmark.scans import is_thin, scans
 from medldm.benchmark.tables import commit
 from medldm.inference.device import pick_device
 from medldm.inference.networks import Networks, load_networks
 from medldm.io import read_nifti
-from medldm.metrics import fine_detail, kernel_distance
-from medldm.metrics.realism import (
-    PATCH,
-    accuracy,
-    patch_places,
-    patches,
-    power_gap_db,
-    sliced_wasserstein,
-    two_sample_classifier,
-)
-from medldm.modality import MODALITIES
+from medldm.modality import MODALITIES, MR
 from medldm.models.precision import pick_precision
 from medldm.training.data import Packed
 from medldm.zoo import card
 
 log = logging.getLogger("gates")
 HERE = Path(__file__).parent / "gates"
-PATCHES = 1500  # of each cube and set, for the classifier
-SMALL = 8  # voxels along the edge of a patch whose pixels are compared as numbers
-COMPARED = 2000  # of these, per scanner
-SEEDS = 3  # of the classifier
-TRAINED_SHARE = 0.6  # of the scored voxels of a cube, along its third axis; the classifier is judged beyond them
-BETWEEN = 4  # voxels between the two
 LESION_SAMPLES = 4
 TIMED = (128, 128, 64)  # voxels
 CUBES_PER_SCANNER = 3
 LEAST = 64  # scored voxels of a cube that says anything
 MARKS = {"True": "passed", "False": "**missed**"}
+# Figures that no gate judges, for the second table.
+REPORTED = {
+    "psnr b": "PSNR of b, dB",
+    "crps over noise": "CRPS / that of latents that no flow has moved",
+    "energy score over noise": "energy score / the same",
+    "outside of samples": "truth outside of all samples; right is 2 / (samples + 1)",
+    "s / error": "spread s / error of b",
+    "in 90 % of s": "truth within 1.645 s of b",
+    "detail b": "energy of fine detail, b",
+    "detail sample": "energy of fine detail, sample",
+    "correlation b": "correlation of fine detail, b",
+    "correlation sample": "correlation of fine detail, sample",
+    "power b": "rms gap of log power, b, dB",
+    "power": "rms gap of log power, sample, dB",
+    "sliced b": "sliced Wasserstein distance of fine detail, b",
+    "sliced": "sliced Wasserstein distance of fine detail, sample",
+    "sliced real": "sliced Wasserstein distance of real detail to real detail",
+    "contrast b": "contrast of lesions recovered in b",
+    "seconds b": "seconds of b",
+    "seconds steps": "seconds of the steps",
+}
 KEPT = ("row", "scanner", "figure", "value", "gate", "limit", "passed")  # columns of gates.csv
 HEAD = ("model", "sha256", "commit", "split", "samples", "steps")  # and of every line: what was measured
-
-
-class Restored(NamedTuple):
-    """A case and what the networks say of it."""
-
-    case: Case
-    answer: Answer
 
 
 class Scan(NamedTuple):
@@ -119,7 +117,7 @@ def packed(row: dict[str, str], modality: str) -> Packed:
 
 
 def by_scanner(listed: Sequence[dict[str, str]], quick: bool) -> Iterator[tuple[str, dict[str, str], int]]:
-    """Scanner, scan and how many cubes of it: about as many cubes of every scanner, thin slices apart from thick."""
+    """Scanner, scan and how many cubes of it: about as many cubes of every scanner."""
     groups: dict[str, list[dict[str, str]]] = {}
     for row in listed:
         groups.setdefault(row["file"].split("_")[0], []).append(row)
@@ -152,81 +150,6 @@ def lesions(run: Run, sick: Case) -> Figures:
     }
 
 
-class Details(NamedTuple):
-    """Patches of fine detail of one scanner: of one kind of image each, at the same places.
-
-    Parameters
-    ----------
-    trained, held : kind (clean, b, sample) to (N, size, size), on both sides of a cut through every cube
-    """
-
-    trained: dict[str, np.ndarray[Any, Any]]
-    held: dict[str, np.ndarray[Any, Any]]
-
-
-def details(restored: Sequence[Restored]) -> Details:
-    """Patches of the cubes of a scanner."""
-    sides: list[dict[str, list[np.ndarray[Any, Any]]]] = [{}, {}]
-    for number, (damaged, given) in enumerate(restored):
-        generator = np.random.default_rng(number)
-        images = {"clean": damaged.clean, "b": given.b, "sample": given.samples[0], "other": given.samples[-1]}
-        fine = {kind: fine_detail(image.numpy(), damaged.detail_axes) for kind, image in images.items()}
-        along = damaged.scored.sum((0, 1)).cumsum()
-        cut = int(np.searchsorted(along, TRAINED_SHARE * along[-1]))
-        for side, held in zip(sides, (slice(0, cut), slice(cut + BETWEEN, None)), strict=True):
-            where = np.zeros(damaged.scored.shape, dtype=bool)
-            where[..., held] = damaged.scored[..., held]
-            places = patch_places(where, PATCHES, generator)
-            half = len(places) // 2  # a second sample for half of the patches
-            for kind in ("clean", "b"):
-                side.setdefault(kind, []).append(patches(fine[kind], places))
-            of_samples = [patches(fine[kind], at) for kind, at in (("sample", places[:half]), ("other", places[half:]))]
-            side.setdefault("sample", []).append(np.concatenate(of_samples))
-    trained, held = ({kind: np.concatenate(parts) for kind, parts in side.items()} for side in sides)
-    return Details(trained, held)
-
-
-def classified(by_name: dict[str, Details]) -> dict[str, Figures]:
-    """Accuracy of classifiers trained on all scanners, on held-out patches of each."""
-    result: dict[str, Figures] = {scanner: {} for scanner in by_name}
-    for kind, key in (("sample", "classifier"), ("b", "classifier b")):
-        ours, real = (np.concatenate([part.trained[name] for part in by_name.values()]) for name in (kind, "clean"))
-        trained = [two_sample_classifier(ours, real, seed) for seed in range(SEEDS)]
-        for scanner, part in by_name.items():
-            shares = [accuracy(classifier, part.held[kind], part.held["clean"]) for classifier in trained]
-            result[scanner][key] = float(np.mean(shares))
-    return result
-
-
-def compared(part: Details) -> Figures:
-    """Kernel distance and sliced Wasserstein distance of fine detail to real detail elsewhere."""
-    generator = np.random.default_rng(0)
-    middle = slice((PATCH - SMALL) // 2, (PATCH + SMALL) // 2)
-    scale = float(part.trained["clean"].std())
-
-    def small(kind: str, order: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        whole = np.concatenate([part.trained[kind], part.held[kind]])[order]
-        return (whole[:, middle, middle] / scale).reshape(len(order), -1)
-
-    count = len(part.trained["clean"]) + len(part.held["clean"])
-    order = generator.permutation(count)[: 2 * min(COMPARED, count // 2)]
-    real, places = np.split(order, 2)  # both estimators want sets that do not share places
-    out = {}
-    for kind, suffix in (("sample", ""), ("b", " b"), ("clean", " real")):
-        ours, true = small(kind, places), small("clean", real)
-        out[f"kernel{suffix}"] = kernel_distance(ours, true)
-        out[f"sliced{suffix}"] = sliced_wasserstein(ours, true, np.random.default_rng(0))
-    return out
-
-
-def spectra(damaged: Case, given: Answer) -> Figures:
-    """Gap of log power along the damaged axis, dB."""
-    clean, where = damaged.clean.numpy(), damaged.inside
-    inner = (slice(4, -4),) * 3
-    gaps = [power_gap_db(guess.numpy()[inner], clean[inner], 0, where[inner]) for guess in (given.samples[0], given.b)]
-    return {"power": gaps[0], "power b": gaps[1]}
-
-
 def cost(run: Run, scan: Packed, row: str) -> Figures:
     """Seconds of b and of the steps of one sample, on a slab that takes several tiles; the better of two runs."""
     starts = [max(0, (size - want) // 2) for size, want in zip(scan.voxels.shape, TIMED, strict=True)]
@@ -255,17 +178,20 @@ def figures_of_row(run: Run, row: str, listed: Sequence[Scan]) -> dict[str, Figu
             if damaged.scored.sum() < LEAST:
                 continue
             given = answer(run.networks, damaged, run.samples, run.steps, run.device)
-            one = figures(run.networks, damaged, given) | (spectra(damaged, given) if row in THIN else {})
+            one = figures(run.networks, damaged, given) | noise_alone(run.networks, damaged, given)
+            if row in THIN:
+                one |= spectra(damaged, given)
             values.setdefault(scanner, []).append(one)
             restored.setdefault(scanner, []).append(Restored(damaged, given))
     realism: dict[str, Figures] = {scanner: {} for scanner in restored}
     if row in LOSSY:
         parts = {scanner: details(members) for scanner, members in restored.items()}
         realism = {scanner: one | compared(parts[scanner]) for scanner, one in classified(parts).items()}
-    return {
-        scanner: averaged([one | realism[scanner] for one in members]) | {"cubes": float(len(members))}
-        for scanner, members in values.items()
-    }
+    means = {scanner: averaged([one | realism[scanner] for one in members]) for scanner, members in values.items()}
+    for scanner, one in means.items():
+        one |= {f"{key} over noise": one[key] / one[f"{key} noise"] for key in ("crps", "energy score")}
+        one["cubes"] = float(len(values[scanner]))
+    return means
 
 
 def harm(run: Run, row: str, listed: Sequence[Scan]) -> dict[str, Figures]:
@@ -279,9 +205,9 @@ def harm(run: Run, row: str, listed: Sequence[Scan]) -> dict[str, Figures]:
     return {scanner: averaged(members) for scanner, members in values.items()}
 
 
-def measured(run: Run, listed: Sequence[Scan]) -> Iterator[tuple[str, str, Figures]]:
+def measured(run: Run, listed: Sequence[Scan], rows: Sequence[str]) -> Iterator[tuple[str, str, Figures]]:
     """Row, scanner and figures."""
-    for row in ROWS:
+    for row in rows:
         started = time.monotonic()
         by_name = figures_of_row(run, row, listed)
         if any(gate.name == "harm" and row in gate.rows for gate in GATES):
@@ -318,6 +244,7 @@ def page(known: Sequence[dict[str, str]]) -> str:
     cubes = "; ".join(
         f"{ROWS[row]}: " + ", ".join(f"{scanner} {count:.0f}" for (at, scanner), count in counts.items() if at == row)
         for row in ROWS
+        if any(at == row for at, _ in counts)
     )
     text = [
         "# Gates of the residual flow",
@@ -341,8 +268,18 @@ def page(known: Sequence[dict[str, str]]) -> str:
             text.append(f"| {gate.name} | {gate.figure} | {gate.limit} | {ROWS[row]} | {' | '.join(marks)} |")
             missed = [line["scanner"] for line in there if line and line["passed"] != "True"]
             failed.setdefault(gate.name, []).extend(f"{ROWS[row]} ({name})" for name in missed)
-    text += ["", *(f"- {name}: {'not passed: ' + '; '.join(dict.fromkeys(rows)) if rows else 'passed'}"
-                   for name, rows in failed.items())]  # fmt: skip
+    text += [""]
+    text += [
+        f"- {name}: {'not passed: ' + '; '.join(dict.fromkeys(at)) if at else 'passed'}" for name, at in failed.items()
+    ]
+    text += ["", "## Figures that no gate judges", "", f"| figure | row | {' | '.join(scanners)} |"]
+    text += [f"|---|---|{'---:|' * len(scanners)}"]
+    for key, figure in REPORTED.items():
+        for row in ROWS:
+            there = [cells.get((row, scanner, key)) for scanner in scanners]
+            if any(there):
+                values = [f"{float(line['value']):.3g}" if line else "" for line in there]
+                text.append(f"| {figure} | {ROWS[row]} | {' | '.join(values)} |")
     return "\n".join(text) + "\n"
 
 
@@ -377,14 +314,14 @@ def main() -> None:
     listed = [
         Scan(scanner, packed(row, chosen.modality), cubes) for scanner, row, cubes in by_scanner(rows, options.quick)
     ]
-    head = dict(
-        zip(HEAD, (chosen.name, chosen.sha256, commit(), options.split, options.samples, options.steps), strict=True)
-    )
+    suited = [row for row in ROWS if row != "noise7" or chosen.modality == MR.name]  # CT has no Rician noise
+    facts = (chosen.name, chosen.sha256, commit(), options.split, options.samples, options.steps)
+    head = dict(zip(HEAD, facts, strict=True))
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / "gates.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, [*KEPT, *HEAD])
         table.writeheader()
-        for row, scanner, values in measured(run, listed):
+        for row, scanner, values in measured(run, listed, suited):
             table.writerows(line | head for line in lines(row, scanner, values))
             file.flush()
     text = page(read(options.out))

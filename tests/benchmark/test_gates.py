@@ -10,7 +10,7 @@ import phantoms
 import pytest
 import torch
 
-from medldm.benchmark import gates
+from medldm.benchmark import gates, gates_realism
 from medldm.inference.networks import Networks, load_networks
 from medldm.inference.residual import Regression
 from medldm.models.residual import PrincipalBlocks
@@ -137,6 +137,19 @@ def test_answers_of_a_set_come_from_its_own_networks(tmp_path):
     assert {gate.name for gate, _ in gates.judged("thick4", figures)} == {"obedience", "seeds", "mean", "price"}
 
 
+def test_noise_without_a_flow_is_as_good_as_the_gaussian_where_errors_are_independent():
+    case = gates.case("gap4", "here", CLEAN)
+    regression = Regression(
+        CLEAN + SPREAD * torch.randn(CLEAN.shape, generator=torch.Generator().manual_seed(0)),
+        torch.full(CLEAN.shape, math.log(SPREAD)),
+    )
+    b = case.project(regression.mean)
+    given = gates.Answer(regression, b, torch.stack([b] * 8), b)
+    figures = gates.figures(networks(), case, given) | gates_realism.noise_alone(networks(), case, given)
+    assert figures["crps noise"] == pytest.approx(figures["crps gaussian"], rel=0.02)
+    assert figures["energy score noise"] == pytest.approx(figures["energy score gaussian"], rel=0.02)
+
+
 @pytest.mark.slow
 def test_the_script_writes_a_table(tmp_path, monkeypatch, capsys):
     script = ROOT / "docs" / "benchmarks" / "gates.py"
@@ -150,10 +163,11 @@ def test_the_script_writes_a_table(tmp_path, monkeypatch, capsys):
     (data / "manifest.csv").write_text("split,file,subject,modality,source\nval,siemens_T1w.nii.gz,s1,MR T1w,here\n")
     model = phantoms.residual_model(tmp_path / "model")
     out = tmp_path / "out"
-    monkeypatch.setattr(module, "SEEDS", 1)
-    monkeypatch.setattr(module, "PATCHES", 100)
+    monkeypatch.setattr(gates_realism, "SEEDS", 1)
+    monkeypatch.setattr(gates_realism, "PATCHES", 100)
     monkeypatch.setattr(module, "TIMED", (32, 32, 32))
-    monkeypatch.setattr(module, "two_sample_classifier", functools.partial(module.two_sample_classifier, steps=3))
+    quick = functools.partial(gates_realism.two_sample_classifier, steps=3)
+    monkeypatch.setattr(gates_realism, "two_sample_classifier", quick)
     monkeypatch.setattr(
         "sys.argv",
         ["gates.py", str(data), "--model", str(model), "--samples", "2", "--steps", "1", "--quick", "--out", str(out)],
