@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medldm.registry import Registry
+
 if TYPE_CHECKING:
     from medldm.data.intensity import Array, Mask, Scaling
     from medldm.data.volume import Volume
@@ -201,7 +203,9 @@ CT = Modality(
     ucum="HounsfieldUnit",
     monai_format="hounsfield",
 )
-MODALITIES: dict[str, Modality] = {MR.name: MR, CT.name: CT}
+MODALITIES: Registry[Modality] = Registry(
+    "medldm.modalities", lambda member: isinstance(member, Modality), {MR.name: MR, CT.name: CT}
+)
 DEFAULT = MR  # what a scan is taken for when nothing speaks for another modality
 
 
@@ -220,17 +224,20 @@ def modality_by_name(path: Path) -> str | None:
     return next((known.name for known in _default_last() if known.named(path)), None)
 
 
-def guess_modality(volume: Volume) -> tuple[str, str]:
+def guess_modality(volume: Volume, asked: str = "auto") -> tuple[str, str]:
     """Name of a scan's modality, and how we know.
 
     Parameters
     ----------
     volume : scan
+    asked : ``--modality``
 
     Returns
     -------
-    modality, and a sentence; empty when the file or its name says it
+    modality, and a sentence; empty when the user, the file or its name says it
     """
+    if asked != "auto":
+        return asked, ""
     import numpy as np
 
     from medldm.data.outliers import set_aside

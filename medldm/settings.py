@@ -1,4 +1,4 @@
-"""What a setting is: default, unit, range and meaning in one place; and those that every task shares.
+"""What a setting is: default, unit, range and meaning in one place; and what every task shares.
 
 Command-line flags, napari rows and run reports are made from these dataclasses, so a setting is declared once. Those of
 a task are declared beside it, in `medldm.tasks`; this module offers them by name too.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from medldm.tasks import Denoise, FillSlices, Inpaint, Restore, SuperResolve
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
+Progress = Callable[[int, int, str], None]  # called with (done, total, what); may raise to stop
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Progress that is not shown."""
 
 
 def knob(
     default: Any,
     meaning: str,
     *,
-    unit: str = "",
+    unit: str | NoiseUnits = "",
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] = (),
@@ -49,6 +54,13 @@ def knob(
     """
     metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "metavar": metavar}
     return field(default=default, metadata={**metadata, "pattern": pattern, "whole": whole})
+
+
+class NoiseUnits:
+    """What a noise level is in each modality, as they are at the time: members may join later."""
+
+    def __str__(self) -> str:
+        return "; ".join(f"{kind.title}: {kind.noise.meaning}" for kind in MODALITIES.values())
 
 
 class Choices(Sequence[str]):
@@ -126,8 +138,7 @@ class Thresholds(Settings):
 
 def noise_knob() -> Any:
     """The noise level of a scan."""
-    unit = "MRI: fraction of the 99.5th percentile; CT: HU"
-    return knob(None, "noise level; estimated when not given", unit=unit, low=0)
+    return knob(None, "noise level; estimated when not given", unit=NoiseUnits(), low=0)
 
 
 def thickness_knob() -> Any:
@@ -205,7 +216,7 @@ def check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
             continue
         low, high = metadata.get("low"), metadata.get("high")
         # A unit of one word follows the number; one that has to be explained stands in brackets.
-        unit = metadata.get("unit") or ""
+        unit = str(metadata.get("unit") or "")
         unit = f" ({unit})" if " " in unit else f" {unit}" if unit else ""
         if not abs(number) < float("inf") or (low is not None and number < low) or (high is not None and number > high):
             limits = " and ".join(

@@ -64,6 +64,7 @@ LATENT = Architecture(spatial_dims=3, context=1, latent_channels=16, vae=(48, 96
 FLOW_BLOCKS = 1
 KL_WEIGHT = 1e-4
 STRENGTH = 0.05  # price of detail of the wrong strength, in the autoencoder
+EDGE = 4  # voxels at the ends of a block, where the regression lacks what lies beyond
 DROPPED = 0.1  # share of examples whose conditions are dropped
 
 
@@ -73,16 +74,23 @@ Kept = tuple[Scenes, list[tuple[Planes, Tensor]]]
 def draw_pool(
     options: argparse.Namespace, corpus: Corpus, unet: Residual, device: torch.device, head: nn.Module | None
 ) -> list[Kept]:
-    """Batches of scenes in half precision: with their spread, or with the features that its head will be trained on."""
+    """Batches of scenes in half precision: with their spread, or with the features that its head will be trained on.
+
+    The head looks at a few voxels around each, so smaller scenes serve it as well, and more of them fit.
+    """
+    count, size = (options.pool, options.size) if head else (options.pool_spread, options.size_spread)
     generator, made = torch.Generator(device).manual_seed(options.seed), []
     started = time.monotonic()
     with torch.no_grad(), autocast(device):
-        for number in range(math.ceil(options.pool / options.scenes)):
-            scenes, kept = draw_scenes(corpus, unet, options.scenes, options.size, CONTEXT, generator)
+        for number in range(math.ceil(count / options.scenes)):
+            scenes, kept = draw_scenes(corpus, unet, options.scenes, size, CONTEXT, generator)
             *fields, thickness = scenes.conditions
             half = Conditions._make([*(field.half() for field in fields), thickness])
             batch = (scenes._replace(residual=scenes.residual.half(), conditions=half), halved(kept))
-            made.append((with_spread([batch], head, device)[0], []) if head else batch)
+            if head:
+                log_s = spread_within(head, kept, batch[0])[:, None].half()
+                batch = (batch[0]._replace(conditions=half._replace(log_s=log_s)), [])
+            made.append(batch)
             if number % 20 == 19:
                 log.info("%d scenes after %.0f s", (number + 1) * options.scenes, time.monotonic() - started)
     return made
@@ -113,6 +121,7 @@ def train_spread(options: argparse.Namespace, made: list[Kept], device: torch.de
         log_s, residual = spread_within(head, kept, scenes), scenes.residual.float()
         # Air says nothing: it would only teach the smallest spread.
         where = ((scenes.conditions.y[:, 0] > 0.02) | (residual.abs() > 0.02)).float()
+        where[:, :, :EDGE] = where[:, :, -EDGE:] = where[..., :EDGE] = where[..., -EDGE:] = 0
         nll = log_s + 0.5 * (residual / log_s.exp()) ** 2
         return (nll * where).sum() / where.sum()
 
@@ -127,16 +136,6 @@ def train_spread(options: argparse.Namespace, made: list[Kept], device: torch.de
         clip=5,
     )
     save(trainer.run(draw, loss_of, 11), options.out / "spread.safetensors", "spread")
-
-
-def with_spread(made: list[Kept], head: nn.Module, device: torch.device) -> list[Scenes]:
-    """The scenes with their spread."""
-    scenes = []
-    with torch.no_grad(), autocast(device):
-        for one, kept in made:
-            log_s = spread_within(head, kept, one)[:, None].half()
-            scenes.append(one._replace(conditions=one.conditions._replace(log_s=log_s)))
-    return scenes
 
 
 def train_autoencoder(options: argparse.Namespace, pool: Pool, device: torch.device, cases: list[Case]) -> None:
@@ -264,6 +263,8 @@ def main() -> None:
     parser.add_argument("--minutes-flow", type=float, default=9)
     parser.add_argument("--deadline-s", type=float, default=0, help="seconds after the start that the flow may take")
     parser.add_argument("--pool", type=int, default=8192, help="scenes of one file")
+    parser.add_argument("--pool-spread", type=int, default=4096, help="scenes that the spread head learns from")
+    parser.add_argument("--size-spread", type=int, default=32)
     parser.add_argument("--seed", type=int, default=99, help="of the scenes")
     parser.add_argument("--learning-rate-autoencoder", type=float, default=2e-4, help="1e-3 diverged in bf16")
     parser.add_argument("--learning-rate", type=float, default=8e-4, help="of the flow, at its peak")
@@ -296,10 +297,9 @@ def main() -> None:
     spread.requires_grad_(False)
     cases = validation_cases(scans["val"], PLANES, unet, spread, device, tuple(options.rows.split(",")))
     log.info("%d validation cases after %.1f s", len(cases), time.monotonic() - started)
-    if not pool_file.is_file():
-        scenes = with_spread(made, spread, device) if made else None
-        save_scenes(scenes or [one for one, _ in draw_pool(options, corpus, unet, device, spread)], pool_file)
     made.clear()
+    if not pool_file.is_file():
+        save_scenes([one for one, _ in draw_pool(options, corpus, unet, device, spread)], pool_file)
     pool = Pool([load_scenes(file, device) for file in sorted(options.out.glob("pool*.safetensors"))])
     log.info("%d scenes after %.1f s", len(pool.thickness), time.monotonic() - started)
     if "autoencoder" in stages:

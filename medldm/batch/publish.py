@@ -191,6 +191,9 @@ def stage_maps(after: Volume, result: Result) -> list[Path]:
     OutputError, ResourceError
     """
     written = []
+    last = after.history[-1] if after.history else None
+    if after.std is None and last and last.settings.get("samples") == 1 and "no_spread" in last.facts:
+        log.warning("no standard deviation of %s is written: %s", after.name, last.facts["no_spread"])
     for kind, voxels in ((STD, after.std), (HALF_WIDTH, after.half_width)):
         if voxels is None:
             continue

@@ -111,7 +111,9 @@ def _add_files(verb: Any) -> None:
         "--volume", type=int, metavar="N", help="which volume of a 4D file or DICOM series, counted from 0"
     )
     group.add_argument(
-        "--uncertainty", action="store_true", help="write the standard deviation too (needs --samples 2 or more)"
+        "--uncertainty",
+        action="store_true",
+        help="write the standard deviation too; most models need --samples 2 or more for it",
     )
     group.add_argument("--preview", action="store_true", help="write a PNG, before and after")
     group.add_argument("--report", action="store_true", help="write one HTML page for the batch, with previews")

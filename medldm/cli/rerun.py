@@ -52,8 +52,7 @@ def rerun(arguments: argparse.Namespace) -> int:
         volume=source.volume if case.is_4d else None,  # in a tree it was about other cases
         format=source.format,
         fix=source.fix,
-        uncertainty=settings.samples > 1
-        and any(result_of(case, image).map_path(kind).exists() for kind in (STD, HALF_WIDTH)),
+        uncertainty=any(result_of(case, image).map_path(kind).exists() for kind in (STD, HALF_WIDTH)),
         preview=result_of(case, image).preview_path.exists(),
     )
     for name in changed(record):

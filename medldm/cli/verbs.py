@@ -14,6 +14,7 @@ from medldm.cli.settings_file import settings_in
 from medldm.errors import InputError, OutputError, UsageError, shown
 from medldm.tasks import TASKS
 from medldm.tasks.base import Need
+from medldm.zoo import card, cards
 
 SOME_REFUSED = 8  # exit code, as of a batch in which some cases were refused
 
@@ -76,8 +77,11 @@ def restore(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--workers {arguments.workers}: at least one is needed.")
     if arguments.workers > 1 and arguments.scheduler:
         raise UsageError("--workers starts a cluster, --scheduler joins one that runs already; say one of them.")
-    if arguments.uncertainty and settings.samples < 2:
-        raise UsageError("--uncertainty needs several restorations to compare: say --samples 4, for instance.")
+    if arguments.uncertainty and settings.samples < 2 and not gives_spread(settings.model):
+        raise UsageError(
+            "--uncertainty needs several restorations to compare: say --samples 4, for instance, or name a model that "
+            "gives the spread with one answer (`medldm models`)."
+        )
     from medldm.batch import Options, run_batch
     from medldm.cli.progress import watching
 
@@ -99,6 +103,11 @@ def restore(arguments: argparse.Namespace) -> int:
     )
     with watching(arguments) as watch:
         return run_batch(arguments.verb, sources(arguments), Path(arguments.out), settings, options, watch)
+
+
+def gives_spread(model: str) -> bool:
+    """Whether one answer of a model, or of one that ``auto`` may choose, comes with its spread."""
+    return any(known.spread for known in (cards() if model == "auto" else [card(model)]))
 
 
 def sources(arguments: argparse.Namespace) -> tuple[Path, ...]:

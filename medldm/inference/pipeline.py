@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,19 +25,20 @@ from torch import Tensor
 from medldm.data.volume import Affine, Step, Stored, Volume, Voxels
 from medldm.degradations import Degradation, Observation
 from medldm.diffusion.samplers import SAMPLERS
-from medldm.errors import ModelError, ResourceError, UsageError, lacks_memory
-from medldm.inference.device import fitted_pixels, fitted_tile, our_version, peak_memory_mb
-from medldm.inference.noise_map import NoiseLevel
-from medldm.inference.orientations import Orientation
+from medldm.errors import ModelError, UsageError
+from medldm.inference.conditioning import Orientation
+from medldm.inference.device import fitted_pixels, fitted_tile
+from medldm.inference.memory import or_lack_of_memory
 from medldm.inference.residual import Regression, draw
-from medldm.inference.resolve import ResolvedScan
-from medldm.inference.tiling import Progress, SamplerConfig, estimate, estimate_with_spread, refine, silent
-from medldm.inference.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, no_spread, why_not
+from medldm.inference.resolve import NoiseLevel, ResolvedScan
+from medldm.inference.tiling import SamplerConfig, estimate, estimate_with_spread, refine
+from medldm.inference.uncertainty import calibrated, interval_for, mean_and_spread, no_spread, why_not
+from medldm.provenance.record import package_version
 from medldm.qc.ood import check_residual
+from medldm.settings import Progress, silent
+from medldm.system import peak_memory_mb
 
 log = logging.getLogger(__name__)
-
-Answer = TypeVar("Answer")
 
 STEPS = 4  # of the flow, where a sample is drawn and no number was asked for
 THINNEST = 8  # voxels, along every axis of a volume in which samples are drawn
@@ -114,7 +115,7 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
     if scan.networks.spread is not None:
         return sample_residual(scan, conditions, progress)
     settings, observation, networks = scan.settings, conditions.observation, scan.networks
-    usage = scan.card.used(conditions.kind or scan.verb)
+    usage = scan.card.used(conditions.kind or scan.task.verb)
     if settings.samples > 1 and not networks.refines:
         raise UsageError(
             f"{scan.card.name} gives one answer, not samples; say --samples 1, or choose a model with a flow."
@@ -162,17 +163,19 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
         seeded = sampling._replace(seed=seed)
         return refine(networks, observation, sigma, planes, seeded, regression, progress_of(first_pass + 1))
 
-    mean, std = _or_lack_of_memory(scan, lambda: mean_and_spread(draw, settings.samples))
+    mean, std = or_lack_of_memory(scan.volume.name, lambda: mean_and_spread(draw, settings.samples))
     half_width, reason = None, ""
     if std is not None:
         half_width = _half_width(scan, mean, std, observation.observed, sigma, len(orientations))
-        reason = no_spread(std, observation, min(len(orientations), settings.samples), scan.verb)
+        reason = no_spread(std, observation, min(len(orientations), settings.samples), copies=scan.task.copies)
     if reason:
         # A map of zeros would look like certainty. The interval stays, it is calibrated for samples that hardly differ.
         reason = f"no standard deviation of the samples of {scan.volume.name}: {reason}"
         scan.notes.append(reason)
         log.warning(reason)
         std = None
+    elif std is None:
+        reason = f"one answer of {scan.card.name} has none; several samples have"
     noise = round(conditions.noise.typical, 5)
     return Samples(mean, std, half_width, noise, refines, usage.faithful, len(orientations), reason)
 
@@ -191,7 +194,7 @@ def sample_residual(scan: ResolvedScan, conditions: Conditions, progress: Progre
         Samples, or a fidelity below 1, of a set without a flow, or of a volume too thin for it.
     """
     settings, observation, networks = scan.settings, conditions.observation, scan.networks
-    usage = scan.card.used(conditions.kind or scan.verb)
+    usage = scan.card.used(conditions.kind or scan.task.verb)
     orientations, sigma = conditions.orientations[: usage.orientations], conditions.noise.on(observation.y.shape)
     draws = settings.samples if settings.samples > 1 or settings.fidelity < 1 else 0
     if draws and networks.residual_flow is None:
@@ -245,37 +248,24 @@ def sample_residual(scan: ResolvedScan, conditions: Conditions, progress: Progre
         weight = 1 - settings.fidelity
         return mean + weight * (first[0] - mean), std
 
-    mean, std = _or_lack_of_memory(scan, restored)
+    mean, std = or_lack_of_memory(scan.volume.name, restored)
     half_width = _half_width(scan, mean, std, observation.observed, sigma, len(orientations))
     noise = round(conditions.noise.typical, 5)
     return Samples(mean, std, half_width, noise, draws > 0, settings.fidelity, len(orientations))
-
-
-def _or_lack_of_memory(scan: ResolvedScan, draw: Callable[[], Answer]) -> Answer:
-    """What `draw` returns; where memory runs out, a `ResourceError` that says what to do instead of torch's error."""
-    try:
-        return draw()
-    except (RuntimeError, MemoryError) as problem:
-        if lacks_memory(problem):
-            raise ResourceError(
-                f"{scan.volume.name} needs more memory than is free. Try --tile 192, another --device, or "
-                "close other programs."
-            ) from problem
-        raise
 
 
 def _half_width(
     scan: ResolvedScan, mean: Tensor, std: Tensor, observed: Tensor, sigma: Tensor, orientations: int
 ) -> Tensor | None:
     """(X, Y, Z) half width of the calibrated interval, scaled intensity; None, and a note why, without one."""
-    interval = interval_for(scan.card, scan.verb, orientations)
+    interval = interval_for(scan.card, scan.task.verb, orientations)
     if reason := why_not(interval, scan.settings, scan.card.name):
         scan.notes.append(f"no calibrated interval: {reason}")
     if reason or interval is None:
         return None
     half = interval.half_width(mean, std, sigma, observed)
     # Tasks that copy the measured voxels are certain of them.
-    return torch.where(observed >= 1, 0.0, half) if scan.verb in COPIED else half
+    return torch.where(observed >= 1, 0.0, half) if scan.task.copies else half
 
 
 def in_stored_units(scan: ResolvedScan, restored: Tensor) -> Voxels:
@@ -335,7 +325,8 @@ def record(
     """
     card, settings, unit = scan.card, scan.settings, np.float32(scan.scaling.unit)
     noise = facts.get("noise_level", 0.0) / scan.modality.noise.per_scaled(scan.scaling)  # scaled intensity
-    residual_warnings = check_residual(card, scan.verb, facts.get("consistency_residual"), noise / signal)
+    left, in_noise = facts.get("consistency_residual"), scan.task.removes_noise
+    residual_warnings = check_residual(card, scan.task.verb, left, noise / signal, in_noise=in_noise)
     for warning in residual_warnings.values():
         log.warning(warning)
     outside = scan.outside | residual_warnings
@@ -350,7 +341,7 @@ def record(
         "steps": settings.flow_steps,
         "networks": networks,
         "noise_told": samples.noise,
-        "medldm": our_version(),
+        "medldm": package_version("medldm"),
         "seconds": round(time.monotonic() - scan.started, 2),
         "peak_memory_mb": peak_memory_mb(),
         "notes": list(dict.fromkeys([*scan.notes, *outside.values()])),
@@ -361,13 +352,13 @@ def record(
     }
     half = None if samples.half_width is None else samples.half_width.numpy() * unit
     if half is not None:
-        kind = calibrated(scan.verb, samples.orientations, one_pass=card.spread)
+        kind = calibrated(scan.task.verb, samples.orientations, one_pass=card.spread)
         all_facts["interval"] = card.calibration["verbs"][kind] | {
             "coverage": card.calibration["coverage"],
             "median_half_width": round(float(np.median(half[half > 0])), 5) if (half > 0).any() else 0.0,
         }
-    step, std = Step(scan.task, settings.asdict(), all_facts), spread_in_stored_units(scan, samples, restored)
-    log.info("%s: %s in %.1f s on %s", scan.volume.name, scan.task, all_facts["seconds"], scan.device)
+    step, std = Step(scan.task.name, settings.asdict(), all_facts), spread_in_stored_units(scan, samples, restored)
+    log.info("%s: %s in %.1f s on %s", scan.volume.name, scan.task.name, all_facts["seconds"], scan.device)
     return scan.volume.with_voxels(voxels, affine, step=step, std=std, half_width=half, stored=stored)
 
 

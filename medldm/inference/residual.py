@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medldm.degradations import Observation
+from medldm.inference.conditioning import Orientation
 from medldm.inference.networks import Networks
-from medldm.inference.orientations import Orientation
 from medldm.inference.tiling import content_box
 from medldm.models.monai_parts import SlidingWindowInferer
 from medldm.models.residual import Conditions, sample

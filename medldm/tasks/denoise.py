@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medldm.settings import Settings, noise_knob
-from medldm.tasks.base import SMOOTHING, Inputs, Labels, Progress, Task
+from medldm.settings import Progress, Settings, noise_knob
+from medldm.tasks.base import SMOOTHING, Inputs, Labels, Task
 
 if TYPE_CHECKING:
     import torch
@@ -39,14 +39,13 @@ def run(inputs: Inputs, settings: Denoise, progress: Progress) -> Volume:
     import torch
 
     from medldm.degradations.noise import within_noise
-    from medldm.inference.noise_map import map_on
-    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.conditioning import pick_orientations
     from medldm.inference.pipeline import Conditions, in_stored_units, record, sample, with_outliers
-    from medldm.inference.resolve import noise_level, plausible, resolve, scaled
+    from medldm.inference.resolve import map_on, noise_level, plausible, resolve, scaled
 
     assert inputs.scan is not None
     volume, noise_map = inputs.scan, inputs.noise_map
-    scan = resolve(volume, settings, "denoise")
+    scan = resolve(volume, settings, DENOISE)
     measured, known = scaled(scan)  # (X, Y, Z) scaled intensity, and (X, Y, Z) bool: False where the scan is NaN
     given = settings.noise if noise_map is None else map_on(volume, noise_map)
     level, estimate = noise_level(scan, given)
@@ -137,6 +136,12 @@ def keep_local_means(
     return corrected
 
 
+def intent(scan: Volume, settings: Denoise) -> str:
+    """What is going to be done with a scan."""
+    level = "estimated from the scan" if settings.noise is None else f"{settings.noise:g}"
+    return f"Remove noise; its level is {level}."
+
+
 DENOISE = Task(
     name="denoise",
     help="remove noise (MRI, CT)",
@@ -152,4 +157,6 @@ DENOISE = Task(
             "medldm denoise a.nii.gz b.nii.gz denoised/ --noise 0.05",
         ),
     ),
+    removes_noise=True,
+    intent=intent,
 )

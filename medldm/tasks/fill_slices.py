@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from medldm.data.slice_numbers import parse_slices, slice_ranges
+from medldm.data.slice_numbers import parse_slices, slice_ranges, spell_slices
 from medldm.errors import GeometryError, UsageError
-from medldm.settings import Settings, knob
-from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Progress, Task
+from medldm.settings import Progress, Settings, knob
+from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Task
 
 if TYPE_CHECKING:
     from medldm.data.volume import Volume
@@ -37,7 +37,7 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
 
     from medldm.data.outliers import set_aside
     from medldm.degradations import MissingSlices, fill_smoothly
-    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.conditioning import pick_orientations
     from medldm.inference.pipeline import (
         Conditions,
         in_stored_units,
@@ -74,7 +74,7 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
     gone = torch.zeros(count, dtype=torch.bool)
     gone[places] = True
     mask = gone.numpy().reshape([-1 if a == axis else 1 for a in range(3)])
-    scan = resolve(without_voxels(volume, mask), settings, "fill-slices")
+    scan = resolve(without_voxels(volume, mask), settings, FILL_SLICES)
     measured, known = scaled(scan)
     if not bool(known[torch.from_numpy(~np.broadcast_to(mask, volume.shape))].all()):
         measured = fill_smoothly(measured, known)  # a hole in a slice beside a gap is no zero
@@ -86,12 +86,22 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
     kept = ~np.broadcast_to(mask, volume.shape)
     exact = np.array_equal(voxels[kept], volume.voxels[kept], equal_nan=volume.voxels.dtype.kind == "f")
     facts = {
+        "filled_slices": [int(k) for k in named],
         "invented_slices": [int(k) for k in named],
         "measured_slices_bit_exact": exact,
         "consistency_residual": 0.0,
     }
     stored = replace(volume.stored, missing=())
     return record(scan, samples, voxels, facts, restored=mask, stored=stored)
+
+
+def intent(scan: Volume, settings: FillSlices) -> str:
+    """What is going to be done with a scan."""
+    if settings.missing is None:
+        return "Fill the slices that are found missing or empty. Measured slices stay bit for bit."
+    count = scan.shape[scan.stored.axes[settings.axis]]
+    named = parse_slices(settings.missing, count)
+    return f"Fill {len(named)} of {count} slices ({spell_slices(named)}). Measured slices stay bit for bit."
 
 
 FILL_SLICES = Task(
@@ -108,4 +118,5 @@ FILL_SLICES = Task(
     ),
     keeps=Keeps.MEASURED_SLICES,
     across_slices=True,
+    intent=intent,
 )

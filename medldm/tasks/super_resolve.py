@@ -13,16 +13,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from medldm.errors import GeometryError
-from medldm.settings import Settings, knob, noise_knob, profile_knob, thickness_knob
-from medldm.tasks.base import RESAMPLING, Inputs, Labels, Progress, Task
+from medldm.settings import Progress, Settings, knob, noise_knob, profile_knob, thickness_knob
+from medldm.tasks.base import RESAMPLING, Inputs, Labels, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from medldm.data.volume import Volume
     from medldm.degradations import Degradation
-    from medldm.inference.noise_map import NoiseLevel
-    from medldm.inference.resolve import ResolvedScan
+    from medldm.inference.resolve import NoiseLevel, ResolvedScan
     from medldm.modality import Modality
 
 log = logging.getLogger(__name__)
@@ -68,8 +67,7 @@ class Grid(NamedTuple):
 
 def run(inputs: Inputs, settings: SuperResolve, progress: Progress) -> Volume:
     """Refine the grid; see `medldm.super_resolve`."""
-    from medldm.inference.noise_map import map_on
-    from medldm.inference.resolve import quiet_noise_level, resolve
+    from medldm.inference.resolve import map_on, quiet_noise_level, resolve
 
     assert inputs.scan is not None
     volume, noise_map = inputs.scan, inputs.noise_map
@@ -85,7 +83,7 @@ def run(inputs: Inputs, settings: SuperResolve, progress: Progress) -> Volume:
             f"{volume.name} has one voxel along an axis that would be refined; nothing beside it says what lies there. "
             "Name three spacings, and leave that axis as it is."
         )
-    scan = resolve(volume, settings, "super-resolve")
+    scan = resolve(volume, settings, SUPER_RESOLVE)
     level = quiet_noise_level(scan, settings.noise if noise_map is None else map_on(volume, noise_map))
     return refine_grid(scan, grid, settings.slice_thickness, settings.slice_profile, level, progress)
 
@@ -98,7 +96,7 @@ def refine_grid(
 
     from medldm.data.resample import field_of_view_affine
     from medldm.degradations import fill_smoothly
-    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.conditioning import pick_orientations
     from medldm.inference.pipeline import (
         Conditions,
         in_stored_units,
@@ -258,6 +256,19 @@ def damage(
     return plane if thick is None else Joined(thick, plane)
 
 
+def intent(scan: Volume, settings: SuperResolve) -> str:
+    """What is going to be done with a scan."""
+    shape = wanted_grid(scan, settings).shape
+    refined = [axis for axis in scan.stored.axes if shape[axis] != scan.shape[axis]]
+    if not refined:
+        return "Nothing to refine: every axis is as fine as that already."
+    targets = [
+        f"{scan.spacing[a]:.2f} to {scan.spacing[a] * scan.shape[a] / shape[a]:.2f} mm ({scan.shape[a]} to {shape[a]})"
+        for a in refined
+    ]
+    return f"Refine {' and '.join(targets)}. The field of view stays."
+
+
 SUPER_RESOLVE = Task(
     name="super-resolve",
     help="make thin slices from thick ones, and finer planes",
@@ -271,4 +282,5 @@ SUPER_RESOLVE = Task(
         examples=("medldm super-resolve thick.nii.gz thin.nii.gz --spacing 1.0",),
     ),
     across_slices=True,
+    intent=intent,
 )

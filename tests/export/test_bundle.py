@@ -135,7 +135,7 @@ def test_channels_are_those_of_the_house(dims, tmp_path):
 
 
 def test_thick_slices_are_looked_at_in_their_own_planes(tiny_model):
-    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.conditioning import pick_orientations
 
     module = scripted(card(str(tiny_model)))
     for shape, mm in (((40, 40, 40), (1.0, 1.0, 1.0)), ((40, 40, 12), (0.9, 0.9, 4.0)), ((5, 40, 40), (1.0, 1.0, 1.0))):

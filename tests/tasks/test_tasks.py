@@ -14,9 +14,9 @@ from medldm.data.resample import field_of_view_affine
 from medldm.data.volume import Stored, Volume
 from medldm.degradations import Observation, ThickSlices
 from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotRestorable, UsageError
+from medldm.inference.conditioning import pick_orientations
 from medldm.inference.device import fitted_pixels
 from medldm.inference.networks import load_networks
-from medldm.inference.orientations import pick_orientations
 from medldm.inference.pipeline import relative_residual, silent
 from medldm.inference.tiling import SamplerConfig, estimate, infer, refine, restore, smooth_along_stack, stride_of
 from medldm.models.precision import pick_precision
