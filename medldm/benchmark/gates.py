@@ -19,8 +19,8 @@ from torch import Tensor
 from medldm.benchmark.lesions import Lesion, planted
 from medldm.degradations import Degradation, MissingSlices, Observation
 from medldm.degradations.missing_slices import missing_slices
+from medldm.inference.conditioning import Orientation, pick_orientations
 from medldm.inference.networks import Networks
-from medldm.inference.orientations import Orientation, pick_orientations
 from medldm.inference.residual import Regression, draw
 from medldm.inference.tiling import SamplerConfig, estimate_with_spread
 from medldm.metrics import detail_correlation, detail_energy_ratio
