@@ -1,7 +1,8 @@
 """Make a model set of the parts of a run: `python docs/training/residual_card.py RUN --unet WEIGHTS OUT`.
 
-RUN is the folder of residual.py, with spread.safetensors, principal.safetensors and flow.safetensors; WEIGHTS holds the
-regression network under ``unet.``. OUT gets weights and card, to name with ``--model OUT``.
+RUN is the folder of residual.py, with spread.safetensors, principal.safetensors and flow.safetensors, or the checkpoint
+of a flow that is still being trained; WEIGHTS holds the regression network under ``unet.``. OUT gets weights and card,
+to name with ``--model OUT``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from medldm.models.checkpoint import save_model
-from medldm.training.state import part
+from medldm.training.state import CHECKPOINT, part
 
 sys.path.insert(0, str(Path(__file__).parent))
 from residual import FLOW_BLOCKS, LATENT, PLANES
@@ -38,11 +39,15 @@ def model_set(run: Path, unet: Path, out: Path, name: str = "residual") -> Path:
     -------
     path of the card
     """
-    files = {"spread": "spread.", "principal": "principal.", "flow": "flow."}
-    missing = [file for file in files if not (run / f"{file}.safetensors").is_file()]
+    sources = {"spread": "spread.", "principal": "principal.", "flow": "flow."}
+    files = {name: run / f"{name}.safetensors" for name in sources}
+    checkpoint = run / "flow" / CHECKPOINT
+    if not files["flow"].is_file() and checkpoint.is_file():
+        files["flow"], sources["flow"] = checkpoint, "average."
+    missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
         raise SystemExit(f"{run} lacks {', '.join(missing)}: run residual.py --latent principal there first.")
-    parts = {file: part(load_file(run / f"{file}.safetensors"), prefix) for file, prefix in files.items()}
+    parts = {name: part(load_file(file), sources[name]) for name, file in files.items()}
     latent = parts.pop("principal")
     parts |= {"unet": part(load_file(unet), "unet."), "latent": {key: latent[key] for key in KEPT}}
     shape = asdict(LATENT)
