@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import csv
 import logging
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,6 +66,7 @@ REPORTED = {
     "detail sample": "energy of fine detail, sample",
     "correlation b": "correlation of fine detail, b",
     "correlation sample": "correlation of fine detail, sample",
+    "classifier b": "accuracy of the classifier, b against real patches; it is good enough at 0.95",
     "power b": "rms gap of log power, b, dB",
     "power": "rms gap of log power, sample, dB",
     "sliced b": "sliced Wasserstein distance of fine detail, b",
@@ -77,7 +80,7 @@ REPORTED = {
     "seconds steps": "seconds of the steps",
 }
 KEPT = ("row", "scanner", "figure", "value", "gate", "limit", "passed")  # columns of gates.csv
-HEAD = ("model", "sha256", "commit", "split", "samples", "steps")  # and of every line: what was measured
+HEAD = ("command", "sha256", "commit")  # and of every line: what was measured
 
 
 class Scan(NamedTuple):
@@ -235,6 +238,12 @@ def lines(row: str, scanner: str, values: Figures) -> Iterator[dict[str, str]]:
         yield line | dict(zip(KEPT[-3:], judgement, strict=True))
 
 
+def number(line: dict[str, str]) -> str:
+    """The value of a line, to three digits behind the point where it is small."""
+    value = float(line["value"])
+    return f"{round(value, 3) + 0:.3f}" if abs(value) < 10 else f"{value:.1f}"  # + 0: no minus before a zero
+
+
 def page(known: Sequence[dict[str, str]]) -> str:
     """The table of gates.
 
@@ -242,7 +251,7 @@ def page(known: Sequence[dict[str, str]]) -> str:
     ----------
     known : lines of gates.csv
     """
-    scanners = list(dict.fromkeys(line["scanner"] for line in known))
+    scanners = sorted(dict.fromkeys(line["scanner"] for line in known), key=lambda name: name == "all")
     cells = {(line["row"], line["scanner"], line["figure"]): line for line in known}
     head = known[0]
     counts = {(line["row"], line["scanner"]): float(line["value"]) for line in known if line["figure"] == "cubes"}
@@ -254,8 +263,7 @@ def page(known: Sequence[dict[str, str]]) -> str:
     text = [
         "# Gates of the residual flow",
         "",
-        f"Command: `python docs/benchmarks/gates.py ../shared/data --model {head['model']} --split {head['split']} "
-        f"--samples {head['samples']} --steps {head['steps']}`  ",
+        f"Command: `{head['command']}`  ",
         f"Commit: {head['commit']}  ",
         f"Weights: {head['sha256'][:8]}  ",
         f"Cubes of 64 voxels: {cubes}",
@@ -269,7 +277,7 @@ def page(known: Sequence[dict[str, str]]) -> str:
             there = [cells.get((row, scanner, gate.key)) for scanner in scanners]
             if not any(there):
                 continue
-            marks = [f"{float(line['value']):.3g} {MARKS[line['passed']]}" if line else "" for line in there]
+            marks = [f"{number(line)} {MARKS[line['passed']]}" if line else "" for line in there]
             text.append(f"| {gate.name} | {gate.figure} | {gate.limit} | {ROWS[row]} | {' | '.join(marks)} |")
             missed = [line["scanner"] for line in there if line and line["passed"] != "True"]
             failed.setdefault(gate.name, []).extend(f"{ROWS[row]} ({name})" for name in missed)
@@ -283,7 +291,7 @@ def page(known: Sequence[dict[str, str]]) -> str:
         for row in ROWS:
             there = [cells.get((row, scanner, key)) for scanner in scanners]
             if any(there):
-                values = [f"{float(line['value']):.3g}" if line else "" for line in there]
+                values = [number(line) if line else "" for line in there]
                 text.append(f"| {figure} | {ROWS[row]} | {' | '.join(values)} |")
     return "\n".join(text) + "\n"
 
@@ -320,8 +328,8 @@ def main() -> None:
         Scan(scanner, packed(row, chosen.modality), cubes) for scanner, row, cubes in by_scanner(rows, options.quick)
     ]
     suited = [row for row in ROWS if row != "noise7" or chosen.modality == MR.name]  # CT has no Rician noise
-    facts = (chosen.name, chosen.sha256, commit(), options.split, options.samples, options.steps)
-    head = dict(zip(HEAD, facts, strict=True))
+    command = f"python docs/benchmarks/gates.py {shlex.join(sys.argv[1:])}"
+    head = dict(zip(HEAD, (command, chosen.sha256, commit()), strict=True))
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / "gates.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, [*KEPT, *HEAD])

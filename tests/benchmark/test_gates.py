@@ -179,5 +179,7 @@ def test_the_script_writes_a_table(tmp_path, monkeypatch, capsys):
         assert f"| {gate.name} | {gate.figure} | {gate.limit} |" in table
     assert "- cost: " in table
     known = {(line["row"], line["figure"]): line for line in module.read(out)}
-    assert known["thick4", "classifier b"]["gate"] == "realism"
+    assert known["thick4", "classifier"]["gate"] == "realism"
+    assert known["thick4", "classifier b"]["gate"] == ""
+    assert "--quick" in table
     assert known["thick4", "time ratio"]["scanner"] == "all"
