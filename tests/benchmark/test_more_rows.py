@@ -314,9 +314,9 @@ def test_a_network_of_the_users_own_judges_sets(scan, tmp_path):
     path = tmp_path / "halves.ts"
     torch.jit.script(Halves()).save(str(path))
     options = {"tasks": ("thick-4mm",), "methods_wanted": ("nothing", "linear"), "progress": lambda *news: None}
-    text = run(tmp_path / "data", tmp_path / "out", backbones=[path], **options).read_text()
-    assert "features of halves@" in text
-    assert "IS 1.0" in text
+    table = run(tmp_path / "data", tmp_path / "out", backbones=[path], **options).read_text()
+    assert "features of halves@" in table
+    assert "IS 1.0" in table
     (name,) = extractors(Backbone(), [path])
     folder = tmp_path / "out" / "features"
     distances = set_distances(folder, name, "thick-4mm", ["linear", TRUTH, "never"], [scan["file"]])

@@ -236,10 +236,10 @@ def test_the_temporary_folder_of_a_caller_is_not_touched(tmp_path):
 
 def test_what_the_image_begins_with(tmp_path, scan, model):
     """The entry point of the Containerfile, its user, and what it copies."""
-    text = (strangers.ROOT / "Containerfile").read_text()
+    containerfile = (strangers.ROOT / "Containerfile").read_text()
     assert int(strangers.containerfile("USER").split(":")[0]) > 0
     assert strangers.containerfile("WORKDIR") == "/data"
-    for line in text.splitlines():
+    for line in containerfile.splitlines():
         if line.startswith("COPY ") and "--from" not in line:
             assert all((strangers.ROOT / name).exists() for name in line.split()[1:-1]), line
     command = strangers.sandbox(

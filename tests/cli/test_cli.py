@@ -405,9 +405,9 @@ def test_a_settings_file_or_a_record_replays_a_run(scan_file, tmp_path, restore)
 )
 def test_a_settings_file_that_cannot_be_meant_is_wrong_usage(text, said, scan_file, tmp_path, restore):
     (tmp_path / "mine.json").write_text(text)
-    code, text = restore("denoise", scan_file, tmp_path / "o.nii.gz", "--settings", tmp_path / "mine.json")
+    code, message = restore("denoise", scan_file, tmp_path / "o.nii.gz", "--settings", tmp_path / "mine.json")
     assert code == 2
-    assert said in text
+    assert said in message
 
 
 def test_what_is_no_record_is_not_rerun(tmp_path, capsys):

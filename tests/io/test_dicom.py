@@ -101,8 +101,8 @@ def test_localizers_and_other_series_stay_apart(voxels, tmp_path):
     localizer = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     phantoms_dicom.write_series(folder, voxels[..., :3], number=1, stamp="loc", ImageType=localizer)
     phantoms_dicom.write_series(folder, voxels, number=3, uid="1.2.9", stamp="echo", EchoTime=80.0)
-    result = {series.name: series.verdict for series in find_series(folder)}
-    assert result == {"series-001": "not a volume", "series-003": "regular", "series-003-2": "regular"}
+    verdicts = {series.name: series.verdict for series in find_series(folder)}
+    assert verdicts == {"series-001": "not a volume", "series-003": "regular", "series-003-2": "regular"}
     with pytest.raises(InputError, match="holds 2"):
         medldm.read(folder)
 

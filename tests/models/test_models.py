@@ -128,10 +128,10 @@ def test_neighbouring_planes_become_channels():
 
 
 def test_damaged_and_unknown_weights_are_refused_in_words(tmp_path):
-    text = card(str(phantoms.tiny_model(tmp_path)))
-    text.path.write_bytes(text.path.read_bytes()[:-10] + b"0123456789")
+    tiny = card(str(phantoms.tiny_model(tmp_path)))
+    tiny.path.write_bytes(tiny.path.read_bytes()[:-10] + b"0123456789")
     with pytest.raises(ModelError, match="damaged"):
-        load_networks(text)
+        load_networks(tiny)
     with pytest.raises(ModelError, match="no model 'nope'"):
         card("nope")
 
@@ -139,13 +139,13 @@ def test_damaged_and_unknown_weights_are_refused_in_words(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (apt-get install g++)")
 def test_compiled_networks_say_the_same(tmp_path, monkeypatch):
-    text = card(str(phantoms.tiny_model(tmp_path)))
-    inputs = torch.rand(1, load_networks(text).config.measured_channels, 32, 32)
+    tiny = card(str(phantoms.tiny_model(tmp_path)))
+    inputs = torch.rand(1, load_networks(tiny).config.measured_channels, 32, 32)
     with torch.inference_mode():
-        plain = load_networks(text).estimate(inputs)
+        plain = load_networks(tiny).estimate(inputs)
         unload()
         monkeypatch.setenv("MEDLDM_COMPILE", "1")
-        compiled = load_networks(text)
+        compiled = load_networks(tiny)
         assert torch.allclose(compiled.estimate(inputs), plain, atol=1e-5)
         assert compiled.parts[0]._compiled_call_impl is not None
     unload()

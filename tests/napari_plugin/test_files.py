@@ -251,11 +251,11 @@ def test_the_sample_menu_gives_layers():
 
 @pytest.mark.slow
 def test_nothing_of_the_plugin_loads_torch():
-    text = (
+    code = (
         "import sys, napari_medldm.widgets, napari_medldm.readers, napari_medldm.writers, napari_medldm.samples,"
         " napari_medldm.jobs; print('torch' in sys.modules, 'monai' in sys.modules)"
     )
-    process = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True,
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={**__import__("os").environ, "PYTHONPATH": ":".join(sys.path)})  # fmt: skip
     assert process.stdout.split() == ["False", "False"]
 

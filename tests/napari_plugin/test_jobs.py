@@ -173,7 +173,7 @@ def test_integers_are_restored_as_numbers(as_layer, tiny_model):
 def test_out_of_memory_is_met_with_smaller_tiles_and_then_with_a_sentence(scan, monkeypatch):
     from medldm import tasks
 
-    tried, text = [], []
+    tried, messages = [], []
 
     def greedy(verb, volume, settings, **_):
         tried.append(settings.tile)
@@ -183,9 +183,9 @@ def test_out_of_memory_is_met_with_smaller_tiles_and_then_with_a_sentence(scan, 
 
     monkeypatch.setattr(tasks, "run", greedy)
     enough = 128
-    carry_out(Order("denoise", scan).loaded(), lambda *news: text.append(news[2]))
+    carry_out(Order("denoise", scan).loaded(), lambda *news: messages.append(news[2]))
     assert tried == [None, 256, 128]
-    assert text == ["out of memory, trying tiles of 256 voxels", "out of memory, trying tiles of 128 voxels"]
+    assert messages == ["out of memory, trying tiles of 256 voxels", "out of memory, trying tiles of 128 voxels"]
     enough = 0
     with pytest.raises(ResourceError, match="tiles of 64"):
         carry_out(Order("denoise", scan).loaded(), quiet)
@@ -224,9 +224,9 @@ def test_missing_weights_are_named(scan, tmp_path):
 
 
 def test_a_bug_becomes_a_sentence():
-    text = jobs.sentence(KeyError("x"))
-    assert isinstance(text, MedldmError)
-    assert "please report" in str(text)
+    problem = jobs.sentence(KeyError("x"))
+    assert isinstance(problem, MedldmError)
+    assert "please report" in str(problem)
 
 
 CROWDED = """
@@ -275,12 +275,12 @@ def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
 
 
 def test_flags_that_the_library_advises_are_told_as_rows():
-    text = jobs.status(
+    status = jobs.status(
         RunRecord(
             facts={"device": "cpu", "notes": ["taken for MR; say --modality ct otherwise", "say --slice-thickness 3"]}
         )
     )
-    assert text.endswith("say modality ct otherwise · say slice thickness 3")
+    assert status.endswith("say modality ct otherwise · say slice thickness 3")
 
 
 @pytest.mark.slow

@@ -73,8 +73,8 @@ def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
     widget.rows.widgets["samples"].value = 2
     widget.difference.value = True
     run(qtbot, widget)
-    scan, result, spread, gap = viewer.layers
-    assert [layer.name for layer in (result, spread, gap)] == [
+    scan, result, spread, difference = viewer.layers
+    assert [layer.name for layer in (result, spread, difference)] == [
         f"oblique denoised{more}" for more in ("", ", uncertainty", ", difference")
     ]
     assert np.allclose(volume_of(result).affine, volume_of(scan).affine, atol=1e-4)
@@ -283,11 +283,11 @@ def test_a_dock_closed_during_a_run_loses_no_result(show, qtbot, as_layer):
 def test_everything_that_touches_the_window_happens_on_its_thread(show, qtbot, qtlog, as_layer, monkeypatch):
     threads = set()
     for name in ("_progressed", "_done", "_show", "_busy", "describe"):
-        text = getattr(panels.Panel, name)
+        method = getattr(panels.Panel, name)
 
-        def noted(*given, text=text):
+        def noted(*given, method=method):
             threads.add(threading.current_thread())
-            return text(*given)
+            return method(*given)
 
         monkeypatch.setattr(panels.Panel, name, noted)
     _, widget = show(RestoreWidget, as_layer(phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9])))

@@ -140,8 +140,8 @@ def test_ct_is_packed_in_hounsfield_units_with_the_noise_of_a_quarter_dose(tmp_p
     for seed in range(40):
         example = draw_example([scan], SMALL, 32, torch.Generator().manual_seed(seed))
         change = float((example.inputs[2] - example.clean[0]).std())
-        text = float(example.inputs[10].mean()) / 10
-        seen.setdefault(example.task, []).append((change, text))
+        level = float(example.inputs[10].mean()) / 10
+        seen.setdefault(example.task, []).append((change, level))
     noisy = np.array(seen["noise"])
     assert np.corrcoef(noisy.T)[0, 1] > 0.8
     assert {"noise", "thick", "gap", "region"} == set(seen)
@@ -319,8 +319,8 @@ def test_a_trained_card_says_what_it_covers(tmp_path):
         rows.append(f"{'train' if number < 6 else 'val'},s{number}_T1w.nii.gz,s{number}")
     (tmp_path / "split.csv").write_text("\n".join(rows))
     pack(tmp_path, tmp_path / "cache")
-    text = covered(tmp_path, None)
-    assert {"intensity", "texture", "anatomy"} <= set(text)
+    covers = covered(tmp_path, None)
+    assert {"intensity", "texture", "anatomy"} <= set(covers)
     more = covered(tmp_path, card("brain-mri-2d"))
     shipped = card("brain-mri-2d").ood
     assert len(more["anatomy"]["references"]) == len(shipped["anatomy"]["references"]) + 6
