@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import published
 from published import best_baseline, mean, methods, rows
+from wrapping import wrapped
 
 HERE = Path(__file__).parent
 PAGE = HERE / "aims.md"
@@ -205,7 +207,7 @@ def page(aims: list[Line]) -> str:
         ]
         if any(not line.met for line in mine):
             text += ["", f"*Tried, and the best guess:* {why(kind)}"]
-    return "\n".join(text) + "\n"
+    return wrapped("\n".join(text))
 
 
 def why(kind: str) -> str:

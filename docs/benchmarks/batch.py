@@ -31,6 +31,9 @@ from medldm.data.volume import Step
 from medldm.settings import Denoise
 from medldm.system import cores
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 HUNDRED = 100
 
 
@@ -181,7 +184,7 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, help="cases or files; with another number than usual nothing is written")
     given = parser.parse_args()
     measure, usual, shape = KINDS[given.what]
-    table = "\n".join(measure(given.count or usual, shape)) + "\n"
+    table = wrapped("\n".join(measure(given.count or usual, shape)))
     print(table)
     if given.count in (None, usual):
         Path(__file__).with_name(f"batch-{given.what}.md").write_text(table)

@@ -21,6 +21,9 @@ from medldm.benchmark.scans import scans
 from medldm.inference.uncertainty import calibrated, interval_for
 from medldm.zoo import Card, card
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 OUT = Path(__file__).parent / "coverage"
 
 
@@ -122,7 +125,7 @@ def page(rows: Sequence[Mapping[str, object]]) -> str:
     ]
     for kind in ("task", "row", "contrast", "subject"):
         lines += ["", *table(rows, kind)]
-    return "\n".join(lines) + "\n"
+    return wrapped("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import Ellipse
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 HERE = Path(__file__).parent
 OUT = HERE / "gallery"
 ROWS = {"noise-7": "nothing", "thick-4mm": "cubic", "every-4th-kept": "linear", "region-20mm": "nothing"}
@@ -250,7 +253,8 @@ def read() -> list[dict[str, str]]:
 def page(cases: list[dict[str, str]]) -> str:
     """The pictures with their sentences, as Markdown."""
     return "".join(
-        f"![{caption(case)}](../benchmarks/gallery/{case['picture']})\n\n*{caption(case)}*\n\n" for case in cases
+        wrapped(f"![{caption(case)}](../benchmarks/gallery/{case['picture']})\n\n*{caption(case)}*\n\n")
+        for case in cases
     )
 
 

@@ -26,6 +26,9 @@ from medldm.data.volume import Voxels
 from medldm.io import read_nifti
 from medldm.qc.noise import estimate_noise
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 HERE = Path(__file__).parent
 LEVELS = (0.01, 0.03, 0.06)  # of the scan's brightest tissue
 FINER = 1.5
@@ -105,7 +108,7 @@ def page(rows: Sequence[dict[str, str]]) -> str:
         count = len({row["file"] for row in group})
         line = [ends[size], KINDS[kind], str(count), *cells, f"{doubtful} of {len(group)}"]
         lines.append(f"| {' | '.join(line)} |")
-    return "\n".join(lines) + "\n"
+    return wrapped("\n".join(lines))
 
 
 def main(data: Path) -> None:

@@ -33,6 +33,9 @@ from medldm.batch import Options, Watch, run_batch
 from medldm.settings import Denoise
 from medldm.system import cores
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 ASLEEP = """
 import os, sys, time, types
 import medldm
@@ -159,4 +162,4 @@ if __name__ == "__main__":
         print(line, flush=True)
         table.append(line)
     if given.workers in (None, usual):
-        Path(__file__).with_name(f"scaling-{given.what}.md").write_text("\n".join(table) + "\n")
+        Path(__file__).with_name(f"scaling-{given.what}.md").write_text(wrapped("\n".join(table)))

@@ -27,6 +27,9 @@ import numpy as np
 
 from medldm.system import cores, set_thread_defaults
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 SCORES = Path(__file__).with_suffix(".csv")
 COLUMNS = ("command", "machine", "what", "model", "voxels", "loading_s", "restoring_s", "network", "peak_gb", "note")
 PATIENCE_S = 240  # for BM4D
@@ -243,7 +246,7 @@ def table(rows: list[dict[str, str]]) -> str:
         *(f"| denoise | {model} | {voxels} | {cpu} | {seconds} | {source} |"
           for cpu, model, voxels, seconds, source in ELSEWHERE),
     ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    return wrapped("\n".join(lines))
 
 
 if __name__ == "__main__":
