@@ -1,10 +1,11 @@
-"""Markdown has lines of at most 100 characters: `python docs/wrapping.py` names the pages that have longer ones.
+"""Markdown has lines of at most 100 characters: `python docs/wrapping.py` names pages and notebooks with longer ones.
 
 `--fix` wraps them. Tables, headings, code and links stay as they are, and so does a paragraph without a long line.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -69,14 +70,26 @@ def _filled(paragraph: list[str]) -> list[str]:
     return lines
 
 
+def rewritten(page: Path) -> str:
+    """A page or a notebook, its Markdown wrapped."""
+    content = page.read_text(encoding="utf-8")
+    if page.suffix == ".md":
+        return wrapped(content)
+    notebook = json.loads(content)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = wrapped("".join(cell["source"])).removesuffix("\n").splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
 def main() -> int:
     """Exit status: 1 when a page has a long line."""
-    tracked = subprocess.run(["git", "ls-files", "*.md"], capture_output=True, text=True, check=True).stdout
-    pages = [Path(name) for name in tracked.splitlines() if Path(name).exists()]
-    long = [page for page in pages if wrapped(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8")]
+    listed = subprocess.run(["git", "ls-files", "*.md", "*.ipynb"], capture_output=True, text=True, check=True).stdout
+    pages = [page for page in map(Path, listed.splitlines()) if page.exists()]
+    long = [page for page in pages if rewritten(page) != page.read_text(encoding="utf-8")]
     for page in long:
         if "--fix" in sys.argv:
-            page.write_text(wrapped(page.read_text(encoding="utf-8")), encoding="utf-8")
+            page.write_text(rewritten(page), encoding="utf-8")
         else:
             print(f"{page}: lines of more than {WIDTH} characters; python docs/wrapping.py --fix wraps them")
     return bool(long) and "--fix" not in sys.argv
