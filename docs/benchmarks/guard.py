@@ -139,7 +139,7 @@ def read() -> list[dict[str, str]]:
 def table(rows: list[dict[str, str]]) -> str:
     """Warnings by material, as Markdown."""
     lines = [
-        "# What the guard warns about",
+        "# What the out-of-distribution detector warns about",
         "",
         f"Command: `python docs/benchmarks/guard.py ../shared/data {rows[0]['card']}`; limits chosen on validation "
         "scans.",

@@ -105,7 +105,7 @@ def sleeping(counts: list[int]) -> Iterator[str]:
         "",
         f"`python docs/benchmarks/scaling.py sleeping` on {cores()} cores, {platform.machine()}: {PER_WORKER} cases "
         f"a worker that sleep {SLEEP:g} s each instead of computing, all workers on this machine; each has done two "
-        "cases before the clock starts, so that its libraries are loaded. Overhead: wall clock without the sleep, per "
+        "cases before the clock starts, so that its libraries are loaded. Overhead: wall clock minus the sleep, per "
         "case of one worker, and per case of the whole cluster.",
         "",
         "| workers | cases | exit code | sleep, s | wall clock, s | efficiency | overhead, ms | per case of all, ms |",
