@@ -204,7 +204,7 @@ A **row** is a kind of damage that is done to a scan, and a **method** is what r
 `-unbiased`: the Rician bias is corrected, `-stabilised`: the variance of the noise is stabilised first |
 | `unet` | a supervised U-Net with the same inputs and patches, without a latent |
 | `vae-of-the-truth` | the reference through the autoencoder: the best that its latents allow |
-| `decode-estimate`, `decode-flow` | the result of the U-Net through the autoencoder; the latent of the flow, decoded by the autoencoder |
+| `decode-estimate`, `decode-flow` | the result of the U-Net, and the latent of the flow, through the autoencoder |
 | `chain-...` | flow and decoder: before projection, with 1 and 8 steps, the mean of 8 samples |
 | `medldm`, `medldm-sharp` | medldm with `--fidelity 1` (the default) and `--fidelity 0` |
 """
@@ -228,12 +228,7 @@ def benchmarks() -> str:
 
 def decisions() -> str:
     """All records, in order."""
-    lines = [
-        "# Decisions",
-        "",
-        "One record for each choice, with its reasons. Terms of older records are explained where they occur.",
-        "",
-    ]
+    lines = ["# Decisions", "", "One record for each choice, with its reasons.", ""]
     for path in sorted((HERE / "decisions").glob("0*.md")):
         title = path.read_text().splitlines()[0].lstrip("# ")
         lines.append(f"- [{title}]({path.name})")

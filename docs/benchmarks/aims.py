@@ -196,8 +196,8 @@ def page(aims: list[Line]) -> str:
         "# Aims and results",
         "",
         f"`python docs/benchmarks/aims.py` makes this page from the scores in this folder: "
-        f"{len(aims) - len(missed)} of {len(aims)} aims were reached. All scores are of test subjects, on which nothing was tuned, with "
-        "`--fidelity 1` unless a line says otherwise.",
+        f"{len(aims) - len(missed)} of {len(aims)} aims were reached. All scores are of test subjects, on which "
+        "nothing was tuned, with `--fidelity 1` unless a line says otherwise.",
     ]
     for kind in dict.fromkeys(line.kind for line in aims):
         text += ["", f"## {kind}", "", "| | medldm | against | aim | |", "|---|---|---|---|---|"]

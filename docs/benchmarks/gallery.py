@@ -233,9 +233,9 @@ def caption(case: Mapping[str, object]) -> str:
         size, half = (float(str(case[name])) for name in ("size_mm", "half_width"))
         return (
             f"{case['row']}: a lesion of {size:g} mm entirely inside a gap, {share:.0f} % of its contrast recovered. "
-            f"It cannot be known from the measurement. In {case['count']} such lesions (contrast {CONTRAST:g}) the half "
-            f"width of the 90 % interval is {half:.2f}, and the interval holds {held:.0f} % of the voxels. It shows "
-            "where voxels were not measured, not that a lesion is there"
+            f"It cannot be known from the measurement. In {case['count']} such lesions (contrast {CONTRAST:g}) the "
+            f"half width of the 90 % interval is {half:.2f}, and the interval holds {held:.0f} % of the voxels. It "
+            "shows where voxels were not measured, not that a lesion is there"
         )
     kind = "brighter" if int(str(case["share"])) > 0 else "darker"
     return (

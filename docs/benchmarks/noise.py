@@ -92,7 +92,8 @@ def page(rows: Sequence[dict[str, str]]) -> str:
         "# Error of the noise estimate by voxel size",
         "",
         "In per cent of the true level: mean and largest error over validation and test scans. Below zero the estimate "
-        "is too low. The table is made by `python docs/benchmarks/noise.py ../shared/data`, which describes the method.",
+        "is too low. The table is made by `python docs/benchmarks/noise.py ../shared/data`, which describes "
+        "the method.",
         "",
         f"| voxels | grid | scans | {heads} | called unreliable |",
         f"|---|---|---|{'---|' * len(LEVELS)}---|",
