@@ -55,14 +55,14 @@ def test_the_truth_measured_again_is_consistent(row, scan):
     assert not row.level or 0.01 < residual < 0.3  # with noise the truth lies about sigma away
 
 
-def test_the_same_noise_whether_or_not_its_level_is_told(scan):
+def test_the_same_noise_whether_or_not_its_level_is_given(scan):
     given, blind = trial_of("noise-3", scan), trial_of("noise-3-blind", scan)
     assert np.array_equal(given.measured.voxels, blind.measured.voxels)
     assert given.facts["noise"] == 0.03
     assert blind.facts["noise"] is None
 
 
-def test_the_level_told_to_a_model_counts_from_the_measured_foreground(scan):
+def test_the_level_given_to_a_model_counts_from_the_measured_foreground(scan):
     from medldm.data.intensity import mri_scaling
 
     trial = trial_of("noise-7", scan)
@@ -135,7 +135,7 @@ def test_a_run_cut_short_has_seen_as_many_sources_and_subjects_as_it_could():
     assert [row["file"] for row in in_turn(scans_in_turn)] == ["1", "4", "3", "5", "2"]
 
 
-def test_a_quick_look_takes_thin_scans_of_different_subjects(tmp_path):
+def test_a_quick_run_takes_thin_scans_of_different_subjects(tmp_path):
     rows = []
     for subject, mm in (("a", 1.0), ("a", 1.0), ("b", 4.0), ("c", 1.0)):
         path = tmp_path / f"{subject}{len(rows)}.nii.gz"
@@ -345,7 +345,7 @@ def test_sharpness_is_judged_by_its_distance_from_one():
     assert any("+0.200" in line for line in against(scores, "medldm-sharp", "detail_energy"))
 
 
-def test_the_better_of_linear_and_cubic_is_the_rival_and_the_subject_is_the_unit():
+def test_the_better_of_linear_and_cubic_is_the_baseline_and_the_subject_is_the_unit():
     scores = [score("medldm", "a", psnr=30.0), score("medldm", "b", psnr=30.0), score("medldm", "b", psnr=32.0)]
     scores += [score("linear", s, psnr=28.0) for s in "ab"] + [score("cubic", s, psnr=29.0) for s in "ab"]
     (line,) = [line for line in against(scores, "medldm", "psnr") if line.startswith("| thick-4mm")]
@@ -354,7 +354,7 @@ def test_the_better_of_linear_and_cubic_is_the_rival_and_the_subject_is_the_unit
     assert "| thick-4mm | 2 | 28.00 | 29.00 | **30.50** |" in table  # rivals first, however the ledger lists them
 
 
-def test_a_rival_that_skipped_a_subject_is_not_the_best_for_it():
+def test_a_baseline_that_skipped_a_subject_is_not_the_best_for_it():
     scores = [score("medldm", s, psnr=30.0) for s in "ab"] + [score("tv", "a", psnr=40.0)]
     scores += [score("nlm", s, psnr=29.0) for s in "ab"]
     assert any("| nlm | 2 |" in line for line in against(scores, "medldm", "psnr"))

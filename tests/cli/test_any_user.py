@@ -63,7 +63,7 @@ def run(tmp_path):
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_every_verb_restores_what_it_restores_for_its_owner(run, scan, model, tmp_path, arguments):
+def test_every_task_restores_what_it_restores_for_its_owner(run, scan, model, tmp_path, arguments):
     verb, *options = arguments
     run(verb, scan, tmp_path / "theirs.nii.gz", "--model", model, *options)
     ours = medldm.cli.main([verb, str(scan), str(tmp_path / "ours.nii.gz"), "--model", str(model), *options])

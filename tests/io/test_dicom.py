@@ -77,7 +77,7 @@ def test_positions_rounded_by_the_scanner_are_still_regular(voxels, tmp_path):
     ("damage", "verdict"),
     [({"shear": 0.4}, "tilted"), ({"jitter": 0.3}, "irregular"), ({"missing": tuple(range(2, 18))}, "irregular")],
 )
-def test_what_no_grid_holds_is_refused_in_words(damage, verdict, voxels, tmp_path):
+def test_what_no_grid_holds_is_refused_with_a_message(damage, verdict, voxels, tmp_path):
     series = only(phantoms_dicom.write_series(tmp_path / "s", voxels, **damage))
     assert series.verdict == verdict
     with pytest.raises(GeometryError, match="series-003"):

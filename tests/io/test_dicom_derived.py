@@ -133,7 +133,7 @@ def test_a_filled_slice_is_synthetic_and_cites_both_neighbours(voxels, tmp_path)
     assert [len(sources) for sources in cited] == [1, 1, 1, 2, 1, 1, 1, 1]
 
 
-def test_what_was_lost_stays_told_and_what_is_private_goes(voxels, tmp_path):
+def test_what_was_lost_stays_reported_and_what_is_private_goes(voxels, tmp_path):
     def burden(image, _):
         image.LossyImageCompression, image.LossyImageCompressionRatio = "01", 10.0
         image.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
@@ -179,7 +179,7 @@ def test_an_enhanced_image_comes_out_as_classic_slices(voxels, tmp_path):
     assert np.allclose(back.affine, volume.affine)
 
 
-def test_a_repair_is_told_in_the_derived_series(voxels, tmp_path):
+def test_a_repair_is_reported_in_the_derived_series(voxels, tmp_path):
     source = phantoms_dicom.write_series(tmp_path / "in", voxels, shear=0.4)
     write(restored(read(source, fix=True)), tmp_path / "out", form="dicom")
     image = pydicom.dcmread(next((tmp_path / "out").iterdir()))
@@ -393,7 +393,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("verbs", PLANS)
-def test_a_plan_is_told_by_what_was_done_for_it(verbs, voxels, tmp_path):
+def test_a_plan_is_reported_by_what_was_done_for_it(verbs, voxels, tmp_path):
     volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
     plan = [{"verb": verb, "reason": "so"} for verb in verbs]
     image = written(done(volume, "restore", plan=plan), tmp_path / "out")[0]

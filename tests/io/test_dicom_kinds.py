@@ -212,7 +212,7 @@ def test_a_table_in_place_of_a_slope_is_refused(voxels, tmp_path):
         read_series(only(folder))
 
 
-def test_times_at_the_same_positions_are_4d_and_coils_are_told_apart(voxels, tmp_path):
+def test_times_at_the_same_positions_are_4d_and_coils_are_distinguished(voxels, tmp_path):
     folder = phantoms_dicom.write_series(tmp_path / "t", voxels, uid="1.2.3", TemporalPositionIdentifier=1)
     phantoms_dicom.write_series(folder, voxels, uid="1.2.3", TemporalPositionIdentifier=2, stamp="later")
     assert "it is 4D: 2 volumes" in only(folder).reason
@@ -221,7 +221,7 @@ def test_times_at_the_same_positions_are_4d_and_coils_are_told_apart(voxels, tmp
     assert [series.verdict for series in find_series(folder)] == ["regular", "regular"]
 
 
-def test_diffusion_weightings_of_every_maker_are_told_apart(voxels, tmp_path):
+def test_diffusion_weightings_of_every_maker_are_distinguished(voxels, tmp_path):
     folder = phantoms_dicom.write_series(tmp_path / "s", voxels, uid="1.2.3", Manufacturer="SIEMENS", edit=weighted(0))
     phantoms_dicom.write_series(folder, voxels, uid="1.2.3", Manufacturer="SIEMENS", edit=weighted(1000), stamp="b")
     assert [series.verdict for series in find_series(folder)] == ["regular", "regular"]
@@ -282,7 +282,7 @@ def written_high(image, k):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_bits_that_lie_at_the_top_of_their_words_are_moved_down(signed, voxels, tmp_path):
+def test_bits_at_the_top_of_their_words_are_moved_down(signed, voxels, tmp_path):
     seen = voxels - 300 if signed else voxels
     folder = phantoms_dicom.write_series(tmp_path / "s", seen, signed=signed, bits=12, edit=written_high)
     assert np.array_equal(stored(folder), seen)
@@ -355,13 +355,13 @@ def without_bits(image):
     ("change", "arguments"),
     [(truncated, r"cut short \(2204 of 2304 bytes are there\)"), (without_bits, "its header lacks BitsAllocated")],
 )
-def test_pixels_that_cannot_be_had_are_told_in_our_words(change, arguments, voxels, tmp_path):
+def test_pixels_that_cannot_be_had_are_reported_in_our_words(change, arguments, voxels, tmp_path):
     folder = phantoms_dicom.edit(phantoms_dicom.write_series(tmp_path / "s", voxels), change, which=(3,))
     with pytest.raises(InputError, match=arguments):
         read_series(only(folder))
 
 
-def test_a_packed_stream_that_was_cut_is_told_without_the_words_of_its_codec(voxels, tmp_path):
+def test_a_packed_stream_that_was_cut_is_reported_without_the_words_of_its_codec(voxels, tmp_path):
     folder = phantoms_dicom.write_series(tmp_path / "s", voxels)
 
     def cut(image):

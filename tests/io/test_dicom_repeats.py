@@ -59,7 +59,7 @@ def test_two_quantities_that_nothing_tells_apart_are_refused_with_fix_too(
         assert "Remove the copies" not in str(problem.value)
 
 
-def test_the_case_that_was_handed_in_ends_in_words_with_fix_too(magnitude, field, tmp_path, capsys):
+def test_the_case_that_was_handed_in_ends_with_a_message_with_fix_too(magnitude, field, tmp_path, capsys):
     both(tmp_path / "s", magnitude, field)
     for more in ([], ["--fix"]):
         assert main(["denoise", str(tmp_path / "s"), str(tmp_path / "out"), *more]) == 3
@@ -233,7 +233,7 @@ ENHANCED_MOMENTS = {
 
 
 @pytest.mark.parametrize("name", [*ENHANCED_MOMENTS, "DimensionIndexValues"])
-def test_frames_of_enhanced_ct_are_told_apart_by_each_of_their_moments(name, magnitude, tmp_path):
+def test_frames_of_enhanced_ct_are_distinguished_by_each_of_their_moments(name, magnitude, tmp_path):
     def edit(frame, k):
         content, number = frame.FrameContentSequence[0], k // 5
         content.DimensionIndexValues = [number + 1, 1 + k % 5] if name == "DimensionIndexValues" else 1 + k % 5
@@ -324,7 +324,7 @@ def test_frames_without_a_position_do_not_lie_at_one(magnitude, tmp_path):
             read_series(series)
 
 
-def test_every_door_chooses_a_volume(magnitude, tmp_path, capsys):
+def test_every_interface_chooses_a_volume(magnitude, tmp_path, capsys):
     scan, out = in_time(tmp_path / "in" / "t", [magnitude, magnitude + 1], MOMENTS["AcquisitionNumber"]), tmp_path / "o"
     assert np.array_equal(stored(medldm.read(scan, volume_index=1)), magnitude + 1)
     with pytest.raises(InputError, match="--volume 0 to 1"):

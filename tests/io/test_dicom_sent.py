@@ -1,4 +1,4 @@
-"""What is sent to an archive: a folder of nothing but DICOM, results that are told apart, attributes that stay true."""
+"""What is sent to an archive: a folder of nothing but DICOM, distinguishable results, attributes that stay true."""
 
 import json
 import shutil
@@ -190,7 +190,7 @@ DIFFERENCES = {
 
 
 @pytest.mark.parametrize("kind", DIFFERENCES)
-def test_what_told_two_results_apart_stands_in_their_description(kind, voxels, tmp_path):
+def test_what_distinguishes_two_results_is_in_their_description(kind, voxels, tmp_path):
     one, other, marks = DIFFERENCES[kind]
     name = "a description that is long enough to be cut somewhere"
     for stamp, tags in (("a", one), ("b", other)):
@@ -244,7 +244,7 @@ def phase_encoded(direction):
 
 
 @pytest.mark.parametrize(("enhanced", "classic"), [("COLUMN", "COL"), ("ROW", "ROW"), ("OTHER", None)])
-def test_the_phase_encoding_direction_is_said_in_classic_words(enhanced, classic, voxels, tmp_path):
+def test_the_phase_encoding_direction_is_said_in_classic_terms(enhanced, classic, voxels, tmp_path):
     source = phantoms_dicom.write_enhanced(tmp_path / "in", voxels, edit=phase_encoded(enhanced))
     _, images = derive(source, tmp_path / "out")
     assert {image.get("InPlanePhaseEncodingDirection") for image in images} == {classic}
@@ -359,7 +359,7 @@ def test_a_mapping_counts_where_there_is_no_slope(kind, voxels, tmp_path):
     assert errors(tmp_path / "out") <= errors(source)
 
 
-def test_a_mapping_that_is_no_line_or_not_needed_is_told_or_left(voxels, tmp_path):
+def test_a_mapping_that_is_no_line_or_not_needed_is_reported_or_left(voxels, tmp_path):
     table = mapping("1")
     del table[0].RealWorldValueSlope, table[0].RealWorldValueIntercept
     table[0].RealWorldValueLUTData = [1.0, 2.0]

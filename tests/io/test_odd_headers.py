@@ -224,7 +224,7 @@ def test_a_scaled_nibabel_image_keeps_its_integers(tmp_path):
 
 
 @pytest.mark.slow
-def test_float64_gives_what_float32_gives_through_every_verb(tiny_model, tmp_path):
+def test_float64_gives_what_float32_gives_through_every_task(tiny_model, tmp_path):
     head = phantoms.rician(phantoms.brain((24, 24, 12)), 40).astype(np.float32)
     head[:, :, 5] = 0
     sizes, region = np.diag([1.0, 1, 4, 1]), np.zeros(head.shape, np.uint8)

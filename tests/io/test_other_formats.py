@@ -262,7 +262,7 @@ def test_units_of_nrrd_count(tmp_path):
     assert medldm.read(tmp_path / "scan.nrrd").spacing == (10, 20, 30)
 
 
-def test_a_file_that_does_not_say_how_the_patient_lay_is_told_about(tmp_path):
+def test_a_file_that_does_not_say_how_the_patient_lay_is_reported(tmp_path):
     bare = nrrd(space=None, space_directions=None, space_origin=None, spacings="1 2 3")
     (tmp_path / "scan.nrrd").write_bytes(bare)
     volume = medldm.read(tmp_path / "scan.nrrd")
@@ -383,7 +383,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_damaged_file_is_refused_in_words_by_every_door(name, tmp_path, capfd):
+def test_a_damaged_file_is_refused_with_a_message_by_every_interface(name, tmp_path, capfd):
     path = tmp_path / "in" / name
     path.parent.mkdir()
     path.write_bytes(HOSTILE[name])

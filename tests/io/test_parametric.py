@@ -60,7 +60,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_odd_words_of_a_header_travel_as_they_are(kind, tmp_path):
+def test_odd_values_of_a_header_are_kept(kind, tmp_path):
     source = source_with(tmp_path / "in", **ODD[kind])
     std_map = write_map(source, tmp_path / "std.dcm")
     first = pydicom.dcmread(next(source.iterdir()))
@@ -100,7 +100,7 @@ def test_dciodvfy_has_nothing_against_a_map(half_width, tmp_path):
     assert not [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
 
 
-def test_what_the_maker_of_maps_cannot_take_is_told_without_names(tmp_path, monkeypatch):
+def test_what_the_maker_of_maps_cannot_take_is_reported_without_names(tmp_path, monkeypatch):
     import highdicom
 
     def refuse(**arguments):

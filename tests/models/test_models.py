@@ -25,7 +25,7 @@ SHAPES = {2: Architecture(**SMALL), 3: Architecture(spatial_dims=3, context=1, *
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_chain_gives_an_image_on_the_grid_it_was_shown(dims, tmp_path):
+def test_a_pipeline_gives_an_image_on_the_grid_it_was_shown(dims, tmp_path):
     networks = load_networks(card(str(phantoms.tiny_model(tmp_path, dims))))
     batch = 2 if dims == 2 else 1  # the planes of a stack, or one volume
     inputs = torch.rand(batch, networks.config.measured_channels, *(32,) * dims)
@@ -82,7 +82,7 @@ def test_flow_and_decoder_start_from_the_supervised_estimate(tmp_path):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_decoder_that_corrects_nothing_gives_the_average_of_all_looks(dims, tmp_path):
+def test_a_decoder_that_corrects_nothing_gives_the_average_over_orientations(dims, tmp_path):
     """And orientations are turned back to where they came from: of a correction by nothing the measurement is left."""
     networks = load_networks(card(str(phantoms.tiny_model(tmp_path, dims))))
     torch.nn.init.zeros_(networks.fusion.head.weight)
@@ -100,7 +100,7 @@ def test_a_decoder_that_corrects_nothing_gives_the_average_of_all_looks(dims, tm
     assert torch.allclose(restore(networks, seen, sigma, orientations, SamplerConfig.whole()), y, atol=1e-6)
 
 
-def test_the_decoder_sees_what_other_looks_made_of_the_planes_beside(tmp_path):
+def test_the_decoder_sees_what_other_orientations_made_of_the_planes_beside(tmp_path):
     networks = load_networks(card(str(phantoms.tiny_model(tmp_path))))
     inputs = torch.rand(1, networks.config.measured_channels, 32, 32)
     regression_planes = torch.rand(1, networks.config.context, 32, 32)
@@ -127,7 +127,7 @@ def test_neighbouring_planes_become_channels():
     assert channels[0, 6, 0, 0] == pytest.approx(0.5)
 
 
-def test_damaged_and_unknown_weights_are_refused_in_words(tmp_path):
+def test_damaged_and_unknown_weights_are_refused_with_a_message(tmp_path):
     tiny = card(str(phantoms.tiny_model(tmp_path)))
     tiny.path.write_bytes(tiny.path.read_bytes()[:-10] + b"0123456789")
     with pytest.raises(ModelError, match="damaged"):

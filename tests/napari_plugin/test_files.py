@@ -103,7 +103,7 @@ def test_a_mask_is_opened_as_labels(tmp_path):
     assert kind == "labels"
 
 
-def test_a_broken_file_is_told_in_words(tmp_path):
+def test_a_broken_file_is_reported(tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"broken\.nii\.gz"):
         get_reader(str(tmp_path / "broken.nii.gz"))(str(tmp_path / "broken.nii.gz"))

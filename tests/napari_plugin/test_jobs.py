@@ -1,4 +1,4 @@
-"""Orders carried out in this process, with a tiny untrained chain: no viewer, no second process."""
+"""Orders carried out in this process, with a tiny untrained pipeline: no viewer, no second process."""
 
 import os
 import subprocess
@@ -99,7 +99,7 @@ def test_inpainting_an_outline_keeps_what_lies_outside(scan, tiny_model):
     assert not changed.any()
 
 
-def test_the_plan_is_told_without_torch_and_the_plan_of_a_gap_names_it(as_layer):
+def test_the_plan_is_reported_without_torch_and_the_plan_of_a_gap_names_it(as_layer):
     scan = taken(phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9]), as_layer)
     assert "1 slice is missing (9)" in carry_out(Order("plan", scan).loaded(), quiet).text
     assert carry_out(Order("missing", scan).loaded(), quiet).text == "9"
@@ -194,7 +194,7 @@ def test_out_of_memory_is_met_with_smaller_tiles_and_then_with_a_sentence(scan, 
 @pytest.mark.parametrize(
     "problem", [RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()], ids=["torch", "numpy"]
 )
-def test_memory_that_runs_out_outside_of_the_network_is_told_in_words_too(problem, scan, monkeypatch):
+def test_memory_that_runs_out_outside_of_the_network_is_reported_too(problem, scan, monkeypatch):
     from medldm import tasks
 
     def greedy(*_, **__):
@@ -255,7 +255,7 @@ print(denoised(*large))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits memory as Linux does")
-def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
+def test_memory_that_really_runs_out_is_reported_and_the_next_run_works(tiny_model):
     # Where the smallest allocation fails, native code below PyTorch may crash, or oneDNN may keep a broken primitive;
     # such a process says nothing of ours.
     for _ in range(6):
@@ -274,7 +274,7 @@ def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
     assert after.startswith("cpu, ")
 
 
-def test_flags_that_the_library_advises_are_told_as_rows():
+def test_flags_that_the_library_advises_are_reported_as_rows():
     status = jobs.status(
         RunRecord(
             facts={"device": "cpu", "notes": ["taken for MR; say --modality ct otherwise", "say --slice-thickness 3"]}
@@ -284,7 +284,7 @@ def test_flags_that_the_library_advises_are_told_as_rows():
 
 
 @pytest.mark.slow
-def test_draws_that_do_not_differ_give_no_layer_but_words(as_layer):
+def test_draws_that_do_not_differ_give_no_layer_but_a_message(as_layer):
     """Four slices are looked at in their own planes only; a layer of zeros would pass for certainty."""
     voxels = phantoms.rician(phantoms.brain((48, 48, 9))[..., 2:6], 60).astype(np.float32)
     scan = taken(Volume(voxels, np.diag([1, 1, 8, 1.0]), name="stack"), as_layer)

@@ -123,7 +123,7 @@ def test_the_largest_steps_between_voxels_come_back(cache, tmp_path):
     np.testing.assert_array_equal(read_archive(tmp_path / "wild.zip")["train"][0].voxels, wild)
 
 
-def test_what_is_no_archive_is_told(cache, tmp_path):
+def test_what_is_no_archive_is_reported(cache, tmp_path):
     (tmp_path / "text.zip").write_text("no zip at all")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
         other.writestr("a.txt", "a")
@@ -346,7 +346,7 @@ def test_a_damaged_block_is_what_one_volume_would_be(clean_blocks, monkeypatch):
     assert not measured.sigma.any()
 
 
-def test_noise_has_the_level_that_is_told_but_for_the_doubt():
+def test_noise_has_the_given_level_but_for_the_doubt():
     flat = Blocks(torch.full((40, 16, 16, 16), 0.6), torch.ones(40, dtype=torch.bool), torch.zeros(40).long())
     measured = batches.measure(flat, seeded(), torch.full((40,), TASK["noise"]))
     spread = (measured.y - 0.6).flatten(1).std(1)
@@ -367,7 +367,7 @@ def test_thick_slices_are_not_thickened_again():
     assert set(tasks[200:].tolist()) == {TASK["noise"], TASK["in-plane"], TASK["region"]}
 
 
-def test_channels_of_a_plane_are_those_that_verbs_use(clean_blocks):
+def test_channels_of_a_plane_are_those_that_tasks_use(clean_blocks):
     context = PLANES.context
     measured = batches.measure(clean_blocks._replace(clean=clean_blocks.clean[..., 6 : 6 + context]), seeded())
     channels = batches.plane_channels(measured, context)
@@ -394,7 +394,7 @@ def network():
     return network.eval().requires_grad_(False)
 
 
-def test_the_mean_over_orientations_is_that_of_the_verbs(network):
+def test_the_mean_over_orientations_is_that_of_the_tasks(network):
     names = ["noise", "thick", "noise", "in-plane", "region", "gap"]
     isotropic = torch.tensor([True, True, False, True, True, True])
     clean = torch.rand(6, 16, 32, 48, generator=seeded())

@@ -76,7 +76,7 @@ def test_a_small_folder_without_a_table_has_somebody_to_validate_on(tmp_path):
         assert {row["split"] for row in read_split(tmp_path / str(count))} == {"train", "val"}
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_files_of_one_name_are_distinguished_by_their_folders(tmp_path):
     for name in ("anna", "bert", "cleo"):
         (tmp_path / name).mkdir()
         phantoms.save(tmp_path / name / "T1w.nii.gz", phantoms.brain((16, 16, 16)))
@@ -101,7 +101,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
         ("split,file\nval,a_T1w.nii.gz\n", "none of the scans"),
     ],
 )
-def test_a_split_table_that_cannot_be_meant_is_refused_in_words(lines, message, tmp_path):
+def test_a_split_table_that_cannot_be_meant_is_refused_with_a_message(lines, message, tmp_path):
     for name in ("a_T1w", "a_T2w"):
         phantoms.save(tmp_path / f"{name}.nii.gz", phantoms.brain((16, 16, 16)))
     (tmp_path / "split.csv").write_text(lines)
@@ -187,7 +187,7 @@ def test_contrast_curves_go_through_their_knots():
 
 
 @pytest.mark.slow
-def test_the_whole_chain_trains_resumes_and_restores(data, tmp_path):
+def test_the_whole_pipeline_trains_resumes_and_restores(data, tmp_path):
     out = tmp_path / "mine"
     path = train("all", data, out, minutes=0.12, config=SMALL, name="mine", validate_s=600)
     record = json.loads(path.read_text())
