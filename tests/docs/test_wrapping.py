@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-WORDS = "slices " * 30
+LONG = "slices " * 30
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +19,12 @@ def wrapped():
 @pytest.mark.parametrize(
     "kept",
     [
-        f"| {WORDS} | 1 |",
-        f"# {WORDS}",
-        f"<!-- {WORDS} -->",
-        f"```bash\n{WORDS}\n\n- {WORDS}\n```",
-        f"    {WORDS}",
-        f"Command: `{WORDS}`  ",
+        f"| {LONG} | 1 |",
+        f"# {LONG}",
+        f"<!-- {LONG} -->",
+        f"```bash\n{LONG}\n\n- {LONG}\n```",
+        f"    {LONG}",
+        f"Command: `{LONG}`  ",
         "a short line\nand another one",
     ],
 )
@@ -33,7 +33,7 @@ def test_what_is_no_long_paragraph_stays_as_it_is(kept, wrapped):
 
 
 def test_items_of_a_list_keep_their_indentation(wrapped):
-    lines = wrapped(f"intro\n\n1. one\n2. {WORDS}\n\n- 3 {WORDS} - 4\n").splitlines()
+    lines = wrapped(f"intro\n\n1. one\n2. {LONG}\n\n- 3 {LONG} - 4\n").splitlines()
     assert lines[:3] == ["intro", "", "1. one"]
     assert lines[3].startswith("2. slices")
     assert lines[4].startswith("   slices")
@@ -44,5 +44,5 @@ def test_items_of_a_list_keep_their_indentation(wrapped):
 
 def test_code_and_links_are_not_broken(wrapped):
     code, link = f"`{'a b ' * 20}`", "[what is said there](somewhere.md)"
-    assert f"\n{code}" in wrapped(f"{WORDS[:60]} {code} {link}\n")
-    assert link in wrapped(f"{WORDS[:88]} {link} {WORDS}\n")
+    assert f"\n{code}" in wrapped(f"{LONG[:60]} {code} {link}\n")
+    assert link in wrapped(f"{LONG[:88]} {link} {LONG}\n")
