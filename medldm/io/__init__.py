@@ -164,8 +164,8 @@ def _invented(volume: Volume) -> set[int]:
     invented: set[int] = set()
     for step in volume.history:
         slices = {*step.facts.get("invented_slices", ()), *step.facts.get("filled_slices", ())}
-        if slices and step.task != "inpaint" and step.settings.get("axis", 2) != 2:
-            # Slices along another axis cross every slice of the series.
+        if slices and "invented_voxels" not in step.facts and step.settings.get("axis", 2) != 2:
+            # Slices along another axis cross every slice of the series; those of a region are counted along its own.
             slices = set(range(volume.to_stored(volume.voxels).shape[2]))
         invented |= slices
     return invented

@@ -15,8 +15,14 @@ from medldm.io.image_format import Format, ImageFiles, head_of
 from medldm.io.itk import MetaImage, Nrrd
 from medldm.io.nifti.files import PACKINGS
 from medldm.io.nifti.format import Nifti
+from medldm.registry import Registry
 
-FORMATS: dict[str, Format] = {}  # by name, as in --format
+# By name, as in --format.
+FORMATS: Registry[Format] = Registry(
+    "medldm.formats",
+    lambda member: isinstance(member, Format),
+    {form.name: form for form in (Nifti(), Nrrd(), MetaImage(), MGH())},
+)
 DICOM = "dicom"
 # A result called like one of these would surprise: it would be a folder, or hold something else.
 NEVER_WRITTEN = (
@@ -42,15 +48,6 @@ def register(form: Format) -> Format:
     """
     FORMATS[form.name] = form
     return form
-
-
-for _form in (
-    Nifti(),
-    Nrrd(),
-    MetaImage(),
-    MGH(),
-):
-    register(_form)
 
 
 def titles(last: str = ", ") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -117,8 +117,4 @@ def _filled(step: Step) -> set[int]:
     """Slices of the scan that a step filled as a whole."""
     if step.settings.get("axis", 2) != 2:
         return set()
-    facts: dict[str, Any] = dict(step.facts)
-    tasks = [planned["verb"] for planned in facts.get("plan") or ()] or [step.task]
-    # Between thick slices every thin one is invented; `filled_slices` names those of the scan that were lost.
-    only = "fill-slices" in tasks and "super-resolve" not in tasks
-    return {*facts.get("filled_slices", ()), *(facts.get("invented_slices", ()) if only else ())}
+    return set(step.facts.get("filled_slices", ()))
