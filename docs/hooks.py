@@ -161,7 +161,9 @@ def models() -> str:
                 "|---|---|---|",
             ]
             lines += [
-                f"| {v} | {c['q']} | {c['still']}, {c['noisy']}, {c['far']}, {c['busy']} |" for v, c in verbs.items()
+                f"| {name.replace('one look', 'one orientation')} | {c['q']} "
+                f"| {c['still']}, {c['noisy']}, {c['far']}, {c['busy']} |"
+                for name, c in verbs.items()
             ]
     return "\n".join(lines) + "\n"
 
