@@ -171,7 +171,7 @@ def models() -> str:
 TITLES = {
     "core": "MR: medldm, interpolation and filters",
     "lesions": "Lesions inserted into MR scans",
-    "rivals": "MR noise: BM4D, DIPY, ANTs",
+    "baselines": "MR noise: BM4D, DIPY, ANTs",
     "ct": "CT",
     "ablation": "What each part of the pipeline brings",
     "speed": "Seconds and memory",
@@ -217,7 +217,7 @@ def benchmarks() -> str:
     lines = [BENCHMARKS]
     tables = [*(HERE / "benchmarks").glob("*/table.md"), *(HERE / "benchmarks").glob("*.md")]
     names = {path: path.parent.name if path.name == "table.md" else path.stem for path in tables}
-    first = ("core", "rivals", "lesions", "ct", "ablation")
+    first = ("core", "baselines", "lesions", "ct", "ablation")
     for path in sorted(tables, key=lambda path: (names[path] not in first, names[path] == "speed", names[path])):
         name = names[path]
         body = "\n".join(f"#{line}" if line.startswith("#") else line for line in path.read_text().splitlines())

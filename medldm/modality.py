@@ -224,17 +224,20 @@ def modality_by_name(path: Path) -> str | None:
     return next((known.name for known in _default_last() if known.named(path)), None)
 
 
-def guess_modality(volume: Volume) -> tuple[str, str]:
+def guess_modality(volume: Volume, asked: str = "auto") -> tuple[str, str]:
     """Name of a scan's modality, and how we know.
 
     Parameters
     ----------
     volume : scan
+    asked : ``--modality``
 
     Returns
     -------
-    modality, and a sentence; empty when the file or its name says it
+    modality, and a sentence; empty when the user, the file or its name says it
     """
+    if asked != "auto":
+        return asked, ""
     import numpy as np
 
     from medldm.data.outliers import set_aside

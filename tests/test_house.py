@@ -202,8 +202,10 @@ def test_a_new_modality_is_an_option_of_the_command_line_and_the_plugin(ultrasou
     from medldm.settings import Denoise
 
     assert main(["denoise", "--help"]) == 0
-    assert "{auto,mr,ct,us}" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "{auto,mr,ct,us}" in text
     assert Denoise(modality="us").modality == "us"
+    assert f"US: {ultrasound.noise.meaning}" in " ".join(text.split())
     knob = next(knob for knob in fields(Denoise) if knob.name == "modality")
     assert list(knob.metadata["choices"]) == ["auto", "mr", "ct", "us"]  # what the form of the plugin offers
 
@@ -582,6 +584,42 @@ def test_a_task_from_outside_has_a_panel_in_napari(toy_tasks, phantom):
     assert widgets.ToyDrawWidget is offered["toy-draw"]
     outcome = carry_out(Order("toy-draw", None, {"size": 4}), lambda *news: None)
     assert outcome.layers[0][1]["name"] == "toy draw drawn"
+
+
+def test_a_task_from_outside_uses_the_networks_under_a_name_that_cards_know(monkeypatch, tiny_model, phantom):
+    import medldm
+    from medldm.degradations import Rician
+    from medldm.inference.conditioning import pick_orientations
+    from medldm.inference.pipeline import Conditions, in_stored_units, record, sample
+    from medldm.inference.resolve import NoiseLevel, resolve, scaled
+    from medldm.settings import Settings
+    from medldm.tasks import TASKS, Labels, Task
+
+    class ToySmooth(Settings):
+        """Smooth a scan."""
+
+    def smooth(inputs, settings, progress):
+        scan = resolve(inputs.scan, settings, task)
+        orientations = pick_orientations((), (), inputs.scan.shape, inputs.scan.spacing)
+        conditions = Conditions(Rician(0).observe(scaled(scan)[0]), NoiseLevel.uniform(0.05), orientations)
+        samples = sample(scan, conditions, progress)
+        return record(scan, samples, in_stored_units(scan, samples.mean), {"invented_slices": []})
+
+    task = Task(
+        name="toy-smooth",
+        help="smooth a scan",
+        settings=ToySmooth,
+        run=smooth,
+        labels=Labels(title="Toy smooth", past="smoothed", desc="smooth"),
+        networks="denoise",
+        intent=lambda scan, settings: f"Smooth {scan.name}.",
+    )
+    monkeypatch.setitem(TASKS, task.name, task)
+    small = phantom.with_voxels(np.ascontiguousarray(phantom.voxels[16:48, 16:48, 16:32]), phantom.affine)
+    step = medldm.toy_smooth(small, model=str(tiny_model), device="cpu").history[-1]
+    assert (step.task, step.facts["model"]) == ("toy-smooth", json.loads(tiny_model.read_text())["name"])
+    text = pytest.importorskip("napari_medldm.text")
+    assert text.intent("toy-smooth", small, {}) == f"Smooth {small.name}."
 
 
 def test_the_manifest_of_napari_offers_every_task():

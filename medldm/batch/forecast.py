@@ -110,7 +110,7 @@ def _pace(folder: Path, verb: str, changed: int) -> float | None:
 
 def card_pace(volume: Volume, verb: str, settings: Settings, megavoxels: float) -> tuple[str, float]:
     """Name of the model that a scan will get, and its seconds per voxel by its card; 0 where nobody measured them."""
-    modality = guess_modality(volume)[0] if settings.modality == "auto" else settings.modality
+    modality = guess_modality(volume, settings.modality)[0]
     asked = "" if TASKS[verb].plan else verb
     try:
         if settings.model == "auto":

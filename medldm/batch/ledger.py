@@ -174,7 +174,7 @@ def weights_for(volume: Volume, settings: Settings) -> str:
     """What identifies the networks that a scan will be restored with; with ``auto`` all that might be chosen."""
     if settings.model != "auto":
         return card(settings.model).identity
-    modality = guess_modality(volume)[0] if settings.modality == "auto" else settings.modality
+    modality = guess_modality(volume, settings.modality)[0]
     fitting = (model for model in cards() if (model.modality, model.role) == (modality, "restorer"))
     return "+".join(model.identity for model in fitting)
 

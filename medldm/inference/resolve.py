@@ -120,9 +120,9 @@ def resolve(volume: Volume, settings: Settings, task: NetworkTask) -> ResolvedSc
     volume, outliers = set_aside(volume)
     if len(outliers):
         warnings.append(outliers.sentence(volume))
-    guessed, note = guess_modality(volume)
-    modality = MODALITIES[guessed if settings.modality == "auto" else settings.modality]
-    if settings.modality == "auto" and note:
+    name, note = guess_modality(volume, settings.modality)
+    modality = MODALITIES[name]
+    if note:
         warnings.append(note)
     for warning in warnings:
         log.warning(warning)

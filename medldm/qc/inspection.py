@@ -78,7 +78,7 @@ def make_plan(volume: Volume, settings: Thresholds) -> Plan:
     settings : of `restore`
     """
     volume, _ = set_aside(volume)
-    modality = guess_modality(volume)[0] if settings.modality == "auto" else settings.modality
+    modality = guess_modality(volume, settings.modality)[0]
     noise = estimate_noise(volume.voxels, volume.spacing, modality)
     missing = find_missing_slices(volume, settings.axis)
     steps = []

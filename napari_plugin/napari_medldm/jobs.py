@@ -130,7 +130,7 @@ def rows_for_flags(text: str) -> str:
 
 
 def _noise(volume: Volume, modality: str) -> NoiseEstimate:
-    kind = guess_modality(volume)[0] if modality == "auto" else modality
+    kind = guess_modality(volume, modality)[0]
     return estimate_noise(volume.voxels, volume.spacing, kind)
 
 
@@ -211,7 +211,7 @@ def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -
         # A noise level is relative to the brightest tissue, which a part may not hold; a slice is too little to
         # estimate from.
         said = options.get("modality", "auto")
-        kind = guess_modality(volume)[0] if said == "auto" else said
+        kind = guess_modality(volume, said)[0]
         level = options.get("noise")
         level = _noise(volume, said).level if level is None else level
         scaled = modality_of(kind).scaling

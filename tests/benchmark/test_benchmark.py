@@ -144,7 +144,7 @@ def test_a_quick_run_takes_thin_scans_of_different_subjects(tmp_path):
     assert [row["subject"] for row in few(rows, 2)] == ["a", "c"]
 
 
-# The rivals
+# The baselines
 
 
 @pytest.mark.parametrize("row", CORE, ids=lambda row: row.name)
@@ -351,7 +351,7 @@ def test_the_better_of_linear_and_cubic_is_the_baseline_and_the_subject_is_the_u
     (line,) = [line for line in against(scores, "medldm", "psnr") if line.startswith("| thick-4mm")]
     assert "| cubic | 2 | +1.50 [" in line
     table = markdown(scores, {}, "medldm benchmark")
-    assert "| thick-4mm | 2 | 28.00 | 29.00 | **30.50** |" in table  # rivals first, however the ledger lists them
+    assert "| thick-4mm | 2 | 28.00 | 29.00 | **30.50** |" in table  # baselines first, however the ledger lists them
 
 
 def test_a_baseline_that_skipped_a_subject_is_not_the_best_for_it():

@@ -29,7 +29,7 @@ def shelf(tmp_path, monkeypatch):
     put("planes", use=SLOW, pace=8.0)
     put("fast", use=FAST, pace=1.0)
     put("volumes", use={"denoise": {"psnr": 34.0}, "super-resolve": {"psnr": 25.5}}, spatial_dims=3, pace=20.0)
-    put("rival", use={"denoise": {"psnr": 50.0}}, role="rival")
+    put("baseline", use={"denoise": {"psnr": 50.0}}, role="baseline")
     put("ct", modality="ct", verbs=["denoise", "restore"], use={"denoise": {"psnr": 39.0}})
     monkeypatch.setattr(zoo, "ROOM", tmp_path)
 
@@ -101,8 +101,8 @@ def test_a_set_and_its_baseline_share_one_file(tmp_path):
 
     path = phantoms.tiny_model(tmp_path)
     stored = json.loads(path.read_text())
-    baseline = tmp_path / "rival.json"
-    baseline.write_text(json.dumps({**stored, "name": "rival", "role": "rival", "parts": ["unet"]}))
+    baseline = tmp_path / "baseline.json"
+    baseline.write_text(json.dumps({**stored, "name": "baseline", "role": "baseline", "parts": ["unet"]}))
     whole, part = zoo.card(str(path)), zoo.card(str(baseline))
     assert (whole.path, whole.sha256) == (part.path, part.sha256)
     assert whole.identity != part.identity
@@ -112,6 +112,19 @@ def test_a_set_and_its_baseline_share_one_file(tmp_path):
     alone = medldm.denoise(scan, noise=0.05, model=str(baseline))
     path.write_text(json.dumps({**stored, "use": {"denoise": {"refines": False}}}))
     assert np.array_equal(alone.voxels, medldm.denoise(scan, noise=0.05, model=str(path)).voxels)
+
+
+def test_a_card_of_an_earlier_version_is_read(tmp_path):
+    """It names the role and the out-of-distribution detector otherwise."""
+    path = phantoms.tiny_model(tmp_path)
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "role": "rival", "guard": {"residual": {}}}))
+    old = zoo.read_card(path)
+    assert (old.role, old.ood) == ("baseline", {"residual": {}})
+    for text in ("[]", json.dumps({name: value for name, value in stored.items() if name != "role"})):
+        path.write_text(text)
+        with pytest.raises(ModelError, match="is not a model card"):
+            zoo.read_card(path)
 
 
 @pytest.mark.slow
