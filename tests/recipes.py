@@ -240,7 +240,7 @@ def own_scheduler(text, folder, patched, run_here):
     environment = surroundings()
     with left_running(servers, folder, environment):
         scheduler_file = folder / "data" / "dask.json"
-        until(scheduler_file.exists)
+        until(lambda: scheduler_file.exists() and scheduler_file.stat().st_size)
         address = json.loads(scheduler_file.read_text())["address"]
         bash(command.replace("tcp://head:8786", address), folder, environment)
     assert_restored(folder)
