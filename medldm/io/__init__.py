@@ -11,6 +11,8 @@ import numpy as np
 
 from medldm.data.volume import Volume
 from medldm.errors import InputError, MedldmError, NotRestorable, OutputError, UsageError
+from medldm.io.arrays import from_array, from_nibabel
+from medldm.io.checks import same_place
 from medldm.io.content import (
     check_content,
     find_missing_slices,
@@ -20,8 +22,7 @@ from medldm.io.content import (
 )
 from medldm.io.formats import FORMATS, check_format, check_result_name, find_image, is_image_name, result_format
 from medldm.io.images import read_image
-from medldm.io.nifti.forms import same_place
-from medldm.io.nifti.writer import from_array, from_nibabel, read_nifti, write_nifti
+from medldm.io.nifti.format import read_nifti, write_nifti
 from medldm.modality import guess_modality, modality_by_name
 
 log = logging.getLogger(__name__)

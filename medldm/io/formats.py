@@ -11,10 +11,11 @@ from pathlib import Path
 
 from medldm.errors import UsageError
 from medldm.io.freesurfer import MGH
-from medldm.io.image_format import Format, ImageFiles, head_of
-from medldm.io.itk import MetaImage, Nrrd
+from medldm.io.image_format import Format, ImageFiles, head_of, without
+from medldm.io.metaimage import MetaImage
 from medldm.io.nifti.files import PACKINGS
-from medldm.io.nifti.format import Nifti
+from medldm.io.nifti.format import NIFTI
+from medldm.io.nrrd import Nrrd
 
 FORMATS: dict[str, Format] = {}  # by name, as in --format
 DICOM = "dicom"
@@ -45,7 +46,7 @@ def register(form: Format) -> Format:
 
 
 for _form in (
-    Nifti(),
+    NIFTI,
     Nrrd(),
     MetaImage(),
     MGH(),
@@ -121,10 +122,8 @@ def result_suffix(format_name: str | None, source: Path | None, source_format: s
 
 def stem(path: Path) -> str:
     """File name without the suffix of an image; numbers and other dots are part of a name."""
-    lower = path.name.lower()
-    ends = [*PACKINGS[1:], *(end for form in FORMATS.values() for end in (*form.suffixes, *form.part_suffixes))]
-    longest = max((end for end in ends if lower.endswith(end) and len(lower) > len(end)), key=len, default="")
-    return path.name[: len(path.name) - len(longest)]
+    known = (end for form in FORMATS.values() for end in (*form.suffixes, *form.part_suffixes))
+    return without(path, (*PACKINGS[1:], *known))
 
 
 def result_formats() -> tuple[str, ...]:

@@ -601,7 +601,7 @@ def test_data_of_somebody_else_are_not_replaced_by_those_of_a_result(suffix, sca
 
 
 def test_a_result_that_cannot_be_read_again_is_not_kept(tmp_path, monkeypatch):
-    from medldm.io.itk import Nrrd
+    from medldm.io.nrrd import Nrrd
 
     monkeypatch.setattr(Nrrd, "save", lambda self, array, volume, path: path.write_bytes(nrrd(array[::-1])))
     with pytest.raises(OutputError, match="could not be opened again"):
