@@ -210,8 +210,7 @@ def stage_maps(after: Volume, result: Result) -> list[Path]:
 def _write_dicom_map(after: Volume, path: Path, kind: str) -> None:
     from medldm.io.dicom.writing.parametric_map import write_uncertainty
 
-    last = after.history[-1]
-    write_uncertainty(after, path, task=last.task, facts=last.facts, half_width=kind == HALF_WIDTH)
+    write_uncertainty(after, path, RunRecord.of_step(after.history[-1]), half_width=kind == HALF_WIDTH)
 
 
 def remove_maps(result: Result) -> None:

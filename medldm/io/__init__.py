@@ -24,6 +24,7 @@ from medldm.io.formats import FORMATS, check_format, check_result_name, find_ima
 from medldm.io.images import read_image
 from medldm.io.nifti.format import read_nifti, write_nifti
 from medldm.modality import guess_modality, modality_by_name
+from medldm.provenance.record import RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -103,15 +104,14 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     from medldm.io.dicom import write_series
 
     if volume.history:
-        task, facts = volume.history[-1].task, dict(volume.history[-1].facts)
+        record = RunRecord.of_step(volume.history[-1])
     else:
         repaired = any(phrase in note for note in volume.stored.note for phrase in REPAIRED)
-        task, facts = "repair" if repaired else "copy", {"medldm": version("medldm")}
+        record = RunRecord(task="repair" if repaired else "copy", medldm=version("medldm"))
     return write_series(
         volume,
         path,
-        task=task,
-        facts=facts,
+        record,
         invented=sorted(_invented(volume)),
         before=lambda written: _check_series(written, path, volume),
     )
@@ -163,9 +163,9 @@ def _whole_as_dicom(volume: Volume) -> tuple[Volume, int]:
 def _invented(volume: Volume) -> set[int]:
     """Slices, along the stored third axis, that hold voxels nobody measured."""
     invented: set[int] = set()
-    for step in volume.history:
-        slices = {*step.facts.get("invented_slices", ()), *step.facts.get("filled_slices", ())}
-        if slices and step.task != "inpaint" and step.settings.get("axis", 2) != 2:
+    for record in map(RunRecord.of_step, volume.history):
+        slices = {*(record.invented_slices or ()), *record.filled_slices}
+        if slices and record.task != "inpaint" and record.axis != 2:
             # Slices along another axis cross every slice of the series.
             slices = set(range(volume.to_stored(volume.voxels).shape[2]))
         invented |= slices

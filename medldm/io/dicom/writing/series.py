@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from medldm.io.dicom.writing.classic import Source
 from medldm.io.dicom.writing.derivation import created, make_uids, strip, write_provenance
 from medldm.io.dicom.writing.sources import Sources, citable_sources, sources_of
 from medldm.modality import modality_of
+from medldm.provenance.record import RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,8 @@ WHOLE = (np.int16, np.uint16, np.int32)  # types that whole values are kept in, 
 def write_series(
     volume: Volume,
     folder: Path,
+    record: RunRecord,
     *,
-    task: str,
-    facts: Mapping[str, Any],
     invented: Sequence[int] = (),
     before: Callable[[Path], None] = lambda written: None,
 ) -> int:
@@ -50,8 +50,7 @@ def write_series(
     ----------
     volume : restored; its ``stored.header`` names the source files
     folder : new folder, or an older result of medldm, which is replaced
-    task : name of the task
-    facts : what was done (model, sha256, steps, seed)
+    record : what was done
     invented : slices, along the stored third axis, that hold voxels nobody measured
     before : called with the finished folder before it takes its name; what it raises keeps it from doing so
 
@@ -72,7 +71,7 @@ def write_series(
     temporary = _temporary(folder)
     try:
         with no_values_on_screen():
-            clipped = _write_slices(volume, sources, temporary, task, facts, set(invented))
+            clipped = _write_slices(volume, sources, temporary, record, set(invented))
         before(temporary)
         _publish(temporary, folder)
     except OSError as problem:
@@ -125,9 +124,7 @@ def as_derived(volume: Volume) -> tuple[Volume, int]:
     return replace(volume, voxels=volume.from_stored(readable), stored=stored_as), clipped
 
 
-def _write_slices(
-    volume: Volume, sources: Sources, folder: Path, task: str, facts: Mapping[str, Any], invented: set[int]
-) -> int:
+def _write_slices(volume: Volume, sources: Sources, folder: Path, record: RunRecord, invented: set[int]) -> int:
     """One file for each slice of (columns, rows, slices); number of clipped voxels."""
     voxels, files, clipped = volume.to_stored(volume.voxels), Files(), 0
     slices: dict[int, Voxels] = {}
@@ -141,7 +138,7 @@ def _write_slices(
         if _keep_padding(slices[place], sources.at(place), files, volume) or unknown:
             padded.add(place)
         clipped += lost
-    uids = make_uids(sources.images, volume, list(slices.values()), task, facts)
+    uids = make_uids(sources.images, volume, list(slices.values()), record)
     moment = created(sources.images[0].header)
     for uid, (place, stored) in zip(uids[1:], slices.items(), strict=True):
         near = sources.nearest(place)
@@ -153,7 +150,7 @@ def _write_slices(
         _set_pixels(dataset, stored)
         _set_rescale(dataset, near[0])
         _set_place(dataset, sources, place, volume.stored.thickness_mm)
-        write_provenance(dataset, near, (uids[0], uid), volume, task, facts, place in invented, moment)
+        write_provenance(dataset, near, (uids[0], uid), volume, record, place in invented, moment)
         dataset.save_as(folder / f"{place:04d}.dcm", enforce_file_format=True)
     return clipped
 
