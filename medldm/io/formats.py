@@ -54,14 +54,16 @@ for _form in (
     register(_form)
 
 
-def titles(last: str = ", ") -> str:
+def titles(last: str = ", ", *, dicom: bool = True) -> str:
     """Names of all formats, for sentences.
 
     Parameters
     ----------
     last : what stands before the last one
+    dicom : whether DICOM is among them
     """
-    return last.join([", ".join(form.title for form in FORMATS.values()), "DICOM"])
+    *names, end = [*(form.title for form in FORMATS.values()), *(["DICOM"] if dicom else [])]
+    return last.join([", ".join(names), end])
 
 
 def find_image(path: Path) -> Image | None:

@@ -52,7 +52,7 @@ class MGH(Format):
         *shape, kind = struct.unpack(">5i", head[4:24])
         dtype = np.dtype(DTYPES[kind])
         must_hold(math.prod(shape) * dtype.itemsize, path, packing_of(path))
-        return Probe(ImageFiles(path, path), header, tuple(shape), dtype)
+        return Probe(ImageFiles(path, path), header, tuple(shape), dtype, spacing=tuple(header["delta"].tolist()))
 
     def load(self, probe: Probe, index: int) -> Loaded:
         """See `Format.load`."""

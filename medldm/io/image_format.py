@@ -61,6 +61,7 @@ class Probe:
     shape : stored shape, trailing ones included; volumes and components come after the three axes
     dtype : stored voxel type
     intent : NIfTI code of what several volumes are (1007: vectors), 0 for none
+    spacing : of the three axes as the header has it, for those who choose among files; empty where it does not say
     fix : whether `Format.load` may repair what can be repaired
     """
 
@@ -69,6 +70,7 @@ class Probe:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     intent: int = 0
+    spacing: tuple[float, ...] = ()
     fix: bool = False
 
 

@@ -146,7 +146,8 @@ class ItkFormat(Format):
         layout = self.layout(fields, 0 if files.is_pair else start, path)
         check_shape(layout.sizes, str(path))
         must_hold(layout.bytes, files.voxels, layout.packing)
-        return Probe(files, layout, layout.shape, layout.dtype.newbyteorder("="), self.intent(fields))
+        spacing = tuple(np.linalg.norm(layout.affine[:3, :3], axis=0).tolist())
+        return Probe(files, layout, layout.shape, layout.dtype.newbyteorder("="), self.intent(fields), spacing)
 
     def load(self, probe: Probe, index: int) -> Loaded:
         """See `Format.load`."""

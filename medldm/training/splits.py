@@ -5,24 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
-import zlib
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import OrientationError
-from nibabel.spatialimages import HeaderDataError
 
-from medldm.errors import InputError
+from medldm.errors import InputError, MedldmError
 from medldm.modality import DEFAULT, MODALITIES
 
 log = logging.getLogger(__name__)
-
-# What nibabel, gzip and NumPy raise on files that are damaged in one way or another.
-UNREADABLE = (ImageFileError, HeaderDataError, OrientationError, np.linalg.LinAlgError, OSError, EOFError, ValueError,
-              ArithmeticError, MemoryError, zlib.error)  # fmt: skip
 
 
 def read_split(data: Path) -> list[dict[str, str]]:
@@ -35,7 +25,7 @@ def read_split(data: Path) -> list[dict[str, str]]:
 
     Parameters
     ----------
-    data : folder with NIfTI files, in any depth
+    data : folder with image files, in any depth
 
     Raises
     ------
@@ -43,11 +33,15 @@ def read_split(data: Path) -> list[dict[str, str]]:
         No scans; a table without the columns, with none of the scans, with names that several scans have, or with a
         subject in train and val.
     """
+    # Only here: packed scans may be trained on where SciPy and pydicom are not installed.
+    from medldm.io.discovery import image_files
+    from medldm.io.formats import titles
+
     tables = [folder / name for folder in (data, data.parent) for name in ("split.csv", "manifest.csv")]
     table = next((path for path in tables if path.is_file()), None)
-    scans = sorted(path for path in data.rglob("*.nii*") if path.is_file())
+    scans = image_files(data)
     if not scans:
-        raise InputError(f"{data} holds no NIfTI file to train on.")
+        raise InputError(f"{data} holds no {titles(' or ', dicom=False)} file to train on.")
     if table is None:
         return _own_split(scans, data)
     seen: dict[str, dict[str, str]] = {}  # a file listed twice is one file
@@ -157,7 +151,7 @@ def modality_of_scans(data: Path) -> str:
 
     Parameters
     ----------
-    data : folder with NIfTI files
+    data : folder with image files
 
     Raises
     ------
@@ -175,8 +169,9 @@ def modality_of_scans(data: Path) -> str:
 
 
 def _lowest(path: Path) -> float:
+    from medldm.io.images import read_image
+
     try:
-        image: Any = nib.load(path)
-        return float(np.nanmin(np.asanyarray(image.dataobj)))
-    except UNREADABLE:
+        return float(np.nanmin(read_image(path, fix=True).voxels))
+    except MedldmError:
         return 0.0  # `pack` will say what is wrong with it

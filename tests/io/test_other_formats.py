@@ -182,11 +182,21 @@ def test_times_and_angles_of_freesurfer_are_kept(tmp_path):
     assert nib.load(tmp_path / "again.mgz").header["tr"] == 2300
 
 
-@pytest.mark.parametrize("suffix", ITK)
+def test_missing_voxels_become_floats_where_the_file_held_integers(tmp_path):
+    medldm.write(io.from_array(voxels(), np.eye(4)), tmp_path / "scan.nrrd")
+    volume = medldm.read(tmp_path / "scan.nrrd")
+    holes = volume.voxels.astype(np.float32)
+    holes[0] = np.nan
+    medldm.write(volume.with_voxels(holes), tmp_path / "holes.nrrd")
+    assert np.array_equal(medldm.read(tmp_path / "holes.nrrd").voxels, holes, equal_nan=True)
+
+
+@pytest.mark.parametrize("suffix", NEW)
 def test_a_result_says_in_its_header_what_was_done(suffix, tmp_path):
     volume = io.from_array(voxels(), np.eye(4)).with_voxels(voxels(), step=Step("denoise"))
     medldm.write(volume, tmp_path / f"scan{suffix}")
     assert medldm.read(tmp_path / f"scan{suffix}").stored.restored_by == "denoise"
+    assert np.array_equal(seen_elsewhere(tmp_path / f"scan{suffix}")[0], voxels())
 
 
 @pytest.mark.parametrize("suffix", [".nhdr", ".mhd", ".hdr"])

@@ -7,6 +7,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from medldm.data.volume import Volume, Voxels
 from medldm.errors import InputError, NotRestorable
@@ -71,7 +73,7 @@ class Nifti(Format):
         try:
             image: Any = nib.load(path)
             image.header.get_xyzt_units()
-        except (nib.spatialimages.HeaderDataError, nib.filebasedimages.ImageFileError, ValueError, KeyError):
+        except (HeaderDataError, ImageFileError, ValueError, KeyError):
             return "nibabel does not open it"
         there = np.diag([unit_mm] * 3 + [1.0]) @ image.affine
         alike = image.shape == probe.shape and same_place(there, volume.stored_affine(), grid)

@@ -40,7 +40,8 @@ def probe_nifti(path: Path) -> Probe:
         _check_half(files)
     shape, dtype = headers.stored_shape(header, str(path)), headers.stored_dtype(header, str(path))
     must_hold(math.prod(shape) * dtype.itemsize, files.voxels, packing_of(files.voxels))
-    return Probe(files, header, shape, dtype, int(header["intent_code"]))
+    spacing = tuple(map(float, header.get_zooms()[:3]))
+    return Probe(files, header, shape, dtype, int(header["intent_code"]), spacing)
 
 
 def load_nifti(probe: Probe, index: int) -> Loaded:
