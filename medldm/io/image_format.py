@@ -16,7 +16,7 @@ import numpy as np
 from medldm.data.volume import Affine, Stored, Volume, Voxels
 from medldm.errors import InputError, MedldmError, NotRestorable, OutputError, ResourceError
 from medldm.io.arrays import nearest_ras, scaling_of, scanner_values, stored_float, to_dtype
-from medldm.io.atomic import partial_name, whole_file, whole_files
+from medldm.io.atomic import whole_file, whole_files
 from medldm.io.checks import check_affine, must_be_file, same_place, volume_grid
 from medldm.io.compression import opened
 from medldm.modality import modality_by_name
@@ -387,7 +387,7 @@ def without(path: Path, suffixes: Iterable[str]) -> str:
 
 def _no_space_for(voxels: Voxels, path: Path, problem: Exception) -> None:
     """Libraries in C++ say only that writing failed: where no space is left, say so."""
-    if shutil.disk_usage(partial_name(path).parent).free < voxels.nbytes:
+    if shutil.disk_usage(path.parent).free < voxels.nbytes:
         raise ResourceError(
             f"The disk is full: {path} was not written. Free some space, then run the same command again."
         ) from problem

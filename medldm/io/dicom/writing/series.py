@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -17,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medldm.data.volume import Volume, Voxels
 from medldm.errors import OutputError
-from medldm.io.atomic import sentence
+from medldm.io.atomic import whole_folder
 from medldm.io.dicom.header.files import no_values_on_screen
 from medldm.io.dicom.header.frames import Frame
 from medldm.io.dicom.header.parse import read_headers
@@ -68,16 +66,10 @@ def write_series(
     if volume.stored.container == "dicom" and images:
         _check_place(folder, [image.path for image in images])
     sources = citable_sources(volume)
-    temporary = _temporary(folder)
-    try:
+    with whole_folder(folder) as temporary:
         with no_values_on_screen():
             clipped = _write_slices(volume, sources, temporary, record, set(invented))
         before(temporary)
-        _publish(temporary, folder)
-    except OSError as problem:
-        raise sentence(problem, folder) from problem
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     if clipped:
         log.info("%d voxels of %s were clipped to the stored range", clipped, volume.name)
     return clipped
@@ -166,30 +158,6 @@ def _check_place(folder: Path, sources: list[Path]) -> None:
         headers = read_headers(path) if path.suffix == ".dcm" and path.is_file() else []
         if not headers or not headers[0].by_medldm:
             raise OutputError(f"{folder} holds other files; choose another place for the derived series.")
-
-
-def _temporary(folder: Path) -> Path:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial.", dir=folder.parent))
-    except OSError as problem:
-        raise sentence(problem, folder) from problem
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    """The finished folder takes its name; an older result goes only when the new one stands."""
-    temporary.chmod(0o755)
-    if not folder.exists():
-        temporary.replace(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    folder.replace(old)
-    try:
-        temporary.replace(folder)
-    except OSError:
-        old.replace(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _to_stored_values(values: Voxels, source: Source, files: Files) -> tuple[Voxels, int]:
