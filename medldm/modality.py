@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medldm.registry import Registry
+
 if TYPE_CHECKING:
     from medldm.data.intensity import Array, Mask, Scaling
     from medldm.data.volume import Volume
@@ -201,7 +203,9 @@ CT = Modality(
     ucum="HounsfieldUnit",
     monai_format="hounsfield",
 )
-MODALITIES: dict[str, Modality] = {MR.name: MR, CT.name: CT}
+MODALITIES: Registry[Modality] = Registry(
+    "medldm.modalities", lambda member: isinstance(member, Modality), {MR.name: MR, CT.name: CT}
+)
 DEFAULT = MR  # what a scan is taken for when nothing speaks for another modality
 
 

@@ -1,4 +1,4 @@
-"""What a setting is: default, unit, range and meaning in one place; and those that every task shares.
+"""What a setting is: default, unit, range and meaning in one place; and what every task shares.
 
 Command-line flags, napari rows and run reports are made from these dataclasses, so a setting is declared once. Those of
 a task are declared beside it, in `medldm.tasks`; this module offers them by name too.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from medldm.tasks import Denoise, FillSlices, Inpaint, Restore, SuperResolve
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
+Progress = Callable[[int, int, str], None]  # called with (done, total, what); may raise to stop
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Progress that is not shown."""
 
 
 def knob(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
@@ -27,6 +28,18 @@ def free_bytes() -> int:
         pass  # Windows has no such limits
     free += [left for group in _groups("memory") if (left := _memory_left(group)) is not None]
     return max(0, min(free))
+
+
+def peak_memory_mb() -> int:
+    """Largest resident memory of this process so far, MB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return round(float(psutil.Process().memory_info().peak_wset) / 1024**2)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1024 if sys.platform != "darwin" else peak / 1024**2)
 
 
 def cores() -> int:

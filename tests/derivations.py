@@ -11,8 +11,7 @@ import pytest
 from medldm.data.volume import Step
 from medldm.io import read, write
 from medldm.settings import Settings
-from medldm.tasks import TASKS
-from medldm.tasks.history import with_step
+from medldm.tasks import TASKS, with_step
 
 FACTS = {"model": "tiny", "sha256": "ab" * 32, "seed": 7, "steps": 4, "medldm": "0.1.0"}
 # Debian's dciodvfy is older than the standard's Synthetic Data, which we declare on purpose.

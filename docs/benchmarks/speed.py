@@ -84,9 +84,9 @@ def one(verb: str, model: str, shape: tuple[int, ...]) -> dict[str, Any]:
     begun = time.monotonic()
     import medldm
     from medldm.benchmark.optional_baselines import bm4d_plain
-    from medldm.inference.device import peak_memory_mb
     from medldm.inference.networks import Networks, load_networks
     from medldm.models.precision import pick_precision
+    from medldm.system import peak_memory_mb
     from medldm.zoo import best, card
 
     modality = "ct" if shape == CT else "mr"

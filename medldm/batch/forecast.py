@@ -15,6 +15,7 @@ from medldm.io import guess_modality
 from medldm.qc.inspection import Plan
 from medldm.settings import Settings
 from medldm.system import free_bytes
+from medldm.tasks import TASKS
 from medldm.zoo import best, card
 
 BYTES_PER_VOXEL = 60  # of the result: image, maps, noise; 47 were measured from 2.6 to 3.9 million voxels
@@ -110,7 +111,7 @@ def _pace(folder: Path, verb: str, changed: int) -> float | None:
 def card_pace(volume: Volume, verb: str, settings: Settings, megavoxels: float) -> tuple[str, float]:
     """Name of the model that a scan will get, and its seconds per voxel by its card; 0 where nobody measured them."""
     modality = guess_modality(volume)[0] if settings.modality == "auto" else settings.modality
-    asked = "" if verb == "restore" else verb
+    asked = "" if TASKS[verb].plan else verb
     try:
         if settings.model == "auto":
             model = best(modality, flat=min(volume.shape) == 1, verb=asked, megavoxels=megavoxels)

@@ -10,7 +10,7 @@ from typing import Any
 from medldm.batch.outputs import Protected
 from medldm.batch.summary import Row
 from medldm.data.volume import Volume
-from medldm.settings import Settings
+from medldm.settings import Progress, Settings, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Watch:
     """
 
     case: Callable[[int, int, str], None] = lambda number, total, name: None
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None
+    progress: Progress = silent
     say: Callable[[str], None] = lambda line: None
     preview: Callable[[Volume, Volume, Path], None] = lambda before, after, path: None
     report: Callable[[list[Row], Path], Any] = lambda rows, folder: None

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medldm import tasks
 from medldm.batch import ledger
 from medldm.batch.caselog import note
 from medldm.batch.forecast import check_memory, forecast, result_voxels
@@ -21,8 +22,7 @@ from medldm.io import check_content, is_image_name, read, what_it_is
 from medldm.io.discovery import Case
 from medldm.io.sidecars import results_folder
 from medldm.provenance import RunRecord
-from medldm.qc.inspection import Plan, make_plan
-from medldm.settings import Restore
+from medldm.qc.inspection import Plan
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,8 @@ def prepare(run: Run, case: Case, target: Path) -> Ready | Row:
     if status == "changed":
         ledger.check_source(result, case, digest)
     check_target(target)
-    plan = make_plan(volume, settings) if isinstance(settings, Restore) else None
+    decide = tasks.TASKS[verb].plan
+    plan = decide(volume, settings) if decide else None
     return Ready(case, target, volume, digest, key, plan, time.monotonic() - started)
 
 
@@ -106,8 +107,6 @@ def compute(run: Run, ready: Ready) -> Volume:
     note(intention(run, ready))
     if ready.plan:
         run.watch.say(f"plan for {name}: {intention(run, ready)}")
-    from medldm import tasks
-
     mask = read(run.mask) if run.mask else None
 
     def progress(done: int, total: int, what: str) -> None:

@@ -14,10 +14,9 @@ from medldm.benchmark.protocol import Trial
 from medldm.data.volume import Voxels
 from medldm.degradations import Degradation, Rician
 from medldm.diffusion.samplers import DEFAULT, SAMPLERS
-from medldm.inference.conditioning import centre_plane
+from medldm.inference.conditioning import centre_plane, pick_orientations
 from medldm.inference.device import fitted_tile, pick_device
 from medldm.inference.networks import Networks, load_networks
-from medldm.inference.orientations import pick_orientations
 from medldm.inference.tiling import SamplerConfig, estimate, refine
 from medldm.inference.uncertainty import mean_and_spread
 from medldm.models.precision import pick_precision

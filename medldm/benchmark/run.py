@@ -24,10 +24,10 @@ from medldm.data.volume import Voxels
 from medldm.degradations import Row
 from medldm.errors import MedldmError
 from medldm.modality import MODALITIES, MR
+from medldm.settings import Progress
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, str], None]
 Seen = Callable[[Trial, str, Voxels], None]
 QUICK_SCANS = 2
 DRAWN = {"path": "", "file": "object", "subject": "object", "modality": "CT", "source": "drawn"}
@@ -196,4 +196,4 @@ def _log(done: int, total: int, what: str) -> None:
     log.warning("%d of %d: %s", done, total, what)
 
 
-__all__ = ["Progress", "Row", "run"]
+__all__ = ["Row", "run"]

@@ -14,18 +14,23 @@ from medldm.degradations.missing_slices import MissingSlices
 from medldm.degradations.noise import Rician, VaryingRician, draw_noise, smooth_field
 from medldm.degradations.regions import Regions, fill_smoothly
 from medldm.degradations.thick_slices import ThickSlices
+from medldm.registry import Registry
 
 # Training draws in this order: a new one at the end leaves the draws of the others as they are until it has a share.
-DEGRADATIONS: dict[str, type[Degradation]] = {
-    "noise": Rician,
-    "varying-noise": VaryingRician,
-    "low-dose": LowDose,
-    "thick": ThickSlices,
-    "gap": MissingSlices,
-    "in-plane": InPlane,
-    "region": Regions,
-    "joined": Joined,
-}
+DEGRADATIONS: Registry[type[Degradation]] = Registry(
+    "medldm.degradations",
+    lambda member: isinstance(member, type) and issubclass(member, Degradation),
+    {
+        "noise": Rician,
+        "varying-noise": VaryingRician,
+        "low-dose": LowDose,
+        "thick": ThickSlices,
+        "gap": MissingSlices,
+        "in-plane": InPlane,
+        "region": Regions,
+        "joined": Joined,
+    },
+)
 
 __all__ = [
     "DEGRADATIONS",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medldm.diffusion.objective import Denoiser
+from medldm.registry import Registry
 
 StepProgress = Callable[[int, int], None]  # (step, steps)
 
@@ -37,7 +38,7 @@ class Sampler(Protocol):
         """
 
 
-SAMPLERS: dict[str, Sampler] = {}
+SAMPLERS: Registry[Sampler] = Registry("medldm.samplers", callable, {})
 DEFAULT = "euler"
 
 

@@ -15,12 +15,13 @@ from medldm.inference.conditioning import (
     NOISE_GAIN,
     channels,
     cropped,
+    inverse,
+    orders_of_planes,
     padded,
     to_stack,
     with_neighbours,
 )
 from medldm.inference.networks import Networks, build_networks
-from medldm.inference.orientations import inverse, orders_of_planes
 from medldm.modality import modality_of
 from medldm.models.flow import TIME_GAIN, Flow
 from medldm.models.monai_parts import get_timestep_embedding

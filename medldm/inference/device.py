@@ -1,17 +1,12 @@
-"""What a run is made on: device, number format, tile, model; and what it says of this process."""
+"""What a run is made on: the device, and how much fits on it at once."""
 
 from __future__ import annotations
-
-import sys
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
 
-from medldm.data.volume import Volume
-from medldm.errors import ModelError, UnfitModel
+from medldm.errors import ModelError
 from medldm.system import free_bytes
-from medldm.zoo import PATIENCE_S, Card, best, card
 
 BYTES_PER_VOXEL = 2000  # of a tile inside the networks: some ten tensors of up to 64 channels are alive at once
 PIXELS_AT_ONCE = 200_000  # plane pixels per call of the networks; twice as many are a fifth slower, caches being small
@@ -65,57 +60,3 @@ def fitted_pixels(device: str) -> int:
 def _free(device: str) -> int:
     """Bytes that are free where the networks compute."""
     return int(torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_bytes())
-
-
-def pick_card(name: str, modality: str, volume: Volume, verb: str, device: str = "cpu") -> Card:
-    """The card that was asked for, or the best for the scan.
-
-    Parameters
-    ----------
-    name : ``--model``
-    modality : name in `medldm.modality.MODALITIES`
-    volume : scan
-    verb : what is to be done
-    device : torch device; on a CPU time matters
-
-    Raises
-    ------
-    ModelError
-    """
-    if name == "auto":
-        patience = PATIENCE_S if device == "cpu" else 0.0
-        flat, size = min(volume.shape) == 1, float(np.prod(volume.shape)) / 1e6
-        return best(modality, flat=flat, verb=verb, megavoxels=size, patience_s=patience)
-    chosen = card(name)
-    if chosen.modality != modality:
-        raise UnfitModel(
-            f"{chosen.name} restores {chosen.modality.upper()}, and {volume.name} is taken for {modality.upper()}. "
-            "Choose another --model, or say --modality."
-        )
-    if verb not in chosen.verbs:
-        raise UnfitModel(
-            f"{chosen.name} cannot {verb}: its card names {', '.join(chosen.verbs)}. Choose another --model."
-        )
-    if chosen.spatial_dims == 3 and min(volume.shape) == 1:
-        raise UnfitModel(f"{chosen.name} works in volumes, and {volume.name} is a single slice. Choose a 2D model.")
-    return chosen
-
-
-def our_version() -> str:
-    """Installed version of medldm."""
-    try:
-        return version("medldm")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def peak_memory_mb() -> int:
-    """Largest resident memory of this process so far, MB."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return round(float(psutil.Process().memory_info().peak_wset) / 1024**2)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / 1024 if sys.platform != "darwin" else peak / 1024**2)

@@ -1,7 +1,13 @@
-"""The later steps of a restoration, which all tasks share: sample, project, record.
+"""The later steps of a restoration, which all tasks share: run the networks, convert the result, record the run.
 
-A task calls `medldm.inference.resolve`, makes an observation of the measurement (`Conditions`), lets `sample` run the
-networks, projects the mean onto what was measured, converts it with `in_stored_units`, and ends with `record`.
+A task goes through these steps; those without a module are here:
+
+1. `medldm.inference.resolve`: choose modality, device, model and intensity scale (a `ResolvedScan`).
+2. Bring the measurement to the output grid (an `Observation`), and put it into `Conditions`.
+3. `sample`: run the networks once or several times; gives `Samples`, with their mean and standard deviation.
+4. Make the mean agree with the measurement; every task has its own way to do so.
+5. `in_stored_units`, or `merge_filled` where measured voxels are copied: back from scaled intensity.
+6. `record`: the new volume, with this run in its history.
 """
 
 from __future__ import annotations
@@ -20,13 +26,15 @@ from medldm.data.volume import Affine, Step, Stored, Volume, Voxels
 from medldm.degradations import Degradation, Observation
 from medldm.diffusion.samplers import SAMPLERS
 from medldm.errors import ModelError, ResourceError, UsageError, lacks_memory
-from medldm.inference.device import fitted_pixels, fitted_tile, our_version, peak_memory_mb
-from medldm.inference.noise_map import NoiseLevel
-from medldm.inference.orientations import Orientation
-from medldm.inference.resolve import ResolvedScan
-from medldm.inference.tiling import Progress, SamplerConfig, estimate, refine, silent
-from medldm.inference.uncertainty import COPIED, calibrated, interval_for, mean_and_spread, no_spread, why_not
+from medldm.inference.conditioning import Orientation
+from medldm.inference.device import fitted_pixels, fitted_tile
+from medldm.inference.resolve import NoiseLevel, ResolvedScan
+from medldm.inference.tiling import SamplerConfig, estimate, refine
+from medldm.inference.uncertainty import calibrated, interval_for, mean_and_spread, no_spread, why_not
+from medldm.provenance.record import package_version
 from medldm.qc.ood import check_residual
+from medldm.settings import Progress, silent
+from medldm.system import peak_memory_mb
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +46,9 @@ class Conditions:
     Parameters
     ----------
     observation : (X, Y, Z) on the output grid
-    noise : level on the grid of the scan, which may be another one over the same field of view
-    orientations : to average
-    kind : of damage, where a card uses its networks for it in another way than for the task
+    noise : level, on the grid of the scan; `sample` interpolates it where the output grid is another one
+    orientations : planes in which the networks may run; the model card says how many of them do
+    kind : under which name the model card says how it is used, where that is not the task's (``medldm.zoo.IN_PLANE``)
     """
 
     observation: Observation
@@ -51,18 +59,18 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Samples:
-    """What the networks answered.
+    """What the networks predicted: one restoration, or statistics of several.
 
     Parameters
     ----------
     mean : (X, Y, Z) scaled intensity
-    std : (X, Y, Z) standard deviation of several samples, scaled intensity; None where it says nothing
-    half_width : (X, Y, Z) of the calibrated interval, scaled intensity, or None
+    std : (X, Y, Z) standard deviation of several samples, scaled intensity; None for one sample, or see `why_no_std`
+    half_width : (X, Y, Z) of the calibrated interval around the mean, scaled intensity; None where there is none
     noise : typical noise level that the networks were given, scaled intensity
-    refined : whether flow and fusion decoder ran
-    faithful : fidelity of the decoder at ``--fidelity 1``
-    orientations : number of those that were averaged
-    no_spread : why several samples have no standard deviation
+    refined : whether the latent flow and the fusion decoder ran after the regression
+    faithful : fidelity that the fusion decoder is given at ``--fidelity 1``
+    orientations : number of planes that were averaged, or that samples were drawn in
+    why_no_std : why several samples have no standard deviation, a sentence; empty otherwise
     """
 
     mean: Tensor
@@ -72,11 +80,14 @@ class Samples:
     refined: bool
     faithful: float
     orientations: int
-    no_spread: str = ""
+    why_no_std: str = ""
 
 
 def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = silent) -> Samples:
-    """Draw as many restorations as the settings ask for.
+    """Run the networks as often as the settings ask for, and give mean and standard deviation of the results.
+
+    A run is the regression (`estimate`), and the refinement of it (`refine`: latent flow and fusion decoder) where the
+    model has one and it is of use. One sample averages the orientations; of several, each runs in one of them.
 
     Parameters
     ----------
@@ -94,66 +105,73 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
         Too little memory.
     """
     settings, observation, networks = scan.settings, conditions.observation, scan.networks
-    use = scan.card.used(conditions.kind or scan.verb)
+    usage = scan.card.used(conditions.kind or scan.task.verb)
     if settings.samples > 1 and not networks.refines:
         raise UsageError(
             f"{scan.card.name} gives one answer, not samples; say --samples 1, or choose a model with a flow."
         )
-    if use.sampler not in SAMPLERS:
+    if usage.sampler not in SAMPLERS:
         raise ModelError(
-            f"{scan.card.name} uses the sampler {use.sampler!r}; this version has {', '.join(SAMPLERS)}. Install the "
+            f"{scan.card.name} uses the sampler {usage.sampler!r}; this version has {', '.join(SAMPLERS)}. Install the "
             "version of medldm that trained it, or choose another --model."
         )
     sigma = conditions.noise.on(observation.y.shape)
-    orientations = conditions.orientations[: use.orientations]
-    # Where validation says that the regression mean is as near to the truth, the rest costs time only.
-    plain = settings.fidelity == 1 and settings.samples == 1 and settings.steps == 1
-    refines = networks.refines and (use.refines or not plain)
+    orientations = conditions.orientations[: usage.orientations]
+    # With default settings, the card says whether refining beat the regression alone on validation scans.
+    default = settings.fidelity == 1 and settings.samples == 1 and settings.steps == 1
+    refines = networks.refines and (usage.refines or not default)
     sampling = SamplerConfig(
         steps=settings.flow_steps,
-        fidelity=settings.fidelity * use.faithful,
+        fidelity=settings.fidelity * usage.faithful,
         tile=settings.tile or fitted_tile(scan.device, networks.config.spatial_dims),
         device=scan.device,
         pixels=fitted_pixels(scan.device),
-        sampler=use.sampler,
+        sampler=usage.sampler,
     )
-    # Each sample is the answer of one orientation from beginning to end: where these disagree, it is uncertain.
-    several = refines and settings.samples > 1
-    passes = settings.samples * (2 if several else 1) + (refines and not several)
-    regressions: dict[int, Tensor] = {}  # by orientation; the same for every sample
+    passes_per_sample = 2 if refines else 1  # regression, refinement
+    passes = settings.samples * passes_per_sample
+    regressions: dict[int, Tensor] = {}  # by index of the orientation; the same for every sample in it
 
-    def part(number: int) -> Progress:
+    def progress_of(number: int) -> Progress:
+        """Progress of one pass, as a part of all."""
         return lambda done, total, what: progress(number * total + done, passes * total, what)
 
     def draw(number: int) -> Tensor:
-        which, first_pass = number % len(orientations), 2 * number if several else number
-        chosen = [orientations[which]] if several else orientations
-        if which not in regressions:
-            regressions[which] = estimate(networks, observation, sigma, chosen, sampling, part(first_pass))
-        regression = regressions[which]
+        """Sample `number`, (X, Y, Z)."""
+        first_pass = number * passes_per_sample
+        orientation_index = number % len(orientations)
+        # Where samples of different orientations disagree, the restoration is uncertain.
+        planes = [orientations[orientation_index]] if settings.samples > 1 else orientations
+        if orientation_index not in regressions:
+            part = progress_of(first_pass)
+            regressions[orientation_index] = estimate(networks, observation, sigma, planes, sampling, part)
+        regression = regressions[orientation_index]
         if not refines:
             return regression
+        # One step gives the conditional mean, which takes no seed. A run has at most 64 samples: no seed comes twice.
         seed = settings.seed * 1000 + number if settings.flow_steps > 1 else None
         seeded = sampling._replace(seed=seed)
-        return refine(networks, observation, sigma, chosen, seeded, regression, part(first_pass + 1))
+        return refine(networks, observation, sigma, planes, seeded, regression, progress_of(first_pass + 1))
 
-    mean, std = _in_memory(scan, lambda: mean_and_spread(draw, settings.samples))
+    mean, std = _or_lack_of_memory(scan, lambda: mean_and_spread(draw, settings.samples))
     half_width, reason = None, ""
     if std is not None:
         half_width = _half_width(scan, mean, std, observation.observed, sigma, len(orientations))
-        reason = no_spread(std, observation, min(len(orientations), settings.samples), scan.verb)
+        reason = no_spread(std, observation, min(len(orientations), settings.samples), copies=scan.task.copies)
     if reason:
-        # Zeros would pass for certainty. The interval stays: its floor was calibrated for draws that hardly differ.
+        # A map of zeros would look like certainty. The interval stays, it is calibrated for samples that hardly differ.
         reason = f"no standard deviation of the samples of {scan.volume.name}: {reason}"
         scan.notes.append(reason)
         log.warning(reason)
         std = None
     noise = round(conditions.noise.typical, 5)
-    return Samples(mean, std, half_width, noise, refines, use.faithful, len(orientations), reason)
+    return Samples(mean, std, half_width, noise, refines, usage.faithful, len(orientations), reason)
 
 
-def _in_memory(scan: ResolvedScan, draw: Callable[[], tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
-    """What `draw` returns; a sentence for people where there is too little memory for it."""
+def _or_lack_of_memory(
+    scan: ResolvedScan, draw: Callable[[], tuple[Tensor, Tensor | None]]
+) -> tuple[Tensor, Tensor | None]:
+    """What `draw` returns; where memory runs out, a `ResourceError` that says what to do instead of torch's error."""
     try:
         return draw()
     except (RuntimeError, MemoryError) as problem:
@@ -169,17 +187,18 @@ def _half_width(
     scan: ResolvedScan, mean: Tensor, std: Tensor, observed: Tensor, sigma: Tensor, orientations: int
 ) -> Tensor | None:
     """(X, Y, Z) half width of the calibrated interval, scaled intensity; None, and a note why, without one."""
-    interval = interval_for(scan.card, scan.verb, orientations)
+    interval = interval_for(scan.card, scan.task.verb, orientations)
     if reason := why_not(interval, scan.settings, scan.card.name):
         scan.notes.append(f"no calibrated interval: {reason}")
     if reason or interval is None:
         return None
     half = interval.half_width(mean, std, sigma, observed)
-    return torch.where(observed >= 1, 0.0, half) if scan.verb in COPIED else half
+    # Tasks that copy the measured voxels are certain of them.
+    return torch.where(observed >= 1, 0.0, half) if scan.task.copies else half
 
 
 def in_stored_units(scan: ResolvedScan, restored: Tensor) -> Voxels:
-    """Restored voxels in the unit of the scan; none below zero where there can be none.
+    """Restored voxels in the unit of the scan; negative ones become 0 where the scan can have none (`positive`).
 
     Parameters
     ----------
@@ -205,7 +224,7 @@ def spread_in_stored_units(scan: ResolvedScan, samples: Samples, where: Any = Tr
 
 
 def with_outliers(scan: ResolvedScan, voxels: Voxels) -> Voxels:
-    """The voxels with the outliers of the scan as they were measured, in place; for results on the grid of the scan."""
+    """Put the outliers back that `resolve` replaced, in place; `voxels` are on the grid of the scan."""
     voxels[scan.outliers.at()] = scan.outliers.values
     return voxels
 
@@ -227,19 +246,21 @@ def record(
     ----------
     scan, samples : of the run
     voxels : (X, Y, Z) restored, unit of the scan
-    facts : of the task, for the record
+    facts : what the task itself has to record
     restored : bool, (X, Y, Z) or broadcastable; voxels that were restored, not copied
-    affine : (4, 4) when the grid changed
-    stored : when the way of storing changed
-    signal : what a relative residual is relative to, scaled intensity
+    affine : (4, 4) of the output grid, where it is not that of the scan
+    stored : how the result is to be stored, where not as the scan was
+    signal : RMS of the measurement, scaled intensity, where the residual in `facts` is relative to it; else 1
     """
     card, settings, unit = scan.card, scan.settings, np.float32(scan.scaling.unit)
-    noise = facts.get("noise_level", 0.0) / scan.modality.noise.per_scaled(scan.scaling)
-    odd = check_residual(card, scan.verb, facts.get("consistency_residual"), noise / signal)
-    for warning in odd.values():
+    noise = facts.get("noise_level", 0.0) / scan.modality.noise.per_scaled(scan.scaling)  # scaled intensity
+    left, in_noise = facts.get("consistency_residual"), scan.task.removes_noise
+    residual_warnings = check_residual(card, scan.task.verb, left, noise / signal, in_noise=in_noise)
+    for warning in residual_warnings.values():
         log.warning(warning)
-    outside = scan.outside | odd
-    used = {"refined": samples.refined, "faithful": samples.faithful, "looks": samples.orientations}
+    outside = scan.outside | residual_warnings
+    # "looks" is what records call the number of orientations.
+    networks = {"refined": samples.refined, "faithful": samples.faithful, "looks": samples.orientations}
     all_facts = {
         "model": card.name,
         "sha256": card.sha256,
@@ -247,30 +268,30 @@ def record(
         "device": scan.device,
         "seed": settings.seed,
         "steps": settings.flow_steps,
-        "networks": used,
+        "networks": networks,
         "noise_told": samples.noise,
-        "medldm": our_version(),
+        "medldm": package_version("medldm"),
         "seconds": round(time.monotonic() - scan.started, 2),
         "peak_memory_mb": peak_memory_mb(),
         "notes": list(dict.fromkeys([*scan.notes, *outside.values()])),
         "outside_of_card": list(outside),
         **scan.outliers.facts(scan.volume),
-        **({"no_spread": samples.no_spread} if samples.no_spread else {}),
+        **({"no_spread": samples.why_no_std} if samples.why_no_std else {}),
         **facts,
     }
     half = None if samples.half_width is None else samples.half_width.numpy() * unit
     if half is not None:
-        all_facts["interval"] = card.calibration["verbs"][calibrated(scan.verb, samples.orientations)] | {
+        all_facts["interval"] = card.calibration["verbs"][calibrated(scan.task.verb, samples.orientations)] | {
             "coverage": card.calibration["coverage"],
             "median_half_width": round(float(np.median(half[half > 0])), 5) if (half > 0).any() else 0.0,
         }
-    step, std = Step(scan.task, settings.asdict(), all_facts), spread_in_stored_units(scan, samples, restored)
-    log.info("%s: %s in %.1f s on %s", scan.volume.name, scan.task, all_facts["seconds"], scan.device)
+    step, std = Step(scan.task.name, settings.asdict(), all_facts), spread_in_stored_units(scan, samples, restored)
+    log.info("%s: %s in %.1f s on %s", scan.volume.name, scan.task.name, all_facts["seconds"], scan.device)
     return scan.volume.with_voxels(voxels, affine, step=step, std=std, half_width=half, stored=stored)
 
 
-def without(volume: Volume, lost: Any) -> Volume:
-    """The scan as if some voxels had never been measured: what stands in them must not reach the result.
+def without_voxels(volume: Volume, lost: Any) -> Volume:
+    """The scan as if some voxels had never been measured (NaN): their values must not reach the result.
 
     Parameters
     ----------
@@ -280,42 +301,43 @@ def without(volume: Volume, lost: Any) -> Volume:
     return volume.with_voxels(np.where(lost, np.float32(np.nan), volume.voxels).astype(np.float32))
 
 
-def written_into(volume: Volume, filled: Voxels, where: Any) -> Voxels:
-    """The scan's own voxels, new ones where they were lost; integers stay integers.
+def merge_filled(volume: Volume, filled: Voxels, where: Any) -> Voxels:
+    """The voxels of the scan, bit for bit, with `filled` in their place where `where` is true.
 
     Parameters
     ----------
     volume : scan
-    filled : (X, Y, Z) new voxels, unit of the scan
-    where : bool, (X, Y, Z) or broadcastable
+    filled : (X, Y, Z) new voxels, unit of the scan; rounded and clipped where the scan has integers
+    where : bool, (X, Y, Z) or broadcastable; voxels that were lost
     """
     dtype = volume.voxels.dtype
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
         filled = np.clip(np.rint(filled), limits.min, limits.max)
-    joined: Voxels = np.where(where, filled.astype(dtype), volume.voxels)
-    return joined
+    merged: Voxels = np.where(where, filled.astype(dtype), volume.voxels)
+    return merged
 
 
-def residual(degradation: Degradation, restored: Tensor, measured: Tensor) -> float:
-    """Relative RMS of what the restored image, measured again, differs from the measurement."""
+def relative_residual(degradation: Degradation, restored: Tensor, measured: Tensor) -> float:
+    """RMS difference between the restored image, degraded again, and the measurement, divided by the latter's RMS."""
     difference = degradation.degrade(restored) - measured
     return float(difference.pow(2).mean().sqrt() / measured.pow(2).mean().sqrt().clamp_min(1e-12))
 
 
-def inside_slices(volume: Volume, stored_slices: Sequence[int], axis: int) -> tuple[int, list[int]]:
-    """Stored slice numbers as positions along an axis of ``voxels``.
+def stored_to_voxel_slices(volume: Volume, stored_slices: Sequence[int], axis: int) -> tuple[int, list[int]]:
+    """Slice numbers of the file as indices into ``volume.voxels``, whose axes may be permuted and flipped.
 
     Parameters
     ----------
     volume : scan
-    stored_slices : counted along stored array axis `axis`
+    stored_slices : counted from 0 along `axis`
+    axis : of the stored array
 
     Returns
     -------
-    axis of ``voxels``, and positions along it
+    axis of ``voxels``, and indices along it
     """
-    inside = volume.stored.axes[axis]
-    count = volume.shape[inside]
+    voxel_axis = volume.stored.axes[axis]
+    count = volume.shape[voxel_axis]
     flip = volume.stored.flips[axis]
-    return inside, [count - 1 - number if flip else number for number in stored_slices]
+    return voxel_axis, [count - 1 - number if flip else number for number in stored_slices]

@@ -8,32 +8,53 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from medldm.data.intensity import Scaling
 from medldm.data.outliers import Outliers, set_aside
 from medldm.data.volume import Volume, Voxels
-from medldm.errors import UsageError
-from medldm.inference.device import pick_card, pick_device
+from medldm.errors import GeometryError, UnfitModel, UsageError
+from medldm.inference.device import pick_device
 from medldm.inference.networks import Networks, load_networks
-from medldm.inference.noise_map import NoiseLevel
 from medldm.modality import MODALITIES, Modality, guess_modality
 from medldm.models.precision import pick_precision
 from medldm.qc.noise import NoiseEstimate, NoisyScan
 from medldm.qc.ood import check, missing_reference
 from medldm.settings import Settings
-from medldm.zoo import Card
+from medldm.zoo import PATIENCE_S, Card, best, card
 
 log = logging.getLogger(__name__)
 
 VARIES = 1.5  # a noise map whose 90th percentile is this many times its 10th is used as a map
 MAPPED = 0.015  # scaled noise; below it a map would be one of anatomy
 QUIET = 0.01  # scaled noise below which networks that fill or sharpen are given none
+
+
+class NetworkTask(Protocol):
+    """What the pipeline asks of a task; `medldm.tasks.base.Task` answers."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+    @property
+    def verb(self) -> str:
+        """What the networks do, as model cards call it."""
+
+    @property
+    def copies(self) -> bool:
+        """Whether measured voxels come out bit for bit."""
+
+    @property
+    def removes_noise(self) -> bool:
+        """Whether what it changes is measured in the noise level."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +65,7 @@ class ResolvedScan:
     ----------
     volume : scan, outliers replaced
     settings : of the task
-    task : name, as on the command line
+    task : that runs
     modality : of the scan
     device : torch device
     card : of the model
@@ -58,7 +79,7 @@ class ResolvedScan:
 
     volume: Volume
     settings: Settings
-    task: str
+    task: NetworkTask
     modality: Modality
     device: str
     card: Card
@@ -79,25 +100,15 @@ class ResolvedScan:
         """The networks of the model, loaded at the first call."""
         return load_networks(self.card, self.device, pick_precision(self.settings.precision, self.device))
 
-    @property
-    def verb(self) -> str:
-        """What the network does."""
-        return network_task(self.task)
 
-
-def network_task(task: str) -> str:
-    """What the network does in a task: a `restore` with a network pass of its own thins slices."""
-    return "super-resolve" if task == "restore" else task
-
-
-def resolve(volume: Volume, settings: Settings, task: str) -> ResolvedScan:
+def resolve(volume: Volume, settings: Settings, task: NetworkTask) -> ResolvedScan:
     """Choose modality, device and model for a scan, and find its intensity scale.
 
     Parameters
     ----------
     volume : as read
     settings : of the task
-    task : name, as on the command line
+    task : that runs
 
     Raises
     ------
@@ -117,10 +128,10 @@ def resolve(volume: Volume, settings: Settings, task: str) -> ResolvedScan:
         log.warning(warning)
     notes += [*warnings, *volume.stored.note]
     device = pick_device(settings.device)
-    card = pick_card(settings.model, modality.name, volume, network_task(task), device)
+    card = pick_card(settings.model, modality.name, volume, task.verb, device)
     # The check of the card, scaling and noise share one foreground; with a fixed window only the check needs it.
     foreground = modality.foreground(volume.voxels) if modality.window is None else None
-    outside = check(volume, card, task, foreground if card.modality == modality.name else None)
+    outside = check(volume, card, task.name, foreground if card.modality == modality.name else None)
     for warning in outside.values():
         log.warning(warning)
     if nothing_to_compare := missing_reference(volume, card):
@@ -130,6 +141,40 @@ def resolve(volume: Volume, settings: Settings, task: str) -> ResolvedScan:
     return ResolvedScan(
         volume, settings, task, modality, device, card, scaling, foreground, outliers, outside, notes, started
     )
+
+
+def pick_card(name: str, modality: str, volume: Volume, verb: str, device: str = "cpu") -> Card:
+    """The card that was asked for, or the best for the scan.
+
+    Parameters
+    ----------
+    name : ``--model``
+    modality : name in `medldm.modality.MODALITIES`
+    volume : scan
+    verb : what is to be done
+    device : torch device; on a CPU time matters
+
+    Raises
+    ------
+    ModelError
+    """
+    if name == "auto":
+        patience = PATIENCE_S if device == "cpu" else 0.0
+        flat, size = min(volume.shape) == 1, float(np.prod(volume.shape)) / 1e6
+        return best(modality, flat=flat, verb=verb, megavoxels=size, patience_s=patience)
+    chosen = card(name)
+    if chosen.modality != modality:
+        raise UnfitModel(
+            f"{chosen.name} restores {chosen.modality.upper()}, and {volume.name} is taken for {modality.upper()}. "
+            "Choose another --model, or say --modality."
+        )
+    if verb not in chosen.verbs:
+        raise UnfitModel(
+            f"{chosen.name} cannot {verb}: its card names {', '.join(chosen.verbs)}. Choose another --model."
+        )
+    if chosen.spatial_dims == 3 and min(volume.shape) == 1:
+        raise UnfitModel(f"{chosen.name} works in volumes, and {volume.name} is a single slice. Choose a 2D model.")
+    return chosen
 
 
 def scaled(scan: ResolvedScan) -> tuple[Tensor, Tensor]:
@@ -154,6 +199,42 @@ def plausible(scan: ResolvedScan, measured: Tensor) -> Tensor:
     low, high = (float(end) for end in scan.scaling.apply(np.array(scan.modality.plausible, np.float32)))
     inside = float(measured.min()) >= low and float(measured.max()) <= high
     return measured if inside else measured.clamp(low, high)
+
+
+class NoiseLevel(NamedTuple):
+    """Standard deviation of the noise, scaled intensity: the same everywhere, or a map of it.
+
+    Parameters
+    ----------
+    sigma : (1, 1, 1), or (X, Y, Z) on the grid of the scan
+    """
+
+    sigma: Tensor
+
+    @classmethod
+    def uniform(cls, level: float) -> NoiseLevel:
+        """The same level everywhere, scaled intensity."""
+        return cls(torch.full((1, 1, 1), float(level)))
+
+    @property
+    def typical(self) -> float:
+        """The median, scaled intensity."""
+        return float(self.sigma.median())
+
+    def on(self, shape: Sequence[int]) -> Tensor:
+        """The level on another grid over the same field of view, outer edges aligned.
+
+        Parameters
+        ----------
+        shape : (X', Y', Z')
+
+        Returns
+        -------
+        (1, 1, 1) where it is the same everywhere, else (X', Y', Z'), linearly interpolated
+        """
+        if self.sigma.numel() == 1 or tuple(self.sigma.shape) == tuple(shape):
+            return self.sigma
+        return F.interpolate(self.sigma[None, None], size=tuple(shape), mode="trilinear", align_corners=False)[0, 0]
 
 
 def noise_level(scan: ResolvedScan, given: float | Voxels | None) -> tuple[NoiseLevel, NoiseEstimate | None]:
@@ -209,3 +290,38 @@ def quiet_noise_level(scan: ResolvedScan, given: float | Voxels | None = None) -
     if level.typical <= QUIET or not trusted:
         return NoiseLevel.uniform(0)
     return level if estimate is None else NoiseLevel.uniform(level.typical)
+
+
+def map_on(volume: Volume, given: Volume | Voxels) -> Voxels:
+    """A noise map that somebody measured, on the grid of a scan.
+
+    Parameters
+    ----------
+    volume : scan
+    given : volume on the grid of the scan, or an array in the axes of ``volume.voxels``; in the unit of ``--noise``
+
+    Returns
+    -------
+    (X, Y, Z) float32
+
+    Raises
+    ------
+    GeometryError
+        It lies on another grid.
+    UsageError
+        It holds something that is no noise level.
+    """
+    if isinstance(given, Volume):
+        if given.shape == volume.shape and not np.allclose(
+            given.affine, volume.affine, atol=0.01 * min(volume.spacing)
+        ):
+            raise GeometryError(f"The noise map {given.name} does not lie where {volume.name} lies. Resample it first.")
+        given = given.voxels
+    levels = np.asarray(given, dtype=np.float32)
+    if levels.shape != volume.shape:
+        raise GeometryError(
+            f"The noise map has shape {levels.shape}, {volume.name} has {volume.shape}. Resample it to the scan first."
+        )
+    if not (np.isfinite(levels).all() and (levels >= 0).all()):
+        raise UsageError("The noise map holds values below zero or none at all (NaN, infinite); a level is 0 or more.")
+    return levels

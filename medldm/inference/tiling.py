@@ -10,21 +10,24 @@ from torch import Tensor
 
 from medldm.degradations import Observation
 from medldm.diffusion.samplers import DEFAULT
-from medldm.inference.conditioning import MULTIPLE, cropped, measured_channels, neighbours, padded, to_batch, to_stack
+from medldm.inference.conditioning import (
+    MULTIPLE,
+    Orientation,
+    cropped,
+    measured_channels,
+    neighbours,
+    padded,
+    to_batch,
+    to_stack,
+)
 from medldm.inference.device import MOST_PIXELS, PIXELS_AT_ONCE
 from medldm.inference.networks import Networks
-from medldm.inference.orientations import Orientation
 from medldm.models.monai_parts import SlidingWindowInferer
-
-Progress = Callable[[int, int, str], None]  # (done, total, what)
+from medldm.settings import Progress, silent
 
 AIR = 0.02  # scaled intensity; planes that never exceed it are copied
 MARGIN = 8  # voxels of air around what is restored; a multiple of the latent factor
 COPIED_UP_TO = 64_000_000  # voxels of a stack whose planes are brought into one piece each
-
-
-def silent(done: int, total: int, what: str) -> None:
-    """Progress that nobody follows."""
 
 
 class SamplerConfig(NamedTuple):

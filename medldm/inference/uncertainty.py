@@ -14,7 +14,6 @@ from medldm.degradations import Observation
 from medldm.settings import Settings
 from medldm.zoo import Card
 
-COPIED = ("fill-slices", "inpaint")  # verbs whose measured voxels come out bit for bit: nothing about them is uncertain
 POOLED = 1.0  # voxels; width of the Gaussian over which variances are averaged
 SMALLEST = (
     1e-3  # scaled intensity, root mean square; what samples of one orientation differ by less says nothing of errors
@@ -139,7 +138,7 @@ def why_not(interval: Interval | None, settings: Settings, name: str) -> str:
     return ""
 
 
-def no_spread(std: Tensor, observation: Observation, orientations: int, verb: str) -> str:
+def no_spread(std: Tensor, observation: Observation, orientations: int, *, copies: bool) -> str:
     """Why the standard deviation of samples would say nothing, in words; empty where it says something.
 
     Samples differ by the planes in which they are drawn. What the flow adds in the same planes is nothing at
@@ -150,9 +149,9 @@ def no_spread(std: Tensor, observation: Observation, orientations: int, verb: st
     std : (X, Y, Z) scaled intensity
     observation : of the scan
     orientations : planes in which samples were drawn
-    verb : that ran
+    copies : whether measured voxels are copied, so that only the others were restored
     """
-    restored = observation.observed.expand_as(std) < 1 if verb in COPIED else observation.y > 0
+    restored = observation.observed.expand_as(std) < 1 if copies else observation.y > 0
     if not bool(restored.any()):
         restored = torch.ones_like(std, dtype=torch.bool)
     size = float(std[restored].pow(2).mean().sqrt())

@@ -165,8 +165,8 @@ def _invented(volume: Volume) -> set[int]:
     invented: set[int] = set()
     for record in map(RunRecord.of_step, volume.history):
         slices = {*(record.invented_slices or ()), *record.filled_slices}
-        if slices and record.task != "inpaint" and record.axis != 2:
-            # Slices along another axis cross every slice of the series.
+        if slices and not record.invented_voxels and record.axis != 2:
+            # Slices along another axis cross every slice of the series; those of a region are counted along its own.
             slices = set(range(volume.to_stored(volume.voxels).shape[2]))
         invented |= slices
     return invented

@@ -16,8 +16,14 @@ from medldm.io.metaimage import MetaImage
 from medldm.io.nifti.files import PACKINGS
 from medldm.io.nifti.format import NIFTI
 from medldm.io.nrrd import Nrrd
+from medldm.registry import Registry
 
-FORMATS: dict[str, Format] = {}  # by name, as in --format
+# By name, as in --format.
+FORMATS: Registry[Format] = Registry(
+    "medldm.formats",
+    lambda member: isinstance(member, Format),
+    {form.name: form for form in (NIFTI, Nrrd(), MetaImage(), MGH())},
+)
 DICOM = "dicom"
 # A result called like one of these would surprise: it would be a folder, or hold something else.
 NEVER_WRITTEN = (
@@ -43,15 +49,6 @@ def register(form: Format) -> Format:
     """
     FORMATS[form.name] = form
     return form
-
-
-for _form in (
-    NIFTI,
-    Nrrd(),
-    MetaImage(),
-    MGH(),
-):
-    register(_form)
 
 
 def titles(last: str = ", ", *, dicom: bool = True) -> str:

@@ -109,7 +109,9 @@ def missing_reference(volume: Volume, card: Card) -> str:
     )
 
 
-def check_residual(card: Card, verb: str, residual: float | None, noise: float) -> dict[str, str]:
+def check_residual(
+    card: Card, verb: str, residual: float | None, noise: float, *, in_noise: bool = False
+) -> dict[str, str]:
     """Whether what a restoration leaves of the measurement looks as it did on validation scans.
 
     Parameters
@@ -118,6 +120,7 @@ def check_residual(card: Card, verb: str, residual: float | None, noise: float) 
     verb : that ran
     residual : root mean square of the re-measured result minus the measurement, as the record holds it, or None
     noise : level that the network was given, in the unit of the residual
+    in_noise : whether the residual of this verb is measured in the noise level
 
     Returns
     -------
@@ -126,13 +129,13 @@ def check_residual(card: Card, verb: str, residual: float | None, noise: float) 
     limits = card.ood.get("residual", {}).get(verb)
     if limits is None or residual is None:
         return {}
-    low, high, per_noise = limits["low"], limits["high"], verb == "denoise"
-    if per_noise and noise <= 0:
+    low, high = limits["low"], limits["high"]
+    if in_noise and noise <= 0:
         return {}
-    value = residual / noise if per_noise else max(0.0, residual - noise)
+    value = residual / noise if in_noise else max(0.0, residual - noise)
     if low <= value <= high:
         return {}
-    unit = "times the noise level" if per_noise else "of the signal above the noise"
+    unit = "times the noise level" if in_noise else "of the signal above the noise"
     return {
         "consistency": (
             f"What {card.name} took away or added is {value:.2f} {unit}; on validation scans it was {low:.2f} to "

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from medldm.errors import UsageError
-from medldm.settings import Settings, make
-from medldm.tasks.base import AnyTask, Inputs, Keeps, Labels, Need, Progress, Task, silent
+from medldm.errors import NotRestorable, UsageError
+from medldm.registry import Registry
+from medldm.settings import Progress, Settings, make, silent
+from medldm.tasks.base import AnyTask, Inputs, Keeps, Labels, Need, Task
 from medldm.tasks.denoise import DENOISE, Denoise
 from medldm.tasks.fill_slices import FILL_SLICES, FillSlices
 from medldm.tasks.inpaint import INPAINT, Inpaint
@@ -20,7 +24,13 @@ from medldm.tasks.super_resolve import SUPER_RESOLVE, SuperResolve
 if TYPE_CHECKING:
     from medldm.data.volume import Affine, Volume, Voxels
 
-TASKS: dict[str, AnyTask] = {task.name: task for task in (DENOISE, SUPER_RESOLVE, FILL_SLICES, INPAINT, RESTORE)}
+log = logging.getLogger(__name__)
+
+TASKS: Registry[AnyTask] = Registry(
+    "medldm.tasks",
+    lambda member: isinstance(member, Task),
+    {task.name: task for task in (DENOISE, SUPER_RESOLVE, FILL_SLICES, INPAINT, RESTORE)},
+)
 
 
 def run(
@@ -51,18 +61,54 @@ def run(
     ------
     MedldmError
     """
-    from medldm.tasks.history import with_step
-    from medldm.tasks.inputs import check_scan
-
     task = TASKS[name]
     if scan is not None:
-        check_scan(scan)
+        _check(scan)
     elif Need.SCAN in task.needs:
         raise UsageError(f"{name} needs a scan.")
     if mask is None and Need.MASK in task.needs:
         raise UsageError(f"{name} needs a mask that says where to fill.")
     result = task.run(Inputs(scan=scan, mask=mask, noise_map=noise_map), settings, progress)
     return scan if scan is not None and result is scan else with_step(result, scan, settings, task)
+
+
+def _check(scan: Volume) -> None:
+    """Refuse what holds no image, and log what the reader noted about it."""
+    from medldm.io import check_content, looks_like_labels
+
+    # Before the task looks: a scan of nothing must not come back "unchanged" because nothing is to be done.
+    check_content(scan)
+    if looks_like_labels(scan.voxels):
+        raise NotRestorable(
+            f"{scan.name} looks like a mask or label map (few distinct values). Name the scan that it was made from."
+        )
+    for note in scan.stored.note:
+        log.warning(note)
+
+
+def with_step(result: Volume, scan: Volume | None, settings: Settings, task: AnyTask) -> Volume:
+    """The result with the task as last step of its history, and the DICOM codes of what was done.
+
+    Parameters
+    ----------
+    result, scan : of the task; without a scan every slice is invented
+    settings : it ran with
+    task : whose codes count, unless it ran a plan of others
+    """
+    from importlib.metadata import version
+
+    from medldm.data.volume import Step
+
+    history = result.history
+    if len(history) == (0 if scan is None else len(scan.history)):  # the task wrote nothing itself
+        slices = result.to_stored(result.voxels).shape[2]
+        facts: dict[str, Any] = {"medldm": version("medldm")}
+        facts |= {"invented_slices": list(range(slices))} if scan is None else {}
+        history = (*history, Step(task.name, settings.asdict(), facts))
+    *before, last = history
+    planned = [TASKS[step["verb"]] for step in last.facts.get("plan") or ()]
+    codes = dict.fromkeys(code for part in planned or [task] for code in part.labels.derivation)
+    return replace(result, history=(*before, replace(last, derivation=tuple(codes))))
 
 
 def function(name: str) -> Callable[..., Volume]:
@@ -74,26 +120,33 @@ def function(name: str) -> Callable[..., Volume]:
     """
     if own := globals().get(name.replace("-", "_")):
         return cast("Callable[..., Volume]", own)
+    called: Any = partial(_call, name)
+    called.__name__, called.__doc__ = name.replace("-", "_"), TASKS[name].settings.__doc__
+    return cast("Callable[..., Volume]", called)
 
-    def call(
-        volume: Any = None,
-        mask: Any = None,
-        *,
-        affine: Affine | None = None,
-        progress: Progress = silent,
-        **options: Any,
-    ) -> Volume:
-        from medldm.tasks.inputs import as_volume, on_axes_of
 
-        settings = make(TASKS[name].settings, options)
-        if volume is None:
-            return run(name, None, settings, progress=progress)
-        scan = as_volume(volume, affine)
-        region = None if mask is None else on_axes_of(mask, volume, scan)
-        return run(name, scan, settings, mask=region, progress=progress)
+def _call(
+    name: str,
+    /,
+    volume: Any = None,
+    mask: Any = None,
+    *,
+    affine: Affine | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Volume:
+    """A task on what callers hold; `denoise` and `inpaint` say what that may be."""
+    from medldm.tasks.inputs import as_volume, number_or_map, on_axes_of
 
-    call.__name__, call.__doc__ = name.replace("-", "_"), TASKS[name].settings.__doc__
-    return call
+    task = TASKS[name]
+    if volume is None and Need.SCAN not in task.needs:
+        return run(name, None, make(task.settings, options), progress=progress)
+    scan, noise_map = as_volume(volume, affine), None
+    if "noise" in options:
+        number, noise_map = number_or_map(options["noise"], volume, scan)
+        options["noise"] = number
+    region = None if mask is None else on_axes_of(mask, volume, scan)
+    return run(name, scan, make(task.settings, options), mask=region, noise_map=noise_map, progress=progress)
 
 
 def denoise(
@@ -123,11 +176,7 @@ def denoise(
     ------
     MedldmError
     """
-    from medldm.tasks.inputs import as_volume, number_or_map
-
-    scan = as_volume(volume, affine)
-    number, noise_map = number_or_map(noise, volume, scan)
-    return run("denoise", scan, make(Denoise, {"noise": number, **options}), noise_map=noise_map, progress=progress)
+    return _call("denoise", volume, noise=noise, affine=affine, progress=progress, **options)
 
 
 def super_resolve(
@@ -156,12 +205,7 @@ def super_resolve(
     ------
     MedldmError
     """
-    from medldm.tasks.inputs import as_volume, number_or_map
-
-    scan = as_volume(volume, affine)
-    number, noise_map = number_or_map(noise, volume, scan)
-    settings = make(SuperResolve, {"spacing": spacing, "noise": number, **options})
-    return run("super-resolve", scan, settings, noise_map=noise_map, progress=progress)
+    return _call("super-resolve", volume, spacing=spacing, noise=noise, affine=affine, progress=progress, **options)
 
 
 def fill_slices(
@@ -184,10 +228,8 @@ def fill_slices(
     ------
     MedldmError
     """
-    from medldm.tasks.inputs import as_volume
-
-    options = {"missing": missing if isinstance(missing, str | int | None) else tuple(missing), **options}
-    return run("fill-slices", as_volume(volume, affine), make(FillSlices, options), progress=progress)
+    named = missing if isinstance(missing, str | int | None) else tuple(missing)
+    return _call("fill-slices", volume, missing=named, affine=affine, progress=progress, **options)
 
 
 def inpaint(
@@ -210,10 +252,7 @@ def inpaint(
     ------
     MedldmError
     """
-    from medldm.tasks.inputs import as_volume, on_axes_of
-
-    scan = as_volume(volume, affine)
-    return run("inpaint", scan, make(Inpaint, options), mask=on_axes_of(mask, volume, scan), progress=progress)
+    return _call("inpaint", volume, mask, affine=affine, progress=progress, **options)
 
 
 def restore(volume: Any, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
@@ -233,9 +272,7 @@ def restore(volume: Any, *, affine: Affine | None = None, progress: Progress = s
     ------
     MedldmError
     """
-    from medldm.tasks.inputs import as_volume
-
-    return run("restore", as_volume(volume, affine), make(Restore, options), progress=progress)
+    return _call("restore", volume, affine=affine, progress=progress, **options)
 
 
 __all__ = [

@@ -11,21 +11,17 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from medldm.settings import Settings
+from medldm.settings import Progress, Settings
 
 if TYPE_CHECKING:
     from medldm.data.volume import Volume, Voxels
+    from medldm.qc.inspection import Plan
 
 S = TypeVar("S", bound=Settings)
-Progress = Callable[[int, int, str], None]  # called with (done, total, what); may raise to stop
 
 # DICOM derivation codes, CID 7203. It has none for filling or inpainting; both resample what lies around.
 SMOOTHING = ("113087", "DCM", "Smoothing")
 RESAMPLING = ("113085", "DCM", "Spatial resampling")
-
-
-def silent(done: int, total: int, what: str) -> None:
-    """Progress that is not shown."""
 
 
 class Need(Enum):
@@ -95,6 +91,11 @@ class Task(Generic[S]):
     needs : inputs that it cannot do without
     keeps : voxels that come out bit for bit
     across_slices : whether the result in one slice depends on slices far from it
+    removes_noise : whether what it changes is noise, and measured in its level
+    networks : name of the task under which model cards say how this one uses the networks; its own when empty
+    plan : for a task that runs others: which ones a scan needs; called with (scan, settings)
+    intent : what it will do with a scan, as sentences; called with (scan, settings), looks at no voxels. The docstring
+        of the settings says it where there is none
     """
 
     name: str
@@ -105,6 +106,20 @@ class Task(Generic[S]):
     needs: frozenset[Need] = frozenset({Need.SCAN})
     keeps: Keeps = Keeps.NOTHING
     across_slices: bool = False
+    removes_noise: bool = False
+    networks: str = ""
+    plan: Callable[[Volume, S], Plan] | None = None
+    intent: Callable[[Volume, S], str] | None = None
+
+    @property
+    def verb(self) -> str:
+        """What the networks do, as model cards call it."""
+        return self.networks or self.name
+
+    @property
+    def copies(self) -> bool:
+        """Whether measured voxels come out bit for bit, so that nothing about them is uncertain."""
+        return self.keeps is not Keeps.NOTHING
 
 
 AnyTask = Task[Any]

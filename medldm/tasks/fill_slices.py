@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from medldm.data.slice_numbers import parse_slices, slice_ranges
+from medldm.data.slice_numbers import parse_slices, slice_ranges, spell_slices
 from medldm.errors import GeometryError, UsageError
-from medldm.settings import Settings, knob
-from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Progress, Task
+from medldm.settings import Progress, Settings, knob
+from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Task
 
 if TYPE_CHECKING:
     from medldm.data.volume import Volume
@@ -37,15 +37,15 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
 
     from medldm.data.outliers import set_aside
     from medldm.degradations import MissingSlices, fill_smoothly
-    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.conditioning import pick_orientations
     from medldm.inference.pipeline import (
         Conditions,
         in_stored_units,
-        inside_slices,
+        merge_filled,
         record,
         sample,
-        without,
-        written_into,
+        stored_to_voxel_slices,
+        without_voxels,
     )
     from medldm.inference.resolve import quiet_noise_level, resolve, scaled
     from medldm.io import find_missing_slices
@@ -70,11 +70,11 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
             f"{len(named)} of the {count} slices of {volume.name} are missing; that leaves too little to fill "
             "them from. At least 2 measured slices are needed."
         )
-    axis, places = inside_slices(volume, named, settings.axis)
+    axis, places = stored_to_voxel_slices(volume, named, settings.axis)
     gone = torch.zeros(count, dtype=torch.bool)
     gone[places] = True
     mask = gone.numpy().reshape([-1 if a == axis else 1 for a in range(3)])
-    scan = resolve(without(volume, mask), settings, "fill-slices")
+    scan = resolve(without_voxels(volume, mask), settings, FILL_SLICES)
     measured, known = scaled(scan)
     if not bool(known[torch.from_numpy(~np.broadcast_to(mask, volume.shape))].all()):
         measured = fill_smoothly(measured, known)  # a hole in a slice beside a gap is no zero
@@ -82,16 +82,26 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
     observation = slices.observe(measured)
     orientations = pick_orientations((axis,), (), volume.shape, volume.spacing)
     samples = sample(scan, Conditions(observation, quiet_noise_level(scan), orientations), progress)
-    voxels = written_into(volume, in_stored_units(scan, samples.mean), mask)
+    voxels = merge_filled(volume, in_stored_units(scan, samples.mean), mask)
     kept = ~np.broadcast_to(mask, volume.shape)
     exact = np.array_equal(voxels[kept], volume.voxels[kept], equal_nan=volume.voxels.dtype.kind == "f")
     facts = {
+        "filled_slices": [int(k) for k in named],
         "invented_slices": [int(k) for k in named],
         "measured_slices_bit_exact": exact,
         "consistency_residual": 0.0,
     }
     stored = replace(volume.stored, missing=())
     return record(scan, samples, voxels, facts, restored=mask, stored=stored)
+
+
+def intent(scan: Volume, settings: FillSlices) -> str:
+    """What is going to be done with a scan."""
+    if settings.missing is None:
+        return "Fill the slices that are found missing or empty. Measured slices stay bit for bit."
+    count = scan.shape[scan.stored.axes[settings.axis]]
+    named = parse_slices(settings.missing, count)
+    return f"Fill {len(named)} of {count} slices ({spell_slices(named)}). Measured slices stay bit for bit."
 
 
 FILL_SLICES = Task(
@@ -108,4 +118,5 @@ FILL_SLICES = Task(
     ),
     keeps=Keeps.MEASURED_SLICES,
     across_slices=True,
+    intent=intent,
 )

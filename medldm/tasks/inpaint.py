@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medldm.errors import UsageError
-from medldm.settings import Settings, knob
-from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Need, Progress, Task
+from medldm.settings import Progress, Settings, knob
+from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Need, Task
 
 if TYPE_CHECKING:
     from medldm.data.volume import Volume
@@ -26,8 +26,8 @@ def run(inputs: Inputs, settings: Inpaint, progress: Progress) -> Volume:
     import torch
 
     from medldm.degradations import Regions
-    from medldm.inference.orientations import pick_orientations
-    from medldm.inference.pipeline import Conditions, in_stored_units, record, sample, without, written_into
+    from medldm.inference.conditioning import pick_orientations
+    from medldm.inference.pipeline import Conditions, in_stored_units, merge_filled, record, sample, without_voxels
     from medldm.inference.resolve import quiet_noise_level, resolve, scaled
     from medldm.tasks.inputs import mask_on
 
@@ -42,13 +42,13 @@ def run(inputs: Inputs, settings: Inpaint, progress: Progress) -> Volume:
             f"The mask covers all of {volume.name}; nothing is left to fill it from. Draw a smaller "
             "region, or invert the mask."
         )
-    scan = resolve(without(volume, region), settings, "inpaint")
+    scan = resolve(without_voxels(volume, region), settings, INPAINT)
     measured, known = scaled(scan)
     regions = Regions(torch.from_numpy(region) | ~known)
     observation = regions.observe(measured)
     orientations = pick_orientations((), (), volume.shape, volume.spacing)
     samples = sample(scan, Conditions(observation, quiet_noise_level(scan), orientations), progress)
-    voxels = written_into(volume, in_stored_units(scan, samples.mean), region)
+    voxels = merge_filled(volume, in_stored_units(scan, samples.mean), region)
     axis = volume.slice_axis
     touched = np.flatnonzero(volume.to_stored(region).any(axis=(0, 1))).tolist()
     facts = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,30 +9,10 @@ import numpy as np
 from nibabel.orientations import OrientationError
 
 from medldm.data.volume import Affine, Volume, Voxels
-from medldm.errors import GeometryError, NotRestorable, UsageError
-from medldm.io import check_content, from_array, from_nibabel, looks_like_labels
+from medldm.errors import GeometryError, UsageError
+from medldm.io import from_array, from_nibabel
 
 SAME_GRID = 0.05  # voxels that the corners of two grids may lie apart; headers round
-
-
-log = logging.getLogger(__name__)
-
-
-def check_scan(scan: Volume) -> None:
-    """Refuse what holds no image, and log what the reader noted about it.
-
-    Raises
-    ------
-    NotRestorable
-    """
-    # Before the task looks: a scan of nothing must not come back "unchanged" because nothing is to be done.
-    check_content(scan)
-    if looks_like_labels(scan.voxels):
-        raise NotRestorable(
-            f"{scan.name} looks like a mask or label map (few distinct values). Name the scan that it was made from."
-        )
-    for note in scan.stored.note:
-        log.warning(note)
 
 
 def as_volume(scan: Any, affine: Affine | None = None) -> Volume:

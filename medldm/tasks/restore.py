@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from medldm.settings import Settings, Thresholds, profile_knob, thickness_knob
-from medldm.tasks.base import Inputs, Labels, Progress, Task
+from medldm.settings import Progress, Settings, Thresholds, profile_knob, thickness_knob
+from medldm.tasks.base import Inputs, Labels, Task
 from medldm.tasks.denoise import DENOISE, Denoise
 from medldm.tasks.fill_slices import FILL_SLICES, FillSlices
-from medldm.tasks.super_resolve import SuperResolve, refine_grid, wanted_grid
+from medldm.tasks.super_resolve import SUPER_RESOLVE, SuperResolve, refine_grid, wanted_grid
 
 if TYPE_CHECKING:
     from medldm.data.volume import Volume
@@ -26,14 +26,12 @@ class Restore(Thresholds):
 
 def run(inputs: Inputs, settings: Restore, progress: Progress) -> Volume:
     """Make a plan and carry it out; see `medldm.restore`."""
-    from medldm.inference.device import pick_card, pick_device
-    from medldm.inference.noise_map import NoiseLevel
-    from medldm.inference.resolve import noise_level, resolve
-    from medldm.qc.inspection import make_plan
+    from medldm.inference.device import pick_device
+    from medldm.inference.resolve import NoiseLevel, noise_level, pick_card, resolve
 
     assert inputs.scan is not None
     volume = inputs.scan
-    plan = make_plan(volume, settings)
+    plan = plan_for(volume, settings)
     verbs = {step.verb: step for step in plan.steps}
     if not verbs:
         return volume
@@ -41,7 +39,7 @@ def run(inputs: Inputs, settings: Restore, progress: Progress) -> Volume:
     if "super-resolve" in verbs:
         # Thick slices, lost slices and noise are one measurement; the network answers all of it at once.
         wanted = SuperResolve(**shared, spacing=verbs["super-resolve"].options["spacing"])
-        scan = resolve(volume, wanted, "restore")
+        scan = resolve(volume, wanted, RESTORE)
         level = noise_level(scan, None)[0] if "denoise" in verbs else NoiseLevel.uniform(0)
         grid = wanted_grid(volume, wanted)
         result = refine_grid(scan, grid, settings.slice_thickness, settings.slice_profile, level, progress)
@@ -54,6 +52,13 @@ def run(inputs: Inputs, settings: Restore, progress: Progress) -> Volume:
     else:
         result = DENOISE.run(inputs, Denoise(**shared), progress)
     return _recorded(volume, result, plan, settings)
+
+
+def plan_for(scan: Volume, settings: Restore) -> Plan:
+    """What a scan needs."""
+    from medldm.qc.inspection import make_plan
+
+    return make_plan(scan, settings)
 
 
 def _recorded(volume: Volume, result: Volume, plan: Plan, settings: Restore) -> Volume:
@@ -85,4 +90,6 @@ RESTORE = Task(
         ),
     ),
     across_slices=True,
+    networks=SUPER_RESOLVE.name,  # of its own pass; the others are those of other tasks
+    plan=plan_for,
 )

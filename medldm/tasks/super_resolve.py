@@ -13,16 +13,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from medldm.errors import GeometryError
-from medldm.settings import Settings, knob, noise_knob, profile_knob, thickness_knob
-from medldm.tasks.base import RESAMPLING, Inputs, Labels, Progress, Task
+from medldm.settings import Progress, Settings, knob, noise_knob, profile_knob, thickness_knob
+from medldm.tasks.base import RESAMPLING, Inputs, Labels, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from medldm.data.volume import Volume
     from medldm.degradations import Degradation
-    from medldm.inference.noise_map import NoiseLevel
-    from medldm.inference.resolve import ResolvedScan
+    from medldm.inference.resolve import NoiseLevel, ResolvedScan
     from medldm.modality import Modality
 
 log = logging.getLogger(__name__)
@@ -68,8 +67,7 @@ class Grid(NamedTuple):
 
 def run(inputs: Inputs, settings: SuperResolve, progress: Progress) -> Volume:
     """Refine the grid; see `medldm.super_resolve`."""
-    from medldm.inference.noise_map import map_on
-    from medldm.inference.resolve import quiet_noise_level, resolve
+    from medldm.inference.resolve import map_on, quiet_noise_level, resolve
 
     assert inputs.scan is not None
     volume, noise_map = inputs.scan, inputs.noise_map
@@ -85,7 +83,7 @@ def run(inputs: Inputs, settings: SuperResolve, progress: Progress) -> Volume:
             f"{volume.name} has one voxel along an axis that would be refined; nothing beside it says what lies there. "
             "Name three spacings, and leave that axis as it is."
         )
-    scan = resolve(volume, settings, "super-resolve")
+    scan = resolve(volume, settings, SUPER_RESOLVE)
     level = quiet_noise_level(scan, settings.noise if noise_map is None else map_on(volume, noise_map))
     return refine_grid(scan, grid, settings.slice_thickness, settings.slice_profile, level, progress)
 
@@ -98,15 +96,22 @@ def refine_grid(
 
     from medldm.data.resample import field_of_view_affine
     from medldm.degradations import fill_smoothly
-    from medldm.inference.orientations import pick_orientations
-    from medldm.inference.pipeline import Conditions, in_stored_units, inside_slices, record, residual, sample
+    from medldm.inference.conditioning import pick_orientations
+    from medldm.inference.pipeline import (
+        Conditions,
+        in_stored_units,
+        record,
+        relative_residual,
+        sample,
+        stored_to_voxel_slices,
+    )
     from medldm.inference.resolve import scaled
     from medldm.io import find_missing_slices
     from medldm.zoo import IN_PLANE
 
     volume, axis = scan.volume, grid.slice_axis
     missing = find_missing_slices(volume, volume.stored.axes.index(axis))
-    _, places = inside_slices(volume, missing, volume.stored.axes.index(axis))
+    _, places = stored_to_voxel_slices(volume, missing, volume.stored.axes.index(axis))
     measured, known = scaled(scan)
     unseen = never_seen(known, axis, places, grid.shape)
     kept = [k for k in range(volume.shape[axis]) if k not in set(places)]
@@ -125,7 +130,9 @@ def refine_grid(
     if grid.thick:
         other = {"gaussian": "rect", "rect": "gaussian"}[profile]
         alternative = damage(volume, grid, thickness_mm, other, noise, tuple(places), scan.modality)
-        assumed_residual, other_residual = (residual(model, restored, measured) for model in (degradation, alternative))
+        assumed_residual, other_residual = (
+            relative_residual(model, restored, measured) for model in (degradation, alternative)
+        )
         if other_residual < CONTRADICTS * assumed_residual:
             # Gaussian is the default; a rectangle was asked for, so it stays.
             assumed, used = profile, profile if profile == "rect" else other
@@ -139,7 +146,7 @@ def refine_grid(
             log.info(note)  # no warning: most scans made in planes are closer to rectangles
     positive = scan.modality.magnitude and bool((measured >= 0).all())
     restored = reconcile(degradation, restored, measured, positive=positive, exact=noise == 0)
-    left = residual(degradation, restored, measured)
+    left = relative_residual(degradation, restored, measured)
     signal = max(float(measured.pow(2).mean().sqrt()), 1e-6)
     restored = torch.where(unseen, torch.nan, restored)
     affine = field_of_view_affine(volume.affine, volume.shape, grid.shape)
@@ -245,6 +252,19 @@ def damage(
     return plane if thick is None else Joined(thick, plane)
 
 
+def intent(scan: Volume, settings: SuperResolve) -> str:
+    """What is going to be done with a scan."""
+    shape = wanted_grid(scan, settings).shape
+    refined = [axis for axis in scan.stored.axes if shape[axis] != scan.shape[axis]]
+    if not refined:
+        return "Nothing to refine: every axis is as fine as that already."
+    targets = [
+        f"{scan.spacing[a]:.2f} to {scan.spacing[a] * scan.shape[a] / shape[a]:.2f} mm ({scan.shape[a]} to {shape[a]})"
+        for a in refined
+    ]
+    return f"Refine {' and '.join(targets)}. The field of view stays."
+
+
 SUPER_RESOLVE = Task(
     name="super-resolve",
     help="make thin slices from thick ones, and finer planes",
@@ -258,4 +278,5 @@ SUPER_RESOLVE = Task(
         examples=("medldm super-resolve thick.nii.gz thin.nii.gz --spacing 1.0",),
     ),
     across_slices=True,
+    intent=intent,
 )

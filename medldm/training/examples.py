@@ -11,8 +11,7 @@ from torch import Tensor
 
 from medldm.degradations import DEGRADATIONS, Degradation, Observation, draw_noise
 from medldm.degradations.degradation import uniform
-from medldm.inference.conditioning import measured_channels
-from medldm.inference.orientations import Orientation, pick_orientations
+from medldm.inference.conditioning import Orientation, measured_channels, pick_orientations
 from medldm.modality import CT, MR
 from medldm.settings import Architecture
 from medldm.training.augment import augment

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from medldm.degradations import DEGRADATIONS
 from medldm.errors import ModelError, UsageError
 from medldm.models.checkpoint import architecture, read_weights, save_model
 from medldm.models.flow import build_flow
@@ -262,6 +263,7 @@ def publish(
         "spatial_dims": config.spatial_dims,
         "architecture": asdict(config),
         "licence": "as you choose",
+        "verbs": verbs(),
         "guard": covered(out, started),
     }
     if "unet" in done:
@@ -269,7 +271,6 @@ def publish(
             "name": f"{name}-unet",
             "title": f"Supervised U-Net ({config.spatial_dims}D), the baseline of {name}",
             "role": "rival",
-            "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
             "training": training_facts(out, ("unet",), device),
             "validation": curve_end(out / "unet"),
         }
@@ -279,7 +280,6 @@ def publish(
             "name": name,
             "title": f"Latent diffusion with a measurement-aware decoder ({config.spatial_dims}D)",
             "role": "restorer",
-            "verbs": ["denoise", "super-resolve", "fill-slices", "inpaint", "restore"],
             "training": training_facts(out, tuple(done), device),
             "validation": {stage: curve_end(out / stage) for stage in done},
         }
@@ -287,6 +287,12 @@ def publish(
         written = save_model(parts, fields, out)
     log.info("wrote %s", written)
     return written
+
+
+def verbs() -> list[str]:
+    """Tasks that a trained model serves: those that undo a degradation, and `restore`, which chooses among them."""
+    rows = [row for kind in DEGRADATIONS.values() for row in kind.rows()]
+    return [*dict.fromkeys(row.verb for row in rows), "restore"]
 
 
 def covered(out: Path, started: Card | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Planes(NamedTuple):
 
     Parameters
     ----------
-    order : axes of a block that become (H, W, D), as in `medldm.inference.orientations.Look`
+    order : axes of a block that become (H, W, D), as in `medldm.inference.conditioning.Orientation`
     which : (B',) index of the blocks
     inputs : (B' * D, C, H, W) measured channels
     """
@@ -60,7 +60,7 @@ class Scenes(NamedTuple):
 
 
 def orientations(measured: Measured, isotropic: Tensor, context: int) -> Iterator[Planes]:
-    """Each block in the orientations that the verbs average (`medldm.inference.orientations.pick_orientations`).
+    """Each block in the orientations that the verbs average (`medldm.inference.conditioning.pick_orientations`).
 
     Parameters
     ----------

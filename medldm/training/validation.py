@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from medldm.degradations import DEGRADATIONS, Degradation, Observation
-from medldm.inference.conditioning import measured_channels, to_stack
-from medldm.inference.orientations import Orientation
+from medldm.inference.conditioning import Orientation, measured_channels, to_stack
 from medldm.modality import CT
 from medldm.settings import Architecture
 from medldm.training.data import Packed

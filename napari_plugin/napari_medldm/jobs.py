@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,12 +17,10 @@ from medldm.modality import modality_of
 from medldm.provenance import RunRecord
 from medldm.qc.inspection import make_plan
 from medldm.qc.noise import NoiseEstimate, estimate_noise
-from medldm.settings import Restore, make
+from medldm.settings import Progress, Restore, make
 from medldm.tasks import TASKS
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
 from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, shifted, widened
-
-Progress = Callable[[int, int, str], None]
 
 TILES = (256, 128, 64)  # tried in turn when memory runs out
 AROUND = 16  # voxels of context around a drawn box
@@ -210,7 +207,7 @@ def _preview(order: Order, volume: Volume, progress: Progress) -> tuple[Volume, 
 def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -> dict[str, Any]:
     """Options of the whole scan as they must be said about a part of it."""
     options = dict(order.options)
-    if order.verb == "denoise":
+    if TASKS[order.verb].removes_noise:
         # A noise level is relative to the brightest tissue, which a part may not hold; a slice is too little to
         # estimate from.
         said = options.get("modality", "auto")

@@ -7,11 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medldm.data.resample import new_shape_for_spacing
-from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.data.volume import Volume
 from medldm.modality import DEFAULT
-from medldm.settings import SuperResolve, make
+from medldm.settings import make
 from medldm.tasks import TASKS
 from medldm.zoo import Card, best, card
 
@@ -70,40 +68,12 @@ def intent(verb: str, scan: Volume, options: Mapping[str, Any]) -> str:
 
     Raises
     ------
-    MedldmError, ValueError
+    MedldmError
         Options that cannot be meant.
     """
-    if verb == "denoise":
-        level = options.get("noise")
-        return f"Remove noise; its level is {'estimated from the scan' if level is None else format(level, 'g')}."
-    if verb == "super-resolve":
-        return _finer(scan, make(SuperResolve, options))
-    if verb == "fill-slices":
-        count = scan.shape[scan.stored.axes[int(options.get("axis", 2))]]
-        if options.get("missing") is None:
-            return "Fill the slices that are found missing or empty. Measured slices stay bit for bit."
-        named = parse_slices(options["missing"], count)
-        return f"Fill {len(named)} of {count} slices ({spell_slices(named)}). Measured slices stay bit for bit."
-    if verb == "inpaint":
-        return "Fill the region from its surroundings. Everything outside stays bit for bit."
-    return str(TASKS[verb].settings.__doc__)
-
-
-def _finer(scan: Volume, settings: SuperResolve) -> str:
-    given = settings.spacing if isinstance(settings.spacing, tuple) else (settings.spacing,) * 3
-    target = [0.0, 0.0, 0.0]
-    for stored_axis, mm in enumerate(given):
-        target[scan.stored.axes[stored_axis]] = mm
-    shape = new_shape_for_spacing(scan.shape, scan.spacing, target)
-    axes = scan.stored.axes
-    if shape == scan.shape:
-        return "Nothing to refine: every axis is as fine as that already."
-    targets = [
-        f"{scan.spacing[a]:.2f} to {scan.spacing[a] * scan.shape[a] / shape[a]:.2f} mm ({scan.shape[a]} to {shape[a]})"
-        for a in axes
-        if shape[a] != scan.shape[a]
-    ]
-    return f"Refine {' and '.join(targets)}. The field of view stays."
+    task = TASKS[verb]
+    settings = make(task.settings, options)
+    return task.intent(scan, settings) if task.intent else str(settings.__doc__)
 
 
 def describe(name: str, modality: str = DEFAULT.name, verb: str = "") -> str:

@@ -16,7 +16,7 @@ from medldm.export.monai_bundle import export
 from medldm.export.torchscript import scripted
 from medldm.inference.conditioning import measured_channels
 from medldm.inference.networks import load_networks
-from medldm.tasks.denoise import keep_means
+from medldm.tasks.denoise import keep_local_means
 from medldm.zoo import card, cards
 
 # Functions of `python -m monai.bundle`, without its command line (which needs one more package), and without medldm.
@@ -95,7 +95,7 @@ def test_every_shipped_model_runs_with_monai_alone(model, tmp_path):
     expected, noisy = ours.to_stored(ours.voxels), nib.load(path).get_fdata()
     alone = result.get_fdata()
     if model.modality == "ct":
-        kept = keep_means(*(torch.from_numpy(np.float32(voxels)) for voxels in (alone, noisy)), ours.spacing, 2)
+        kept = keep_local_means(*(torch.from_numpy(np.float32(voxels)) for voxels in (alone, noisy)), ours.spacing, 2)
         alone = kept.numpy()
     inside = (slice(2, -2),) * 3
     head = (noisy > noisy.min())[inside]
@@ -135,7 +135,7 @@ def test_channels_are_those_of_the_house(dims, tmp_path):
 
 
 def test_thick_slices_are_looked_at_in_their_own_planes(tiny_model):
-    from medldm.inference.orientations import pick_orientations
+    from medldm.inference.conditioning import pick_orientations
 
     module = scripted(card(str(tiny_model)))
     for shape, mm in (((40, 40, 40), (1.0, 1.0, 1.0)), ((40, 40, 12), (0.9, 0.9, 4.0)), ((5, 40, 40), (1.0, 1.0, 1.0))):

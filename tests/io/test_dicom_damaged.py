@@ -275,13 +275,13 @@ def test_slices_that_turn_a_little_are_no_localizer(tmp_path):
 def test_hundreds_of_kinds_of_images_are_not_all_compared_with_all(tmp_path, monkeypatch):
     from medldm.io.dicom.series import grouping
 
-    compared, same_place_mm = [], grouping.same_place_mm
+    compared, same_position_mm = [], grouping.same_position_mm
 
     def counted(along):
         compared.append(1)
-        return same_place_mm(along)
+        return same_position_mm(along)
 
-    monkeypatch.setattr(grouping, "same_place_mm", counted)
+    monkeypatch.setattr(grouping, "same_position_mm", counted)
     folder = draw(tmp_path / "s", count=400, edit=lambda image, k: setattr(image, "ImageType", ["ORIGINAL", f"K{k}"]))
     assert len(find_series(folder)) == 400
     assert len(compared) < 10 * 400  # of 400 * 399

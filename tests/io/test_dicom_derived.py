@@ -307,7 +307,7 @@ def test_a_damaged_slice_is_not_what_its_replacement_cites(task, voxels, tmp_pat
     source = phantoms_dicom.write_series(tmp_path / "in", voxels)
     names = [pydicom.dcmread(path).SOPInstanceUID for path in phantoms_dicom.by_position(source)]
     plan = {"plan": [{"verb": "fill-slices", "reason": "lost"}]} if task == "restore" else {}
-    images = written(done(read(source), task, invented_slices=[3, 4], **plan), tmp_path / "out")
+    images = written(done(read(source), task, filled_slices=[3, 4], invented_slices=[3, 4], **plan), tmp_path / "out")
     matches = [[names.index(name) for name in item] for item in cited(images)]
     assert matches == [[0], [1], [2], [2, 5], [5, 2], [5], [6], [7]]
     assert [image.SyntheticData for image in images] == ["YES" if place in (3, 4) else "NO" for place in range(8)]

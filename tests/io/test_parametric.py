@@ -117,7 +117,7 @@ def test_what_the_maker_of_maps_cannot_take_is_told_without_names(tmp_path, monk
 def test_slices_that_were_thrown_away_are_not_cited(tmp_path):
     source = source_with(tmp_path / "in")
     volume = read(source)
-    facts = FACTS | {"invented_slices": [2]}
+    facts = FACTS | {"filled_slices": [2], "invented_slices": [2]}
     step = Step("fill-slices", {"missing": "2"}, facts)
     done = replace(volume, history=(step,), std=np.ones(volume.shape, np.float32))
     write_uncertainty(done, tmp_path / "std.dcm", RunRecord.of_step(Step("fill-slices", facts=facts)))

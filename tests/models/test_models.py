@@ -9,9 +9,8 @@ import torch
 
 from medldm.degradations import Observation
 from medldm.errors import ModelError
-from medldm.inference.conditioning import centre_channel, centre_plane, measured_channels, neighbours
+from medldm.inference.conditioning import centre_channel, centre_plane, measured_channels, neighbours, pick_orientations
 from medldm.inference.networks import Networks, load_networks, unload
-from medldm.inference.orientations import pick_orientations
 from medldm.inference.tiling import SamplerConfig, estimate, restore
 from medldm.models.blocks import depth_to_space, grow_inputs, space_to_depth
 from medldm.models.latent_space import LatentSpace, latent_scale

@@ -112,11 +112,11 @@ def test_the_same_verb_twice_in_one_process_is_told(covered):
 def test_a_residual_unlike_those_of_validation_is_told():
     limits = {"residual": {"denoise": {"low": 0.5, "high": 1.1}, "super-resolve": {"low": 0.0, "high": 0.01}}}
     model_card = card_with(limits)
-    assert ood.check_residual(model_card, "denoise", 0.03, 0.03) == {}
-    assert "2.00" in ood.check_residual(model_card, "denoise", 0.06, 0.03)["consistency"]
+    assert ood.check_residual(model_card, "denoise", 0.03, 0.03, in_noise=True) == {}
+    assert "2.00" in ood.check_residual(model_card, "denoise", 0.06, 0.03, in_noise=True)["consistency"]
     assert "consistency" in ood.check_residual(model_card, "super-resolve", 0.09, 0.03)
     assert ood.check_residual(model_card, "fill-slices", 0.0, 0.0) == {}
-    assert ood.check_residual(card_with({}), "denoise", 9.0, 0.03) == {}
+    assert ood.check_residual(card_with({}), "denoise", 9.0, 0.03, in_noise=True) == {}
 
 
 def test_inspect_warns(tmp_path):

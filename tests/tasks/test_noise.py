@@ -11,7 +11,7 @@ from medldm.data.resample import field_of_view_affine
 from medldm.data.volume import Stored, Volume
 from medldm.errors import GeometryError, UsageError
 from medldm.inference import pipeline
-from medldm.inference.noise_map import NoiseLevel
+from medldm.inference.resolve import NoiseLevel
 from medldm.samples import sample_path
 from medldm.tasks.inputs import as_volume
 

@@ -14,10 +14,10 @@ from medldm.data.resample import field_of_view_affine
 from medldm.data.volume import Stored, Volume
 from medldm.degradations import Observation, ThickSlices
 from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotRestorable, UsageError
+from medldm.inference.conditioning import pick_orientations
 from medldm.inference.device import fitted_pixels
 from medldm.inference.networks import load_networks
-from medldm.inference.orientations import pick_orientations
-from medldm.inference.pipeline import residual, silent
+from medldm.inference.pipeline import relative_residual, silent
 from medldm.inference.tiling import SamplerConfig, estimate, infer, refine, restore, smooth_along_stack, stride_of
 from medldm.models.precision import pick_precision
 from medldm.samples import sample_path
@@ -80,7 +80,7 @@ def test_a_scan_says_which_slice_profile_it_was_made_with(made, profile):
     assert any(f"{profile} profile" in note for note in facts["notes"]) == (made != profile)
     scaled = torch.from_numpy(np.array(thin.voxels))
     used = ThickSlices(96, 2, 4.0, profile=facts["slice_profile"])
-    assert residual(used, scaled, torch.from_numpy(np.array(measured.voxels))) < 0.01
+    assert relative_residual(used, scaled, torch.from_numpy(np.array(measured.voxels))) < 0.01
 
 
 @pytest.mark.parametrize("spacing", [2.0, 3.0, 4.0, 2.5])

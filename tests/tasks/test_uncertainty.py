@@ -135,14 +135,14 @@ def test_zeros_are_no_spread_and_a_thousandth_of_one_look_neither():
         (5e-4, 3, False),
         (0.0, 3, True),
     ):
-        message = no_spread(torch.full((6, 6, 6), size), seen, orientations, "denoise")
+        message = no_spread(torch.full((6, 6, 6), size), seen, orientations, copies=False)
         assert bool(message) == expected
         assert ("the same planes" in message) == (expected and orientations == 1)
     gap = torch.ones(6, 6, 6)
     gap[..., 3] = 0
     spread = torch.where(gap < 1, 0.01, 0.0)
-    assert not no_spread(spread, Observation(seen.y, gap), 1, "fill-slices")  # of what was filled, not of all
-    assert no_spread(1 - gap, Observation(seen.y, torch.where(gap < 1, 1.0, 0.0)), 1, "inpaint")
+    assert not no_spread(spread, Observation(seen.y, gap), 1, copies=True)  # of what was filled, not of all
+    assert no_spread(1 - gap, Observation(seen.y, torch.where(gap < 1, 1.0, 0.0)), 1, copies=True)
 
 
 ONE_ORIENTATION = {  # stacks whose noise or region is looked at in their own planes only, and planes that are refined

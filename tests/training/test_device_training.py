@@ -17,9 +17,8 @@ from medldm.degradations import DEGRADATIONS, InPlane, MissingSlices, Observatio
 from medldm.degradations.regions import fill_smoothly
 from medldm.degradations.sampling import interpolation_matrix, observation_weights, profile_matrix, slice_centres
 from medldm.errors import InputError
-from medldm.inference.conditioning import measured_channels
+from medldm.inference.conditioning import measured_channels, pick_orientations
 from medldm.inference.networks import Networks
-from medldm.inference.orientations import pick_orientations
 from medldm.inference.tiling import SamplerConfig, estimate
 from medldm.models.residual import (
     Conditions,

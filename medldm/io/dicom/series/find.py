@@ -1,8 +1,13 @@
 """Find the DICOM series in a folder: which images form a volume, and why the others do not.
 
-`find_series` reads every header, groups the images by series and kind (`grouping`), and gives each group a verdict: not
-an image that medldm restores, part of a localizer, several volumes at the same positions (`volumes`), copies or kinds
-mixed (`duplicates`), or one stack whose positions form a regular grid or not (`stack`, `geometry`).
+`find_series` works in four steps, on headers; pixels are read only to compare images that repeat a position.
+
+1. Read the headers, and group the images by SeriesInstanceUID, size, orientation and kind (`grouping`).
+2. Split groups further that mix kinds of images at the same positions (`_split_kinds`).
+3. Give each group a verdict, which makes it a `Series` (`_verdict`): nothing that medldm restores, part of a localizer,
+   4D (`volumes`), kinds mixed or copies (`duplicates`), or one stack, whose positions form a regular grid or not
+   (`stack`, `geometry`).
+4. Sort, label and name the series.
 """
 
 from __future__ import annotations
@@ -20,10 +25,11 @@ from medldm.io.dicom.header.parse import Header, read_headers
 from medldm.io.dicom.series.duplicates import differing_attributes, one_quantity, same_pixels, same_time
 from medldm.io.dicom.series.geometry import Array
 from medldm.io.dicom.series.grouping import (
+    Family,
     Group,
     between,
-    by_position,
     differences,
+    group_by_position,
     group_images,
     is_localizer,
     slice_normals,
@@ -34,7 +40,7 @@ from medldm.io.dicom.series.stack import Series, with_geometry
 from medldm.io.dicom.series.volumes import Volumes, split_volumes
 from medldm.modality import MODALITIES
 
-# Modality (0008,0060), those that a sentence may name.
+# Values of Modality (0008,0060) that a message may repeat; a damaged header may hold anything, names of patients too.
 DICOM_MODALITIES = (
     "cr", "dx", "ecg", "es", "ivus", "ko", "mg", "nm", "oct", "op", "pr", "pt", "px", "reg", "rf", "rtdose", "rtimage",
     "rtplan", "rtstruct", "rwv", "sc", "seg", "sm", "sr", "us", "xa", "xc",
@@ -47,7 +53,7 @@ COLOUR = "it is a colour image. Name the grey-valued series that it was made fro
 
 
 def find_series(source: Path | Iterable[Path], *, log: logging.Logger | None = None) -> list[Series]:
-    """All series in a folder or among some files; headers only.
+    """All series in a folder or among some files, each with a verdict.
 
     Parameters
     ----------
@@ -56,7 +62,7 @@ def find_series(source: Path | Iterable[Path], *, log: logging.Logger | None = N
 
     Returns
     -------
-    series in order of number; a SeriesNumber that repeats gets ``-2``, ``-3`` in its name
+    in order of SeriesNumber; where that repeats, names end in ``-2``, ``-3``
     """
     log = log or logging.getLogger(__name__)
     if isinstance(source, Path):
@@ -71,9 +77,9 @@ def find_series(source: Path | Iterable[Path], *, log: logging.Logger | None = N
         if not images:
             log.info("%s holds no image", path)
     groups = [part for group in group_images(headers) for part in _split_kinds(group)]
-    series = list(zip(groups, _with_verdicts(groups), strict=True))
-    series.sort(key=lambda pair: (pair[1].number is None, pair[1].number or 0, str(pair[1].files[0])))
-    return _named(with_labels(series))
+    pairs = list(zip(groups, _with_verdicts(groups), strict=True))
+    pairs.sort(key=lambda pair: (pair[1].number is None, pair[1].number or 0, str(pair[1].files[0])))
+    return _named(with_labels(pairs))
 
 
 def _named(series: list[Series]) -> list[Series]:
@@ -88,24 +94,26 @@ def _named(series: list[Series]) -> list[Series]:
 
 
 def _split_kinds(group: Group) -> list[Group]:
-    """A group, or one for each kind of image in it, where positions hold several that are not equal."""
+    """The group, or one for each kind of image in it where positions hold several that are no copies."""
     if _refusal(group.first):
         return [group]
-    places = by_position(group.members)
-    if all(len(place) == 1 for place in places) or same_pixels(places):
+    by_position = group_by_position(group.members)
+    if all(len(images) == 1 for images in by_position) or same_pixels(by_position):
         return [group]
     parts = split_by_tags(group)
-    if len(parts) > 1 or (split_volumes(group.members) and one_quantity(max(places, key=len))):
+    if len(parts) > 1:
         return parts
+    if split_volumes(group.members) and one_quantity(max(by_position, key=len)):
+        return parts  # the group itself: volumes of one kind
     return split_by_tags(group, hints=True)
 
 
 def _with_verdicts(groups: list[Group]) -> list[Series]:
-    """A series for each group; the other groups of its series count for the verdict, too."""
-    images = [group for group in groups if not _refusal(group.first)]
-    normals = slice_normals(images)
-    families: dict[tuple[object, ...], list[Group]] = {}
-    for group in images:
+    """A `Series` for each group, in order; the verdict depends on other groups of its SeriesInstanceUID, too."""
+    candidates = [group for group in groups if not _refusal(group.first)]
+    normals = slice_normals(candidates)
+    families: dict[Family, list[Group]] = {}
+    for group in candidates:
         families.setdefault(group.family, []).append(group)
     series = []
     for group in groups:
@@ -117,13 +125,13 @@ def _with_verdicts(groups: list[Group]) -> list[Series]:
 
 
 def _verdict(group: Group, family: list[Group], normals: list[Array]) -> Series:
-    """What a group of images is.
+    """What a group of images is: the first verdict that applies.
 
     Parameters
     ----------
     group : the images
-    family : groups of the same series, size and orientation
-    normals : slice normals of all images of the series
+    family : groups of the same family, this one among them
+    normals : of all slices of its SeriesInstanceUID, one for each orientation
     """
     series = _described(group)
     if is_localizer(normals, len(group.members)):
@@ -140,19 +148,20 @@ def _verdict(group: Group, family: list[Group], normals: list[Array]) -> Series:
 
 def _repeated_positions(series: Series, group: Group) -> Series | None:
     """The verdict on images that repeat positions: several volumes, or images of different kinds; None for copies."""
-    places = by_position(group.members)
-    repeated = [place for place in places if len(place) > 1]
+    by_position = group_by_position(group.members)
+    repeated = [images for images in by_position if len(images) > 1]
     if not repeated:
         return None
     volumes = split_volumes(group.members)
-    if (volumes is None or same_time(places)) and same_pixels(places):
-        return None
-    middle = max(repeated, key=len) if len(repeated) < len(places) else repeated[len(repeated) // 2]
-    if volumes and one_quantity(middle):
-        return _four_dimensional(series, volumes, len(places))
-    differ = differing_attributes(middle)
-    if len(places) == 1:
-        reason = f"its {len(middle)} images all name one position and are no copies: they differ in {differ}."
+    if (volumes is None or same_time(by_position)) and same_pixels(by_position):
+        return None  # copies; `with_geometry` says so
+    # One position stands for all: the fullest; or the middle one, where all repeat and the outermost may be empty.
+    example = max(repeated, key=len) if len(repeated) < len(by_position) else repeated[len(repeated) // 2]
+    if volumes and one_quantity(example):
+        return _four_dimensional(series, volumes, len(by_position))
+    differ = differing_attributes(example)
+    if len(by_position) == 1:
+        reason = f"its {len(example)} images all name one position and are no copies: they differ in {differ}."
         return _not_a_volume(series, f"{reason} Where each of them lies is not known.")
     hold = "1 of its positions holds" if len(repeated) == 1 else f"{len(repeated)} of its positions hold"
     reason = f"{hold} more than one image, and they are no copies: they differ in {differ}."
@@ -160,7 +169,7 @@ def _repeated_positions(series: Series, group: Group) -> Series | None:
 
 
 def _four_dimensional(series: Series, volumes: Volumes, positions: int) -> Series:
-    """A series of several volumes; one of them may be chosen where it is known which image belongs to which."""
+    """A series of several volumes, of which `volume_of` takes one where it is known which images belong together."""
     count = len(volumes.members)
     what = f"({volumes.what}, by {volumes.attribute})"
     if not count:
@@ -178,7 +187,7 @@ def _not_a_volume(series: Series, reason: str) -> Series:
 
 
 def _described(group: Group) -> Series:
-    """What is known of a group without its geometry."""
+    """What is known of a group without its geometry; images are in no order yet."""
     first = group.first
     thicknesses = [header.thickness_mm for header in group.members if header.thickness_mm is not None]
     return Series(
@@ -194,13 +203,12 @@ def _described(group: Group) -> Series:
 
 
 def _refusal(header: Header) -> str:
-    """Why an image is none that medldm restores; empty when it may be one."""
+    """Why this is no image that medldm restores, a sentence; empty where it may be one."""
     if header.frames > 1:
         return MULTI_FRAME
     if header.samples > 1:
         return COLOUR
     if header.modality not in MODALITIES:
-        # A damaged header may hold anything here, the patient's name too.
         known = header.modality in DICOM_MODALITIES
         modality = header.modality.upper() if known else "unknown" if header.modality else "not stated"
         return f"its modality is {modality}, not {' or '.join(kind.title for kind in MODALITIES.values())}."

@@ -12,8 +12,9 @@ from medldm.io.dicom.series.grouping import Group
 if TYPE_CHECKING:
     from medldm.io.dicom.series.stack import Series
 
-LONGEST = 22  # characters; SeriesDescription has 64 for all
+LONGEST = 22  # characters of a label; SeriesDescription holds at most 64, and says more than the label
 SYMBOLS = {"EchoTime": "TE", "DiffusionBValue": "b", "InversionTime": "TI", "RepetitionTime": "TR", "FlipAngle": "flip"}
+# What stands before the value of other attributes; empty where the value says enough.
 PREFIXES = {
     "EchoNumbers": "echo", "ComplexImageComponent": "", "ReceiveCoilName": "coil", "ConvolutionKernel": "kernel",
     "StackID": "stack", "RescaleType": "", "units": "", "range of values": "", "AcquisitionContrast": "",
@@ -22,7 +23,7 @@ PREFIXES = {
 
 
 def with_labels(pairs: list[tuple[Group, Series]]) -> list[Series]:
-    """Series of which those that share a SeriesInstanceUID and may have results are labelled and counted.
+    """The series, with `label` and `part` set: they tell those of the same SeriesInstanceUID apart.
 
     Parameters
     ----------
@@ -30,6 +31,7 @@ def with_labels(pairs: list[tuple[Group, Series]]) -> list[Series]:
     """
     sharing: dict[str, list[int]] = defaultdict(list)
     for number, (_, series) in enumerate(pairs):
+        # Only those that can be restored, whole or a volume of them, have results to tell apart.
         if series.verdict != "not a volume" or series.volumes:
             sharing[series.uid].append(number)
     labelled = [series for _, series in pairs]
@@ -47,19 +49,21 @@ def _labels(groups: list[Group]) -> list[str]:
     common = set.intersection(*(set(group.first.image_type) for group in groups))
     differing = _differing(groups)
     texts = [[_text(name, group, common) for name in differing] for group in groups]
-    labels = [" ".join(filter(None, some))[:LONGEST].strip() for some in texts]
+    labels = [" ".join(filter(None, parts))[:LONGEST].strip() for parts in texts]
     if len(set(labels)) < len(labels) or "" in labels:
-        labels = [f"{label[: LONGEST - 8]} part {number}".strip() for number, label in enumerate(labels, 1)]
+        room = len(" part 99")
+        labels = [f"{label[: LONGEST - room]} part {number}".strip() for number, label in enumerate(labels, 1)]
     return labels
 
 
 def _differing(groups: list[Group]) -> list[str]:
-    """Names of what differs, the most informative first."""
+    """Names of the attributes that differ, the most informative first."""
     names = [*SYMBOLS, *PREFIXES, "ImageType"]
     return [name for name in names if len({_text(name, group) for group in groups}) > 1]
 
 
 def _text(name: str, group: Group, common: Collection[str] = ()) -> str:
+    """An attribute of a group as a label says it, ``"TE 80"``; of ImageType without the words in `common`."""
     first = group.first
     if name in SYMBOLS:
         value = first.contrasts.get(name)

@@ -21,7 +21,9 @@ CONTRADICTION = (
 
 @dataclass(frozen=True)
 class Series:
-    """Images that form one stack, and what its geometry allows.
+    """Images that form one stack, and whether it can be restored.
+
+    Often all images of a SeriesInstanceUID, but one of those may hold several such stacks (`part` counts them).
 
     Parameters
     ----------
@@ -30,10 +32,10 @@ class Series:
     name : safe name for files and messages, never taken from a patient
     modality : the DICOM word in lower case
     verdict : regular, missing, duplicate, irregular, tilted, mixed, single, or not a volume
-    reason : a sentence when it cannot be restored as it is
+    reason : a sentence about why it cannot be restored as it is; empty where it can
     shape : columns, rows, slices (gaps counted)
     spacing : mm along columns, rows, slices; 0 where it is not known
-    affine : (4, 4) stored index (column, row, slice) to RAS mm; None without a geometry
+    affine : (4, 4) stored index (column, row, slice) to RAS mm; None without a regular grid
     thickness_mm : SliceThickness
     missing : slices that were not found, counted from 0
     note : a sentence about what was assumed; empty where nothing was
@@ -41,8 +43,8 @@ class Series:
     image_type : words of ImageType, in upper case
     is_derived_by_medldm : whether medldm wrote it
     volumes : images of each volume, where it holds several at the same positions; `volume_of` takes one
-    label : distinguishes it from other series of one SeriesInstanceUID, ``"TE 80"``; empty where it is the only one
-    part : counts those, from 0
+    label : distinguishes it from others of the same SeriesInstanceUID, ``"TE 80"``; empty where it is the only one
+    part : its number among those of the same SeriesInstanceUID, from 0; each of `volumes` counts
     """
 
     images: tuple[Frame | None, ...]
@@ -81,7 +83,7 @@ def volume_of(series: Series, index: int | None) -> Series:
     Parameters
     ----------
     series : from `find_series`
-    index : which volume, counted from 0; None where none is asked for
+    index : which volume, counted from 0; None leaves the series as it is
 
     Raises
     ------
@@ -122,27 +124,27 @@ def members_of(series: Series) -> list[Header]:
 
 
 def with_geometry(series: Series, members: list[Header]) -> Series:
-    """A series with the verdict on its geometry: on a regular grid with its affine, or with the reason why not.
+    """A series with the verdict on its geometry, and with order, spacing and affine where there is a regular grid.
 
     Parameters
     ----------
     series : what is known without geometry
-    members : its images, in any order
+    members : headers of its images, in any order
     """
     first = members[0]
     axes = axes_of(members)
     if axes is None or first.pixel_spacing is None:
         reason = "its ImageOrientationPatient is not a pair of perpendicular unit vectors."
         return replace(series, verdict="not a volume", reason=reason)
-    places = np.array([header.position for header in members])
-    alone_mm = first.between_mm or series.thickness_mm  # a single image has no positions to measure its extent by
+    origins = np.array([header.position for header in members])
+    single_mm = first.between_mm or series.thickness_mm  # spacing of a single image, which has no gap to measure
     grid = fit_grid(
-        places,
+        origins,
         axes[2],
         # Frames of one file share its InstanceNumber.
         instances=[header.instance if header.stack_place is None else header.stack_place for header in members],
         thicknesses=[header.thickness_mm for header in members],
-        thickness_mm=alone_mm or 1.0,
+        single_mm=single_mm or 1.0,
     )
     ordered = [members[number] for number in grid.order]
     if _numbered_otherwise(ordered) and grid.verdict not in ("not a volume", "duplicate"):
@@ -152,11 +154,11 @@ def with_geometry(series: Series, members: list[Header]) -> Series:
     )
     if not grid.index:
         return series
-    if grid.verdict == "single" and alone_mm is None:
+    if grid.verdict == "single" and single_mm is None:
         series = replace(series, note="it tells neither its thickness nor a spacing; 1 mm is assumed.")
     images: list[Frame | None] = [None] * (grid.index[-1] + 1)
-    for place, header in zip(grid.index, ordered, strict=True):
-        images[place] = header.source
+    for number, header in zip(grid.index, ordered, strict=True):
+        images[number] = header.source
     rows_mm, columns_mm = first.pixel_spacing  # between rows, between columns; the first index runs along a row
     spacing = (columns_mm, rows_mm, grid.step_mm)
     return replace(
@@ -164,21 +166,21 @@ def with_geometry(series: Series, members: list[Header]) -> Series:
         images=tuple(images),
         shape=(first.columns, first.rows, len(images)),
         spacing=spacing,
-        affine=affine_ras(axes, places[grid.order[0]], spacing),
+        affine=affine_ras(axes, origins[grid.order[0]], spacing),
         missing=grid.missing,
     )
 
 
 def axes_of(members: list[Header]) -> tuple[Array, Array, Array] | None:
-    """Directions along a row, along a column, and of the slice normal, that some images share; LPS."""
+    """`unit_axes` of some images: directions along a row, along a column, and of the slice normal; LPS."""
     return unit_axes([header.orientation for header in members if header.orientation is not None])
 
 
 def _numbered_otherwise(ordered: list[Header]) -> bool:
     """Whether an enhanced image numbers its frames in another order than their positions have."""
     for path in {header.source.path for header in ordered}:
-        places = [header.stack_place for header in ordered if header.source.path == path]
-        steps = np.diff([place for place in places if place is not None])
-        if len(steps) + 1 == len(places) and not ((steps > 0).all() or (steps < 0).all()):
+        numbers = [header.stack_place for header in ordered if header.source.path == path]
+        steps = np.diff([number for number in numbers if number is not None])
+        if len(steps) + 1 == len(numbers) and not ((steps > 0).all() or (steps < 0).all()):
             return True
     return False

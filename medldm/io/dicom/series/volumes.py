@@ -1,4 +1,7 @@
-"""The volumes of a series that holds several at the same positions: times, heart phases, diffusion directions."""
+"""The volumes of a 4D series, which has several at the same positions: times, heart phases, diffusion directions.
+
+The attributes that may tell the volumes apart are those of `medldm.io.dicom.header.parse.MOMENTS`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from medldm.io.dicom.header.parse import MOMENTS, Header
-from medldm.io.dicom.series.grouping import by_position
+from medldm.io.dicom.series.grouping import group_by_position
 
-# What is the same all over one volume, the surest first, and what such a series is called.
+# Attributes that have one value all over a volume, the surest first, and what a series of such volumes is called.
 PER_VOLUME = {
     "TemporalPositionIdentifier": "a time series",
     "DiffusionGradientOrientation": "diffusion directions",
@@ -18,10 +21,10 @@ PER_VOLUME = {
     "AcquisitionTime": "a time series",
     "ContentTime": "a time series",
 }
-# What may change from slice to slice, and still orders the images of each position.
+# Attributes that put the images of each position in order, even where they change from slice to slice as well.
 ORDERING = ("TemporalPositionIdentifier", "TriggerTime", "AcquisitionNumber", "FrameAcquisitionDateTime",
             "AcquisitionTime", "ContentTime")  # fmt: skip
-Key = Callable[[Header], object]
+Key = Callable[[Header], object]  # images of which it is the same are one volume
 
 
 class Volumes(NamedTuple):
@@ -31,7 +34,7 @@ class Volumes(NamedTuple):
     ----------
     what : for a sentence, ``"a time series"``
     attribute : name of the one that distinguishes the volumes
-    members : images of each volume, in order; empty where it is not known which image belongs to which
+    members : images of each volume, in order; empty where it is not known which image belongs to which volume
     """
 
     what: str
@@ -42,116 +45,127 @@ class Volumes(NamedTuple):
 def split_volumes(members: Sequence[Header]) -> Volumes | None:
     """The volumes that images at repeated positions form, None where nothing distinguishes them.
 
+    Tried in turn: an attribute that has one value for each volume; several attributes together, or the file; an
+    attribute that orders the images of every position, the first of which are then the first volume; InstanceNumber.
+
     Parameters
     ----------
     members : images of one kind, of which most positions hold several that differ
     """
-    places = by_position(list(members))
-    counts = sorted(len(place) for place in places)
-    most = counts[-1] if counts else 0
-    if most < 2 or counts[len(counts) // 2] < 2:
+    by_position = group_by_position(list(members))
+    repeats = sorted(len(images) for images in by_position)
+    count = repeats[-1] if repeats else 0  # of volumes, if that is what they are
+    if count < 2 or repeats[len(repeats) // 2] < 2:
         return None  # one slice that was taken again makes no series of volumes
-    trusted = [name for name in PER_VOLUME if name != "ContentTime" or not any(_moments("AcquisitionTime", members))]
+    # ContentTime is when an image was made, not measured: it counts where no AcquisitionTime does.
+    measured_at = any(_value(header, "AcquisitionTime") for header in members)
+    trusted = [name for name in PER_VOLUME if name != "ContentTime" or not measured_at]
     for name in trusted:
-        if volumes := _partition(members, lambda header, name=name: _moment(name, header), most):  # type: ignore[misc]
+        if volumes := _partition(members, lambda header, name=name: _value(header, name), count):  # type: ignore[misc]
             return Volumes(PER_VOLUME[name], name, _ordered(volumes, name))
     for name, key in _further_keys(members):
-        if volumes := _partition(members, key, most):
+        if volumes := _partition(members, key, count):
             return Volumes("several volumes", name, _ordered(volumes, ""))
     for name in ORDERING:
         if name in trusted and all(
-            len({_moment(name, header) for header in place} - {""}) == len(place) for place in places
+            len({_value(header, name) for header in images} - {""}) == len(images) for images in by_position
         ):
             what = PER_VOLUME[name]
-            if counts[0] != most:
+            if repeats[0] != count:
                 return Volumes(f"{what} whose volumes are not complete", name, ())
-            rows = [sorted(place, key=lambda header: _sortable(_moment(name, header))) for place in places]
-            return Volumes(what, name, tuple(zip(*rows, strict=True)))
-    numbered = _numbered(places) if counts[0] == most else ()
+            ordered = [sorted(images, key=lambda header: _sortable(_value(header, name))) for images in by_position]
+            return Volumes(what, name, tuple(zip(*ordered, strict=True)))
+    numbered = _numbered(by_position) if repeats[0] == count else ()
     return Volumes("several volumes", "InstanceNumber", numbered) if numbered else None
 
 
-def _numbered(places: list[list[Header]]) -> tuple[tuple[Header, ...], ...]:
-    """Volumes that InstanceNumber counts one after the other, or slice by slice; none where it does neither."""
-    count, most = len(places), len(places[0])
-    numbered = [(header.instance, place, header) for place, images in enumerate(places) for header in images]
+def _numbered(by_position: list[list[Header]]) -> tuple[tuple[Header, ...], ...]:
+    """Volumes that InstanceNumber counts one after the other, or slice by slice; none where it does neither.
+
+    Parameters
+    ----------
+    by_position : for each position the images there, as many at all of them
+    """
+    slices, count = len(by_position), len(by_position[0])
+    numbered = [(header.instance, k, header) for k, images in enumerate(by_position) for header in images]
     if len({number for number, _, _ in numbered} - {None}) < len(numbered):
         return ()
-    order = [(place, header) for _, place, header in sorted(numbered, key=lambda row: row[0] or 0)]
-    positions = [place for place, _ in order]
-    runs = [{*positions[first : first + count]} for first in range(0, len(positions), count)]
-    volume_by_volume = all(len(run) == count for run in runs)
-    slice_by_slice = all(len({*positions[first : first + most]}) == 1 for first in range(0, len(positions), most))
+    in_order = [(k, header) for _, k, header in sorted(numbered, key=lambda entry: entry[0] or 0)]
+    visited = [k for k, _ in in_order]  # positions, in order of InstanceNumber
+    volume_by_volume = all(len({*visited[i : i + slices]}) == slices for i in range(0, len(visited), slices))
+    slice_by_slice = all(len({*visited[i : i + count]}) == 1 for i in range(0, len(visited), count))
     if not (volume_by_volume or slice_by_slice):
         return ()
-    rows: list[list[Header]] = [[] for _ in range(count)]
-    for place, header in order:
-        rows[place].append(header)
-    return tuple(zip(*rows, strict=True))
+    ordered: list[list[Header]] = [[] for _ in range(slices)]
+    for k, header in in_order:
+        ordered[k].append(header)
+    return tuple(zip(*ordered, strict=True))
 
 
 def _further_keys(members: Sequence[Header]) -> list[tuple[str, Key]]:
-    """Dimensions of enhanced images, files that hold a volume each, and several attributes together."""
-    dimensions = max((len(_index(header)) for header in members), default=0)
+    """Single dimensions of enhanced images, files that hold a volume each, several attributes together.
+
+    The last is all dimensions of enhanced images but the last one, which may count the slices.
+    """
+    dimensions = max((len(_dimension_index(header)) for header in members), default=0)
     keys: list[tuple[str, Key]] = [
-        ("DimensionIndexValues", lambda header, place=place: (_index(header) + ("",) * dimensions)[place])  # type: ignore[misc]
-        for place in range(dimensions)
+        ("DimensionIndexValues", lambda header, d=d: (_dimension_index(header) + ("",) * dimensions)[d])  # type: ignore[misc]
+        for d in range(dimensions)
     ]
     paths = {header.source.path for header in members}
     if len(paths) < len(members):
         keys.append(("its files", lambda header: str(header.source.path)))
-    both = ("TemporalPositionIdentifier", "DiffusionGradientOrientation", "TriggerTime", "AcquisitionNumber")
-    keys.append(("several attributes", lambda header: tuple(_moment(name, header) for name in both)))
+    together = ("TemporalPositionIdentifier", "DiffusionGradientOrientation", "TriggerTime", "AcquisitionNumber")
+    keys.append(("several attributes", lambda header: tuple(_value(header, name) for name in together)))
     if dimensions:
-        keys.append(("DimensionIndexValues", lambda header: _index(header)[:-1]))
+        keys.append(("DimensionIndexValues", lambda header: _dimension_index(header)[:-1]))
     return keys
 
 
-def _partition(members: Sequence[Header], key: Key, most: int) -> list[list[Header]]:
-    """Images by a value, where each value makes one volume without repeats; empty otherwise."""
+def _partition(members: Sequence[Header], key: Key, count: int) -> list[list[Header]]:
+    """Images by a key, where it has `count` values and no image of one value repeats a position; empty otherwise."""
     volumes: dict[object, list[Header]] = {}
     for header in members:
         volumes.setdefault(key(header), []).append(header)
-    if len(volumes) != most or "" in volumes or None in volumes:
+    if len(volumes) != count or "" in volumes or None in volumes:
         return []
-    whole = all(len(place) == 1 for volume in volumes.values() for place in by_position(volume))
-    return list(volumes.values()) if whole else []
+    without_repeats = all(len(images) == 1 for volume in volumes.values() for images in group_by_position(volume))
+    return list(volumes.values()) if without_repeats else []
 
 
 def _ordered(volumes: list[list[Header]], name: str) -> tuple[tuple[Header, ...], ...]:
-    """By value where values have an order, else by time of acquisition, else by number."""
+    """Volumes in order of the attribute `name`, if it has an order; else as they were taken."""
     if name and name != "DiffusionGradientOrientation":
-        return tuple(map(tuple, sorted(volumes, key=lambda volume: _sortable(_moment(name, volume[0])))))
+        return tuple(map(tuple, sorted(volumes, key=lambda volume: _sortable(_value(volume[0], name)))))
     return tuple(map(tuple, sorted(volumes, key=_first_taken)))
 
 
 def _first_taken(volume: list[Header]) -> tuple[object, ...]:
+    """Sorts volumes: times, InstanceNumber, dimensions and file of the image that was taken first."""
     return min(
         (
-            *(_sortable(_moment(name, header)) for name in ORDERING),
+            *(_sortable(_value(header, name)) for name in ORDERING),
             header.instance or 0,
-            _sortable("\\".join(_index(header))),
+            _sortable("\\".join(_dimension_index(header))),
             header.source,
         )
         for header in volume
     )
 
 
-def _moment(name: str, header: Header) -> str:
+def _value(header: Header, name: str) -> str:
+    """Value of one of `MOMENTS`, empty where the header has none."""
     return header.moment[MOMENTS.index(name)]
 
 
-def _moments(name: str, members: Sequence[Header]) -> list[str]:
-    return [_moment(name, header) for header in members]
-
-
-def _index(header: Header) -> tuple[str, ...]:
-    index = _moment("DimensionIndexValues", header)
+def _dimension_index(header: Header) -> tuple[str, ...]:
+    """DimensionIndexValues of a frame of an enhanced image: where it lies along each dimension, from 1."""
+    index = _value(header, "DimensionIndexValues")
     return tuple(index.split("\\")) if index else ()
 
 
 def _sortable(value: str) -> tuple[tuple[float, str], ...]:
-    """Numbers by size, also inside a list of them, words by spelling."""
+    """Sorts values as headers write them: numbers by size, in lists (split by backslashes) too, text by spelling."""
     parts = []
     for part in value.split("\\"):
         try:

@@ -204,7 +204,7 @@ def _padding(source: Any, low: int, high: int) -> int:
 def _keep_padding(stored: Voxels, source: Source | None, files: Files, volume: Volume) -> bool:
     """Put the padding of a source back into a slice that lies where it lies, in place; whether the slice holds padding.
 
-    A region that was inpainted was meant to hold something: there padding is only looked for.
+    A region that was filled was meant to hold something: there padding is only looked for.
     """
     ends = padding_range(source.header) if source else None
     if source is None or ends is None:
@@ -214,7 +214,7 @@ def _keep_padding(stored: Voxels, source: Source | None, files: Files, volume: V
         return False
     original = decode(dataset, source.image.path, source.image.number)
     padded = (original >= ends[0]) & (original <= ends[1])
-    if not volume.history or volume.history[-1].task != "inpaint":
+    if not volume.history or not RunRecord.of_step(volume.history[-1]).invented_voxels:
         stored[padded] = original[padded]
     return bool((stored[padded] == original[padded]).any())
 

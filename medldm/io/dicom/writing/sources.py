@@ -118,6 +118,4 @@ def _filled(record: RunRecord) -> set[int]:
     """Slices of the scan that a task filled as a whole."""
     if record.axis != 2:
         return set()
-    # Between thick slices every thin one is invented; `filled_slices` names those of the scan that were lost.
-    only = "fill-slices" in record.tasks and "super-resolve" not in record.tasks
-    return {*record.filled_slices, *((record.invented_slices or ()) if only else ())}
+    return set(record.filled_slices)
