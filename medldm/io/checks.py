@@ -14,6 +14,7 @@ from medldm.system import free_bytes
 # Bytes that one byte of a file can become. Deflate packs a block of zeros 1032 times; the others pack them without a
 # limit: whether all are there shows when they are read. A number in text takes two bytes, its type up to eight.
 MOST_UNPACKED = {"": 1.0, "gzip": 1100.0, "text": 8.0, "hex": 0.5}
+MOST_AXES = 7
 MADE_MM = (0.001, 100.0)  # voxel edges of anything that a scanner makes
 VECTORS = {1004: "matrices", 1005: "matrices", 1006: "displacements", 1007: "vectors"}  # NIfTI intent codes
 
@@ -109,7 +110,7 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
     ------
     InputError
     """
-    if not shape or min(shape) < 1:
+    if not 0 < len(shape) <= MOST_AXES or min(shape) < 1:
         raise InputError(f"{name} claims a size of {_times(shape)} voxels; its header is damaged or it holds no image.")
 
 

@@ -21,6 +21,7 @@ ZSTD_MODULES = ("compression.zstd", "backports.zstd", "pyzstd")  # one API; the 
 LAYERS = 2  # browsers and mail programs pack what was packed already
 PIECE = 2**16  # packed bytes read at once
 SKIPPED = 2**24  # unpacked bytes passed over at once
+SURPLUS = 4  # times that, after the voxels
 CONTRADICTS = "its packed data or their checksum are wrong"
 
 
@@ -116,15 +117,14 @@ def skip(stream: BinaryIO, count: int) -> None:
         count -= passed
 
 
-def finish(stream: BinaryIO) -> None:
-    """Read to the end of a stream, where checksums are compared.
+def finish(stream: BinaryIO) -> bool:
+    """Read to the end of a stream, where checksums are compared; whether it was reached: zeros may go on and on.
 
     Parameters
     ----------
     stream : from `opened`
     """
-    while not stream.seekable() and stream.read(SKIPPED):
-        pass
+    return stream.seekable() or any(not stream.read(SKIPPED) for _ in range(SURPLUS))
 
 
 def packing_of_name(path: Path) -> str:

@@ -199,7 +199,8 @@ def _all_voxels(layout: Layout, path: Path) -> Voxels:
         if not written_out:
             skip(stream, layout.skip)
         data = stream.read(-1 if written_out else layout.bytes)
-        finish(stream)
+        if not finish(stream):
+            raise InputError(f"{path} is damaged: it holds far more than its header says. Copy it again.")
     count = math.prod(layout.sizes)
     try:
         if layout.packing == "hex":

@@ -417,6 +417,15 @@ def test_packed_data_are_read_to_their_end_and_truncated_ones_are_not(tmp_path):
                 medldm.read(tmp_path / f"scan{suffix}")
 
 
+@pytest.mark.parametrize(("axes", "content", "message"), [(70, bytes(2), "1 x 1"), (3, bytes(2**27), "far more")])
+def test_headers_and_data_without_end_are_refused_soon(axes, content, message, tmp_path):
+    lines = [f"dimension: {axes}", "sizes:" + " 1" * axes, "spacings:" + " 1" * axes, "type: short", "encoding: bzip2"]
+    header = "\n".join(["NRRD0004", *lines, "", ""]).encode()
+    (tmp_path / "scan.nrrd").write_bytes(header.replace(b" 1 1 1\n", b" 4 4 4\n", 1) + bz2.compress(content))
+    with pytest.raises(InputError, match=message):
+        medldm.read(tmp_path / "scan.nrrd")
+
+
 @pytest.mark.parametrize("encoding", ["bzip2", "ascii", "hex", "gz"])
 def test_other_encodings_of_nrrd_are_read(encoding, tmp_path):
     data = voxels().tobytes(order="F")
