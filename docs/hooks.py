@@ -169,7 +169,7 @@ def models() -> str:
 TITLES = {
     "core": "MR: us, and what needs no training",
     "lesions": "Lesions put into MR scans",
-    "rivals": "MR noise: BM4D, DIPY, ANTs",
+    "baselines": "MR noise: BM4D, DIPY, ANTs",
     "ct": "CT",
     "ablation": "What each part of the pipeline brings",
     "speed": "Seconds and memory",
@@ -216,7 +216,7 @@ def benchmarks() -> str:
     lines = [BENCHMARKS]
     tables = [*(HERE / "benchmarks").glob("*/table.md"), *(HERE / "benchmarks").glob("*.md")]
     names = {path: path.parent.name if path.name == "table.md" else path.stem for path in tables}
-    first = ("core", "rivals", "lesions", "ct", "ablation")
+    first = ("core", "baselines", "lesions", "ct", "ablation")
     for path in sorted(tables, key=lambda path: (names[path] not in first, names[path] == "speed", names[path])):
         name = names[path]
         body = "\n".join(f"#{line}" if line.startswith("#") else line for line in path.read_text().splitlines())

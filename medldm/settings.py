@@ -31,7 +31,7 @@ def knob(
     default: Any,
     meaning: str,
     *,
-    unit: str = "",
+    unit: str | NoiseUnits = "",
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] = (),
@@ -54,6 +54,13 @@ def knob(
     """
     metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "metavar": metavar}
     return field(default=default, metadata={**metadata, "pattern": pattern, "whole": whole})
+
+
+class NoiseUnits:
+    """What a noise level is in each modality, as they are at the time: members may join later."""
+
+    def __str__(self) -> str:
+        return "; ".join(f"{kind.title}: {kind.noise.meaning}" for kind in MODALITIES.values())
 
 
 class Choices(Sequence[str]):
@@ -131,8 +138,7 @@ class Thresholds(Settings):
 
 def noise_knob() -> Any:
     """The noise level of a scan."""
-    unit = "MRI: fraction of the 99.5th percentile; CT: HU"
-    return knob(None, "noise level; estimated when not given", unit=unit, low=0)
+    return knob(None, "noise level; estimated when not given", unit=NoiseUnits(), low=0)
 
 
 def thickness_knob() -> Any:
@@ -210,7 +216,7 @@ def check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
             continue
         low, high = metadata.get("low"), metadata.get("high")
         # A unit of one word follows the number; one that has to be explained stands in brackets.
-        unit = metadata.get("unit") or ""
+        unit = str(metadata.get("unit") or "")
         unit = f" ({unit})" if " " in unit else f" {unit}" if unit else ""
         if not abs(number) < float("inf") or (low is not None and number < low) or (high is not None and number > high):
             limits = " and ".join(

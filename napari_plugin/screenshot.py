@@ -13,6 +13,7 @@ import numpy as np
 from napari_medldm import samples
 from napari_medldm.engine import ENGINE
 from napari_medldm.widgets import DenoiseWidget, FillSlicesWidget, InpaintWidget, RestoreWidget, SuperResolveWidget
+from PIL import Image
 from qtpy.QtGui import QPainter, QPixmap
 from qtpy.QtTest import QTest
 
@@ -97,4 +98,6 @@ if __name__ == "__main__":
     folder.mkdir(parents=True, exist_ok=True)
     preview(folder / "napari.png", sys.argv[2] if len(sys.argv) > 2 else "")
     verbs(folder / "napari_verbs.png")
+    for picture in folder.glob("napari*.png"):  # 256 colours are enough, and half the bytes
+        Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)
     ENGINE.unload()

@@ -202,8 +202,10 @@ def test_a_new_modality_is_an_option_of_the_command_line_and_the_plugin(ultrasou
     from medldm.settings import Denoise
 
     assert main(["denoise", "--help"]) == 0
-    assert "{auto,mr,ct,us}" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "{auto,mr,ct,us}" in text
     assert Denoise(modality="us").modality == "us"
+    assert f"US: {ultrasound.noise.meaning}" in " ".join(text.split())
     knob = next(knob for knob in fields(Denoise) if knob.name == "modality")
     assert list(knob.metadata["choices"]) == ["auto", "mr", "ct", "us"]  # what the form of the plugin offers
 

@@ -60,7 +60,7 @@ def over(
 def noise() -> list[Line]:
     """Denoising; only the benchmark of other filters holds BM4D, ANTs and DIPY."""
     kind = "Denoising MRI, best of BM4D, DIPY, ANTs, NLM, TV"
-    reached = [over(kind, "rivals", row, by=1.0) for row in ("noise-3", "noise-7")]
+    reached = [over(kind, "baselines", row, by=1.0) for row in ("noise-3", "noise-7")]
     kind = "Denoising MRI, best of NLM and TV"
     reached += [
         over(kind, folder, row) for folder in ("core", "more") for row in rows(folder) if row.startswith("noise")

@@ -1,7 +1,7 @@
 """Calibrate a model and write it on its card: `python docs/benchmarks/calibrate.py ../shared/data [NAME|PATH]`.
 
 Fits the intervals (training subjects for their floor, validation subjects for their scale), the residuals that
-validation blocks leave, and what the training scans look like. The weights file does not change. `--guard-only` leaves
+validation blocks leave, and what the training scans look like. The weights file does not change. `--ood-only` leaves
 the intervals alone and takes half a minute.
 """
 
@@ -22,19 +22,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("model", nargs="?", default="brain-mri-2d")
-    parser.add_argument("--guard-only", action="store_true")
+    parser.add_argument("--ood-only", action="store_true")
     parser.add_argument("--blocks", type=int, default=4, help="training scans that the floor is fitted on")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("medldm.tasks").setLevel(logging.ERROR)
     chosen = card(options.model)
-    if options.guard_only:
+    if options.ood_only:
         limits = fit_ood(scans(options.data, "train"), scans(options.data, "val"), chosen.modality)
-        amend(chosen, {"guard": {**limits, **{key: chosen.ood[key] for key in ("residual",) if key in chosen.ood}}})
+        amend(chosen, {"ood": {**limits, **{key: chosen.ood[key] for key in ("residual",) if key in chosen.ood}}})
     else:
         fitted = calibrate(options.model, options.data, blocks=options.blocks)
         print(json.dumps(fitted["calibration"], indent=1))
-        print(json.dumps(fitted["guard"]["residual"], indent=1))
+        print(json.dumps(fitted["ood"]["residual"], indent=1))
 
 
 if __name__ == "__main__":

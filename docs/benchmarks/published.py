@@ -46,11 +46,11 @@ def script(name: str) -> Any:
 def scores(folder: str) -> list[Score]:
     """Of the weights that each method has now: a ledger keeps earlier ones.
 
-    Of ``rivals`` only subjects on whom every method ran: the benchmark was stopped during the fifth scan.
+    Of ``baselines`` only subjects on whom every method ran: the benchmark was stopped during the fifth scan.
     """
     path = HERE / folder / "scores.csv"
     known = newest(read_scores(path)) if path.is_file() else []
-    return complete(known) if folder == "rivals" else known
+    return complete(known) if folder == "baselines" else known
 
 
 def newest(known: list[Score]) -> list[Score]:
@@ -117,8 +117,8 @@ NAMES = {"nlm": "non-local means", "tv": "total variation", "cubic": "cubic", "l
 SUMMARY = (
     ("core", "noise-3", "noise of 3 %", "medldm"),
     ("core", "noise-7", "noise of 7 %", "medldm"),
-    ("rivals", "noise-3", "noise of 3 %, BM4D run too", "medldm"),
-    ("rivals", "noise-7", "noise of 7 %, BM4D run too", "medldm"),
+    ("baselines", "noise-3", "noise of 3 %, BM4D run too", "medldm"),
+    ("baselines", "noise-7", "noise of 7 %, BM4D run too", "medldm"),
     ("core", "thick-3mm", "slices of 3 mm", "medldm"),
     ("core", "thick-4mm", "slices of 4 mm", "medldm"),
     ("core", "every-4th-kept", "one slice in four kept", "medldm"),
@@ -209,7 +209,7 @@ TABLES: dict[str, Callable[[], str]] = {
         {"detail_energy": 2, "detail_correlation": 3, "perceptual": 3},
         ("thick", "every", "gap"),
     ),
-    "bm4d": lambda: others("rivals"),
+    "bm4d": lambda: others("baselines"),
     "ct": lambda: others("ct"),
     "sources": sources,
 }

@@ -2,7 +2,7 @@
 
 Run on an otherwise idle machine: `python docs/benchmarks/speed.py`. Every line has a process of its own, so that peak
 memory is its own. The shipped scan is cropped to its head and stretched to each size; nothing of it is air that could
-be skipped but what lies in a head's corners. BM4D (extra `rivals`) restores the same array, for four minutes at most.
+be skipped but what lies in the corners of a head. BM4D (extra `baselines`) restores the same array, for 4 minutes.
 One line is measured while another process restores scans in a loop, with as many threads as the cores.
 `--ct` adds a CT of 512 x 512 x 800 voxels, which takes minutes.
 """

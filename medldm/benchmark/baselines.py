@@ -1,6 +1,6 @@
 """The methods: doing nothing, interpolation, NLM, TV, the supervised U-Net and medldm, on the same arrays.
 
-The knobs of NLM and TV were chosen on validation scans, by PSNR (docs/benchmarks/tune_rivals.py). Where the level is
+The knobs of NLM and TV were chosen on validation scans, by PSNR (docs/benchmarks/tune_baselines.py). Where the level is
 not given they take `medldm.qc.noise`, as medldm does: scikit-image's own estimator needs a wavelet package, and is
 misled by zeroed air.
 """
@@ -204,7 +204,7 @@ def optional() -> tuple[dict[str, Method], dict[str, str]]:
         if installed(package):
             installed_methods[name] = Method(_optional_method(denoiser))
         else:
-            absent[name] = f"{package} is not installed; pip install 'medldm[rivals]'"
+            absent[name] = f"{package} is not installed; pip install 'medldm[baselines]'"
     return installed_methods, absent
 
 
@@ -221,7 +221,7 @@ def shipped() -> tuple[dict[str, Method], dict[str, str]]:
     """The baseline U-Net and our own methods from the zoo; those that are not there, with the reason."""
     available: dict[str, Method] = {}
     absent: dict[str, str] = {}
-    baselines = [known for known in cards() if known.role == "rival" and known.modality == MR.name]
+    baselines = [known for known in cards() if known.role == "baseline" and known.modality == MR.name]
     if baselines:
         available["unet"] = model(baselines[0])
     else:

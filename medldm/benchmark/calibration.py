@@ -36,7 +36,7 @@ from medldm.modality import MR
 from medldm.qc import ood
 from medldm.settings import make
 from medldm.tasks import TASKS, run
-from medldm.zoo import Card, card
+from medldm.zoo import FIELDS, Card, card
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = 
 
     Returns
     -------
-    the new parts of the card, ``calibration`` and ``guard``
+    the new parts of the card, ``calibration`` and ``ood``
 
     Raises
     ------
@@ -126,7 +126,7 @@ def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = 
     }
     amended = {
         "calibration": calibration,
-        "guard": {**fit_ood(train, val, model_card.modality), "residual": _usual(chosen)},
+        "ood": {**fit_ood(train, val, model_card.modality), "residual": _usual(chosen)},
     }
     amend(model_card, amended)
     return amended
@@ -153,7 +153,7 @@ def amend(model_card: Card, changes: dict[str, Any]) -> None:
     changes : fields and their new values
     """
     path = model_card.path.with_name(f"{model_card.name}.json")
-    stored = json.loads(path.read_text()) | changes
+    stored = {FIELDS.get(key, key): value for key, value in json.loads(path.read_text()).items()} | changes
     with whole_file(path) as temporary:
         temporary.write_text(_compact(stored))
 

@@ -1,4 +1,4 @@
-"""Denoisers of other packages, asked only where they are installed (`pip install 'medldm[rivals]'`).
+"""Denoisers of other packages, asked only where they are installed (`pip install 'medldm[baselines]'`).
 
 BM4D's licence allows non-commercial use only, which is why none of this is a dependency.
 """

@@ -106,27 +106,30 @@ def fill_smoothly(image: Tensor, known: Tensor) -> Tensor:
 
     Parameters
     ----------
-    image : (X, Y, Z)
-    known : (X, Y, Z) bool
+    image : (..., X, Y, Z)
+    known : (..., X, Y, Z) bool
 
     Returns
     -------
-    (X, Y, Z); known voxels unchanged
+    (..., X, Y, Z); known voxels unchanged
     """
-    weight = known.to(image)[None, None]
-    value = torch.where(known, image, torch.zeros_like(image))[None, None]
-    filled = _pull_push(value, weight)[0, 0]
-    return torch.where(known, image, filled)
+    grid = image.shape[-3:]
+    weight = known.to(image).reshape(-1, 1, *grid)
+    value = torch.where(known, image, torch.zeros_like(image)).reshape(-1, 1, *grid)
+    return torch.where(known, image, _pull_push(value, weight).reshape(image.shape))
 
 
 def _pull_push(value: Tensor, weight: Tensor) -> Tensor:
     # value is already multiplied by weight; one level averages 2^3 voxels and hands holes to the level above.
-    if bool((weight > 0).all()) or max(value.shape[2:]) == 1:
-        return value / weight.clamp_min(1e-6)
+    mean = value / weight.clamp_min(1e-6)
+    if max(value.shape[2:]) == 1:
+        return mean
     kernel = [min(2, size) for size in value.shape[2:]]
     small_value = F.avg_pool3d(value, kernel, ceil_mode=True, count_include_pad=False)
     small_weight = F.avg_pool3d(weight, kernel, ceil_mode=True, count_include_pad=False)
     small = _pull_push(small_value, small_weight)
     up = F.interpolate(small, size=value.shape[2:], mode="trilinear", align_corners=False)
     share = weight.clamp(0, 1)
-    return torch.where(weight > 0, value / weight.clamp_min(1e-6) * share + up * (1 - share), up)
+    # An image without holes at this level needs nothing of the level above.
+    whole = (weight > 0).flatten(1).all(1).reshape(-1, 1, 1, 1, 1)
+    return torch.where(whole, mean, torch.where(weight > 0, mean * share + up * (1 - share), up))

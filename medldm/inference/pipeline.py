@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,10 @@ from torch import Tensor
 from medldm.data.volume import Affine, Step, Stored, Volume, Voxels
 from medldm.degradations import Degradation, Observation
 from medldm.diffusion.samplers import SAMPLERS
-from medldm.errors import ModelError, ResourceError, UsageError, lacks_memory
+from medldm.errors import ModelError, UsageError
 from medldm.inference.conditioning import Orientation
 from medldm.inference.device import fitted_pixels, fitted_tile
+from medldm.inference.memory import or_lack_of_memory
 from medldm.inference.resolve import NoiseLevel, ResolvedScan
 from medldm.inference.tiling import SamplerConfig, estimate, refine
 from medldm.inference.uncertainty import calibrated, interval_for, mean_and_spread, no_spread, why_not
@@ -153,7 +154,7 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
         seeded = sampling._replace(seed=seed)
         return refine(networks, observation, sigma, planes, seeded, regression, progress_of(first_pass + 1))
 
-    mean, std = _or_lack_of_memory(scan, lambda: mean_and_spread(draw, settings.samples))
+    mean, std = or_lack_of_memory(scan.volume.name, lambda: mean_and_spread(draw, settings.samples))
     half_width, reason = None, ""
     if std is not None:
         half_width = _half_width(scan, mean, std, observation.observed, sigma, len(orientations))
@@ -166,21 +167,6 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
         std = None
     noise = round(conditions.noise.typical, 5)
     return Samples(mean, std, half_width, noise, refines, usage.faithful, len(orientations), reason)
-
-
-def _or_lack_of_memory(
-    scan: ResolvedScan, draw: Callable[[], tuple[Tensor, Tensor | None]]
-) -> tuple[Tensor, Tensor | None]:
-    """What `draw` returns; where memory runs out, a `ResourceError` that says what to do instead of torch's error."""
-    try:
-        return draw()
-    except (RuntimeError, MemoryError) as problem:
-        if lacks_memory(problem):
-            raise ResourceError(
-                f"{scan.volume.name} needs more memory than is free. Try --tile 192, another --device, or "
-                "close other programs."
-            ) from problem
-        raise
 
 
 def _half_width(

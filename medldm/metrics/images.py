@@ -101,6 +101,10 @@ def fine_detail(image: Voxels, axes: Sequence[int] = (0, 1, 2)) -> Voxels:
     return image - smooth
 
 
+def _details(guess: Voxels, reference: Voxels, mask: Mask, axes: Sequence[int]) -> tuple[Voxels, Voxels]:
+    return fine_detail(guess, axes)[mask], fine_detail(reference, axes)[mask]
+
+
 def detail_energy_ratio(guess: Voxels, reference: Voxels, mask: Mask, axes: Sequence[int] = (0, 1, 2)) -> float:
     """Energy of the fine detail over that of the reference; 1 is right, less is blur, more is texture or noise.
 
@@ -110,7 +114,7 @@ def detail_energy_ratio(guess: Voxels, reference: Voxels, mask: Mask, axes: Sequ
     mask : (X, Y, Z) bool
     axes : see `fine_detail`
     """
-    have, want = fine_detail(guess, axes)[mask], fine_detail(reference, axes)[mask]
+    have, want = _details(guess, reference, mask, axes)
     energy = np.square(want, dtype=np.float64).sum()
     return float(np.square(have, dtype=np.float64).sum() / energy) if energy > 0 else math.nan
 
@@ -120,11 +124,9 @@ def detail_correlation(guess: Voxels, reference: Voxels, mask: Mask, axes: Seque
 
     Parameters
     ----------
-    guess, reference : (X, Y, Z)
-    mask : (X, Y, Z) bool
-    axes : see `fine_detail`
+    guess, reference, mask, axes : see `detail_energy_ratio`
     """
-    have, want = fine_detail(guess, axes)[mask], fine_detail(reference, axes)[mask]
+    have, want = _details(guess, reference, mask, axes)
     if have.std() < 1e-9 or want.std() < 1e-9:
         return 0.0
     return float(np.corrcoef(have, want)[0, 1])

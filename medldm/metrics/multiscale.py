@@ -22,8 +22,7 @@ def ms_ssim(guess: Voxels, reference: Voxels, mask: Mask) -> float:
 
     Parameters
     ----------
-    guess, reference : (X, Y, Z) scaled intensity
-    mask : (X, Y, Z) bool
+    guess, reference, mask : see `medldm.metrics.ssim`
 
     Returns
     -------

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from medldm.errors import InputError
-from medldm.training.data import Packed, packed_scan
+from medldm.training.data import INDEX, Packed, index_of, packed_scan
 
 VERSION = 1  # of the file's layout
-INDEX = "index.json"
+# What zipfile, LZMA, JSON and NumPy raise on bytes that are not what they were.
+DAMAGED = (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, KeyError, ValueError, TypeError,
+           AttributeError, NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error)  # fmt: skip
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # equal scans give equal bytes
 
 
@@ -40,8 +45,7 @@ def write_archive(
     -------
     size of the file, bytes
     """
-    entries = json.loads((cache / INDEX).read_text())["scans"]
-    entries = [entry for entry in entries if entry["split"] in splits and entry["weight"] > 0]
+    entries = [entry for entry in index_of(cache) if entry["split"] in splits and entry["weight"] > 0]
     entries.sort(key=lambda entry: -(cache / entry["name"]).stat().st_size)
     chosen = entries[part - 1 :: parts]
     with ThreadPoolExecutor() as pool, zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
@@ -66,24 +70,35 @@ def read_archive(*files: Path) -> dict[str, list[Packed]]:
     Raises
     ------
     InputError
-        Not such a file, or one of another version.
+        Not such a file, a damaged one, or one of another version.
     """
     scans: dict[str, dict[str, Packed]] = {}
     for file in files:
         try:
             with zipfile.ZipFile(file) as archive:
                 index = json.loads(archive.read(INDEX))
-        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as problem:
-            raise InputError(
-                f"{file} is no archive of packed scans. Make one with medldm.training.archive.write_archive."
-            ) from problem
-        if index.get("version") != VERSION:
-            raise InputError(f"{file} has layout {index.get('version')}, this medldm reads {VERSION}. Pack it again.")
-        with ThreadPoolExecutor() as pool:
-            decoded = pool.map(partial(_decode, file), [entry["name"] for entry in index["scans"]])
-            for entry, voxels in zip(index["scans"], decoded, strict=True):
-                scans.setdefault(entry["split"], {})[entry["name"]] = packed_scan(entry, voxels)
+            if index["version"] != VERSION:
+                raise InputError(f"{file} has layout {index['version']}, this medldm reads {VERSION}. Pack it again.")
+            with ThreadPoolExecutor() as pool:
+                decoded = pool.map(partial(_decode, file), [entry["name"] for entry in index["scans"]])
+                for entry, voxels in zip(index["scans"], decoded, strict=True):
+                    scans.setdefault(entry["split"], {})[entry["name"]] = packed_scan(entry, voxels)
+        except DAMAGED as problem:
+            if _begins_as_ours(file):
+                message = f"{file} is damaged or cut short. Copy it again, or pack the scans again."
+            else:
+                message = f"{file} is no archive of packed scans. Make one with medldm.training.archive.write_archive."
+            raise InputError(message) from problem
     return {split: [named[name] for name in sorted(named)] for split, named in scans.items()}
+
+
+def _begins_as_ours(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(64)
+    except OSError:
+        return False
+    return head.startswith(b"PK") and (b".npy" in head or INDEX.encode() in head)
 
 
 def _encode(path: Path) -> bytes:

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from medldm.degradations import DEGRADATIONS
+from medldm.degradations import DEGRADATIONS, fill_smoothly
 from medldm.modality import MR
 from medldm.training import examples
 from medldm.training.batch_sampling import Sampling, sampling
@@ -275,27 +274,6 @@ def draw_regions(count: int, shape: torch.Size, generator: torch.Generator) -> T
         mask |= (distance * wobble < 1) & (number > k).reshape(-1, 1, 1, 1)
     mask[:, 0] = False
     return mask
-
-
-def fill_smoothly(image: Tensor, known: Tensor) -> Tensor:
-    """`medldm.degradations.regions.fill_smoothly` for a batch, (B, H, W, D)."""
-    weight = known.to(image)[:, None]
-    filled = _pyramid_fill(torch.where(known, image, torch.zeros_like(image))[:, None], weight)[:, 0]
-    return torch.where(known, image, filled)
-
-
-def _pyramid_fill(value: Tensor, weight: Tensor) -> Tensor:
-    if max(value.shape[2:]) == 1:
-        return value / weight.clamp_min(1e-6)
-    kernel = [min(2, size) for size in value.shape[2:]]
-    small_value = F.avg_pool3d(value, kernel, ceil_mode=True, count_include_pad=False)
-    small_weight = F.avg_pool3d(weight, kernel, ceil_mode=True, count_include_pad=False)
-    small = _pyramid_fill(small_value, small_weight)
-    up = F.interpolate(small, size=value.shape[2:], mode="trilinear", align_corners=False)
-    mean, share = value / weight.clamp_min(1e-6), weight.clamp(0, 1)
-    # A block without holes at this level needs nothing of the level above.
-    whole = (weight > 0).flatten(1).all(1).reshape(-1, 1, 1, 1, 1)
-    return torch.where(whole, mean, torch.where(weight > 0, mean * share + up * (1 - share), up))
 
 
 def plane_channels(measured: Measured, context: int) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medldm.errors import InputError
+from medldm.modality import MR
 from medldm.training.data import Packed
 
 CANDIDATES = 12  # voxels tried to find one with signal
@@ -38,9 +40,19 @@ class Corpus:
     ----------
     scans : packed MR scans, weighted as they shall be drawn
     device : where the buffer lies
+
+    Raises
+    ------
+    InputError
+        Scans of another modality.
     """
 
     def __init__(self, scans: Sequence[Packed], device: torch.device | str = "cpu") -> None:
+        if others := [scan for scan in scans if scan.kind is not MR]:
+            raise InputError(
+                f"{len(others)} of {len(scans)} packed scans are {others[0].kind.title}, {others[0].file} among them; "
+                f"batches are drawn of {MR.title} scans alone. Pack them without the others."
+            )
         self.device = torch.device(device)
         small = all(scan.voxels.dtype == np.uint8 for scan in scans)
         kind = np.uint8 if small else np.int32

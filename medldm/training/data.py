@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medldm.errors import MedldmError
-from medldm.modality import CT, modality_of
-from medldm.training.splits import read_split
+from medldm.errors import InputError, MedldmError
+from medldm.modality import CT, DEFAULT, Modality, modality_of
+from medldm.training.splits import by_air, rows_of, stated_modality
 
 log = logging.getLogger(__name__)
 
+INDEX = "index.json"  # of a cache
 QUARTER = 0.25  # dose of the noise that is kept beside a CT scan; other doses are made of it
 KERNELS = ("hann", "ramp")  # soft and sharp reconstructions
+BODY = 0.25  # scaled intensity between air and body in CT, -500 HU
 THICK = 1.6  # a scan whose spacing varies by more than this cannot show what thin slices look like
 
 
@@ -56,9 +58,9 @@ class Packed:
     noise: np.ndarray[Any, Any] | None = None
 
     @property
-    def is_ct(self) -> bool:
-        """Whether voxels are HU."""
-        return self.modality.upper().startswith("CT")
+    def kind(self) -> Modality:
+        """The modality as an object."""
+        return stated_modality(self.modality) or DEFAULT
 
     def scaled(self, where: tuple[slice, ...], generator: torch.Generator | None) -> Tensor:
         """A block as float32 scaled intensity; 8-bit sources are dithered by half a level where there is signal."""
@@ -76,16 +78,21 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
     data : folder of image files, see `read_split`
     cache : folder to fill; reused when it was made of the same files
     modality : scans of another modality are left out
+
+    Raises
+    ------
+    InputError
+        A scan whose values are of another modality, and the table does not say what it is.
     """
-    rows = [row for row in read_split(data) if (row.get("modality") or modality).upper().startswith(modality)]
+    rows = rows_of(data, modality)
     stamp = hashlib.sha256(json.dumps([[r["path"], Path(r["path"]).stat().st_size] for r in rows]).encode()).hexdigest()
-    index = cache / "index.json"
+    index = cache / INDEX
     if index.is_file() and json.loads(index.read_text())["stamp"] == stamp:
         return
     cache.mkdir(parents=True, exist_ok=True)
     entries = []
     for number, row in enumerate(rows):
-        entry = _pack_one(Path(row["path"]), cache / f"{number:04d}.npy", modality)
+        entry = _pack_one(Path(row["path"]), cache / f"{number:04d}.npy", modality, not row.get("modality"))
         if entry is None:
             log.warning("%s is left out: unreadable, nothing but air, a label map, or not a 3D image", row["path"])
             continue
@@ -95,7 +102,7 @@ def pack(data: Path, cache: Path, modality: str = "MR") -> None:
     index.write_text(json.dumps({"stamp": stamp, "scans": entries}, indent=1))
 
 
-def _pack_one(path: Path, target: Path, modality: str) -> dict[str, Any] | None:
+def _pack_one(path: Path, target: Path, modality: str, guessed: bool) -> dict[str, Any] | None:
     # As `mri_scaling` below.
     from medldm.data.volume import Volume
     from medldm.io.content import looks_like_labels
@@ -114,9 +121,15 @@ def _pack_one(path: Path, target: Path, modality: str) -> dict[str, Any] | None:
 
     if float(voxels.min()) >= 0 and looks_like_labels(raw):
         return None
+    likely, kind = by_air(float(voxels.min())), modality_of(modality)
+    if guessed and likely is not kind and (likely.body_above, kind.body_above) != (None, None):
+        raise InputError(
+            f"The values of {path.name} are those of {likely.title}, other scans of the folder are {modality}; a "
+            "network learns one modality. Put them into two folders, or name the modality of each scan in split.csv."
+        )
     seen = Volume(voxels, np.diag([*spacing, 1.0]), name=path.name)
     description = describe(seen, modality.lower())
-    packed = _pack_relative if modality_of(modality).window is None else _pack_hounsfield
+    packed = _pack_relative if kind.window is None else _pack_hounsfield
     return {**packed(voxels, raw.dtype == np.uint8, spacing, target), "spacing": spacing, "looks": description}
 
 
@@ -168,10 +181,16 @@ def noise_path(packed: Path) -> Path:
     return packed.with_suffix(".noise.npy")
 
 
+def index_of(cache: Path) -> list[dict[str, Any]]:
+    """What a cache says of each packed scan."""
+    entries: list[dict[str, Any]] = json.loads((cache / INDEX).read_text())["scans"]
+    return entries
+
+
 def load_cache(cache: Path, split: str) -> list[Packed]:
     """The packed scans of one split, in memory."""
     scans = []
-    for entry in json.loads((cache / "index.json").read_text())["scans"]:
+    for entry in index_of(cache):
         if entry["split"] != split:
             continue
         noise = noise_path(cache / entry["name"])
@@ -211,8 +230,7 @@ def packed_scan(
 
 def scan_descriptions(cache: Path, split: str) -> list[dict[str, Any]]:
     """`medldm.qc.ood.describe` of the packed scans of one split; caches of earlier versions do not know it."""
-    entries = json.loads((cache / "index.json").read_text())["scans"]
-    return [entry["looks"] for entry in entries if entry["split"] == split and entry.get("looks")]
+    return [entry["looks"] for entry in index_of(cache) if entry["split"] == split and entry.get("looks")]
 
 
 class Block(NamedTuple):
@@ -222,11 +240,13 @@ class Block(NamedTuple):
     ----------
     clean : (H, W, D) scaled intensity
     isotropic : whether slices along H may be thickened
+    modality : of the scan
     noise : (H, W, D) scaled intensity, what a quarter of the dose would add; None for MRI
     """
 
     clean: Tensor
     isotropic: bool
+    modality: Modality = DEFAULT
     noise: Tensor | None = None
 
 
@@ -269,13 +289,14 @@ def draw_block(scan: Packed, size: tuple[int, int, int], generator: torch.Genera
     margins = [n for pair in reversed(pads) for n in pair]
     flips = [axis for axis in range(3) if torch.rand((), generator=generator) < 0.5]
     block, *noise = (torch.nn.functional.pad(field, margins).permute(order).flip(flips) for field in fields)
-    return Block(block, scan.isotropic, noise[0] if noise else None)
+    return Block(block, scan.isotropic, scan.kind, noise[0] if noise else None)
 
 
 def _voxel_with_signal(scan: Packed, generator: torch.Generator) -> list[int]:
+    signal = 0.1 if scan.noise is None else BODY
     for _ in range(12):
         at = [int(torch.randint(size, (1,), generator=generator)) for size in scan.voxels.shape]
-        if scan.voxels[tuple(at)] * scan.scale + scan.shift > (0.25 if scan.is_ct else 0.1):
+        if scan.voxels[tuple(at)] * scan.scale + scan.shift > signal:
             break
     return at
 

@@ -12,14 +12,11 @@ from torch import Tensor
 from medldm.degradations import DEGRADATIONS, Degradation, Observation, draw_noise
 from medldm.degradations.degradation import uniform
 from medldm.inference.conditioning import Orientation, measured_channels, pick_orientations
-from medldm.modality import CT, MR
 from medldm.settings import Architecture
 from medldm.training.augment import augment
-from medldm.training.data import Block, Packed, draw_block, pick
+from medldm.training.data import BODY, Block, Packed, draw_block, pick
 
 MARGIN = 8  # voxels along the damaged axis that are cut off again: a block's end is not a scan's end
-
-BODY = 0.25  # scaled intensity, -500 HU
 
 
 class Example(NamedTuple):
@@ -95,20 +92,20 @@ def damaged(block: Block, generator: torch.Generator) -> tuple[Observation, Tens
     """
     # The noise level that a user or an estimator gives is never quite right.
     doubt = math.exp(0.15 * float(torch.randn((), generator=generator)))
+    clean = augment(block.clean, generator) if block.noise is None else block.clean
+    task = draw_task(block, generator)
+    damage = draw_damage(task, tuple(clean.shape), generator)
     if block.noise is not None:
-        task = draw_task(shares(CT.name), block.isotropic, generator)
-        sampling = draw_damage(task, tuple(block.clean.shape), generator).sampling
+        sampling = damage.sampling
         added = low_dose(block.noise, task, generator)
         # Noise comes before thick slices: they average it.
-        observation, _ = measure(block.clean + added, Damage(sampling, None), generator)
+        observation, _ = measure(clean + added, Damage(sampling, None), generator)
         averaged = sampling is not None and sampling.linear and not sampling.masks
         bare = sampling.degrade(added) if sampling is not None and averaged else added
-        body = block.clean > BODY
+        body = clean > BODY
         level = bare[body].std() if bare.shape == body.shape and int(body.sum()) > 100 else bare.std()
-        return observation, level.reshape(1, 1, 1) * doubt, block.clean, task
-    clean = augment(block.clean, generator)
-    task = draw_task(shares(MR.name), block.isotropic, generator)
-    observation, sigma = measure(clean, draw_damage(task, tuple(clean.shape), generator), generator)
+        return observation, level.reshape(1, 1, 1) * doubt, clean, task
+    observation, sigma = measure(clean, damage, generator)
     return observation, sigma * doubt, clean, task
 
 
@@ -207,11 +204,12 @@ def measure(clean: Tensor, damage: Damage, generator: torch.Generator) -> tuple[
     return damage.sampling.observe(measured), sigma
 
 
-def draw_task(shares_of: dict[str, float], isotropic: bool, generator: torch.Generator) -> str:
-    """A family, by its share."""
-    names = [name for name in shares_of if isotropic or not DEGRADATIONS[name].across_slices]
-    shares = torch.tensor([shares_of[name] for name in names])
-    return names[int(torch.multinomial(shares, 1, generator=generator))]
+def draw_task(block: Block, generator: torch.Generator) -> str:
+    """A family, by its share in the block's modality."""
+    shares_of = shares(block.modality.name)
+    names = [name for name in shares_of if block.isotropic or not DEGRADATIONS[name].across_slices]
+    chances = torch.tensor([shares_of[name] for name in names])
+    return names[int(torch.multinomial(chances, 1, generator=generator))]
 
 
 def draw_damage(task: str, shape: tuple[int, ...], generator: torch.Generator) -> Damage:

@@ -6,14 +6,13 @@ import json
 import logging
 import platform
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from medldm.degradations import DEGRADATIONS
 from medldm.errors import ModelError, UsageError
@@ -25,11 +24,12 @@ from medldm.models.vae import build_vae
 from medldm.qc.ood_features import extended, fit
 from medldm.settings import Architecture
 from medldm.system import cores
-from medldm.training.data import Packed, balance, load_cache, pack, scan_descriptions
+from medldm.training.data import balance, index_of, load_cache, pack, scan_descriptions
 from medldm.training.distributed import Distributed, launch
-from medldm.training.splits import modality_of_scans
+from medldm.training.splits import check_split, modality_of_scans, rows_of
 from medldm.training.stages.decoder import train_fusion
 from medldm.training.stages.flow import train_flow
+from medldm.training.stages.stage import Stage
 from medldm.training.stages.unet import train_unet
 from medldm.training.stages.vae import train_vae
 from medldm.training.state import CHECKPOINT, part, read_metadata, save_atomically
@@ -45,6 +45,7 @@ SHARES = {"unet": 0.35, "vae": 0.17, "flow": 0.26, "fusion": 0.22}
 RATES = {"unet": 1.5e-3, "vae": 1e-3, "flow": 8e-4, "fusion": 8e-4}
 FEWEST = 5  # scans; fewer do not show how much scans differ
 PATCH = {2: (8, 96), 3: (2, 48)}  # batch and patch edge by spatial_dims
+N = TypeVar("N", bound=nn.Module)
 
 
 def train(
@@ -105,7 +106,9 @@ def train(
     started = card(init) if init else None
     config = config or (grown(architecture(started), spatial_dims) if started else default_config(spatial_dims or 2))
     modality = (modality or (started.modality if started else modality_of_scans(data))).upper()
+    check_split(rows_of(data, modality), data, modality)
     pack(data, out / "cache", modality)
+    check_split(index_of(out / "cache"), data, modality)  # without those that cannot be read
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     stages = {stage: minutes * SHARES[stage] for stage in ORDER} if kind == "all" else {kind: minutes}
     batch, patch = PATCH[config.spatial_dims]
@@ -138,20 +141,22 @@ def train_stages(
     resume : go on from the checkpoints in `out`
     start : card of the model to start from
     distributed, device : the other processes, and where this one computes
-
-    Raises
-    ------
-    UsageError
-        Too few scans.
     """
     scans, val = balance(load_cache(out / "cache", "train")), load_cache(out / "cache", "val")
-    if not scans or not val:
-        raise UsageError(f"There are {len(scans)} scans to train on and {len(val)} to validate; both are needed.")
     weights = read_weights(start) if start else {}
+    common = Stage(
+        train=scans,
+        val=val,
+        config=config,
+        plan=plan,
+        out=out,
+        resume=resume,
+        device=device,
+        distributed=distributed,
+    )
     if distributed.is_main:
         log.info("%d scans for training, %d for validation", len(scans), len(val))
     for stage, minutes in stages.items():
-        planned = replace(plan, minutes=minutes, learning_rate=RATES[stage])
         first = {key: value.float() for key, value in part(weights, f"{stage}.").items()} or None
         if start and first and start.spatial_dims != config.spatial_dims:
             first = inflated_unet(first, architecture(start), config) if stage == "unet" else None
@@ -159,18 +164,8 @@ def train_stages(
             first = _widened(stage, first, architecture(start), config)
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(plan.seed)  # all processes start from the same network
-            finished = stage_of(
-                stage,
-                scans,
-                val,
-                config,
-                planned,
-                out,
-                resume=resume,
-                init=first,
-                device=device,
-                distributed=distributed,
-            )
+            planned = replace(plan, minutes=minutes, learning_rate=RATES[stage])
+            finished = train_stage(replace(common, name=stage, plan=planned, init=first))
         if distributed.is_main:
             metadata = {"architecture": json.dumps(asdict(config))}
             save_atomically({k: v.cpu() for k, v in finished.items()}, out / stage / "weights.safetensors", metadata)
@@ -207,35 +202,32 @@ def default_config(spatial_dims: int) -> Architecture:
     return replace(Architecture(), spatial_dims=3, context=1, unet=(16, 32, 64, 128))
 
 
-def stage_of(
-    stage: str, scans: list[Packed], val: list[Packed], config: Architecture, plan: Plan, out: Path, **options: Any
-) -> dict[str, Tensor]:
-    """Train one stage; the frozen ones before it are read from `out`."""
-    folder = out / stage
-    log.info("training %s for %.3g minutes", stage, plan.minutes)
-    simple: dict[str, Callable[..., dict[str, Tensor]]] = {"unet": train_unet, "vae": train_vae}
-    if stage in simple:
-        init = options.pop("init")
-        if init:
-            init.pop("scale", None)
-        return simple[stage](scans, val, config, plan, folder, init=init, **options)
-    latent = frozen_latent(out, config)
-    unet = build_unet(config)
-    unet.load_state_dict(finished_weights(out, "unet"))
-    if stage == "flow":
-        return train_flow(scans, val, config, plan, folder, latent, unet.eval(), **options)
-    flow = build_flow(config)
-    flow.load_state_dict(finished_weights(out, "flow"))
-    return train_fusion(scans, val, config, plan, folder, latent, flow.eval(), unet.eval(), **options)
+def train_stage(stage: Stage) -> dict[str, Tensor]:
+    """Train one stage; the frozen ones before it are read from its run."""
+    log.info("training %s for %.3g minutes", stage.name, stage.plan.minutes)
+    if stage.name == "unet":
+        return train_unet(stage)
+    if stage.name == "vae":
+        return train_vae(stage)
+    latent = frozen_latent(stage.out, stage.config)
+    unet = frozen(build_unet(stage.config), finished_weights(stage.out, "unet"))
+    if stage.name == "flow":
+        return train_flow(stage, latent, unet)
+    flow = frozen(build_flow(stage.config), finished_weights(stage.out, "flow"))
+    return train_fusion(stage, latent, flow, unet)
+
+
+def frozen(network: N, weights: dict[str, Tensor]) -> N:
+    """A network with trained weights, to be used."""
+    network.load_state_dict(weights)
+    return network.eval()
 
 
 def frozen_latent(out: Path, config: Architecture) -> LatentSpace:
     """The trained autoencoder of a run."""
     weights = finished_weights(out, "vae")
     scale = weights.pop("scale")
-    vae = build_vae(config)
-    vae.load_state_dict(weights)
-    return LatentSpace(vae.eval(), scale)
+    return LatentSpace(frozen(build_vae(config), weights), scale)
 
 
 def finished_weights(out: Path, stage: str) -> dict[str, Tensor]:
@@ -264,13 +256,13 @@ def publish(
         "architecture": asdict(config),
         "licence": "as you choose",
         "verbs": verbs(),
-        "guard": covered(out, started),
+        "ood": covered(out, started),
     }
     if "unet" in done:
         fields = common | {
             "name": f"{name}-unet",
             "title": f"Supervised U-Net ({config.spatial_dims}D), the baseline of {name}",
-            "role": "rival",
+            "role": "baseline",
             "training": training_facts(out, ("unet",), device),
             "validation": curve_end(out / "unet"),
         }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medldm.errors import InputError, MedldmError
-from medldm.modality import DEFAULT, MODALITIES
+from medldm.modality import DEFAULT, MODALITIES, Modality
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +148,28 @@ def _hash(subject: str) -> int:
     return int(hashlib.sha256(subject.encode()).hexdigest(), 16)
 
 
+def stated_modality(text: str) -> Modality | None:
+    """The modality that a table's text begins with, as "MR T1w" does."""
+    return next((kind for kind in MODALITIES.values() if text.upper().startswith(kind.title)), None)
+
+
+def by_air(lowest: float) -> Modality:
+    """The modality of a scan by its lowest value: air lies far below zero in CT."""
+    below = (kind for kind in MODALITIES.values() if kind.body_above is not None and lowest < kind.body_above)
+    return next(below, DEFAULT)
+
+
+def rows_of(data: Path, modality: str) -> list[dict[str, str]]:
+    """`read_split` without the scans that the table says are of another modality.
+
+    Parameters
+    ----------
+    data : folder with NIfTI files
+    modality : title of the one that is kept
+    """
+    return [row for row in read_split(data) if (row.get("modality") or modality).upper().startswith(modality)]
+
+
 def modality_of_scans(data: Path) -> str:
     """Title of the modality of all scans, by the split table or, where it does not say, by air below zero.
 
@@ -156,22 +180,58 @@ def modality_of_scans(data: Path) -> str:
     Raises
     ------
     InputError
-        No scans.
+        No scans, or scans of several modalities.
     """
     rows = read_split(data)
-    named = [row["modality"].upper() for row in rows if row.get("modality")]
-    lowest = max(_lowest(Path(row["path"])) for row in rows[:3]) if not named else 0.0
-    for kind in MODALITIES.values():
-        by_air = kind.body_above is not None and lowest < kind.body_above
-        if by_air or (named and all(name.startswith(kind.title) for name in named)):
-            return kind.title
-    return DEFAULT.title
+    stated = [stated_modality(row["modality"]) for row in rows if row.get("modality")]
+    kinds = {kind for kind in stated if kind} or {by_air(_lowest(rows))}
+    if len(kinds) > 1:
+        raise InputError(
+            f"{data} holds {' and '.join(sorted(kind.title for kind in kinds))} scans, and a network learns one "
+            "modality. Leave the others out of the table, or put them into another folder."
+        )
+    return kinds.pop().title
 
 
-def _lowest(path: Path) -> float:
+def _lowest(rows: list[dict[str, str]]) -> float:
+    """Lowest value of the first scan that can be read; `pack` will say what is wrong with the others."""
     from medldm.io.images import read_image
 
-    try:
-        return float(np.nanmin(read_image(path, fix=True).voxels))
-    except MedldmError:
-        return 0.0  # `pack` will say what is wrong with it
+    for row in rows:
+        try:
+            return float(np.nanmin(read_image(Path(row["path"]), fix=True).voxels))
+        except MedldmError:
+            continue
+    return 0.0
+
+
+def check_split(rows: Sequence[Mapping[str, Any]], data: Path, modality: str) -> None:
+    """There must be something to learn from, and others to validate on.
+
+    Parameters
+    ----------
+    rows : scans with split, subject and weight
+    data, modality : for the sentence
+
+    Raises
+    ------
+    InputError
+        No scans to train on or to validate, one subject only, scans that are never drawn.
+    """
+    train, val = ([row for row in rows if row["split"] == split] for split in ("train", "val"))
+    subjects = {row.get("subject") for row in rows}
+    if train and not val and len(subjects) == 1 and (only := subjects.pop()):
+        raise InputError(
+            f"{data} holds scans of one subject only, {only}. Validation needs another one: add a scan of a second "
+            "subject."
+        )
+    if not train or not val:
+        raise InputError(
+            f"{modality} scans in {data}: {len(train)} to train on, {len(val)} to validate. Both are needed, of "
+            "different subjects."
+        )
+    if not any(float(str(row.get("weight", "")) or 1) for row in train):
+        raise InputError(
+            f"Every scan to train on in {data} has the weight 0, so none would be drawn. Give some of them a weight "
+            "above 0 in the table."
+        )

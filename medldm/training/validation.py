@@ -13,8 +13,8 @@ from medldm.degradations import DEGRADATIONS, Degradation, Observation
 from medldm.inference.conditioning import Orientation, measured_channels, to_stack
 from medldm.modality import CT
 from medldm.settings import Architecture
-from medldm.training.data import Packed
-from medldm.training.examples import BODY, Damage, measure, orientations_of
+from medldm.training.data import BODY, Packed
+from medldm.training.examples import Damage, measure, orientations_of
 
 CUBE = 64  # edge of a validation cube, voxels
 EDGE = 4  # voxels at its border that are not scored
@@ -63,7 +63,7 @@ def cubes(scans: Sequence[Packed], config: Architecture, per_task: int = 3) -> l
     chosen = [scan for scan in ordered if scan.isotropic][:per_task] or ordered[:per_task]
     cases = []
     # Of a few CT scans other places are taken; phantoms and heads have one middle.
-    turns = per_task if any(scan.is_ct for scan in chosen) else min(per_task, len(chosen))
+    turns = per_task if any(scan.noise is not None for scan in chosen) else min(per_task, len(chosen))
     for number in range(turns):
         scan = chosen[number % len(chosen)]
         generator = torch.Generator().manual_seed(1000 + number)

@@ -13,9 +13,9 @@ from medldm.errors import ModelError, UnfitModel, reason_of
 
 ROOM = Path(__file__).parent
 IN_PLANE = "in-plane"  # super-resolution of planes alone, which a card may do in another way than that of slices
-# Keys of card files whose field is called otherwise.
+# Keys and roles that cards of earlier versions name otherwise.
 FIELDS = {"guard": "ood", "looks": "orientations"}
-KEYS = {field: key for key, field in FIELDS.items()}
+ROLES = {"rival": "baseline"}
 PATIENCE_S = 1800.0  # for one scan on a CPU
 
 
@@ -50,12 +50,12 @@ class Card:
     title : one line
     modality : name in `medldm.modality.MODALITIES`
     spatial_dims : 2 works in planes, 3 in volumes
-    role : ``"restorer"`` (VAE, flow, fusion) or ``"rival"`` (supervised U-Net, the baseline of benchmarks)
+    role : ``"restorer"`` (VAE, flow, fusion) or ``"baseline"`` (supervised U-Net)
     verbs : what it does
     architecture : widths of its networks
     weights : file beside the card
     sha256 : of that file
-    parts : which networks of that file are its own, so that a set and its rival share one file; all when empty
+    parts : which networks of that file are its own, so that a set and its baseline share one file; all when empty
     licence : of the weights
     spacing_mm : smallest and largest voxel it has seen, mm
     training : subjects, sources, licences, minutes, hardware
@@ -127,7 +127,7 @@ class Card:
 
     def asdict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {KEYS.get(name, name): value for name, value in asdict(self).items() if name != "folder"}
+        return {name: value for name, value in asdict(self).items() if name != "folder"}
 
 
 def read_card(path: Path) -> Card:
@@ -142,10 +142,11 @@ def read_card(path: Path) -> Card:
         known = {one.name for one in fields(Card)}
         lists = {"verbs", "spacing_mm", "limits", "parts"}
         named = {FIELDS.get(key, key): value for key, value in stored.items()}
+        named["role"] = ROLES.get(named["role"], named["role"])
         values: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in named.items() if k in known}
         return Card(**values, folder=str(path.parent))
-    except (OSError, ValueError, TypeError) as problem:
-        why = "what a card says is missing" if isinstance(problem, TypeError) else reason_of(problem)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as problem:
+        why = "what a card says is missing" if isinstance(problem, TypeError | LookupError) else reason_of(problem)
         raise ModelError(
             f"{path} is not a model card: {why}. Name the .json or the folder that `medldm train` has written."
         ) from problem

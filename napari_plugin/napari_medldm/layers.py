@@ -17,6 +17,7 @@ import numpy as np
 from medldm.data.volume import Affine, Stored, Volume
 from medldm.io import guess_modality, modality_by_name
 from medldm.io.arrays import from_array
+from medldm.provenance import RunRecord
 from medldm.tasks import TASKS
 
 SWAP = np.eye(4)[[2, 1, 0, 3]]  # reverses the order of the three axes
@@ -85,11 +86,10 @@ def placed(volume: Volume) -> dict[str, Any]:
 
 
 def about(volume: Volume) -> dict[str, Any]:
-    """What a layer remembers of its volume: how it was stored, and what was done to it, JSON-ready."""
+    """What a layer remembers of its volume: how it was stored, and the record of each run, oldest first."""
     # One voxel stands for all of them: the layer holds the true ones, twice would be a waste of memory.
     frame = replace(volume, voxels=np.broadcast_to(np.zeros(1, volume.voxels.dtype), volume.shape), std=None)
-    steps = [{"task": step.task, "settings": dict(step.settings), **step.facts} for step in volume.history]
-    return {"medldm": frame, "provenance": steps}
+    return {"medldm": frame, "provenance": [RunRecord.of_step(step) for step in volume.history]}
 
 
 def contrast(voxels: np.ndarray[Any, Any]) -> tuple[float, float]:

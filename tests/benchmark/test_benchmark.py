@@ -157,7 +157,7 @@ def test_a_quick_look_takes_thin_scans_of_different_subjects(tmp_path):
     assert [row["subject"] for row in few(rows, 2)] == ["a", "c"]
 
 
-# The rivals
+# The baselines
 
 
 @pytest.mark.parametrize("row", CORE, ids=lambda row: row.name)
@@ -358,16 +358,16 @@ def test_sharpness_is_judged_by_its_distance_from_one():
     assert any("+0.200" in line for line in against(scores, "medldm-sharp", "detail_energy"))
 
 
-def test_the_better_of_linear_and_cubic_is_the_rival_and_the_subject_is_the_unit():
+def test_the_better_of_linear_and_cubic_is_the_baseline_and_the_subject_is_the_unit():
     scores = [score("medldm", "a", psnr=30.0), score("medldm", "b", psnr=30.0), score("medldm", "b", psnr=32.0)]
     scores += [score("linear", s, psnr=28.0) for s in "ab"] + [score("cubic", s, psnr=29.0) for s in "ab"]
     (line,) = [line for line in against(scores, "medldm", "psnr") if line.startswith("| thick-4mm")]
     assert "| cubic | 2 | +1.50 [" in line
     table = markdown(scores, {}, "medldm benchmark")
-    assert "| thick-4mm | 2 | 28.00 | 29.00 | **30.50** |" in table  # rivals first, however the ledger lists them
+    assert "| thick-4mm | 2 | 28.00 | 29.00 | **30.50** |" in table  # baselines first, however the ledger lists them
 
 
-def test_a_rival_that_skipped_a_subject_is_not_the_best_for_it():
+def test_a_baseline_that_skipped_a_subject_is_not_the_best_for_it():
     scores = [score("medldm", s, psnr=30.0) for s in "ab"] + [score("tv", "a", psnr=40.0)]
     scores += [score("nlm", s, psnr=29.0) for s in "ab"]
     assert any("| nlm | 2 |" in line for line in against(scores, "medldm", "psnr"))

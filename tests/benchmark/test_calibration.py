@@ -76,7 +76,7 @@ def test_a_card_is_calibrated_and_its_weights_stay(tmp_path, monkeypatch):
 def test_amending_a_card_keeps_the_rest(tmp_path):
     path = phantoms.tiny_model(tmp_path)
     before = json.loads(path.read_text())
-    amend(card(str(path)), {"guard": {"residual": {}}})
+    amend(card(str(path)), {"ood": {"residual": {}}})
     after = json.loads(path.read_text())
-    assert after.pop("guard") == {"residual": {}}
+    assert after.pop("ood") == {"residual": {}}
     assert after == before

@@ -214,22 +214,22 @@ def test_ct_scans_are_found_where_there_are_some(tmp_path):
     assert scans(tmp_path, "test", "ct") == []
 
 
-# Rivals and parts
+# Baselines and parts
 
 
-def test_rivals_that_are_not_installed_are_listed_with_what_to_install(monkeypatch):
+def test_baselines_that_are_not_installed_are_listed_with_what_to_install(monkeypatch):
     from medldm.benchmark import baselines
 
     monkeypatch.setattr(baselines, "installed", lambda package: package == "dipy")
     available, absent = baselines.optional()
     assert list(available) == ["dipy-nlm"]
     assert {"eclare", "synthsr"} <= absent.keys()  # named by the protocol, run nowhere
-    assert "medldm[rivals]" in absent["bm4d"]
+    assert "medldm[baselines]" in absent["bm4d"]
     assert "bm4d" in methods()[1]
 
 
 @pytest.mark.parametrize("name", optional_baselines.OPTIONAL)
-def test_rivals_of_other_packages_gain_on_noise(name):
+def test_baselines_of_other_packages_gain_on_noise(name):
     pytest.importorskip(optional_baselines.NEEDS[name])
     clean = phantoms.brain((28, 28, 24)) / np.float32(1000)
     noisy = phantoms.rician(clean, 0.08).astype(np.float32)

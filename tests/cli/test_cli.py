@@ -510,7 +510,7 @@ def test_a_model_becomes_a_bundle(tiny_model, tmp_path, capsys):
         (["denoise", "a", "b", "--noise"], 2, "--noise needs a value."),
         (["models", "a", "b"], 2, "medldm models cannot use b."),
         (["train", "all", "a", "b"], 2, "--minutes is missing."),
-        (["denoise", "scan.nii.gz", "d.nii.gz", "--noise", "-1"], 2, "at least 0 (MRI: fraction of"),
+        (["denoise", "scan.nii.gz", "d.nii.gz", "--noise", "-1"], 2, "at least 0 (MR: a fraction of"),
         (["denoise", "scan.nii.gz", "d.nii.gz", "--noise", "5"], 2, "Say --noise 0.05 for 5 %"),
         (["denoise", "scan.nii.gz", "d.png"], 2, "Name a .nii.gz file or a folder as OUT"),
         (["rerun", "nowhere.json"], 3, "nowhere.json does not exist"),

@@ -51,7 +51,7 @@ def test_denoising_gives_a_layer_on_the_same_grid(as_layer, tiny_model):
     assert np.allclose(snapshot(Image(data, **arguments)).affine, scan.affine, atol=1e-4)
     assert messages[-1][0] == messages[-1][1]
     assert outcome.text.startswith("cpu, ")
-    assert arguments["metadata"]["provenance"][-1]["model"] == "tiny-2d"
+    assert arguments["metadata"]["provenance"][-1].model == "tiny-2d"
 
 
 def test_samples_and_difference_give_layers_on_the_grid_of_the_result(as_layer, tiny_model):
@@ -256,8 +256,7 @@ print(denoised(*large))
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits memory as Linux does")
 def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
-    # Where the smallest allocation fails, native code below PyTorch may crash, or oneDNN may keep a broken primitive;
-    # such a process says nothing of ours.
+    # Where the smallest allocation fails, native code below PyTorch may crash; such a process says nothing of ours.
     for _ in range(6):
         process = subprocess.run(
             [sys.executable, "-c", CROWDED, str(tiny_model)],
@@ -265,7 +264,7 @@ def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
-        if process.returncode == 0 and process.stdout.splitlines()[-1].startswith("cpu, "):
+        if process.returncode == 0:
             break
     assert process.returncode == 0, process.stderr
     before, crowded, after = process.stdout.splitlines()

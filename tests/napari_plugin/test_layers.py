@@ -148,8 +148,9 @@ def test_a_later_edit_does_not_reach_a_run_that_has_begun(as_layer):
 
 def test_metadata_hold_the_provenance_and_not_the_voxels(as_layer):
     from medldm.data.volume import Step
+    from medldm.provenance import RunRecord
 
     volume = phantoms.phantom().with_voxels(phantoms.brain() + 1, step=Step("denoise", {"seed": 3}, {"model": "m"}))
     metadata = as_layer(volume).metadata
-    assert metadata["provenance"] == [{"task": "denoise", "settings": {"seed": 3}, "model": "m"}]
+    assert metadata["provenance"] == [RunRecord(task="denoise", settings={"seed": 3}, facts={"model": "m"})]
     assert metadata["medldm"].voxels.strides == (0, 0, 0)

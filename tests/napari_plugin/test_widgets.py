@@ -80,9 +80,9 @@ def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
     assert np.allclose(volume_of(result).affine, volume_of(scan).affine, atol=1e-4)
     scan.contrast_limits = (10, 500)
     assert tuple(result.contrast_limits) == (10, 500)
-    facts = result.metadata["provenance"][-1]
-    assert facts["settings"]["samples"] == 2
-    assert widget.status.value.startswith(f"cpu, {facts['seconds']} s, ")
+    record = result.metadata["provenance"][-1]
+    assert record.settings["samples"] == 2
+    assert widget.status.value.startswith(f"cpu, {record.seconds} s, ")
     widget.compare.value = 0.25
     assert (scan.opacity, result.opacity) == (1, 0.25)
     assert widget.button.enabled
@@ -164,7 +164,7 @@ def test_missing_slices_are_found_marked_and_clicked(show, qtbot, as_layer):
     listening(viewer, event)
     assert missing.value == "4,9"
     run(qtbot, widget)
-    assert viewer.layers[1].metadata["provenance"][-1]["invented_slices"] == [4, 9]
+    assert viewer.layers[1].metadata["provenance"][-1].invented_slices == (4, 9)
     widget.click.value = False
     assert widget._clicked not in viewer.mouse_drag_callbacks
 

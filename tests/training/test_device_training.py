@@ -1,5 +1,6 @@
 """Training from packed scans on one device: what is drawn and damaged in batches is what one volume at a time gives."""
 
+import dataclasses
 import json
 import math
 import types
@@ -58,6 +59,12 @@ def scan(voxels, spacing=(1.0, 1.0, 1.0), weight=1.0, scale=1.0):
 def numbered(shape, first=1):
     """A volume in which every voxel has a value of its own."""
     return np.arange(first, first + math.prod(shape), dtype=np.uint16).reshape(shape)
+
+
+def test_batches_are_not_drawn_of_ct():
+    ct = dataclasses.replace(scan(numbered((4, 4, 4))), modality="CT chest")
+    with pytest.raises(InputError, match="1 of 2 packed scans are CT"):
+        Corpus([scan(numbered((4, 4, 4))), ct])
 
 
 # --- packed scans in one file -----------------------------------------------------------------------------------------
@@ -133,6 +140,31 @@ def test_what_is_no_archive_is_told(cache, tmp_path):
         later.writestr(INDEX, json.dumps({"version": 2, "scans": []}))
     with pytest.raises(InputError, match=r"later\.zip has layout 2, this medldm reads 1\. Pack it again\."):
         read_archive(tmp_path / "later.zip")
+
+
+def test_a_damaged_archive_is_one_sentence(cache, tmp_path):
+    """Cut short at any place, or with a few bits flipped: never a traceback, and never other voxels."""
+    write_archive(cache, tmp_path / "whole.zip")
+    wanted = read_archive(tmp_path / "whole.zip")
+    whole, damaged = (tmp_path / "whole.zip").read_bytes(), tmp_path / "damaged.zip"
+    for size in np.linspace(80, len(whole) - 1, 12).astype(int):
+        damaged.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"damaged\.zip is damaged or cut short\. Copy it again"):
+            read_archive(damaged)
+    complaints = 0
+    draw = np.random.default_rng(0)
+    # Most of the file is voxels; its end says where they are.
+    for at in (*draw.integers(64, len(whole), 20), *range(len(whole) - 120, len(whole), 2)):
+        content = bytearray(whole)
+        content[at] ^= 1 << draw.integers(8)
+        damaged.write_bytes(content)
+        try:
+            scans = read_archive(damaged)
+        except InputError:
+            complaints += 1
+        else:  # a date or a permission of the zip file
+            assert_same(scans["train"], wanted["train"])
+    assert complaints > 30
 
 
 # --- blocks of scans --------------------------------------------------------------------------------------------------
@@ -259,7 +291,7 @@ def test_thick_slices_are_those_of_one_volume(profile, spacing, thickness):
     wanted = ThickSlices(VOXELS, 0, spacing, thickness, profile, missing=(1,))
     centres = slice_centres(VOXELS, spacing)[wanted.kept]
     measure, interpolate, observed = sampled(centres, thickness, rect=profile == "rect")
-    assert_near(measure, wanted.matrix)
+    assert_near(measure, wanted.matrices[0])
     assert_near(measure, profile_matrix(centres, VOXELS, thickness, profile))
     assert_near(interpolate, interpolation_matrix(centres, VOXELS))
     assert_near(observed, observation_weights(centres, VOXELS))
@@ -296,7 +328,7 @@ def test_holes_are_filled_as_in_one_volume():
     image, known = torch.rand(3, 20, 24, 13, generator=seeded()), torch.rand(3, 20, 24, 13, generator=seeded(1)) > 0.3
     known[0, 5:15, 5:18] = False
     known[1] = True  # a block without holes beside blocks with them
-    filled = batches.fill_smoothly(image, known)
+    filled = fill_smoothly(image, known)
     for item in range(3):
         torch.testing.assert_close(filled[item], fill_smoothly(image[item], known[item]), atol=1e-6, rtol=1e-5)
     assert (filled[known] == image[known]).all()

@@ -11,6 +11,7 @@ import torch
 
 import medldm
 from medldm.errors import InputError, UsageError
+from medldm.modality import CT
 from medldm.settings import Architecture
 from medldm.training import train
 from medldm.training.augment import piecewise_linear
@@ -166,7 +167,7 @@ def test_what_a_table_does_not_say_of_a_scan_is_what_it_was_packed_as(tmp_path):
     (tmp_path / "split.csv").write_text("split,file,modality\ntrain,a.nii.gz,CT chest\ntrain,b.nii.gz\n")
     pack(tmp_path, tmp_path / "cache", "CT")
     assert [scan.modality for scan in load_cache(tmp_path / "cache", "train")] == ["CT chest", "CT"]
-    assert all(scan.is_ct for scan in load_cache(tmp_path / "cache", "train"))
+    assert all(scan.kind is CT for scan in load_cache(tmp_path / "cache", "train"))
 
 
 @pytest.mark.parametrize("task", shares("mr"))
@@ -367,13 +368,43 @@ def test_what_kind_of_scans_a_folder_holds(tmp_path):
     head = phantoms.phantom((20, 20, 12)).voxels
     phantoms.save(tmp_path / "a_1.nii.gz", head - 1000, np.eye(4), dtype=np.int16)
     assert modality_of_scans(tmp_path) == "CT"
-    phantoms.save(tmp_path / "b_1.nii.gz", head, np.eye(4), dtype=np.int16)
+    (tmp_path / "0_1.nii.gz").write_bytes(b"no image")
+    assert modality_of_scans(tmp_path) == "CT"
+    phantoms.save(tmp_path / "0_1.nii.gz", head, np.eye(4), dtype=np.int16)
     assert modality_of_scans(tmp_path) == "MR"
     (tmp_path / "split.csv").write_text("split,file,modality\ntrain,a_1.nii.gz,CT chest\n")
     assert modality_of_scans(tmp_path) == "CT"
-    (tmp_path / "split.csv").unlink()
-    (tmp_path / "b_1.nii.gz").write_bytes(b"no image")
-    assert modality_of_scans(tmp_path) == "MR"
+
+
+SPLIT = "split,file,subject,modality,weight\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            f"{SPLIT}train,a_1.nii.gz,a,CT chest,\ntrain,b_1.nii.gz,b,MR T1w,\nval,c_1.nii.gz,c,MR T1w,\n",
+            "holds CT and MR scans, and a network learns one modality",
+        ),
+        ("", "a_1.nii.gz are those of CT, other scans of the folder are MR; a network learns one modality"),
+        (f"{SPLIT}train,b_1.nii.gz,b,,\ntrain,c_1.nii.gz,b,,\n", "holds scans of one subject only, b"),
+        (f"{SPLIT}train,b_1.nii.gz,b,,0\nval,c_1.nii.gz,c,,1\n", "has the weight 0, so none would be drawn"),
+        (f"{SPLIT}train,d_1.nii.gz,d,,\nval,c_1.nii.gz,c,,\n", "MR scans in .*: 0 to train on, 1 to validate"),
+        (f"{SPLIT}train,c_1.nii.gz,c,T2w,\nval,b_1.nii.gz,b,T2w,\n", "MR scans in .*: 0 to train on, 0 to validate"),
+    ],
+)
+def test_scans_that_nothing_can_be_learnt_from_are_one_sentence(table, message, tmp_path):
+    """CT among MR, one subject, weights of zero, a broken scan, modalities that nobody knows."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    head = phantoms.phantom((20, 20, 12)).voxels
+    for name, voxels in (("0", head), ("a", head - 1000), ("b", head), ("c", head)):
+        phantoms.save(scans / f"{name}_1.nii.gz", voxels, np.eye(4), dtype=np.int16)
+    (scans / "d_1.nii.gz").write_bytes(b"no image")
+    if table:
+        (scans / "split.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        train("unet", scans, tmp_path / "run", minutes=0.01)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -428,6 +459,7 @@ def first_loss(scans, tmp_path, monkeypatch):
     from medldm.training.distributed import Distributed
     from medldm.training.stages.decoder import train_fusion
     from medldm.training.stages.flow import train_flow
+    from medldm.training.stages.stage import Stage
     from medldm.training.stages.vae import train_vae
 
     losses = []
@@ -445,16 +477,22 @@ def first_loss(scans, tmp_path, monkeypatch):
         latent, flow, unet = frozen
         # What the caller drew before must not matter.
         torch.default_generator.manual_seed(begun)
-        plan, options = Plan(batch=2, patch=32), {"distributed": distributed, "device": "cpu"}
+        options = Stage(
+            train=scans,
+            val=scans[:1],
+            config=SMALL,
+            plan=Plan(batch=2, patch=32),
+            out=folder,
+            init=flow.state_dict() if stage == "flow" else None,
+            distributed=distributed,
+        )
         monkeypatch.setattr("medldm.training.stages.vae.build_vae", lambda config: latent.vae)
         if stage == "vae":
-            train_vae(scans, scans[:1], SMALL, plan, folder, **options)
+            train_vae(options)
         elif stage == "flow":
-            init = flow.state_dict()
-            train_flow(scans, scans[:1], SMALL, plan, folder, latent, unet, init=init, **options)
+            train_flow(options, latent, unet)
         else:
-            init = None
-            train_fusion(scans, scans[:1], SMALL, plan, folder, latent, flow, unet, init=init, **options)
+            train_fusion(options, latent, flow, unet)
         return losses[-1]
 
     return run

@@ -29,7 +29,7 @@ def shelf(tmp_path, monkeypatch):
     put("planes", use=SLOW, pace=8.0)
     put("fast", use=FAST, pace=1.0)
     put("volumes", use={"denoise": {"psnr": 34.0}, "super-resolve": {"psnr": 25.5}}, spatial_dims=3, pace=20.0)
-    put("rival", use={"denoise": {"psnr": 50.0}}, role="rival")
+    put("baseline", use={"denoise": {"psnr": 50.0}}, role="baseline")
     put("ct", modality="ct", verbs=["denoise", "restore"], use={"denoise": {"psnr": 39.0}})
     monkeypatch.setattr(zoo, "ROOM", tmp_path)
 
@@ -95,14 +95,14 @@ def test_a_verb_outside_of_the_card_is_refused(tmp_path):
         medldm.fill_slices(phantoms.phantom((32, 36, 20)), missing="4", model=str(path))
 
 
-def test_a_set_and_its_rival_share_one_file(tmp_path):
+def test_a_set_and_its_baseline_share_one_file(tmp_path):
     """A card may name the networks that are its own; what is another's is neither loaded nor taken for the same."""
     from medldm.inference.networks import load_networks
 
     path = phantoms.tiny_model(tmp_path)
     stored = json.loads(path.read_text())
-    baseline = tmp_path / "rival.json"
-    baseline.write_text(json.dumps({**stored, "name": "rival", "role": "rival", "parts": ["unet"]}))
+    baseline = tmp_path / "baseline.json"
+    baseline.write_text(json.dumps({**stored, "name": "baseline", "role": "baseline", "parts": ["unet"]}))
     whole, part = zoo.card(str(path)), zoo.card(str(baseline))
     assert (whole.path, whole.sha256) == (part.path, part.sha256)
     assert whole.identity != part.identity
@@ -114,8 +114,21 @@ def test_a_set_and_its_rival_share_one_file(tmp_path):
     assert np.array_equal(alone.voxels, medldm.denoise(scan, noise=0.05, model=str(path)).voxels)
 
 
+def test_a_card_of_an_earlier_version_is_read(tmp_path):
+    """It names the role and the out-of-distribution detector otherwise."""
+    path = phantoms.tiny_model(tmp_path)
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "role": "rival", "guard": {"residual": {}}}))
+    old = zoo.read_card(path)
+    assert (old.role, old.ood) == ("baseline", {"residual": {}})
+    for text in ("[]", json.dumps({name: value for name, value in stored.items() if name != "role"})):
+        path.write_text(text)
+        with pytest.raises(ModelError, match="is not a model card"):
+            zoo.read_card(path)
+
+
 @pytest.mark.slow
-def test_the_shipped_rival_is_the_first_estimate_of_its_set():
+def test_the_shipped_baseline_is_the_first_estimate_of_its_set():
     """What the README says: at fidelity 1 both give the same bits."""
     scan = phantoms.phantom((40, 44, 36))
     noisy = scan.with_voxels(phantoms.rician(scan.voxels, 40, 0).astype(np.float32))

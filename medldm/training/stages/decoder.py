@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +18,10 @@ from medldm.models.latent_space import LatentSpace
 from medldm.models.precision import autocast
 from medldm.models.unet import Residual, build_fusion
 from medldm.settings import Architecture
-from medldm.training.data import Packed
-from medldm.training.distributed import Distributed
 from medldm.training.examples import MARGIN, Scene, draw_scene
 from medldm.training.losses import detail_loss, feature_loss, root_mean_square
-from medldm.training.trainer import Plan, Trainer
-from medldm.training.validation import Cube, cubes, score_volumes
+from medldm.training.stages.stage import Stage
+from medldm.training.validation import Cube, score_volumes
 
 SHARP = 0.5  # share of a batch that is asked for sharpness (fidelity 0)
 HELD = 0.3  # weight of their pixel error
@@ -35,25 +32,12 @@ REUSED = 2  # steps for every new block
 BLOCKS = 3  # of the pool that a step takes planes from
 
 
-def train_fusion(
-    train: list[Packed],
-    val: list[Packed],
-    config: Architecture,
-    plan: Plan,
-    folder: Path,
-    latent: LatentSpace,
-    flow: Flow,
-    unet: Residual,
-    *,
-    resume: bool = False,
-    init: dict[str, Tensor] | None = None,
-    device: str = "cpu",
-    distributed: Distributed | None = None,
-) -> dict[str, Tensor]:
-    """Train the fusion decoder; other parameters as in `train_unet`.
+def train_fusion(stage: Stage, latent: LatentSpace, flow: Flow, unet: Residual) -> dict[str, Tensor]:
+    """Train the fusion decoder.
 
     Parameters
     ----------
+    stage : see `Stage`
     latent, flow : trained, frozen
     unet : trained baseline, frozen; the decoder starts from its estimate, and from a copy of its weights
 
@@ -61,14 +45,14 @@ def train_fusion(
     -------
     averaged weights
     """
+    config, plan, device = stage.config, stage.plan, stage.device
     network = build_fusion(config)
-    if init is not None:
-        network.load_state_dict(init)
+    if stage.init is not None:
+        network.load_state_dict(stage.init)
     else:
         network.load_state_dict(grow_inputs(unet.state_dict(), network))
         nn.init.zeros_(network.head.weight)  # the baseline's correction is in the estimate already
         nn.init.zeros_(network.head.bias)
-    cases = cubes(val, config)
     latent.vae.to(device).requires_grad_(False)
     flow.to(device).requires_grad_(False)
     unet.to(device).requires_grad_(False)
@@ -85,16 +69,16 @@ def train_fusion(
             ).cpu()
 
         with autocast(trainer.device):
-            rows = score_volumes(cases, lambda case: restored(case, 1.0))
-            sharp = score_volumes(cases, lambda case: restored(case, 0.0))
+            rows = score_volumes(stage.cases, lambda case: restored(case, 1.0))
+            sharp = score_volumes(stage.cases, lambda case: restored(case, 0.0))
         return rows | {f"sharp {name}": value for name, value in sharp.items()}
 
     flat = config.spatial_dims == 2
     size = min(plan.patch, 64) if flat else plan.patch
     at_once = (BLOCKS, max(1, plan.batch * plan.patch**2 // (BLOCKS * size**2))) if flat else (plan.batch, 1)
     pool: deque[list[Tensor]] = deque(maxlen=POOL)
-    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, distributed=distributed)
-    for scene in trainer.batches(lambda generator: draw_scene(train, size, generator)):
+    trainer = stage.trainer(network, validate)
+    for scene in trainer.batches(lambda generator: draw_scene(stage.train, size, generator)):
         generator = trainer.step_generator()
         with torch.no_grad(), autocast(trainer.device):
             pool.append(one_orientation(networks, scene, generator, device))

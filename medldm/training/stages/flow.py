@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,32 +16,16 @@ from medldm.models.flow import Flow, build_flow
 from medldm.models.latent_space import LatentSpace
 from medldm.models.precision import autocast
 from medldm.models.unet import Residual
-from medldm.settings import Architecture
-from medldm.training.data import Packed
-from medldm.training.distributed import Distributed
-from medldm.training.stages.unet import draw_batch
-from medldm.training.trainer import Plan, Trainer
-from medldm.training.validation import cubes, score
+from medldm.training.stages.stage import Stage
+from medldm.training.validation import score
 
 
-def train_flow(
-    train: list[Packed],
-    val: list[Packed],
-    config: Architecture,
-    plan: Plan,
-    folder: Path,
-    latent: LatentSpace,
-    unet: Residual,
-    *,
-    resume: bool = False,
-    init: dict[str, Tensor] | None = None,
-    device: str = "cpu",
-    distributed: Distributed | None = None,
-) -> dict[str, Tensor]:
-    """Train the flow on latents of a trained autoencoder; other parameters as in `train_unet`.
+def train_flow(stage: Stage, latent: LatentSpace, unet: Residual) -> dict[str, Tensor]:
+    """Train the flow on latents of a trained autoencoder.
 
     Parameters
     ----------
+    stage : see `Stage`
     latent : trained latent space, frozen
     unet : trained baseline, frozen; the flow starts from its estimate
 
@@ -50,12 +33,12 @@ def train_flow(
     -------
     averaged weights
     """
+    config, device, init = stage.config, stage.device, stage.init
     network = build_flow(config)
     if init is not None:
         network.load_state_dict(grow_inputs(init, network))
     if init is None or init["door.weight"].shape != network.input_projection.weight.shape:
         start_from_estimate(network)
-    cases = cubes(val, config)
     latent.vae.to(device).requires_grad_(False)
     networks = Networks(config, unet.to(device).requires_grad_(False), latent, network)
 
@@ -76,15 +59,15 @@ def train_flow(
             return latent.decode(latent.encode(averaged.estimate(inputs.to(device)))).cpu()
 
         with autocast(trainer.device):
-            rows = score(cases, one_step)
+            rows = score(stage.cases, one_step)
             if not gates:
                 # The gates, which stay the same: decoding what was measured, and what the baseline makes of it.
-                gates.update({f"E(y) {name}": value for name, value in score(cases, plain).items()})
-                gates.update({f"E(b) {name}": value for name, value in score(cases, estimate).items()})
+                gates.update({f"E(y) {name}": value for name, value in score(stage.cases, plain).items()})
+                gates.update({f"E(b) {name}": value for name, value in score(stage.cases, estimate).items()})
             return rows | gates
 
-    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, distributed=distributed)
-    for inputs, clean in trainer.batches(draw_batch(train, config, plan)):
+    trainer = stage.trainer(network, validate)
+    for inputs, clean in trainer.batches(stage.pairs):
         inputs, clean = inputs.to(device), clean.to(device)  # (B, C, ...), (B, 1, ...)
         generator = trainer.step_generator()
         with autocast(trainer.device):

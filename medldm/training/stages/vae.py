@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
@@ -12,42 +10,29 @@ from medldm.models.latent_space import latent_scale
 from medldm.models.precision import autocast
 from medldm.models.vae import VAE, build_vae
 from medldm.settings import Architecture
-from medldm.training.data import Packed
-from medldm.training.distributed import Distributed
-from medldm.training.examples import draw_example
 from medldm.training.losses import charbonnier, gradient_loss
-from medldm.training.trainer import Plan, Trainer
-from medldm.training.validation import cubes, psnr
+from medldm.training.stages.stage import Stage
+from medldm.training.validation import psnr
 
 KL_WEIGHT = 1e-5  # tiny: keeps latents bounded, not normal
 
 
-def train_vae(
-    train: list[Packed],
-    val: list[Packed],
-    config: Architecture,
-    plan: Plan,
-    folder: Path,
-    *,
-    resume: bool = False,
-    init: dict[str, Tensor] | None = None,
-    device: str = "cpu",
-    distributed: Distributed | None = None,
-) -> dict[str, Tensor]:
-    """Train the autoencoder on clean and on damaged patches; parameters as in `train_unet`.
+def train_vae(stage: Stage) -> dict[str, Tensor]:
+    """Train the autoencoder on clean and on damaged patches.
 
     Returns
     -------
     averaged weights, and ``scale``, the standard deviation of each latent channel
     """
+    config, device = stage.config, stage.device
     network = build_vae(config)
-    if init is not None:
-        network.load_state_dict(init)
-    cases = {id(case.clean): case for case in cubes(val, config)}.values()  # each clean cube once
+    if stage.init is not None:
+        network.load_state_dict({name: value for name, value in stage.init.items() if name != "scale"})
+    cases = {id(case.clean): case for case in stage.cases}.values()  # each clean cube once
 
     def draw(generator: torch.Generator) -> Tensor:
-        examples = [draw_example(train, config, plan.patch, generator) for _ in range(plan.batch)]
-        half = plan.batch // 2
+        examples = stage.examples(generator)
+        half = len(examples) // 2
         damaged = [centre_plane(example.inputs[None], config)[0] for example in examples[:half]]
         return torch.stack(damaged + [example.clean for example in examples[half:]])
 
@@ -61,7 +46,7 @@ def train_vae(
                 ),
             }
 
-    trainer = Trainer(network, plan, folder, validate, resume=resume, device=device, distributed=distributed)
+    trainer = stage.trainer(network, validate)
     for images in trainer.batches(draw):
         images = images.to(device)  # (B, 1, ...), half clean, half measured
         generator = trainer.step_generator()

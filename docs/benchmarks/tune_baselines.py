@@ -1,4 +1,4 @@
-"""Knobs of NLM and TV on validation scans: `python docs/benchmarks/tune_rivals.py ../shared/data mr|ct`.
+"""Knobs of NLM and TV on validation scans: `python docs/benchmarks/tune_baselines.py ../shared/data mr|ct`.
 
 Mean PSNR in dB for every strength, in noise standard deviations; what `medldm.benchmark.baselines` uses is the best.
 """

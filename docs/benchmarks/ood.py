@@ -1,6 +1,6 @@
-"""How often the out-of-distribution detector is right: `python docs/benchmarks/guard.py ../shared/data [NAME]`.
+"""How often the out-of-distribution detector is right: `python docs/benchmarks/ood.py ../shared/data [NAME]`.
 
-Writes `scores.csv` and `table.md` into `docs/benchmarks/guard`.
+Writes `scores.csv` and `table.md` into `docs/benchmarks/ood`.
 Test scans are ones the card should cover: every warning is a false alarm.
 Everything else lies outside on purpose: real CT as MR (HU, or shifted to be positive), real DICOM scans of phantoms and
 heads, drawn phantoms, a drawn knee, and test scans that were damaged in ways no scanner would. There is
@@ -28,7 +28,7 @@ from medldm.io.images import read_image
 from medldm.qc.ood import check
 from medldm.zoo import card
 
-OUT = Path(__file__).parent / "guard"
+OUT = Path(__file__).parent / "ood"
 SCORES = OUT / "scores.csv"
 TEST = "test scans (every warning is a false alarm)"
 
@@ -136,9 +136,9 @@ def read() -> list[dict[str, str]]:
 def table(rows: list[dict[str, str]]) -> str:
     """Warnings by material, as Markdown."""
     lines = [
-        "# What the guard warns about",
+        "# What the out-of-distribution detector warns about",
         "",
-        f"Command: `python docs/benchmarks/guard.py ../shared/data {rows[0]['card']}`; limits chosen on validation "
+        f"Command: `python docs/benchmarks/ood.py ../shared/data {rows[0]['card']}`; limits chosen on validation "
         "scans.",
         "",
         "| material | scans | warned | by which check |",
