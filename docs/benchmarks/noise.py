@@ -26,6 +26,9 @@ from medldm.data.volume import Voxels
 from medldm.io.images import read_image
 from medldm.qc.noise import estimate_noise
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 HERE = Path(__file__).parent
 LEVELS = (0.01, 0.03, 0.06)  # of the scan's brightest tissue
 FINER = 1.5
@@ -88,8 +91,9 @@ def page(rows: Sequence[dict[str, str]]) -> str:
     lines = [
         "# Error of the noise estimate by voxel size",
         "",
-        "In per cent of the truth, mean and largest over validation and test scans; below zero too little is removed.",
-        "`python docs/benchmarks/noise.py ../shared/data` makes it; what was done is said there.",
+        "In per cent of the true level: mean and largest error over validation and test scans. Below zero the estimate "
+        "is too low. The table is made by `python docs/benchmarks/noise.py ../shared/data`, which describes "
+        "the method.",
         "",
         f"| voxels | grid | scans | {heads} | called unreliable |",
         f"|---|---|---|{'---|' * len(LEVELS)}---|",
@@ -105,7 +109,7 @@ def page(rows: Sequence[dict[str, str]]) -> str:
         count = len({row["file"] for row in group})
         line = [ends[size], KINDS[kind], str(count), *cells, f"{doubtful} of {len(group)}"]
         lines.append(f"| {' | '.join(line)} |")
-    return "\n".join(lines) + "\n"
+    return wrapped("\n".join(lines))
 
 
 def main(data: Path) -> None:

@@ -28,6 +28,9 @@ from medldm.io.images import read_image
 from medldm.qc.ood import check
 from medldm.zoo import card
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 OUT = Path(__file__).parent / "ood"
 SCORES = OUT / "scores.csv"
 TEST = "test scans (every warning is a false alarm)"
@@ -150,7 +153,7 @@ def table(rows: list[dict[str, str]]) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(by.items()))
         lines.append(f"| {kind} | {len(checks)} | {sum(map(bool, checks))} | {counts} |")
     alarms = [f"- {row['scan']}: {row['words']}" for row in rows if row["material"] == TEST and row["checks"]]
-    return "\n".join([*lines, "", "False alarms:", "", *(alarms or ["none"])]) + "\n"
+    return wrapped("\n".join([*lines, "", "False alarms:", "", *(alarms or ["none"])]))
 
 
 if __name__ == "__main__":

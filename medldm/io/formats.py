@@ -16,7 +16,7 @@ from medldm.io.metaimage import MetaImage
 from medldm.io.nifti.files import PACKINGS
 from medldm.io.nifti.format import NIFTI
 from medldm.io.nrrd import Nrrd
-from medldm.registry import Registry
+from medldm.system import Registry
 
 # By name, as in --format.
 FORMATS: Registry[Format] = Registry(

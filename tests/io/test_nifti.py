@@ -165,7 +165,7 @@ def test_a_nibabel_image_in_micrometres_lies_where_its_file_does(tmp_path):
     assert again.header.get_xyzt_units()[0] == "micron"
 
 
-def test_images_without_a_place_or_a_number_a_voxel_are_refused_in_words():
+def test_images_without_a_place_or_a_number_a_voxel_are_refused_with_a_message():
     with pytest.raises(GeometryError, match="no affine"):
         from_nibabel(nib.Nifti1Image(np.ones((4, 4, 4), np.int16), None))
     for strange in (np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]):
