@@ -23,7 +23,7 @@ from medldm.benchmark.protocol import slab
 from medldm.benchmark.scans import is_thin, scans
 from medldm.data.intensity import mri_scaling
 from medldm.data.volume import Voxels
-from medldm.io import read_nifti
+from medldm.io.images import read_image
 from medldm.qc.noise import estimate_noise
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -41,7 +41,7 @@ def measured(data: Path) -> Iterator[dict[str, object]]:
     """A row per scan, kind of grid and level."""
     for split in ("val", "test"):
         for row in scans(data, split):
-            volume = slab(read_nifti(Path(row["path"])), across=False)
+            volume = slab(read_image(Path(row["path"])), across=False)
             clean, spacing = np.asarray(volume.voxels, dtype=np.float32), volume.spacing
             for kind in KINDS if is_thin(spacing) and max(spacing) <= FINER * FINE_MM else KINDS[:1]:
                 yield from _errors(row, split, kind, clean, spacing)

@@ -2,18 +2,20 @@
 
 import importlib
 import math
+from pathlib import Path
 
 import numpy as np
 import phantoms
 import pytest
 import torch
 
+import medldm
 from medldm.benchmark import run
 from medldm.benchmark.baselines import CLASSICS, Method, given_level
 from medldm.benchmark.ledger import append_score, read_scores
 from medldm.benchmark.protocol import trials
 from medldm.benchmark.rows import chosen_rows
-from medldm.benchmark.scans import few, in_turn, scans
+from medldm.benchmark.scans import few, in_turn, scans, spacing_of
 from medldm.benchmark.scoring import Backbone, consistency, scores_of
 from medldm.benchmark.tables import against, difference, holm, markdown, signed_rank
 from medldm.errors import InputError, MedldmError
@@ -121,6 +123,17 @@ def test_naming_the_folder_of_one_split_never_scores_another(split_data):
 def test_a_mistyped_split_is_refused_not_answered_with_everything(split_data):
     with pytest.raises(InputError, match="tset"):
         scans(split_data, "tset")
+
+
+def test_scans_of_every_format_are_taken(tmp_path):
+    volume = phantoms.phantom((40, 44, 36))
+    for suffix in (".nhdr", ".mgz", ".nii"):
+        medldm.write(volume, tmp_path / f"{suffix[1:]}_T1w{suffix}")
+    rows = scans(tmp_path, "test")
+    assert [row["subject"] for row in rows] == ["mgz", "nhdr", "nii"]
+    for row in rows:
+        assert spacing_of(Path(row["path"])) == pytest.approx(volume.spacing)
+        assert trial_of("noise-3", row).reference.any()
 
 
 def test_a_plain_folder_is_taken_whole(tmp_path, scan):

@@ -25,6 +25,7 @@ from medldm.data.volume import Step
 from medldm.errors import InputError, OutputError, ResourceError
 from medldm.io import from_array, read, write
 from medldm.io.dicom import find_series, read_series, write_series, write_uncertainty
+from medldm.provenance.record import RunRecord
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 real = [pytest.mark.data, pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")]
@@ -191,7 +192,7 @@ def test_a_repair_is_reported_in_the_derived_series(voxels, tmp_path):
 def test_a_volume_without_a_patient_makes_no_series(phantom, tmp_path):
     volume = from_array(np.asarray(phantom.voxels), phantom.affine)
     with pytest.raises(InputError, match="Write NIfTI instead"):
-        write_series(volume, tmp_path / "out", task="denoise", facts=FACTS)
+        write_series(volume, tmp_path / "out", RunRecord.of_step(Step("denoise", facts=FACTS)))
 
 
 def without_study(image):
@@ -226,7 +227,9 @@ def test_uncertainty_is_a_map_on_the_same_grid(kind, voxels, tmp_path):
         source = phantoms_dicom.write_series(tmp_path / "in", voxels, **SOURCES[kind])
     volume = restored(read(source))
     spread = np.random.default_rng(0).random(volume.shape, dtype=np.float32)
-    write_uncertainty(replace(volume, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
+    write_uncertainty(
+        replace(volume, std=spread), tmp_path / "std.dcm", RunRecord.of_step(Step("denoise", facts=FACTS))
+    )
     scan = pydicom.dcmread(tmp_path / "std.dcm")
     stored = volume.to_stored(spread)
     assert scan.SOPClassUID == pydicom.uid.ParametricMapStorage
@@ -252,7 +255,9 @@ def test_a_map_of_an_anonymous_series_names_nobody(voxels, tmp_path, recwarn):
 
     volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels, edit=anonymous))
     spread = np.ones(volume.shape, np.float32)
-    write_uncertainty(replace(volume, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
+    write_uncertainty(
+        replace(volume, std=spread), tmp_path / "std.dcm", RunRecord.of_step(Step("denoise", facts=FACTS))
+    )
     assert pydicom.dcmread(tmp_path / "std.dcm").FrameOfReferenceUID
     assert not [item for item in recwarn if "Doe" in str(item.message)]
 
@@ -267,14 +272,14 @@ def test_a_map_that_the_disk_does_not_take_leaves_nothing_behind(voxels, tmp_pat
     monkeypatch.setattr("pydicom.dataset.Dataset.save_as", full)
     (tmp_path / "out").mkdir()
     with pytest.raises(ResourceError, match="disk is full"):
-        write_uncertainty(doubtful, tmp_path / "out" / "std.dcm", task="denoise", facts=FACTS)
+        write_uncertainty(doubtful, tmp_path / "out" / "std.dcm", RunRecord.of_step(Step("denoise", facts=FACTS)))
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_result_without_uncertainty_makes_no_map(voxels, tmp_path):
     volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
     with pytest.raises(InputError, match="--uncertainty"):
-        write_uncertainty(volume, tmp_path / "std.dcm", task="denoise", facts=FACTS)
+        write_uncertainty(volume, tmp_path / "std.dcm", RunRecord.of_step(Step("denoise", facts=FACTS)))
     assert not (tmp_path / "std.dcm").exists()
 
 

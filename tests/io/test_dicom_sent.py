@@ -26,9 +26,11 @@ from derivations import (
 
 from medldm.batch.summary import Row
 from medldm.cli import main
+from medldm.data.volume import Step
 from medldm.io import read, write
 from medldm.io.content import what_it_is
 from medldm.io.dicom import find_series, read_series, write_uncertainty
+from medldm.provenance.record import RunRecord
 from medldm.qc.ood import check
 from medldm.report.facts import facts_of
 from medldm.zoo import card
@@ -219,7 +221,7 @@ def test_what_distinguishes_two_results_is_in_their_description(kind, voxels, tm
     maps = []
     for number, volume in enumerate(volumes):
         spread = volume.with_voxels(restored(volume).voxels, std=np.ones(volume.shape, np.float32))
-        write_uncertainty(spread, tmp_path / f"{number}.dcm", task="denoise", facts=FACTS)
+        write_uncertainty(spread, tmp_path / f"{number}.dcm", RunRecord.of_step(Step("denoise", facts=FACTS)))
         maps.append(pydicom.dcmread(tmp_path / f"{number}.dcm"))
     assert len({entry.SeriesNumber for entry in [*maps, *images]}) == 4
     assert maps[0].SeriesDescription != maps[1].SeriesDescription

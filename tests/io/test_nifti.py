@@ -13,9 +13,11 @@ import pytest
 
 from medldm.data.resample import field_of_view_affine
 from medldm.errors import GeometryError, InputError, MedldmError, NotRestorable, OutputError, ResourceError, UsageError
+from medldm.io import from_array, from_nibabel, read_nifti, write_nifti
+from medldm.io.arrays import to_dtype
 from medldm.io.atomic import sentence
 from medldm.io.nifti import writer
-from medldm.io.nifti.writer import from_array, from_nibabel, probe_nifti, read_nifti, write_nifti
+from medldm.io.nifti.reader import probe_nifti
 
 ORIENTATIONS = ["RAS", "LPS", "LAS", "PIR", "SAL", "IPR"]
 
@@ -82,7 +84,7 @@ def test_what_is_beyond_the_largest_integer_does_not_wrap_around(dtype):
     limits = np.iinfo(dtype)
     for kind in (np.float32, np.float64):
         far = np.array([-1e30, limits.min, 5, limits.max + 1, 1e30], kind)
-        stored, clipped = writer.to_dtype(far, np.dtype(dtype))
+        stored, clipped = to_dtype(far, np.dtype(dtype))
         assert stored.tolist() == [limits.min, limits.min, 5, limits.max, limits.max]
         assert clipped == 3
 

@@ -14,8 +14,9 @@ from medldm import io
 from medldm.cli import main
 from medldm.data.resample import field_of_view_affine
 from medldm.errors import InputError, OutputError
+from medldm.io import from_nibabel, read_nifti, write_nifti
 from medldm.io.nifti import writer
-from medldm.io.nifti.writer import copy_nifti, from_nibabel, read_nifti, write_nifti
+from medldm.io.nifti.format import NIFTI
 
 VOXELS = np.random.default_rng(0).integers(0, 900, (8, 7, 6)).astype(np.int16)
 NAN, INF = np.nan, np.inf
@@ -33,7 +34,7 @@ def results(volume, source, folder):
     for name, written in made.items():
         write_nifti(written, folder / f"{name}.nii.gz")
         yield folder / f"{name}.nii.gz", written
-    copy_nifti(source, volume, folder / "copy.nii")
+    NIFTI.copy(source, volume, folder / "copy.nii")
     yield folder / "copy.nii", volume
 
 
@@ -283,10 +284,10 @@ def test_a_copy_that_nibabel_would_not_open_is_written_anew(tmp_path):
     phantoms.patch(source, vox_offset=384)
     volume = read_nifti(source)
     assert np.array_equal(volume.to_stored(volume.voxels), VOXELS)
-    copy_nifti(source, volume, tmp_path / "copy.nii")
+    NIFTI.copy(source, volume, tmp_path / "copy.nii")
     assert (tmp_path / "copy.nii").read_bytes() == plain
     with pytest.raises(OutputError, match="no folder"):
-        copy_nifti(tmp_path / "plain.nii", volume, tmp_path / "scan.nii" / "below.nii")
+        NIFTI.copy(tmp_path / "plain.nii", volume, tmp_path / "scan.nii" / "below.nii")
 
 
 def test_a_series_that_cannot_be_read_again_does_not_take_its_name(tmp_path, monkeypatch):

@@ -182,11 +182,21 @@ def test_times_and_angles_of_freesurfer_are_kept(tmp_path):
     assert nib.load(tmp_path / "again.mgz").header["tr"] == 2300
 
 
-@pytest.mark.parametrize("suffix", ITK)
+def test_missing_voxels_become_floats_where_the_file_held_integers(tmp_path):
+    medldm.write(io.from_array(voxels(), np.eye(4)), tmp_path / "scan.nrrd")
+    volume = medldm.read(tmp_path / "scan.nrrd")
+    holes = volume.voxels.astype(np.float32)
+    holes[0] = np.nan
+    medldm.write(volume.with_voxels(holes), tmp_path / "holes.nrrd")
+    assert np.array_equal(medldm.read(tmp_path / "holes.nrrd").voxels, holes, equal_nan=True)
+
+
+@pytest.mark.parametrize("suffix", NEW)
 def test_a_result_says_in_its_header_what_was_done(suffix, tmp_path):
     volume = io.from_array(voxels(), np.eye(4)).with_voxels(voxels(), step=Step("denoise"))
     medldm.write(volume, tmp_path / f"scan{suffix}")
     assert medldm.read(tmp_path / f"scan{suffix}").stored.restored_by == "denoise"
+    assert np.array_equal(seen_elsewhere(tmp_path / f"scan{suffix}")[0], voxels())
 
 
 @pytest.mark.parametrize("suffix", [".nhdr", ".mhd", ".hdr"])
@@ -407,6 +417,15 @@ def test_packed_data_are_read_to_their_end_and_truncated_ones_are_not(tmp_path):
                 medldm.read(tmp_path / f"scan{suffix}")
 
 
+@pytest.mark.parametrize(("axes", "content", "message"), [(70, bytes(2), "1 x 1"), (3, bytes(2**27), "far more")])
+def test_headers_and_data_without_end_are_refused_soon(axes, content, message, tmp_path):
+    lines = [f"dimension: {axes}", "sizes:" + " 1" * axes, "spacings:" + " 1" * axes, "type: short", "encoding: bzip2"]
+    header = "\n".join(["NRRD0004", *lines, "", ""]).encode()
+    (tmp_path / "scan.nrrd").write_bytes(header.replace(b" 1 1 1\n", b" 4 4 4\n", 1) + bz2.compress(content))
+    with pytest.raises(InputError, match=message):
+        medldm.read(tmp_path / "scan.nrrd")
+
+
 @pytest.mark.parametrize("encoding", ["bzip2", "ascii", "hex", "gz"])
 def test_other_encodings_of_nrrd_are_read(encoding, tmp_path):
     data = voxels().tobytes(order="F")
@@ -601,7 +620,7 @@ def test_data_of_somebody_else_are_not_replaced_by_those_of_a_result(suffix, sca
 
 
 def test_a_result_that_cannot_be_read_again_is_not_kept(tmp_path, monkeypatch):
-    from medldm.io.itk import Nrrd
+    from medldm.io.nrrd import Nrrd
 
     monkeypatch.setattr(Nrrd, "save", lambda self, array, volume, path: path.write_bytes(nrrd(array[::-1])))
     with pytest.raises(OutputError, match="could not be opened again"):

@@ -14,6 +14,7 @@ from medldm.data.volume import Step
 from medldm.errors import InputError
 from medldm.io import read
 from medldm.io.dicom import write_uncertainty
+from medldm.provenance.record import RunRecord
 
 FACTS = {"model": "tiny", "sha256": "ab" * 32, "seed": 7, "steps": 4, "medldm": "0.1.0"}
 PATIENT = ("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyTime")
@@ -25,7 +26,7 @@ def write_map(source, path, **kind):
     done = volume.with_voxels(
         volume.voxels, step=Step("denoise", {}, FACTS), std=np.full(volume.shape, 0.25, np.float32)
     )
-    write_uncertainty(done, path, task="denoise", facts=FACTS, **kind)
+    write_uncertainty(done, path, RunRecord.of_step(Step("denoise", facts=FACTS)), **kind)
     return pydicom.dcmread(path)
 
 
@@ -119,7 +120,7 @@ def test_slices_that_were_thrown_away_are_not_cited(tmp_path):
     facts = FACTS | {"filled_slices": [2], "invented_slices": [2]}
     step = Step("fill-slices", {"missing": "2"}, facts)
     done = replace(volume, history=(step,), std=np.ones(volume.shape, np.float32))
-    write_uncertainty(done, tmp_path / "std.dcm", task="fill-slices", facts=facts)
+    write_uncertainty(done, tmp_path / "std.dcm", RunRecord.of_step(Step("fill-slices", facts=facts)))
     damaged = pydicom.dcmread(phantoms_dicom.by_position(source)[2])
     cited = pydicom.dcmread(tmp_path / "std.dcm").ReferencedSeriesSequence[0].ReferencedInstanceSequence
     assert len(cited) == 5

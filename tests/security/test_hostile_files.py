@@ -22,13 +22,13 @@ import pytest
 import medldm.io.archives
 from medldm.cli import main
 from medldm.errors import InputError, MedldmError, shown
+from medldm.io import read_nifti
 from medldm.io.archives import unpack
 from medldm.io.dicom import find_series, read_series
 from medldm.io.dicom.header import files as dicom_files
 from medldm.io.dicom.header.parse import read_headers
 from medldm.io.dicom.pixels import codecs, decode_worker
 from medldm.io.discovery import find_cases
-from medldm.io.nifti.writer import read_nifti
 
 
 @pytest.fixture

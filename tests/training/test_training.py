@@ -68,6 +68,17 @@ def test_without_a_table_subjects_are_kept_together(tmp_path):
         read_split(tmp_path / "nothing")
 
 
+def test_scans_of_every_format_are_packed_alike(tmp_path):
+    for suffix in (".nii.gz", ".nrrd", ".mha", ".mgz"):
+        medldm.write(phantoms.phantom((20, 18, 12)), tmp_path / "in" / f"{suffix[1:4]}_T1w{suffix}")
+    pack(tmp_path / "in", tmp_path / "cache")
+    first, *others = [*load_cache(tmp_path / "cache", "train"), *load_cache(tmp_path / "cache", "val")]
+    assert len(others) == 3
+    for scan in others:
+        assert np.array_equal(scan.voxels, first.voxels)
+        assert scan.spacing == pytest.approx(first.spacing)
+
+
 def test_a_small_folder_without_a_table_has_somebody_to_validate_on(tmp_path):
     for count in range(2, 6):
         for number in range(count):
