@@ -203,7 +203,7 @@ def _add_others(verbs: Any) -> None:
     train.add_argument(
         "kind", choices=("unet", "vae", "flow", "fusion", "all"), help="network to train; all trains them in this order"
     )
-    train.add_argument("data", metavar="DATA", help="folder of NIfTI files, with split.csv or manifest.csv")
+    train.add_argument("data", metavar="DATA", help="folder of image files, with split.csv or manifest.csv")
     train.add_argument("out", metavar="OUT", help="checkpoints, curves and the finished model")
     train.add_argument("--minutes", type=float, required=True, help="wall-clock minutes, resumed runs counted in")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints in OUT")
@@ -215,7 +215,7 @@ def _add_others(verbs: Any) -> None:
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     benchmark = _verb(verbs, "benchmark", "degrade scans, restore them with medldm and other methods, and score")
-    benchmark.add_argument("data", metavar="DATA", help="folder of NIfTI files")
+    benchmark.add_argument("data", metavar="DATA", help="folder of image files")
     benchmark.add_argument("--quick", action="store_true", help="few scans and rows, about five minutes")
     benchmark.add_argument(
         "--out", metavar="DIR", default="benchmark_result", help="where to (default benchmark_result)"

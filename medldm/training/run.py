@@ -70,7 +70,7 @@ def train(
     Parameters
     ----------
     kind : ``unet``, ``vae``, ``flow``, ``fusion`` or ``all``; each stage reads what the ones before it left in `out`
-    data : folder of NIfTI files with a split table, see `medldm.training.splits.read_split`
+    data : folder of image files with a split table, see `medldm.training.splits.read_split`
     out : checkpoints, curves, cache and the finished model
     minutes : of wall clock for `kind`, resumed runs counted in; ``all`` divides them over its stages
     resume : go on from the checkpoints in `out`

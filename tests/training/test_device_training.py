@@ -88,9 +88,9 @@ def cache(tmp_path_factory):
     return cache
 
 
-def assert_same(result, wanted):
-    assert [item.file for item in result] == [item.file for item in wanted]
-    for one, other in zip(result, wanted, strict=True):
+def assert_same(scans, wanted):
+    assert [scan.file for scan in scans] == [scan.file for scan in wanted]
+    for one, other in zip(scans, wanted, strict=True):
         assert one.voxels.dtype == other.voxels.dtype
         np.testing.assert_array_equal(one.voxels, other.voxels)
         for name in Packed.__dataclass_fields__:
@@ -115,7 +115,7 @@ def test_parts_of_an_archive_are_the_whole(cache, tmp_path):
     assert [len(read_archive(file)["train"]) for file in files] == [1, 1]
     scans = read_archive(*files)
     assert set(scans) == {"train"}
-    assert_same(scans["train"], [item for item in load_cache(cache, "train") if item.weight])
+    assert_same(scans["train"], [scan for scan in load_cache(cache, "train") if scan.weight])
 
 
 def test_the_largest_steps_between_voxels_come_back(cache, tmp_path):
@@ -129,7 +129,7 @@ def test_the_largest_steps_between_voxels_come_back(cache, tmp_path):
     np.testing.assert_array_equal(read_archive(tmp_path / "wild.zip")["train"][0].voxels, wild)
 
 
-def test_what_is_no_archive_is_told(cache, tmp_path):
+def test_what_is_no_archive_is_reported(cache, tmp_path):
     (tmp_path / "text.zip").write_text("no zip at all")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
         other.writestr("a.txt", "a")
@@ -256,10 +256,10 @@ def sampled(centres, thickness, *, rect=False, fourier=False, beside=None):
     """`batches.sampling` of these centres, beside other slices in one batch, so that rows of nothing are there."""
     other = torch.arange(VOXELS, dtype=torch.float32) if beside is None else beside
     places, there = torch.zeros(2, VOXELS), torch.zeros(2, VOXELS, dtype=torch.bool)
-    for row, item in enumerate((centres, other)):
-        places[row, : len(item)] = item.float()
-        there[row, : len(item)] = True
-    result = batches.sampling(
+    for row, positions in enumerate((centres, other)):
+        places[row, : len(positions)] = positions.float()
+        there[row, : len(positions)] = True
+    sampling = batches.sampling(
         places,
         there,
         torch.tensor([thickness, 1e-3]),
@@ -271,18 +271,18 @@ def sampled(centres, thickness, *, rect=False, fourier=False, beside=None):
     )
     # The other one selects voxels, whatever stands beside it.
     if beside is None:
-        torch.testing.assert_close(result.measure[1], torch.eye(VOXELS))
-        torch.testing.assert_close(result.interpolate[1], torch.eye(VOXELS))
+        torch.testing.assert_close(sampling.measure[1], torch.eye(VOXELS))
+        torch.testing.assert_close(sampling.interpolate[1], torch.eye(VOXELS))
     count = len(centres)
-    assert not result.measure[0, count:].any()
+    assert not sampling.measure[0, count:].any()
     if not fourier:
-        assert not result.interpolate[0, :, count:].any()
-    assert result.thickness.tolist() == pytest.approx([thickness, 1.0])
-    return result.measure[0, :count], result.interpolate[0, :, :count], result.observed[0]
+        assert not sampling.interpolate[0, :, count:].any()
+    assert sampling.thickness.tolist() == pytest.approx([thickness, 1.0])
+    return sampling.measure[0, :count], sampling.interpolate[0, :, :count], sampling.observed[0]
 
 
-def assert_near(result, wanted, tolerance=2e-5):
-    torch.testing.assert_close(result.double(), wanted.double(), atol=tolerance, rtol=0)
+def assert_near(value, wanted, tolerance=2e-5):
+    torch.testing.assert_close(value.double(), wanted.double(), atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("profile", ["gaussian", "rect"])
@@ -329,8 +329,8 @@ def test_holes_are_filled_as_in_one_volume():
     known[0, 5:15, 5:18] = False
     known[1] = True  # a block without holes beside blocks with them
     filled = fill_smoothly(image, known)
-    for item in range(3):
-        torch.testing.assert_close(filled[item], fill_smoothly(image[item], known[item]), atol=1e-6, rtol=1e-5)
+    for number in range(3):
+        torch.testing.assert_close(filled[number], fill_smoothly(image[number], known[number]), atol=1e-6, rtol=1e-5)
     assert (filled[known] == image[known]).all()
 
 
@@ -377,13 +377,13 @@ def test_a_damaged_block_is_what_one_volume_would_be(clean_blocks, monkeypatch):
     assert not measured.sigma.any()
 
 
-def test_noise_has_the_level_that_is_told_but_for_the_doubt():
+def test_noise_has_the_given_level_but_for_the_doubt():
     flat = Blocks(torch.full((40, 16, 16, 16), 0.6), torch.ones(40, dtype=torch.bool), torch.zeros(40).long())
     measured = batches.measure(flat, seeded(), torch.full((40,), TASK["noise"]))
-    result = (measured.y - 0.6).flatten(1).std(1)
+    spread = (measured.y - 0.6).flatten(1).std(1)
     level = measured.sigma.flatten(1).square().mean(1).sqrt()
-    assert ((result / level).log().abs() < 0.6).all()  # doubt: 0.15 of the logarithm
-    assert 0.05 < float((result / level).log().std()) < 0.3
+    assert ((spread / level).log().abs() < 0.6).all()  # doubt: 0.15 of the logarithm
+    assert 0.05 < float((spread / level).log().std()) < 0.3
     varying = measured.sigma.flatten(1).std(1) / level > 1e-3
     assert varying.any()
     assert not varying.all()
@@ -398,13 +398,18 @@ def test_thick_slices_are_not_thickened_again():
     assert set(tasks[200:].tolist()) == {TASK["noise"], TASK["in-plane"], TASK["region"]}
 
 
-def test_channels_of_a_plane_are_those_that_verbs_use(clean_blocks):
+def test_channels_of_a_plane_are_those_that_tasks_use(clean_blocks):
     context = PLANES.context
     measured = batches.measure(clean_blocks._replace(clean=clean_blocks.clean[..., 6 : 6 + context]), seeded())
-    result = batches.plane_channels(measured, context)
-    for item in range(len(result)):
-        fields = (measured.y[item], measured.observed[item], measured.sigma[item], float(measured.thickness[item]))
-        torch.testing.assert_close(result[item], measured_channels(*fields, PLANES)[context // 2])
+    channels = batches.plane_channels(measured, context)
+    for number in range(len(channels)):
+        fields = (
+            measured.y[number],
+            measured.observed[number],
+            measured.sigma[number],
+            float(measured.thickness[number]),
+        )
+        torch.testing.assert_close(channels[number], measured_channels(*fields, PLANES)[context // 2])
 
 
 # --- regression in all orientations -----------------------------------------------------------------------------------
@@ -420,7 +425,7 @@ def network():
     return network.eval().requires_grad_(False)
 
 
-def test_the_mean_over_orientations_is_that_of_the_verbs(network):
+def test_the_mean_over_orientations_is_that_of_the_tasks(network):
     names = ["noise", "thick", "noise", "in-plane", "region", "gap"]
     isotropic = torch.tensor([True, True, False, True, True, True])
     clean = torch.rand(6, 16, 32, 48, generator=seeded())
@@ -428,31 +433,31 @@ def test_the_mean_over_orientations_is_that_of_the_verbs(network):
     measured = batches.measure(Blocks(clean, isotropic, torch.zeros(6).long()), seeded(), tasks)
     b, log_s = scenes.regress(network, None, measured, isotropic, PLANES.context)
     networks = Networks(PLANES, network)
-    for result, name in enumerate(names):
-        spacing = (1.0, 1.0, 1.0 if isotropic[result] else 3.0)
+    for number, name in enumerate(names):
+        spacing = (1.0, 1.0, 1.0 if isotropic[number] else 3.0)
         damaged, in_plane = (0,) if name in ("thick", "gap") else (), (0, 1) if name == "in-plane" else ()
         orientations = pick_orientations(damaged, in_plane, (16, 32, 48), spacing)
-        assert len(orientations) == (2 if damaged else 3 if name in ("noise", "region") and isotropic[result] else 1)
-        observation = Observation(measured.y[result], measured.observed[result], float(measured.thickness[result]))
-        wanted = estimate(networks, observation, measured.sigma[result], orientations, SamplerConfig.whole())
-        assert (wanted - measured.y[result]).abs().max() > 0.01  # it says something
-        torch.testing.assert_close(b[result], wanted, atol=1e-4, rtol=0)
+        assert len(orientations) == (2 if damaged else 3 if name in ("noise", "region") and isotropic[number] else 1)
+        observation = Observation(measured.y[number], measured.observed[number], float(measured.thickness[number]))
+        wanted = estimate(networks, observation, measured.sigma[number], orientations, SamplerConfig.whole())
+        assert (wanted - measured.y[number]).abs().max() > 0.01  # it says something
+        torch.testing.assert_close(b[number], wanted, atol=1e-4, rtol=0)
     assert not log_s.any()
 
 
 def test_scenes_are_cut_and_the_spread_can_learn_from_them(network):
     head, corpus = SpreadHead(2, PLANES.unet[0]), Corpus([scan(numbered((40, 36, 38)), scale=2e-5)])
-    result, log_s = scenes.draw_scenes(corpus, network, head, 3, 16, PLANES.context, seeded())
-    assert result.residual.shape == log_s.shape == (3, 16, 16, 16)
-    assert all(field.shape == (3, 1, 16, 16, 16) for field in result.conditions[:5])
+    drawn, log_s = scenes.draw_scenes(corpus, network, head, 3, 16, PLANES.context, seeded())
+    assert drawn.residual.shape == log_s.shape == (3, 16, 16, 16)
+    assert all(field.shape == (3, 1, 16, 16, 16) for field in drawn.conditions[:5])
     torch.testing.assert_close(log_s, torch.full_like(log_s, math.log(0.03)))  # where it starts
-    assert not result.conditions.b.requires_grad
+    assert not drawn.conditions.b.requires_grad
     log_s.mean().backward()
     assert head.last.bias.grad.item() == pytest.approx(1.0, rel=1e-4)
     inner = slice(MARGIN, MARGIN + 16)
     blocks = corpus.draw(3, (16 + 2 * MARGIN, 16, 16), generator := seeded())
     clean = augment(blocks.clean, generator)[:, inner]  # the same numbers are drawn first
-    torch.testing.assert_close(result.residual + result.conditions.b[:, 0], clean)
+    torch.testing.assert_close(drawn.residual + drawn.conditions.b[:, 0], clean)
 
 
 def test_scenes_of_every_kind_are_made_under_autocast(network):
@@ -485,15 +490,15 @@ def test_projection_keeps_what_was_measured(row):
     clean, guess = torch.rand(16, 16, 16, generator=seeded()), torch.rand(16, 16, 16, generator=seeded(1))
     sampling = damages((16, 16, 16))[row].sampling
     held = clean if sampling is None else sampling.degrade(clean)
-    result = module.Case(row, "s", clean, None, sampling, held, None).project(guess)
+    projected = module.Case(row, "s", clean, None, sampling, held, None).project(guess)
     if sampling is None:
-        assert (result == guess).all()
+        assert (projected == guess).all()
     elif row == "thick4":
-        torch.testing.assert_close(sampling.degrade(result), held, atol=1e-4, rtol=0)
+        torch.testing.assert_close(sampling.degrade(projected), held, atol=1e-4, rtol=0)
     else:
         seen = sampling.observe(held).observed == 1
-        assert (result[seen] == clean[seen]).all()
-        assert (result[~seen] == guess[~seen]).all()
+        assert (projected[seen] == clean[seen]).all()
+        assert (projected[~seen] == guess[~seen]).all()
 
 
 # --- residual, latent and flow ----------------------------------------------------------------------------------------
@@ -638,7 +643,7 @@ def test_the_loop_goes_on_from_its_checkpoint(clock, tmp_path):
     assert again.before_s == pytest.approx(first.seconds, abs=10)
     assert again.network.weight.item() == first.network.weight.item()
     torch.testing.assert_close(again.averaged(), weights)
-    moments, earlier = (item.optimizer.state_dict()["state"][0] for item in (again, first))
+    moments, earlier = (trainer.optimizer.state_dict()["state"][0] for trainer in (again, first))
     assert all((moments[name] == earlier[name]).all() for name in ("exp_avg", "exp_avg_sq", "step"))
     run_again()
     assert again.steps == first.steps + len(rates)
