@@ -20,10 +20,12 @@ SLACK = {"true latent gain": 1.0, "mean gain": 0.05, "crps ratio": 0.03, "energy
 
 
 def middle(modality):
-    """(48, 48, 48) scaled intensity from the middle of the shipped scan of a modality."""
+    """A cube of 48 voxels, or what there is of it, from the middle of the shipped scan of a modality."""
     voxels = read_nifti(sample_path(modality)).voxels
     scaled = MODALITIES[modality].scaling(voxels).apply(voxels).astype(np.float32)
-    where = tuple(slice((size - EDGE) // 2, (size - EDGE) // 2 + EDGE) for size in scaled.shape)
+    edges = [min(EDGE, size // 16 * 16) for size in scaled.shape]
+    starts = [(size - edge) // 2 for size, edge in zip(scaled.shape, edges, strict=True)]
+    where = tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))
     return torch.from_numpy(scaled[where].copy())
 
 
