@@ -242,7 +242,7 @@ def sample_residual(scan: ResolvedScan, conditions: Conditions, progress: Progre
             del first[1:]
             return conditions.project(drawn)
 
-        mean, std = mean_and_spread(one, draws)
+        mean, std = mean_and_spread(one, draws, opposite=True)
         if std is None:
             mean, std = regression.mean, spread
         weight = 1 - settings.fidelity
