@@ -6,7 +6,7 @@ A task goes through these steps; those without a module are here:
 2. Bring the measurement to the output grid (an `Observation`), and put it into `Conditions`.
 3. `sample`: run the networks once or several times; gives `Samples`, with their mean and standard deviation.
 4. Make the mean agree with the measurement; every task has its own way to do so.
-5. `in_stored_units`, and `medldm.data.volume.merge_filled` where measured voxels are copied: back from scaled intensity.
+5. `in_stored_units`: back from scaled intensity; `medldm.data.volume.merge_filled` where measured voxels are copied.
 6. `record`: the new volume, with this run in its history.
 """
 
