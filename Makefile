@@ -43,6 +43,7 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/names.py
+	$(BIN)/python docs/wrapping.py
 	$(BIN)/hadolint Containerfile
 	$(BIN)/codespell medldm napari_plugin tests docs *.md
 

@@ -95,8 +95,8 @@ def models() -> str:
     lines = [
         "# Models",
         "",
-        "Made from the cards in `medldm/zoo`; `medldm models NAME` shows the whole of one. What all of them are for, "
-        "and for whom it is unknown how well they work, stands in [Responsible use](../concepts/responsible-use.md).",
+        "Made from the cards in `medldm/zoo`; `medldm models NAME` shows the whole of one. What they "
+        "are for, and what is unknown about them, is described in [Responsible use](../concepts/responsible-use.md).",
     ]
     for model in sorted(cards(), key=lambda card: (card.modality != "mr", card.name != "brain-mri-2d", card.name)):
         low, high = model.spacing_mm
@@ -143,9 +143,9 @@ def models() -> str:
             flow = "flow" in model.training.get("minutes", {})
             lines += [
                 "",
-                "**How verbs use it** (`docs/benchmarks/advise.py`)",
+                "**How tasks use it** (`docs/benchmarks/advise.py`)",
                 "",
-                "| verb | flow and decoder at fidelity 1 | orientations at most | PSNR on validation scans, dB |",
+                "| task | flow and decoder at fidelity 1 | orientations at most | PSNR on validation scans, dB |",
                 "|---|---|---|---|",
             ]
             for verb in model.use:
@@ -155,20 +155,22 @@ def models() -> str:
         if verbs := model.calibration.get("verbs"):
             lines += [
                 "",
-                "**90 % interval**: `mean +- q sqrt(std^2 + floor^2)`",
+                "**90 % interval**: `mean +- q sqrt(std^2 + floor^2)` (see [Uncertainty](../concepts/uncertainty.md))",
                 "",
-                "| verb | q | floor: still, noisy, far, busy |",
+                "| task | q | floor: still, noisy, far, busy |",
                 "|---|---|---|",
             ]
             lines += [
-                f"| {v} | {c['q']} | {c['still']}, {c['noisy']}, {c['far']}, {c['busy']} |" for v, c in verbs.items()
+                f"| {name.replace('one look', 'one orientation')} | {c['q']} "
+                f"| {c['still']}, {c['noisy']}, {c['far']}, {c['busy']} |"
+                for name, c in verbs.items()
             ]
     return "\n".join(lines) + "\n"
 
 
 TITLES = {
-    "core": "MR: us, and what needs no training",
-    "lesions": "Lesions put into MR scans",
+    "core": "MR: medldm, interpolation and filters",
+    "lesions": "Lesions inserted into MR scans",
     "baselines": "MR noise: BM4D, DIPY, ANTs",
     "ct": "CT",
     "ablation": "What each part of the pipeline brings",
@@ -176,17 +178,16 @@ TITLES = {
 }
 BENCHMARKS = """# Benchmarks
 
-Each table is written by the command above it, on subjects no model has seen, and can be made again from the scores
-beside it (`scores.csv`, in the repository under `docs/benchmarks`): the notebook `06_reproduce_the_tables` does so and
-compares. Missed aims stand in them too.
+Each table is written by the command above it, on subjects no model has seen. It can be made again from the scores
+(`scores.csv`, in the repository under `docs/benchmarks`); the notebook `06_reproduce_the_tables` does so and compares.
 
-One command makes all of them again from their scores, and the tables of README and docs: `make tables`; with
-`make tables DATA=../shared/data` the scores are made first, where they are missing. A baseline that a machine lacks
-is listed as not run when no methods are named. Networks of your own judge too: `medldm benchmark ... --backbones
-lpips.ts,inception.ts` takes TorchScript files; one that takes two images compares pairs (LPIPS), one that takes one
-gives features or class probabilities (kernel, Frechet, inception score).
+`make tables` makes all of them from their scores, and the tables of README and docs. `make tables DATA=../shared/data`
+first makes scores that are missing. If no methods are named, a baseline that is not installed is listed as not run.
+`medldm benchmark ... --backbones lpips.ts,inception.ts` computes perceptual metrics from your own networks, given as
+TorchScript files: a network of two images compares pairs (LPIPS), a network of one image gives features or class
+probabilities (kernel distance, Frechet distance, inception score).
 
-A **row** is a damage that is done to a scan, from which a **method** restores it:
+A **row** is a kind of damage that is done to a scan, and a **method** is what restores it:
 
 | row | damage |
 |---|---|
@@ -194,20 +195,20 @@ A **row** is a damage that is done to a scan, from which a **method** restores i
 | `thick-4mm` | slices of 4 mm, with a Gaussian slice profile |
 | `every-4th-kept`, `gap-of-3` | one slice in four measured; gaps of three slices |
 | `region-20mm` | blobs of 20 mm cut out |
-| `lesions-...` | bright and dark spheres put in before the damage is done |
-| `ct-dose-4`, `ct-dose-10` | a quarter and a tenth of the dose, made in the sinogram |
+| `lesions-...` | bright and dark spheres inserted before the damage is done |
+| `ct-dose-4`, `ct-dose-10` | a quarter and a tenth of the dose, simulated in the sinogram |
 | `ct-object-...` | the same for a drawn test object, whose edges and noise can be measured |
 
 | method | what it is |
 |---|---|
 | `nothing`, `linear`, `cubic`, `smooth-fill` | the damaged scan; interpolation; a smooth surface over a region |
 | `nlm`, `tv`, `dipy-nlm`, `bm4d...`, `ants` | filters that need no training: non-local means, total variation, BM4D; \
-`-unbiased`: the Rician mean is inverted, `-stabilised`: the noise is made even first |
+`-unbiased`: the Rician bias is corrected, `-stabilised`: the variance of the noise is stabilised first |
 | `unet` | a supervised U-Net with the same inputs and patches, without a latent |
-| `vae-of-the-truth` | the reference through the autoencoder: the ceiling of its latents |
-| `decode-estimate`, `decode-flow` | the U-Net's estimate through the autoencoder; the flow's latent, plainly decoded |
-| `chain-...` | flow and measurement-aware decoder: before projection, with 1 and 8 steps, the mean of 8 samples |
-| `medldm`, `medldm-sharp` | ours with `--fidelity 1` (the default) and `--fidelity 0` |
+| `vae-of-the-truth` | the reference through the autoencoder: the best that its latents allow |
+| `decode-estimate`, `decode-flow` | the result of the U-Net, and the latent of the flow, through the autoencoder |
+| `chain-...` | flow and decoder: before projection, with 1 and 8 steps, the mean of 8 samples |
+| `medldm`, `medldm-sharp` | medldm with `--fidelity 1` (the default) and `--fidelity 0` |
 """
 
 
@@ -229,7 +230,7 @@ def benchmarks() -> str:
 
 def decisions() -> str:
     """All records, in order."""
-    lines = ["# Decisions", "", "One record for every choice that somebody may want to undo.", ""]
+    lines = ["# Decisions", "", "One record for each choice, with its reasons.", ""]
     for path in sorted((HERE / "decisions").glob("0*.md")):
         title = path.read_text().splitlines()[0].lstrip("# ")
         lines.append(f"- [{title}]({path.name})")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medldm.registry import Registry
+from medldm.system import Registry
 
 if TYPE_CHECKING:
     from medldm.data.intensity import Array, Mask, Scaling

@@ -19,7 +19,7 @@ def oblique_phantom():
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    """Path of the card of a tiny untrained chain; its decoder starts from "change nothing"."""
+    """Path of the card of a tiny untrained pipeline; its decoder starts from "change nothing"."""
     return phantoms.tiny_model(tmp_path_factory.mktemp("model"))
 
 

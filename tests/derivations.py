@@ -51,7 +51,7 @@ def assert_dcm2niix_agrees(volume, folder, work):
     command = ["dcm2niix", "-p", "n", "-o", work / "theirs", "-f", "x", folder]
     subprocess.run(command, check=True, capture_output=True)
     (path,) = (work / "theirs").glob("*.nii")
-    ours, theirs = (nib.as_closest_canonical(nib.load(item)) for item in (work / "ours.nii.gz", path))
+    ours, theirs = (nib.as_closest_canonical(nib.load(file)) for file in (work / "ours.nii.gz", path))
     assert np.array_equal(ours.get_fdata(), theirs.get_fdata())
     assert np.allclose(ours.affine, theirs.affine, atol=1e-4)
 

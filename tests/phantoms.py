@@ -95,7 +95,7 @@ def patch(path: Path, **fields):
 
 
 def tiny_model(folder: Path, spatial_dims: int = 2) -> Path:
-    """A chain of four channels everywhere, weights drawn from a fixed seed, as `medldm train` would leave it."""
+    """A pipeline of networks with four channels, weights drawn from a fixed seed, as `medldm train` would leave it."""
     import torch
 
     from medldm.models.checkpoint import save_model

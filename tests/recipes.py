@@ -109,19 +109,19 @@ def published_benchmark(text, folder, patched, run_here):
     phantoms.save(folder / "shared" / "data" / "c.nii.gz", phantoms.brain((32, 36, 40)), np.eye(4), dtype=np.int16)
     bash(text, clone, own_environment(folder))
     with (scores / "scores.csv").open(newline="") as lines:
-        matches = {(score["row"], score["method"]) for score in csv.DictReader(lines) if score["psnr"]}
+        scored = {(score["row"], score["method"]) for score in csv.DictReader(lines) if score["psnr"]}
     page = (clone / "docs" / "concepts" / "quality.md").read_text()
     quoted = page.split("<!-- table: core -->")[1].split("<!-- /table -->")[0]
     for row in groups()["core"]:
-        assert (row, "medldm") in matches, row
+        assert (row, "medldm") in scored, row
         assert f"\n| {row} | 1 | " in quoted, row
-    assert {method for _, method in matches} == asked(text, "--methods")
+    assert {method for _, method in scored} == asked(text, "--methods")
 
 
 def asked(text, option):
     """All that a block asks for with an option."""
-    result = text.split()
-    return {part for at, word in enumerate(result) if word == option for part in result[at + 1].split(",")}
+    arguments = text.split()
+    return {part for at, word in enumerate(arguments) if word == option for part in arguments[at + 1].split(",")}
 
 
 def small_networks(text, folder, patched, run_here):
@@ -229,9 +229,9 @@ def own_scheduler(text, folder, patched, run_here):
     servers, (command,) = lines_of(text.replace("/data", str(folder / "data")), "dask ")
     environment = surroundings()
     with left_running(servers, folder, environment):
-        result = folder / "data" / "dask.json"
-        until(result.exists)
-        address = json.loads(result.read_text())["address"]
+        scheduler_file = folder / "data" / "dask.json"
+        until(lambda: scheduler_file.exists() and scheduler_file.stat().st_size)
+        address = json.loads(scheduler_file.read_text())["address"]
         bash(command.replace("tcp://head:8786", address), folder, environment)
     assert_restored(folder)
 
@@ -286,15 +286,17 @@ def dask_on_kubernetes(text, folder, patched, run_here):
         def __init__(self, custom_cluster_spec):
             seen.append(custom_cluster_spec)
             super().__init__(n_workers=0, dashboard_address=None)
-            result = custom_cluster_spec["spec"]["worker"]["spec"]["containers"][0]["args"]
-            item = os.environ | {"DASK_SCHEDULER_ADDRESS": self.scheduler_address}
-            line = " ".join(result).replace("$(DASK_WORKER_NAME)", "one").replace("8788", "0")
-            self.started = left_running([line], folder, item | {"PATH": f"{TESTED}{os.pathsep}{os.environ['PATH']}"})
+            container_arguments = custom_cluster_spec["spec"]["worker"]["spec"]["containers"][0]["args"]
+            environment = os.environ | {"DASK_SCHEDULER_ADDRESS": self.scheduler_address}
+            line = " ".join(container_arguments).replace("$(DASK_WORKER_NAME)", "one").replace("8788", "0")
+            self.started = left_running(
+                [line], folder, environment | {"PATH": f"{TESTED}{os.pathsep}{os.environ['PATH']}"}
+            )
             self.started.__enter__()
 
-        def close(self, *result, **more):
+        def close(self, *arguments, **more):
             self.started.__exit__(None, None, None)
-            super().close(*result, **more)
+            super().close(*arguments, **more)
 
     patched.setattr(operator, "KubeCluster", Cluster)
     python_waiting(text, folder)
@@ -337,8 +339,8 @@ def known_to_kubernetes(pod):
 def without_nothing(value):
     """Without fields that are None, as they are sent."""
     if isinstance(value, dict):
-        return {key: without_nothing(item) for key, item in value.items() if item is not None}
-    return [without_nothing(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nothing(field) for key, field in value.items() if field is not None}
+    return [without_nothing(field) for field in value] if isinstance(value, list) else value
 
 
 # --- a window ---------------------------------------------------------------------------------------------------------

@@ -35,26 +35,26 @@ def refusals():
     """(file:line, words, names of caught exceptions) of every ``raise SomeMedldmError(words)``."""
     for path in sorted(ROOT.rglob("*.py")):
         whole = list(ast.walk(ast.parse(path.read_text())))
-        caught = {item.name for item in whole if isinstance(item, ast.ExceptHandler) and item.name and not _ours(item)}
-        for item in whole:
-            if isinstance(item, ast.Raise) and isinstance(item.exc, ast.Call) and item.exc.args:
-                name = item.exc.func.id if isinstance(item.exc.func, ast.Name) else ""
+        caught = {node.name for node in whole if isinstance(node, ast.ExceptHandler) and node.name and not _ours(node)}
+        for node in whole:
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                name = node.exc.func.id if isinstance(node.exc.func, ast.Name) else ""
                 if name in KINDS:
-                    yield f"{path.relative_to(ROOT).as_posix()}:{item.lineno}", item.exc.args[0], caught
+                    yield f"{path.relative_to(ROOT).as_posix()}:{node.lineno}", node.exc.args[0], caught
 
 
 def test_no_refusal_quotes_a_foreign_exception():
     """What a library says means little to a user, and may quote a header; -v prints it."""
     values = [
-        (where, ast.unparse(item.value), caught)
+        (where, ast.unparse(node.value), caught)
         for where, refusal, caught in refusals()
-        for item in ast.walk(refusal)
-        if isinstance(item, ast.FormattedValue)
+        for node in ast.walk(refusal)
+        if isinstance(node, ast.FormattedValue)
     ]
     assert len(values) > 200
     quoting = [where for where, value, caught in values if any(re.match(QUOTED.format(name), value) for name in caught)]
     # There a refusal of ours stands in another one, or a reason that was put into words.
-    assert [item for item in quoting if not item.startswith("cli/")] == []
+    assert [place for place in quoting if not place.startswith("cli/")] == []
 
 
 def test_every_refusal_ends_as_a_sentence():
@@ -117,10 +117,10 @@ def test_a_declared_label_map_says_what_declares_it(tmp_path, capsys):
 
 def test_reasons_are_in_our_words(tmp_path):
     assert reason_of(PermissionError(13, "Permission denied", "x")) == "Permission denied"
-    for item, result in ((b"{", "line 1, column 2 is not JSON"), (b"\xff", "it is not text in UTF-8")):
+    for content, reason in ((b"{", "line 1, column 2 is not JSON"), (b"\xff", "it is not text in UTF-8")):
         with pytest.raises(ValueError) as problem:  # noqa: PT011
-            json.loads(item.decode())
-        assert reason_of(problem.value) == result
+            json.loads(content.decode())
+        assert reason_of(problem.value) == reason
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"x" * 100)[:-9])
     with gzip.open(tmp_path / "x.gz") as file, pytest.raises(EOFError) as problem:
         file.read()

@@ -389,7 +389,7 @@ def toy_format():
     del FORMATS["toy"]
 
 
-def test_a_format_from_outside_is_known_to_every_door(toy_format, phantom, scan_file, tmp_path, stub_network):
+def test_a_format_from_outside_is_known_to_every_interface(toy_format, phantom, scan_file, tmp_path, stub_network):
     import numpy as np
 
     import medldm
@@ -526,7 +526,7 @@ def test_a_task_from_outside_runs_in_python(toy_tasks, phantom):
         medldm.tasks.run("toy-brighten", None, medldm.settings.ToyBrighten())
 
 
-def test_a_task_from_outside_is_a_verb_of_the_command_line(toy_tasks, scan_file, tmp_path, capsys):
+def test_a_task_from_outside_is_a_command_of_the_command_line(toy_tasks, scan_file, tmp_path, capsys):
     from medldm.cli import main
 
     assert main(["--help"]) == 0

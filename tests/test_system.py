@@ -186,7 +186,7 @@ def test_the_limit_reaches_every_question(kernel, tmp_path):
     from medldm.batch.forecast import check_memory
     from medldm.errors import ResourceError
     from medldm.inference.device import fitted_tile
-    from medldm.io.image_format import must_fit
+    from medldm.io.checks import must_fit
 
     large = fitted_tile("cpu", 3)
     top = "sys/fs/cgroup/"

@@ -1,7 +1,7 @@
 """Every aim of this project against what was reached: `python docs/benchmarks/aims.py` writes aims.md beside itself.
 
-The numbers come from the scores in this folder. A line is missed when its number is; what was tried and the best guess
-at the cause are written by hand, once for each kind of aim that has a missed line (`WHY`).
+The numbers come from the scores in this folder. A line is missed when its number is; what was tried and the
+likely cause are written by hand, once for each kind of aim that has a missed line (`WHY`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import published
 from published import best_baseline, mean, methods, rows
+from wrapping import wrapped
 
 HERE = Path(__file__).parent
 PAGE = HERE / "aims.md"
@@ -153,30 +155,31 @@ def speed() -> list[Line]:
     return reached
 
 
-# What was tried and the best guess at the cause, by the first words of a kind; numbers stand in the tables above.
+# What was tried and the likely cause, by the first words of a kind; numbers stand in the tables above.
 WHY = {
-    "Denoising MRI, best of BM4D": "Five campaigns: neighbouring slices as channels, augmentation and sources weighed, "
-    "volumes inflated from planes, a wider network with eight neighbours, a second stage over all orientations "
-    "(records 0006 to 0008, 0025, 0026, 0030). The last two moved noise by a tenth of a decibel or less, and what the "
-    "second stage learned is one scanner's own. Best guess: at these levels the references' own noise bounds every "
-    "method, and BM4D groups like patches of the very scan, where a small network knows other people's.",
-    "Denoising CT": "On the drawn object non-local means finds the same disc many times over and no network trained on "
-    "patients has seen its like; more training made it worse (record 0024). On the patient we are ahead.",
-    "Thick slices": "Rectangular slices leave less to win than Gaussian ones, since cubic interpolation of them is "
-    "better; a wrong profile is noticed (record 0032), and cost a decibel more than interpolation "
-    "before that. Width and neighbours brought most elsewhere (0026), projection a third of a decibel (0029).",
-    "Missing slices": "Where three of four slices are gone, what could stand there varies more than any mean can show. "
-    "Width and eight neighbours brought a tenth to half a decibel (record 0026), the flow nothing (0029). Best guess: "
-    "more subjects, since the network has seen a hundred heads at most.",
-    "Fidelity 0": "Losses on fine detail and on features of our encoder, with and without noise in the latent, four "
-    "steps and one (records 0007, 0008, 0026); trained for the distance alone the decoder falls silent and hands back "
-    "the U-Net's answer (0031). Best guess: the distance is a squared one, and the mean is its best answer; and the "
-    "decoder has had a few thousand steps on a latent that holds too little of what is fine.",
-    "Lesions put in": "No lesions were drawn in training. Best guess: the mean of what is likely has none of 2 mm "
-    "where noise or a gap hides it, and a filter that knows no anatomy keeps what it does not understand. Those wholly "
-    "inside a gap cannot be known; the gallery shows them and the interval is wide there.",
-    "Coverage": "The floor of the interval knows noise, distance and texture (records 0017, 0019, 0027). FLAIR is one "
-    "test subject with lesions of his own, and no validation subject is like him.",
+    "Denoising MRI, best of BM4D": "Tried in five training campaigns: neighbouring slices as channels, augmentation, "
+    "weighted sources, a 3D network started from the 2D one, a wider network with eight neighbouring slices, a second "
+    "stage over all orientations (records 0006 to 0008, 0025, 0026, 0030). The last two changed noise rows by 0.1 dB "
+    "or less, and the second stage learned what is particular to one scanner. Likely cause: at these levels the noise "
+    "of the references themselves limits every method, and BM4D groups similar patches of the very scan, while a "
+    "small network only knows the training scans.",
+    "Denoising CT": "The test object is drawn: non-local means finds the same disc many times, and a network trained "
+    "on patients has never seen one; more training made it worse (record 0024). On the patient medldm is better.",
+    "Thick slices": "Cubic interpolation of rectangular slices is better than of Gaussian ones, so less can be gained. "
+    "A wrong slice profile is now recognised (record 0032); before, it cost a decibel against interpolation. In other "
+    "rows a wider network and more neighbouring slices brought most (0026), projection 0.3 dB (0029).",
+    "Missing slices": "Where three of four slices are missing, a mean over all likely scans is blurred. A wider "
+    "network with eight neighbouring slices brought 0.1 to 0.5 dB (record 0026), the flow nothing (0029). More "
+    "training subjects may help: the network has seen a hundred heads at most.",
+    "Fidelity 0": "Tried: losses on fine detail and on features of the encoder, with and without noise in the latent, "
+    "four steps and one (records 0007, 0008, 0026); trained for the perceptual distance alone, the decoder returns "
+    "the result of the U-Net (0031). Likely cause: the distance is a squared one, so the mean minimises it; and the "
+    "decoder was trained for a few thousand steps on a latent that holds too little fine detail.",
+    "Lesions put in": "Training data held no inserted lesions. Likely cause: the mean of all likely scans has no "
+    "lesion of 2 mm where noise or a gap hides it, and a filter without knowledge of anatomy keeps whatever stands "
+    "out. Lesions entirely inside a gap cannot be known; the gallery shows them, and the interval is wide there.",
+    "Coverage": "The interval depends on noise, distance and contrast (records 0017, 0019, 0027). FLAIR has two test "
+    "subjects; one of them has larger errors everywhere, and no validation subject is like it.",
     "Speed": "Nothing is missed.",
 }
 
@@ -190,11 +193,11 @@ def page(aims: list[Line]) -> str:
     """Markdown."""
     missed = [line for line in aims if not line.met]
     text = [
-        "# Aims, and what was reached",
+        "# Aims and results",
         "",
-        f"`python docs/benchmarks/aims.py` makes this page of the scores in this folder: {len(aims) - len(missed)} of "
-        f"{len(aims)} lines reached their aim. Test subjects; `--fidelity 1` unless a line says otherwise. No number "
-        "was tuned on them.",
+        f"`python docs/benchmarks/aims.py` makes this page from the scores in this folder: "
+        f"{len(aims) - len(missed)} of {len(aims)} aims were reached. All scores are of test subjects, on which "
+        "nothing was tuned, with `--fidelity 1` unless a line says otherwise.",
     ]
     for kind in dict.fromkeys(line.kind for line in aims):
         text += ["", f"## {kind}", "", "| | medldm | against | aim | |", "|---|---|---|---|---|"]
@@ -204,8 +207,8 @@ def page(aims: list[Line]) -> str:
             for line in mine
         ]
         if any(not line.met for line in mine):
-            text += ["", f"*Tried, and the best guess:* {why(kind)}"]
-    return "\n".join(text) + "\n"
+            text += ["", f"*Why aims were missed.* {why(kind)}"]
+    return wrapped("\n".join(text))
 
 
 def why(kind: str) -> str:

@@ -31,6 +31,9 @@ from medldm.data.volume import Step
 from medldm.settings import Denoise
 from medldm.system import cores
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 HUNDRED = 100
 
 
@@ -70,11 +73,12 @@ def cohort(count: int, shape: tuple[int, ...]) -> list[str]:
             wall = time.monotonic() - begun
     inside, verb = sum(network), sum(verbs)
     return [
-        "# A cohort beside its network",
+        "# Overhead of a batch over its network",
         "",
         f"{command('cohort')}: `denoise`, {count} NIfTI phantoms of {' x '.join(map(str, shape))} voxels, noise level "
-        f"not given, one process; exit code {code}. *Network*: seconds inside its calls. *Restoring*: the verb with "
-        "noise estimate, looks and projection. *Batch*: wall clock from the first file to the summary.",
+        f"not given, one process; exit code {code}. *Network*: seconds in the network. *Restoring*: the task, with "
+        "noise estimate, averaging over orientations and projection. *Batch*: wall clock from the first file to the "
+        "summary.",
         "",
         "| cases | network, s | restoring, s | batch, s | batch over restoring | batch over network |",
         "|---|---|---|---|---|---|",
@@ -107,11 +111,11 @@ def tiny(count: int, shape: tuple[int, ...]) -> list[str]:
         again, _ = seconds_of(lambda: denoise(folder / "in", folder / "out"))
         dry, _ = seconds_of(lambda: denoise(folder / "in", folder / "out2", dry_run=True))
     return [
-        "# A thousand tiny cases",
+        "# A thousand small cases",
         "",
-        f"{command('tiny')}: `denoise`, {count} NIfTI files of {' x '.join(map(str, shape))} voxels, a network that "
-        f"adds one; exit code {code}. Memory of the process after every tenth of them: "
-        f"{', '.join(map(str, memory))} MiB.",
+        f"{command('tiny')}: `denoise`, {count} NIfTI files of {' x '.join(map(str, shape))} voxels, a stub "
+        f"that adds one in place of the network; exit code {code}. Memory of the process after every tenth of the "
+        f"cases: {', '.join(map(str, memory))} MiB.",
         "",
         "| what | ms per case |",
         "|---|---|",
@@ -136,12 +140,12 @@ def files(count: int, _: tuple[int, ...]) -> list[str]:
         seconds, cases = seconds_of(lambda: find_cases(Path(name)))
         grown = (psutil.Process().memory_info().rss - before) / 2**20
     return [
-        "# Forty thousand files",
+        "# Grouping forty thousand DICOM files",
         "",
-        f"{command('files')}: small DICOM images in series of {HUNDRED}, ten series to a folder; before anything is "
-        "restored, every header is read, grouped and judged.",
+        f"{command('files')}: small DICOM images in series of {HUNDRED}, ten series to a folder; before "
+        "anything is restored, every header is read, grouped into series and checked.",
         "",
-        "| files | series found | s | ms per file | memory, MiB |",
+        "| files | series | s | ms per file | memory, MiB |",
         "|---|---|---|---|---|",
         f"| {count} | {len(cases)} | {seconds:.1f} | {1000 * seconds / count:.2f} | {grown:.0f} |",
     ]
@@ -181,7 +185,7 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, help="cases or files; with another number than usual nothing is written")
     given = parser.parse_args()
     measure, usual, shape = KINDS[given.what]
-    table = "\n".join(measure(given.count or usual, shape)) + "\n"
+    table = wrapped("\n".join(measure(given.count or usual, shape)))
     print(table)
     if given.count in (None, usual):
         Path(__file__).with_name(f"batch-{given.what}.md").write_text(table)

@@ -21,6 +21,9 @@ from medldm.benchmark.scans import scans
 from medldm.inference.uncertainty import calibrated, interval_for
 from medldm.zoo import Card, card
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 OUT = Path(__file__).parent / "coverage"
 
 
@@ -64,7 +67,7 @@ def table(rows: Sequence[Mapping[str, object]], kind: str) -> list[str]:
     """Means by one column, as Markdown."""
     groups: dict[str, list[Mapping[str, object]]] = defaultdict(list)
     for row in rows:
-        groups[str(row[kind])].append(row)
+        groups[str(row[kind]).replace("one look", "one orientation")].append(row)  # cards keep the older word
     lines = [f"| {kind} | blocks | coverage, % | half width | one constant for the task | one for each block | skill |"]
     lines.append("|---|---|---|---|---|---|---|")
     for name, members in sorted(groups.items()):
@@ -115,14 +118,15 @@ def page(rows: Sequence[Mapping[str, object]]) -> str:
         f"Command: `python docs/benchmarks/coverage.py ../shared/data {rows[0]['card']}`  ",
         f"Weights: {rows[0]['card']}@{rows[0]['weights']}; calibrated on {rows[0]['calibrated_on']} validation "
         "subjects.  ",
-        "Half widths in scaled intensity (1 is the 99.5th percentile of the foreground). Constants hold as many voxels "
-        "as the interval does, in brackets its width over theirs (below 1: the interval is the narrower); the one for "
-        "each block knows the answer. Skill: correlation of the half width with the size of the error, within a "
-        "block. Empirical coverage, not a guarantee.",
+        "Half widths are in scaled intensity (1 is the 99.5th percentile of the foreground). *Constant*: the constant "
+        "half width that covers as many voxels, for all blocks of a task or chosen for each block with knowledge of "
+        "the errors; in brackets the half width of the interval divided by it (below 1: the interval is narrower). "
+        "*Skill*: correlation of the half width with the size of the error, within a block. Coverage is empirical, not "
+        "guaranteed.",
     ]
     for kind in ("task", "row", "contrast", "subject"):
         lines += ["", *table(rows, kind)]
-    return "\n".join(lines) + "\n"
+    return wrapped("\n".join(lines))
 
 
 if __name__ == "__main__":

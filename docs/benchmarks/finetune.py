@@ -12,6 +12,7 @@ import argparse
 import csv
 import logging
 import shutil
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from medldm.benchmark.protocol import trials
 from medldm.benchmark.rows import all_rows
 from medldm.metrics import psnr
 from medldm.training import train
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
 
 SCORES = Path(__file__).with_suffix(".csv")
 ROWS = ("noise-3", "noise-7")
@@ -137,7 +141,7 @@ def table(rows: list[dict[str, str]]) -> str:
     for name, mean in means(rows).items():
         mine = [f"{float(row['psnr']):.2f}" for row in rows if row["model"] == name]
         lines.append(f"| {name} | {' | '.join(mine)} | {mean:.2f} |")
-    return "\n".join(lines) + "\n"
+    return wrapped("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import Ellipse
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 HERE = Path(__file__).parent
 OUT = HERE / "gallery"
 ROWS = {"noise-7": "nothing", "thick-4mm": "cubic", "every-4th-kept": "linear", "region-20mm": "nothing"}
@@ -224,20 +227,20 @@ def caption(case: Mapping[str, object]) -> str:
         )
     if case["kind"] == "lost":
         share = 100 * float(str(case["share"]))
-        return f"{case['row']}: a lesion of {float(str(case['size_mm'])):g} mm of which {share:.0f} % came back"
+        return f"{case['row']}: a lesion of {float(str(case['size_mm'])):g} mm, {share:.0f} % of its contrast recovered"
     if case["kind"] == "hidden":
         share, held = (100 * float(str(case[name])) for name in ("share", "held"))
         size, half = (float(str(case[name])) for name in ("size_mm", "half_width"))
         return (
-            f"{case['row']}: a lesion of {size:g} mm wholly inside a gap, of which {share:.0f} % came back: nobody can "
-            f"know of it. The half width of the 90 % interval, zero where slices were measured, is {half:.2f} in "
-            f"{case['count']} such lesions of a contrast of {CONTRAST:g}, and holds {held:.0f} % of their voxels: it "
-            "says where the network guesses, not that a lesion is there"
+            f"{case['row']}: a lesion of {size:g} mm entirely inside a gap, {share:.0f} % of its contrast recovered. "
+            f"It cannot be known from the measurement. In {case['count']} such lesions (contrast {CONTRAST:g}) the "
+            f"half width of the 90 % interval is {half:.2f}, and the interval holds {held:.0f} % of the voxels. It "
+            "shows where voxels were not measured, not that a lesion is there"
         )
     kind = "brighter" if int(str(case["share"])) > 0 else "darker"
     return (
-        f"{case['row']}: nobody put a lesion here; the thickest spot ({float(str(case['size_mm'])):.1f} mm) {kind} "
-        "than the truth by more than half a lesion's contrast"
+        f"{case['row']}: an invented lesion; the thickest spot ({float(str(case['size_mm'])):.1f} mm) that is {kind} "
+        "than the truth by more than half the contrast of a lesion"
     )
 
 
@@ -250,7 +253,7 @@ def read() -> list[dict[str, str]]:
 def page(cases: list[dict[str, str]]) -> str:
     """The pictures with their sentences, as Markdown."""
     return "".join(
-        f"![{caption(case)}](../benchmarks/gallery/{case['picture']})\n\n*{caption(case)}*\n\n" for case in cases
+        wrapped(f"![{case['row']}](../benchmarks/gallery/{case['picture']})\n\n*{caption(case)}*\n\n") for case in cases
     )
 
 

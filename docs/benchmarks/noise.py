@@ -23,8 +23,11 @@ from medldm.benchmark.protocol import slab
 from medldm.benchmark.scans import is_thin, scans
 from medldm.data.intensity import mri_scaling
 from medldm.data.volume import Voxels
-from medldm.io import read_nifti
+from medldm.io.images import read_image
 from medldm.qc.noise import estimate_noise
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
 
 HERE = Path(__file__).parent
 LEVELS = (0.01, 0.03, 0.06)  # of the scan's brightest tissue
@@ -38,7 +41,7 @@ def measured(data: Path) -> Iterator[dict[str, object]]:
     """A row per scan, kind of grid and level."""
     for split in ("val", "test"):
         for row in scans(data, split):
-            volume = slab(read_nifti(Path(row["path"])), across=False)
+            volume = slab(read_image(Path(row["path"])), across=False)
             clean, spacing = np.asarray(volume.voxels, dtype=np.float32), volume.spacing
             for kind in KINDS if is_thin(spacing) and max(spacing) <= FINER * FINE_MM else KINDS[:1]:
                 yield from _errors(row, split, kind, clean, spacing)
@@ -88,8 +91,9 @@ def page(rows: Sequence[dict[str, str]]) -> str:
     lines = [
         "# Error of the noise estimate by voxel size",
         "",
-        "In per cent of the truth, mean and largest over validation and test scans; below zero too little is removed.",
-        "`python docs/benchmarks/noise.py ../shared/data` makes it; what was done is said there.",
+        "In per cent of the true level: mean and largest error over validation and test scans. Below zero the estimate "
+        "is too low. The table is made by `python docs/benchmarks/noise.py ../shared/data`, which describes "
+        "the method.",
         "",
         f"| voxels | grid | scans | {heads} | called unreliable |",
         f"|---|---|---|{'---|' * len(LEVELS)}---|",
@@ -105,7 +109,7 @@ def page(rows: Sequence[dict[str, str]]) -> str:
         count = len({row["file"] for row in group})
         line = [ends[size], KINDS[kind], str(count), *cells, f"{doubtful} of {len(group)}"]
         lines.append(f"| {' | '.join(line)} |")
-    return "\n".join(lines) + "\n"
+    return wrapped("\n".join(lines))
 
 
 def main(data: Path) -> None:

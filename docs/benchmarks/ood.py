@@ -23,10 +23,13 @@ from scipy import ndimage
 
 from medldm.data.volume import Stored, Volume, Voxels
 from medldm.errors import MedldmError
-from medldm.io import read_nifti
-from medldm.io.discovery import find_cases
+from medldm.io.discovery import find_cases, image_files
+from medldm.io.images import read_image
 from medldm.qc.ood import check
 from medldm.zoo import card
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
 
 OUT = Path(__file__).parent / "ood"
 SCORES = OUT / "scores.csv"
@@ -35,7 +38,7 @@ TEST = "test scans (every warning is a false alarm)"
 
 def scans(data: Path, split: str) -> list[dict[str, str]]:
     """MR scans of one split of the manifest; the benchmark's own reader would load torch."""
-    paths = {path.name: str(path) for path in data.rglob("*.nii*")}
+    paths = {path.name: str(path) for path in image_files(data)}
     with (data / "manifest.csv").open(newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row["split"] == split and row["modality"].startswith("MR")]
     return [{**row, "path": paths[row["file"]]} for row in rows if row["file"] in paths]
@@ -75,7 +78,7 @@ def phantoms() -> Iterator[tuple[str, Volume]]:
 def outside(data: Path) -> Iterator[tuple[str, str, Volume]]:
     """Kind, name and volume of scans that a brain-MRI card does not cover."""
     for path in sorted(data.glob("*/*_CT.nii.gz")):
-        ct = read_nifti(path)
+        ct = read_image(path)
         stored = replace(ct.stored, modality="mr")
         yield "CT in HU, said to be MR", path.name, ct.with_voxels(ct.voxels, stored=stored)
         shifted = np.clip(ct.voxels.astype(np.float32) + 1024, 0, None)
@@ -83,7 +86,7 @@ def outside(data: Path) -> Iterator[tuple[str, str, Volume]]:
     for name, volume in phantoms():
         yield "knee, drawn" if "knee" in name else "phantom, drawn", name, volume
     for row in scans(data, "test"):
-        scan = read_nifti(Path(row["path"]))
+        scan = read_image(Path(row["path"]))
         yield (
             "voxels twice as large as they were",
             row["file"],
@@ -112,7 +115,7 @@ def main(data: Path, name: str) -> None:
     model = card(name)
     if not model.ood:
         raise SystemExit(f"{name} holds no out-of-distribution detector: run docs/benchmarks/calibrate.py first.")
-    inside = ((TEST, row["file"], read_nifti(Path(row["path"]))) for row in scans(data, "test"))
+    inside = ((TEST, row["file"], read_image(Path(row["path"]))) for row in scans(data, "test"))
     OUT.mkdir(exist_ok=True)
     with SCORES.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["card", "material", "scan", "checks", "words"], lineterminator="\n")
@@ -150,7 +153,7 @@ def table(rows: list[dict[str, str]]) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(by.items()))
         lines.append(f"| {kind} | {len(checks)} | {sum(map(bool, checks))} | {counts} |")
     alarms = [f"- {row['scan']}: {row['words']}" for row in rows if row["material"] == TEST and row["checks"]]
-    return "\n".join([*lines, "", "False alarms:", "", *(alarms or ["none"])]) + "\n"
+    return wrapped("\n".join([*lines, "", "False alarms:", "", *(alarms or ["none"])]))
 
 
 if __name__ == "__main__":

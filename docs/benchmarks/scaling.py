@@ -33,6 +33,9 @@ from medldm.batch import Options, Watch, run_batch
 from medldm.settings import Denoise
 from medldm.system import cores
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 ASLEEP = """
 import os, sys, time, types
 import medldm
@@ -102,7 +105,7 @@ def sleeping(counts: list[int]) -> Iterator[str]:
         "",
         f"`python docs/benchmarks/scaling.py sleeping` on {cores()} cores, {platform.machine()}: {PER_WORKER} cases "
         f"a worker that sleep {SLEEP:g} s each instead of computing, all workers on this machine; each has done two "
-        "cases before the clock starts, so that its libraries are loaded. Overhead: wall clock without the sleep, per "
+        "cases before the clock starts, so that its libraries are loaded. Overhead: wall clock minus the sleep, per "
         "case of one worker, and per case of the whole cluster.",
         "",
         "| workers | cases | exit code | sleep, s | wall clock, s | efficiency | overhead, ms | per case of all, ms |",
@@ -159,4 +162,4 @@ if __name__ == "__main__":
         print(line, flush=True)
         table.append(line)
     if given.workers in (None, usual):
-        Path(__file__).with_name(f"scaling-{given.what}.md").write_text("\n".join(table) + "\n")
+        Path(__file__).with_name(f"scaling-{given.what}.md").write_text(wrapped("\n".join(table)))

@@ -27,6 +27,9 @@ import numpy as np
 
 from medldm.system import cores, set_thread_defaults
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from wrapping import wrapped
+
 SCORES = Path(__file__).with_suffix(".csv")
 COLUMNS = ("command", "machine", "what", "model", "voxels", "loading_s", "restoring_s", "network", "peak_gb", "note")
 PATIENCE_S = 240  # for BM4D
@@ -214,7 +217,7 @@ def read() -> list[dict[str, str]]:
 def table(rows: list[dict[str, str]]) -> str:
     """The measurements as Markdown."""
     measured = BESIDE in {row["what"] for row in rows}
-    missing = [] if measured else ["The line beside another job was not measured yet.", ""]
+    missing = [] if measured else ["Restoring beside another job was not measured yet.", ""]
     lines = [
         f"`{rows[0]['command']}` on {rows[0]['machine']}: one step, one answer.",
         "",
@@ -235,15 +238,15 @@ def table(rows: list[dict[str, str]]) -> str:
         )
     lines += [
         "",
-        "A CPU that has no bf16 arithmetic (AVX2, and AVX-512 alone) computes in fp32, which is slower than bf16 where "
-        "it has; measured by others:",
+        "A CPU without bf16 arithmetic (AVX2, or AVX-512 without BF16) computes in fp32, which is slower. Measured by "
+        "others:",
         "",
         "| what | model | voxels | CPU | restoring, s | source |",
         "|---|---|---|---|---|---|",
         *(f"| denoise | {model} | {voxels} | {cpu} | {seconds} | {source} |"
           for cpu, model, voxels, seconds, source in ELSEWHERE),
     ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    return wrapped("\n".join(lines))
 
 
 if __name__ == "__main__":

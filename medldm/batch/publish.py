@@ -27,7 +27,7 @@ from medldm.batch.outputs import check_target
 from medldm.data.volume import Step, Volume, Voxels
 from medldm.errors import InputError
 from medldm.io import is_image_name, read, write
-from medldm.io.atomic import sentence, staged_name
+from medldm.io.atomic import staged_name, whole_folder
 from medldm.io.discovery import Case
 from medldm.io.formats import result_files, result_format
 from medldm.io.sidecars import in_derivatives
@@ -129,17 +129,9 @@ def copy_series(case: Case, target: Path) -> None:
     ------
     OutputError, ResourceError
     """
-    temporary = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    with whole_folder(target) as temporary:
         for number, path in enumerate(case.files):
             shutil.copyfile(path, temporary / f"{number:04d}.dcm")
-        show(temporary, target)
-    except OSError as problem:
-        raise sentence(problem, target) from problem
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def show(staged: Path, target: Path) -> None:
@@ -213,8 +205,7 @@ def stage_maps(after: Volume, result: Result) -> list[Path]:
 def _write_dicom_map(after: Volume, path: Path, kind: str) -> None:
     from medldm.io.dicom.writing.parametric_map import write_uncertainty
 
-    last = after.history[-1]
-    write_uncertainty(after, path, task=last.task, facts=last.facts, half_width=kind == HALF_WIDTH)
+    write_uncertainty(after, path, RunRecord.of_step(after.history[-1]), half_width=kind == HALF_WIDTH)
 
 
 def remove_maps(result: Result) -> None:

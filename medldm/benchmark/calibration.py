@@ -30,8 +30,8 @@ from medldm.data.volume import Stored, Volume, Voxels
 from medldm.degradations import MissingSlices, Regions, Rician, Row, ThickSlices
 from medldm.errors import UsageError
 from medldm.inference.uncertainty import Interval, calibrated, local_contrast, pooled, remoteness
-from medldm.io import read_nifti
 from medldm.io.atomic import whole_file
+from medldm.io.images import read_image
 from medldm.modality import MR
 from medldm.qc import ood
 from medldm.settings import make
@@ -148,7 +148,7 @@ def fit_ood(train: Sequence[dict[str, str]], val: Sequence[dict[str, str]], moda
     train, val : rows of `medldm.benchmark.scans.scans`
     modality : name in `medldm.modality.MODALITIES`
     """
-    described = [[ood.describe(read_nifti(Path(row["path"])), modality) for row in rows] for rows in (train, val)]
+    described = [[ood.describe(read_image(Path(row["path"])), modality) for row in rows] for rows in (train, val)]
     return ood.fit(*described)
 
 
@@ -177,7 +177,7 @@ def measure(model_card: Card, rows_of_scans: Sequence[dict[str, str]], rows: Seq
     """
     done = []
     for scan in rows_of_scans:
-        volume = read_nifti(Path(scan["path"]))
+        volume = read_image(Path(scan["path"]))
         for row in rows:
             if row.needs_thin and not is_thin(volume.spacing):
                 continue

@@ -10,7 +10,7 @@ import numpy as np
 
 from medldm.benchmark.protocol import slab
 from medldm.data.intensity import mri_scaling
-from medldm.io import read_nifti
+from medldm.io.images import read_image
 from medldm.qc.noise import estimate_noise
 
 LEVELS = (0.01, 0.03, 0.05, 0.07, 0.09)
@@ -34,7 +34,7 @@ def noise_errors(rows: Sequence[dict[str, str]]) -> dict[float, list[tuple[str, 
     for row in rows:
         # By name, so that a scan has the same noise whatever else is in the list.
         seed = int(hashlib.sha256(row["file"].encode()).hexdigest()[:8], 16)
-        volume = slab(read_nifti(Path(row["path"])), across=False)
+        volume = slab(read_image(Path(row["path"])), across=False)
         clean = np.asarray(volume.voxels, dtype=np.float32)
         brightest = mri_scaling(clean).unit
         own = estimate_noise(clean, volume.spacing).sigma

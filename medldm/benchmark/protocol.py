@@ -30,7 +30,7 @@ from medldm.benchmark.scans import is_thin
 from medldm.data.resample import field_of_view_affine
 from medldm.data.volume import Stored, Volume, Voxels
 from medldm.degradations import CleanScan, Degradation, Rician, Row
-from medldm.io import read_nifti
+from medldm.io.images import read_image
 from medldm.modality import MODALITIES, MR, Modality
 
 Mask = npt.NDArray[np.bool_]
@@ -109,7 +109,7 @@ def trials(row: Row, scan: dict[str, str]) -> Iterator[Trial]:
     if row.drawn:
         volume = Volume(drawn_object(), np.diag([PIXEL_MM, PIXEL_MM, 3.0, 1.0]), name="object")
     else:
-        volume = read_nifti(Path(scan["path"]))
+        volume = read_image(Path(scan["path"]))
         if row.needs_thin and not is_thin(volume.spacing):
             return
         volume = slab(volume, across=row.needs_thin)

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from medldm.errors import InputError
+from medldm.io.discovery import image_files
+from medldm.io.formats import find_image, titles
+from medldm.io.images import read_image
 from medldm.modality import MR
 
 log = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ THIN = 1.6  # spacing ratio up to which a scan counts as isotropic
 
 
 def scans(data: Path, split: str, modality: str = MR.name) -> list[dict[str, str]]:
-    """Scans of one split, or every NIfTI file of a folder that no manifest speaks of.
+    """Scans of one split, or every image file of a folder that no manifest speaks of.
 
     A manifest is `manifest.csv` in the folder or beside it (columns split, file, and where known subject, modality,
     source). Only files inside `data` count, so that naming the folder of one split never scores another.
@@ -40,9 +42,9 @@ def scans(data: Path, split: str, modality: str = MR.name) -> list[dict[str, str
     InputError
         No scan, or none of that split.
     """
-    paths = {path.name: path for path in sorted(data.rglob("*.nii*")) if path.is_file()}
+    paths = {path.name: path for path in image_files(data)}
     if not paths:
-        raise InputError(f"{data} holds no NIfTI file for a benchmark.")
+        raise InputError(f"{data} holds no {titles(' or ', dicom=False)} file for a benchmark.")
     for table in (data / "manifest.csv", data.parent / "manifest.csv"):
         rows = _rows(table, paths)
         if not rows:
@@ -86,9 +88,9 @@ def _by_turns(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
 
 
 def spacing_of(path: Path) -> tuple[float, ...]:
-    """Voxel size of a file, mm, from its header alone."""
-    header = nib.load(path).header
-    return tuple(float(mm) for mm in header.get_zooms()[:3])
+    """Voxel size of a file, mm, from its header alone where that says it."""
+    image = find_image(path)
+    return (image and image.format.probe(path).spacing) or read_image(path).spacing
 
 
 def _rows(table: Path, paths: dict[str, Path]) -> list[dict[str, str]]:

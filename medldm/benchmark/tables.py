@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,7 +79,7 @@ def markdown(scores: Scores, absent: dict[str, str], command: str) -> str:
     """
     weights = sorted({score["weights"] for score in scores} - {""})
     backbone = next((score["backbone"] for score in scores if score["backbone"]), "")
-    lines = [f"Command: `{command}`  ", f"Commit: {commit()}  ", f"{sources(scores)}  "]
+    lines = [f"Command: `{command}`  ", f"Commit: {commit()}  ", f"{textwrap.fill(sources(scores), 98)}  "]
     lines += [f"Weights: {', '.join(weights)}  "] if weights else []
     lines += [f"- `{name}`: not run ({reason})" for name, reason in absent.items()] + [""]
     for field, column in SHOWN.items():

@@ -207,7 +207,7 @@ def _add_others(verbs: Any) -> None:
         help="network to train; all trains them in this order; pack writes DATA to the file OUT, to train elsewhere",
     )
     train.add_argument(
-        "data", metavar="DATA", help="folder of NIfTI files, with split.csv or manifest.csv; or its pack"
+        "data", metavar="DATA", help="folder of image files, with split.csv or manifest.csv; or its pack"
     )
     train.add_argument("out", metavar="OUT", help="checkpoints, curves and the finished model; the file of pack")
     train.add_argument("--minutes", type=float, help="wall-clock minutes, resumed runs counted in")
@@ -224,7 +224,7 @@ def _add_others(verbs: Any) -> None:
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     benchmark = _verb(verbs, "benchmark", "degrade scans, restore them with medldm and other methods, and score")
-    benchmark.add_argument("data", metavar="DATA", help="folder of NIfTI files")
+    benchmark.add_argument("data", metavar="DATA", help="folder of image files")
     benchmark.add_argument("--quick", action="store_true", help="few scans and rows, about five minutes")
     benchmark.add_argument(
         "--out", metavar="DIR", default="benchmark_result", help="where to (default benchmark_result)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -212,3 +212,50 @@ class Volume:
             index[axis, 3] += self.voxels.shape[axis] - 1 if flip else 0
         moved: Affine = self.affine @ index
         return moved
+
+
+def without_voxels(volume: Volume, lost: Any) -> Volume:
+    """The scan as if some voxels had never been measured (NaN): their values must not reach the result.
+
+    Parameters
+    ----------
+    volume : scan
+    lost : bool, (X, Y, Z) or broadcastable
+    """
+    return volume.with_voxels(np.where(lost, np.float32(np.nan), volume.voxels).astype(np.float32))
+
+
+def merge_filled(volume: Volume, filled: Voxels, where: Any) -> Voxels:
+    """The voxels of the scan, bit for bit, with `filled` in their place where `where` is true.
+
+    Parameters
+    ----------
+    volume : scan
+    filled : (X, Y, Z) new voxels, unit of the scan; rounded and clipped where the scan has integers
+    where : bool, (X, Y, Z) or broadcastable; voxels that were lost
+    """
+    dtype = volume.voxels.dtype
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        filled = np.clip(np.rint(filled), limits.min, limits.max)
+    merged: Voxels = np.where(where, filled.astype(dtype), volume.voxels)
+    return merged
+
+
+def stored_to_voxel_slices(volume: Volume, stored_slices: Sequence[int], axis: int) -> tuple[int, list[int]]:
+    """Slice numbers of the file as indices into ``volume.voxels``, whose axes may be permuted and flipped.
+
+    Parameters
+    ----------
+    volume : scan
+    stored_slices : counted from 0 along `axis`
+    axis : of the stored array
+
+    Returns
+    -------
+    axis of ``voxels``, and indices along it
+    """
+    voxel_axis = volume.stored.axes[axis]
+    count = volume.shape[voxel_axis]
+    flip = volume.stored.flips[axis]
+    return voxel_axis, [count - 1 - number if flip else number for number in stored_slices]

@@ -14,7 +14,7 @@ from medldm.degradations.missing_slices import MissingSlices
 from medldm.degradations.noise import Rician, VaryingRician, draw_noise, smooth_field
 from medldm.degradations.regions import Regions, fill_smoothly
 from medldm.degradations.thick_slices import ThickSlices
-from medldm.registry import Registry
+from medldm.system import Registry
 
 # Training draws in this order: a new one at the end leaves the draws of the others as they are until it has a share.
 DEGRADATIONS: Registry[type[Degradation]] = Registry(

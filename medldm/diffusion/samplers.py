@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medldm.diffusion.objective import Denoiser
-from medldm.registry import Registry
+from medldm.system import Registry
 
 StepProgress = Callable[[int, int], None]  # (step, steps)
 

@@ -6,7 +6,7 @@ A task goes through these steps; those without a module are here:
 2. Bring the measurement to the output grid (an `Observation`), and put it into `Conditions`.
 3. `sample`: run the networks once or several times; gives `Samples`, with their mean and standard deviation.
 4. Make the mean agree with the measurement; every task has its own way to do so.
-5. `in_stored_units`, or `merge_filled` where measured voxels are copied: back from scaled intensity.
+5. `in_stored_units`: back from scaled intensity; `medldm.data.volume.merge_filled` where measured voxels are copied.
 6. `record`: the new volume, with this run in its history.
 """
 
@@ -242,7 +242,7 @@ def sample_residual(scan: ResolvedScan, conditions: Conditions, progress: Progre
             del first[1:]
             return conditions.project(drawn)
 
-        mean, std = mean_and_spread(one, draws)
+        mean, std = mean_and_spread(one, draws, opposite=True)
         if std is None:
             mean, std = regression.mean, spread
         weight = 1 - settings.fidelity
@@ -362,54 +362,7 @@ def record(
     return scan.volume.with_voxels(voxels, affine, step=step, std=std, half_width=half, stored=stored)
 
 
-def without_voxels(volume: Volume, lost: Any) -> Volume:
-    """The scan as if some voxels had never been measured (NaN): their values must not reach the result.
-
-    Parameters
-    ----------
-    volume : scan
-    lost : bool, (X, Y, Z) or broadcastable
-    """
-    return volume.with_voxels(np.where(lost, np.float32(np.nan), volume.voxels).astype(np.float32))
-
-
-def merge_filled(volume: Volume, filled: Voxels, where: Any) -> Voxels:
-    """The voxels of the scan, bit for bit, with `filled` in their place where `where` is true.
-
-    Parameters
-    ----------
-    volume : scan
-    filled : (X, Y, Z) new voxels, unit of the scan; rounded and clipped where the scan has integers
-    where : bool, (X, Y, Z) or broadcastable; voxels that were lost
-    """
-    dtype = volume.voxels.dtype
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        filled = np.clip(np.rint(filled), limits.min, limits.max)
-    merged: Voxels = np.where(where, filled.astype(dtype), volume.voxels)
-    return merged
-
-
 def relative_residual(degradation: Degradation, restored: Tensor, measured: Tensor) -> float:
     """RMS difference between the restored image, degraded again, and the measurement, divided by the latter's RMS."""
     difference = degradation.degrade(restored) - measured
     return float(difference.pow(2).mean().sqrt() / measured.pow(2).mean().sqrt().clamp_min(1e-12))
-
-
-def stored_to_voxel_slices(volume: Volume, stored_slices: Sequence[int], axis: int) -> tuple[int, list[int]]:
-    """Slice numbers of the file as indices into ``volume.voxels``, whose axes may be permuted and flipped.
-
-    Parameters
-    ----------
-    volume : scan
-    stored_slices : counted from 0 along `axis`
-    axis : of the stored array
-
-    Returns
-    -------
-    axis of ``voxels``, and indices along it
-    """
-    voxel_axis = volume.stored.axes[axis]
-    count = volume.shape[voxel_axis]
-    flip = volume.stored.flips[axis]
-    return voxel_axis, [count - 1 - number if flip else number for number in stored_slices]

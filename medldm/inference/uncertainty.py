@@ -208,13 +208,17 @@ def local_contrast(mean: Tensor) -> Tensor:
     return torch.from_numpy(np.sqrt(np.maximum(square - average**2, 0)))
 
 
-def mean_and_spread(draw: Callable[[int], Tensor], count: int) -> tuple[Tensor, Tensor | None]:
+def mean_and_spread(
+    draw: Callable[[int], Tensor], count: int, *, opposite: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """Mean and standard deviation over draws, one in memory at a time (Welford, Technometrics 4, 1962).
 
     Parameters
     ----------
     draw : makes restoration number n, (X, Y, Z)
     count : how many
+    opposite : whether draws 2n and 2n + 1 lie opposite each other; then the mean hardly varies, so that the squared
+        distances from it are divided by the count, not by one less
 
     Returns
     -------
@@ -229,4 +233,6 @@ def mean_and_spread(draw: Callable[[int], Tensor], count: int) -> tuple[Tensor, 
         change = drawn - mean
         mean = mean + change / (number + 1)
         squares = squares + change * (drawn - mean)
-    return mean, (squares / (count - 1)).sqrt()
+    # Of an odd number one draw has no partner, and moves the mean by the count-th part of its deviation.
+    freedom = count - (count % 2) / count if opposite else count - 1
+    return mean, (squares / freedom).sqrt()

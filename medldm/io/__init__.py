@@ -11,6 +11,8 @@ import numpy as np
 
 from medldm.data.volume import Volume
 from medldm.errors import InputError, MedldmError, NotRestorable, OutputError, UsageError
+from medldm.io.arrays import from_array, from_nibabel
+from medldm.io.checks import same_place
 from medldm.io.content import (
     check_content,
     find_missing_slices,
@@ -20,9 +22,9 @@ from medldm.io.content import (
 )
 from medldm.io.formats import FORMATS, check_format, check_result_name, find_image, is_image_name, result_format
 from medldm.io.images import read_image
-from medldm.io.nifti.forms import same_place
-from medldm.io.nifti.writer import from_array, from_nibabel, read_nifti, write_nifti
+from medldm.io.nifti.format import read_nifti, write_nifti
 from medldm.modality import guess_modality, modality_by_name
+from medldm.provenance.record import RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +104,14 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     from medldm.io.dicom import write_series
 
     if volume.history:
-        task, facts = volume.history[-1].task, dict(volume.history[-1].facts)
+        record = RunRecord.of_step(volume.history[-1])
     else:
         repaired = any(phrase in note for note in volume.stored.note for phrase in REPAIRED)
-        task, facts = "repair" if repaired else "copy", {"medldm": version("medldm")}
+        record = RunRecord(task="repair" if repaired else "copy", medldm=version("medldm"))
     return write_series(
         volume,
         path,
-        task=task,
-        facts=facts,
+        record,
         invented=sorted(_invented(volume)),
         before=lambda written: _check_series(written, path, volume),
     )
@@ -162,9 +163,9 @@ def _whole_as_dicom(volume: Volume) -> tuple[Volume, int]:
 def _invented(volume: Volume) -> set[int]:
     """Slices, along the stored third axis, that hold voxels nobody measured."""
     invented: set[int] = set()
-    for step in volume.history:
-        slices = {*step.facts.get("invented_slices", ()), *step.facts.get("filled_slices", ())}
-        if slices and "invented_voxels" not in step.facts and step.settings.get("axis", 2) != 2:
+    for record in map(RunRecord.of_step, volume.history):
+        slices = {*(record.invented_slices or ()), *record.filled_slices}
+        if slices and not record.invented_voxels and record.axis != 2:
             # Slices along another axis cross every slice of the series; those of a region are counted along its own.
             slices = set(range(volume.to_stored(volume.voxels).shape[2]))
         invented |= slices

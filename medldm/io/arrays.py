@@ -12,6 +12,7 @@ from nibabel.arrayproxy import ArrayProxy
 
 from medldm.data.volume import Affine, Stored, Volume, Voxels
 from medldm.errors import GeometryError, NotRestorable
+from medldm.io.checks import usable
 from medldm.io.nifti import header as headers
 
 LARGEST = float(np.finfo(np.float32).max)  # what networks compute with
@@ -30,7 +31,7 @@ def from_array(voxels: Voxels, affine: Affine, name: str = "volume", modality: s
     Returns
     -------
     volume; integers stay integers, everything else is float32, where infinite voxels count as missing (NaN); what
-    comes from a file that holds float64 keeps it (`from_nibabel`, `medldm.io.nifti.writer.read_nifti`)
+    comes from a file that holds float64 keeps it (`from_nibabel`, `medldm.io.read_nifti`)
 
     Raises
     ------
@@ -47,7 +48,7 @@ def _placed(voxels: Voxels, floats: np.dtype[Any], affine: Affine, name: str, mo
     if voxels.dtype.kind not in "iufb":
         raise NotRestorable(f"{name} holds voxels of {voxels.dtype}; medldm restores scans of one real number a voxel.")
     affine = np.asarray(affine, dtype=np.float64)
-    if affine.shape != (4, 4) or not headers.usable(affine):
+    if affine.shape != (4, 4) or not usable(affine):
         raise GeometryError(f"{name} has an affine that is no finite, invertible 4 x 4 matrix: {affine.tolist()}.")
     if voxels.dtype.kind in "iu":
         native = voxels.dtype.newbyteorder("=")
@@ -199,13 +200,7 @@ def to_dtype(array: Voxels, dtype: np.dtype[Any], slope: float = 1.0, intercept:
     return fitting, int(over.sum() + under.sum())
 
 
-def unscaled_dtype(volume: Volume) -> np.dtype[Any]:
-    """The voxel type for a file that cannot scale: floats for integers that their own file scaled by a slope.
-
-    Parameters
-    ----------
-    volume : about to be written in a format other than its own
-    """
-    header, dtype = volume.stored.header, volume.stored.dtype
-    scaled = isinstance(header, nib.Nifti1Header) and headers.scaling_of(header) != (1.0, 0.0)
-    return stored_float(volume.voxels.dtype) if scaled and dtype.kind in "iu" else dtype
+def scaling_of(volume: Volume) -> tuple[float, float]:
+    """Slope and intercept from integers to scanner values in the file that a volume was read from; (1, 0) for none."""
+    header = volume.stored.header
+    return headers.scaling_of(header) if isinstance(header, nib.Nifti1Header) else (1.0, 0.0)

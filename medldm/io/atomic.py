@@ -113,6 +113,44 @@ def whole_files(paths: Sequence[Path]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder, which takes its name when the block ends well; an older one goes only then.
+
+    Parameters
+    ----------
+    folder : where it is wanted
+
+    Yields
+    ------
+    hidden temporary path beside it, which nobody else may look into
+
+    Raises
+    ------
+    OutputError, ResourceError
+        See `whole_file`.
+    """
+    temporary, old = partial_name(folder), partial_name(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(mode=0o700)
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():
+            folder.replace(old)
+        try:
+            temporary.replace(folder)
+        except OSError:
+            if old.exists():
+                old.replace(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as problem:
+        raise sentence(problem, folder) from problem
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def sentence(problem: OSError, path: Path) -> OutputError | ResourceError:
     """An OSError of writing, in words.
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from medldm.data.volume import Volume
 from medldm.errors import InputError, MedldmError, UsageError
 from medldm.io.archives import Members
+from medldm.io.checks import volumes_of
 from medldm.io.dicom import Series, read_series
 from medldm.io.formats import DICOM, FORMATS, check_format, check_result_name, result_format, result_suffix
 from medldm.io.images import read_image
-from medldm.io.nifti import header as headers
 from medldm.io.sidecars import SENT
 
 
@@ -71,7 +71,7 @@ class Case:
         """Whether it holds several volumes, by its header."""
         if self.series is not None:
             return bool(self.series.volumes)
-        return headers.volumes_of(self.stored_shape) > 1
+        return volumes_of(self.stored_shape) > 1
 
     @property
     def stored_shape(self) -> tuple[int, ...]:

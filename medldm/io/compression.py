@@ -20,6 +20,8 @@ LONGEST = max(map(len, STARTS))
 ZSTD_MODULES = ("compression.zstd", "backports.zstd", "pyzstd")  # one API; the first comes with Python 3.14
 LAYERS = 2  # browsers and mail programs pack what was packed already
 PIECE = 2**16  # packed bytes read at once
+SKIPPED = 2**24  # unpacked bytes passed over at once
+SURPLUS = 4  # times that, after the voxels
 CONTRADICTS = "its packed data or their checksum are wrong"
 
 
@@ -31,7 +33,7 @@ class _Gunzip:
     """zlib's decompressor with the interface of the other three."""
 
     def __init__(self) -> None:
-        self._zlib = zlib.decompressobj(wbits=31)
+        self._zlib = zlib.decompressobj(wbits=47)  # gzip or zlib
 
     eof = property(lambda self: self._zlib.eof)
     unused_data = property(lambda self: self._zlib.unused_data)
@@ -51,8 +53,14 @@ def kind_of_packing(start: bytes) -> str:
     return next((kind for magic, kind in STARTS.items() if start.startswith(magic)), "")
 
 
+def packing_of(path: Path) -> str:
+    """How a file is packed, by its content; see `kind_of_packing`."""
+    with path.open("rb") as raw:
+        return kind_of_packing(raw.read(LONGEST))
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path, *, start: int = 0, packing: str | None = None) -> Iterator[BinaryIO]:
     """The unpacked content of a file, whatever its name says; what goes wrong is put into words.
 
     Members that follow each other are read as one, as gzip and its brothers do; other bytes after the last are ignored.
@@ -60,6 +68,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     Parameters
     ----------
     path : file, packed or not
+    start : byte at which the content begins
+    packing : of the content, empty for none; by how it begins where not given. ``"gzip"`` may be zlib's stream alone.
 
     Yields
     ------
@@ -75,8 +85,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with ExitStack() as held:
             stream: Any = held.enter_context(path.open("rb"))
-            for _ in range(LAYERS):
-                kind = kind_of_packing(stream.peek(LONGEST))
+            stream.seek(start)
+            for _ in range(LAYERS if packing is None else 1):
+                kind = kind_of_packing(stream.peek(LONGEST)) if packing is None else packing
                 if not kind:
                     break
                 stream = held.enter_context(io.BufferedReader(_Unpacked(stream, kind, path), PIECE))
@@ -89,6 +100,31 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path} cannot be read: {problem.strerror or type(problem).__name__}.") from problem
     except MemoryError as problem:
         raise ResourceError(f"{path} does not fit into memory. Use a machine with more, or crop the scan.") from problem
+
+
+def skip(stream: BinaryIO, count: int) -> None:
+    """Pass over some bytes of a stream that may not be able to seek.
+
+    Parameters
+    ----------
+    stream : from `opened`
+    count : bytes
+    """
+    if stream.seekable():
+        stream.seek(count, io.SEEK_CUR)
+        return
+    while count and (passed := len(stream.read(min(count, SKIPPED)))):
+        count -= passed
+
+
+def finish(stream: BinaryIO) -> bool:
+    """Read to the end of a stream, where checksums are compared; whether it was reached: zeros may go on and on.
+
+    Parameters
+    ----------
+    stream : from `opened`
+    """
+    return stream.seekable() or any(not stream.read(SKIPPED) for _ in range(SURPLUS))
 
 
 def packing_of_name(path: Path) -> str:

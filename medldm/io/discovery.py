@@ -20,7 +20,7 @@ from medldm.io.lists import is_list, named_paths, plain, read_list
 from medldm.io.sidecars import SENT
 from medldm.io.walk import may_hold, walk, wanted
 
-__all__ = ["Case", "find_cases", "output_path"]
+__all__ = ["Case", "find_cases", "image_files", "output_path"]
 
 LOGS = "logs"
 PIPE = "is a pipe, a socket or a device, not a file. Write what comes out of it to a file first."
@@ -58,6 +58,16 @@ def find_cases(source: Path | Sequence[Path], include: Sequence[str] = (), exclu
         raise InputError(_nothing(source, bool(include or exclude)))
     cases = _distinct(sorted(_not_among_sent(cases), key=lambda case: str(case.place)))
     return [replace(case, alone=len(cases) == 1) for case in cases]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files below a folder by content or name, sorted, without looking at DICOM; of a pair, the header.
+
+    Parameters
+    ----------
+    folder : to look into; one that is not there holds none
+    """
+    return sorted({image.files.header for path in walk(folder, {}) if (image := _image_in(path))})
 
 
 def _several(sources: list[Path], include: Sequence[str], exclude: Sequence[str]) -> list[Case]:

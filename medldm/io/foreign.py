@@ -49,14 +49,9 @@ def foreign(paths: Iterable[Path]) -> Iterable[tuple[Path, str]]:
     paths : files that are neither images nor DICOM nor zip
     """
     halves = {end for form in FORMATS.values() for end in form.part_suffixes} - set(NOT_FOREIGN)
-    folders: dict[Path, list[Path]] = {}
-    for path in paths:
-        if path.name.lower().endswith((*FOREIGN, *halves)):
-            folders.setdefault(path.parent, []).append(path)
-    for folder, files in folders.items():
-        named = ", ".join(path.name for path in files[:MOST_NAMED])
-        more = f", and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
-        why = f"{named}{more}: medldm reads {titles()} and zip. Convert images to NIfTI, unpack archives."
+    for folder, files in _parents(path for path in paths if path.name.lower().endswith((*FOREIGN, *halves))):
+        named = _named([path.name for path in files])
+        why = f"{named}: medldm reads {titles()} and zip. Convert images to NIfTI, unpack archives."
         yield files[0] if len(files) == 1 else folder / "other-formats", why
 
 
@@ -71,19 +66,28 @@ def by_folder(problems: dict[Path, str]) -> Iterable[tuple[Path, str]]:
     -------
     the path where only one is meant, else their folder; sentence
     """
-    folders: dict[Path, list[Path]] = {}
-    for path in sorted(problems):
-        folders.setdefault(path.parent, []).append(path)
-    for folder, paths in folders.items():
+    for folder, paths in _parents(sorted(problems)):
         if len(paths) == 1:
             yield paths[0], f"{paths[0]} cannot be read ({problems[paths[0]]}). Copy or export it again."
             continue
-        named = ", ".join(f"{path.name} ({problems[path]})" for path in paths[:MOST_NAMED])
-        more = f", and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+        named = _named([f"{path.name} ({problems[path]})" for path in paths])
         yield (
             folder / "unreadable",
-            f"{len(paths)} files of {folder} cannot be read: {named}{more}. Copy or export them again.",
+            f"{len(paths)} files of {folder} cannot be read: {named}. Copy or export them again.",
         )
+
+
+def _parents(paths: Iterable[Path]) -> Iterable[tuple[Path, list[Path]]]:
+    """Paths by their folders."""
+    folders: dict[Path, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path)
+    return folders.items()
+
+
+def _named(names: list[str]) -> str:
+    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def regular(path: Path) -> bool:

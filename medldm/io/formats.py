@@ -11,17 +11,18 @@ from pathlib import Path
 
 from medldm.errors import UsageError
 from medldm.io.freesurfer import MGH
-from medldm.io.image_format import Format, ImageFiles, head_of
-from medldm.io.itk import MetaImage, Nrrd
+from medldm.io.image_format import Format, ImageFiles, head_of, without
+from medldm.io.metaimage import MetaImage
 from medldm.io.nifti.files import PACKINGS
-from medldm.io.nifti.format import Nifti
-from medldm.registry import Registry
+from medldm.io.nifti.format import NIFTI
+from medldm.io.nrrd import Nrrd
+from medldm.system import Registry
 
 # By name, as in --format.
 FORMATS: Registry[Format] = Registry(
     "medldm.formats",
     lambda member: isinstance(member, Format),
-    {form.name: form for form in (Nifti(), Nrrd(), MetaImage(), MGH())},
+    {form.name: form for form in (NIFTI, Nrrd(), MetaImage(), MGH())},
 )
 DICOM = "dicom"
 # A result called like one of these would surprise: it would be a folder, or hold something else.
@@ -50,14 +51,16 @@ def register(form: Format) -> Format:
     return form
 
 
-def titles(last: str = ", ") -> str:
+def titles(last: str = ", ", *, dicom: bool = True) -> str:
     """Names of all formats, for sentences.
 
     Parameters
     ----------
     last : what stands before the last one
+    dicom : whether DICOM is among them
     """
-    return last.join([", ".join(form.title for form in FORMATS.values()), "DICOM"])
+    *names, end = [*(form.title for form in FORMATS.values()), *(["DICOM"] if dicom else [])]
+    return last.join([", ".join(names), end])
 
 
 def find_image(path: Path) -> Image | None:
@@ -118,10 +121,8 @@ def result_suffix(format_name: str | None, source: Path | None, source_format: s
 
 def stem(path: Path) -> str:
     """File name without the suffix of an image; numbers and other dots are part of a name."""
-    lower = path.name.lower()
-    ends = [*PACKINGS[1:], *(end for form in FORMATS.values() for end in (*form.suffixes, *form.part_suffixes))]
-    longest = max((end for end in ends if lower.endswith(end) and len(lower) > len(end)), key=len, default="")
-    return path.name[: len(path.name) - len(longest)]
+    known = (end for form in FORMATS.values() for end in (*form.suffixes, *form.part_suffixes))
+    return without(path, (*PACKINGS[1:], *known))
 
 
 def result_formats() -> tuple[str, ...]:

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import logging
-import math
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from medldm.data.volume import Affine, Stored, Volume, Voxels
-from medldm.errors import GeometryError, InputError, MedldmError, NotRestorable, OutputError, ResourceError
-from medldm.io.arrays import nearest_ras, scanner_values, stored_float, to_dtype, unscaled_dtype
-from medldm.io.atomic import partial_name, whole_file, whole_files
+from medldm.errors import InputError, MedldmError, NotRestorable, OutputError, ResourceError
+from medldm.io.arrays import nearest_ras, scaling_of, scanner_values, stored_float, to_dtype
+from medldm.io.atomic import whole_file, whole_files
+from medldm.io.checks import check_affine, must_be_file, same_place, volume_grid
 from medldm.io.compression import opened
-from medldm.io.nifti import header as headers
-from medldm.io.nifti.forms import same_place
 from medldm.modality import modality_by_name
-from medldm.system import free_bytes
 
 log = logging.getLogger(__name__)
 
 HEAD = 1024  # bytes that `sniff` gets; a NIfTI header alone is shorter, an image is longer
-MOST_PACKED = 1100  # deflate packs a block of zeros 1032 times
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,8 @@ class Probe:
     shape : stored shape, trailing ones included; volumes and components come after the three axes
     dtype : stored voxel type
     intent : NIfTI code of what several volumes are (1007: vectors), 0 for none
+    spacing : of the three axes as the header has it, for those who choose among files; empty where it does not say
+    fix : whether `Format.load` may repair what can be repaired
     """
 
     files: ImageFiles
@@ -70,6 +70,8 @@ class Probe:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     intent: int = 0
+    spacing: tuple[float, ...] = ()
+    fix: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,19 +85,21 @@ class Loaded:
     header : what `Format.save` needs to write a result the same way
     note : sentences worth telling the user
     restored_by : what medldm did to the scan before, as the header says
+    scaling : slope and intercept from stored to scanner values
     """
 
     voxels: Voxels
     affine: Affine
     header: Any = None
     note: tuple[str, ...] = ()
-    restored_by: str = field(default="")
+    restored_by: str = ""
+    scaling: tuple[float, float] = (1.0, 0.0)
 
 
 class Format(abc.ABC):
     """A file format. A new one derives from this, in a file of its own, and gets a line in `medldm.io.formats`.
 
-    Needed are the attributes, `sniff`, `probe` and `load` (or `read`); and `save` where results can have the format.
+    Needed are the attributes, `sniff`, `probe` and `load`; and `save` where results can have the format.
 
     Parameters
     ----------
@@ -107,6 +111,7 @@ class Format(abc.ABC):
     kept : those among them that a result takes over from its source
     why_not_written : sentence for a format that is only read
     dtypes : voxel types that a file can hold, smallest first; empty for all
+    scales : whether its header can scale stored integers, as that of the source did
     """
 
     name: ClassVar[str]
@@ -117,6 +122,7 @@ class Format(abc.ABC):
     kept: ClassVar[tuple[str, ...]] = ()
     why_not_written: ClassVar[str] = ""
     dtypes: ClassVar[tuple[str, ...]] = ()
+    scales: ClassVar[bool] = False
 
     @abc.abstractmethod
     def sniff(self, head: bytes) -> bool:
@@ -134,6 +140,7 @@ class Format(abc.ABC):
             Colours or complex numbers.
         """
 
+    @abc.abstractmethod
     def load(self, probe: Probe, index: int) -> Loaded:
         """One volume of a file.
 
@@ -141,8 +148,11 @@ class Format(abc.ABC):
         ----------
         probe : of the file
         index : which of several volumes, counted from 0
+
+        Raises
+        ------
+        InputError, ResourceError
         """
-        raise NotImplementedError(f"{type(self).__name__} has neither `load` nor a `read` of its own")
 
     def save(self, voxels: Voxels, volume: Volume, path: Path) -> None:
         """Write voxels, as they are to be stored, with the affine `volume.stored_affine()`; equal calls, equal bytes.
@@ -197,12 +207,11 @@ class Format(abc.ABC):
         InputError, GeometryError, NotRestorable, UsageError, ResourceError
         """
         must_be_file(path, self.title)
-        probe = self.probe(path)
-        grid, index = headers.volume_grid(probe.shape, volume_index, str(path), probe.intent)
-        must_fit(math.prod(probe.shape) * probe.dtype.itemsize, path)
+        probe = replace(self.probe(path), fix=fix)
+        grid, index = volume_grid(probe.shape, volume_index, str(path), probe.intent)
         loaded = self.load(probe, index)
         check_affine(loaded.affine, grid, str(path))
-        voxels, note = scanner_values(loaded.voxels, (1.0, 0.0), str(path))
+        voxels, note = scanner_values(loaded.voxels, loaded.scaling, str(path))
         stored = Stored(
             dtype=probe.dtype.newbyteorder("=") if probe.dtype.kind in "iu" else stored_float(probe.dtype),
             container=self.name,
@@ -211,7 +220,7 @@ class Format(abc.ABC):
             note=(*loaded.note, *note),
             restored_by=loaded.restored_by,
         )
-        return nearest_ras(voxels, loaded.affine, path.name, stored)
+        return nearest_ras(voxels, loaded.affine, without(path, (*self.suffixes, *self.part_suffixes)), stored)
 
     def suffix_for(self, source: Path | None = None) -> str:
         """The suffix of a result: that of its source where it is kept, else the usual one.
@@ -256,6 +265,7 @@ class Format(abc.ABC):
         ------
         OutputError, ResourceError
         """
+        path = Path(path)
         self.check_writes(path)
         voxels, clipped = self._as_stored(volume, path)
         files = self.result_files(path)
@@ -269,7 +279,7 @@ class Format(abc.ABC):
         return clipped
 
     def copy(self, source: Path, volume: Volume, path: Path) -> int:
-        """A scan that nothing was done to, under another name; byte for byte where that is the same format.
+        """A scan that nothing was done to, under another name; byte for byte where that gives a sound file.
 
         Parameters
         ----------
@@ -280,24 +290,50 @@ class Format(abc.ABC):
         Returns
         -------
         number of voxels that had to be clipped to the integer range
+
+        Raises
+        ------
+        OutputError, ResourceError
         """
-        same = volume.stored.container == self.name and source.suffix.lower() == path.suffix.lower()
-        if same and len(self.result_files(path)) == 1 and not self.probe(source).files.is_pair:
-            with whole_file(path) as temporary:
+        if volume.stored.container == self.name and self.is_sound(source, path):
+            with contextlib.suppress(OutputError), whole_file(path) as temporary:
                 shutil.copyfile(source, temporary)
                 self._check_written(temporary, path, None, volume)
-            return 0
-        return self.write(volume, path)
+                return 0
+        return self.write(volume, path)  # says what is wrong where it is the place rather than the copy
+
+    def is_sound(self, source: Path, path: Path) -> bool:
+        """Whether the bytes of a file are what a result of some name should be.
+
+        Parameters
+        ----------
+        source : of this format
+        path : of the result
+        """
+        one = len(self.result_files(path)) == 1 and not self.probe(source).files.is_pair
+        return one and source.suffix.lower() == path.suffix.lower()
+
+    def objection(self, probe: Probe, volume: Volume) -> str:
+        """Why other programs would read a result otherwise than we do; empty where nothing speaks against it.
+
+        Parameters
+        ----------
+        probe : of the result, under its temporary name
+        volume : that was written
+        """
+        return ""
 
     def _as_stored(self, volume: Volume, path: Path) -> tuple[Voxels, int]:
         """Voxels as they will lie in the file, and how many were clipped."""
-        wanted = unscaled_dtype(volume)
+        wanted, scaling = volume.stored.dtype, scaling_of(volume)
+        if not self.scales and scaling != (1.0, 0.0) and wanted.kind in "iu":
+            wanted, scaling = stored_float(volume.voxels.dtype), (1.0, 0.0)
         dtypes = [np.dtype(dtype) for dtype in self.dtypes] or [wanted]
         held = next((dtype for dtype in dtypes if np.can_cast(wanted, dtype, "safe")), None)
         if held is None:
             held = [dtype for dtype in dtypes if dtype.kind == ("f" if wanted.kind == "f" else "i")][-1]
-        voxels, clipped = to_dtype(volume.to_stored(volume.voxels), held)
-        if voxels.dtype not in dtypes:  # floats, since a voxel is missing
+        voxels, clipped = to_dtype(volume.to_stored(volume.voxels), held, *scaling)
+        if self.dtypes and voxels.dtype not in dtypes:  # floats, since a voxel is missing
             voxels = voxels.astype(dtypes[-1])
         if voxels.dtype != wanted:
             why = "missing voxels" if wanted.kind in "iu" and voxels.dtype.kind == "f" else f"this type in {self.title}"
@@ -307,14 +343,18 @@ class Format(abc.ABC):
     def _check_written(self, written: Path, path: Path, voxels: Voxels | None, volume: Volume) -> None:
         """Open a result again before it takes its name; `voxels` is what must be in it, None for a copy."""
         try:
-            again = self.read(written)
-            stored = again.to_stored(again.voxels)
-            expected = volume.to_stored(volume.voxels) if voxels is None else voxels
-            if not np.array_equal(stored, expected, equal_nan=stored.dtype.kind == "f"):
+            probe = replace(self.probe(written), fix=True)
+            grid, index = volume_grid(probe.shape, None, str(path))
+            loaded = self.load(probe, index)
+            again = loaded.voxels
+            if voxels is None:
+                voxels = volume.to_stored(volume.voxels)
+                again, _ = scanner_values(again, loaded.scaling, str(path))
+            if not np.array_equal(again, voxels, equal_nan=again.dtype.kind == "f"):
                 reason = "its voxels are not those that were written"
-            elif not same_place(again.stored_affine(), volume.stored_affine(), stored.shape):
+            elif not same_place(loaded.affine, volume.stored_affine(), grid):
                 reason = "its affine is another one"
-            else:
+            elif not (reason := self.objection(probe, volume)):
                 return
         except MedldmError as problem:
             reason = str(problem)
@@ -332,96 +372,22 @@ def head_of(path: Path) -> bytes:
         return b""
 
 
-def must_be_file(path: Path, title: str) -> None:
-    """Refuse what is no file, or an empty one.
+def without(path: Path, suffixes: Iterable[str]) -> str:
+    """File name without the longest of some suffixes, in any case; never empty.
 
     Parameters
     ----------
-    path : named by the user
-    title : of the format
-
-    Raises
-    ------
-    InputError
+    path : file
+    suffixes : in lower case
     """
-    try:
-        if not path.exists():
-            raise InputError(f"{path} does not exist. Check the path.")
-        if path.is_dir():
-            raise InputError(f"{path} is a folder, not a {title} file.")
-        if path.stat().st_size == 0:
-            raise InputError(f"{path} is an empty file. Copy it again from its source.")
-    except OSError as problem:
-        raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
-
-
-def must_fit(size: int, path: Path) -> None:
-    """Refuse a file whose voxels do not fit into memory.
-
-    Parameters
-    ----------
-    size : bytes of voxels
-    path : for the message
-
-    Raises
-    ------
-    ResourceError
-    """
-    free = free_bytes()
-    if 2 * size > free:
-        raise ResourceError(
-            f"{path} holds {size / 2**30:.1f} GiB of voxels, {free / 2**30:.1f} GiB of memory are free. "
-            "Use a machine with more memory, or crop the scan."
-        )
-
-
-def must_hold(promised: int, files: ImageFiles, most: float) -> None:
-    """Refuse a header that promises more bytes of voxels than its file can hold.
-
-    Parameters
-    ----------
-    promised : bytes
-    files : of the image
-    most : bytes that one byte of the file can become
-
-    Raises
-    ------
-    InputError
-    """
-    there = files.voxels.stat().st_size
-    if promised > there * most:
-        raise InputError(
-            f"{files.voxels} is truncated or damaged: its header promises {promised:,} bytes of voxels, "
-            f"the file has {there:,}. Copy it again from its source."
-        )
-
-
-def check_affine(affine: Affine, shape: tuple[int, ...], name: str) -> None:
-    """Refuse a geometry that is not finite, flat, or of voxels that no scanner makes.
-
-    Parameters
-    ----------
-    affine : (4, 4), index to mm
-    shape : of the grid
-    name : of the file, for messages
-
-    Raises
-    ------
-    GeometryError
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        usable = headers.usable(affine)
-    if not usable:
-        raise GeometryError(
-            f"{name} has no usable geometry: its directions or voxel sizes are not finite, zero, or without volume. "
-            "Export it again."
-        )
-    headers.check_sizes(np.linalg.norm(affine[:3, :3], axis=0), shape, name)
+    lower = path.name.lower()
+    longest = max((end for end in suffixes if lower.endswith(end) and len(lower) > len(end)), key=len, default="")
+    return path.name[: len(path.name) - len(longest)]
 
 
 def _no_space_for(voxels: Voxels, path: Path, problem: Exception) -> None:
     """Libraries in C++ say only that writing failed: where no space is left, say so."""
-    if shutil.disk_usage(partial_name(path).parent).free < voxels.nbytes:
+    if shutil.disk_usage(path.parent).free < voxels.nbytes:
         raise ResourceError(
             f"The disk is full: {path} was not written. Free some space, then run the same command again."
         ) from problem

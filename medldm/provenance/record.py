@@ -182,6 +182,10 @@ class RunRecord:
     outliers = Fact("outliers", lambda value: _whole(value) or 0)  # voxels of absurd value
     without_spread = Fact("no_spread", bool)
     interval = Fact("interval", _interval)
+    seed = Fact("seed", lambda value: _whole(value) or 0)
+    steps = Fact("steps", lambda value: 1 if value is None else _whole(value) or 0)  # of the sampler
+    old_spacing = Fact("old_spacing_mm", lambda value: _tuple(value, float))  # of the scan's grid; None where it stayed
+    new_spacing = Fact("new_spacing_mm", lambda value: _tuple(value, float))
 
     @classmethod
     def of_step(cls, step: Step, **more: Any) -> RunRecord:
@@ -264,6 +268,17 @@ class RunRecord:
     def repeatable(self) -> bool:
         """Whether it says enough to run the same again."""
         return bool(self.task and self.settings and self.source.root and self.source.sha256 and self.result)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Those of its plan for ``restore``, else the one that ran."""
+        return tuple(str(planned["verb"]) for planned in self.plan or ()) or (self.task,)
+
+    @property
+    def axis(self) -> int:
+        """Stored axis along which slices were counted."""
+        axis = _whole(self.settings.get("axis"))
+        return 2 if axis is None else axis
 
     @property
     def unchanged(self) -> bool:

@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from medldm.errors import NotRestorable, UsageError
-from medldm.registry import Registry
 from medldm.settings import Progress, Settings, make, silent
+from medldm.system import Registry
 from medldm.tasks.base import AnyTask, Inputs, Keeps, Labels, Need, Task
 from medldm.tasks.denoise import DENOISE, Denoise
 from medldm.tasks.fill_slices import FILL_SLICES, FillSlices

@@ -36,16 +36,14 @@ def run(inputs: Inputs, settings: FillSlices, progress: Progress) -> Volume:
     import torch
 
     from medldm.data.outliers import set_aside
+    from medldm.data.volume import merge_filled, stored_to_voxel_slices, without_voxels
     from medldm.degradations import MissingSlices, fill_smoothly
     from medldm.inference.conditioning import pick_orientations
     from medldm.inference.pipeline import (
         Conditions,
         in_stored_units,
-        merge_filled,
         record,
         sample,
-        stored_to_voxel_slices,
-        without_voxels,
     )
     from medldm.inference.resolve import quiet_noise_level, resolve, scaled
     from medldm.io import find_missing_slices

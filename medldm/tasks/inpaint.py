@@ -25,9 +25,10 @@ def run(inputs: Inputs, settings: Inpaint, progress: Progress) -> Volume:
     import numpy as np
     import torch
 
+    from medldm.data.volume import merge_filled, without_voxels
     from medldm.degradations import Regions
     from medldm.inference.conditioning import pick_orientations
-    from medldm.inference.pipeline import Conditions, in_stored_units, merge_filled, record, sample, without_voxels
+    from medldm.inference.pipeline import Conditions, in_stored_units, record, sample
     from medldm.inference.resolve import quiet_noise_level, resolve, scaled
     from medldm.tasks.inputs import mask_on
 

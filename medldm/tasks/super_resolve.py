@@ -95,6 +95,7 @@ def refine_grid(
     import torch
 
     from medldm.data.resample import field_of_view_affine
+    from medldm.data.volume import stored_to_voxel_slices
     from medldm.degradations import fill_smoothly
     from medldm.inference.conditioning import pick_orientations
     from medldm.inference.pipeline import (
@@ -103,7 +104,6 @@ def refine_grid(
         record,
         relative_residual,
         sample,
-        stored_to_voxel_slices,
     )
     from medldm.inference.resolve import scaled
     from medldm.io import find_missing_slices

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
 
-from medldm.errors import InputError
+from medldm.errors import InputError, MedldmError
 from medldm.modality import CT, DEFAULT, Modality, modality_of
-from medldm.training.splits import UNREADABLE, by_air, rows_of, stated_modality
+from medldm.training.splits import by_air, rows_of, stated_modality
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ def pack(data: Path, cache: Path, modality: str = "MR", *, noise: bool = True) -
 
     Parameters
     ----------
-    data : folder of NIfTI files, see `read_split`
+    data : folder of image files, see `read_split`
     cache : folder to fill; reused when it was made of the same files
     modality : scans of another modality are left out
     noise : whether the noise of CT scans is made, which takes a minute a scan
@@ -128,22 +127,21 @@ def write_index(cache: Path, stamp: str, entries: list[dict[str, Any]]) -> None:
 
 
 def _pack_one(path: Path, target: Path, modality: str, guessed: bool) -> dict[str, Any] | None:
-    try:
-        image: Any = nib.as_closest_canonical(nib.load(path))
-        raw = np.asanyarray(image.dataobj)
-    except UNREADABLE as problem:
-        log.warning("%s cannot be read: %s", path, problem)
-        return None
-    if raw.ndim != 3 or raw.dtype.kind not in "iuf":
-        return None
-    voxels = np.nan_to_num(raw.astype(np.float32), posinf=0, neginf=0)
-    spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
-    if not voxels.any() or min(voxels.shape) < 2 or not all(0 < mm < float("inf") for mm in spacing):
-        return None
     # As `mri_scaling` below.
     from medldm.data.volume import Volume
     from medldm.io.content import looks_like_labels
+    from medldm.io.images import read_image
     from medldm.qc.ood import describe
+
+    try:
+        scan = read_image(path, fix=True)
+    except MedldmError as problem:
+        log.warning("%s cannot be read: %s", path, problem)
+        return None
+    raw, voxels = scan.voxels, np.nan_to_num(scan.voxels.astype(np.float32), posinf=0, neginf=0)
+    spacing = tuple(round(mm, 6) for mm in scan.spacing)  # forms hold rounded numbers: 1 mm, not 0.99999997
+    if not voxels.any() or min(voxels.shape) < 2:
+        return None
 
     if float(voxels.min()) >= 0 and looks_like_labels(raw):
         return None

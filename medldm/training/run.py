@@ -21,7 +21,7 @@ from medldm.training.archive import unpack
 from medldm.training.corpus import Corpus
 from medldm.training.data import balance, index_of, load_cache, pack
 from medldm.training.distributed import Distributed, launch
-from medldm.training.publish import publish, residual_fields
+from medldm.training.publish import publish
 from medldm.training.splits import check_split, modality_of_entries, modality_of_scans, rows_of
 from medldm.training.stages.flow import train_flow
 from medldm.training.stages.latent import train_latent
@@ -69,7 +69,7 @@ def train(
     ----------
     kind : ``unet``, ``spread``, ``latent``, ``flow`` or ``all``; each stage reads what the ones before it left in
         `out`, or what `init` has of them
-    data : folder of NIfTI files with a split table, see `medldm.training.splits.read_split`, or a file that
+    data : folder of image files with a split table, see `medldm.training.splits.read_split`, or a file that
         `medldm.training.archive.pack_file` made of one
     out : checkpoints, curves, cache and the finished model
     minutes : of wall clock for `kind`, resumed runs counted in; ``all`` divides them over its stages by `SHARES`
@@ -238,7 +238,7 @@ def parts_of(start: Card, config: Architecture, latent: Architecture) -> dict[st
     if start.spread:
         _check(start, SpreadHead(source.spatial_dims, source.unet[0]), weights["spread"])
         first["spread"] = weights["spread"]
-    if start.spread and start.residual == residual_fields(latent, FLOW_BLOCKS):
+    if "spread" in first and start.residual.get("flow_blocks") == FLOW_BLOCKS and latent == latent_of(start):
         _check(start, ResidualFlow(latent, FLOW_BLOCKS), weights["flow"])
         first |= {"latent": weights["latent"], "flow": weights["flow"]}
     return first

@@ -5,25 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import OrientationError
-from nibabel.spatialimages import HeaderDataError
 
-from medldm.errors import InputError
+from medldm.errors import InputError, MedldmError
 from medldm.modality import DEFAULT, MODALITIES, Modality
 
 log = logging.getLogger(__name__)
-
-# What nibabel, gzip and NumPy raise on files that are damaged in one way or another.
-UNREADABLE = (ImageFileError, HeaderDataError, OrientationError, np.linalg.LinAlgError, OSError, EOFError, ValueError,
-              ArithmeticError, MemoryError, zlib.error)  # fmt: skip
 
 
 def read_split(data: Path) -> list[dict[str, str]]:
@@ -36,7 +27,7 @@ def read_split(data: Path) -> list[dict[str, str]]:
 
     Parameters
     ----------
-    data : folder with NIfTI files, in any depth
+    data : folder with image files, in any depth
 
     Raises
     ------
@@ -44,11 +35,15 @@ def read_split(data: Path) -> list[dict[str, str]]:
         No scans; a table without the columns, with none of the scans, with names that several scans have, or with a
         subject in train and val.
     """
+    # Only here: packed scans may be trained on where SciPy and pydicom are not installed.
+    from medldm.io.discovery import image_files
+    from medldm.io.formats import titles
+
     tables = [folder / name for folder in (data, data.parent) for name in ("split.csv", "manifest.csv")]
     table = next((path for path in tables if path.is_file()), None)
-    scans = sorted(path for path in data.rglob("*.nii*") if path.is_file())
+    scans = image_files(data)
     if not scans:
-        raise InputError(f"{data} holds no NIfTI file to train on.")
+        raise InputError(f"{data} holds no {titles(' or ', dicom=False)} file to train on.")
     if table is None:
         return _own_split(scans, data)
     seen: dict[str, dict[str, str]] = {}  # a file listed twice is one file
@@ -180,7 +175,7 @@ def modality_of_scans(data: Path) -> str:
 
     Parameters
     ----------
-    data : folder with NIfTI files
+    data : folder with image files
 
     Raises
     ------
@@ -222,11 +217,12 @@ def modality_of_entries(entries: Sequence[Mapping[str, Any]], data: Path) -> str
 
 def _lowest(rows: list[dict[str, str]]) -> float:
     """Lowest value of the first scan that can be read; `pack` will say what is wrong with the others."""
+    from medldm.io.images import read_image
+
     for row in rows:
         try:
-            image: Any = nib.load(row["path"])
-            return float(np.nanmin(np.asanyarray(image.dataobj)))
-        except UNREADABLE:
+            return float(np.nanmin(read_image(Path(row["path"]), fix=True).voxels))
+        except MedldmError:
             continue
     return 0.0
 

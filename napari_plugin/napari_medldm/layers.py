@@ -16,7 +16,7 @@ import numpy as np
 
 from medldm.data.volume import Affine, Stored, Volume
 from medldm.io import guess_modality, modality_by_name
-from medldm.io.nifti.writer import from_array
+from medldm.io.arrays import from_array
 from medldm.provenance import RunRecord
 from medldm.tasks import TASKS
 

@@ -78,7 +78,7 @@ def phantom_thick_sample() -> list[LayerTuple]:
 
 def phantom() -> Volume:
     """The Shepp-Logan head: (SIDE, SIDE, SIDE) float32, 1 mm, centred on the origin."""
-    from medldm.io.nifti.writer import from_array
+    from medldm.io.arrays import from_array
 
     ends = (SIDE - 1) / SIDE
     x, y, z = np.meshgrid(*[np.linspace(-ends, ends, SIDE)] * 3, indexing="ij", sparse=True)

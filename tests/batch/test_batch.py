@@ -448,7 +448,7 @@ def test_a_log_and_a_screen_quote_no_header(tmp_path, verb):
     assert "Muster" not in logs_of(tmp_path / "out")
 
 
-def test_a_bug_is_told_by_its_place_and_quotes_nothing(tree, tmp_path, verb, monkeypatch):
+def test_a_bug_is_reported_by_its_place_and_quotes_nothing(tree, tmp_path, verb, monkeypatch):
     def broken(*_, **__):
         try:
             float("Muster^Zacharias")

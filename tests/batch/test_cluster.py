@@ -253,7 +253,7 @@ def test_a_dry_run_on_workers_writes_nothing(tmp_path):
     assert not out.exists()
 
 
-def test_a_cluster_without_workers_is_waited_for_in_words(monkeypatch, caplog):
+def test_a_cluster_without_workers_is_waited_for_with_a_message(monkeypatch, caplog):
     from types import SimpleNamespace
 
     from medldm.batch import dask_queue
@@ -390,7 +390,7 @@ def test_a_full_disk_ends_the_batch_with_a_summary_of_what_was_done(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_was_done_but_not_told_is_in_the_summary_of_an_interrupted_batch(tmp_path):
+def test_what_was_done_but_not_reported_is_in_the_summary_of_an_interrupted_batch(tmp_path):
     source, out = scans(tmp_path / "in", "a", "b", "c"), tmp_path / "out"
 
     def say(line):

@@ -26,19 +26,19 @@ def with_maps(volume, half_width=True):
     return replace(done, std=spread, half_width=3 * spread if half_width else None)
 
 
-def write_maps(result, record):
-    for path in stage_maps(result, record):
+def write_maps(volume, record):
+    for path in stage_maps(volume, record):
         staged_name(path).replace(path)
 
 
 def test_both_maps_lie_beside_a_nifti_result_and_old_ones_go(tmp_path):
     source = phantoms.save(tmp_path / "scan.nii.gz", phantoms.brain((20, 24, 12)), dtype=np.int16)
     record = Result(tmp_path / "out.nii.gz")
-    result = with_maps(read(source))
-    write_maps(result, record)
+    volume = with_maps(read(source))
+    write_maps(volume, record)
     std, half = (nib.load(record.map_path(kind)).get_fdata() for kind in (STD, HALF_WIDTH))
     assert np.allclose(half, 3 * std)
-    assert np.allclose(std, result.to_stored(result.std))
+    assert np.allclose(std, volume.to_stored(volume.std))
     assert stage_maps(with_maps(read(source), half_width=False), record) == [record.map_path(STD)]
     remove_maps(record)
     assert not record.map_path(STD).exists()

@@ -137,7 +137,7 @@ def test_a_scan_that_cannot_be_restored_beside_another_one_is_restored_alone(tre
     assert len(order) - order[::-1].index("read c") > order.index("network b")
 
 
-def test_a_scan_that_fits_nowhere_is_told_once(tree, tmp_path, seen, monkeypatch):
+def test_a_scan_that_fits_nowhere_is_reported_once(tree, tmp_path, seen, monkeypatch):
     network, tries = medldm.tasks.run, []
 
     def tight(task, volume, settings, **options):

@@ -2,18 +2,20 @@
 
 import importlib
 import math
+from pathlib import Path
 
 import numpy as np
 import phantoms
 import pytest
 import torch
 
+import medldm
 from medldm.benchmark import run
 from medldm.benchmark.baselines import CLASSICS, Method, given_level
 from medldm.benchmark.ledger import append_score, read_scores
 from medldm.benchmark.protocol import trials
 from medldm.benchmark.rows import chosen_rows
-from medldm.benchmark.scans import few, in_turn, scans
+from medldm.benchmark.scans import few, in_turn, scans, spacing_of
 from medldm.benchmark.scoring import Backbone, consistency, scores_of
 from medldm.benchmark.tables import against, difference, holm, markdown, signed_rank
 from medldm.errors import InputError, MedldmError
@@ -55,14 +57,14 @@ def test_the_truth_measured_again_is_consistent(row, scan):
     assert not row.level or 0.01 < residual < 0.3  # with noise the truth lies about sigma away
 
 
-def test_the_same_noise_whether_or_not_its_level_is_told(scan):
+def test_the_same_noise_whether_or_not_its_level_is_given(scan):
     given, blind = trial_of("noise-3", scan), trial_of("noise-3-blind", scan)
     assert np.array_equal(given.measured.voxels, blind.measured.voxels)
     assert given.facts["noise"] == 0.03
     assert blind.facts["noise"] is None
 
 
-def test_the_level_told_to_a_model_counts_from_the_measured_foreground(scan):
+def test_the_level_given_to_a_model_counts_from_the_measured_foreground(scan):
     from medldm.data.intensity import mri_scaling
 
     trial = trial_of("noise-7", scan)
@@ -123,6 +125,17 @@ def test_a_mistyped_split_is_refused_not_answered_with_everything(split_data):
         scans(split_data, "tset")
 
 
+def test_scans_of_every_format_are_taken(tmp_path):
+    volume = phantoms.phantom((40, 44, 36))
+    for suffix in (".nhdr", ".mgz", ".nii"):
+        medldm.write(volume, tmp_path / f"{suffix[1:]}_T1w{suffix}")
+    rows = scans(tmp_path, "test")
+    assert [row["subject"] for row in rows] == ["mgz", "nhdr", "nii"]
+    for row in rows:
+        assert spacing_of(Path(row["path"])) == pytest.approx(volume.spacing)
+        assert trial_of("noise-3", row).reference.any()
+
+
 def test_a_plain_folder_is_taken_whole(tmp_path, scan):
     assert [row["subject"] for row in scans(tmp_path / "data", "test")] == ["p1"]
     with pytest.raises(InputError, match="no NIfTI"):
@@ -135,7 +148,7 @@ def test_a_run_cut_short_has_seen_as_many_sources_and_subjects_as_it_could():
     assert [row["file"] for row in in_turn(scans_in_turn)] == ["1", "4", "3", "5", "2"]
 
 
-def test_a_quick_look_takes_thin_scans_of_different_subjects(tmp_path):
+def test_a_quick_run_takes_thin_scans_of_different_subjects(tmp_path):
     rows = []
     for subject, mm in (("a", 1.0), ("a", 1.0), ("b", 4.0), ("c", 1.0)):
         path = tmp_path / f"{subject}{len(rows)}.nii.gz"
@@ -200,19 +213,19 @@ def test_a_second_run_computes_nothing_and_new_weights_only_their_own(scan, tmp_
     competing, asked, stub = stubs
     progress = []
     options = {"tasks": ("noise-3", "thick-4mm"), "progress": lambda *news: progress.append(news)}
-    text = run(tmp_path / "data", tmp_path / "out", **options).read_text()
+    table = run(tmp_path / "data", tmp_path / "out", **options).read_text()
     assert len(asked) == 4
     assert progress[-1][:2] == (2, 2)
-    assert "| noise-3 | 1 | 20.00 | 20.00 |" in text.replace("**", "")  # an error of 0.1 everywhere is 20 dB
-    assert "`three`: not run (no weights)" in text
+    assert "| noise-3 | 1 | 20.00 | 20.00 |" in table.replace("**", "")  # an error of 0.1 everywhere is 20 dB
+    assert "`three`: not run (no weights)" in table
     assert (tmp_path / "out" / "figure.png").stat().st_size > 0
     run(tmp_path / "data", tmp_path / "out", **options)
     assert len(asked) == 4
     competing["two"] = stub("two", "net@2")
-    text = run(tmp_path / "data", tmp_path / "out", **options).read_text()
+    table = run(tmp_path / "data", tmp_path / "out", **options).read_text()
     assert asked[4:] == [("noise-3", "two"), ("thick-4mm", "two")]
-    assert "net@2" in text
-    assert "net@1" not in text
+    assert "net@2" in table
+    assert "net@1" not in table
 
 
 @pytest.mark.slow
@@ -227,9 +240,9 @@ def test_a_run_cut_short_leaves_the_table_of_what_it_scored(tmp_path, stubs):
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "data", tmp_path / "out", tasks=("noise-3",), progress=stop)
-    text = (tmp_path / "out/table.md").read_text()
-    assert "Subjects: 1;" in text
-    assert "noise-3" in text
+    table = (tmp_path / "out/table.md").read_text()
+    assert "Subjects: 1;" in table
+    assert "noise-3" in table
 
 
 @pytest.mark.slow
@@ -283,8 +296,8 @@ def test_the_path_of_a_card_is_a_method(scan, tmp_path, tiny_model):
 
 @pytest.mark.slow
 def test_the_noise_table_comes_with_the_whole_run(scan, tmp_path, stubs):
-    text = run(tmp_path / "data", tmp_path / "out", quick=True, progress=lambda *news: None).read_text()
-    assert "Noise level estimate" in text
+    table = run(tmp_path / "data", tmp_path / "out", quick=True, progress=lambda *news: None).read_text()
+    assert "Noise level estimate" in table
 
 
 def test_unknown_rows_and_methods_are_refused(tmp_path):

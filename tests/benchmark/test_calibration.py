@@ -23,7 +23,7 @@ def errors(subject, sigma=0.0, scale=1.0, slope=0.2, count=4000):
     return Errors("row", "denoise", f"s{subject}", "T1w", wrong, spread, busy, remoteness, sigma, 0.0)
 
 
-def test_the_fitted_floor_finds_the_law_of_the_errors():
+def test_the_fitted_interval_finds_the_law_of_the_errors():
     interval = fit_floor([errors(1), errors(2, 0.05), errors(3, 0.1)])
     assert interval.far == pytest.approx(0.05, rel=0.15)
     assert interval.noisy == pytest.approx(0.5, rel=0.15)

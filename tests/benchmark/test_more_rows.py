@@ -88,7 +88,7 @@ def test_the_lost_edge_shows_anatomy(scan):
     assert scores_of(trial, CLASSICS["linear"](trial), Backbone())["untouched"] == 1
 
 
-def test_a_mismatched_profile_is_the_same_measurement_told_wrongly(scan):
+def test_a_mismatched_profile_is_the_same_measurement_with_a_wrong_profile(scan):
     right, wrong = trial_of("thick-4mm-rect", scan), trial_of("thick-4mm-rect-mismatch", scan)
     assert np.array_equal(right.measured.voxels, wrong.measured.voxels)
     assert (right.facts["slice_profile"], wrong.facts["slice_profile"]) == ("rect", "gaussian")
@@ -96,7 +96,7 @@ def test_a_mismatched_profile_is_the_same_measurement_told_wrongly(scan):
     assert not np.allclose(right.measured.voxels, gaussian.measured.voxels, atol=1e-3)
 
 
-def test_a_gap_between_slices_is_told_in_millimetres(scan):
+def test_a_gap_between_slices_is_given_in_millimetres(scan):
     trial = trial_of("thick-3mm-gap-1mm", scan)
     assert trial.facts["slice_thickness"] == 3.0
     assert trial.degradation.thickness == pytest.approx(3.0, rel=0.05)
@@ -269,7 +269,7 @@ def test_stabilised_noise_has_one_standard_deviation(monkeypatch):
     assert seen == pytest.approx([1] * 4, abs=0.12)
 
 
-def test_each_part_of_the_chain_gives_an_image(tmp_path, tiny_model):
+def test_each_part_of_the_pipeline_gives_an_image(tmp_path, tiny_model):
     path = phantoms.save(tmp_path / "p.nii.gz", phantoms.brain((32, 32, 36)), dtype=np.int16)
     scan = {"path": str(path), "file": path.name, "subject": "p", "modality": "MR T1w", "source": ""}
     trial = trial_of("gap-of-3", scan)
@@ -314,9 +314,9 @@ def test_a_network_of_the_users_own_judges_sets(scan, tmp_path):
     path = tmp_path / "halves.ts"
     torch.jit.script(Halves()).save(str(path))
     options = {"tasks": ("thick-4mm",), "methods_wanted": ("nothing", "linear"), "progress": lambda *news: None}
-    text = run(tmp_path / "data", tmp_path / "out", backbones=[path], **options).read_text()
-    assert "features of halves@" in text
-    assert "IS 1.0" in text
+    table = run(tmp_path / "data", tmp_path / "out", backbones=[path], **options).read_text()
+    assert "features of halves@" in table
+    assert "IS 1.0" in table
     (name,) = extractors(Backbone(), [path])
     folder = tmp_path / "out" / "features"
     distances = set_distances(folder, name, "thick-4mm", ["linear", TRUTH, "never"], [scan["file"]])
@@ -350,7 +350,7 @@ def test_a_network_that_compares_judges_pairs_from_the_command_line(scan, tmp_pa
     assert main(["benchmark", str(tmp_path / "data"), "--backbones", str(tmp_path / "none.ts"), "-q"]) == 4
 
 
-def test_what_is_no_network_is_refused_in_words(tmp_path):
+def test_what_is_no_network_is_refused_with_a_message(tmp_path):
     (tmp_path / "text.ts").write_text("song")
     with pytest.raises(ModelError, match="not a TorchScript"):
         load_torchscript(tmp_path / "text.ts")

@@ -63,7 +63,7 @@ def run(tmp_path):
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_every_verb_restores_what_it_restores_for_its_owner(run, scan, model, tmp_path, arguments):
+def test_every_task_restores_what_it_restores_for_its_owner(run, scan, model, tmp_path, arguments):
     verb, *options = arguments
     run(verb, scan, tmp_path / "theirs.nii.gz", "--model", model, *options)
     ours = medldm.cli.main([verb, str(scan), str(tmp_path / "ours.nii.gz"), "--model", str(model), *options])
@@ -236,10 +236,10 @@ def test_the_temporary_folder_of_a_caller_is_not_touched(tmp_path):
 
 def test_what_the_image_begins_with(tmp_path, scan, model):
     """The entry point of the Containerfile, its user, and what it copies."""
-    text = (strangers.ROOT / "Containerfile").read_text()
+    containerfile = (strangers.ROOT / "Containerfile").read_text()
     assert int(strangers.containerfile("USER").split(":")[0]) > 0
     assert strangers.containerfile("WORKDIR") == "/data"
-    for line in text.splitlines():
+    for line in containerfile.splitlines():
         if line.startswith("COPY ") and "--from" not in line:
             assert all((strangers.ROOT / name).exists() for name in line.split()[1:-1]), line
     command = strangers.sandbox(

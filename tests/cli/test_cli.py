@@ -148,7 +148,7 @@ def test_the_same_run_again_is_done_already_and_a_changed_one_is_done_again(scan
     assert out.read_bytes() != before
 
 
-def test_a_result_that_medldm_did_not_make_is_replaced_only_when_told(scan_file, tmp_path, restore):
+def test_a_result_that_medldm_did_not_make_is_replaced_only_on_request(scan_file, tmp_path, restore):
     out = tmp_path / "o.nii.gz"
     out.write_bytes(scan_file.read_bytes())
     assert restore("denoise", scan_file, out, "--noise", "0.05")[0] == 2
@@ -405,9 +405,9 @@ def test_a_settings_file_or_a_record_replays_a_run(scan_file, tmp_path, restore)
 )
 def test_a_settings_file_that_cannot_be_meant_is_wrong_usage(text, said, scan_file, tmp_path, restore):
     (tmp_path / "mine.json").write_text(text)
-    code, text = restore("denoise", scan_file, tmp_path / "o.nii.gz", "--settings", tmp_path / "mine.json")
+    code, message = restore("denoise", scan_file, tmp_path / "o.nii.gz", "--settings", tmp_path / "mine.json")
     assert code == 2
-    assert said in text
+    assert said in message
 
 
 def test_what_is_no_record_is_not_rerun(tmp_path, capsys):
@@ -416,7 +416,7 @@ def test_what_is_no_record_is_not_rerun(tmp_path, capsys):
     assert "not the record" in capsys.readouterr().err
 
 
-def test_the_version_is_told_wherever_it_is_asked_for(capsys):
+def test_the_version_is_reported_wherever_it_is_asked_for(capsys):
     for arguments in (["--version"], ["denoise", "--version"]):
         assert main(arguments) == 0
         assert capsys.readouterr().out.startswith("medldm ")

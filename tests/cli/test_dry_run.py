@@ -129,9 +129,9 @@ def test_a_dry_run_refuses_what_the_run_refuses(arguments, code, said, case, tin
     for more in (["--dry-run"], []):
         assert main([*arguments, *more]) == code, arguments
         lines = capsys.readouterr().err.splitlines()
-        matches = [line for line in lines if said in line]
-        assert matches, lines
-        refusals.append(matches[0])
+        refused = [line for line in lines if said in line]
+        assert refused, lines
+        refusals.append(refused[0])
         if more:
             assert everything(case) == before
     assert refusals[0] == refusals[1]

@@ -88,7 +88,7 @@ def test_dots_in_a_path_lead_no_result_out_of_out(here, denoise, monkeypatch):
     assert results(here / "x" / "deep" / "OUT") == ["x/T1.nii.gz", "y/T1.nii.gz"]
 
 
-def test_a_bad_one_is_told_and_the_others_are_done(here, denoise):
+def test_a_bad_one_is_reported_and_the_others_are_done(here, denoise):
     (here / "empty").mkdir()
     code, said = denoise("a.nii.gz", "cut.nii.gz", "nowhere.nii.gz", "empty", "OUT")
     assert code == 8

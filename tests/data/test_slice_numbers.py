@@ -7,7 +7,7 @@ from medldm.errors import UsageError
 
 
 @pytest.mark.parametrize(("text", "slices"), [("3", (3,)), ("1, 4-6", (1, 4, 5, 6)), ((2, 2, 0), (0, 2))])
-def test_missing_slices_in_words(text, slices):
+def test_missing_slices_are_parsed(text, slices):
     assert parse_slices(text, 10) == slices
 
 

@@ -29,7 +29,7 @@ def test_one_step_is_the_conditional_mean():
     assert torch.allclose(SAMPLERS["euler"](gaussian_denoiser(2.0, 0.5), noise, steps=1), torch.full_like(noise, 2.0))
 
 
-def test_every_step_is_told():
+def test_every_step_is_reported():
     calls = []
     progress = lambda step, steps: calls.append((step, steps))  # noqa: E731
     SAMPLERS["euler"](gaussian_denoiser(0.0, 1.0), torch.zeros(1, 1, 4, 4), steps=3, progress=progress)

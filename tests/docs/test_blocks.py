@@ -54,7 +54,9 @@ def commands(text):
     """Lines of a shell block, continued ones joined, comments cut, variables of the environment filled in."""
     lines = text.replace("\\\n", " ").splitlines()
     return [
-        [os.path.expandvars(word) for word in result] for line in lines if (result := shlex.split(line, comments=True))
+        [os.path.expandvars(word) for word in command]
+        for line in lines
+        if (command := shlex.split(line, comments=True))
     ]
 
 
@@ -113,7 +115,7 @@ def run_here(block, known, monkeypatch):
 def test_the_blocks_of_a_page_run(page, scans, monkeypatch):
     known = {}
     for block in blocks(page):
-        setting = next((setting for item, setting in SETTINGS.items() if item in block["text"]), None)
+        setting = next((setting for phrase, setting in SETTINGS.items() if phrase in block["text"]), None)
         with monkeypatch.context() as patched:
             if setting is None:
                 run_here(block, known, patched)
@@ -123,7 +125,7 @@ def test_the_blocks_of_a_page_run(page, scans, monkeypatch):
 
 def test_every_way_is_needed_and_every_block_has_a_language():
     text = "\n".join(block["text"] for page in PAGES for block in blocks(page))
-    assert [item for item in SETTINGS if item not in text] == []
+    assert [phrase for phrase in SETTINGS if phrase not in text] == []
     for page in PAGES:
         kinds = FENCE.findall(page.read_text(encoding="utf-8"))
         assert set(kinds[::2]) <= {"bash", "python", "text"}, page

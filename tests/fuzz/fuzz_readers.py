@@ -96,9 +96,9 @@ def read_one(seed: Seed, folder: Path) -> str:
         finally:
             root.removeHandler(ears)
             root.setLevel(before)
-    text = " ".join([*ears.said, *(str(item.message) for item in warned)])
-    if NAME in text or NUMBER in text:
-        raise Finding(f"a patient is named: {text[:500]}")
+    messages = " ".join([*ears.said, *(str(warning.message) for warning in warned)])
+    if NAME in messages or NUMBER in messages:
+        raise Finding(f"a patient is named: {messages[:500]}")
     return ended
 
 
@@ -189,9 +189,9 @@ def _check_dicom(volume) -> None:
         across, down = (np.array(dataset.ImageOrientationPatient[a : a + 3], dtype=float) for a in (0, 3))
         rows_mm, columns_mm = (float(value) for value in dataset.PixelSpacing)
         wanted = np.array(dataset.ImagePositionPatient, dtype=float)
-        result = to_lps[:3, 3] + place * to_lps[:3, 2]
-        if np.abs(result - wanted).max() > tolerance:
-            raise Finding(f"slice {place} is at {result}, its header says {wanted}")
+        place_mm = to_lps[:3, 3] + place * to_lps[:3, 2]
+        if np.abs(place_mm - wanted).max() > tolerance:
+            raise Finding(f"slice {place} is at {place_mm}, its header says {wanted}")
         if not np.allclose(to_lps[:3, 0], across * columns_mm, atol=1e-2 * columns_mm):
             raise Finding(f"rows run along {to_lps[:3, 0]}, the header says {across} x {columns_mm}")
         if not np.allclose(to_lps[:3, 1], down * rows_mm, atol=1e-2 * rows_mm):
@@ -212,8 +212,8 @@ def _work(numbers: range, at, results) -> None:
     import medldm.io.discovery  # noqa: F401  # so that the limit below counts from here
 
     with tempfile.TemporaryDirectory(prefix="medldm-fuzz-", dir=_memory_disk()) as temporary:
-        result = seeds(Path(temporary) / "seeds")
-        for seed in result:  # codecs load on first use
+        undamaged = seeds(Path(temporary) / "seeds")
+        for seed in undamaged:  # codecs load on first use
             read_one(seed, Path(temporary) / "input")
         at[2] = 1
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -222,7 +222,7 @@ def _work(numbers: range, at, results) -> None:
         for number in numbers:
             at[0], at[1] = float(number), time.monotonic()
             try:
-                ended = read_one(mutant(number, result), Path(temporary) / "input")
+                ended = read_one(mutant(number, undamaged), Path(temporary) / "input")
             except BaseException as problem:
                 ended = f"{type(problem).__name__}: {problem}"
                 frame = traceback.extract_tb(problem.__traceback__)[-1]
@@ -272,7 +272,7 @@ def fuzz(first: int, count: int, *, say=lambda line: None, seconds: float = floa
 
 def _listen(child, at, results, ends, findings, until, number, say) -> tuple[int, str]:
     """What one child does until it ends, dies or hangs; the number to go on from, and what was wrong there."""
-    text = 0
+    count = 0
     while time.monotonic() < until:
         while not results.empty():
             done, ended = results.get()
@@ -283,7 +283,7 @@ def _listen(child, at, results, ends, findings, until, number, say) -> tuple[int
             if ended not in ("volume", "sentence"):
                 findings[done] = ended
                 say(f"{done}: {ended}")
-            if (text := text + 1) % 5000 == 0:
+            if (count := count + 1) % 5000 == 0:
                 say(f"{sum(ends.values())} inputs, {dict(ends)}")
         if not child.is_alive() and not at[2]:
             raise RuntimeError("a child did not get through the seeds; --only 0 and on say why")
@@ -308,25 +308,25 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--only", type=int, help="read one input here, with its traceback")
-    text = parser.parse_args()
-    if text.only is not None:
+    arguments = parser.parse_args()
+    if arguments.only is not None:
         with tempfile.TemporaryDirectory() as temporary:
-            seed = mutant(text.only, seeds(Path(temporary) / "seeds"))
+            seed = mutant(arguments.only, seeds(Path(temporary) / "seeds"))
             print(seed.kind, seed.name, len(seed.data), "bytes")
             print(read_one(seed, Path(temporary) / "input"))
         return 0
     context = multiprocessing.get_context("fork")
-    results, share = context.Queue(), -(-text.inputs // text.jobs)
+    results, share = context.Queue(), -(-arguments.inputs // arguments.jobs)
     parts = [
-        context.Process(target=_part, args=(text.first + job * share, share, text.seconds, results))
-        for job in range(text.jobs)
+        context.Process(target=_part, args=(arguments.first + job * share, share, arguments.seconds, results))
+        for job in range(arguments.jobs)
     ]
     for part in parts:
         part.start()
     ends, findings = Counter(), {}
     for _ in parts:
-        more, result = results.get()
-        ends, findings = ends + more, findings | result
+        more_ends, more_findings = results.get()
+        ends, findings = ends + more_ends, findings | more_findings
     print(f"{sum(ends.values())} inputs: {dict(ends)}; {len(findings)} findings")
     for number, what in sorted(findings.items()):
         print(f"  {number}: {what}")

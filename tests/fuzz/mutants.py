@@ -59,7 +59,7 @@ def seeds(folder: Path) -> list[Seed]:
 
 def _niftis(voxels) -> list[Seed]:
     rotated = np.array([[0, 0, 3.0, -20], [-1.1, 0.1, 0, 30], [0.1, 1.1, 0, 5], [0, 0, 0, 1]])
-    matches = []
+    made = []
     for kind, size in ((nib.Nifti1Image, 352), (nib.Nifti2Image, 544)):
         for dtype in (np.int16, np.float32):
             image = kind(voxels.astype(dtype), rotated, dtype=dtype)
@@ -68,30 +68,30 @@ def _niftis(voxels) -> list[Seed]:
             image.set_sform(rotated, code=1)
             if dtype is np.int16:
                 image.header.set_slope_inter(0.5, -3)
-            matches.append(Seed("nifti", "scan.nii", image.to_bytes(), size))
-    packed = gzip.compress(matches[0].data, mtime=0)
-    return [*matches, Seed("nifti", "scan.nii.gz", packed, len(packed))]
+            made.append(Seed("nifti", "scan.nii", image.to_bytes(), size))
+    packed = gzip.compress(made[0].data, mtime=0)
+    return [*made, Seed("nifti", "scan.nii.gz", packed, len(packed))]
 
 
 def _series(voxels, folder: Path) -> list[Seed]:
-    matches = []
+    made = []
     syntaxes = (("plain", None), ("rle", RLELossless), ("jpeg2000", JPEG2000Lossless), ("jpegls", JPEGLSLossless))
     for name, syntax in syntaxes:
         # OpenJPEG wants a plane that can be halved five times.
         planes = np.tile(voxels, (4, 5, 1)) if syntax == JPEG2000Lossless else voxels
         at = phantoms_dicom.write_series(folder / name, planes, slope=0.5, intercept=-7, shuffled=False)
-        matches.append(_damaged_slice(_packed(at, syntax)))
+        made.append(_damaged_slice(_packed(at, syntax)))
     at = phantoms_dicom.write_series(folder / "jpeg", voxels, shuffled=False)
-    matches.append(_damaged_slice(phantoms_dicom.jpeg_lossless(at)))
+    made.append(_damaged_slice(phantoms_dicom.jpeg_lossless(at)))
     at = phantoms_dicom.write_series(
         folder / "ct", voxels, modality="CT", missing=(2,), orientation=(0, 1, 0, 0, 0, -1)
     )
-    matches.append(_damaged_slice(at))
+    made.append(_damaged_slice(at))
     at = phantoms_dicom.without_preamble(phantoms_dicom.write_series(folder / "bare", voxels))
-    matches.append(_damaged_slice(at))
+    made.append(_damaged_slice(at))
     at = phantoms_dicom.write_enhanced(folder / "enhanced", voxels, slopes=[1, 2, 3, 4])
-    matches.append(_damaged_slice(at))
-    return matches
+    made.append(_damaged_slice(at))
+    return made
 
 
 def _packed(folder: Path, syntax) -> Path:
@@ -116,18 +116,18 @@ def _zips(folder: Path) -> list[Seed]:
     image = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.eye(4))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/scan.nii", image.to_bytes())
-        for result in sorted((folder / "plain").iterdir())[:2]:
-            archive.writestr(f"b/{result.name}", result.read_bytes())
+        for slice_path in sorted((folder / "plain").iterdir())[:2]:
+            archive.writestr(f"b/{slice_path.name}", slice_path.read_bytes())
     data = path.read_bytes()
     return [Seed("zip", "scans.zip", data, len(data))]
 
 
-def mutant(number: int, result: list[Seed]) -> Seed:
+def mutant(number: int, undamaged: list[Seed]) -> Seed:
     """Input number N: a seed with one to six damages; number 0 to len(seeds) - 1 are the seeds themselves."""
-    if number < len(result):
-        return result[number]
+    if number < len(undamaged):
+        return undamaged[number]
     draw = np.random.default_rng([2026, number])
-    seed = result[int(draw.integers(len(result)))]
+    seed = undamaged[int(draw.integers(len(undamaged)))]
     repack = seed.name.endswith(".gz") and draw.random() < 0.8  # else the packed bytes themselves are damaged
     data = bytearray(gzip.decompress(seed.data) if repack else seed.data)
     head = 352 if repack else seed.head

@@ -10,8 +10,8 @@ from medldm.io.discovery import find_cases
 
 
 def test_every_seed_is_a_volume(tmp_path):
-    result = seeds(tmp_path / "seeds")
-    assert [read_one(seed, tmp_path / "input") for seed in result] == ["volume"] * len(result)
+    undamaged = seeds(tmp_path / "seeds")
+    assert [read_one(seed, tmp_path / "input") for seed in undamaged] == ["volume"] * len(undamaged)
 
 
 def test_a_mutant_is_the_same_whenever_it_is_drawn(tmp_path):

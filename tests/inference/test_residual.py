@@ -10,6 +10,7 @@ import torch
 import medldm
 from medldm.errors import UsageError
 from medldm.inference import residual
+from medldm.inference.uncertainty import mean_and_spread
 from medldm.models.residual import sample
 
 
@@ -120,3 +121,12 @@ def test_tiles_of_a_pointwise_flow_leave_no_seam():
     velocity = tiles(noise, torch.zeros(1), noise)
     torch.testing.assert_close(velocity, noise, atol=1e-5, rtol=1e-5)
     assert seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("count", [2, 5, 8])
+def test_the_deviation_of_opposite_pairs_is_not_widened(count):
+    """Standard normal draws in pairs have a standard deviation of 1, whatever their number."""
+    mean, std = mean_and_spread(lambda n: residual.latent_noise(n, 1, (60, 60, 60)), count, opposite=True)
+    assert abs(float(std.pow(2).mean()) - 1) < 0.02
+    if count % 2 == 0:
+        assert float(mean.abs().max()) < 1e-6

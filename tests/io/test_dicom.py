@@ -77,7 +77,7 @@ def test_positions_rounded_by_the_scanner_are_still_regular(voxels, tmp_path):
     ("damage", "verdict"),
     [({"shear": 0.4}, "tilted"), ({"jitter": 0.3}, "irregular"), ({"missing": tuple(range(2, 18))}, "irregular")],
 )
-def test_what_no_grid_holds_is_refused_in_words(damage, verdict, voxels, tmp_path):
+def test_what_no_grid_holds_is_refused_with_a_message(damage, verdict, voxels, tmp_path):
     series = only(phantoms_dicom.write_series(tmp_path / "s", voxels, **damage))
     assert series.verdict == verdict
     with pytest.raises(GeometryError, match="series-003"):
@@ -101,8 +101,8 @@ def test_localizers_and_other_series_stay_apart(voxels, tmp_path):
     localizer = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     phantoms_dicom.write_series(folder, voxels[..., :3], number=1, stamp="loc", ImageType=localizer)
     phantoms_dicom.write_series(folder, voxels, number=3, uid="1.2.9", stamp="echo", EchoTime=80.0)
-    result = {series.name: series.verdict for series in find_series(folder)}
-    assert result == {"series-001": "not a volume", "series-003": "regular", "series-003-2": "regular"}
+    verdicts = {series.name: series.verdict for series in find_series(folder)}
+    assert verdicts == {"series-001": "not a volume", "series-003": "regular", "series-003-2": "regular"}
     with pytest.raises(InputError, match="holds 2"):
         medldm.read(folder)
 

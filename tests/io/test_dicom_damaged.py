@@ -201,10 +201,10 @@ def off_by(volume):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_damaged_series_ends_in_the_right_volume_or_a_sentence(name, tmp_path):
     make, verdicts, slices = VARIANTS[name]
-    result = find_series(make(tmp_path / "s"))
-    assert sorted(series.verdict for series in result) == sorted(verdicts)
+    all_series = find_series(make(tmp_path / "s"))
+    assert sorted(series.verdict for series in all_series) == sorted(verdicts)
     read, sentences = [], []
-    for series in result:
+    for series in all_series:
         try:
             read.append(read_series(series))
         except InputError as problem:
@@ -218,8 +218,8 @@ def test_a_damaged_series_ends_in_the_right_volume_or_a_sentence(name, tmp_path)
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in LIES])
 def test_fix_repairs_what_it_can_and_puts_nothing_in_a_wrong_place(name, tmp_path):
     make, verdicts, _ = VARIANTS[name]
-    matches = [series for series in find_series(make(tmp_path / "s")) if series.verdict in REPAIRABLE]
-    for series in matches:
+    repairable = [series for series in find_series(make(tmp_path / "s")) if series.verdict in REPAIRABLE]
+    for series in repairable:
         if name in BEYOND_REPAIR:
             with pytest.raises(InputError, match="cannot be repaired"):
                 read_series(series, fix=True)
@@ -228,7 +228,7 @@ def test_fix_repairs_what_it_can_and_puts_nothing_in_a_wrong_place(name, tmp_pat
         assert volume.stored.note
         # Ten units a mm: the values were rounded, and interpolated, so 1.5 says that no voxel is 0.15 mm off.
         assert off_by(volume) < 1.5
-    assert bool(matches) == bool(set(REPAIRABLE) & set(verdicts))
+    assert bool(repairable) == bool(set(REPAIRABLE) & set(verdicts))
 
 
 def test_fix_keeps_the_slices_of_a_tilted_series_apart_as_they_were(tmp_path):

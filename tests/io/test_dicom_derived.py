@@ -25,6 +25,7 @@ from medldm.data.volume import Step
 from medldm.errors import InputError, OutputError, ResourceError
 from medldm.io import from_array, read, write
 from medldm.io.dicom import find_series, read_series, write_series, write_uncertainty
+from medldm.provenance.record import RunRecord
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 real = [pytest.mark.data, pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")]
@@ -57,12 +58,12 @@ def test_gdcm_reads_it_on_the_same_grid(kind, voxels, tmp_path):
 
     volume, _ = derive(phantoms_dicom.write_series(tmp_path / "in", voxels, **SOURCES[kind]), tmp_path / "out")
     image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "out")))
-    result = sitk.GetArrayFromImage(image).T
+    theirs = sitk.GetArrayFromImage(image).T
     ours = volume.to_stored(volume.voxels)
     lps = np.diag([-1, -1, 1, 1]) @ volume.stored_affine()
     assert image.GetSpacing() == pytest.approx((0.9, 0.8, 2.0))
     assert np.allclose(image.TransformIndexToPhysicalPoint((3, 4, 5)), (lps @ [3, 4, 5, 1])[:3], atol=1e-4)
-    assert np.array_equal(result, ours)
+    assert np.array_equal(theirs, ours)
 
 
 @needs_dciodvfy
@@ -130,10 +131,10 @@ def test_a_filled_slice_is_synthetic_and_cites_both_neighbours(voxels, tmp_path)
     assert [image.SyntheticData for image in images] == ["YES" if place == 3 else "NO" for place in range(8)]
     cited = [{item.ReferencedSOPInstanceUID for item in image.SourceImageSequence} for image in images]
     assert cited[3] == cited[2] | cited[4]
-    assert [len(result) for result in cited] == [1, 1, 1, 2, 1, 1, 1, 1]
+    assert [len(sources) for sources in cited] == [1, 1, 1, 2, 1, 1, 1, 1]
 
 
-def test_what_was_lost_stays_told_and_what_is_private_goes(voxels, tmp_path):
+def test_what_was_lost_stays_reported_and_what_is_private_goes(voxels, tmp_path):
     def burden(image, _):
         image.LossyImageCompression, image.LossyImageCompressionRatio = "01", 10.0
         image.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
@@ -179,7 +180,7 @@ def test_an_enhanced_image_comes_out_as_classic_slices(voxels, tmp_path):
     assert np.allclose(back.affine, volume.affine)
 
 
-def test_a_repair_is_told_in_the_derived_series(voxels, tmp_path):
+def test_a_repair_is_reported_in_the_derived_series(voxels, tmp_path):
     source = phantoms_dicom.write_series(tmp_path / "in", voxels, shear=0.4)
     write(restored(read(source, fix=True)), tmp_path / "out", form="dicom")
     image = pydicom.dcmread(next((tmp_path / "out").iterdir()))
@@ -191,7 +192,7 @@ def test_a_repair_is_told_in_the_derived_series(voxels, tmp_path):
 def test_a_volume_without_a_patient_makes_no_series(phantom, tmp_path):
     volume = from_array(np.asarray(phantom.voxels), phantom.affine)
     with pytest.raises(InputError, match="Write NIfTI instead"):
-        write_series(volume, tmp_path / "out", task="denoise", facts=FACTS)
+        write_series(volume, tmp_path / "out", RunRecord.of_step(Step("denoise", facts=FACTS)))
 
 
 def without_study(image):
@@ -226,7 +227,9 @@ def test_uncertainty_is_a_map_on_the_same_grid(kind, voxels, tmp_path):
         source = phantoms_dicom.write_series(tmp_path / "in", voxels, **SOURCES[kind])
     volume = restored(read(source))
     spread = np.random.default_rng(0).random(volume.shape, dtype=np.float32)
-    write_uncertainty(replace(volume, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
+    write_uncertainty(
+        replace(volume, std=spread), tmp_path / "std.dcm", RunRecord.of_step(Step("denoise", facts=FACTS))
+    )
     scan = pydicom.dcmread(tmp_path / "std.dcm")
     stored = volume.to_stored(spread)
     assert scan.SOPClassUID == pydicom.uid.ParametricMapStorage
@@ -252,7 +255,9 @@ def test_a_map_of_an_anonymous_series_names_nobody(voxels, tmp_path, recwarn):
 
     volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels, edit=anonymous))
     spread = np.ones(volume.shape, np.float32)
-    write_uncertainty(replace(volume, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
+    write_uncertainty(
+        replace(volume, std=spread), tmp_path / "std.dcm", RunRecord.of_step(Step("denoise", facts=FACTS))
+    )
     assert pydicom.dcmread(tmp_path / "std.dcm").FrameOfReferenceUID
     assert not [item for item in recwarn if "Doe" in str(item.message)]
 
@@ -267,14 +272,14 @@ def test_a_map_that_the_disk_does_not_take_leaves_nothing_behind(voxels, tmp_pat
     monkeypatch.setattr("pydicom.dataset.Dataset.save_as", full)
     (tmp_path / "out").mkdir()
     with pytest.raises(ResourceError, match="disk is full"):
-        write_uncertainty(doubtful, tmp_path / "out" / "std.dcm", task="denoise", facts=FACTS)
+        write_uncertainty(doubtful, tmp_path / "out" / "std.dcm", RunRecord.of_step(Step("denoise", facts=FACTS)))
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_result_without_uncertainty_makes_no_map(voxels, tmp_path):
     volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
     with pytest.raises(InputError, match="--uncertainty"):
-        write_uncertainty(volume, tmp_path / "std.dcm", task="denoise", facts=FACTS)
+        write_uncertainty(volume, tmp_path / "std.dcm", RunRecord.of_step(Step("denoise", facts=FACTS)))
     assert not (tmp_path / "std.dcm").exists()
 
 
@@ -303,8 +308,8 @@ def test_a_damaged_slice_is_not_what_its_replacement_cites(task, voxels, tmp_pat
     names = [pydicom.dcmread(path).SOPInstanceUID for path in phantoms_dicom.by_position(source)]
     plan = {"plan": [{"verb": "fill-slices", "reason": "lost"}]} if task == "restore" else {}
     images = written(done(read(source), task, filled_slices=[3, 4], invented_slices=[3, 4], **plan), tmp_path / "out")
-    matches = [[names.index(name) for name in item] for item in cited(images)]
-    assert matches == [[0], [1], [2], [2, 5], [5, 2], [5], [6], [7]]
+    cited_slices = [[names.index(name) for name in sources] for sources in cited(images)]
+    assert cited_slices == [[0], [1], [2], [2, 5], [5, 2], [5], [6], [7]]
     assert [image.SyntheticData for image in images] == ["YES" if place in (3, 4) else "NO" for place in range(8)]
 
 
@@ -326,8 +331,8 @@ def test_thin_slices_do_not_cite_a_lost_thick_one(voxels, tmp_path):
     facts |= {"old_spacing_mm": volume.spacing, "new_spacing_mm": (0.9, 0.8, 1.0)}
     thin = volume.with_voxels(np.repeat(volume.voxels, 2, axis=2), affine, step=Step("super-resolve", {}, facts))
     images = written(thin, tmp_path / "out")
-    assert lost not in {name for item in cited(images) for name in item}
-    assert [len(item) for item in cited(images)] == [1, *[2] * 14, 1]
+    assert lost not in {name for sources in cited(images) for name in sources}
+    assert [len(sources) for sources in cited(images)] == [1, *[2] * 14, 1]
 
 
 def test_frames_of_enhanced_images_are_cited_by_number(voxels, tmp_path):
@@ -393,7 +398,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("verbs", PLANS)
-def test_a_plan_is_told_by_what_was_done_for_it(verbs, voxels, tmp_path):
+def test_a_plan_is_reported_by_what_was_done_for_it(verbs, voxels, tmp_path):
     volume = read(phantoms_dicom.write_series(tmp_path / "in", voxels))
     plan = [{"verb": verb, "reason": "so"} for verb in verbs]
     image = written(done(volume, "restore", plan=plan), tmp_path / "out")[0]

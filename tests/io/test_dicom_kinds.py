@@ -42,8 +42,8 @@ def test_frames_of_an_enhanced_image_are_sorted_by_position(voxels, tmp_path):
 
 def test_frames_have_slopes_of_their_own(voxels, tmp_path):
     slopes = np.linspace(1, 3, 12)
-    result = stored(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, slopes=slopes))
-    assert np.allclose(result, voxels * slopes, rtol=1e-6)
+    values = stored(phantoms_dicom.write_enhanced(tmp_path / "s", voxels, slopes=slopes))
+    assert np.allclose(values, voxels * slopes, rtol=1e-6)
 
 
 def test_an_enhanced_image_says_which_frame_is_missing(voxels, tmp_path):
@@ -52,8 +52,8 @@ def test_an_enhanced_image_says_which_frame_is_missing(voxels, tmp_path):
     assert (series.verdict, series.missing) == ("missing", (4,))
 
 
-def swapped(item, k):
-    content = item.FrameContentSequence[0]
+def swapped(frame, k):
+    content = frame.FrameContentSequence[0]
     if k in (3, 9):
         content.DimensionIndexValues = content.InStackPositionNumber = 13 - k
 
@@ -64,9 +64,9 @@ def test_indices_that_contradict_positions_are_refused(voxels, tmp_path):
     assert "DimensionIndexValues" in series.reason
 
 
-def timed(item, k):
-    item.FrameContentSequence[0].TemporalPositionIndex = 1 + k // 6
-    item.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k % 6)]
+def timed(frame, k):
+    frame.FrameContentSequence[0].TemporalPositionIndex = 1 + k // 6
+    frame.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k % 6)]
 
 
 def test_an_enhanced_image_of_several_times_is_4d(voxels, tmp_path):
@@ -75,18 +75,18 @@ def test_an_enhanced_image_of_several_times_is_4d(voxels, tmp_path):
     assert "it is 4D: 2 volumes" in series.reason
 
 
-def phases(item, k):
+def phases(frame, k):
     if k >= 6:
-        item.MRImageFrameTypeSequence[0].ComplexImageComponent = "PHASE"
-        item.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k - 6)]
+        frame.MRImageFrameTypeSequence[0].ComplexImageComponent = "PHASE"
+        frame.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k - 6)]
 
 
 def test_the_phase_in_an_enhanced_image_stays_apart(voxels, tmp_path):
-    result = {
+    by_verdict = {
         series.verdict: series for series in find_series(phantoms_dicom.write_enhanced(tmp_path, voxels, edit=phases))
     }
-    assert set(result) == {"regular", "not a volume"}
-    volume = read_series(result["regular"])
+    assert set(by_verdict) == {"regular", "not a volume"}
+    volume = read_series(by_verdict["regular"])
     assert np.array_equal(volume.to_stored(volume.voxels), voxels[:, :, :6])
 
 
@@ -153,9 +153,9 @@ def test_twelve_bits_are_read_without_what_lies_above_them(tmp_path):
 
 def test_unsigned_values_above_the_signed_range_survive(tmp_path):
     values = np.linspace(0, 65535, 32 * 32 * 4).reshape(32, 32, 4).round()
-    result = stored(phantoms_dicom.write_series(tmp_path / "s", values, signed=False))
-    assert result.dtype == np.uint16
-    assert np.array_equal(result, values)
+    read_back = stored(phantoms_dicom.write_series(tmp_path / "s", values, signed=False))
+    assert read_back.dtype == np.uint16
+    assert np.array_equal(read_back, values)
 
 
 def test_padding_and_monochrome1_change_no_value(voxels, tmp_path):
@@ -198,10 +198,10 @@ def many(image, _):
     ],
 )
 def test_what_is_no_scan_is_left_alone_with_a_hint(said, reason, voxels, tmp_path):
-    result = find_series(phantoms_dicom.write_series(tmp_path / "s", voxels, **said))
-    assert {series.verdict for series in result} == {"not a volume"}
+    all_series = find_series(phantoms_dicom.write_series(tmp_path / "s", voxels, **said))
+    assert {series.verdict for series in all_series} == {"not a volume"}
     with pytest.raises(NotRestorable, match=reason):
-        read_series(result[0], fix=True)
+        read_series(all_series[0], fix=True)
 
 
 def test_a_table_in_place_of_a_slope_is_refused(voxels, tmp_path):
@@ -212,7 +212,7 @@ def test_a_table_in_place_of_a_slope_is_refused(voxels, tmp_path):
         read_series(only(folder))
 
 
-def test_times_at_the_same_positions_are_4d_and_coils_are_told_apart(voxels, tmp_path):
+def test_times_at_the_same_positions_are_4d_and_coils_are_distinguished(voxels, tmp_path):
     folder = phantoms_dicom.write_series(tmp_path / "t", voxels, uid="1.2.3", TemporalPositionIdentifier=1)
     phantoms_dicom.write_series(folder, voxels, uid="1.2.3", TemporalPositionIdentifier=2, stamp="later")
     assert "it is 4D: 2 volumes" in only(folder).reason
@@ -221,7 +221,7 @@ def test_times_at_the_same_positions_are_4d_and_coils_are_told_apart(voxels, tmp
     assert [series.verdict for series in find_series(folder)] == ["regular", "regular"]
 
 
-def test_diffusion_weightings_of_every_maker_are_told_apart(voxels, tmp_path):
+def test_diffusion_weightings_of_every_maker_are_distinguished(voxels, tmp_path):
     folder = phantoms_dicom.write_series(tmp_path / "s", voxels, uid="1.2.3", Manufacturer="SIEMENS", edit=weighted(0))
     phantoms_dicom.write_series(folder, voxels, uid="1.2.3", Manufacturer="SIEMENS", edit=weighted(1000), stamp="b")
     assert [series.verdict for series in find_series(folder)] == ["regular", "regular"]
@@ -282,7 +282,7 @@ def written_high(image, k):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_bits_that_lie_at_the_top_of_their_words_are_moved_down(signed, voxels, tmp_path):
+def test_bits_at_the_top_of_their_words_are_moved_down(signed, voxels, tmp_path):
     seen = voxels - 300 if signed else voxels
     folder = phantoms_dicom.write_series(tmp_path / "s", seen, signed=signed, bits=12, edit=written_high)
     assert np.array_equal(stored(folder), seen)
@@ -337,10 +337,10 @@ def test_the_next_codec_is_tried_before_pixels_are_called_damaged(voxels, tmp_pa
     assert np.array_equal(stored(folder), voxels)
     assert asked[:2] == ["pyjpegls", "gdcm"]
     refusing(["pyjpegls", "gdcm"], monkeypatch)
-    with pytest.raises(InputError, match=r"damaged or cut short: none of the codecs .*\(pyjpegls, gdcm\)") as text:
+    with pytest.raises(InputError, match=r"damaged or cut short: none of the codecs .*\(pyjpegls, gdcm\)") as problem:
         read_series(only(folder))
-    assert "internal words" not in str(text.value)
-    assert "internal words" in str(text.value.__cause__.__cause__)  # for -v
+    assert "internal words" not in str(problem.value)
+    assert "internal words" in str(problem.value.__cause__.__cause__)  # for -v
 
 
 def truncated(image):
@@ -355,13 +355,13 @@ def without_bits(image):
     ("change", "arguments"),
     [(truncated, r"cut short \(2204 of 2304 bytes are there\)"), (without_bits, "its header lacks BitsAllocated")],
 )
-def test_pixels_that_cannot_be_had_are_told_in_our_words(change, arguments, voxels, tmp_path):
+def test_pixels_that_cannot_be_had_are_reported_in_our_words(change, arguments, voxels, tmp_path):
     folder = phantoms_dicom.edit(phantoms_dicom.write_series(tmp_path / "s", voxels), change, which=(3,))
     with pytest.raises(InputError, match=arguments):
         read_series(only(folder))
 
 
-def test_a_packed_stream_that_was_cut_is_told_without_the_words_of_its_codec(voxels, tmp_path):
+def test_a_packed_stream_that_was_cut_is_reported_without_the_words_of_its_codec(voxels, tmp_path):
     folder = phantoms_dicom.write_series(tmp_path / "s", voxels)
 
     def cut(image):
@@ -370,9 +370,9 @@ def test_a_packed_stream_that_was_cut_is_told_without_the_words_of_its_codec(vox
         image.PixelData = pydicom.encaps.encapsulate([frame[: len(frame) // 2]])
 
     phantoms_dicom.edit(folder, cut, which=(5,))
-    with pytest.raises(InputError, match="damaged or cut short") as text:
+    with pytest.raises(InputError, match="damaged or cut short") as problem:
         read_series(only(folder))
-    assert "plugins" not in str(text.value)
+    assert "plugins" not in str(problem.value)
 
 
 def test_a_file_that_ends_early_is_said_to_do_so(tmp_path):

@@ -109,8 +109,8 @@ def test_maps_of_spectral_ct_are_no_hounsfield_units(kind, voxels, tmp_path):
 
 
 def of_frames(unit):
-    def edit(item, k):
-        item.RealWorldValueMappingSequence = mapping(unit)
+    def edit(frame, k):
+        frame.RealWorldValueMappingSequence = mapping(unit)
 
     return edit
 

@@ -18,6 +18,7 @@ import pytest
 from medldm.data.volume import Step
 from medldm.io import read, write
 from medldm.io.dicom import write_uncertainty
+from medldm.provenance.record import RunRecord
 
 ORTHANC = shutil.which("Orthanc", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ORTHANC, reason="Orthanc is not installed")]
@@ -73,7 +74,9 @@ def test_orthanc_stores_and_serves_what_we_derive(orthanc, tmp_path):
     result = volume.with_voxels(volume.voxels + np.float32(5), step=Step("denoise", {}, FACTS))
     write(result, tmp_path / "out", form="dicom")
     spread = np.full(volume.shape, 2.5, np.float32)
-    write_uncertainty(replace(result, std=spread), tmp_path / "std.dcm", task="denoise", facts=FACTS)
+    write_uncertainty(
+        replace(result, std=spread), tmp_path / "std.dcm", RunRecord.of_step(Step("denoise", facts=FACTS))
+    )
     sent = [*source.iterdir(), *sorted((tmp_path / "out").iterdir()), tmp_path / "std.dcm"]
     answers = [stored(orthanc, path) for path in sent]
     assert {answer["Status"] for answer in answers} == {"Success"}

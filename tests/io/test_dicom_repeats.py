@@ -52,14 +52,14 @@ def test_two_quantities_that_nothing_tells_apart_are_refused_with_fix_too(
     (series,) = find_series(both(tmp_path / "s", magnitude, field, *times, EchoTime=5.0))
     assert series.verdict == "mixed"
     for fix in (False, True):
-        with pytest.raises(GeometryError, match=r"10 of its positions hold more than one image.*no copies") as text:
+        with pytest.raises(GeometryError, match=r"10 of its positions hold more than one image.*no copies") as problem:
             read_series(series, fix=fix)
-        assert "their values (-199 to 199, 0 to" in str(text.value)
-        assert ("AcquisitionTime" in str(text.value)) == timed
-        assert "Remove the copies" not in str(text.value)
+        assert "their values (-199 to 199, 0 to" in str(problem.value)
+        assert ("AcquisitionTime" in str(problem.value)) == timed
+        assert "Remove the copies" not in str(problem.value)
 
 
-def test_the_case_that_was_handed_in_ends_in_words_with_fix_too(magnitude, field, tmp_path, capsys):
+def test_the_case_that_was_handed_in_ends_with_a_message_with_fix_too(magnitude, field, tmp_path, capsys):
     both(tmp_path / "s", magnitude, field)
     for more in ([], ["--fix"]):
         assert main(["denoise", str(tmp_path / "s"), str(tmp_path / "out"), *more]) == 3
@@ -91,9 +91,9 @@ TELLING = {
 @pytest.mark.parametrize("tag", TELLING)
 def test_a_magnitude_and_its_field_map_are_split_by_what_tells_them_apart(tag, magnitude, field, tmp_path):
     of_magnitude, of_field = TELLING[tag]
-    result = find_series(both(tmp_path / "s", magnitude, field, of_magnitude, of_field, EchoTime=5.0))
-    assert len(result) == 2
-    (scan,) = (item for item in result if item.restorable and (read_series(item).voxels >= 0).all())
+    all_series = find_series(both(tmp_path / "s", magnitude, field, of_magnitude, of_field, EchoTime=5.0))
+    assert len(all_series) == 2
+    (scan,) = (series for series in all_series if series.restorable and (read_series(series).voxels >= 0).all())
     assert np.array_equal(stored(read_series(scan)), magnitude)
     assert main(["denoise", str(tmp_path / "s"), str(tmp_path / "out"), "--dry-run"]) in (0, 8)
 
@@ -151,8 +151,8 @@ def test_only_equal_pixels_are_a_copy(change, copy, magnitude, tmp_path):
 def in_time(folder, volumes, said, **more):
     """Volumes one after another, each with what `said` gives for its number."""
     for number, voxels in enumerate(volumes):
-        text = {**said(number), "edit": said(number).get("edit")}
-        phantoms_dicom.write_series(folder, voxels, uid="1.2.3", stamp=f"v{number}", **more, **text)
+        tags = {**said(number), "edit": said(number).get("edit")}
+        phantoms_dicom.write_series(folder, voxels, uid="1.2.3", stamp=f"v{number}", **more, **tags)
     return folder
 
 
@@ -188,9 +188,9 @@ def test_one_volume_of_several_is_read_and_the_whole_is_refused_as_what_it_is(na
     volumes = [magnitude + 10 * number for number in range(3)]
     (series,) = find_series(in_time(tmp_path / "s", volumes, MOMENTS[name], modality=modality))
     for fix in (False, True):
-        with pytest.raises(NotRestorable, match=r"it is 4D: 3 volumes.*--volume 0 to 2") as text:
+        with pytest.raises(NotRestorable, match=r"it is 4D: 3 volumes.*--volume 0 to 2") as problem:
             read_series(series, fix=fix)
-        assert "copies" not in str(text.value)
+        assert "copies" not in str(problem.value)
     for number, voxels in enumerate(volumes):
         volume = read_series(series, volume_index=number)
         assert np.array_equal(stored(volume), voxels)
@@ -200,13 +200,13 @@ def test_one_volume_of_several_is_read_and_the_whole_is_refused_as_what_it_is(na
 
 
 def of_time(modality):
-    def edit(item, k):
-        item.FrameContentSequence[0].TemporalPositionIndex = 1 + k // 5
-        item.FrameContentSequence[0].DimensionIndexValues = [1 + k % 5, 1 + k // 5]
-        item.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k % 5)]
+    def edit(frame, k):
+        frame.FrameContentSequence[0].TemporalPositionIndex = 1 + k // 5
+        frame.FrameContentSequence[0].DimensionIndexValues = [1 + k % 5, 1 + k // 5]
+        frame.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k % 5)]
         if modality == "CT":
-            item.CTImageFrameTypeSequence = item.pop("MRImageFrameTypeSequence").value
-            item.CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "PRIMARY", "DYNAMIC", "NONE"]
+            frame.CTImageFrameTypeSequence = frame.pop("MRImageFrameTypeSequence").value
+            frame.CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "PRIMARY", "DYNAMIC", "NONE"]
 
     return edit
 
@@ -233,14 +233,14 @@ ENHANCED_MOMENTS = {
 
 
 @pytest.mark.parametrize("name", [*ENHANCED_MOMENTS, "DimensionIndexValues"])
-def test_frames_of_enhanced_ct_are_told_apart_by_each_of_their_moments(name, magnitude, tmp_path):
-    def edit(item, k):
-        content, number = item.FrameContentSequence[0], k // 5
+def test_frames_of_enhanced_ct_are_distinguished_by_each_of_their_moments(name, magnitude, tmp_path):
+    def edit(frame, k):
+        content, number = frame.FrameContentSequence[0], k // 5
         content.DimensionIndexValues = [number + 1, 1 + k % 5] if name == "DimensionIndexValues" else 1 + k % 5
         content.InStackPositionNumber = 1 + k % 5
         if name in ENHANCED_MOMENTS:
             setattr(content, name, ENHANCED_MOMENTS[name](number))
-        item.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k % 5)]
+        frame.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 5 + 2.0 * (k % 5)]
 
     said = {"Modality": "CT", "SOPClassUID": EnhancedCTImageStorage}
     if name == "DimensionIndexValues":
@@ -250,10 +250,10 @@ def test_frames_of_enhanced_ct_are_told_apart_by_each_of_their_moments(name, mag
     (series,) = find_series(phantoms_dicom.write_enhanced(tmp_path / "s", magnitude, edit=edit, **said))
     assert "it is 4D: 2 volumes" in series.reason
     halves = [magnitude[..., :5], magnitude[..., 5:]]
-    matches = [stored(read_series(series, volume_index=number)) for number in range(2)]
+    volumes_read = [stored(read_series(series, volume_index=number)) for number in range(2)]
     assert all(
         np.array_equal(a, b)
-        for a, b in zip(matches, halves[::-1] if name == "TemporalPositionIndex" else halves, strict=True)
+        for a, b in zip(volumes_read, halves[::-1] if name == "TemporalPositionIndex" else halves, strict=True)
     )
 
 
@@ -266,8 +266,8 @@ def test_one_enhanced_file_for_each_volume_is_one_series_of_several(magnitude, t
         shutil.copyfile(tmp_path / "one" / "enhanced", tmp_path / "s" / f"{number}")
     (series,) = find_series(tmp_path / "s")
     assert "3 volumes" in series.reason
-    matches = [stored(read_series(series, volume_index=number)) for number in range(3)]
-    assert [int((item - magnitude).max()) for item in matches] == [2, 1, 0]  # as InstanceNumber orders them
+    volumes_read = [stored(read_series(series, volume_index=number)) for number in range(3)]
+    assert [int((values - magnitude).max()) for values in volumes_read] == [2, 1, 0]  # as InstanceNumber orders them
 
 
 def test_a_time_series_that_was_broken_off_is_no_heap_of_copies(magnitude, tmp_path):
@@ -310,21 +310,21 @@ def test_images_of_one_place_are_times_of_it_or_of_unknown_place(magnitude, tmp_
     assert np.array_equal(stored(read_series(series, fix=True)), slices[0])
 
 
-def nowhere(item, k):
-    del item.PlanePositionSequence
+def nowhere(frame, k):
+    del frame.PlanePositionSequence
 
 
 def test_frames_without_a_position_do_not_lie_at_one(magnitude, tmp_path):
     said = {"ImagePositionPatient": [0, 0, 0]}  # of the file as a whole, which says nothing about its frames
     folder = phantoms_dicom.write_enhanced(tmp_path / "s", magnitude, edit=nowhere, **said)
-    result = find_series(folder)
-    assert {series.verdict for series in result} == {"not a volume"}
-    for series in result:
+    all_series = find_series(folder)
+    assert {series.verdict for series in all_series} == {"not a volume"}
+    for series in all_series:
         with pytest.raises(NotRestorable, match="its ImagePositionPatient is missing"):
             read_series(series)
 
 
-def test_every_door_chooses_a_volume(magnitude, tmp_path, capsys):
+def test_every_interface_chooses_a_volume(magnitude, tmp_path, capsys):
     scan, out = in_time(tmp_path / "in" / "t", [magnitude, magnitude + 1], MOMENTS["AcquisitionNumber"]), tmp_path / "o"
     assert np.array_equal(stored(medldm.read(scan, volume_index=1)), magnitude + 1)
     with pytest.raises(InputError, match="--volume 0 to 1"):

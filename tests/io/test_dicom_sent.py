@@ -1,4 +1,4 @@
-"""What is sent to an archive: a folder of nothing but DICOM, results that are told apart, attributes that stay true."""
+"""What is sent to an archive: a folder of nothing but DICOM, distinguishable results, attributes that stay true."""
 
 import json
 import shutil
@@ -26,9 +26,11 @@ from derivations import (
 
 from medldm.batch.summary import Row
 from medldm.cli import main
+from medldm.data.volume import Step
 from medldm.io import read, write
 from medldm.io.content import what_it_is
 from medldm.io.dicom import find_series, read_series, write_uncertainty
+from medldm.provenance.record import RunRecord
 from medldm.qc.ood import check
 from medldm.report.facts import facts_of
 from medldm.zoo import card
@@ -190,28 +192,36 @@ DIFFERENCES = {
 
 
 @pytest.mark.parametrize("kind", DIFFERENCES)
-def test_what_told_two_results_apart_stands_in_their_description(kind, voxels, tmp_path):
-    one, other, result = DIFFERENCES[kind]
+def test_what_distinguishes_two_results_is_in_their_description(kind, voxels, tmp_path):
+    one, other, marks = DIFFERENCES[kind]
     name = "a description that is long enough to be cut somewhere"
-    for stamp, said in (("a", one), ("b", other)):
-        phantoms_dicom.write_series(tmp_path / "in", voxels, uid="1.2.3", stamp=stamp, SeriesDescription=name, **said)
-    item = find_series(tmp_path / "in")
-    chosen = [(series, index) for series in item for index in range(len(series.volumes))]
-    volumes = [read_series(series, volume_index=index) for series, index in chosen or ((entry, None) for entry in item)]
+    for stamp, tags in (("a", one), ("b", other)):
+        phantoms_dicom.write_series(tmp_path / "in", voxels, uid="1.2.3", stamp=stamp, SeriesDescription=name, **tags)
+    all_series = find_series(tmp_path / "in")
+    chosen = [(series, index) for series in all_series for index in range(len(series.volumes))]
+    volumes = [
+        read_series(series, volume_index=index) for series, index in chosen or ((entry, None) for entry in all_series)
+    ]
     assert len(volumes) == 2
     images = [written(restored(volume), tmp_path / str(number))[0] for number, volume in enumerate(volumes)]
-    said = [image.SeriesDescription for image in images]
-    assert all(text.startswith("a description") and text.endswith("medldm denoise RUO") for text in said)
-    assert (
-        len({*said}) == len({image.SeriesNumber for image in images}) == len({i.SeriesInstanceUID for i in images}) == 2
+    descriptions = [image.SeriesDescription for image in images]
+    assert all(
+        description.startswith("a description") and description.endswith("medldm denoise RUO")
+        for description in descriptions
     )
-    assert max(map(len, said)) <= 64
-    if result:
-        assert all(any(word in text for text in said) for word in result)
+    assert (
+        len({*descriptions})
+        == len({image.SeriesNumber for image in images})
+        == len({i.SeriesInstanceUID for i in images})
+        == 2
+    )
+    assert max(map(len, descriptions)) <= 64
+    if marks:
+        assert all(any(word in description for description in descriptions) for word in marks)
     maps = []
     for number, volume in enumerate(volumes):
         spread = volume.with_voxels(restored(volume).voxels, std=np.ones(volume.shape, np.float32))
-        write_uncertainty(spread, tmp_path / f"{number}.dcm", task="denoise", facts=FACTS)
+        write_uncertainty(spread, tmp_path / f"{number}.dcm", RunRecord.of_step(Step("denoise", facts=FACTS)))
         maps.append(pydicom.dcmread(tmp_path / f"{number}.dcm"))
     assert len({entry.SeriesNumber for entry in [*maps, *images]}) == 4
     assert maps[0].SeriesDescription != maps[1].SeriesDescription
@@ -226,17 +236,17 @@ def test_a_series_with_one_result_is_described_as_before(voxels, tmp_path):
     assert (image.SeriesDescription, image.SeriesNumber) == ("t1 medldm denoise RUO", 7003)
 
 
-def phase_encoded(arguments):
-    def edit(item, k):
+def phase_encoded(direction):
+    def edit(frame, k):
         geometry = pydicom.Dataset()
-        geometry.InPlanePhaseEncodingDirection = arguments
-        item.MRFOVGeometrySequence = [geometry]
+        geometry.InPlanePhaseEncodingDirection = direction
+        frame.MRFOVGeometrySequence = [geometry]
 
     return edit
 
 
 @pytest.mark.parametrize(("enhanced", "classic"), [("COLUMN", "COL"), ("ROW", "ROW"), ("OTHER", None)])
-def test_the_phase_encoding_direction_is_said_in_classic_words(enhanced, classic, voxels, tmp_path):
+def test_the_phase_encoding_direction_is_said_in_classic_terms(enhanced, classic, voxels, tmp_path):
     source = phantoms_dicom.write_enhanced(tmp_path / "in", voxels, edit=phase_encoded(enhanced))
     _, images = derive(source, tmp_path / "out")
     assert {image.get("InPlanePhaseEncodingDirection") for image in images} == {classic}
@@ -322,9 +332,9 @@ def test_a_padding_that_no_pixel_has_is_not_claimed(voxels, tmp_path):
 
 
 def of_frames(slope, intercept):
-    def edit(item, k):
-        del item.PixelValueTransformationSequence
-        item.RealWorldValueMappingSequence = mapping("1", slope, intercept)
+    def edit(frame, k):
+        del frame.PixelValueTransformationSequence
+        frame.RealWorldValueMappingSequence = mapping("1", slope, intercept)
 
     return edit
 
@@ -351,7 +361,7 @@ def test_a_mapping_counts_where_there_is_no_slope(kind, voxels, tmp_path):
     assert errors(tmp_path / "out") <= errors(source)
 
 
-def test_a_mapping_that_is_no_line_or_not_needed_is_told_or_left(voxels, tmp_path):
+def test_a_mapping_that_is_no_line_or_not_needed_is_reported_or_left(voxels, tmp_path):
     table = mapping("1")
     del table[0].RealWorldValueSlope, table[0].RealWorldValueIntercept
     table[0].RealWorldValueLUTData = [1.0, 2.0]

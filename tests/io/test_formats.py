@@ -16,11 +16,10 @@ import pytest
 from medldm import io
 from medldm.cli import main
 from medldm.errors import InputError, NotRestorable, UsageError
-from medldm.io import compression
+from medldm.io import compression, read_nifti, write_nifti
 from medldm.io.discovery import find_cases
 from medldm.io.formats import check_result_name, stem
 from medldm.io.nifti.files import nifti_files
-from medldm.io.nifti.writer import read_nifti, write_nifti
 
 VOXELS = np.random.default_rng(0).integers(0, 900, (12, 10, 8)).astype(np.int16)
 AFFINE = np.array([[0, 0, 3.0, -20], [-1.1, 0.1, 0, 30], [0.1, 1.1, 0, 5], [0, 0, 0, 1]])

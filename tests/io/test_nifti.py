@@ -13,9 +13,11 @@ import pytest
 
 from medldm.data.resample import field_of_view_affine
 from medldm.errors import GeometryError, InputError, MedldmError, NotRestorable, OutputError, ResourceError, UsageError
+from medldm.io import from_array, from_nibabel, read_nifti, write_nifti
+from medldm.io.arrays import to_dtype
 from medldm.io.atomic import sentence
 from medldm.io.nifti import writer
-from medldm.io.nifti.writer import from_array, from_nibabel, probe_nifti, read_nifti, write_nifti
+from medldm.io.nifti.reader import probe_nifti
 
 ORIENTATIONS = ["RAS", "LPS", "LAS", "PIR", "SAL", "IPR"]
 
@@ -82,7 +84,7 @@ def test_what_is_beyond_the_largest_integer_does_not_wrap_around(dtype):
     limits = np.iinfo(dtype)
     for kind in (np.float32, np.float64):
         far = np.array([-1e30, limits.min, 5, limits.max + 1, 1e30], kind)
-        stored, clipped = writer.to_dtype(far, np.dtype(dtype))
+        stored, clipped = to_dtype(far, np.dtype(dtype))
         assert stored.tolist() == [limits.min, limits.min, 5, limits.max, limits.max]
         assert clipped == 3
 
@@ -163,7 +165,7 @@ def test_a_nibabel_image_in_micrometres_lies_where_its_file_does(tmp_path):
     assert again.header.get_xyzt_units()[0] == "micron"
 
 
-def test_images_without_a_place_or_a_number_a_voxel_are_refused_in_words():
+def test_images_without_a_place_or_a_number_a_voxel_are_refused_with_a_message():
     with pytest.raises(GeometryError, match="no affine"):
         from_nibabel(nib.Nifti1Image(np.ones((4, 4, 4), np.int16), None))
     for strange in (np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]):

@@ -14,8 +14,9 @@ from medldm import io
 from medldm.cli import main
 from medldm.data.resample import field_of_view_affine
 from medldm.errors import InputError, OutputError
+from medldm.io import from_nibabel, read_nifti, write_nifti
 from medldm.io.nifti import writer
-from medldm.io.nifti.writer import copy_nifti, from_nibabel, read_nifti, write_nifti
+from medldm.io.nifti.format import NIFTI
 
 VOXELS = np.random.default_rng(0).integers(0, 900, (8, 7, 6)).astype(np.int16)
 NAN, INF = np.nan, np.inf
@@ -30,22 +31,22 @@ def results(volume, source, folder):
         "floats": volume.with_voxels(volume.voxels.astype(np.float64)),
         "finer": volume.with_voxels(np.repeat(volume.voxels, 2, axis=0), finer),
     }
-    for name, result in made.items():
-        write_nifti(result, folder / f"{name}.nii.gz")
-        yield folder / f"{name}.nii.gz", result
-    copy_nifti(source, volume, folder / "copy.nii")
+    for name, written in made.items():
+        write_nifti(written, folder / f"{name}.nii.gz")
+        yield folder / f"{name}.nii.gz", written
+    NIFTI.copy(source, volume, folder / "copy.nii")
     yield folder / "copy.nii", volume
 
 
-def check_opened(path, result):
+def check_opened(path, written):
     """nibabel finds the voxels, their place and their sizes as medldm does, and nothing odd is left."""
     image = nib.load(path)
     header = image.header
-    assert np.allclose(np.asanyarray(image.dataobj), result.to_stored(result.voxels), rtol=1e-6, equal_nan=True)
+    assert np.allclose(np.asanyarray(image.dataobj), written.to_stored(written.voxels), rtol=1e-6, equal_nan=True)
     again = read_nifti(path)
-    assert np.allclose(again.affine, result.affine, atol=1e-4)
+    assert np.allclose(again.affine, written.affine, atol=1e-4)
     unit = {"meter": 1000.0, "micron": 0.001}.get(header.get_xyzt_units()[0], 1.0)
-    assert np.allclose(unit * image.affine[:3], result.stored_affine()[:3], atol=1e-4)
+    assert np.allclose(unit * image.affine[:3], written.stored_affine()[:3], atol=1e-4)
     assert np.allclose(header.get_zooms()[:3], np.linalg.norm(image.affine[:3, :3], axis=0), rtol=0.01)
     header.get_intent()
     numbers = ("scl_slope", "scl_inter", "cal_max", "cal_min", "toffset", "slice_duration", "pixdim")
@@ -94,8 +95,8 @@ def test_an_odd_header_does_not_reach_a_result(odd, tmp_path):
     source = phantoms.save(tmp_path / "scan.nii", VOXELS, **ODD[odd])
     volume = read_nifti(source)
     assert volume.spacing == pytest.approx((1, 1, 1))
-    for path, result in results(volume, source, tmp_path):
-        check_opened(path, result)
+    for path, written in results(volume, source, tmp_path):
+        check_opened(path, written)
 
 
 SCALED = {"slope 1, intercept NaN": (1, 0), "slope 2, intercept infinite": (2, 0), "slope infinite": (1, 0)}
@@ -122,9 +123,9 @@ def test_one_sentence_says_that_affine_and_pixdim_disagree_and_which_is_used(stu
     (note,) = read_nifti(tmp_path / "scan.nii").stored.note
     assert "its affine gives voxels of 1 x 1 x 1 mm, its pixdim 0.866 x 0.866 x 3 mm. The affine is used" in note
     assert main(["denoise", str(tmp_path / "scan.nii"), str(tmp_path / "out.nii")]) == 0
-    result = nib.load(tmp_path / "out.nii")
-    assert result.header.get_zooms() == pytest.approx((1, 1, 1))
-    assert np.allclose(result.affine, np.eye(4))
+    written = nib.load(tmp_path / "out.nii")
+    assert written.header.get_zooms() == pytest.approx((1, 1, 1))
+    assert np.allclose(written.affine, np.eye(4))
     assert main(["inspect", str(tmp_path / "scan.nii")]) == 0
     assert note in capsys.readouterr().out
 
@@ -181,10 +182,10 @@ def test_what_only_float64_can_say_is_kept_bit_for_bit(tmp_path):
     source = phantoms.save(tmp_path / "a.nii.gz", fine)
     volume = read_nifti(source)
     assert volume.voxels.dtype == np.float64
-    for path, result in results(volume, source, tmp_path):
+    for path, written in results(volume, source, tmp_path):
         stored = np.asanyarray(nib.load(path).dataobj)
         assert stored.dtype == np.float64
-        assert np.array_equal(stored, result.to_stored(result.voxels))
+        assert np.array_equal(stored, written.to_stored(written.voxels))
     holes = volume.voxels.copy()
     holes[0] = np.nan
     write_nifti(volume.with_voxels(holes), tmp_path / "b.nii")
@@ -224,7 +225,7 @@ def test_a_scaled_nibabel_image_keeps_its_integers(tmp_path):
 
 
 @pytest.mark.slow
-def test_float64_gives_what_float32_gives_through_every_verb(tiny_model, tmp_path):
+def test_float64_gives_what_float32_gives_through_every_task(tiny_model, tmp_path):
     head = phantoms.rician(phantoms.brain((24, 24, 12)), 40).astype(np.float32)
     head[:, :, 5] = 0
     sizes, region = np.diag([1.0, 1, 4, 1]), np.zeros(head.shape, np.uint8)
@@ -283,10 +284,10 @@ def test_a_copy_that_nibabel_would_not_open_is_written_anew(tmp_path):
     phantoms.patch(source, vox_offset=384)
     volume = read_nifti(source)
     assert np.array_equal(volume.to_stored(volume.voxels), VOXELS)
-    copy_nifti(source, volume, tmp_path / "copy.nii")
+    NIFTI.copy(source, volume, tmp_path / "copy.nii")
     assert (tmp_path / "copy.nii").read_bytes() == plain
     with pytest.raises(OutputError, match="no folder"):
-        copy_nifti(tmp_path / "plain.nii", volume, tmp_path / "scan.nii" / "below.nii")
+        NIFTI.copy(tmp_path / "plain.nii", volume, tmp_path / "scan.nii" / "below.nii")
 
 
 def test_a_series_that_cannot_be_read_again_does_not_take_its_name(tmp_path, monkeypatch):

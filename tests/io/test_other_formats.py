@@ -182,22 +182,32 @@ def test_times_and_angles_of_freesurfer_are_kept(tmp_path):
     assert nib.load(tmp_path / "again.mgz").header["tr"] == 2300
 
 
-@pytest.mark.parametrize("suffix", ITK)
+def test_missing_voxels_become_floats_where_the_file_held_integers(tmp_path):
+    medldm.write(io.from_array(voxels(), np.eye(4)), tmp_path / "scan.nrrd")
+    volume = medldm.read(tmp_path / "scan.nrrd")
+    holes = volume.voxels.astype(np.float32)
+    holes[0] = np.nan
+    medldm.write(volume.with_voxels(holes), tmp_path / "holes.nrrd")
+    assert np.array_equal(medldm.read(tmp_path / "holes.nrrd").voxels, holes, equal_nan=True)
+
+
+@pytest.mark.parametrize("suffix", NEW)
 def test_a_result_says_in_its_header_what_was_done(suffix, tmp_path):
     volume = io.from_array(voxels(), np.eye(4)).with_voxels(voxels(), step=Step("denoise"))
     medldm.write(volume, tmp_path / f"scan{suffix}")
     assert medldm.read(tmp_path / f"scan{suffix}").stored.restored_by == "denoise"
+    assert np.array_equal(seen_elsewhere(tmp_path / f"scan{suffix}")[0], voxels())
 
 
 @pytest.mark.parametrize("suffix", [".nhdr", ".mhd", ".hdr"])
 def test_both_files_of_a_detached_header_are_one_scan(suffix, tmp_path):
     path = tmp_path / f"scan{suffix}"
     medldm.write(io.from_array(voxels(), AFFINES["oblique"]), path)
-    data, _ = result_files(path)
+    data_file, _ = result_files(path)
     (case,) = find_cases(tmp_path)
-    assert set(case.files) == {data, path}
-    assert np.array_equal(medldm.read(data).voxels, medldm.read(path).voxels)
-    data.unlink()
+    assert set(case.files) == {data_file, path}
+    assert np.array_equal(medldm.read(data_file).voxels, medldm.read(path).voxels)
+    data_file.unlink()
     with pytest.raises(InputError, match=r"does not lie beside it.*Copy both into one folder"):
         medldm.read(path)
 
@@ -224,8 +234,8 @@ def nrrd(array=None, **fields):
         "encoding": "raw", "space origin": "(1,2,3)",
     }  # fmt: skip
     header |= {name.replace("_", " "): value for name, value in fields.items()}
-    text = "\n".join(f"{name}: {value}" for name, value in header.items() if value is not None)
-    return f"NRRD0004\n{text}\n\n".encode() + array.tobytes(order="F")
+    lines = "\n".join(f"{name}: {value}" for name, value in header.items() if value is not None)
+    return f"NRRD0004\n{lines}\n\n".encode() + array.tobytes(order="F")
 
 
 def mha(array=None, **fields):
@@ -237,8 +247,8 @@ def mha(array=None, **fields):
         "DimSize": " ".join(map(str, array.shape)), "ElementType": "MET_SHORT",
     }  # fmt: skip
     end = {"ElementDataFile": fields.pop("ElementDataFile", "LOCAL")}
-    text = "\n".join(f"{name} = {value}" for name, value in (header | fields | end).items())
-    return f"{text}\n".encode() + array.tobytes(order="F")
+    lines = "\n".join(f"{name} = {value}" for name, value in (header | fields | end).items())
+    return f"{lines}\n".encode() + array.tobytes(order="F")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +272,7 @@ def test_units_of_nrrd_count(tmp_path):
     assert medldm.read(tmp_path / "scan.nrrd").spacing == (10, 20, 30)
 
 
-def test_a_file_that_does_not_say_how_the_patient_lay_is_told_about(tmp_path):
+def test_a_file_that_does_not_say_how_the_patient_lay_is_reported(tmp_path):
     bare = nrrd(space=None, space_directions=None, space_origin=None, spacings="1 2 3")
     (tmp_path / "scan.nrrd").write_bytes(bare)
     volume = medldm.read(tmp_path / "scan.nrrd")
@@ -383,7 +393,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_damaged_file_is_refused_in_words_by_every_door(name, tmp_path, capfd):
+def test_a_damaged_file_is_refused_with_a_message_by_every_interface(name, tmp_path, capfd):
     path = tmp_path / "in" / name
     path.parent.mkdir()
     path.write_bytes(HOSTILE[name])
@@ -400,18 +410,27 @@ def test_a_damaged_file_is_refused_in_words_by_every_door(name, tmp_path, capfd)
 def test_packed_data_are_read_to_their_end_and_truncated_ones_are_not(tmp_path):
     for suffix in ITK:
         medldm.write(io.from_array(voxels(), np.eye(4)), tmp_path / f"scan{suffix}")
-        data = result_files(tmp_path / f"scan{suffix}")[0]
+        data_file = result_files(tmp_path / f"scan{suffix}")[0]
         for cut in (1, 20, 300):
-            data.write_bytes(data.read_bytes()[:-cut])
+            data_file.write_bytes(data_file.read_bytes()[:-cut])
             with pytest.raises(InputError, match="damaged"):
                 medldm.read(tmp_path / f"scan{suffix}")
+
+
+@pytest.mark.parametrize(("axes", "content", "message"), [(70, bytes(2), "1 x 1"), (3, bytes(2**27), "far more")])
+def test_headers_and_data_without_end_are_refused_soon(axes, content, message, tmp_path):
+    lines = [f"dimension: {axes}", "sizes:" + " 1" * axes, "spacings:" + " 1" * axes, "type: short", "encoding: bzip2"]
+    header = "\n".join(["NRRD0004", *lines, "", ""]).encode()
+    (tmp_path / "scan.nrrd").write_bytes(header.replace(b" 1 1 1\n", b" 4 4 4\n", 1) + bz2.compress(content))
+    with pytest.raises(InputError, match=message):
+        medldm.read(tmp_path / "scan.nrrd")
 
 
 @pytest.mark.parametrize("encoding", ["bzip2", "ascii", "hex", "gz"])
 def test_other_encodings_of_nrrd_are_read(encoding, tmp_path):
     data = voxels().tobytes(order="F")
-    text = " ".join(map(str, voxels().ravel(order="F"))).encode()
-    packed = {"bzip2": bz2.compress(data), "gz": gzip.compress(data), "ascii": text, "hex": data.hex().encode()}[
+    numbers = " ".join(map(str, voxels().ravel(order="F"))).encode()
+    packed = {"bzip2": bz2.compress(data), "gz": gzip.compress(data), "ascii": numbers, "hex": data.hex().encode()}[
         encoding
     ]
     (tmp_path / "scan.nrrd").write_bytes(nrrd(encoding=encoding)[: -len(data)] + packed)
@@ -587,21 +606,21 @@ def test_a_mask_may_have_any_format(suffix, tree, tmp_path, stub_network):
 @pytest.mark.parametrize("suffix", [".hdr", ".nhdr", ".mhd"])
 def test_data_of_somebody_else_are_not_replaced_by_those_of_a_result(suffix, scan_file, tmp_path, stub_network, capsys):
     out = tmp_path / f"result{suffix}"
-    data, _ = result_files(out)
-    data.write_bytes(b"mine")
+    data_file, _ = result_files(out)
+    data_file.write_bytes(b"mine")
     assert run("denoise", scan_file, out, "--noise", "0.05") == 2
     assert "is not a result of medldm" in capsys.readouterr().err
-    assert data.read_bytes() == b"mine"
+    assert data_file.read_bytes() == b"mine"
     for missing in result_files(out):  # a run that was killed in between leaves one of them, and its record
         assert run("denoise", scan_file, out, "--noise", "0.05", "--overwrite") == 0
         missing.unlink()
         (tmp_path / "summary.json").unlink(missing_ok=True)
         code = run("denoise", scan_file, out, "--noise", "0.05")
-        assert (code, out.exists(), data.exists()) == ((0, True, True) if missing == out else (2, True, False))
+        assert (code, out.exists(), data_file.exists()) == ((0, True, True) if missing == out else (2, True, False))
 
 
 def test_a_result_that_cannot_be_read_again_is_not_kept(tmp_path, monkeypatch):
-    from medldm.io.itk import Nrrd
+    from medldm.io.nrrd import Nrrd
 
     monkeypatch.setattr(Nrrd, "save", lambda self, array, volume, path: path.write_bytes(nrrd(array[::-1])))
     with pytest.raises(OutputError, match="could not be opened again"):

@@ -14,6 +14,7 @@ from medldm.data.volume import Step
 from medldm.errors import InputError
 from medldm.io import read
 from medldm.io.dicom import write_uncertainty
+from medldm.provenance.record import RunRecord
 
 FACTS = {"model": "tiny", "sha256": "ab" * 32, "seed": 7, "steps": 4, "medldm": "0.1.0"}
 PATIENT = ("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyTime")
@@ -25,7 +26,7 @@ def write_map(source, path, **kind):
     done = volume.with_voxels(
         volume.voxels, step=Step("denoise", {}, FACTS), std=np.full(volume.shape, 0.25, np.float32)
     )
-    write_uncertainty(done, path, task="denoise", facts=FACTS, **kind)
+    write_uncertainty(done, path, RunRecord.of_step(Step("denoise", facts=FACTS)), **kind)
     return pydicom.dcmread(path)
 
 
@@ -60,35 +61,35 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_odd_words_of_a_header_travel_as_they_are(kind, tmp_path):
+def test_odd_values_of_a_header_are_kept(kind, tmp_path):
     source = source_with(tmp_path / "in", **ODD[kind])
-    result = write_map(source, tmp_path / "std.dcm")
+    std_map = write_map(source, tmp_path / "std.dcm")
     first = pydicom.dcmread(next(source.iterdir()))
     for name in PATIENT:
-        assert (stored(result, name) or b"") == (stored(first, name) or b""), name
-    assert result.pixel_array.shape == (6, 24, 24)
+        assert (stored(std_map, name) or b"") == (stored(first, name) or b""), name
+    assert std_map.pixel_array.shape == (6, 24, 24)
 
 
 def test_equal_runs_give_equal_bytes_and_the_date_of_the_source(tmp_path):
     source = source_with(tmp_path / "in")
-    result = write_map(source, tmp_path / "one.dcm")
+    std_map = write_map(source, tmp_path / "one.dcm")
     write_map(source, tmp_path / "two.dcm")
     assert (tmp_path / "one.dcm").read_bytes() == (tmp_path / "two.dcm").read_bytes()
-    assert result.ContentDate == "20200103"
+    assert std_map.ContentDate == "20200103"
 
 
 def test_a_map_tells_its_model_and_who_made_it(tmp_path):
-    result = write_map(source_with(tmp_path / "in"), tmp_path / "std.dcm")
-    assert "standard deviation" in result.DerivationDescription
-    assert "model tiny" in result.DerivationDescription
-    assert "seed 7" in result.DerivationDescription
-    assert "medldm" in [item.ManufacturerModelName for item in result.ContributingEquipmentSequence[1:]]
+    std_map = write_map(source_with(tmp_path / "in"), tmp_path / "std.dcm")
+    assert "standard deviation" in std_map.DerivationDescription
+    assert "model tiny" in std_map.DerivationDescription
+    assert "seed 7" in std_map.DerivationDescription
+    assert "medldm" in [equipment.ManufacturerModelName for equipment in std_map.ContributingEquipmentSequence[1:]]
 
 
 def test_a_map_cites_the_frames_of_an_enhanced_image(tmp_path):
     voxels = phantoms.brain((24, 24, 6)).astype(np.int16)
-    result = write_map(phantoms_dicom.write_enhanced(tmp_path / "in", voxels), tmp_path / "std.dcm")
-    assert sorted(item.ReferencedFrameNumber for item in result.SourceImageSequence) == [1, 2, 3, 4, 5, 6]
+    std_map = write_map(phantoms_dicom.write_enhanced(tmp_path / "in", voxels), tmp_path / "std.dcm")
+    assert sorted(item.ReferencedFrameNumber for item in std_map.SourceImageSequence) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy (dicom3tools) is not installed")
@@ -100,16 +101,16 @@ def test_dciodvfy_has_nothing_against_a_map(half_width, tmp_path):
     assert not [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
 
 
-def test_what_the_maker_of_maps_cannot_take_is_told_without_names(tmp_path, monkeypatch):
+def test_what_the_maker_of_maps_cannot_take_is_reported_without_names(tmp_path, monkeypatch):
     import highdicom
 
     def refuse(**arguments):
         raise ValueError("Doe^Jane is no value of this")
 
     monkeypatch.setattr(highdicom.pm, "ParametricMap", refuse)
-    with pytest.raises(InputError, match="map of the uncertainty") as text:
+    with pytest.raises(InputError, match="map of the uncertainty") as problem:
         write_map(source_with(tmp_path / "in"), tmp_path / "std.dcm")
-    assert "Doe" not in str(text.value)
+    assert "Doe" not in str(problem.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -119,7 +120,7 @@ def test_slices_that_were_thrown_away_are_not_cited(tmp_path):
     facts = FACTS | {"filled_slices": [2], "invented_slices": [2]}
     step = Step("fill-slices", {"missing": "2"}, facts)
     done = replace(volume, history=(step,), std=np.ones(volume.shape, np.float32))
-    write_uncertainty(done, tmp_path / "std.dcm", task="fill-slices", facts=facts)
+    write_uncertainty(done, tmp_path / "std.dcm", RunRecord.of_step(Step("fill-slices", facts=facts)))
     damaged = pydicom.dcmread(phantoms_dicom.by_position(source)[2])
     cited = pydicom.dcmread(tmp_path / "std.dcm").ReferencedSeriesSequence[0].ReferencedInstanceSequence
     assert len(cited) == 5

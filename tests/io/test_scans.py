@@ -213,7 +213,7 @@ def test_zips_too_large_or_broken_are_named(tmp_path, monkeypatch):
         unpack(tmp_path / "a.zip")
 
 
-def test_a_broken_archive_is_told_where_patterns_could_mean_what_is_in_it(tmp_path):
+def test_a_broken_archive_is_reported_where_patterns_could_mean_what_is_in_it(tmp_path):
     nifti(tmp_path / "sub" / "scan.nii")
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 nonsense")
     for pattern, broken in {"sub/*": [], "*.nii": ["bad"], "*/*.nii": ["bad"], "bad/*": ["bad"]}.items():
@@ -324,7 +324,7 @@ def test_text_that_is_no_name_of_a_file_is_a_sentence_wherever_it_stands(text, p
         find_cases(tmp_path / "wide.csv")
 
 
-def test_what_might_have_been_a_scan_and_cannot_be_read_is_told(tmp_path, monkeypatch):
+def test_what_might_have_been_a_scan_and_cannot_be_read_is_reported(tmp_path, monkeypatch):
     whole = dicom(tmp_path / "whole", count=5)
     last = sorted(whole.iterdir())[-1]
     last.write_bytes(last.read_bytes()[:330])  # the outermost slice: no gap tells that it is gone
@@ -354,7 +354,7 @@ def test_what_might_have_been_a_scan_and_cannot_be_read_is_told(tmp_path, monkey
     assert len(reasons) == 5
 
 
-def test_images_and_archives_that_nobody_reads_are_skipped_in_words(tmp_path):
+def test_images_and_archives_that_cannot_be_read_are_skipped_with_a_message(tmp_path):
     nifti(tmp_path / "scan.nii.gz")
     for name in ("T1.mnc", "brain.mnc", "pair.hdr", "pair.img", "old/night.tar.gz", "physio.tsv.gz", "motion.par"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -376,7 +376,7 @@ def test_a_report_or_a_dicomdir_is_nothing_to_worry_about(tmp_path):
     assert places(tmp_path / "d") == ["series-003"]
 
 
-def test_the_only_image_of_a_folder_is_read_and_the_damaged_file_beside_it_told(tmp_path, caplog):
+def test_the_only_image_of_a_folder_is_read_and_the_damaged_file_beside_it_reported(tmp_path, caplog):
     folder = dicom(tmp_path / "d")
     (folder / "cut.dcm").write_bytes(b"")
     assert io.read(folder).shape == (5, 6, 4)

@@ -44,7 +44,7 @@ def test_blur_loses_detail_and_a_gain_on_detail_restores_its_energy_not_its_plac
     assert metrics.detail_correlation(np.zeros_like(REFERENCE), REFERENCE, EVERYWHERE) == 0
 
 
-def test_bias_is_told_for_each_intensity():
+def test_bias_is_reported_for_each_intensity():
     reference = np.linspace(0, 0.999, 1000).reshape(10, 10, 10)
     guess = reference + np.where(reference < 0.2, 0.05, 0)
     bias = metrics.bias_by_intensity(guess, reference, np.ones_like(reference, dtype=bool))

@@ -24,7 +24,7 @@ SHAPES = {2: Architecture(**SMALL), 3: Architecture(spatial_dims=3, context=1, *
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_chain_gives_an_image_on_the_grid_it_was_shown(dims, tmp_path):
+def test_a_pipeline_gives_an_image_on_the_grid_it_was_shown(dims, tmp_path):
     networks = load_networks(card(str(phantoms.tiny_model(tmp_path, dims))))
     batch = 2 if dims == 2 else 1  # the planes of a stack, or one volume
     inputs = torch.rand(batch, networks.config.measured_channels, *(32,) * dims)
@@ -81,7 +81,7 @@ def test_flow_and_decoder_start_from_the_supervised_estimate(tmp_path):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_decoder_that_corrects_nothing_gives_the_average_of_all_looks(dims, tmp_path):
+def test_a_decoder_that_corrects_nothing_gives_the_average_over_orientations(dims, tmp_path):
     """And orientations are turned back to where they came from: of a correction by nothing the measurement is left."""
     networks = load_networks(card(str(phantoms.tiny_model(tmp_path, dims))))
     torch.nn.init.zeros_(networks.fusion.head.weight)
@@ -99,7 +99,7 @@ def test_a_decoder_that_corrects_nothing_gives_the_average_of_all_looks(dims, tm
     assert torch.allclose(restore(networks, seen, sigma, orientations, SamplerConfig.whole()), y, atol=1e-6)
 
 
-def test_the_decoder_sees_what_other_looks_made_of_the_planes_beside(tmp_path):
+def test_the_decoder_sees_what_other_orientations_made_of_the_planes_beside(tmp_path):
     networks = load_networks(card(str(phantoms.tiny_model(tmp_path))))
     inputs = torch.rand(1, networks.config.measured_channels, 32, 32)
     regression_planes = torch.rand(1, networks.config.context, 32, 32)
@@ -126,11 +126,11 @@ def test_neighbouring_planes_become_channels():
     assert channels[0, 6, 0, 0] == pytest.approx(0.5)
 
 
-def test_damaged_and_unknown_weights_are_refused_in_words(tmp_path):
-    text = card(str(phantoms.tiny_model(tmp_path)))
-    text.path.write_bytes(text.path.read_bytes()[:-10] + b"0123456789")
+def test_damaged_and_unknown_weights_are_refused_with_a_message(tmp_path):
+    tiny = card(str(phantoms.tiny_model(tmp_path)))
+    tiny.path.write_bytes(tiny.path.read_bytes()[:-10] + b"0123456789")
     with pytest.raises(ModelError, match="damaged"):
-        load_networks(text)
+        load_networks(tiny)
     with pytest.raises(ModelError, match="no model 'nope'"):
         card("nope")
 
@@ -138,13 +138,13 @@ def test_damaged_and_unknown_weights_are_refused_in_words(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (apt-get install g++)")
 def test_compiled_networks_say_the_same(tmp_path, monkeypatch):
-    text = card(str(phantoms.tiny_model(tmp_path)))
-    inputs = torch.rand(1, load_networks(text).config.measured_channels, 32, 32)
+    tiny = card(str(phantoms.tiny_model(tmp_path)))
+    inputs = torch.rand(1, load_networks(tiny).config.measured_channels, 32, 32)
     with torch.inference_mode():
-        plain = load_networks(text).estimate(inputs)
+        plain = load_networks(tiny).estimate(inputs)
         unload()
         monkeypatch.setenv("MEDLDM_COMPILE", "1")
-        compiled = load_networks(text)
+        compiled = load_networks(tiny)
         assert torch.allclose(compiled.estimate(inputs), plain, atol=1e-5)
         assert compiled.parts[0]._compiled_call_impl is not None
     unload()

@@ -59,23 +59,23 @@ def same_as_copied(qtbot, widget, layer, folder, monkeypatch):
     expected = nib.load(saved)
     assert expected.get_data_dtype() == widget.scan.value.metadata["medldm"].stored.dtype
     for button, do in ((widget.copy_command, by_command), (widget.copy_python, by_python)):
-        text = copied(qtbot, button)
-        do(text)
+        code = copied(qtbot, button)
+        do(code)
         result = nib.load(folder / "RESTORED.nii.gz")
-        assert np.array_equal(np.asanyarray(result.dataobj), np.asanyarray(expected.dataobj)), text
+        assert np.array_equal(np.asanyarray(result.dataobj), np.asanyarray(expected.dataobj)), code
         assert np.allclose(result.affine, expected.affine, atol=1e-4)
         (folder / "RESTORED.nii.gz").unlink()
 
 
-def by_command(text):
-    for line in text.splitlines():
-        result = shlex.split(line)
-        assert result[0] == "medldm"
-        assert main(result[1:]) == 0, line
+def by_command(code):
+    for line in code.splitlines():
+        command = shlex.split(line)
+        assert command[0] == "medldm"
+        assert main(command[1:]) == 0, line
 
 
-def by_python(text):
-    exec(compile(text, "copied", "exec"), {})
+def by_python(code):
+    exec(compile(code, "copied", "exec"), {})
 
 
 @pytest.fixture
@@ -147,9 +147,9 @@ def test_a_drawn_region_is_copied_by_a_labels_layer_that_can_be_saved(
     widget.region_layer.value = viewer.add_shapes([corner], shape_type="rectangle", name="drawn", **place)
     hands.run(qtbot, widget)
     result = viewer.layers[-1]
-    text = copied(qtbot, widget.copy_command)
+    code = copied(qtbot, widget.copy_command)
     viewer.layers["drawn as labels"].save(str(tmp_path / "MASK.nii.gz"), plugin="medldm")
-    assert "--mask MASK.nii.gz" in text
+    assert "--mask MASK.nii.gz" in code
     same_as_copied(qtbot, widget, result, tmp_path, monkeypatch)
 
 
@@ -179,10 +179,10 @@ def test_what_lies_in_no_file_is_saved_first_and_keeps_what_dicom_said(opened, v
     assert str(tmp_path / "in") in copied(qtbot, widget.copy_command)
     scan = viewer.layers[0]
     scan.translate = scan.translate + np.array([0, 3.0, 0])
-    text = copied(qtbot, widget.copy_command)
-    assert "SCAN.nii.gz" in text
+    code = copied(qtbot, widget.copy_command)
+    assert "SCAN.nii.gz" in code
     assert "save the scan as SCAN.nii.gz first" in widget.status.value
-    assert f"--modality {scan.metadata['medldm'].stored.modality}" in text
+    assert f"--modality {scan.metadata['medldm'].stored.modality}" in code
     hands.run(qtbot, widget)
     scan.save(str(tmp_path / "SCAN.nii.gz"), plugin="medldm")
     same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)

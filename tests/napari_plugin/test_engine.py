@@ -61,7 +61,7 @@ def test_an_error_arrives_as_the_sentence_that_it_was(engine, as_layer):
         last(engine, Order("denoise", snapshot(as_layer(empty))))
 
 
-def test_a_killed_process_is_told_as_lack_of_memory_and_the_next_run_works(engine, scan):
+def test_a_killed_process_is_reported_as_lack_of_memory_and_the_next_run_works(engine, scan):
     news = engine.run(Order("denoise", scan), threading.Event())
     next(news)
     next(news)
@@ -74,7 +74,7 @@ def test_a_killed_process_is_told_as_lack_of_memory_and_the_next_run_works(engin
 
 @pytest.mark.slow
 def test_stop_ends_a_run_that_does_not_hear_it_even_while_torch_is_loading(engine, scan, monkeypatch):
-    """Counted on a clock of our own: so many looks after the wish to stop, whatever the machine does meanwhile."""
+    """Counted by a clock of the test, so the speed of the machine does not matter."""
     ticks = itertools.count()
     monkeypatch.setattr("napari_medldm.engine.time", SimpleNamespace(monotonic=lambda: TICK_S * next(ticks)))
     assert PATIENCE_S < 2

@@ -103,7 +103,7 @@ def test_a_mask_is_opened_as_labels(tmp_path):
     assert kind == "labels"
 
 
-def test_a_broken_file_is_told_in_words(tmp_path):
+def test_a_broken_file_is_reported(tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"broken\.nii\.gz"):
         get_reader(str(tmp_path / "broken.nii.gz"))(str(tmp_path / "broken.nii.gz"))
@@ -251,11 +251,11 @@ def test_the_sample_menu_gives_layers():
 
 @pytest.mark.slow
 def test_nothing_of_the_plugin_loads_torch():
-    text = (
+    code = (
         "import sys, napari_medldm.widgets, napari_medldm.readers, napari_medldm.writers, napari_medldm.samples,"
         " napari_medldm.jobs; print('torch' in sys.modules, 'monai' in sys.modules)"
     )
-    process = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True,
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={**__import__("os").environ, "PYTHONPATH": ":".join(sys.path)})  # fmt: skip
     assert process.stdout.split() == ["False", "False"]
 

@@ -1,4 +1,4 @@
-"""Orders carried out in this process, with a tiny untrained chain: no viewer, no second process."""
+"""Orders carried out in this process, with a tiny untrained pipeline: no viewer, no second process."""
 
 import os
 import subprocess
@@ -99,7 +99,7 @@ def test_inpainting_an_outline_keeps_what_lies_outside(scan, tiny_model):
     assert not changed.any()
 
 
-def test_the_plan_is_told_without_torch_and_the_plan_of_a_gap_names_it(as_layer):
+def test_the_plan_is_reported_without_torch_and_the_plan_of_a_gap_names_it(as_layer):
     scan = taken(phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9]), as_layer)
     assert "1 slice is missing (9)" in carry_out(Order("plan", scan).loaded(), quiet).text
     assert carry_out(Order("missing", scan).loaded(), quiet).text == "9"
@@ -173,7 +173,7 @@ def test_integers_are_restored_as_numbers(as_layer, tiny_model):
 def test_out_of_memory_is_met_with_smaller_tiles_and_then_with_a_sentence(scan, monkeypatch):
     from medldm import tasks
 
-    tried, text = [], []
+    tried, messages = [], []
 
     def greedy(verb, volume, settings, **_):
         tried.append(settings.tile)
@@ -183,9 +183,9 @@ def test_out_of_memory_is_met_with_smaller_tiles_and_then_with_a_sentence(scan, 
 
     monkeypatch.setattr(tasks, "run", greedy)
     enough = 128
-    carry_out(Order("denoise", scan).loaded(), lambda *news: text.append(news[2]))
+    carry_out(Order("denoise", scan).loaded(), lambda *news: messages.append(news[2]))
     assert tried == [None, 256, 128]
-    assert text == ["out of memory, trying tiles of 256 voxels", "out of memory, trying tiles of 128 voxels"]
+    assert messages == ["out of memory, trying tiles of 256 voxels", "out of memory, trying tiles of 128 voxels"]
     enough = 0
     with pytest.raises(ResourceError, match="tiles of 64"):
         carry_out(Order("denoise", scan).loaded(), quiet)
@@ -194,7 +194,7 @@ def test_out_of_memory_is_met_with_smaller_tiles_and_then_with_a_sentence(scan, 
 @pytest.mark.parametrize(
     "problem", [RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()], ids=["torch", "numpy"]
 )
-def test_memory_that_runs_out_outside_of_the_network_is_told_in_words_too(problem, scan, monkeypatch):
+def test_memory_that_runs_out_outside_of_the_network_is_reported_too(problem, scan, monkeypatch):
     from medldm import tasks
 
     def greedy(*_, **__):
@@ -224,9 +224,9 @@ def test_missing_weights_are_named(scan, tmp_path):
 
 
 def test_a_bug_becomes_a_sentence():
-    text = jobs.sentence(KeyError("x"))
-    assert isinstance(text, MedldmError)
-    assert "please report" in str(text)
+    problem = jobs.sentence(KeyError("x"))
+    assert isinstance(problem, MedldmError)
+    assert "please report" in str(problem)
 
 
 CROWDED = """
@@ -255,7 +255,7 @@ print(denoised(*large))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits memory as Linux does")
-def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
+def test_memory_that_really_runs_out_is_reported_and_the_next_run_works(tiny_model):
     # Where the smallest allocation fails, native code below PyTorch may crash; such a process says nothing of ours.
     for _ in range(6):
         process = subprocess.run(
@@ -273,17 +273,17 @@ def test_memory_that_really_runs_out_is_told_and_the_next_run_works(tiny_model):
     assert after.startswith("cpu, ")
 
 
-def test_flags_that_the_library_advises_are_told_as_rows():
-    text = jobs.status(
+def test_flags_that_the_library_advises_are_reported_as_rows():
+    status = jobs.status(
         RunRecord(
             facts={"device": "cpu", "notes": ["taken for MR; say --modality ct otherwise", "say --slice-thickness 3"]}
         )
     )
-    assert text.endswith("say modality ct otherwise · say slice thickness 3")
+    assert status.endswith("say modality ct otherwise · say slice thickness 3")
 
 
 @pytest.mark.slow
-def test_draws_that_do_not_differ_give_no_layer_but_words(as_layer):
+def test_draws_that_do_not_differ_give_no_layer_but_a_message(as_layer):
     """Four slices are looked at in their own planes only; a layer of zeros would pass for certainty."""
     voxels = phantoms.rician(phantoms.brain((48, 48, 9))[..., 2:6], 60).astype(np.float32)
     scan = taken(Volume(voxels, np.diag([1, 1, 8, 1.0]), name="stack"), as_layer)

@@ -100,7 +100,7 @@ def test_a_flat_image_is_one_slice_where_it_is():
     assert (volume.affine @ [0, 0, 0, 1])[:2].tolist() == [20, 10]
 
 
-def test_the_modality_is_told_by_the_file_or_by_the_values():
+def test_the_modality_follows_from_the_file_or_the_values():
     voxels = np.random.default_rng(0).uniform(-1000, 1000, (20, 24, 16))
     assert snapshot(Image(voxels)).modality == "ct"
     assert snapshot(Image(np.abs(voxels))).modality == "mr"
@@ -133,7 +133,7 @@ def test_a_result_is_measured_in_the_units_of_its_scan(as_layer):
     assert np.allclose(volume_of(result).affine, volume_of(scan).affine)
 
 
-def test_colours_are_refused_in_words():
+def test_colours_are_refused_with_a_message():
     with pytest.raises(ValueError, match="colour"):
         snapshot(Image(np.zeros((4, 5, 6, 3), np.uint8), rgb=True))
 

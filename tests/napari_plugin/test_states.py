@@ -71,7 +71,7 @@ def state(viewer, qtbot):
 
 def flaws(inside):
     """What is cut off or lies on something else, in words."""
-    matches = []
+    faults = []
     for child in inside.findChildren(QWidget):
         if not child.isVisible() or not hasattr(child, "text") or not child.text():
             continue
@@ -81,7 +81,7 @@ def flaws(inside):
         elif isinstance(child, QLabel | QAbstractButton):
             needed = child.fontMetrics().boundingRect(child.text())
         if child.height() < needed.height() or child.width() < needed.width():
-            matches.append(f"cut off: {child.text()} in {child.size()}")
+            faults.append(f"cut off: {child.text()} in {child.size()}")
     for parent in [inside, *inside.findChildren(QWidget)]:
         beside = [child for child in parent.children() if isinstance(child, QWidget) and child.isVisible()]
         if parent.layout() is None:
@@ -90,8 +90,8 @@ def flaws(inside):
         for number, place in enumerate(places):
             for other in range(number):
                 if place.intersects(places[other]):
-                    matches.append(f"{beside[number]} lies on {beside[other]}")
-    return matches
+                    faults.append(f"{beside[number]} lies on {beside[other]}")
+    return faults
 
 
 def noisy(shape=SHAPE):
@@ -146,8 +146,8 @@ def test_during_a_run_cancelled_and_done(dock, state, qtbot, viewer):
     state("result", widget)
     widget.compare.value = 0.5
     state("compared", widget)
-    *_, spread, gap = viewer.layers
-    for name, layer in (("uncertainty", spread), ("difference", gap)):
+    *_, spread, difference = viewer.layers
+    for name, layer in (("uncertainty", spread), ("difference", difference)):
         for result in viewer.layers:
             result.visible = result is layer
         viewer.layers.selection.active = layer

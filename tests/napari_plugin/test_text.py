@@ -21,9 +21,9 @@ def test_the_intent_names_numbers():
 
 
 def test_a_card_tells_licence_and_range():
-    result = text.describe("auto")
-    assert "CC BY 4.0" in result
-    assert "voxels 0.4 to 7 mm" in result
+    description = text.describe("auto")
+    assert "CC BY 4.0" in description
+    assert "voxels 0.4 to 7 mm" in description
 
 
 def test_a_scan_outside_of_what_a_model_has_seen_is_named():
@@ -47,9 +47,9 @@ def test_the_copied_command_is_one_that_the_command_line_takes():
 
 def test_a_copied_inpainting_names_the_file_of_its_mask():
     assert "--mask '/data/a mask.nii.gz'" in text.command_line("inpaint", {}, "scan.nii", mask="/data/a mask.nii.gz")
-    result = text.python("inpaint", {}, "scan.nii", mask="mask.nii")
-    assert "medldm.inpaint(scan, medldm.read('mask.nii'))" in result
-    compile(result, "copied", "exec")
+    code = text.python("inpaint", {}, "scan.nii", mask="mask.nii")
+    assert "medldm.inpaint(scan, medldm.read('mask.nii'))" in code
+    compile(code, "copied", "exec")
 
 
 def test_the_copied_python_runs(tmp_path, monkeypatch, scan_file):
@@ -64,7 +64,7 @@ def test_the_copied_python_runs(tmp_path, monkeypatch, scan_file):
 
 
 def test_each_volume_of_a_series_is_a_command_of_its_own():
-    result = text.command_line("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)).splitlines()
-    assert result == [f"medldm denoise bold.nii RESTORED-{n}.nii.gz --volume {n} --seed 3" for n in (0, 2)]
+    commands = text.command_line("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)).splitlines()
+    assert commands == [f"medldm denoise bold.nii RESTORED-{n}.nii.gz --volume {n} --seed 3" for n in (0, 2)]
     assert "--volume 2" in text.command_line("denoise", {}, "bold.nii", volumes=(2,))
     compile(text.python("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)), "copied", "exec")

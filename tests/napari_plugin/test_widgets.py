@@ -73,8 +73,8 @@ def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
     widget.rows.widgets["samples"].value = 2
     widget.difference.value = True
     run(qtbot, widget)
-    scan, result, spread, gap = viewer.layers
-    assert [layer.name for layer in (result, spread, gap)] == [
+    scan, result, spread, difference = viewer.layers
+    assert [layer.name for layer in (result, spread, difference)] == [
         f"oblique denoised{more}" for more in ("", ", uncertainty", ", difference")
     ]
     assert np.allclose(volume_of(result).affine, volume_of(scan).affine, atol=1e-4)
@@ -126,7 +126,7 @@ def test_what_goes_while_results_are_added_is_not_missed(gone, show, qtbot, as_l
         assert not widget.compare.enabled
 
 
-def test_the_plan_is_told_before_anything_runs(show, qtbot, as_layer):
+def test_the_plan_is_reported_before_anything_runs(show, qtbot, as_layer):
     gap = phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9, 10])
     viewer, widget = show(RestoreWidget, as_layer(gap))
     qtbot.waitUntil(lambda: "slices are missing (9-10)" in widget.plan.value, timeout=LONG)
@@ -136,7 +136,7 @@ def test_the_plan_is_told_before_anything_runs(show, qtbot, as_layer):
     assert viewer.layers[1].data[9].any()
 
 
-def test_refining_is_told_in_numbers_and_lands_in_the_same_field_of_view(show, qtbot, as_layer):
+def test_refining_is_reported_in_numbers_and_lands_in_the_same_field_of_view(show, qtbot, as_layer):
     viewer, widget = show(SuperResolveWidget, as_layer(phantoms.phantom((32, 40, 6), spacing=(1, 1, 3))))
     widget.rows.widgets["spacing"].value = "1.5"
     qtbot.waitUntil(lambda: "3.00 to 1.50 mm (6 to 12)" in widget.plan.value, timeout=LONG)
@@ -169,7 +169,7 @@ def test_missing_slices_are_found_marked_and_clicked(show, qtbot, as_layer):
     assert widget._clicked not in viewer.mouse_drag_callbacks
 
 
-def test_slices_that_do_not_exist_are_told(show, qtbot, as_layer):
+def test_slices_that_do_not_exist_are_reported(show, qtbot, as_layer):
     _, widget = show(FillSlicesWidget, as_layer(phantoms.phantom(SHAPE)))
     widget.rows.widgets["missing"].value = "99"
     qtbot.waitUntil(lambda: "no slice 99" in widget.plan.value, timeout=LONG)
@@ -283,11 +283,11 @@ def test_a_dock_closed_during_a_run_loses_no_result(show, qtbot, as_layer):
 def test_everything_that_touches_the_window_happens_on_its_thread(show, qtbot, qtlog, as_layer, monkeypatch):
     threads = set()
     for name in ("_progressed", "_done", "_show", "_busy", "describe"):
-        text = getattr(panels.Panel, name)
+        method = getattr(panels.Panel, name)
 
-        def noted(*given, text=text):
+        def noted(*given, method=method):
             threads.add(threading.current_thread())
-            return text(*given)
+            return method(*given)
 
         monkeypatch.setattr(panels.Panel, name, noted)
     _, widget = show(RestoreWidget, as_layer(phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9])))
@@ -297,7 +297,7 @@ def test_everything_that_touches_the_window_happens_on_its_thread(show, qtbot, q
     assert [record.message for record in qtlog.records if "thread" in record.message.lower()] == []
 
 
-def test_a_plan_that_is_out_of_date_is_not_told(show, qtbot, as_layer):
+def test_a_plan_that_is_out_of_date_is_not_reported(show, qtbot, as_layer):
     viewer, widget = show(RestoreWidget, as_layer(phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9])))
     widget.describe()
     viewer.layers.clear()
@@ -346,7 +346,7 @@ def test_a_series_offers_its_volumes_and_restores_all_of_them(show, qtbot):
     assert viewer.layers[2].data.shape == (2, 20, 40, 32)
 
 
-def test_colours_lost_weights_and_no_layer_are_told_in_words(show, qtbot, tmp_path, as_layer):
+def test_colours_lost_weights_and_no_layer_are_reported(show, qtbot, tmp_path, as_layer):
     viewer, widget = show(DenoiseWidget)
     click(qtbot, widget.button)
     assert widget.said[-1] == "Open or choose a scan first."

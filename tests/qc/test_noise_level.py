@@ -59,14 +59,14 @@ def test_thick_slices_are_measured_in_their_planes():
     assert estimate_noise(noisy, (1, 1, 4)).sigma == pytest.approx(50, rel=0.1)
 
 
-def test_a_zeroed_background_is_told():
+def test_a_zeroed_background_is_reported():
     noisy = np.where(BRAIN > 0, phantoms.rician(BRAIN, 50), 0)
     estimate = estimate_noise(noisy)
     assert not estimate.reliable
     assert "the background is zeroed" in estimate.reasons
 
 
-def test_smooth_noise_is_told_and_the_air_knows_its_size():
+def test_smooth_noise_is_reported_and_the_air_knows_its_size():
     draw = np.random.default_rng(0)
     smooth = [ndimage.gaussian_filter(draw.standard_normal(BRAIN.shape), 0.6) for _ in range(2)]
     real, imaginary = (60 * part / part.std() for part in smooth)
@@ -119,7 +119,7 @@ def test_infinite_voxels_do_not_disturb():
     assert estimate_noise(noisy).sigma == pytest.approx(50, rel=0.1)
 
 
-def test_louder_air_than_tissue_is_told():
+def test_louder_air_than_tissue_is_reported():
     noisy = np.where(BRAIN > 0, phantoms.rician(BRAIN, 20), phantoms.rician(BRAIN, 80, seed=1))
     assert "background and tissue disagree" in estimate_noise(noisy).reasons
 

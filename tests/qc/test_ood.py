@@ -1,4 +1,4 @@
-"""Scans outside what a card covers are told; scans inside are left in peace."""
+"""Scans outside what a card covers are reported; scans inside are not."""
 
 import json
 from dataclasses import replace
@@ -65,14 +65,14 @@ def test_a_cylinder_and_a_box_are_not_brains(covered):
         assert all("bottle" in message and "there" in message for message in warnings.values())
 
 
-def test_ct_is_told_whatever_the_user_said(covered):
+def test_ct_is_reported_whatever_the_user_said(covered):
     scan = phantoms.ct((64, 64, 40))
     said = scan.with_voxels(scan.voxels, stored=replace(scan.stored, modality="mr"))
     assert "modality" in ood.check(said, covered)
     assert "modality" in ood.check(phantoms.phantom(), card_with({}, modality="ct"))
 
 
-def test_voxels_of_a_size_never_seen_are_told_but_not_those_of_a_single_slice(covered):
+def test_voxels_of_a_size_never_seen_are_reported_but_not_those_of_a_single_slice(covered):
     scan = phantoms.phantom(spacing=(1.0, 1.0, 9.0))
     assert "9 mm" in ood.check(scan, covered)["spacing"]
     assert "spacing" not in ood.check(replace(scan, voxels=scan.voxels[:, :, :1]), covered)
@@ -103,13 +103,13 @@ def test_a_result_says_that_it_is_one(tmp_path, covered):
     assert read(tmp_path / "scan.nii.gz").stored.restored_by == "inpaint"
 
 
-def test_the_same_verb_twice_in_one_process_is_told(covered):
+def test_the_same_task_twice_in_one_process_is_reported(covered):
     scan = brain(99).with_voxels(brain(99).voxels, step=Step("denoise"))
     assert "restored" in ood.check(scan, covered, "denoise")
     assert ood.check(scan, covered, "fill-slices") == {}
 
 
-def test_a_residual_unlike_those_of_validation_is_told():
+def test_a_residual_unlike_those_of_validation_is_reported():
     limits = {"residual": {"denoise": {"low": 0.5, "high": 1.1}, "super-resolve": {"low": 0.0, "high": 0.01}}}
     model_card = card_with(limits)
     assert ood.check_residual(model_card, "denoise", 0.03, 0.03, in_noise=True) == {}

@@ -68,7 +68,7 @@ def test_what_was_measured_is_never_marked(generated):
         mark(scan)
 
 
-def test_no_verb_makes_an_image_from_nothing(generated):
+def test_no_task_makes_an_image_from_nothing(generated):
     """So none has to mark one (docs/decisions/0018)."""
     scan = medldm.Volume(np.stack([generated] * 8, -1), np.eye(4), name="scan")
     with pytest.raises(UsageError, match="nothing is left"):

@@ -22,13 +22,13 @@ import pytest
 import medldm.io.archives
 from medldm.cli import main
 from medldm.errors import InputError, MedldmError, shown
+from medldm.io import read_nifti
 from medldm.io.archives import unpack
 from medldm.io.dicom import find_series, read_series
 from medldm.io.dicom.header import files as dicom_files
 from medldm.io.dicom.header.parse import read_headers
 from medldm.io.dicom.pixels import codecs, decode_worker
 from medldm.io.discovery import find_cases
-from medldm.io.nifti.writer import read_nifti
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def verb(stub_network, capsys):
 
     def run(*arguments):
         code = main(["denoise", *map(str, arguments)])
-        text = capsys.readouterr()
-        return code, text.out + text.err
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
 
     return run
 
@@ -321,9 +321,9 @@ def test_a_photometric_interpretation_that_holds_a_name_is_not_repeated(tmp_path
     with dicom_files.no_values_on_screen():
         phantoms_dicom.edit(folder, lambda image: setattr(image, "PhotometricInterpretation", "DOE^JANE"))
     (series,) = find_series(folder)
-    with pytest.raises(InputError, match="not one of grey values") as text:
+    with pytest.raises(InputError, match="not one of grey values") as problem:
         read_series(series)
-    assert "DOE" not in str(text.value)
+    assert "DOE" not in str(problem.value)
 
 
 def test_pipes_are_never_opened(tmp_path):
@@ -332,9 +332,9 @@ def test_pipes_are_never_opened(tmp_path):
     phantoms.save(tmp_path / "scan.nii.gz", phantoms.brain((8, 8, 4)), dtype=np.int16)
     with pytest.raises(InputError, match="a pipe, a socket or a device"):
         find_cases(tmp_path / "pipe.dcm")
-    text = {case.place.as_posix(): case.broken for case in find_cases(tmp_path / "list.txt")}
-    assert text["scan"] == ""
-    assert "a pipe" in text["pipe.dcm"]
+    reasons = {case.place.as_posix(): case.broken for case in find_cases(tmp_path / "list.txt")}
+    assert reasons["scan"] == ""
+    assert "a pipe" in reasons["pipe.dcm"]
 
 
 def test_a_member_without_a_name_is_a_sentence(tmp_path):
@@ -353,9 +353,9 @@ def test_a_member_without_a_name_is_a_sentence(tmp_path):
 def test_headers_that_lie_end_in_a_sentence(damage, tmp_path):
     voxels = phantoms.brain((8, 8, 3)).astype(np.int16)
     folder = phantoms_dicom.write_series(tmp_path / "s", voxels, edit=lambda image, k: hostile(image, damage))
-    result = find_series(folder)
-    assert result
-    for series in result:
+    all_series = find_series(folder)
+    assert all_series
+    for series in all_series:
         with pytest.raises(MedldmError):
             read_series(series, fix=True)
 

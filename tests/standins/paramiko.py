@@ -28,14 +28,19 @@ class SSHClient:
         self.host = hostname
 
     def exec_command(self, command, get_pty=False):
-        text = command
+        local_command = command
         for host in os.environ["STANDIN_HOSTS"].split():
-            text = text.replace(f" {host}", " 127.0.0.1")
-        text = text.replace("8786", os.environ["STANDIN_PORT"]).replace("$SHELL -i", "bash")
+            local_command = local_command.replace(f" {host}", " 127.0.0.1")
+        local_command = local_command.replace("8786", os.environ["STANDIN_PORT"]).replace("$SHELL -i", "bash")
         with Path(os.environ["STANDIN_SSH"]).open("a") as log:
             log.write(f"{self.host}: {command}\n")
         self.process = subprocess.Popen(
-            text, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            local_command,
+            shell=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         channel = Channel(self.process)
         return None, Lines(channel, self.process.stdout), Lines(channel, None)

@@ -23,7 +23,7 @@ def model(tiny_model):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What each call of the networks was told: observation, and noise level on its grid."""
+    """The inputs of each call of the networks: observation, and noise level on its grid."""
     calls, real = [], pipeline.estimate
 
     def spy(networks, observation, sigma, *rest):
@@ -132,7 +132,7 @@ VERBS = {
 @pytest.mark.parametrize("slice_mm", [1, 3])
 @pytest.mark.parametrize("noisy", ["varying", "even"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_estimates_on_a_real_head(verb, noisy, slice_mm, model, calls):
+def test_every_task_estimates_on_a_real_head(verb, noisy, slice_mm, model, calls):
     scan, _, _ = head(slice_mm, noisy, slices=24)
     made = VERBS[verb](scan, **model)
     assert np.isfinite(made.voxels).all()

@@ -301,7 +301,7 @@ def test_a_graphics_card_takes_as_many_planes_as_a_quarter_of_its_memory_holds(f
     assert fitted_pixels("cpu") == 200_000
 
 
-def test_a_sample_is_drawn_in_one_look_and_the_next_in_another(tiny_model):
+def test_a_sample_is_drawn_in_one_orientation_and_the_next_in_another(tiny_model):
     networks = load_networks(card(str(tiny_model)))
     y = torch.rand(32, 32, 32, generator=torch.Generator().manual_seed(0))
     seen, sigma, orientations = (
@@ -330,14 +330,14 @@ def test_planes_are_chosen_where_the_damage_shows():
     assert pick_orientations((), (0, 1), (64, 64, 64), (1, 1, 1))[0].order == (0, 1, 2)
 
 
-def test_every_verb_has_settings_and_a_task():
+def test_every_task_has_settings_and_a_function():
     assert all(issubclass(task.settings, Settings) and callable(task.run) for task in TASKS.values())
     assert TASKS["denoise"].settings is Denoise
 
 
 @pytest.mark.parametrize("verb", [medldm.super_resolve, medldm.fill_slices, medldm.restore, medldm.denoise])
 @pytest.mark.parametrize("nothing", [0.0, np.nan])
-def test_a_scan_of_nothing_is_refused_by_every_verb(verb, nothing):
+def test_a_scan_of_nothing_is_refused_by_every_task(verb, nothing):
     """Also where nothing would be to be done: it must not pass as restored."""
     with pytest.raises(InputError, match=r"zero|NaN|number"):
         verb(np.full((20, 20, 20), nothing, np.float32), affine=np.eye(4))
@@ -480,7 +480,7 @@ def test_a_mask_whose_header_is_rounded_lies_on_the_scan(phantom):
     assert mask_on(phantom, mask).all()
 
 
-def test_a_mask_of_another_size_is_told_by_sizes(phantom):
+def test_a_mask_of_another_size_is_reported_by_sizes(phantom):
     mask = Volume(np.ones((48, 56, 39), np.uint8), phantom.affine, name="mask", stored=Stored())
     with pytest.raises(GeometryError, match="48 x 56 x 39 voxels, the scan 48 x 56 x 40"):
         mask_on(phantom, mask)

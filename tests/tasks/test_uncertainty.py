@@ -31,7 +31,7 @@ VERBS["fill-slices"] = {"still": 0.0, "noisy": 0.0, "far": 0.3, "busy": 0.0, "q"
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
-    """The tiny chain, with a calibration on its card."""
+    """The tiny pipeline, with a calibration on its card."""
     path = phantoms.tiny_model(tmp_path_factory.mktemp("calibrated"))
     card = json.loads(path.read_text())
     card["calibration"] = {"coverage": 0.9, "samples": 4, "steps": 4, "verbs": VERBS}
@@ -126,7 +126,7 @@ def test_a_half_width_belongs_to_its_voxels(phantom):
         replace(phantom, half_width=np.zeros((2, 2, 2), np.float32))
 
 
-def test_zeros_are_no_spread_and_a_thousandth_of_one_look_neither():
+def test_zeros_are_no_spread_and_a_thousandth_of_one_orientation_neither():
     seen = Observation(torch.ones(6, 6, 6), torch.ones(1, 1, 1).expand(6, 6, 6))
     for size, orientations, expected in (
         (0.0, 1, True),
@@ -157,7 +157,7 @@ ONE_ORIENTATION = {  # stacks whose noise or region is looked at in their own pl
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ONE_ORIENTATION)
-def test_draws_that_do_not_differ_have_no_spread_but_words(kind, caplog):
+def test_draws_that_do_not_differ_have_no_spread_but_a_message(kind, caplog):
     """With the shipped set: its samples differ by the planes they are drawn in, and here there is one way only."""
     caplog.set_level("WARNING", "medldm")
     shape, spacing, verb, options = ONE_ORIENTATION[kind]

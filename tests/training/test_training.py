@@ -71,6 +71,17 @@ def test_without_a_table_subjects_are_kept_together(tmp_path):
         read_split(tmp_path / "nothing")
 
 
+def test_scans_of_every_format_are_packed_alike(tmp_path):
+    for suffix in (".nii.gz", ".nrrd", ".mha", ".mgz"):
+        medldm.write(phantoms.phantom((20, 18, 12)), tmp_path / "in" / f"{suffix[1:4]}_T1w{suffix}")
+    pack(tmp_path / "in", tmp_path / "cache")
+    first, *others = [*load_cache(tmp_path / "cache", "train"), *load_cache(tmp_path / "cache", "val")]
+    assert len(others) == 3
+    for scan in others:
+        assert np.array_equal(scan.voxels, first.voxels)
+        assert scan.spacing == pytest.approx(first.spacing)
+
+
 def test_a_small_folder_without_a_table_has_somebody_to_validate_on(tmp_path):
     for count in range(2, 6):
         for number in range(count):
@@ -80,7 +91,7 @@ def test_a_small_folder_without_a_table_has_somebody_to_validate_on(tmp_path):
         assert {row["split"] for row in read_split(tmp_path / str(count))} == {"train", "val"}
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_files_of_one_name_are_distinguished_by_their_folders(tmp_path):
     for name in ("anna", "bert", "cleo"):
         (tmp_path / name).mkdir()
         phantoms.save(tmp_path / name / "T1w.nii.gz", phantoms.brain((16, 16, 16)))
@@ -105,7 +116,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
         ("split,file\nval,a_T1w.nii.gz\n", "none of the scans"),
     ],
 )
-def test_a_split_table_that_cannot_be_meant_is_refused_in_words(lines, message, tmp_path):
+def test_a_split_table_that_cannot_be_meant_is_refused_with_a_message(lines, message, tmp_path):
     for name in ("a_T1w", "a_T2w"):
         phantoms.save(tmp_path / f"{name}.nii.gz", phantoms.brain((16, 16, 16)))
     (tmp_path / "split.csv").write_text(lines)
@@ -362,13 +373,13 @@ def test_a_model_that_does_not_fit_is_one_sentence(data, whole, tmp_path):
 def test_a_folder_without_scans_and_a_file_that_is_none_are_one_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("no scans")
-    with pytest.raises(InputError, match="holds no NIfTI file to train on"):
+    with pytest.raises(InputError, match=r"holds no NIfTI.* file to train on"):
         train("all", tmp_path / "empty", tmp_path / "run", minutes=1)
     with pytest.raises(InputError, match="text is no file of packed scans"):
         train("all", tmp_path / "text", tmp_path / "run", minutes=1)
     with pytest.raises(UsageError, match="neither a folder of scans nor a file"):
         train("all", tmp_path / "nowhere", tmp_path / "run", minutes=1)
-    with pytest.raises(InputError, match="holds no NIfTI file to train on"):
+    with pytest.raises(InputError, match=r"holds no NIfTI.* file to train on"):
         pack_file(tmp_path / "empty", tmp_path / "scans.zip")
 
 
@@ -439,8 +450,8 @@ def test_a_trained_card_says_what_it_covers(tmp_path):
         rows.append(f"{'train' if number < 6 else 'val'},s{number}_T1w.nii.gz,s{number}")
     (tmp_path / "split.csv").write_text("\n".join(rows))
     pack(tmp_path, tmp_path / "cache")
-    text = covered(tmp_path, None)
-    assert {"intensity", "texture", "anatomy"} <= set(text)
+    covers = covered(tmp_path, None)
+    assert {"intensity", "texture", "anatomy"} <= set(covers)
     more = covered(tmp_path, card("brain-mri-2d"))
     shipped = card("brain-mri-2d").ood
     assert len(more["anatomy"]["references"]) == len(shipped["anatomy"]["references"]) + 6

@@ -35,7 +35,7 @@ def shelf(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("shelf")
-def test_the_validation_table_decides_and_verbs_differ():
+def test_the_validation_table_decides_and_tasks_differ():
     assert zoo.best("mr", verb="denoise").name == "volumes"
     assert zoo.best("mr", verb="super-resolve").name == "planes"  # by its slices; planes alone are another matter
     assert zoo.best("mr", verb="denoise", flat=True).name == "planes"
@@ -61,7 +61,7 @@ def test_a_model_whose_pace_nobody_measured_is_not_taken_for_fast(tmp_path):
 
 
 @pytest.mark.usefixtures("shelf")
-def test_a_verb_that_no_card_names_is_refused_in_words():
+def test_a_task_that_no_card_names_is_refused_with_a_message():
     assert zoo.best("ct", verb="denoise").name == "ct"
     with pytest.raises(ModelError, match="can inpaint CT"):
         zoo.best("ct", verb="inpaint")
@@ -88,7 +88,7 @@ def test_what_a_card_says_about_use_changes_the_image_and_the_identity(tmp_path)
     assert sharp.history[-1].facts["networks"]["refined"]  # whoever asks for sharpness gets the decoder
 
 
-def test_a_verb_outside_of_the_card_is_refused(tmp_path):
+def test_a_task_outside_of_the_card_is_refused(tmp_path):
     path = phantoms.tiny_model(tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "verbs": ["denoise"]}))
     with pytest.raises(ModelError, match="cannot fill-slices"):
@@ -128,7 +128,7 @@ def test_a_card_of_an_earlier_version_is_read(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_shipped_baseline_is_the_first_estimate_of_its_set():
+def test_the_shipped_baseline_gives_the_regression_mean_of_its_set():
     """What the README says: at fidelity 1 both give the same bits."""
     scan = phantoms.phantom((40, 44, 36))
     noisy = scan.with_voxels(phantoms.rician(scan.voxels, 40, 0).astype(np.float32))

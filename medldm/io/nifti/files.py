@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medldm.io.image_format import HEAD, ImageFiles, head_of
+from medldm.io.image_format import HEAD, ImageFiles, head_of, without
 
 PACKINGS = ("", ".gz", ".bz2", ".xz", ".zst")
 NIFTI_ENDS = tuple(f".nii{packing}" for packing in PACKINGS)
@@ -44,10 +44,7 @@ def nifti_files(path: Path, head: bytes | None = None) -> ImageFiles | None:
 
 def base_name(path: Path) -> str:
     """File name without the endings of NIfTI files."""
-    lower = path.name.lower()
-    ends = (end for end in (*NIFTI_ENDS, *HEADER_ENDS, *VOXEL_ENDS) if lower.endswith(end) and len(lower) > len(end))
-    end = max(ends, key=len, default="")
-    return path.name[: len(path.name) - len(end)]
+    return without(path, (*NIFTI_ENDS, *HEADER_ENDS, *VOXEL_ENDS))
 
 
 def pair_files(header: Path) -> tuple[Path, Path]:

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from medldm.data.volume import Volume
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from medldm.data.volume import Volume, Voxels
 from medldm.errors import InputError, NotRestorable
-from medldm.io.image_format import Format, ImageFiles, Probe
+from medldm.io.checks import same_place, volume_grid
+from medldm.io.image_format import Format, ImageFiles, Loaded, Probe
 from medldm.io.nifti import header as headers
 from medldm.io.nifti.files import HEADER_ENDS, NIFTI_ENDS, PACKINGS, VOXEL_ENDS, magic_of, nifti_files, pair_files
-from medldm.io.nifti.reader import probe_nifti, read_nifti
-from medldm.io.nifti.writer import copy_nifti, write_nifti
+from medldm.io.nifti.reader import load_nifti, probe_nifti
+from medldm.io.nifti.writer import is_sound_file, save_nifti
 
 
 class Nifti(Format):
-    """Single files, packed or not, and .hdr/.img pairs."""
+    """Single files, packed or not, and .hdr/.img pairs.
+
+    Integers stay integers unless the header scales them; then the voxels are float32 (float64 where that would lose
+    what the integers tell apart), and a result holds the same integers with the same slope. `fix` trusts the sform of a
+    file whose sform and qform contradict each other.
+    """
 
     name, title = "nifti", "NIfTI"
     suffixes = NIFTI_ENDS
     part_suffixes = (*HEADER_ENDS, *VOXEL_ENDS)
     written = (".nii.gz", ".nii", *(f".nii{packing}" for packing in PACKINGS[2:]), ".hdr")
     kept = (".nii.gz", ".nii")
+    scales = True
 
     def sniff(self, head: bytes) -> bool:
         """By the magic at its start."""
@@ -38,6 +51,34 @@ class Nifti(Format):
         """See `Format.probe`."""
         return probe_nifti(path)
 
+    def load(self, probe: Probe, index: int) -> Loaded:
+        """See `Format.load`."""
+        return load_nifti(probe, index)
+
+    def save(self, voxels: Voxels, volume: Volume, path: Path) -> None:
+        """See `Format.save`."""
+        save_nifti(voxels, volume, path)
+
+    def is_sound(self, source: Path, path: Path) -> bool:
+        """See `Format.is_sound`."""
+        return is_sound_file(source, path)
+
+    def objection(self, probe: Probe, volume: Volume) -> str:
+        """What nibabel says."""
+        path = probe.files.header
+        if path.suffix.lower() in (".xz", ".zst"):  # which nibabel may not unpack
+            return ""
+        grid, _ = volume_grid(probe.shape, None, str(path))
+        unit_mm = headers.place_of(probe.header, grid, str(path), fix=True).unit_mm
+        try:
+            image: Any = nib.load(path)
+            image.header.get_xyzt_units()
+        except (HeaderDataError, ImageFileError, ValueError, KeyError):
+            return "nibabel does not open it"
+        there = np.diag([unit_mm] * 3 + [1.0]) @ image.affine
+        alike = image.shape == probe.shape and same_place(there, volume.stored_affine(), grid)
+        return "" if alike else "nibabel finds its voxels elsewhere"
+
     def reason_to_skip(self, path: Path) -> str:
         """What the header declares: statistics, labels, colours."""
         try:
@@ -47,16 +88,6 @@ class Nifti(Format):
         except InputError:
             return ""
 
-    def read(self, path: Path, *, volume_index: int | None = None, fix: bool = False) -> Volume:
-        """See `read_nifti`."""
-        return read_nifti(path, volume_index=volume_index, fix=fix)
 
-    def write(self, volume: Volume, path: Path) -> int:
-        """See `write_nifti`."""
-        return write_nifti(volume, path)
-
-    def copy(self, source: Path, volume: Volume, path: Path) -> int:
-        """See `copy_nifti`."""
-        if volume.stored.container == self.name:
-            return copy_nifti(source, volume, path)
-        return write_nifti(volume, path)
+NIFTI = Nifti()
+read_nifti, write_nifti = NIFTI.read, NIFTI.write

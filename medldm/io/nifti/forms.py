@@ -10,6 +10,7 @@ from nibabel.nifti1 import intent_codes, xform_codes
 from nibabel.spatialimages import HeaderDataError
 
 from medldm.data.volume import Affine
+from medldm.io.checks import same_place
 from medldm.io.nifti.header import Place, qform_of, scaling_of, sform_of
 
 SPATIAL_UNITS = (0, 1, 2, 3)
@@ -74,19 +75,6 @@ def can_be_opened(header: Any, affine: Affine, unit_mm: float) -> bool:
     except (HeaderDataError, ValueError, KeyError, np.linalg.LinAlgError):
         return False
     return bool(len(shape) >= 2 and again.binaryblock == header.binaryblock and same_place(there, affine, shape))
-
-
-def same_place(one: Affine, other: Affine, shape: tuple[int, ...]) -> bool:
-    """Whether two affines put every voxel of a grid at the same point, to a hundredth of a voxel.
-
-    Parameters
-    ----------
-    one, other : (4, 4), index to mm
-    shape : of the grid
-    """
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in (*shape, 1, 1)[:3]])).reshape(3, -1)
-    distances = np.linalg.norm((one - other)[:3] @ np.vstack([corners, np.ones(corners.shape[1])]), axis=0)
-    return bool(distances.max() <= 0.01 * np.linalg.norm(other[:3, :3], axis=0).min() + 1e-6 * np.abs(other).max())
 
 
 def is_sound(header: Any) -> bool:

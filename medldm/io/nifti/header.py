@@ -10,16 +10,15 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from medldm.data.volume import Affine
-from medldm.errors import GeometryError, InputError, NotRestorable, UsageError
+from medldm.errors import GeometryError, InputError, NotRestorable
+from medldm.io.checks import check_shape, check_sizes, edges, usable
 
 MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 PLAUSIBLE_MM = (0.02, 50.0)  # voxel edges of a patient's scan
-MADE_MM = (0.001, 100.0)  # voxel edges of anything that a scanner makes
 TOLERANCE = 0.01  # relative difference of voxel sizes that rounding explains
 PARAMETERS = range(2, 25)  # NIfTI intent codes of statistics
 LABELS = (1002, 1003)
 TEMPLATES = (3, 4, 5)  # NIfTI codes of spaces that a scan was warped to: Talairach, MNI, others
-VECTORS = {1004: "matrices", 1005: "matrices", 1006: "displacements", 1007: "vectors"}
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,7 @@ def read_header(stream: BinaryIO, name: str) -> Any:
 
 def _with_magic(header: Any, name: str) -> Any:
     magic = bytes(header["magic"].tobytes())[:3]
-    if magic in (b"n+1", b"n+2"):
-        return header
-    if magic in (b"ni1", b"ni2"):
+    if magic in (b"n+1", b"n+2", b"ni1", b"ni2"):
         return header
     raise NotRestorable(f"{name} is an Analyze file, which does not say left from right. Convert it to NIfTI first.")
 
@@ -90,8 +87,7 @@ def stored_shape(header: Any, name: str) -> tuple[int, ...]:
     if not 1 <= dim[0] <= 7:
         raise InputError(f"{name} claims to have {dim[0]} dimensions; its header is damaged. Export it again.")
     shape = tuple(dim[1 : dim[0] + 1])
-    if min(shape) < 1:
-        raise InputError(f"{name} claims a size of {_times(shape)} voxels; its header is damaged or it holds no image.")
+    check_shape(shape, name)
     return shape
 
 
@@ -148,47 +144,6 @@ def scaling_note(header: Any, name: str) -> tuple[str, ...]:
     return (f"{name} scales its voxels by a slope of {slope:g} and an intercept of {intercept:g}; {used}.",)
 
 
-def volumes_of(shape: tuple[int, ...]) -> int:
-    """How many volumes a stored shape holds."""
-    return int(np.prod(shape[3:], dtype=np.int64))
-
-
-def volume_grid(
-    shape: tuple[int, ...], volume_index: int | None, name: str, intent: int = 0
-) -> tuple[tuple[int, int, int], int]:
-    """The 3D grid inside a stored shape, and which of its volumes to take.
-
-    Parameters
-    ----------
-    shape : stored shape; a 2D image is one slice, trailing ones do not count
-    volume_index : ``--volume``, counted from 0
-    name : of the file, for messages
-    intent : NIfTI intent code
-
-    Raises
-    ------
-    NotRestorable
-        Several volumes and none chosen, or a single line of voxels.
-    UsageError
-        A volume that is not there.
-    """
-    padded = shape + (1,) * (3 - len(shape))
-    if sum(size > 1 for size in shape) < 2:
-        raise NotRestorable(f"{name} is no image: {_times(shape)} voxels. medldm restores planes and volumes.")
-    count = volumes_of(shape)
-    if volume_index is None:
-        if count > 1:
-            what = (
-                f"{count} {VECTORS[intent]} images" if intent in VECTORS else f"{count} volumes (4D: {_times(shape)})"
-            )
-            raise NotRestorable(f"{name} holds {what}. Choose one with `--volume N`, counted from 0.")
-        volume_index = 0
-    if not 0 <= volume_index < count:
-        raise UsageError(f"{name} has no volume {volume_index}: it holds {count}, counted from 0.")
-    x, y, z = padded[:3]
-    return (x, y, z), volume_index
-
-
 def intent_reason(header: Any) -> str | None:
     """Why the declared intent of an image speaks against restoring it, or None."""
     intent = int(header["intent_code"])
@@ -241,32 +196,13 @@ def place_of(header: Any, shape: tuple[int, int, int], name: str, *, fix: bool =
         agrees = s_code in TEMPLATES and 0 < q_code != s_code and qform is not None
         kept = "" if agrees else ", and the result carries it alone"
         note.append(
-            f"{name} contradicts itself: its affine gives voxels of {_edges(sizes)} mm, its pixdim {said} mm. "
+            f"{name} contradicts itself: its affine gives voxels of {edges(sizes)} mm, its pixdim {said} mm. "
             f"The affine is used{kept}."
         )
     check_sizes(sizes, shape, name)
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.99:
         note.append(f"{name} has axes that are not at right angles; they are kept as they are.")
     return Place(affine, unit_mm, code, (*note, *unit_note), agrees)
-
-
-def check_sizes(sizes: Affine, shape: tuple[int, ...], name: str) -> None:
-    """Refuse voxels that no scanner makes.
-
-    Parameters
-    ----------
-    sizes : three, mm
-    shape : of the grid; an axis with one voxel may have any size
-    name : of the file, for messages
-
-    Raises
-    ------
-    GeometryError
-    """
-    if any(count > 1 and not MADE_MM[0] <= size <= MADE_MM[1] for count, size in zip(shape, sizes, strict=True)):
-        raise GeometryError(
-            f"{name} has voxels of {_edges(sizes)} mm, which no scanner makes. Correct its voxel size or units."
-        )
 
 
 def unit_of(header: Any, affine: Affine, shape: tuple[int, int, int], name: str) -> tuple[float, tuple[str, ...]]:
@@ -293,19 +229,6 @@ def unit_of(header: Any, affine: Affine, shape: tuple[int, int, int], name: str)
     if word != "mm" and not plausible(MILLIMETRES[word]) and plausible(1.0):
         return 1.0, (f"{name} says that its unit is {word}, which would make impossible voxels; read as millimetres.",)
     return MILLIMETRES[word], ()
-
-
-def usable(affine: Affine) -> bool:
-    """Whether an affine is finite, and its three axes span a space.
-
-    Parameters
-    ----------
-    affine : (4, 4), index to mm
-    """
-    if not np.isfinite(affine).all():
-        return False
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    return bool((sizes > 0).all() and abs(np.linalg.det(affine[:3, :3] / sizes)) > 1e-3)
 
 
 def sform_of(header: Any) -> Affine | None:
@@ -377,7 +300,7 @@ def _contradictions(sform: Affine, qform: Affine, same_space: bool, name: str, f
     if np.sign(np.linalg.det(sform[:3, :3])) != np.sign(np.linalg.det(qform[:3, :3])):
         conflict = "disagree about left and right"
     elif same_space and not np.allclose(s_sizes, q_sizes, rtol=TOLERANCE):
-        sizes = f"{_edges(s_sizes)} and {_edges(q_sizes)}"
+        sizes = f"{edges(s_sizes)} and {edges(q_sizes)}"
         conflict = f"give different voxel sizes ({sizes})"
     if conflict and not fix:
         raise GeometryError(
@@ -388,11 +311,3 @@ def _contradictions(sform: Affine, qform: Affine, same_space: bool, name: str, f
         return [f"{name}: sform and qform {conflict}; the sform was trusted."]
     moved = np.abs(sform - qform)[:3].max() > 0.5 * s_sizes.min()
     return [f"{name}: sform and qform describe different places; the sform is used."] if same_space and moved else []
-
-
-def _edges(sizes: Affine) -> str:
-    return " x ".join(f"{size:.4g}" for size in sizes)
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(size) for size in shape)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -20,11 +20,12 @@ from medldm.data.volume import Volume, Voxels
 from medldm.io.dicom.header.values import UNREADABLE, careful
 from medldm.io.dicom.writing.attributes import keep_encoded
 from medldm.io.dicom.writing.classic import Source
+from medldm.provenance.record import RunRecord
 
 PREFIX = "2.25."  # UIDs made of a 128-bit number need no registered root (PS3.5 B.2)
 # What a result follows from, beside its sources and pixels. Options that only say how it was computed, or say the same
 # in other words ("auto" and the model it chose), are not among them.
-UID_FACTS, UID_SETTINGS = ("model", "sha256", "seed", "steps", "medldm"), ("fidelity", "samples")
+UID_FACTS, UID_SETTINGS = ("model", "sha256", "seed", "steps"), ("fidelity", "samples")
 # What describes the source's pixels, files or place, and would be wrong about ours.
 DROPPED = (
     "PixelData", "FloatPixelData", "DoubleFloatPixelData", "IconImageSequence", "SmallestImagePixelValue",
@@ -43,7 +44,7 @@ INTERPOLATED = "linear interpolation"  # so the notes of repairs say
 
 
 def make_uids(
-    sources: Sequence[Source], volume: Volume, slices: Sequence[Voxels], task: str, facts: Mapping[str, Any]
+    sources: Sequence[Source], volume: Volume, slices: Sequence[Voxels], record: RunRecord, what: str = ""
 ) -> list[str]:
     """A series UID and one for each slice; equal runs give equal UIDs, other pixels never share one.
 
@@ -52,16 +53,17 @@ def make_uids(
     sources : images that the result comes from
     volume : result
     slices : its pixels, as stored
-    task, facts : what was done
+    record : what was done
+    what : the slices are, beside the result itself
     """
     settings = volume.history[-1].settings if volume.history else {}
     identity = [
         [[str(source.header.SOPInstanceUID), source.image.number] for source in sources],
         str(sources[0].header.SeriesInstanceUID),
-        task,
-        {name: facts.get(name) for name in UID_FACTS},
+        f"{record.task} {what}".strip(),
+        {name: record.facts.get(name) for name in UID_FACTS} | {"medldm": record.medldm or None},
         {name: float(settings[name]) for name in UID_SETTINGS if name in settings},
-        [int(place) for place in facts.get("invented_slices") or ()],
+        list(record.invented_slices or ()),
         [round(float(value), 6) for value in volume.stored_affine().ravel()],
         [volume.stored.thickness_mm, [[*voxels.shape, str(voxels.dtype)] for voxels in slices]],
     ]
@@ -129,28 +131,24 @@ def series_number(source: Any, added: int, part: int = 0) -> int:
 
 def tasks_of(volume: Volume) -> list[str]:
     """Tasks that were run on a volume, in order; those of its plan for ``restore``."""
-    tasks: list[str] = []
-    for step in volume.history:
-        planned = [str(planned_step["verb"]) for planned_step in step.facts.get("plan") or ()]
-        tasks += planned or [step.task]
-    return list(dict.fromkeys(tasks))
+    return list(dict.fromkeys(task for step in volume.history for task in RunRecord.of_step(step).tasks))
 
 
-def description(task: str, tasks: Sequence[str], facts: Mapping[str, Any], notes: Sequence[str]) -> str:
+def description(record: RunRecord, volume: Volume, notes: Sequence[str] = ()) -> str:
     """DerivationDescription: what was done, by which model, how.
 
     Parameters
     ----------
-    task : name of the task
-    tasks : those that it stands for
-    facts : what was done (model, sha256, steps, seed, medldm)
+    record : what was done
+    volume : result, whose history says which tasks ran
     notes : what else was done, in sentences
     """
-    plan = f" ({', '.join(tasks)})" if tasks and list(tasks) != [task] else ""
-    parts = [f"medldm {facts.get('medldm') or ''} {task}{plan}"]
-    if facts.get("model"):
-        parts.append(f"model {facts['model']} {str(facts.get('sha256') or '')[:16]}".strip())
-        parts.append(f"steps {facts.get('steps', 1)}; seed {facts.get('seed', 0)}")
+    tasks = tasks_of(volume)
+    plan = f" ({', '.join(tasks)})" if tasks and tasks != [record.task] else ""
+    parts = [f"medldm {record.medldm} {record.task}{plan}"]
+    if record.model:
+        parts.append(f"model {record.model} {record.weights[:16]}".strip())
+        parts.append(f"steps {record.steps}; seed {record.seed}")
     return " ".join([f"{'; '.join(parts)}; research use only.", *notes])[:1024].strip()
 
 
@@ -159,8 +157,7 @@ def write_provenance(
     sources: Sequence[Source],
     uids: tuple[str, str],
     volume: Volume,
-    task: str,
-    facts: Mapping[str, Any],
+    record: RunRecord,
     invented: bool,
     moment: tuple[str, str],
 ) -> None:
@@ -172,20 +169,19 @@ def write_provenance(
     sources : images it comes from, nearest first
     uids : of the series, of the slice
     volume : result; its history says what was run, its notes what else was done to the series
-    task, facts : what was done
+    record : what was done
     invented : whether it holds voxels nobody measured
     moment : from `created`
     """
     first, notes = sources[0].header, volume.stored.note
-    tasks = tasks_of(volume) or [task]
     dataset.SeriesInstanceUID, dataset.SOPInstanceUID = uids
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = moment
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.SeriesNumber = series_number(first, SERIES_NUMBER_OFFSET, volume.stored.part)
-    dataset.SeriesDescription = series_description(first, volume, f"medldm {task} RUO")
+    dataset.SeriesDescription = series_description(first, volume, f"medldm {record.task} RUO")
     dataset.ImageType = _image_type(first)
-    dataset.DerivationDescription = description(task, tasks, facts, notes)
+    dataset.DerivationDescription = description(record, volume, notes)
     codes = [triple for step in volume.history for triple in step.derivation]
     codes += [RESAMPLED] if any(INTERPOLATED in note for note in notes) else []
     if "DerivationCodeSequence" in dataset:
@@ -193,7 +189,7 @@ def write_provenance(
     if codes:
         dataset.DerivationCodeSequence = [code(*triple) for triple in dict.fromkeys(codes)]
     dataset.SourceImageSequence = [reference(source) for source in sources]
-    dataset.ContributingEquipmentSequence = equipment(first, facts)
+    dataset.ContributingEquipmentSequence = equipment(first, record)
     # What was invented once stays so, whatever is done to it later.
     before = any(str(source.header.get("SyntheticData", "")) == "YES" for source in sources)
     dataset.SyntheticData = "YES" if invented or before else "NO"
@@ -236,13 +232,13 @@ def reference(source: Source) -> Dataset:
     return item
 
 
-def equipment(source: Any, facts: Mapping[str, Any]) -> list[Dataset]:
+def equipment(source: Any, record: RunRecord) -> list[Dataset]:
     """Who contributed: all that the source names, its scanner, and medldm.
 
     Parameters
     ----------
     source : header
-    facts : what was done
+    record : what was done
     """
     before = deepcopy(list(source.get("ContributingEquipmentSequence") or []))
     for item in before:
@@ -253,8 +249,8 @@ def equipment(source: Any, facts: Mapping[str, Any]) -> list[Dataset]:
     ours = Dataset()
     ours.PurposeOfReferenceCodeSequence = [code(MODIFYING, "DCM", "Modifying Equipment")]
     ours.Manufacturer, ours.ManufacturerModelName = "medldm", "medldm"
-    ours.SoftwareVersions = str(facts.get("medldm") or "")
-    kind = "Restoration with a generative model" if facts.get("model") else "Repair or copy of a series"
+    ours.SoftwareVersions = record.medldm
+    kind = "Restoration with a generative model" if record.model else "Repair or copy of a series"
     ours.ContributionDescription = f"{kind}, research use only"
     return [*before, *scanner, ours]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +26,10 @@ from medldm.io.dicom.writing.derivation import (
     reference,
     series_number,
     strip,
-    tasks_of,
 )
 from medldm.io.dicom.writing.sources import Sources, citable_sources
 from medldm.modality import modality_of
+from medldm.provenance.record import RunRecord
 
 # What the map is about, and what its maker looks at.
 GIVEN = (
@@ -81,16 +80,14 @@ STD = Kind("std", "standard deviation", "MEDLDM_STD", "STD_DEVIATION", 8000)
 HALF_WIDTH = Kind("half width", "half width of interval", "MEDLDM_HALFWIDTH", "QUANTITY", 8500)
 
 
-def write_uncertainty(
-    volume: Volume, path: Path, *, task: str, facts: Mapping[str, Any], half_width: bool = False
-) -> None:
+def write_uncertainty(volume: Volume, path: Path, record: RunRecord, *, half_width: bool = False) -> None:
     """Write ``volume.std`` as one Parametric Map, on the grid of the result and in the study of its source.
 
     Parameters
     ----------
     volume : restored, with ``std``; read from DICOM
     path : new file
-    task, facts : what was done (model, sha256, steps, seed, medldm)
+    record : what was done
     half_width : whether ``std`` holds half the width of the calibrated interval instead
 
     Raises
@@ -107,7 +104,7 @@ def write_uncertainty(
     spread = np.nan_to_num(volume.to_stored(volume.std).astype(np.float32))
     with whole_file(path) as temporary, no_values_on_screen():
         try:
-            dataset = _parametric_map(volume, spread, sources, task, facts, HALF_WIDTH if half_width else STD)
+            dataset = _parametric_map(volume, spread, sources, record, HALF_WIDTH if half_width else STD)
             dataset.save_as(temporary, enforce_file_format=True)
         except (OSError, MemoryError):
             raise
@@ -164,16 +161,13 @@ def _date_and_time(header: Any) -> tuple[str, str]:
     return NO_DATE
 
 
-def _parametric_map(
-    volume: Volume, spread: Voxels, sources: Sources, task: str, facts: Mapping[str, Any], kind: Kind
-) -> Any:
+def _parametric_map(volume: Volume, spread: Voxels, sources: Sources, record: RunRecord, kind: Kind) -> Any:
     # Imported here: it takes a second, and only those who ask for the map need it.
     import highdicom as hd
 
     slices = [spread[:, :, place] for place in range(spread.shape[2])]
-    uids = make_uids(sources.images, volume, slices, f"{task} {kind.short}", facts)
+    uids = make_uids(sources.images, volume, slices, record, kind.short)
     first = sources.images[0]
-    version = str(facts.get("medldm") or "") or "unknown"
     highest = max(float(spread.max()), 1e-6)
     measures, orientation, positions = _grid(sources.lps, spread.shape[2], volume.stored.thickness_mm)
     dataset = hd.pm.ParametricMap(
@@ -186,7 +180,7 @@ def _parametric_map(
         instance_number=1,
         manufacturer="medldm",
         manufacturer_model_name="medldm",
-        software_versions=version,
+        software_versions=record.medldm or "unknown",
         device_serial_number="0",
         contains_recognizable_visual_features=True,
         real_world_value_mappings=[_mapping(volume.stored.modality, highest, kind)],
@@ -198,7 +192,7 @@ def _parametric_map(
         plane_orientation=orientation,
         plane_positions=positions,
         content_label=kind.label,
-        content_description=f"{kind.quantity} of {task}, research use only",
+        content_description=f"{kind.quantity} of {record.task}, research use only",
         derived_pixel_contrast=kind.contrast,
     )
     _carry(first, dataset)
@@ -206,11 +200,9 @@ def _parametric_map(
     _date(dataset, first, derived_uid(uids[0], "dimensions"))
     if not dataset.get("BodyPartExamined"):
         dataset.Laterality = None  # asked for unless the body part is known to have none
-    dataset.SeriesDescription = f"{volume.stored.label} medldm {task} {kind.quantity} RUO".strip()[:64]
-    dataset.DerivationDescription = (
-        f"{kind.quantity}: " + description(task, tasks_of(volume) or [task], facts, ())[:990]
-    )
-    dataset.ContributingEquipmentSequence = equipment(first.header, facts)
+    dataset.SeriesDescription = f"{volume.stored.label} medldm {record.task} {kind.quantity} RUO".strip()[:64]
+    dataset.DerivationDescription = f"{kind.quantity}: {description(record, volume)[:990]}"
+    dataset.ContributingEquipmentSequence = equipment(first.header, record)
     return dataset
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medldm.data.volume import Volume, Voxels
 from medldm.errors import OutputError
-from medldm.io.atomic import sentence
+from medldm.io.atomic import whole_folder
 from medldm.io.dicom.header.files import no_values_on_screen
 from medldm.io.dicom.header.frames import Frame
 from medldm.io.dicom.header.parse import read_headers
@@ -27,6 +25,7 @@ from medldm.io.dicom.writing.classic import Source
 from medldm.io.dicom.writing.derivation import created, make_uids, strip, write_provenance
 from medldm.io.dicom.writing.sources import Sources, citable_sources, sources_of
 from medldm.modality import modality_of
+from medldm.provenance.record import RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +35,8 @@ WHOLE = (np.int16, np.uint16, np.int32)  # types that whole values are kept in, 
 def write_series(
     volume: Volume,
     folder: Path,
+    record: RunRecord,
     *,
-    task: str,
-    facts: Mapping[str, Any],
     invented: Sequence[int] = (),
     before: Callable[[Path], None] = lambda written: None,
 ) -> int:
@@ -50,8 +48,7 @@ def write_series(
     ----------
     volume : restored; its ``stored.header`` names the source files
     folder : new folder, or an older result of medldm, which is replaced
-    task : name of the task
-    facts : what was done (model, sha256, steps, seed)
+    record : what was done
     invented : slices, along the stored third axis, that hold voxels nobody measured
     before : called with the finished folder before it takes its name; what it raises keeps it from doing so
 
@@ -69,16 +66,10 @@ def write_series(
     if volume.stored.container == "dicom" and images:
         _check_place(folder, [image.path for image in images])
     sources = citable_sources(volume)
-    temporary = _temporary(folder)
-    try:
+    with whole_folder(folder) as temporary:
         with no_values_on_screen():
-            clipped = _write_slices(volume, sources, temporary, task, facts, set(invented))
+            clipped = _write_slices(volume, sources, temporary, record, set(invented))
         before(temporary)
-        _publish(temporary, folder)
-    except OSError as problem:
-        raise sentence(problem, folder) from problem
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     if clipped:
         log.info("%d voxels of %s were clipped to the stored range", clipped, volume.name)
     return clipped
@@ -125,9 +116,7 @@ def as_derived(volume: Volume) -> tuple[Volume, int]:
     return replace(volume, voxels=volume.from_stored(readable), stored=stored_as), clipped
 
 
-def _write_slices(
-    volume: Volume, sources: Sources, folder: Path, task: str, facts: Mapping[str, Any], invented: set[int]
-) -> int:
+def _write_slices(volume: Volume, sources: Sources, folder: Path, record: RunRecord, invented: set[int]) -> int:
     """One file for each slice of (columns, rows, slices); number of clipped voxels."""
     voxels, files, clipped = volume.to_stored(volume.voxels), Files(), 0
     slices: dict[int, Voxels] = {}
@@ -141,7 +130,7 @@ def _write_slices(
         if _keep_padding(slices[place], sources.at(place), files, volume) or unknown:
             padded.add(place)
         clipped += lost
-    uids = make_uids(sources.images, volume, list(slices.values()), task, facts)
+    uids = make_uids(sources.images, volume, list(slices.values()), record)
     moment = created(sources.images[0].header)
     for uid, (place, stored) in zip(uids[1:], slices.items(), strict=True):
         near = sources.nearest(place)
@@ -153,7 +142,7 @@ def _write_slices(
         _set_pixels(dataset, stored)
         _set_rescale(dataset, near[0])
         _set_place(dataset, sources, place, volume.stored.thickness_mm)
-        write_provenance(dataset, near, (uids[0], uid), volume, task, facts, place in invented, moment)
+        write_provenance(dataset, near, (uids[0], uid), volume, record, place in invented, moment)
         dataset.save_as(folder / f"{place:04d}.dcm", enforce_file_format=True)
     return clipped
 
@@ -169,30 +158,6 @@ def _check_place(folder: Path, sources: list[Path]) -> None:
         headers = read_headers(path) if path.suffix == ".dcm" and path.is_file() else []
         if not headers or not headers[0].by_medldm:
             raise OutputError(f"{folder} holds other files; choose another place for the derived series.")
-
-
-def _temporary(folder: Path) -> Path:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial.", dir=folder.parent))
-    except OSError as problem:
-        raise sentence(problem, folder) from problem
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    """The finished folder takes its name; an older result goes only when the new one stands."""
-    temporary.chmod(0o755)
-    if not folder.exists():
-        temporary.replace(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    folder.replace(old)
-    try:
-        temporary.replace(folder)
-    except OSError:
-        old.replace(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _to_stored_values(values: Voxels, source: Source, files: Files) -> tuple[Voxels, int]:
@@ -249,7 +214,7 @@ def _keep_padding(stored: Voxels, source: Source | None, files: Files, volume: V
         return False
     original = decode(dataset, source.image.path, source.image.number)
     padded = (original >= ends[0]) & (original <= ends[1])
-    if not volume.history or "invented_voxels" not in volume.history[-1].facts:
+    if not volume.history or not RunRecord.of_step(volume.history[-1]).invented_voxels:
         stored[padded] = original[padded]
     return bool((stored[padded] == original[padded]).any())
 

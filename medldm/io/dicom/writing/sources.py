@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from medldm.data.volume import Affine, Step, Volume
+from medldm.data.volume import Affine, Volume
 from medldm.errors import InputError
 from medldm.io.dicom.header.files import no_values_on_screen
 from medldm.io.dicom.pixels.image import Files
 from medldm.io.dicom.writing.classic import Source, source_of
+from medldm.provenance.record import RunRecord
 
 CITED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")  # a derived slice refers to them
 # A slice of the result this close to one of the series is that slice; scanners round positions.
@@ -103,18 +104,18 @@ def _thrown_away(volume: Volume, places: npt.NDArray[np.float64]) -> npt.NDArray
     """Whether each image was a damaged one, whose slice was filled from its neighbours; inpainted ones were not."""
     lost: set[int] = set()
     finer = 1.0  # slices of the result for each slice of the scan
-    for step in volume.history:
+    for record in map(RunRecord.of_step, volume.history):
         if finer == 1:
-            lost |= _filled(step)
-        old, new = step.facts.get("old_spacing_mm"), step.facts.get("new_spacing_mm")
+            lost |= _filled(record)
+        old, new = record.old_spacing, record.new_spacing
         finer *= old[volume.slice_axis] / new[volume.slice_axis] if old and new else 1.0
     # Fields of view agree at their edges, not at the middles of their slices.
     on_scan = np.rint((places + 0.5) / finer - 0.5).astype(int)
     return np.isin(on_scan, list(lost))
 
 
-def _filled(step: Step) -> set[int]:
-    """Slices of the scan that a step filled as a whole."""
-    if step.settings.get("axis", 2) != 2:
+def _filled(record: RunRecord) -> set[int]:
+    """Slices of the scan that a task filled as a whole."""
+    if record.axis != 2:
         return set()
-    return set(step.facts.get("filled_slices", ()))
+    return set(record.filled_slices)
