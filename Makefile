@@ -37,7 +37,7 @@ test: $(DEV_STAMP)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python .ci/run_tests.py
 
 check: $(DEV_STAMP) lint types contracts
-	$(BIN)/python -m pytest -q -m "not slow and not gui and not gpu"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python .ci/run_tests.py --quick
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""Run all tests, under a virtual display where there is one: in two processes, or in one what is named."""
+"""Run all tests, under a virtual display where there is one: in two processes, or in one what is named.
+
+`--quick` leaves out those that are slow or need a display or a GPU.
+"""
 
 import os
 import shutil
@@ -8,6 +11,7 @@ import tempfile
 
 # The pages' blocks and the command line wait much for processes that they start; so each half takes about as long.
 FIRST = ("tests/docs", "tests/cli")
+QUICK = ["-m", "not slow and not gui and not gpu"]
 
 
 def command(arguments: list[str]) -> list[str]:
@@ -22,14 +26,17 @@ def main() -> int:
     """Exit status of the tests."""
     # Every tested state of the napari widgets is left as a picture, for whoever keeps what a run leaves.
     os.environ.setdefault("MEDLDM_SCREENSHOTS", os.path.abspath(".screenshots"))
-    if sys.argv[1:]:
+    quick = QUICK if sys.argv[1:] == ["--quick"] else []
+    if sys.argv[1:] and not quick:
         return subprocess.call(command(sys.argv[1:]))
     # Two processes of as many threads as cores would wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryFile() as said:
-        beside = subprocess.Popen(command(["tests", *(f"--ignore={item}" for item in FIRST)]), stdout=said, stderr=said)
-        status = subprocess.call(command(list(FIRST)))
+        beside = subprocess.Popen(
+            command(["tests", *quick, *(f"--ignore={item}" for item in FIRST)]), stdout=said, stderr=said
+        )
+        status = subprocess.call(command([*quick, *FIRST]))
         status = beside.wait() or status
         said.seek(0)
         sys.stdout.flush()
