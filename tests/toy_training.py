@@ -1,9 +1,13 @@
 """Training at toy size: networks of a few channels, blocks of a few voxels, seconds instead of hours."""
 
+import math
+
 import numpy as np
 import phantoms
+import torch
 
 from medldm.settings import Architecture
+from medldm.training.data import Packed
 from medldm.training.stages.stage import Sizes
 
 PLANES = Architecture(context=3, unet=(8, 8), unet_strides=(1,), unet_units=1)
@@ -36,3 +40,19 @@ def ct_folder(place, *, subjects=3, shape=(52, 48, 40)):
         rows.append(f"{'val' if number == subjects - 1 else 'train'},s{number}_ct.nii.gz,s{number},CT abdomen")
     (place / "split.csv").write_text("\n".join(rows) + "\n")
     return place
+
+
+def seeded(number=0):
+    """A generator on the CPU."""
+    return torch.Generator().manual_seed(number)
+
+
+def scan(voxels, spacing=(1.0, 1.0, 1.0), weight=1.0, scale=1.0):
+    """A packed scan without a file."""
+    thick = max(spacing) > 1.6 * min(spacing)
+    return Packed(voxels, scale, spacing, int(np.argmax(spacing)), not thick, weight, "s_T1w.nii.gz", "s")
+
+
+def numbered(shape, first=1):
+    """A volume in which every voxel has a value of its own."""
+    return np.arange(first, first + math.prod(shape), dtype=np.uint16).reshape(shape)

@@ -7,7 +7,7 @@ import numpy as np
 import phantoms
 import pytest
 import torch
-from toy_training import PLANES, VOLUMES
+from toy_training import PLANES, VOLUMES, numbered, scan, seeded
 
 from medldm.degradations import DEGRADATIONS, InPlane, MissingSlices, ThickSlices
 from medldm.degradations.regions import fill_smoothly
@@ -18,25 +18,10 @@ from medldm.modality import CT
 from medldm.training import batches
 from medldm.training.corpus import Blocks, Corpus, augment, augmented, piecewise_linear
 from medldm.training.damage import draw_damage, family_shares, measure_one
-from medldm.training.data import Packed
 
 TASK = {name: number for number, name in enumerate(family_shares())}
 VOXELS = 40
 FINE = 1e-3  # scaled intensity a level: too fine to be dithered
-
-
-def seeded(number=0):
-    return torch.Generator().manual_seed(number)
-
-
-def scan(voxels, spacing=(1.0, 1.0, 1.0), weight=1.0, scale=1.0):
-    thick = max(spacing) > 1.6 * min(spacing)
-    return Packed(voxels, scale, spacing, int(np.argmax(spacing)), not thick, weight, "s_T1w.nii.gz", "s")
-
-
-def numbered(shape, first=1):
-    """A volume in which every voxel has a value of its own."""
-    return np.arange(first, first + math.prod(shape), dtype=np.uint16).reshape(shape)
 
 
 # --- blocks of scans --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import phantoms
 import pytest
 import torch
 from torch import nn
-from toy_training import LATENT, PLANES, VOLUMES
+from toy_training import LATENT, PLANES, VOLUMES, numbered, scan, seeded
 
 from medldm.degradations import Observation
 from medldm.inference.conditioning import pick_orientations
@@ -27,25 +27,10 @@ from medldm.training import batches, scenes
 from medldm.training.batches import MARGIN
 from medldm.training.corpus import Blocks, Corpus, augment
 from medldm.training.damage import family_shares
-from medldm.training.data import Packed
 from medldm.training.residual_scores import Case, residual_cases, spread_scores
 from medldm.training.validation import cubes, damages
 
 TASK = {name: number for number, name in enumerate(family_shares())}
-
-
-def seeded(number=0):
-    return torch.Generator().manual_seed(number)
-
-
-def scan(voxels, spacing=(1.0, 1.0, 1.0), weight=1.0, scale=1.0):
-    thick = max(spacing) > 1.6 * min(spacing)
-    return Packed(voxels, scale, spacing, int(np.argmax(spacing)), not thick, weight, "s_T1w.nii.gz", "s")
-
-
-def numbered(shape, first=1):
-    """A volume in which every voxel has a value of its own."""
-    return np.arange(first, first + math.prod(shape), dtype=np.uint16).reshape(shape)
 
 
 # --- regression in all orientations -----------------------------------------------------------------------------------
