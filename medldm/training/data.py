@@ -68,8 +68,8 @@ class Packed:
 
     @property
     def coarse(self) -> bool:
-        """Whether its levels are so far apart that they are dithered."""
-        return self.scale > COARSE
+        """Whether its levels are so far apart that they are dithered; floating-point voxels have none."""
+        return self.scale > COARSE and np.issubdtype(self.voxels.dtype, np.integer)
 
     def scaled(self, where: tuple[slice, ...], generator: torch.Generator | None) -> Tensor:
         """A block as float32 scaled intensity; coarse levels are dithered by half of one where there is signal."""

@@ -138,6 +138,7 @@ def test_sources_are_weighed_by_their_subjects(scans):
 def test_16_bit_scans_become_8_bit_ones_as_long_as_they_fit(scans, tmp_path):
     assert all(scan.voxels.dtype == np.uint8 for scan in scans)
     assert all(scan.scale == pytest.approx(1 / 200) and scan.coarse for scan in scans)
+    assert not replace(scans[0], voxels=scans[0].voxels.astype(np.float32)).coarse  # nothing to dither
     head = phantoms.brain((40, 40, 40))
     head[20, 20, 20:24] = 5000  # a vessel
     phantoms.save(tmp_path / "s0_T1w.nii.gz", head, dtype=np.int16)
