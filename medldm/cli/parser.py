@@ -214,6 +214,9 @@ def _add_others(verbs: Any) -> None:
     train.add_argument("--resume", action="store_true", help="go on from the checkpoints in OUT")
     train.add_argument("--init", metavar="NAME|PATH", help="model to start from")
     train.add_argument(
+        "--distil", metavar="NAME|PATH", help="model whose answers a network of half the operations learns (unet)"
+    )
+    train.add_argument(
         "--spatial-dims", type=int, choices=(2, 3), help="planes or volumes (default: those of --init, else 2)"
     )
     train.add_argument("--modality", choices=tuple(MODALITIES), help="which scans (default: those of --init, else all)")

@@ -37,6 +37,7 @@ def publish(
     device: str,
     start: Card | None = None,
     init: dict[str, dict[str, Tensor]] | None = None,
+    teacher: Card | None = None,
 ) -> Path:
     """Write the sets that a run has finished: the regression network alone for benchmarks, and what stands on it.
 
@@ -48,6 +49,7 @@ def publish(
     modality : title
     device : for the card
     start, init : card of the model that training started from, and its weights by stage
+    teacher : card of the model whose answers the regression network learned
 
     Returns
     -------
@@ -69,7 +71,7 @@ def publish(
             "name": f"{name}-unet",
             "title": f"Regression network ({config.spatial_dims}D), the baseline of {name}",
             "role": "baseline",
-            "training": training_facts(out, ("unet",), device, start),
+            "training": training_facts(out, ("unet",), device, start, teacher),
             "validation": curve_end(out / "unet"),
         }
         written = save_model({"unet": parts["unet"]}, fields, out)
@@ -135,7 +137,9 @@ def covered(out: Path, started: Card | None) -> dict[str, Any]:
     return fit(train, scan_descriptions(out / "cache", "val")) if len(train) >= FEWEST else {}
 
 
-def training_facts(out: Path, stages: tuple[str, ...], device: str, start: Card | None) -> dict[str, Any]:
+def training_facts(
+    out: Path, stages: tuple[str, ...], device: str, start: Card | None, teacher: Card | None = None
+) -> dict[str, Any]:
     """Subjects per contrast and source, licences, minutes, steps and hardware of a run."""
     scans = load_cache(out / "cache", "train")
     subjects: dict[str, set[str]] = {}
@@ -150,6 +154,7 @@ def training_facts(out: Path, stages: tuple[str, ...], device: str, start: Card 
         "skipped_steps": {stage: state["skipped"] for stage, state in states.items()},
         "hardware": f"{device}, {cores()} cores, {platform.machine()}, torch {torch.__version__}",
         **({"started_from": start.name} if start else {}),
+        **({"distilled_from": teacher.name} if teacher else {}),
     }
 
 

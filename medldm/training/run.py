@@ -20,13 +20,14 @@ from medldm.settings import Architecture
 from medldm.training.archive import unpack
 from medldm.training.corpus import Corpus
 from medldm.training.data import balance, index_of, load_cache, pack
+from medldm.training.distillation import smaller
 from medldm.training.distributed import Distributed, launch
 from medldm.training.publish import publish
 from medldm.training.splits import check_split, modality_of_entries, modality_of_scans, rows_of
 from medldm.training.stages.flow import train_flow
 from medldm.training.stages.latent import train_latent
 from medldm.training.stages.spread import train_spread
-from medldm.training.stages.stage import STAGES, WEIGHTS, Sizes, Stage
+from medldm.training.stages.stage import STAGES, WEIGHTS, Sizes, Stage, Teacher
 from medldm.training.stages.unet import train_unet
 from medldm.training.state import CHECKPOINT, part
 from medldm.training.trainer import Plan
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 TRAINERS = dict(zip(STAGES, (train_unet, train_spread, train_latent, train_flow), strict=True))
 # Where `all` spends its minutes: regression and flow have the most to learn.
 SHARES = {"unet": 0.45, "spread": 0.06, "latent": 0.06, "flow": 0.43}
-RATES = {"unet": 1e-3, "spread": 2e-3, "latent": 0.0, "flow": 8e-4}
+RATES = {"unet": 1e-3, "spread": 2e-3, "latent": 0.0, "flow": 3e-4}  # flow: 6e-4 ended in a collapse after 2,800 steps
 LATENT = Architecture(spatial_dims=3, context=1, latent_channels=16, flow=(96, 96))
 SHAPES = "shapes.txt"  # of a run: JSON, but not called so, since the JSON files of a run are its cards
 FLOW_BLOCKS = 1  # residual blocks a level
@@ -52,6 +53,7 @@ def train(
     minutes: float,
     resume: bool = False,
     init: str | None = None,
+    distil: str | None = None,
     spatial_dims: int | None = None,
     modality: str | None = None,
     name: str | None = None,
@@ -76,6 +78,7 @@ def train(
     resume : go on from the checkpoints in `out`
     init : model to start from, a shipped name or a path; a network for volumes may start from one for planes, one of
         more channels and neighbouring slices (`config`) from one of fewer
+    distil : model, a shipped name or a path, whose answers ``unet`` learns with a little less than half the operations
     spatial_dims : 2 (planes) or 3 (volumes); that of `init`, else 2, when not given
     modality : ``"MR"`` or ``"CT"``; that of `init`, else that of the scans, when not given. Scans of another one are
         left out, where the split table tells
@@ -105,9 +108,14 @@ def train(
     data, out = Path(data), Path(out)
     if not data.exists():
         raise UsageError(f"{data} is neither a folder of scans nor a file of packed ones.")
-    start = card(init) if init else None
+    if distil and (init or spatial_dims or kind != "unet"):
+        raise UsageError("--distil goes with unet, and without --init and --spatial-dims: its model gives both.")
+    larger, start = card(distil) if distil else None, card(init) if init else None
+    if larger and not config:
+        config = smaller(architecture(larger))
     config, latent = shapes_of(out, start, spatial_dims, config, latent)
-    modality = fill_cache(data, out / "cache", modality or (start.modality if start else None))
+    known = start or larger
+    modality = fill_cache(data, out / "cache", modality or (known.modality if known else None))
     if not has_begun(out):
         (out / SHAPES).write_text(json.dumps({"architecture": asdict(config), "latent": asdict(latent)}, indent=1))
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -125,9 +133,12 @@ def train(
         sizes=sizes or Sizes.fitted(device, config.spatial_dims),
         resume=resume,
         init=first,
+        teacher=teacher_of(larger) if larger else None,
     )
     hardware = f"{devices} x {device}" if devices > 1 else device
-    return publish(out, name or out.resolve().name, config, latent, FLOW_BLOCKS, modality, hardware, start, first)
+    return publish(
+        out, name or out.resolve().name, config, latent, FLOW_BLOCKS, modality, hardware, start, first, larger
+    )
 
 
 def fill_cache(data: Path, cache: Path, modality: str | None) -> str:
@@ -166,6 +177,7 @@ def train_stages(
     *,
     resume: bool,
     init: dict[str, dict[str, Tensor]],
+    teacher: Teacher | None = None,
     distributed: Distributed,
     device: str,
 ) -> None:
@@ -175,7 +187,7 @@ def train_stages(
     ----------
     stages : name to minutes
     out : folder of the run, its cache filled
-    config, latent, plan, sizes, resume, init : see `Stage`
+    config, latent, plan, sizes, resume, init, teacher : see `Stage`
     distributed, device : the other processes, and where this one computes
     """
     begun = time.monotonic()
@@ -202,6 +214,7 @@ def train_stages(
                 out=out,
                 resume=resume,
                 init=init,
+                teacher=teacher,
                 device=device,
                 distributed=distributed,
                 begun=begun,
@@ -242,6 +255,18 @@ def parts_of(start: Card, config: Architecture, latent: Architecture) -> dict[st
         _check(start, ResidualFlow(latent, FLOW_BLOCKS), weights["flow"])
         first |= {"latent": weights["latent"], "flow": weights["flow"]}
     return first
+
+
+def teacher_of(larger: Card) -> Teacher:
+    """The regression network of a model, to be learned from.
+
+    Raises
+    ------
+    ModelError
+        It has none, or weights that do not fit its card.
+    """
+    config = architecture(larger)
+    return Teacher(config, parts_of(larger, config, LATENT)["unet"])
 
 
 def _check(start: Card, network: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -81,6 +81,13 @@ class Sizes:
         )
 
 
+class Teacher(NamedTuple):
+    """A regression network whose answers a smaller one learns."""
+
+    config: Architecture
+    weights: dict[str, Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One network to train, and on what.
@@ -96,6 +103,7 @@ class Stage:
     out : folder of the run; checkpoint and curve go into one of the stage's name
     resume : go on from the checkpoint
     init : weights to start from, and those of stages that `out` does not hold, by name of the stage
+    teacher : weights of a larger regression network, and its architecture, whose answers `unet` learns; None for none
     device, distributed : where this process computes, and the other processes; this one alone when not given
     begun : reading of `time.monotonic` when the stage began
     """
@@ -111,6 +119,7 @@ class Stage:
     sizes: Sizes
     resume: bool = False
     init: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    teacher: Teacher | None = None
     device: str = "cpu"
     distributed: Distributed = field(default_factory=Distributed)
     begun: float = field(default_factory=time.monotonic)
@@ -184,6 +193,15 @@ class Stage:
     def unet(self) -> Residual:
         """The trained regression network."""
         return self.frozen(build_unet(self.config), "unet")
+
+    @cached_property
+    def larger(self) -> Residual | None:
+        """The regression network that teaches, frozen on the device; None for none."""
+        if self.teacher is None:
+            return None
+        network = build_unet(self.teacher.config)
+        self._fill(network, "unet", self.teacher.weights)
+        return dense(network).to(self.device).eval().requires_grad_(False)
 
     @cached_property
     def spread(self) -> SpreadHead:
