@@ -217,6 +217,7 @@ def train(arguments: argparse.Namespace) -> int:
         minutes=arguments.minutes,
         resume=arguments.resume,
         init=arguments.init,
+        distil=arguments.distil,
         spatial_dims=arguments.spatial_dims,
         modality=arguments.modality,
         device=arguments.device,

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from toy_training import PLANES, SIZES, folder, seeded
 
+from medldm.cli import main
 from medldm.errors import UsageError
 from medldm.models.checkpoint import architecture, read_weights
 from medldm.models.unet import build_unet
@@ -106,3 +107,16 @@ def test_what_cannot_be_made_smaller_is_a_sentence(tmp_path):
         asked = {"kind": "unet", "distil": "brain-mri-2d"} | wrong
         with pytest.raises(UsageError, match="--distil goes with unet"):
             train(data=tmp_path / "data", out=tmp_path / "run", minutes=1, **asked)
+
+
+def test_the_command_line_distils(tmp_path):
+    """With the model that was named: the card of what is left of it says so."""
+    data = folder(tmp_path / "data")
+    wide = replace(PLANES, unet=(24, 32), unet_units=2)
+    train("unet", data, tmp_path / "large", minutes=0.05, config=wide, sizes=SIZES, name="large")
+    teacher = tmp_path / "large" / "large-unet.json"
+    out = tmp_path / "small"
+    assert main(["train", "unet", str(data), str(out), "--distil", str(teacher), "--minutes", "0.01", "-q"]) == 0
+    student = card(str(out / "small-unet.json"))
+    assert student.training["distilled_from"] == "large-unet"
+    assert architecture(student).unet == (16, 24)
