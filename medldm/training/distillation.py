@@ -43,7 +43,7 @@ def smaller(config: Architecture) -> Architecture:
     """The architecture of a network with a little less than half the operations.
 
     The two upper levels keep three quarters of their channels, the others five eighths: of the widths tried, those cost
-    the answers of `brain-mri-2d` least (`docs/decisions/0052-a-distilled-network.md`).
+    the answers of `brain-mri-2d` least (`docs/decisions/0053-a-distilled-network.md`).
     """
     shares = (6, 6, *[5] * (len(config.unet) - 2))  # eighths
     return replace(
@@ -103,8 +103,8 @@ def pruned_unet(network: Residual, source: Architecture, config: Architecture, i
         A network with one unit a level, or with a level as wide as the one above it: their layers are others.
     """
     layers, small = layers_of(source), build_unet(config)
-    for each, shape in ((network, source), (small, config)):
-        there = {name for name, module in each.named_modules() if isinstance(module, CONVOLUTIONS)}
+    for one, shape in ((network, source), (small, config)):
+        there = {name for name, module in one.named_modules() if isinstance(module, CONVOLUTIONS)}
         if there != {layer.name for layer in layers}:
             raise UsageError(
                 f"A network of {shape.unet_units} units a level and {', '.join(map(str, shape.unet))} channels is none "
