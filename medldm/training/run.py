@@ -111,6 +111,11 @@ def train(
     if distil and (init or spatial_dims or kind != "unet"):
         raise UsageError("--distil goes with unet, and without --init and --spatial-dims: its model gives both.")
     larger, start = card(distil) if distil else None, card(init) if init else None
+    if larger and modality and modality.lower() != larger.modality:
+        raise UsageError(
+            f"{larger.name} knows {larger.modality.upper()} and cannot teach {modality.upper()}. Choose another "
+            "--distil, or leave --modality out."
+        )
     if larger and not config:
         config = smaller(architecture(larger))
     config, latent = shapes_of(out, start, spatial_dims, config, latent)
@@ -241,7 +246,7 @@ def parts_of(start: Card, config: Architecture, latent: Architecture) -> dict[st
     tensors, source = read_weights(start), architecture(start)
     weights = {name: {k: v.float() for k, v in part(tensors, f"{name}.").items()} for name in STAGES}
     if not weights["unet"]:
-        raise ModelError(f"{start.name} has no regression network to start from. Choose another --init.")
+        raise ModelError(f"{start.name} has no regression network to start from. Choose another model.")
     _check(start, build_unet(source), weights["unet"])
     first = {"unet": weights["unet"]}
     if source.spatial_dims != config.spatial_dims:

@@ -12,6 +12,8 @@ from medldm.errors import UsageError
 from medldm.inference import residual
 from medldm.inference.uncertainty import mean_and_spread
 from medldm.models.residual import sample
+from medldm.training.run import LATENT
+from medldm.training.stages.stage import Sizes
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,11 @@ def test_tiles_of_a_pointwise_flow_leave_no_seam():
     velocity = tiles(noise, torch.zeros(1), noise)
     torch.testing.assert_close(velocity, noise, atol=1e-5, rtol=1e-5)
     assert seen[-1][0] == seen[-1][1]
+
+
+def test_samples_are_drawn_in_tiles_of_the_size_that_flows_are_trained_on():
+    """Attention sees a whole tile: in larger ones a flow draws less than it learned."""
+    assert residual.TILE * LATENT.latent_factor == Sizes().scene
 
 
 @pytest.mark.parametrize("count", [2, 5, 8])

@@ -107,6 +107,9 @@ def test_what_cannot_be_made_smaller_is_a_sentence(tmp_path):
         asked = {"kind": "unet", "distil": "brain-mri-2d"} | wrong
         with pytest.raises(UsageError, match="--distil goes with unet"):
             train(data=tmp_path / "data", out=tmp_path / "run", minutes=1, **asked)
+    with pytest.raises(UsageError, match="brain-mri-2d knows MR"):
+        train("unet", tmp_path / "data", tmp_path / "run", minutes=1, distil="brain-mri-2d", modality="CT")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_line_distils(tmp_path):

@@ -44,7 +44,7 @@ class Sizes:
     ----------
     batch, patch : patches a step of the regression network, and their edge, voxels
     scenes, scene : scenes that are made at once, and their edge, voxels, a multiple of 8 from 24 on: of smaller grids
-        oneDNN gets gradients in bf16 wrong
+        oneDNN gets gradients in bf16 wrong. Samples are drawn in tiles of this edge (`medldm.inference.residual.TILE`)
     spread : edge of the scenes that the spread head learns from: it looks at a few voxels around each
     flow : scenes a step of the flow
     most : scenes that are kept
@@ -77,7 +77,12 @@ class Sizes:
 
         whole = {"batch": 128, "patch": 96} if flat else {"batch": 16, "patch": 64}
         return cls(
-            batch=part(whole["batch"]), patch=whole["patch"], scenes=part(32), scene=64, flow=part(32), most=part(8192)
+            batch=part(whole["batch"]),
+            patch=whole["patch"],
+            scenes=part(64),
+            scene=cls.scene,
+            flow=part(64),
+            most=part(16384),
         )
 
 
