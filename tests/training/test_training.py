@@ -323,6 +323,7 @@ def test_sizes_suit_the_device(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, of=memory: of)
         large = Sizes.fitted("cuda", 2)
         assert (large.batch, large.flow, large.most) == (int(128 * share), int(32 * share), int(8192 * share))
+        assert large.scene == Sizes().scene  # of which the tiles are that samples are drawn in
 
 
 @pytest.mark.slow

@@ -79,10 +79,10 @@ class Sizes:
         return cls(
             batch=part(whole["batch"]),
             patch=whole["patch"],
-            scenes=part(64),
+            scenes=part(32),
             scene=cls.scene,
-            flow=part(64),
-            most=part(16384),
+            flow=part(32),
+            most=part(8192),
         )
 
 
