@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -105,7 +105,7 @@ def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Safetensors under a temporary name, then renamed: a killed run leaves the last file whole."""
     temporary = path.with_suffix(".partial")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
+    temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}, metadata))
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -1,6 +1,7 @@
 """Which model is taken, and how its card says to use it."""
 
 import json
+import os
 
 import numpy as np
 import phantoms
@@ -135,3 +136,13 @@ def test_the_shipped_baseline_gives_the_regression_mean_of_its_set():
     ours, baseline = (medldm.denoise(noisy, 0.04, model=name) for name in ("brain-mri-2d", "brain-mri-2d-unet"))
     assert np.array_equal(ours.voxels, baseline.voxels)
     assert not np.array_equal(ours.voxels, noisy.voxels)
+
+
+def test_weights_of_a_trained_set_may_be_read_by_everybody_whom_the_umask_allows(tmp_path):
+    """On a cluster one user trains and others restore."""
+    before = os.umask(0o027)
+    try:
+        path = phantoms.tiny_model(tmp_path)
+    finally:
+        os.umask(before)
+    assert path.with_suffix(".safetensors").stat().st_mode & 0o777 == 0o640
