@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from medldm.errors import ModelError, reason_of
+from medldm.io.atomic import whole_file
 from medldm.settings import Architecture
 from medldm.zoo import Card
 
@@ -28,18 +29,24 @@ def save_model(parts: dict[str, dict[str, Tensor]], card: dict[str, Any], folder
     Returns
     -------
     path of the card
+
+    Raises
+    ------
+    OutputError, ResourceError
+        See `medldm.io.atomic.whole_file`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     name = card["name"]
     tensors = {
         f"{part}.{key}": value.half().contiguous() for part, weights in parts.items() for key, value in weights.items()
     }
     path = folder / f"{name}.safetensors"
-    # Not `save_file`, whose files nobody but their owner may read.
-    path.write_bytes(save(tensors, {"card": json.dumps(card)}))
+    with whole_file(path) as temporary:
+        # Not `save_file`, whose files nobody but their owner may read.
+        temporary.write_bytes(save(tensors, {"card": json.dumps(card)}))
     fields = {**card, "weights": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     target = folder / f"{name}.json"
-    target.write_text(json.dumps(fields, indent=1) + "\n")
+    with whole_file(target) as temporary:
+        temporary.write_text(json.dumps(fields, indent=1) + "\n")
     return target
 
 

@@ -103,8 +103,12 @@ def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Safetensors under a temporary name, then renamed: a killed run leaves the last file whole."""
+    """Safetensors under a temporary name, then renamed: a killed run leaves the last file whole.
+
+    The temporary name is always the same, so that runs that are killed again and again leave one file at most.
+    """
     temporary = path.with_suffix(".partial")
+    temporary.unlink(missing_ok=True)  # one of an earlier version keeps its mode, which is for its owner alone
     temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}, metadata))
     with temporary.open("rb") as file:
         os.fsync(file.fileno())

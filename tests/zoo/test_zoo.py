@@ -1,15 +1,18 @@
 """Which model is taken, and how its card says to use it."""
 
+import errno
 import json
 import os
 
 import numpy as np
 import phantoms
 import pytest
+import torch
 
 import medldm
 from medldm import zoo
-from medldm.errors import ModelError
+from medldm.errors import ModelError, ResourceError
+from medldm.training.state import save_atomically
 
 SLOW = {"denoise": {"psnr": 33.0}, "super-resolve": {"psnr": 26.0}, "in-plane": {"psnr": 99.0}}
 FAST = {"denoise": {"psnr": 32.5, "looks": 1}, "super-resolve": {"psnr": 25.0, "looks": 1}}
@@ -139,10 +142,31 @@ def test_the_shipped_baseline_gives_the_regression_mean_of_its_set():
 
 
 def test_weights_of_a_trained_set_may_be_read_by_everybody_whom_the_umask_allows(tmp_path):
-    """On a cluster one user trains and others restore."""
+    """On a cluster one user trains and others restore; also over a file that only its owner could read."""
+    weights, checkpoint = tmp_path / "tiny-2d.safetensors", tmp_path / "checkpoint.safetensors"
+    for old in (weights, checkpoint, checkpoint.with_suffix(".partial")):
+        old.touch(mode=0o600)
     before = os.umask(0o027)
     try:
-        path = phantoms.tiny_model(tmp_path)
+        card = phantoms.tiny_model(tmp_path)
+        save_atomically({"a": torch.zeros(1)}, checkpoint, {})
     finally:
         os.umask(before)
-    assert path.with_suffix(".safetensors").stat().st_mode & 0o777 == 0o640
+    assert card.with_suffix(".safetensors") == weights
+    for path in (card, weights, checkpoint):
+        assert path.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([card.name, weights.name, checkpoint.name])
+
+
+def test_a_disk_that_fills_up_leaves_the_last_set_whole(tmp_path, monkeypatch):
+    card = phantoms.tiny_model(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(ResourceError):
+        phantoms.tiny_model(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    zoo.check_weights(zoo.card(str(card)))
