@@ -24,7 +24,7 @@ INSTEAD = {
     "rivals": "baselines",
     "chain": "pipeline",
     "white": "noise",
-    "drawing": "SamplerConfig",
+    "drawing": "Tiling",
     "guard": "ood",
     "novelty": "ood",
     "untold": "missing reference",

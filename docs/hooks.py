@@ -140,29 +140,26 @@ def models() -> str:
                 f"| {name} | {' | '.join(f'{scores[row]:.2f}' for row in names)} |" for name, scores in rows.items()
             ]
         if model.use:
-            flow = "flow" in model.training.get("minutes", {})
             lines += [
                 "",
                 "**How tasks use it** (`docs/benchmarks/advise.py`)",
                 "",
-                "| task | flow and decoder at fidelity 1 | orientations at most | PSNR on validation scans, dB |",
-                "|---|---|---|---|",
+                "| task | orientations at most | PSNR on validation scans, dB |",
+                "|---|---|---|",
             ]
             for verb in model.use:
                 use = model.used(verb)
-                refines = ("yes" if use.refines else "no") if flow else "has none"
-                lines.append(f"| {verb} | {refines} | {use.orientations} | {use.psnr if use.psnr > 0 else ''} |")
+                lines.append(f"| {verb} | {use.orientations} | {use.psnr if use.psnr > 0 else ''} |")
         if verbs := model.calibration.get("verbs"):
             lines += [
                 "",
-                "**90 % interval**: `mean +- q sqrt(std^2 + floor^2)` (see [Uncertainty](../concepts/uncertainty.md))",
+                "**90 % interval**: `mean +- q sqrt(s^2 + floor^2)` (see [Uncertainty](../concepts/uncertainty.md))",
                 "",
                 "| task | q | floor: still, noisy, far, busy |",
                 "|---|---|---|",
             ]
             lines += [
-                f"| {name.replace('one look', 'one orientation')} | {c['q']} "
-                f"| {c['still']}, {c['noisy']}, {c['far']}, {c['busy']} |"
+                f"| {name} | {c['q']} | {c['still']}, {c['noisy']}, {c['far']}, {c['busy']} |"
                 for name, c in verbs.items()
             ]
     return "\n".join(lines) + "\n"
@@ -173,7 +170,7 @@ TITLES = {
     "lesions": "Lesions inserted into MR scans",
     "baselines": "MR noise: BM4D, DIPY, ANTs",
     "ct": "CT",
-    "ablation": "What each part of the pipeline brings",
+    "gates": "What samples must pass",
     "speed": "Seconds and memory",
 }
 BENCHMARKS = """# Benchmarks
@@ -198,17 +195,15 @@ A **row** is a kind of damage that is done to a scan, and a **method** is what r
 | `lesions-...` | bright and dark spheres inserted before the damage is done |
 | `ct-dose-4`, `ct-dose-10` | a quarter and a tenth of the dose, simulated in the sinogram |
 | `ct-object-...` | the same for a drawn test object, whose edges and noise can be measured |
+| `drawn-noise-3`, `drawn-noise-7` | noise on a drawn head: real references carry noise of their own |
 
 | method | what it is |
 |---|---|
 | `nothing`, `linear`, `cubic`, `smooth-fill` | the damaged scan; interpolation; a smooth surface over a region |
 | `nlm`, `tv`, `dipy-nlm`, `bm4d...`, `ants` | filters that need no training: non-local means, total variation, BM4D; \
 `-unbiased`: the Rician bias is corrected, `-stabilised`: the variance of the noise is stabilised first |
-| `unet` | a supervised U-Net with the same inputs and patches, without a latent |
-| `vae-of-the-truth` | the reference through the autoencoder: the best that its latents allow |
-| `decode-estimate`, `decode-flow` | the result of the U-Net, and the latent of the flow, through the autoencoder |
-| `chain-...` | flow and decoder: before projection, with 1 and 8 steps, the mean of 8 samples |
-| `medldm`, `medldm-sharp` | medldm with `--fidelity 1` (the default) and `--fidelity 0` |
+| `medldm`, `medldm-fast` | medldm as it is by default, and with the model `brain-mri-2d-fast` |
+| `medldm-sample`, `medldm-mean` | one sample (`--fidelity 0`), and the mean of 8 (`--samples 8`) (sets with a flow) |
 """
 
 
@@ -217,7 +212,7 @@ def benchmarks() -> str:
     lines = [BENCHMARKS]
     tables = [*(HERE / "benchmarks").glob("*/table.md"), *(HERE / "benchmarks").glob("*.md")]
     names = {path: path.parent.name if path.name == "table.md" else path.stem for path in tables}
-    first = ("core", "baselines", "lesions", "ct", "ablation")
+    first = ("core", "gates", "baselines", "lesions", "ct")
     for path in sorted(tables, key=lambda path: (names[path] not in first, names[path] == "speed", names[path])):
         name = names[path]
         body = "\n".join(f"#{line}" if line.startswith("#") else line for line in path.read_text().splitlines())

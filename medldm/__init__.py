@@ -1,4 +1,4 @@
-"""medldm: restore MRI and CT scans with measurement-aware latent diffusion.
+"""medldm: restore MRI and CT scans, and say how sure the result is.
 
 >>> import medldm
 >>> scan = medldm.read("scan.nii.gz")            # doctest: +SKIP

@@ -97,13 +97,17 @@ class Settings:
     model: str = knob("auto", "model card name, or path of a trained model", metavar="NAME|PATH")
     device: str = knob("auto", "where to compute", unit=DEVICES, pattern=r"auto|cpu|mps|cuda(:\d+)?")
     modality: str = knob("auto", "what kind of scan this is", choices=Choices("auto", MODALITIES))
-    fidelity: float = knob(1.0, "1 is closest to the measurement, 0 is sharpest", low=0, high=1)
+    fidelity: float = knob(
+        1.0, "1 is the regression mean, 0 one sample of a model with a flow; between them a blend", low=0, high=1
+    )
     samples: int = knob(
-        1, "draw this many restorations; more than one gives mean and standard deviation", low=1, high=64, whole=True
+        1,
+        "samples of a model with a flow; more than one gives their mean and standard deviation",
+        low=1,
+        high=64,
+        whole=True,
     )
-    steps: int = knob(
-        1, "flow steps; 1 is the conditional mean, at least 4 when samples > 1", low=1, high=100, whole=True
-    )
+    steps: int = knob(4, "flow steps a sample; more draw finer detail and take longer", low=1, high=100, whole=True)
     seed: int = knob(0, "seed of everything random", low=0, high=2**31 - 1, whole=True)
     tile: int | None = knob(
         None, "edge of a tile; fitted to free memory when not given", unit="voxels", low=32, high=4096, whole=True
@@ -116,9 +120,9 @@ class Settings:
             check(knob_field.name, getattr(self, knob_field.name), knob_field.metadata)
 
     @property
-    def flow_steps(self) -> int:
-        """Flow steps really taken: one step has no spread, so several samples take at least four."""
-        return max(self.steps, 4) if self.samples > 1 else self.steps
+    def draws(self) -> int:
+        """How many samples the flow draws: none for the regression mean alone."""
+        return self.samples if self.samples > 1 or self.fidelity < 1 else 0
 
     def asdict(self) -> dict[str, Any]:
         """The settings as JSON-ready values."""
@@ -239,27 +243,21 @@ class Architecture:
     spatial_dims : 2 runs over planes with `context` neighbouring slices as channels, 3 over volumes
     context : slices a plane network sees (odd); 1 in volumes
     unet_entry : space-to-depth factor in front of the U-Net; 1 keeps its first and last layer at full resolution
-    vae_entry : space-to-depth factor in front of the autoencoder
-    latent_channels : channels of the latent
+    latent_channels : channels of the latent of the residual
     latent_factor : voxels per latent voxel along each axis
     unet, unet_strides, unet_units : channels, strides and residual units of the MONAI U-Net
-    vae : channels of the MONAI AutoencoderKL, behind space-to-depth
     flow : channels of the MONAI DiffusionModelUNet
-    staged : flow and decoder start from the supervised estimate y + R(y, m, sigma), not from y
     """
 
     spatial_dims: int = 2
     context: int = 5
     unet_entry: int = 1
-    vae_entry: int = 2
     latent_channels: int = 16
     latent_factor: int = 4
     unet: tuple[int, ...] = (24, 48, 96, 192)
     unet_strides: tuple[int, ...] = (1, 2, 2)
     unet_units: int = 2
-    vae: tuple[int, ...] = (48, 96)
     flow: tuple[int, ...] = (64, 128, 128)
-    staged: bool = True
 
     @property
     def measured_channels(self) -> int:

@@ -151,7 +151,7 @@ def elsewhere(text, folder, patched, run_here):
     begun = phantoms.tiny_model(folder / "begun")
     shipped = run.card
     # The shipped network would take its time: one of a few channels stands in for it.
-    patched.setattr(run, "card", lambda name: shipped(str(begun) if name == "brain-mri-2d-unet" else name))
+    patched.setattr(run, "card", lambda name: shipped(str(begun) if name == "brain-mri-2d" else name))
     run_here()
     card = json.loads((folder / "runs" / "gpu" / "gpu.json").read_text())
     assert set(card["training"]["steps"]) == {"unet", "spread", "latent", "flow"}

@@ -656,16 +656,16 @@ def test_a_sampler_from_outside_is_used_by_name(tiny_model, phantom, tmp_path):
 
     calls = []
 
-    def toy(denoise, noise, steps=1, *, progress=lambda step, steps: None):
+    def toy(flow, noise, steps):
         calls.append(steps)
-        return denoise(noise, torch.ones(len(noise)))
+        return flow(noise, torch.zeros(len(noise)))
 
     card = json.loads(tiny_model.read_text()) | {"use": {"denoise": {"sampler": "toy"}}}
     shutil.copy(tiny_model.parent / card["weights"], tmp_path)
     path = tmp_path / "toy.json"
     path.write_text(json.dumps(card))
     scan = phantom.with_voxels(np.ascontiguousarray(phantom.voxels[16:48, 16:48, 16:32]), phantom.affine)
-    options = {"noise": 0.05, "steps": 2, "model": str(path), "device": "cpu", "precision": "fp32"}
+    options = {"noise": 0.05, "steps": 2, "fidelity": 0, "model": str(path), "device": "cpu", "precision": "fp32"}
     with pytest.raises(ModelError, match="'toy'"):
         medldm.denoise(scan, **options)
     try:

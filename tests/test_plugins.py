@@ -159,7 +159,7 @@ def test_every_registry_has_what_another_package_offers(package):
         "from medldm.io.formats import FORMATS, is_image_name\nfrom pathlib import Path\n"
         "assert FORMATS['toy'].title == 'TOY' and is_image_name(Path('a.toy'))\n"
         "from medldm.degradations import DEGRADATIONS\nassert list(DEGRADATIONS)[-1] == 'louder'\n"
-        "from medldm.diffusion import SAMPLERS\nassert set(SAMPLERS) == {'euler', 'still'}\n"
+        "from medldm.diffusion import SAMPLERS\nassert set(SAMPLERS) == {'euler', 'straight', 'still'}\n"
         "import medldm\nassert medldm.toy_draw().shape == (4, 4, 4)\n"
         "from medldm.settings import Brighten\nassert Brighten(modality='us').amount == 1\n",
     )

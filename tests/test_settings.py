@@ -7,7 +7,7 @@ import pytest
 
 from medldm.cli.flags import add_settings, flag, settings_from
 from medldm.errors import UsageError
-from medldm.settings import Denoise, Settings, SuperResolve, make
+from medldm.settings import Denoise, SuperResolve, make
 from medldm.tasks import TASKS
 
 
@@ -47,12 +47,6 @@ def test_flags_give_the_settings_they_name():
 def test_what_cannot_be_meant_is_refused_by_name(options, word):
     with pytest.raises(UsageError, match=word):
         make(Denoise, options)
-
-
-def test_several_samples_take_at_least_four_steps():
-    assert Settings(samples=5).flow_steps == 4
-    assert Settings(samples=5, steps=8).flow_steps == 8
-    assert Settings().flow_steps == 1
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 1.0, 1.0, 1.0), "1,1"])

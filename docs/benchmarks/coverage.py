@@ -18,7 +18,7 @@ import numpy as np
 
 from medldm.benchmark.calibration import ROWS, Errors, measure
 from medldm.benchmark.scans import scans
-from medldm.inference.uncertainty import calibrated, interval_for
+from medldm.inference.uncertainty import interval_for
 from medldm.zoo import Card, card
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -29,20 +29,17 @@ OUT = Path(__file__).parent / "coverage"
 
 def scored(model: Card, block: Errors) -> dict[str, object]:
     """One block: coverage, width, and the constant width that holds as many."""
-    interval = interval_for(model, block.verb, block.orientations)
+    interval = interval_for(model, block.verb)
     if interval is None:
-        raise SystemExit(
-            f"{model.name} is not calibrated for {calibrated(block.verb, block.orientations)}: see calibrate.py."
-        )
+        raise SystemExit(f"{model.name} is not calibrated for {block.verb}: see calibrate.py.")
     size, half = np.abs(block.error), block.half_width(interval)
     coverage = float((size <= half).mean())
-    varies = half.std() > 1e-4 * half.mean()  # of a scan restored in one orientation the samples hardly differ
-    skill = float(np.corrcoef(size, half)[0, 1]) if varies else 0.0
+    skill = float(np.corrcoef(size, half)[0, 1])
     return {
         "card": model.name,
         "weights": model.sha256[:8],
         "calibrated_on": len(model.calibration["subjects"]),
-        "task": calibrated(block.verb, block.orientations),
+        "task": block.verb,
         "row": block.row,
         "contrast": block.contrast.removeprefix("MR "),
         "subject": block.subject,
@@ -67,7 +64,7 @@ def table(rows: Sequence[Mapping[str, object]], kind: str) -> list[str]:
     """Means by one column, as Markdown."""
     groups: dict[str, list[Mapping[str, object]]] = defaultdict(list)
     for row in rows:
-        groups[str(row[kind]).replace("one look", "one orientation")].append(row)  # cards keep the older word
+        groups[str(row[kind])].append(row)
     lines = [f"| {kind} | blocks | coverage, % | half width | one constant for the task | one for each block | skill |"]
     lines.append("|---|---|---|---|---|---|---|")
     for name, members in sorted(groups.items()):

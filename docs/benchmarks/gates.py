@@ -1,7 +1,7 @@
 """Measure the gates of a set with a flow: `python docs/benchmarks/gates.py ../shared/data [--model NAME|PATH]`.
 
 Cubes of validation subjects are damaged as the rows of the table say and restored with the package's own functions;
-every figure stands by row and scanner. Writes gates.csv and gates.md, and prints them. Some 15 minutes on one core;
+every figure stands by row and scanner. Writes gates.csv and table.md, and prints them. Some 15 minutes on one core;
 `--quick` takes one cube a row and scanner, and its realism means little.
 """
 
@@ -26,6 +26,7 @@ from medldm.benchmark.gates import (
     ROWS,
     THIN,
     Case,
+    SamplingOptions,
     answer,
     averaged,
     case,
@@ -39,6 +40,7 @@ from medldm.benchmark.gates_realism import Restored, classified, compared, detai
 from medldm.benchmark.lesions import lesion_scores
 from medldm.benchmark.scans import is_thin, scans
 from medldm.benchmark.tables import commit
+from medldm.diffusion.samplers import DEFAULT, SAMPLERS
 from medldm.inference.device import pick_device
 from medldm.inference.networks import Networks, load_networks
 from medldm.io import read_nifti
@@ -49,6 +51,7 @@ from medldm.zoo import card
 
 log = logging.getLogger("gates")
 HERE = Path(__file__).parent / "gates"
+RESEARCH = str(Path(__file__).parents[1] / "training" / "flow" / "brain-mri-2d-flow.json")  # no set ships a flow
 LESION_SAMPLES = 4  # two pairs of opposite noise
 TIMED = (128, 128, 64)  # voxels
 CUBES_PER_SCANNER = 3
@@ -74,6 +77,7 @@ REPORTED = {
     "sliced real": "sliced Wasserstein distance of real detail to real detail",
     "false lesions b": "false lesions a cube, b",
     "false lesions": "false lesions a cube, sample",
+    "false lesions ratio": "false lesions of a sample / those of b",
     "false lesions mean": "false lesions a cube, mean of four samples",
     "contrast b": "contrast of lesions recovered in b",
     "seconds b": "seconds of b",
@@ -96,8 +100,7 @@ class Run(NamedTuple):
 
     networks: Networks
     samples: int
-    steps: int
-    device: str
+    options: SamplingOptions
 
 
 Figures = dict[str, float]
@@ -135,10 +138,10 @@ def by_scanner(listed: Sequence[dict[str, str]], quick: bool) -> Iterator[tuple[
 
 def lesions(run: Run, sick: Case) -> Figures:
     """False lesions and contrast of lesions in b and in samples."""
-    regression = regress(run.networks, sick, run.device)
+    regression = regress(run.networks, sick, run.options.device)
     b = sick.project(regression.mean)
     # Pairs of opposite noise: what a pair does to the contrast of a lesion is not luck.
-    samples = [drawn(run.networks, sick, regression, seed, run.steps, run.device) for seed in range(LESION_SAMPLES)]
+    samples = [drawn(run.networks, sick, regression, seed, run.options) for seed in range(LESION_SAMPLES)]
 
     def scored(guess: Any) -> tuple[float, float]:
         assert sick.healthy is not None
@@ -168,10 +171,10 @@ def cost(run: Run, scan: Packed, row: str) -> Figures:
     seconds: dict[str, list[float]] = {"b": [], "steps": []}
     for number in range(2):
         started = time.monotonic()
-        regression = regress(run.networks, damaged, run.device)
+        regression = regress(run.networks, damaged, run.options.device)
         seconds["b"].append(time.monotonic() - started)
         started = time.monotonic()
-        drawn(run.networks, damaged, regression, number, run.steps, run.device)
+        drawn(run.networks, damaged, regression, number, run.options)
         seconds["steps"].append(time.monotonic() - started)
     of_b, of_steps = min(seconds["b"]), min(seconds["steps"])
     return {"seconds b": of_b, "seconds steps": of_steps, "time ratio": of_steps / of_b}
@@ -185,7 +188,7 @@ def figures_of_row(run: Run, row: str, listed: Sequence[Scan]) -> dict[str, Figu
         for damaged in cases(scan, scanner, [row], cubes):
             if damaged.scored.sum() < LEAST:
                 continue
-            given = answer(run.networks, damaged, run.samples, run.steps, run.device)
+            given = answer(run.networks, damaged, run.samples, run.options)
             one = figures(run.networks, damaged, given) | noise_alone(run.networks, damaged, given)
             if row in THIN:
                 one |= spectra(damaged, given)
@@ -306,10 +309,11 @@ def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model", default="brain-mri-3d", help="name, or path of a trained set")
+    parser.add_argument("--model", default=RESEARCH, help="name, or path of a trained set")
     parser.add_argument("--split", default="val")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--sampler", default=DEFAULT, choices=sorted(SAMPLERS))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=HERE)
@@ -322,7 +326,11 @@ def main() -> None:
     if options.samples < 2:
         raise SystemExit("--samples is at least 2: one sample has no spread.")
     device = pick_device(options.device)
-    run = Run(load_networks(chosen, device, pick_precision("auto", device)), options.samples, options.steps, device)
+    run = Run(
+        load_networks(chosen, device, pick_precision("auto", device)),
+        options.samples,
+        SamplingOptions(options.steps, options.sampler, device),
+    )
     rows = [row for row in scans(options.data, options.split, chosen.modality) if float(row.get("weight") or 1) > 0]
     listed = [
         Scan(scanner, packed(row, chosen.modality), cubes) for scanner, row, cubes in by_scanner(rows, options.quick)
@@ -338,7 +346,7 @@ def main() -> None:
             table.writerows(line | head for line in lines(row, scanner, values))
             file.flush()
     text = page(read(options.out))
-    (options.out / "gates.md").write_text(text)
+    (options.out / "table.md").write_text(text)
     print(text)
 
 

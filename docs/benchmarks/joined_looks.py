@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from medldm.inference.networks import Networks, load_networks
-from medldm.inference.tiling import SamplerConfig, estimate
+from medldm.inference.tiling import Tiling, estimate
 from medldm.training.data import Packed, load_cache, pack
 from medldm.training.validation import EDGE, Cube, cubes
 from medldm.zoo import card
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 
 def main(data: Path) -> None:
     """Print the table."""
-    networks = load_networks(card("brain-mri-2d-unet"), precision=torch.bfloat16)
+    networks = load_networks(card("brain-mri-2d"), precision=torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
         pack(data, Path(folder))
         val, train = (
@@ -73,7 +73,7 @@ def samples(networks: Networks, scan: Packed) -> dict[str, Sample]:
 def sample(networks: Networks, case: Cube) -> Sample:
     """What the filters see of a cube."""
     orientations = [
-        estimate(networks, case.observation, case.sigma, [orientation], SamplerConfig.whole())
+        estimate(networks, case.observation, case.sigma, [orientation], Tiling.whole())
         for orientation in case.orientations
     ]
     mean = torch.stack(orientations).mean(0)

@@ -3,7 +3,9 @@
 Run on an otherwise idle machine: `python docs/benchmarks/speed.py`. Every line has a process of its own, so that peak
 memory is its own. The shipped scan is cropped to its head and stretched to each size; nothing of it is air that could
 be skipped but what lies in the corners of a head. BM4D (extra `baselines`) restores the same array, for 4 minutes.
-One line is measured while another process restores scans in a loop, with as many threads as the cores.
+One line is measured while another process restores scans in a loop, with as many threads as the cores. Operations of
+the regression network (a multiplication and an addition are two) are counted by PyTorch; the peak of the chip is what
+a product of two large matrices reaches in the same number format.
 `--ct` adds a CT of 512 x 512 x 800 voxels, which takes minutes.
 """
 
@@ -21,7 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,10 +33,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from wrapping import wrapped
 
 SCORES = Path(__file__).with_suffix(".csv")
-COLUMNS = ("command", "machine", "what", "model", "voxels", "loading_s", "restoring_s", "network", "peak_gb", "note")
+COLUMNS = (
+    "command", "machine", "what", "model", "voxels", "loading_s", "restoring_s", "network", "kflop_per_voxel", "gflops",
+    "peak_gflops", "peak_gb", "note",
+)  # fmt: skip
 PATIENCE_S = 240  # for BM4D
 LARGE = (256, 256, 180)
 BESIDE = "denoise beside another job"
+ALONE = "denoise without spread"
+RESEARCH = str(Path(__file__).parents[1] / "training" / "flow" / "brain-mri-2d-flow.json")  # no set ships a flow
 CT = (512, 512, 800)
 LINES = (
     ("denoise", "auto", (128, 128, 90)),
@@ -43,6 +50,8 @@ LINES = (
     ("denoise", "brain-mri-2d-fast", LARGE),
     ("super-resolve", "auto", LARGE),
     ("super-resolve", "brain-mri-2d-fast", LARGE),
+    (ALONE, "auto", LARGE),
+    ("sample", RESEARCH, LARGE),
     ("bm4d", "", LARGE),
     (BESIDE, "auto", LARGE),
 )
@@ -89,15 +98,19 @@ def one(verb: str, model: str, shape: tuple[int, ...]) -> dict[str, Any]:
     from medldm.benchmark.optional_baselines import bm4d_plain
     from medldm.inference.networks import Networks, load_networks
     from medldm.models.precision import pick_precision
+    from medldm.models.residual import ResidualFlow
     from medldm.system import peak_memory_mb
     from medldm.zoo import best, card
 
     modality = "ct" if shape == CT else "mr"
     if verb != "bm4d":
-        chosen = best(modality, verb=verb) if model == "auto" else card(model)
-        load_networks(chosen, precision=pick_precision("auto", "cpu"))
+        chosen = best(modality) if model == "auto" else card(model)
+        networks = load_networks(chosen, precision=pick_precision("auto", "cpu"))
+        if verb == ALONE:
+            networks.spread = None
     loaded = time.monotonic() - begun
-    inside = watched(Networks, ("estimate", "refine"))
+    inside = watched(Networks, ("estimate", "estimate_with_spread"))
+    flowing = watched(ResidualFlow, ("forward",))
     scan = chest(shape) if modality == "ct" else head(shape)
     begun = time.monotonic()
     if verb == "bm4d":
@@ -111,11 +124,53 @@ def one(verb: str, model: str, shape: tuple[int, ...]) -> dict[str, Any]:
     else:
         spacing = [0.75, 0.75, 1.5] if modality == "ct" else [1, 1, 1]
         noise: dict[str, Any] = {"noise": 20.0} if modality == "ct" else {"noise": 0.05}
+        noise |= {"fidelity": 0.0} if verb == "sample" else {}
         restored = medldm.denoise(scan, affine=np.diag([*spacing, 1.0]), model=model, modality=modality, **noise)
         name = restored.history[-1].facts["model"]
     seconds = time.monotonic() - begun
-    share = sum(inside) / seconds
-    return {"model": name, "loading": loaded, "seconds": seconds, "network": share, "memory": peak_memory_mb()}
+    memory = peak_memory_mb()
+    busy = sum(call.seconds for call in (*inside, *flowing))
+    measured = {"model": name, "loading": loaded, "seconds": seconds, "network": busy / seconds, "memory": memory}
+    if verb == "bm4d":
+        return measured
+    flops = operations(networks)
+    done = flops * sum(call.voxels for call in inside) / max(1e-9, sum(call.seconds for call in inside))
+    return measured | {"kflop": flops / 1e3, "gflops": done / 1e9, "peak": peak_flops() / 1e9}
+
+
+class Call(NamedTuple):
+    """Seconds that a call took, and voxels that it was given."""
+
+    seconds: float
+    voxels: int
+
+
+def operations(networks: Any) -> float:
+    """Floating-point operations of the regression network with its spread head, per voxel of one orientation."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config, edge = networks.config, 64
+    inputs = torch.zeros(1, config.measured_channels, *(edge,) * config.spatial_dims)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        (networks.estimate if networks.spread is None else networks.estimate_with_spread)(inputs)
+    return float(counter.get_total_flops() / edge**config.spatial_dims)
+
+
+def peak_flops() -> float:
+    """Operations a second of a product of two large matrices, in the format that networks compute in; best of five."""
+    import torch
+
+    from medldm.models.precision import pick_precision
+
+    edge = 2048
+    left, right = (torch.ones(edge, edge, dtype=pick_precision("auto", "cpu")) for _ in range(2))
+    seconds = []
+    for _ in range(5):
+        begun = time.monotonic()
+        left @ right
+        seconds.append(time.monotonic() - begun)
+    return 2 * edge**3 / min(seconds)
 
 
 @contextmanager
@@ -152,23 +207,23 @@ def abilities() -> str:
     return f"{best}, computing in {'bf16' if pick_precision('auto', 'cpu') == torch.bfloat16 else 'fp32'}"
 
 
-def watched(kind: Any, names: tuple[str, ...]) -> list[float]:
-    """Seconds of every call of some methods from now on; they must not call each other."""
-    seconds: list[float] = []
+def watched(kind: Any, names: tuple[str, ...]) -> list[Call]:
+    """Every call of some methods from now on; they must not call each other."""
+    calls: list[Call] = []
 
     def timed(method: Any) -> Any:
-        def call(*args: Any, **options: Any) -> Any:
+        def call(owner: Any, given: Any, *args: Any) -> Any:
             begun = time.monotonic()
             try:
-                return method(*args, **options)
+                return method(owner, given, *args)
             finally:
-                seconds.append(time.monotonic() - begun)
+                calls.append(Call(time.monotonic() - begun, given[:, 0].numel()))
 
         return call
 
     for name in names:
         setattr(kind, name, timed(getattr(kind, name)))
-    return seconds
+    return calls
 
 
 def main(lines: tuple[tuple[str, str, tuple[int, ...]], ...]) -> None:
@@ -196,7 +251,10 @@ def main(lines: tuple[tuple[str, str, tuple[int, ...]], ...]) -> None:
             "loading_s": round(measured["loading"], 2),
             "restoring_s": round(measured["seconds"], 2),
         }
-        seconds["network"] = "" if verb == "bm4d" else round(100 * measured["network"])
+        if verb != "bm4d":
+            seconds["network"] = round(100 * measured["network"])
+            seconds |= {"kflop_per_voxel": round(measured["kflop"]), "gflops": round(measured["gflops"])}
+            seconds["peak_gflops"] = round(measured["peak"])
         rows.append(line | seconds | {"model": measured["model"], "peak_gb": round(measured["memory"] / 1024, 3)})
         print(rows[-1], flush=True)
     command = f"python docs/benchmarks/speed.py{' --ct' if len(lines) > len(LINES) else ''}"
@@ -219,7 +277,8 @@ def table(rows: list[dict[str, str]]) -> str:
     measured = BESIDE in {row["what"] for row in rows}
     missing = [] if measured else ["Restoring beside another job was not measured yet.", ""]
     lines = [
-        f"`{rows[0]['command']}` on {rows[0]['machine']}: one step, one answer.",
+        f"`{rows[0]['command']}` on {rows[0]['machine']}: one answer with its spread, but for one line; `sample`: one "
+        "sample of four steps while denoising, by the flow of record 0055.",
         "",
         *missing,
         "| what | model | voxels | million | loading, s | restoring, s | of it network, % | s per million | peak, GB |",
@@ -236,6 +295,7 @@ def table(rows: list[dict[str, str]]) -> str:
             f"{line}| {float(row['loading_s']):.1f} | {seconds:.1f} | {row['network']} | {seconds / million:.1f} "
             f"| {float(row['peak_gb']):.2f} |"
         )
+    lines += arithmetic(rows)
     lines += [
         "",
         "A CPU without bf16 arithmetic (AVX2, or AVX-512 without BF16) computes in fp32, which is slower. Measured by "
@@ -247,6 +307,28 @@ def table(rows: list[dict[str, str]]) -> str:
           for cpu, model, voxels, seconds, source in ELSEWHERE),
     ]  # fmt: skip
     return wrapped("\n".join(lines))
+
+
+def arithmetic(rows: list[dict[str, str]]) -> list[str]:
+    """How much is computed, and how near to the peak of the chip; nothing of measurements that did not count it."""
+    counted = [row for row in rows if row.get("gflops")]
+    if not counted:
+        return []
+    lines = [
+        "",
+        "Operations of the regression network, per voxel of each of its orientations, and how fast they were done, "
+        "beside the product of two large matrices:",
+        "",
+        "| what | model | voxels | thousand operations a voxel | billion a second | of matrices, % |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in counted:
+        share = 100 * float(row["gflops"]) / float(row["peak_gflops"])
+        lines.append(
+            f"| {row['what']} | {row['model']} | {row['voxels']} | {row['kflop_per_voxel']} | {row['gflops']} "
+            f"| {share:.0f} |"
+        )
+    return lines
 
 
 if __name__ == "__main__":

@@ -114,7 +114,9 @@ def card_pace(volume: Volume, verb: str, settings: Settings, megavoxels: float) 
     asked = "" if TASKS[verb].plan else verb
     try:
         if settings.model == "auto":
-            model = best(modality, flat=min(volume.shape) == 1, verb=asked, megavoxels=megavoxels)
+            model = best(
+                modality, flat=min(volume.shape) == 1, verb=asked, megavoxels=megavoxels, draws=settings.draws > 0
+            )
         else:
             model = card(settings.model)
     except ModelError:

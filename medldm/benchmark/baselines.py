@@ -18,7 +18,6 @@ from scipy import ndimage
 from scipy.interpolate import CubicSpline
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
-from medldm.benchmark.ablation import PARTS
 from medldm.benchmark.optional_baselines import NEEDS, OPTIONAL, UNAVAILABLE, installed
 from medldm.benchmark.protocol import Trial
 from medldm.data.resample import field_of_view_affine, resample_to
@@ -32,6 +31,7 @@ NLM_PATCH, NLM_REACH = 5, 4  # voxels
 # Noise standard deviations, by family of the noise.
 NLM_STRENGTH = {"rician": 0.7, "gaussian": 0.7}
 TV_WEIGHT = {"rician": 0.4, "gaussian": 0.7}
+SAMPLES = 8  # of the method that takes their mean
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
 
     Parameters
     ----------
-    names : only these; ``ablation`` stands for the parts of our pipeline; the path of a model card is a method too (and
-        ``-sharp`` beside it, if it has a fidelity), so that weights are compared before they ship
+    names : only these; the path of a model card is a method too (and ``-sample`` beside it, if it has a flow), so that
+        weights are compared before they ship
 
     Raises
     ------
@@ -181,9 +181,7 @@ def methods(names: tuple[str, ...] | None = None) -> tuple[dict[str, Method], di
     absent = missing | absent
     chosen: dict[str, Method] = {}
     for name in names or (*every, *absent):
-        if name == "ablation":
-            chosen |= ablations()
-        elif name in every:
+        if name in every:
             chosen[name] = every[name]
         elif name in absent:
             continue
@@ -218,19 +216,17 @@ def _optional_method(denoiser: Callable[[Voxels, float, str], Voxels]) -> Callab
 
 
 def shipped() -> tuple[dict[str, Method], dict[str, str]]:
-    """The baseline U-Net and our own methods from the zoo; those that are not there, with the reason."""
+    """Our own methods, from the zoo; those that are not there, with the reason."""
     available: dict[str, Method] = {}
     absent: dict[str, str] = {}
-    baselines = [known for known in cards() if known.role == "baseline" and known.modality == MR.name]
-    if baselines:
-        available["unet"] = model(baselines[0])
-    else:
-        absent["unet"] = "no baseline is shipped"
     try:
         ours = best(MR.name)
-        available |= {"medldm": model(ours), "medldm-sharp": model(ours, fidelity=0.0)}
+        available |= variants("medldm", ours)
     except ModelError as problem:
-        absent |= {"medldm": str(problem), "medldm-sharp": str(problem)}
+        absent |= {"medldm": str(problem)}
+    for known in cards():
+        if known.name.endswith("-fast") and known.modality == MR.name:
+            available["medldm-fast"] = model(known)
     try:
         available["medldm-ct"] = model(best(CT.name))
     except ModelError as problem:
@@ -238,26 +234,19 @@ def shipped() -> tuple[dict[str, Method], dict[str, str]]:
     return available, absent
 
 
-def ablations() -> dict[str, Method]:
-    """Parts of the shipped MRI pipeline, one taken away after the other.
-
-    Raises
-    ------
-    ModelError
-        No restorer is shipped.
-    """
-    which = best(MR.name)
-    weights = f"{which.name}@{which.identity[:8]}"
-    return {name: Method(made(which), weights) for name, made in PARTS.items()}
+def variants(name: str, which: Card, path: str | None = None) -> dict[str, Method]:
+    """What a model answers; and one sample, and the mean of several, where it has a flow."""
+    answers = {name: model(which, path)}
+    if which.residual:
+        answers[f"{name}-sample"] = model(which, path, fidelity=0.0)
+        answers[f"{name}-mean"] = model(which, path, samples=SAMPLES)
+    return answers
 
 
 def own(path: str) -> dict[str, Method]:
     """Methods of a model that is not shipped, from the path of its card, weights or folder."""
     which = card(path)
-    own_methods = {which.name: model(which, path)}
-    if which.role == "restorer":
-        own_methods[f"{which.name}-sharp"] = model(which, path, fidelity=0.0)
-    return own_methods
+    return variants(which.name, which, path)
 
 
 def given_level(trial: Trial) -> float | None:

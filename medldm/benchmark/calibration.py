@@ -1,6 +1,6 @@
 """What a card gets after training: how wide its intervals must be, and what its training scans look like.
 
-Small blocks of validation scans are damaged, restored with several samples, and compared with what they were.
+Small blocks of validation scans are damaged, restored, and compared with what they were.
 The floor of the interval (`medldm.inference.uncertainty.Interval`) is fitted on training subjects, of all their
 contrasts, by the interval score (Gneiting and Raftery, J Am Stat Assoc 102, 2007), which asks for the right width place
 by place. The scale q is then set on validation subjects alone by split conformal prediction; voxels of one head are not
@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,14 @@ import numpy as np
 import torch
 from scipy import ndimage, optimize
 
-from medldm.benchmark.protocol import Trial, damage
+from medldm.benchmark.protocol import Trial, damage, trials
+from medldm.benchmark.rows import chosen_rows
 from medldm.benchmark.scans import is_thin, scans, spacing_of
 from medldm.data.intensity import foreground_mask, mri_scaling
 from medldm.data.volume import Stored, Volume, Voxels
 from medldm.degradations import MissingSlices, Regions, Rician, Row, ThickSlices
 from medldm.errors import UsageError
-from medldm.inference.uncertainty import Interval, calibrated, local_contrast, pooled, remoteness
+from medldm.inference.uncertainty import Interval, local_contrast, remoteness
 from medldm.io.atomic import whole_file
 from medldm.io.images import read_image
 from medldm.modality import MR
@@ -41,7 +42,6 @@ from medldm.zoo import FIELDS, Card, card
 log = logging.getLogger(__name__)
 
 COVERAGE = 0.9
-SAMPLES, STEPS = 4, 4
 BLOCK = (64, 64, 24)  # voxels along the slice axis and the two others
 VOXELS = 4000  # of each block that take part; neighbours tell the same
 ROWS = (
@@ -53,6 +53,11 @@ ROWS = (
     Row("gap-of-3", "fill-slices", MissingSlices, {"missing": "gap of 3"}),
     Row("region-20mm", "inpaint", Regions, {"diameter": 20.0}),
 )
+CT_ROWS = tuple(
+    chosen_rows(
+        ("ct-dose-4", "ct-dose-10", "ct-thick-4mm", "ct-every-2nd-kept", "ct-gap-of-3", "ct-region-20mm"), quick=False
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,10 @@ class Errors:
     Parameters
     ----------
     row, verb, subject, contrast : of the block
-    error, std, busy : (N,) scaled intensity; signed, of the samples and pooled, local contrast of the result
+    error, std, busy : (N,) scaled intensity; signed, spread s, local contrast of the result
     remoteness : (N,) voxels, see `medldm.inference.uncertainty.remoteness`
     sigma : noise level the network was given, scaled intensity
     residual : consistency of the result, as its record holds it
-    orientations : planes in which samples were drawn
-    one_pass : whether `std` is of a spread head
     """
 
     row: str
@@ -80,13 +83,6 @@ class Errors:
     remoteness: Voxels
     sigma: float
     residual: float
-    orientations: int = 3
-    one_pass: bool = False
-
-    @property
-    def kind(self) -> str:
-        """Under which name the card keeps the interval."""
-        return calibrated(self.verb, self.orientations, one_pass=self.one_pass)
 
     def half_width(self, interval: Interval) -> Voxels:
         """(N,) scaled intensity, as `medldm.inference.uncertainty.Interval.half_width` gives it for a whole scan."""
@@ -95,7 +91,7 @@ class Errors:
         return half
 
 
-def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = ROWS) -> dict[str, Any]:
+def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = ()) -> dict[str, Any]:
     """Measure a model's intervals, residuals and training scans, and write them on its card.
 
     Parameters
@@ -103,7 +99,7 @@ def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = 
     model : name or path, as ``--model`` takes it
     data : folder with a manifest
     blocks : training scans that the floor is fitted on
-    rows : what is done to the scans
+    rows : what is done to the scans; those of the modality when not given
 
     Returns
     -------
@@ -112,22 +108,19 @@ def calibrate(model: str, data: Path, *, blocks: int = 8, rows: Sequence[Row] = 
     Raises
     ------
     UsageError
-        A CT model: its noise is not among these rows yet.
+        A model without a spread head.
     """
     model_card = card(model)
-    if model_card.modality != MR.name:
-        raise UsageError(f"{model_card.name} restores CT; its intervals cannot be calibrated yet.")
-    train, val = scans(data, "train"), scans(data, "val")
+    if not model_card.spread:
+        raise UsageError(f"{model_card.name} has no spread head: there is nothing to calibrate.")
+    rows = rows or (ROWS if model_card.modality == MR.name else CT_ROWS)
+    train, val = (scans(data, split, model_card.modality) for split in ("train", "val"))
     fitted = measure(model_card, _varied(train, blocks), rows)
     chosen = measure(model_card, val, rows)
-    # A kind that no validation subject shows has no scale, and gets no interval.
-    kinds = sorted({errors.kind for errors in chosen})
-    verbs = {kind: _calibrated(kind, fitted, chosen) for kind in kinds}
-    samples, steps = drawn(model_card)
+    # A verb that no validation subject shows has no scale, and gets no interval.
+    verbs = {verb: _calibrated(verb, fitted, chosen) for verb in sorted({errors.verb for errors in chosen})}
     calibration = {
         "coverage": COVERAGE,
-        "samples": samples,
-        "steps": steps,
         "fitted_on": f"{len({errors.subject for errors in fitted})} training subjects (floor)",
         "subjects": sorted({errors.subject for errors in chosen}),
         "verbs": verbs,
@@ -163,7 +156,7 @@ def amend(model_card: Card, changes: dict[str, Any]) -> None:
     path = model_card.path.with_name(f"{model_card.name}.json")
     stored = {FIELDS.get(key, key): value for key, value in json.loads(path.read_text()).items()} | changes
     with whole_file(path) as temporary:
-        temporary.write_text(_compact(stored))
+        temporary.write_text(compact(stored))
 
 
 def measure(model_card: Card, rows_of_scans: Sequence[dict[str, str]], rows: Sequence[Row]) -> list[Errors]:
@@ -177,15 +170,19 @@ def measure(model_card: Card, rows_of_scans: Sequence[dict[str, str]], rows: Seq
     """
     done = []
     for scan in rows_of_scans:
-        volume = read_image(Path(scan["path"]))
-        for row in rows:
-            if row.needs_thin and not is_thin(volume.spacing):
-                continue
-            trial = block_trial(row, scan, volume)
-            if trial.scored.sum() >= 500:
-                done.append(errors_of(model_card, trial))
+        done += [errors_of(model_card, trial) for trial in trials_of(scan, rows) if trial.scored.sum() >= 500]
         log.info("%s: %d rows", scan["file"], len(done))
     return done
+
+
+def trials_of(scan: dict[str, str], rows: Sequence[Row]) -> Iterator[Trial]:
+    """Every row on a block of a scan; of CT on a slab, since a lower dose is simulated in whole planes."""
+    volume = read_image(Path(scan["path"]))
+    for row in rows:
+        if row.modality != MR.name:
+            yield from trials(row, scan)
+        elif not row.needs_thin or is_thin(volume.spacing):
+            yield block_trial(row, scan, volume)
 
 
 def block_trial(row: Row, scan: dict[str, str], volume: Volume) -> Trial:
@@ -217,7 +214,7 @@ def block_trial(row: Row, scan: dict[str, str], volume: Volume) -> Trial:
 
 
 def errors_of(model_card: Card, trial: Trial) -> Errors:
-    """Restore one trial with several samples, and compare it with the truth.
+    """Restore one trial, and compare it with the truth.
 
     Parameters
     ----------
@@ -230,13 +227,14 @@ def errors_of(model_card: Card, trial: Trial) -> Errors:
     if "missing" in facts:
         facts["missing"] = tuple(facts["missing"])
     place = str(model_card.path.with_name(f"{model_card.name}.json"))
-    samples, steps = drawn(model_card)
-    options = {**facts, "model": place, "modality": MR.name, "samples": samples, "steps": steps}
-    known = make(TASKS[row.verb].settings, options)
-    result = run(row.verb, trial.measured, known, mask=mask)
-    # Samples of one orientation that do not differ have no spread to publish; their interval gets a floor anyway.
-    std = np.zeros(result.shape, np.float32) if result.std is None else np.array(result.std)
+    known = make(TASKS[row.verb].settings, {**facts, "model": place, "modality": row.modality})
+    measured = trial.stored()
+    result = run(row.verb, measured, known, mask=mask)
+    assert result.std is not None
     facts_of_run = result.history[-1].facts
+    scaling = trial.modality.fixed_scaling or mri_scaling(measured.voxels)
+    restored = scaling.apply(result.voxels) if trial.modality.fixed_scaling else result.voxels / scaling.unit
+    reference = trial.reference if trial.modality.fixed_scaling else trial.reference / scaling.unit
     at = np.flatnonzero(trial.scored)
     at = np.random.default_rng(0).choice(at, min(VOXELS, len(at)), replace=False)
     if mask is not None or "missing" in facts:
@@ -245,26 +243,19 @@ def errors_of(model_card: Card, trial: Trial) -> Errors:
         observed = trial.degradation.observe(torch.from_numpy(np.array(trial.measured.voxels))).observed
     else:
         observed = torch.ones(trial.reference.shape)
-    unit = mri_scaling(trial.measured.voxels).unit
+    contrast = local_contrast(torch.from_numpy(np.array(restored, dtype=np.float32)))
     return Errors(
         row=row.name,
         verb=row.verb,
         subject=trial.subject,
         contrast=trial.contrast,
-        error=(result.voxels - trial.reference).ravel()[at] / unit,
-        std=(std if model_card.spread else pooled(torch.from_numpy(std)).numpy()).ravel()[at] / unit,
-        busy=local_contrast(torch.from_numpy(np.array(result.voxels))).numpy().ravel()[at] / unit,
+        error=(restored - reference).ravel()[at],
+        std=result.std.ravel()[at] / scaling.unit,
+        busy=contrast.numpy().ravel()[at],
         remoteness=remoteness(observed).numpy().ravel()[at],
         sigma=float(facts_of_run["noise_told"]),
         residual=float(facts_of_run.get("consistency_residual", 0.0)),
-        orientations=int(facts_of_run["networks"]["looks"]),
-        one_pass=model_card.spread,
     )
-
-
-def drawn(model_card: Card) -> tuple[int, int]:
-    """Samples and steps that intervals are calibrated with: one answer of a set with a spread head, else several."""
-    return (1, 1) if model_card.spread else (SAMPLES, STEPS)
 
 
 def fit_floor(blocks: Sequence[Errors]) -> Interval:
@@ -314,8 +305,8 @@ def conformal_q(blocks: Sequence[Errors], interval: Interval) -> float:
     return float(values[order][min(int(np.searchsorted(share, COVERAGE)), len(values) - 1)])
 
 
-def _calibrated(kind: str, fitted: Sequence[Errors], chosen: Sequence[Errors]) -> dict[str, Any]:
-    mine, others = ([block for block in part if block.kind == kind] for part in (fitted, chosen))
+def _calibrated(verb: str, fitted: Sequence[Errors], chosen: Sequence[Errors]) -> dict[str, Any]:
+    mine, others = ([block for block in part if block.verb == verb] for part in (fitted, chosen))
     interval = fit_floor(mine or others)
     q = conformal_q(others or mine, interval)
     return {
@@ -355,7 +346,7 @@ def _varied(rows: Sequence[dict[str, str]], count: int) -> list[dict[str, str]]:
     return turns[:count]
 
 
-def _compact(fields: dict[str, Any]) -> str:
+def compact(fields: dict[str, Any]) -> str:
     """JSON as cards are written, but with lists of numbers on one line each."""
     import re
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from medldm.benchmark.drawn_head import drawn_head
 from medldm.benchmark.lesions import Lesion, planted
 from medldm.benchmark.rod import PIXEL_MM, drawn_object
 from medldm.benchmark.scans import is_thin
@@ -107,7 +108,7 @@ def trials(row: Row, scan: dict[str, str]) -> Iterator[Trial]:
     """
     modality = MODALITIES[row.modality]
     if row.drawn:
-        volume = Volume(drawn_object(), np.diag([PIXEL_MM, PIXEL_MM, 3.0, 1.0]), name="object")
+        volume = drawn(row.modality)
     else:
         volume = read_image(Path(scan["path"]))
         if row.needs_thin and not is_thin(volume.spacing):
@@ -127,6 +128,13 @@ def trials(row: Row, scan: dict[str, str]) -> Iterator[Trial]:
     trial = damage(row, base, inside, generator, labels)
     if trial.scored.any():
         yield trial
+
+
+def drawn(modality: str) -> Volume:
+    """The object that is drawn for a modality: a head for MR, rods in water for CT."""
+    if modality == MR.name:
+        return Volume(np.array(drawn_head()), np.eye(4), name="drawn-head", stored=Stored(modality=MR.name))
+    return Volume(drawn_object(), np.diag([PIXEL_MM, PIXEL_MM, 3.0, 1.0]), name="object")
 
 
 def slab(volume: Volume, *, across: bool) -> Volume:

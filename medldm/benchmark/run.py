@@ -22,15 +22,19 @@ from medldm.benchmark.sets import extractors, keep, set_distances
 from medldm.benchmark.tables import figure, markdown, set_table
 from medldm.data.volume import Voxels
 from medldm.degradations import Row
-from medldm.errors import MedldmError
-from medldm.modality import MODALITIES, MR
+from medldm.errors import MedldmError, UsageError
+from medldm.modality import CT, MODALITIES, MR
 from medldm.settings import Progress
 
 log = logging.getLogger(__name__)
 
 Seen = Callable[[Trial, str, Voxels], None]
 QUICK_SCANS = 2
-DRAWN = {"path": "", "file": "object", "subject": "object", "modality": "CT", "source": "drawn"}
+# Objects that are drawn, in place of a scan of the modality.
+DRAWN: dict[str, dict[str, str]] = {
+    kind: {"path": "", "file": name, "subject": name, "modality": kind.upper(), "source": "drawn"}
+    for kind, name in ((MR.name, "drawn-head"), (CT.name, "object"))
+}
 
 
 def run(
@@ -41,6 +45,7 @@ def run(
     tasks: Sequence[str] | None = None,
     methods_wanted: Sequence[str] | None = None,
     split: str = "test",
+    at_most: int | None = None,
     progress: Progress | None = None,
     backbones: Sequence[str | Path] = (),
 ) -> Path:
@@ -54,6 +59,7 @@ def run(
     tasks : these rows, or groups of rows (``all``, ``lesions``, ``ct``), instead of the core rows
     methods_wanted : only these methods; the path of a model card is one too
     split : of the manifest
+    at_most : scans of each modality; sources take turns, and within each its subjects
     progress : called with (done, total, what); a log line for each score when not given
     backbones : TorchScript networks of the user's own, for distances of sets or of pairs; see `medldm.benchmark.sets`
 
@@ -69,6 +75,10 @@ def run(
     scans_of = {name: scans(Path(data), split, name) for name in MODALITIES}
     if quick:
         scans_of = {modality: few(some, QUICK_SCANS) for modality, some in scans_of.items()}
+    if at_most is not None:
+        if at_most < 1:
+            raise UsageError(f"A benchmark needs a scan; --scans was {at_most}.")
+        scans_of = {modality: in_turn(some)[:at_most] for modality, some in scans_of.items()}
     competing, absent = methods(tuple(methods_wanted) if methods_wanted else None)
     if quick and not methods_wanted:
         # Minutes a scan: a quick look does without them.
@@ -110,7 +120,7 @@ def run(
 
 def scans_for(row: Row, scans_of: dict[str, list[dict[str, str]]]) -> list[dict[str, str]]:
     """The scans that a row runs on."""
-    return [DRAWN] if row.drawn else scans_of[row.modality]
+    return [DRAWN[row.modality]] if row.drawn else scans_of[row.modality]
 
 
 def score_all(
@@ -129,7 +139,7 @@ def score_all(
     """
     done = {(score["row"], score["file"], score["method"]) for score in current(ledger, competing, backbone)}
     total, count = sum(len(scans_for(row, scans_of)) for row in rows), 0
-    for scan in (*(scan for some in scans_of.values() for scan in in_turn(some)), DRAWN):
+    for scan in (*(scan for some in scans_of.values() for scan in in_turn(some)), *DRAWN.values()):
         mine = [row for row in rows if scan in scans_for(row, scans_of)]
         for row in mine:
             open_ = [name for name in competing if (row.name, scan["file"], name) not in done]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from medldm import metrics
 from medldm.benchmark.lesions import lesion_scores
@@ -20,6 +21,7 @@ from medldm.modality import CT, MR
 PLANES = 8  # that the perceptual distance looks at
 SOFT_HU = (-160.0, 240.0)  # the window radiologists read soft tissue in
 FACTOR = 16  # the encoder wants planes of whole multiples
+SEEN_NOISE = torch.full((1, 1, 1), 0.02)  # that the encoder is given, scaled intensity
 
 
 class Backbone(NamedTuple):
@@ -133,28 +135,28 @@ def scored_places(trial: Trial) -> Any:
 
 
 def encoder_backbone() -> Backbone:
-    """The encoder of the shipped autoencoder, over X-Z planes; an empty backbone where none is shipped."""
+    """The down path of the shipped regression network, over X-Z planes; an empty backbone where none is shipped."""
+    from medldm.inference.conditioning import measured_channels
     from medldm.inference.networks import load_networks
+    from medldm.models.unet import encoder_features
     from medldm.zoo import best
 
     try:
         card = best(MR.name)
-        latent = load_networks(card).latent
     except ModelError:
         return Backbone()
-    assert latent is not None
-    vae: Any = latent.vae
+    networks = load_networks(card)
 
     def features(image: Voxels, places: Voxels) -> list[Voxels]:
-        planes = np.moveaxis(image[:, places, :], 1, 0).astype(np.float32)
-        lacking = [(0, -size % FACTOR) for size in planes.shape[1:]]
-        planes = np.pad(planes, [(0, 0), *lacking], mode="reflect")
+        planes = torch.from_numpy(np.moveaxis(image, 1, 2).astype(np.float32))
+        inputs = measured_channels(planes, torch.ones_like(planes), SEEN_NOISE, 1.0, networks.config)[places]
+        lacking = [part for size in reversed(planes.shape[:2]) for part in (0, -size % FACTOR)]
         with torch.inference_mode():
-            activations = vae.features(torch.from_numpy(planes)[:, None])
+            activations = encoder_features(networks.unet, F.pad(inputs, lacking, mode="reflect"))
         return [layer.transpose(0, 1).float().numpy() for layer in activations]
 
-    # Of the encoder alone: scores stay valid while flow and decoder are trained on.
+    # Of the regression network alone: scores stay valid while the flow is trained on.
     digest = hashlib.sha256()
-    for weights in vae.network.encoder.state_dict().values():
+    for weights in networks.unet.state_dict().values():
         digest.update(weights.contiguous().numpy().tobytes())
     return Backbone(f"{card.name}@{digest.hexdigest()[:8]}", features)

@@ -63,8 +63,7 @@ SHOWN = {
     "seconds": Column("Seconds a slab (48 slices; loading included)", 1, None),
     "peak_mb": Column("Memory at the peak above what was in use, MB", 0, None),
 }
-FAITHFUL, SHARP = "medldm", "medldm-sharp"
-OURS = ("chain-", "decode-", "vae-")  # parts of our own chain are no baselines
+FAITHFUL, SHARP = "medldm", "medldm-sample"
 COMPARED = {FAITHFUL: ("psnr", "ssim"), SHARP: ("perceptual", "detail_energy", "detail_correlation")}
 
 
@@ -165,7 +164,7 @@ def against(scores: Scores, ours: str, field: str) -> list[str]:
     compared = []
     for row in _in_order(score["row"] for score in scores):
         mine = _merits(by_subject(scores, row, ours, field), field)
-        names = _in_order(score["method"] for score in scores if not score["method"].startswith((FAITHFUL, *OURS)))
+        names = _in_order(score["method"] for score in scores if not score["method"].startswith(FAITHFUL))
         baselines = {name: _merits(by_subject(scores, row, name, field), field) for name in names}
         # Only over the subjects that both restored: a baseline is not better for having skipped a hard one.
         baselines = {name: merits for name, merits in baselines.items() if merits.keys() >= mine.keys()}

@@ -114,7 +114,7 @@ def _add_files(verb: Any) -> None:
     group.add_argument(
         "--uncertainty",
         action="store_true",
-        help="write the standard deviation too; most models need --samples 2 or more for it",
+        help="write the standard deviation and the half width of the calibrated 90 %% interval too",
     )
     group.add_argument("--preview", action="store_true", help="write a PNG, before and after")
     group.add_argument("--report", action="store_true", help="write one HTML page for the batch, with previews")
@@ -236,6 +236,9 @@ def _add_others(verbs: Any) -> None:
     benchmark.add_argument("--methods", metavar="NAME,...", help="only these methods")
     benchmark.add_argument(
         "--backbones", metavar="FILE,...", help="TorchScript networks of your own (LPIPS, RadImageNet, Inception)"
+    )
+    benchmark.add_argument(
+        "--scans", type=int, metavar="N", help="of each modality at most N scans, of as many sources as there are"
     )
     benchmark.add_argument("--split", default="test", help="split of the manifest (default test)")
     demo = _verb(verbs, "demo", "degrade the sample scan that ships with medldm, restore it, and show both")

@@ -77,10 +77,10 @@ def restore(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--workers {arguments.workers}: at least one is needed.")
     if arguments.workers > 1 and arguments.scheduler:
         raise UsageError("--workers starts a cluster, --scheduler joins one that runs already; say one of them.")
-    if arguments.uncertainty and settings.samples < 2 and not gives_spread(settings.model):
+    if arguments.uncertainty and not gives_spread(settings.model):
         raise UsageError(
-            "--uncertainty needs several restorations to compare: say --samples 4, for instance, or name a model that "
-            "gives the spread with one answer (`medldm models`)."
+            f"--uncertainty: {settings.model} has no spread head, so it cannot say how sure it is. Choose a model that "
+            "has one (`medldm models`)."
         )
     from medldm.batch import Options, run_batch
     from medldm.cli.progress import watching
@@ -239,6 +239,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
         tasks=_listed(arguments.tasks),
         methods_wanted=_listed(arguments.methods),
         split=arguments.split,
+        at_most=arguments.scans,
         backbones=_listed(arguments.backbones) or (),
     )
     print(written)

@@ -104,6 +104,8 @@ class MissingSlices(Degradation):
             Row("every-4th-kept-noise-3", verb, cls, {"missing": "every 4 kept"}, level=0.03),
             Row("lesions-every-4th-kept", verb, cls, {"missing": "every 4 kept"}, lesions=True),
             Row("lesions-gap-of-5", verb, cls, {"missing": "gap of 5"}, lesions=True),
+            Row("ct-every-2nd-kept", verb, cls, {"missing": "every 2 kept"}, modality=CT.name),
+            Row("ct-gap-of-3", verb, cls, {"missing": "gap of 3"}, modality=CT.name),
         )
 
     @classmethod

@@ -87,6 +87,8 @@ class Rician(Degradation):
             Row("noise-9", "denoise", cls, level=0.09),
             Row("noise-9-blind", "denoise", cls, level=0.09, given=False),
             Row("lesions-noise-7", "denoise", cls, level=0.07, lesions=True),
+            Row("drawn-noise-3", "denoise", cls, level=0.03, drawn=True),
+            Row("drawn-noise-7", "denoise", cls, level=0.07, drawn=True),
         )
 
     @classmethod

@@ -84,6 +84,7 @@ class Regions(Degradation):
             Row("region-20mm", "inpaint", cls, {"diameter": 20.0}, core=True, quick=True),
             Row("region-10mm", "inpaint", cls, {"diameter": 10.0}),
             Row("region-30mm", "inpaint", cls, {"diameter": 30.0}),
+            Row("ct-region-20mm", "inpaint", cls, {"diameter": 20.0}, modality=CT.name),
         )
 
     @classmethod

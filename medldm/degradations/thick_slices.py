@@ -95,6 +95,7 @@ class ThickSlices(Separable):
             Row("thick-4mm-rect-mismatch", verb, cls, {"spacing": 4.0, "profile": "rect"}),
             Row("thick-3mm-gap-1mm", verb, cls, {"spacing": 4.0, "thickness": 3.0}),
             Row("lesions-thick-4mm", verb, cls, {"spacing": 4.0}, lesions=True),
+            Row("ct-thick-4mm", verb, cls, {"spacing": 4.0}, modality=CT.name),
         )
 
     @classmethod

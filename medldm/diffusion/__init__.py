@@ -1,4 +1,4 @@
-"""Rectified flow: objective and samplers. Networks arrive as functions."""
+"""The flow: its path, its training loss, and its samplers."""
 
 from medldm.diffusion.objective import draw_times, flow_loss, interpolate
 from medldm.diffusion.samplers import SAMPLERS, Sampler, register

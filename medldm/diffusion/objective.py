@@ -1,65 +1,58 @@
-"""The training loss of a rectified flow for one batch; mathematics only, the network arrives as a function."""
+"""The path between noise and latent, and the training loss along it; mathematics only, the network is a function.
+
+The path is a quarter of a circle, z = cos(a) noise + sin(a) latent with a = time * pi / 2, so that z keeps unit
+variance, as noise and latent have it; the velocity is dz/da = cos(a) latent - sin(a) noise (TrigFlow: Lu and Song,
+"Simplifying, stabilizing and scaling continuous-time consistency models", 2024). On the straight path a few Euler steps
+shrink what they draw: four steps leave 52 % of the variance of a Gaussian, here they leave all of it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]  # (noisy latent, time) -> clean latent
+Velocity = Callable[[Tensor, Tensor], Tensor]  # (z, time in [0, 1]) -> dz/da
+QUARTER = math.pi / 2
 
-SMALLEST_TIME = 0.1  # velocities are divided by time: below this the weight would explode
 
-
-def draw_times(count: int, generator: torch.Generator, at_noise: float = 0.35) -> Tensor:
-    """Times in [0, 1] for a batch.
-
-    A share of exactly 1 trains the one-step answer, the conditional mean; the rest is logit-normal, which spends
-    the training where the flow is hard (Esser et al., "Scaling rectified flow transformers", 2024).
+def draw_times(count: int, generator: torch.Generator) -> Tensor:
+    """(count,) times in [0, 1]; tan(a) is log-normal, so most lie where velocities are hard to tell.
 
     Parameters
     ----------
     count : batch size
-    generator : source of randomness
-    at_noise : share of times that are exactly 1
-
-    Returns
-    -------
-    (count,)
+    generator : source of randomness; the times lie on its device
     """
-    times = torch.sigmoid(torch.randn(count, generator=generator))
-    ones = torch.rand(count, generator=generator) < at_noise
-    return torch.where(ones, torch.ones(count), times)
+    return torch.randn(count, generator=generator, device=generator.device).exp().atan() / QUARTER
 
 
-def interpolate(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-    """z_t = (1 - t) z + t noise, the straight path (Liu et al., "Flow straight and fast", 2023).
+def interpolate(latent: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Points of the path, and the velocity there, both (B, C, ...).
 
     Parameters
     ----------
-    clean, noise : (B, C, ...)
-    times : (B,)
+    latent, noise : (B, C, ...) with unit variance
+    times : (B,) in [0, 1], 0 is noise
     """
-    t = times.reshape([-1] + [1] * (clean.ndim - 1)).to(clean)
-    return (1 - t) * clean + t * noise
+    angle = (times * QUARTER).reshape([-1] + [1] * (latent.ndim - 1)).to(latent)
+    cos, sin = angle.cos(), angle.sin()
+    return cos * noise + sin * latent, cos * latent - sin * noise
 
 
-def flow_loss(denoise: Denoiser, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-    """Squared error of the velocity, written as an error of the predicted clean latent.
-
-    v = noise - z = (z_t - z) / t, so the velocity error is the error of z divided by t.
+def flow_loss(flow: Velocity, latent: Tensor, generator: torch.Generator) -> Tensor:
+    """Squared error of the velocity at random times, a scalar.
 
     Parameters
     ----------
-    denoise : (z_t, t) to clean z
-    clean, noise : (B, C, ...)
-    times : (B,)
-
-    Returns
-    -------
-    scalar
+    flow : (z, time) to velocity
+    latent : (B, C, ...) normalised latent of the residual
+    generator : source of randomness, on the device of the latent
     """
-    guess = denoise(interpolate(clean, noise, times), times)
-    weight = 1 / times.clamp_min(SMALLEST_TIME) ** 2
-    return (((guess - clean) ** 2).flatten(1).mean(1) * weight.to(clean)).mean()
+    times = draw_times(len(latent), generator)
+    noise = torch.randn(latent.shape, generator=generator, device=latent.device)
+    z, velocity = interpolate(latent, noise, times)
+    loss: Tensor = ((flow(z, times) - velocity) ** 2).mean()
+    return loss

@@ -1,40 +1,33 @@
-"""Samplers: ways from noise to a clean latent along a rectified flow, by name."""
+"""Samplers: ways from noise to a latent along the flow, by name."""
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from medldm.diffusion.objective import Denoiser
+from medldm.diffusion.objective import QUARTER, Velocity
 from medldm.system import Registry
-
-StepProgress = Callable[[int, int], None]  # (step, steps)
-
-
-def ignore(step: int, steps: int) -> None:
-    """Progress that nobody follows."""
 
 
 class Sampler(Protocol):
     """The signature that all samplers share."""
 
-    def __call__(self, denoise: Denoiser, noise: Tensor, steps: int = 1, *, progress: StepProgress = ignore) -> Tensor:
-        """A clean latent.
+    def __call__(self, flow: Velocity, noise: Tensor, steps: int) -> Tensor:
+        """A latent.
 
         Parameters
         ----------
-        denoise : (z_t, t) to clean z, t being (B,) in [0, 1]
-        noise : (B, C, ...) standard normal, where the path starts at t = 1
-        steps : number of steps in time; one step jumps to the conditional mean
-        progress : called after each step with (step, steps)
+        flow : (z, time) to velocity, time being (B,) in [0, 1]
+        noise : (B, C, ...) standard normal, where the path starts at time 0
+        steps : calls of `flow`
 
         Returns
         -------
-        (B, C, ...) clean latent
+        (B, C, ...) latent
         """
 
 
@@ -47,7 +40,7 @@ def register(name: str) -> Callable[[Sampler], Sampler]:
 
     Parameters
     ----------
-    name : under which cards and `medldm.inference.tiling.SamplerConfig` ask for it
+    name : under which cards ask for it
     """
 
     def add(sampler: Sampler) -> Sampler:
@@ -58,13 +51,30 @@ def register(name: str) -> Callable[[Sampler], Sampler]:
 
 
 @register(DEFAULT)
-def euler(denoise: Denoiser, noise: Tensor, steps: int = 1, *, progress: StepProgress = ignore) -> Tensor:
-    """Equal Euler steps, one call of `denoise` each; parameters as in `Sampler`."""
-    times = [1 - step / steps for step in range(steps + 1)]
+def euler(flow: Velocity, noise: Tensor, steps: int) -> Tensor:
+    """Equal Euler steps in the angle of the path; parameters as in `Sampler`."""
     z = noise
-    for step, (now, after) in enumerate(itertools.pairwise(times)):
-        clean = denoise(z, torch.full((len(z),), now, dtype=z.dtype, device=z.device))
-        # The last step ends at the predicted clean latent itself.
-        z = clean if after == 0 else z + (clean - z) * ((now - after) / now)
-        progress(step + 1, steps)
+    for step in range(steps):
+        time = torch.full((len(z),), step / steps, device=z.device)
+        z = z + flow(z, time) * (QUARTER / steps)
     return z
+
+
+@register("straight")
+def straight(flow: Velocity, noise: Tensor, steps: int) -> Tensor:
+    """Equal Euler steps on the straight line between noise and latent; parameters as in `Sampler`.
+
+    With the mean of the latent in the middle, this is how posterior-mean rectified flow goes from the regression mean
+    with noise to a sample (Ohayon, Michaeli and Elad, 2024). A point of the line, scaled, is one of the quarter circle
+    that the flow was trained on. Few steps draw less than there is: four leave 52 % of the variance of a Gaussian.
+    """
+    line = noise
+    for step in range(steps):
+        time = step / steps
+        angle, length = math.atan2(time, 1 - time), math.hypot(time, 1 - time)
+        z = line / length
+        velocity = flow(z, torch.full((len(z),), angle / QUARTER, device=z.device))
+        latent = math.sin(angle) * z + math.cos(angle) * velocity
+        start = math.cos(angle) * z - math.sin(angle) * velocity
+        line = line + (latent - start) / steps
+    return line

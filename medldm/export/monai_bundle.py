@@ -104,9 +104,7 @@ def inference(card: Card) -> dict[str, Any]:
     """The configuration that denoises every NIfTI file of a folder."""
     kind = modality_of(card.modality)
     scaling = None if kind.noise.relative else kind.fixed_scaling
-    flat, measured = card.spatial_dims == 2, architecture(card).measured_channels
-    # As the verb: where validation found no use in flow and decoder, they come in below fidelity 1 only.
-    plain = "False" if card.used("denoise").refines else "@fidelity >= 1"
+    flat = card.spatial_dims == 2
     scaled = "(v - @network.limits(v)[0]) / (@network.limits(v)[1] - @network.limits(v)[0])"
     return {
         "imports": ["$import glob", "$import os", "$import torch"],
@@ -115,7 +113,6 @@ def inference(card: Card) -> dict[str, Any]:
         "output_dir": "$os.path.join(@bundle_root, 'eval')",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "noise": kind.noise.example,
-        "fidelity": 1.0,
         "images": "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))",
         "network_def": {
             "_target_": "torch.jit.load",
@@ -144,15 +141,8 @@ def inference(card: Card) -> dict[str, Any]:
         "scaled": f"$lambda v: {scaled}",
         "stored": "$lambda s, v: s * (@network.limits(v)[1] - @network.limits(v)[0]) + @network.limits(v)[0]",
         "inputs": "$lambda y, order: @network.channels(y, torch.ones_like(y), @sigma(y), 1.0, order)",
-        "regressed": "$lambda y, order: @network.volume(@inferer(@inputs(y, order), @network.estimate), order)",
-        "refined": "$lambda y, regressed, order: @network.volume(@inferer(torch.cat(["
-        "@inputs(y, order), @network.beside(regressed, order)], 1), lambda tile: @network.refine("
-        f"tile[:, :{measured}], tile[:, {measured}:], @fidelity)), order)",
-        "regression": "$lambda y, orders: sum(@regressed(y, order) for order in orders) / len(orders)",
-        "refinement": "$lambda y, regressed, orders: "
-        "sum(@refined(y, regressed, order) for order in orders) / len(orders)",
-        "average": "$lambda y, orders: "
-        f"@regression(y, orders) if {plain} else @refinement(y, @regression(y, orders), orders)",
+        "regressed": "$lambda y, order: @network.volume(@inferer(@inputs(y, order), @network), order)",
+        "average": "$lambda y, orders: sum(@regressed(y, order) for order in orders) / len(orders)",
         "denoise": "$lambda y, spacing: @network.bounded("
         "@average(y, @network.pick_orientations(list(y.shape), spacing)), y, @sigma(y))"
         + (".clamp_min(0)" if kind.magnitude else ""),
@@ -207,8 +197,7 @@ def readme(card: Card) -> str:
         "",
         f"`noise` is the standard deviation of the noise, {kind.noise.meaning}; "
         "medldm estimates it, the bundle must be given.",
-        "No voxel moves by more than four standard deviations. `fidelity` 1 is closest to the measurement, 0 is",
-        "sharpest.",
+        "No voxel moves by more than four standard deviations.",
         "",
         "The brightness scale is found more simply than in medldm (foreground: brighter than a tenth of the bright"
         if not window
@@ -222,17 +211,15 @@ def readme(card: Card) -> str:
         "",
         "## Other damage",
         "",
-        "`models/model.ts` is TorchScript: `network(inputs, fidelity)` takes one batch entry for each "
+        "`models/model.ts` is TorchScript: `network(inputs)` takes one batch entry for each "
         + ("plane, (D, C, H, W)." if config.spatial_dims == 2 else "volume, (1, C, H, W, D).")
         + " `network.channels(y, observed, sigma, thickness, order)` makes the channels of a whole volume:",
         "",
         *(f"{number}. {name}" for number, name in enumerate(channel_names(config))),
         "",
-        "That is one orientation. medldm averages `network.estimate(inputs)` over several orientations, and hands",
-        "the average, as `network.beside(average, order)`, to `network.refine(inputs, beside, fidelity)`; so does",
-        "`inference.json`" + ("." if card.used("denoise").refines else " below `fidelity` 1."),
-        "`network.volume(guess, order)` puts restored planes back; `network.pick_orientations(shape, spacing)` says",
-        "which orders to average.",
+        "That is one orientation; medldm and `inference.json` average several. `network.volume(guess, order)` puts",
+        "restored planes back; `network.pick_orientations(shape, spacing)` says which orders to average. Spread and",
+        "samples are not part of a bundle.",
         "For thick or missing slices, interpolate to the wanted grid, mark in `observed` what was measured, restore in",
         "both planes that contain the slice axis (it comes first in `order`), and put measured slices back afterwards;",
         "medldm does all that.",

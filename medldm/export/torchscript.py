@@ -1,4 +1,4 @@
-"""A model set as TorchScript, so that it runs where medldm is not installed: networks, channels, scaling, bounds."""
+"""A model set as TorchScript, so that it runs where medldm is not installed: regression, channels, scaling, bounds."""
 
 from __future__ import annotations
 
@@ -19,47 +19,36 @@ from medldm.inference.conditioning import (
     orders_of_planes,
     padded,
     to_stack,
-    with_neighbours,
 )
 from medldm.inference.networks import Networks, build_networks
 from medldm.modality import modality_of
-from medldm.models.flow import TIME_GAIN, Flow
-from medldm.models.monai_parts import get_timestep_embedding
 from medldm.settings import Architecture
 from medldm.zoo import Card
 
 
-class OneStep(nn.Module):
-    """The forward pass of a model with one flow step, as methods that a trace can follow to any device.
-
-    A trace freezes the device of every tensor that is made on the way, so the embedding of time 1 becomes a buffer.
+class Regression(nn.Module):
+    """The regression mean of a model, as a method that a trace can follow to any device.
 
     Parameters
     ----------
-    networks : of the model, changed in place
+    networks : of the model
     """
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()
         self.networks = networks
-        if networks.flow is not None:
-            _freeze_time(networks.flow)
 
-    def estimate(self, inputs: Tensor) -> Tensor:
-        """See `Networks.estimate`."""
+    def forward(self, inputs: Tensor) -> Tensor:
+        """See `Networks.estimate`; grid axes are multiples of 16."""
         return self.networks.estimate(inputs)
-
-    def refine(self, inputs: Tensor, regression_planes: Tensor, fidelity: Tensor) -> Tensor:
-        """See `Networks.refine`; fidelity is (1,), grid axes are multiples of 16."""
-        return self.networks.refine(inputs, regression_planes, fidelity=fidelity)
 
 
 class Restorer(nn.Module):
-    """The networks with everything around them that MONAI has no transform for; scripted, so it has no Python.
+    """The regression network with everything around it that MONAI has no transform for; scripted, so it has no Python.
 
     Parameters
     ----------
-    networks : traced `OneStep`
+    networks : traced `Regression`
     config : architecture
     modality : name in `medldm.modality.MODALITIES`
     most_orientations : planes that are averaged, at most
@@ -79,27 +68,10 @@ class Restorer(nn.Module):
         self.bound_at: float = BOUND
         self.most_orientations: int = most_orientations
 
-    def forward(self, inputs: Tensor, fidelity: float = 1.0) -> Tensor:
-        """(B, C, ...) measured channels to (B, 1, ...) image on any grid, in one orientation, planes in their order."""
-        regression = to_stack(self.estimate(inputs))
-        return self.refine(inputs, with_neighbours(regression, self.dims, self.context), fidelity)
-
-    @torch.jit.export
-    def estimate(self, inputs: Tensor) -> Tensor:
-        """(B, C, ...) measured channels to (B, 1, ...) regression mean."""
-        return cropped(self.networks.estimate(padded(inputs, self.multiple)), list(inputs.shape[2:]))
-
-    @torch.jit.export
-    def refine(self, inputs: Tensor, regression_planes: Tensor, fidelity: float = 1.0) -> Tensor:
-        """Measured channels and the regression mean of each plane and its neighbours, see `beside`, to (B, 1, ...)."""
-        weight = inputs.flatten()[:1] * 0 + fidelity
-        planes = padded(regression_planes, self.multiple)
-        return cropped(self.networks.refine(padded(inputs, self.multiple), planes, weight), list(inputs.shape[2:]))
-
-    @torch.jit.export
-    def beside(self, regression: Tensor, order: list[int]) -> Tensor:
-        """(X, Y, Z) mean regression of all orientations as planes with their neighbours, as `refine` takes it."""
-        return with_neighbours(regression.permute(order), self.dims, self.context)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, C, ...) measured channels to (B, 1, ...) regression mean on any grid, in one orientation."""
+        answer: Tensor = self.networks(padded(inputs, self.multiple))
+        return cropped(answer, list(inputs.shape[2:]))
 
     @torch.jit.export
     def limits(self, voxels: Tensor) -> list[float]:
@@ -150,20 +122,6 @@ class Restorer(nn.Module):
         return within_noise(restored, measured, sigma, self.rician, self.bound_at)
 
 
-class _Fixed(nn.Module):
-    """An answer that does not depend on the question."""
-
-    answer: Tensor
-
-    def __init__(self, answer: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("answer", answer)
-
-    def forward(self, asked: Tensor) -> Tensor:
-        """The buffer."""
-        return self.answer
-
-
 def scripted(card: Card) -> torch.jit.ScriptModule:
     """A model as TorchScript, on the CPU; `torch.jit.load` with ``map_location`` brings it anywhere.
 
@@ -183,17 +141,7 @@ def scripted(card: Card) -> torch.jit.ScriptModule:
     with warnings.catch_warnings(), torch.no_grad():
         # Shapes are checked in Python along the way; that those checks are frozen is what is wanted.
         warnings.simplefilter("ignore")
-        regression_planes = example[:, : config.context]  # any image will do: a trace follows shapes, not values
-        stages = {"estimate": example, "refine": (example, regression_planes, torch.ones(1))}
-        traced: Any = jit.trace_module(OneStep(networks), stages, check_trace=False)
+        traced: Any = jit.trace(Regression(networks), example, check_trace=False)
         restorer = Restorer(traced, config, card.modality, card.used("denoise").orientations)
         module: torch.jit.ScriptModule = jit.script(restorer.eval())
     return module
-
-
-def _freeze_time(flow: Flow) -> None:
-    """One step is taken at time 1, so what the network makes of the time is a constant."""
-    network: Any = flow.network
-    with torch.no_grad():
-        embedding = get_timestep_embedding(torch.full((1,), TIME_GAIN), network.block_out_channels[0])
-        network.time_embed = _Fixed(network.time_embed(embedding))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medldm.degradations import Observation
 from medldm.settings import Architecture
 
 NOISE_GAIN = 10.0  # noise levels of a few percent become channels of the size of the image
@@ -157,16 +156,6 @@ def neighbours(stack: Tensor, context: int, inner: bool = False) -> Tensor:
     return planes.unfold(0, context, 1).permute(0, 3, 1, 2)
 
 
-def with_neighbours(stack: Tensor, dims: int, context: int) -> Tensor:
-    """(H, W, D) to (D, context, H, W) for plane networks, to (1, 1, H, W, D) for volume networks."""
-    return stack[None, None] if dims == 3 else neighbours(stack, context)
-
-
-def to_batch(stack: Tensor, dims: int) -> Tensor:
-    """(H, W, D) to (D, 1, H, W) for plane networks, to (1, 1, H, W, D) for volume networks."""
-    return stack[None, None] if dims == 3 else stack.permute(2, 0, 1)[:, None]
-
-
 def to_stack(batch: Tensor) -> Tensor:
     """(D, 1, H, W), or (1, 1, H, W, D), to (H, W, D)."""
     return batch[0, 0] if batch.dim() == 5 else batch[:, 0].permute(1, 2, 0)
@@ -185,40 +174,6 @@ def cropped(batch: Tensor, grid: list[int]) -> Tensor:
     for axis, size in enumerate(grid):
         batch = batch.narrow(axis + 2, 0, size)
     return batch
-
-
-def condition(
-    observation: Observation,
-    sigma: Tensor,
-    orientation: Orientation,
-    config: Architecture,
-    regression: Tensor | None = None,
-) -> list[Tensor]:
-    """A whole volume in one orientation: measured channels, and the regression mean where there is one.
-
-    Parameters
-    ----------
-    observation : (X, Y, Z)
-    sigma : (X, Y, Z) or broadcastable
-    orientation : of the planes
-    config : architecture
-    regression : (X, Y, Z)
-
-    Returns
-    -------
-    (D, C, H, W), and (D, context, H, W); or (1, C, H, W, D), and (1, 1, H, W, D)
-    """
-    fields = (observation.y, observation.observed, sigma)
-    y, observed, sigma = (orientation.to_planes(field.expand_as(observation.y)) for field in fields)
-    parts = [measured_channels(y, observed, sigma, observation.thickness, config)]
-    if regression is not None:
-        parts.append(with_neighbours(orientation.to_planes(regression), config.spatial_dims, config.context))
-    return parts
-
-
-def own_planes(inputs: Tensor, config: Architecture) -> Tensor:
-    """(B, context, ...) y of the plane itself and of those beside it, from measured channels."""
-    return inputs[:, : config.context if config.spatial_dims == 2 else 1]
 
 
 def centre_channel(config: Architecture) -> int:

@@ -31,16 +31,16 @@ from medldm.inference.device import fitted_pixels, fitted_tile
 from medldm.inference.memory import or_lack_of_memory
 from medldm.inference.residual import Regression, draw
 from medldm.inference.resolve import NoiseLevel, ResolvedScan
-from medldm.inference.tiling import SamplerConfig, estimate, estimate_with_spread, refine
-from medldm.inference.uncertainty import calibrated, interval_for, mean_and_spread, no_spread, why_not
+from medldm.inference.tiling import Tiling, estimate, estimate_with_spread
+from medldm.inference.uncertainty import interval_for, mean_and_spread, why_not
 from medldm.provenance.record import package_version
 from medldm.qc.ood import check_residual
 from medldm.settings import Progress, silent
 from medldm.system import peak_memory_mb
+from medldm.zoo import cards
 
 log = logging.getLogger(__name__)
 
-STEPS = 4  # of the flow, where a sample is drawn and no number was asked for
 THINNEST = 8  # voxels, along every axis of a volume in which samples are drawn
 
 
@@ -67,35 +67,36 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Samples:
-    """What the networks predicted: one restoration, or statistics of several.
+    """What the networks predicted: one restoration with its spread, or statistics of several.
 
     Parameters
     ----------
     mean : (X, Y, Z) scaled intensity
-    std : (X, Y, Z) standard deviation of several samples, scaled intensity; None for one sample, or see `why_no_std`
+    std : (X, Y, Z) standard deviation of several samples, or the spread around one answer, scaled intensity; None for
+        sets without a spread head
     half_width : (X, Y, Z) of the calibrated interval around the mean, scaled intensity; None where there is none
     noise : typical noise level that the networks were given, scaled intensity
-    refined : whether the latent flow and the fusion decoder ran after the regression
-    faithful : fidelity that the fusion decoder is given at ``--fidelity 1``
-    orientations : number of planes that were averaged, or that samples were drawn in
-    why_no_std : why several samples have no standard deviation, a sentence; empty otherwise
+    drawn : how many samples the flow drew
+    orientations : number of planes that were averaged
+    why_no_std : why there is no standard deviation, a sentence; empty otherwise
     """
 
     mean: Tensor
     std: Tensor | None
     half_width: Tensor | None
     noise: float
-    refined: bool
-    faithful: float
+    drawn: int
     orientations: int
     why_no_std: str = ""
 
 
 def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = silent) -> Samples:
-    """Run the networks as often as the settings ask for, and give mean and standard deviation of the results.
+    """The regression mean b with its spread s, and samples around b where the settings ask for them.
 
-    A run is the regression (`estimate`), and the refinement of it (`refine`: latent flow and fusion decoder) where the
-    model has one and it is of use. One sample averages the orientations; of several, each runs in one of them.
+    One sample is ``b + (1 - fidelity) (x - b)`` with x drawn by the flow: the mean at fidelity 1, which needs no flow,
+    and a draw at 0; between them lies the best trade of error for realism (Freirich, Michaeli and Meir, "A theory of
+    the distortion-perception tradeoff in Wasserstein space", 2021). Of several samples mean and standard deviation are
+    taken, and a fidelity below 1 moves from their mean towards the first of them.
 
     Parameters
     ----------
@@ -106,123 +107,37 @@ def sample(scan: ResolvedScan, conditions: Conditions, progress: Progress = sile
     Raises
     ------
     UsageError
-        Several samples of a model that gives one answer.
+        Samples, or a fidelity below 1, of a set without a flow, or of a volume too thin for it.
     ModelError
         A card whose sampler this version does not know.
     ResourceError
         Too little memory.
     """
-    if scan.networks.spread is not None:
-        return sample_residual(scan, conditions, progress)
-    settings, observation, networks = scan.settings, conditions.observation, scan.networks
-    usage = scan.card.used(conditions.kind or scan.task.verb)
-    if settings.samples > 1 and not networks.refines:
-        raise UsageError(
-            f"{scan.card.name} gives one answer, not samples; say --samples 1, or choose a model with a flow."
-        )
-    if usage.sampler not in SAMPLERS:
-        raise ModelError(
-            f"{scan.card.name} uses the sampler {usage.sampler!r}; this version has {', '.join(SAMPLERS)}. Install the "
-            "version of medldm that trained it, or choose another --model."
-        )
-    sigma = conditions.noise.on(observation.y.shape)
-    orientations = conditions.orientations[: usage.orientations]
-    # With default settings, the card says whether refining beat the regression alone on validation scans.
-    default = settings.fidelity == 1 and settings.samples == 1 and settings.steps == 1
-    refines = networks.refines and (usage.refines or not default)
-    sampling = SamplerConfig(
-        steps=settings.flow_steps,
-        fidelity=settings.fidelity * usage.faithful,
-        tile=settings.tile or fitted_tile(scan.device, networks.config.spatial_dims),
-        device=scan.device,
-        pixels=fitted_pixels(scan.device),
-        sampler=usage.sampler,
-    )
-    passes_per_sample = 2 if refines else 1  # regression, refinement
-    passes = settings.samples * passes_per_sample
-    regressions: dict[int, Tensor] = {}  # by index of the orientation; the same for every sample in it
-
-    def progress_of(number: int) -> Progress:
-        """Progress of one pass, as a part of all."""
-        return lambda done, total, what: progress(number * total + done, passes * total, what)
-
-    def draw(number: int) -> Tensor:
-        """Sample `number`, (X, Y, Z)."""
-        first_pass = number * passes_per_sample
-        orientation_index = number % len(orientations)
-        # Where samples of different orientations disagree, the restoration is uncertain.
-        planes = [orientations[orientation_index]] if settings.samples > 1 else orientations
-        if orientation_index not in regressions:
-            part = progress_of(first_pass)
-            regressions[orientation_index] = estimate(networks, observation, sigma, planes, sampling, part)
-        regression = regressions[orientation_index]
-        if not refines:
-            return regression
-        # One step gives the conditional mean, which takes no seed. A run has at most 64 samples: no seed comes twice.
-        seed = settings.seed * 1000 + number if settings.flow_steps > 1 else None
-        seeded = sampling._replace(seed=seed)
-        return refine(networks, observation, sigma, planes, seeded, regression, progress_of(first_pass + 1))
-
-    mean, std = or_lack_of_memory(scan.volume.name, lambda: mean_and_spread(draw, settings.samples))
-    half_width, reason = None, ""
-    if std is not None:
-        half_width = _half_width(scan, mean, std, observation.observed, sigma, len(orientations))
-        reason = no_spread(std, observation, min(len(orientations), settings.samples), copies=scan.task.copies)
-    if reason:
-        # A map of zeros would look like certainty. The interval stays, it is calibrated for samples that hardly differ.
-        reason = f"no standard deviation of the samples of {scan.volume.name}: {reason}"
-        scan.notes.append(reason)
-        log.warning(reason)
-        std = None
-    elif std is None:
-        reason = f"one answer of {scan.card.name} has none; several samples have"
-    noise = round(conditions.noise.typical, 5)
-    return Samples(mean, std, half_width, noise, refines, usage.faithful, len(orientations), reason)
-
-
-def sample_residual(scan: ResolvedScan, conditions: Conditions, progress: Progress = silent) -> Samples:
-    """`sample` for model sets with a spread head: regression mean b and spread s, and samples around b where asked for.
-
-    One sample is ``b + (1 - fidelity) (x - b)`` with x drawn by the flow: the mean at fidelity 1, which needs no flow,
-    and a draw at 0; between them lies the best trade of error for realism (Freirich, Michaeli and Meir, "A theory of
-    the distortion-perception tradeoff in Wasserstein space", 2021). Of several samples mean and standard deviation are
-    taken, and a fidelity below 1 moves from their mean towards the first of them.
-
-    Raises
-    ------
-    UsageError
-        Samples, or a fidelity below 1, of a set without a flow, or of a volume too thin for it.
-    """
     settings, observation, networks = scan.settings, conditions.observation, scan.networks
     usage = scan.card.used(conditions.kind or scan.task.verb)
     orientations, sigma = conditions.orientations[: usage.orientations], conditions.noise.on(observation.y.shape)
-    draws = settings.samples if settings.samples > 1 or settings.fidelity < 1 else 0
-    if draws and networks.residual_flow is None:
-        raise UsageError(
-            f"{scan.card.name} gives one answer, not samples: it has no flow. Say --samples 1 and --fidelity 1, or "
-            "choose a model with a flow (`medldm models`)."
-        )
-    if draws and min(observation.y.shape) < THINNEST:
-        raise UsageError(
-            f"{scan.volume.name} is {min(observation.y.shape)} voxels thin; samples are drawn in volumes of at least "
-            f"{THINNEST}. Say --samples 1 and --fidelity 1."
-        )
-    sampling = SamplerConfig(
+    draws = settings.draws
+    if draws:
+        check_samples(scan, observation, usage.sampler)
+    tiling = Tiling(
         tile=settings.tile or fitted_tile(scan.device, networks.config.spatial_dims),
         device=scan.device,
         pixels=fitted_pixels(scan.device),
     )
-    steps = settings.flow_steps if settings.steps > 1 else STEPS
     passes = 1 + draws
 
     def part(number: int, label: str = "") -> Progress:
+        """Progress of one pass, as a part of all."""
         return lambda done, total, what: progress(number * total + done, passes * total, label or what)
 
-    def restored() -> tuple[Tensor, Tensor]:
-        regression = Regression(*estimate_with_spread(networks, observation, sigma, orientations, sampling, part(0)))
+    def restored() -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Mean, standard deviation, and spread around the regression mean."""
+        if networks.spread is None:
+            return estimate(networks, observation, sigma, orientations, tiling, part(0)), None, None
+        regression = Regression(*estimate_with_spread(networks, observation, sigma, orientations, tiling, part(0)))
         spread = regression.log_s.exp()
         if not draws:
-            return regression.mean, spread
+            return regression.mean, spread, spread
         first: list[Tensor] = []
 
         def one(number: int) -> Tensor:
@@ -234,7 +149,8 @@ def sample_residual(scan: ResolvedScan, conditions: Conditions, progress: Progre
                 regression,
                 orientations[0],
                 seed=settings.seed * 1000 + number,
-                steps=steps,
+                steps=settings.steps,
+                sampler=usage.sampler,
                 device=scan.device,
                 progress=lambda done, total: tiles(done, total, ""),
             )
@@ -245,25 +161,46 @@ def sample_residual(scan: ResolvedScan, conditions: Conditions, progress: Progre
         mean, std = mean_and_spread(one, draws, opposite=True)
         if std is None:
             mean, std = regression.mean, spread
-        weight = 1 - settings.fidelity
-        return mean + weight * (first[0] - mean), std
+        return mean + (1 - settings.fidelity) * (first[0] - mean), std, spread
 
-    mean, std = or_lack_of_memory(scan.volume.name, restored)
-    half_width = _half_width(scan, mean, std, observation.observed, sigma, len(orientations))
+    mean, std, spread = or_lack_of_memory(scan.volume.name, restored)
+    half_width = None
+    if spread is not None:
+        # That of the spread head, which was calibrated, also where samples were drawn.
+        half_width = _half_width(scan, mean, spread, observation.observed, sigma)
+    reason = "" if std is not None else f"{scan.card.name} has no spread head, so that one answer has none"
     noise = round(conditions.noise.typical, 5)
-    return Samples(mean, std, half_width, noise, draws > 0, settings.fidelity, len(orientations))
+    return Samples(mean, std, half_width, noise, draws, len(orientations), reason)
 
 
-def _half_width(
-    scan: ResolvedScan, mean: Tensor, std: Tensor, observed: Tensor, sigma: Tensor, orientations: int
-) -> Tensor | None:
+def check_samples(scan: ResolvedScan, observation: Observation, sampler: str) -> None:
+    """Refuse what no sample can be drawn of; errors as in `sample`."""
+    if scan.networks.residual_flow is None:
+        raise UsageError(
+            f"{scan.card.name} gives one answer, not samples: it has no flow. Say --samples 1 and --fidelity 1; its "
+            "standard deviation and interval come with --uncertainty. Or choose a --model that has a flow: "
+            f"{', '.join(model.name for model in cards() if model.residual) or 'no shipped set has one'}."
+        )
+    if sampler not in SAMPLERS:
+        raise ModelError(
+            f"{scan.card.name} uses the sampler {sampler!r}; this version has {', '.join(SAMPLERS)}. Install the "
+            "version of medldm that trained it, or choose another --model."
+        )
+    if min(observation.y.shape) < THINNEST:
+        raise UsageError(
+            f"{scan.volume.name} is {min(observation.y.shape)} voxels thin; samples are drawn in volumes of at least "
+            f"{THINNEST}. Say --samples 1 and --fidelity 1."
+        )
+
+
+def _half_width(scan: ResolvedScan, mean: Tensor, spread: Tensor, observed: Tensor, sigma: Tensor) -> Tensor | None:
     """(X, Y, Z) half width of the calibrated interval, scaled intensity; None, and a note why, without one."""
-    interval = interval_for(scan.card, scan.task.verb, orientations)
+    interval = interval_for(scan.card, scan.task.verb)
     if reason := why_not(interval, scan.settings, scan.card.name):
         scan.notes.append(f"no calibrated interval: {reason}")
     if reason or interval is None:
         return None
-    half = interval.half_width(mean, std, sigma, observed)
+    half = interval.half_width(mean, spread, sigma, observed)
     # Tasks that copy the measured voxels are certain of them.
     return torch.where(observed >= 1, 0.0, half) if scan.task.copies else half
 
@@ -331,14 +268,14 @@ def record(
         log.warning(warning)
     outside = scan.outside | residual_warnings
     # "looks" is what records call the number of orientations.
-    networks = {"refined": samples.refined, "faithful": samples.faithful, "looks": samples.orientations}
+    networks = {"drawn": samples.drawn, "looks": samples.orientations}
     all_facts = {
         "model": card.name,
         "sha256": card.sha256,
         "modality": scan.modality.name,
         "device": scan.device,
         "seed": settings.seed,
-        "steps": settings.flow_steps,
+        "steps": settings.steps,
         "networks": networks,
         "noise_told": samples.noise,
         "medldm": package_version("medldm"),
@@ -352,8 +289,7 @@ def record(
     }
     half = None if samples.half_width is None else samples.half_width.numpy() * unit
     if half is not None:
-        kind = calibrated(scan.task.verb, samples.orientations, one_pass=card.spread)
-        all_facts["interval"] = card.calibration["verbs"][kind] | {
+        all_facts["interval"] = card.calibration["verbs"][scan.task.verb] | {
             "coverage": card.calibration["coverage"],
             "median_half_width": round(float(np.median(half[half > 0])), 5) if (half > 0).any() else 0.0,
         }

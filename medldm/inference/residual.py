@@ -1,7 +1,7 @@
 """Draw what the regression leaves open: x = b + (1 - fidelity) s D(z), in 3D, from one noise field a sample.
 
-The flow works on latents of the whole volume. At every step it runs in tiles of the size it was trained on, and the
-velocities of overlapping tiles are averaged, so that all tiles follow one path and no seam is left.
+The flow works on latents of the whole volume. At every step it runs in tiles of the size that it was trained on, and
+the velocities of overlapping tiles are averaged, so that all tiles follow one path and no seam is left.
 """
 
 from __future__ import annotations
@@ -15,16 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medldm.degradations import Observation
+from medldm.diffusion.samplers import DEFAULT, SAMPLERS
 from medldm.inference.conditioning import Orientation
 from medldm.inference.networks import Networks
 from medldm.inference.tiling import content_box
 from medldm.models.monai_parts import SlidingWindowInferer
-from medldm.models.residual import Conditions, sample
-
-# Latents along the edge of a tile, as many as in training: normalisation and attention look at a whole tile, and in
-# tiles of 16 a flow that was trained on 12 drew half of what it should.
-TILE = 12
-STRIDE = 8
+from medldm.models.residual import Conditions
 
 
 class Regression(NamedTuple):
@@ -65,6 +61,7 @@ def draw(
     *,
     seed: int,
     steps: int,
+    sampler: str = DEFAULT,
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
@@ -79,6 +76,7 @@ def draw(
     orientation : whose first axis is the damaged one, as the flow was trained
     seed : see `latent_noise`
     steps : of the flow
+    sampler : name in `medldm.diffusion.SAMPLERS`
     device : torch device
     progress : called with (tiles done, tiles in all)
 
@@ -100,8 +98,8 @@ def draw(
     with torch.no_grad():
         projected = flow.condition(conditions)
         noise = latent_noise(seed, latent.channels, projected.shape[2:]).to(device)
-        tiles = Tiles(flow, projected, steps, progress)
-        residual = log_s.exp() * latent.decode(sample(tiles, noise, projected, steps))
+        tiles = Tiles(flow, projected, steps, flow.tile, progress)
+        residual = log_s.exp() * latent.decode(SAMPLERS[sampler](tiles, noise, steps))
     drawn = regression.mean.clone()
     part = orientation.to_planes(drawn)[at]
     part += residual[0, 0, : grid[0], : grid[1], : grid[2]].float().to(part.device)
@@ -109,13 +107,17 @@ def draw(
 
 
 class Tiles:
-    """A flow that runs in overlapping tiles.
+    """A flow that runs in overlapping tiles, of which a third overlaps.
+
+    Normalisation and attention look at a whole tile, so it must be as large as in training: in tiles of 16 latents a
+    flow that was trained on 12 drew half of what it should.
 
     Parameters
     ----------
     flow : (z, time, projected) to velocity
     projected : (1, C, ...) conditions on the latent grid
     steps : calls that will come
+    tile : latents along its edge
     progress : called with (tiles done, tiles in all)
     """
 
@@ -124,14 +126,16 @@ class Tiles:
         flow: Callable[[Tensor, Tensor, Tensor], Tensor],
         projected: Tensor,
         steps: int,
-        progress: Callable[[int, int], None],
+        tile: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.flow, self.progress, self.done = flow, progress, 0
+        self.flow, self.projected, self.progress, self.done = flow, projected, progress, 0
         shape = projected.shape[2:]
-        self.edges = [min(TILE, size) for size in shape]
-        self.total = steps * math.prod(1 + math.ceil(max(0, size - TILE) / STRIDE) for size in shape)
+        self.tile, self.stride = tile, max(1, 2 * tile // 3)
+        self.edges = [min(tile, size) for size in shape]
+        self.total = steps * math.prod(1 + math.ceil(max(0, size - tile) / self.stride) for size in shape)
 
-    def __call__(self, z: Tensor, time: Tensor, projected: Tensor) -> Tensor:
+    def __call__(self, z: Tensor, time: Tensor) -> Tensor:
         """(1, channels, ...) velocity of the whole latent grid."""
         channels = z.shape[1]
 
@@ -141,9 +145,10 @@ class Tiles:
             self.progress(min(self.done, self.total), self.total)
             return velocity
 
-        overlap = [1 - (STRIDE + 0.5) / TILE if edge == TILE else 0.0 for edge in self.edges]
+        share = 1 - (self.stride + 0.5) / self.tile
+        overlap = [share if edge == self.tile else 0.0 for edge in self.edges]
         inferer = SlidingWindowInferer(self.edges, sw_batch_size=1, overlap=overlap, mode="gaussian")
-        velocity = inferer(torch.cat([z, projected.float()], 1), predict)
+        velocity = inferer(torch.cat([z, self.projected.float()], 1), predict)
         assert isinstance(velocity, Tensor)
         return velocity
 

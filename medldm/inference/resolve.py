@@ -128,7 +128,7 @@ def resolve(volume: Volume, settings: Settings, task: NetworkTask) -> ResolvedSc
         log.warning(warning)
     notes += [*warnings, *volume.stored.note]
     device = pick_device(settings.device)
-    card = pick_card(settings.model, modality.name, volume, task.verb, device)
+    card = pick_card(settings, modality.name, volume, task.verb, device)
     # The check of the card, scaling and noise share one foreground; with a fixed window only the check needs it.
     foreground = modality.foreground(volume.voxels) if modality.window is None else None
     outside = check(volume, card, task.name, foreground if card.modality == modality.name else None)
@@ -143,12 +143,12 @@ def resolve(volume: Volume, settings: Settings, task: NetworkTask) -> ResolvedSc
     )
 
 
-def pick_card(name: str, modality: str, volume: Volume, verb: str, device: str = "cpu") -> Card:
+def pick_card(settings: Settings, modality: str, volume: Volume, verb: str, device: str = "cpu") -> Card:
     """The card that was asked for, or the best for the scan.
 
     Parameters
     ----------
-    name : ``--model``
+    settings : ``--model``, and whether samples are asked for
     modality : name in `medldm.modality.MODALITIES`
     volume : scan
     verb : what is to be done
@@ -158,11 +158,11 @@ def pick_card(name: str, modality: str, volume: Volume, verb: str, device: str =
     ------
     ModelError
     """
-    if name == "auto":
+    if settings.model == "auto":
         patience = PATIENCE_S if device == "cpu" else 0.0
         flat, size = min(volume.shape) == 1, float(np.prod(volume.shape)) / 1e6
-        return best(modality, flat=flat, verb=verb, megavoxels=size, patience_s=patience)
-    chosen = card(name)
+        return best(modality, flat=flat, verb=verb, megavoxels=size, patience_s=patience, draws=settings.draws > 0)
+    chosen = card(settings.model)
     if chosen.modality != modality:
         raise UnfitModel(
             f"{chosen.name} restores {chosen.modality.upper()}, and {volume.name} is taken for {modality.upper()}. "

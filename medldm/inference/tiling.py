@@ -10,15 +10,12 @@ import torch
 from torch import Tensor
 
 from medldm.degradations import Observation
-from medldm.diffusion.samplers import DEFAULT
 from medldm.inference.conditioning import (
     MULTIPLE,
     Orientation,
     cropped,
     measured_channels,
-    neighbours,
     padded,
-    to_batch,
     to_stack,
 )
 from medldm.inference.device import MOST_PIXELS, PIXELS_AT_ONCE
@@ -32,33 +29,26 @@ MARGIN = 8  # voxels of air around what is restored; a multiple of the latent fa
 COPIED_UP_TO = 64_000_000  # voxels of a stack whose planes are brought into one piece each
 
 
-class SamplerConfig(NamedTuple):
-    """How a restoration is computed.
+class Tiling(NamedTuple):
+    """How much of a scan goes through the networks at once, and where.
 
     Parameters
     ----------
-    steps, fidelity : as in the settings
-    seed : of the white noise; None for the conditional mean
     tile : edge of a tile, voxels
     device : torch device
     pixels : of planes that go through the networks at once
-    sampler : name in `medldm.diffusion.SAMPLERS`
     skip_air : whether air is copied; training restores its blocks whole
     """
 
-    steps: int = 1
-    fidelity: float = 1.0
-    seed: int | None = None
     tile: int = 384
     device: str = "cpu"
     pixels: int = PIXELS_AT_ONCE
-    sampler: str = DEFAULT
     skip_air: bool = True
 
     @classmethod
-    def whole(cls, device: str = "cpu", fidelity: float = 1.0) -> SamplerConfig:
+    def whole(cls, device: str = "cpu") -> Tiling:
         """For blocks whose axes are multiples of `MULTIPLE`, as training takes them: no tiles, no air left out."""
-        return cls(fidelity=fidelity, device=device, pixels=MOST_PIXELS, skip_air=False)
+        return cls(device=device, pixels=MOST_PIXELS, skip_air=False)
 
 
 def estimate(
@@ -66,10 +56,10 @@ def estimate(
     observation: Observation,
     sigma: Tensor,
     orientations: Sequence[Orientation],
-    sampling: SamplerConfig,
+    tiling: Tiling,
     progress: Progress = silent,
 ) -> Tensor:
-    """The regression mean of an observation, averaged over orientations; the same for all samples that follow.
+    """The regression mean of an observation, averaged over orientations.
 
     Parameters
     ----------
@@ -77,7 +67,7 @@ def estimate(
     observation : (X, Y, Z) on the output grid
     sigma : scaled noise level, (X, Y, Z) or broadcastable
     orientations : to average; a volume network uses the first
-    sampling : tile, device
+    tiling : tile, device
     progress : called with (done, total, what)
 
     Returns
@@ -85,7 +75,7 @@ def estimate(
     (X, Y, Z) float32
     """
     predict = networks.estimate
-    return _averaged(networks, observation, [observation.y], [], sigma, orientations, sampling, progress, predict)[0]
+    return _averaged(networks, observation, [observation.y], sigma, orientations, tiling, progress, predict)[0]
 
 
 def estimate_with_spread(
@@ -93,7 +83,7 @@ def estimate_with_spread(
     observation: Observation,
     sigma: Tensor,
     orientations: Sequence[Orientation],
-    sampling: SamplerConfig,
+    tiling: Tiling,
     progress: Progress = silent,
 ) -> tuple[Tensor, Tensor]:
     """The regression mean, and the logarithm of the spread around it, from the same passes; parameters as `estimate`.
@@ -104,78 +94,24 @@ def estimate_with_spread(
     """
     air = torch.full_like(observation.y, math.log(SPREAD[0]))
     bases, predict = [observation.y, air], networks.estimate_with_spread
-    mean, log_s = _averaged(networks, observation, bases, [], sigma, orientations, sampling, progress, predict)
+    mean, log_s = _averaged(networks, observation, bases, sigma, orientations, tiling, progress, predict)
     return mean, log_s
-
-
-def refine(
-    networks: Networks,
-    observation: Observation,
-    sigma: Tensor,
-    orientations: Sequence[Orientation],
-    sampling: SamplerConfig,
-    regression: Tensor,
-    progress: Progress = silent,
-) -> Tensor:
-    """One restoration from the regression mean, through flow and fusion decoder.
-
-    Parameters
-    ----------
-    networks, observation, sigma, orientations, progress : see `estimate`
-    sampling : of the restoration; with a seed it is a sample and uses one of the orientations, since an average of
-        samples would be none
-    regression : (X, Y, Z) from `estimate`
-
-    Returns
-    -------
-    (X, Y, Z) float32
-    """
-    noise = []
-    if sampling.seed is not None:
-        orientations = [orientations[sampling.seed % len(orientations)]]
-        noise = [torch.randn(regression.shape, generator=torch.Generator().manual_seed(sampling.seed)).to(regression)]
-    config = networks.config
-    measured, seen = config.measured_channels, config.context if config.spatial_dims == 2 else 1
-
-    def predict(tile: Tensor) -> Tensor:
-        inputs, planes, drawn = tile.tensor_split((measured, measured + seen), 1)
-        start = drawn if noise else None
-        return networks.refine(inputs, planes, start, sampling.steps, sampling.fidelity, sampling.sampler)
-
-    fields = [regression, *noise]
-    return _averaged(networks, observation, [regression], fields, sigma, orientations, sampling, progress, predict)[0]
-
-
-def restore(
-    networks: Networks,
-    observation: Observation,
-    sigma: Tensor,
-    orientations: Sequence[Orientation],
-    sampling: SamplerConfig,
-    progress: Progress = silent,
-) -> Tensor:
-    """The regression mean, refined where the networks do; parameters and result as in `estimate`."""
-    regression = estimate(networks, observation, sigma, orientations, sampling, progress)
-    if not networks.refines:
-        return regression
-    return refine(networks, observation, sigma, orientations, sampling, regression, progress)
 
 
 def _averaged(
     networks: Networks,
     observation: Observation,
     bases: list[Tensor],
-    extras: list[Tensor],
     sigma: Tensor,
     orientations: Sequence[Orientation],
-    sampling: SamplerConfig,
+    tiling: Tiling,
     progress: Progress,
     predict: Callable[[Tensor], Tensor],
 ) -> list[Tensor]:
-    """(X, Y, Z) means over orientations of what `predict` gives; `bases` stay in air, `extras` are b and noise."""
+    """(X, Y, Z) means over orientations of what `predict` gives; `bases` stay in air."""
     y = observation.y
     orientations = orientations[:1] if networks.config.spatial_dims == 3 else orientations
-    box = content_box(y) if sampling.skip_air else (slice(None),) * 3
+    box = content_box(y) if tiling.skip_air else (slice(None),) * 3
     boxes = [tuple(box[axis] for axis in orientation.order) for orientation in orientations]
     total = sum(orientation.to_planes(y)[at].shape[2] for orientation, at in zip(orientations, boxes, strict=True))
     done = 0
@@ -189,16 +125,15 @@ def _averaged(
 
     means: list[Tensor] = []
     for orientation, at in zip(orientations, boxes, strict=True):
-        fields = [observation.y, observation.observed, sigma, *extras]
+        fields = (observation.y, observation.observed, sigma)
         stack = [_by_planes(orientation.to_planes(field.expand_as(y))[at]) for field in fields]
-        stack[4:] = [smooth_along_stack(noise) for noise in stack[4:]]
         wholes = []
         for base in bases:
             planes = orientation.to_planes(base)
             whole = _by_planes(planes)
             wholes.append(whole.clone() if whole is planes else whole)
         into = [whole[at] for whole in wholes]
-        _restore_stack(networks, stack, observation.thickness, sampling, count, predict, into)
+        _restore_stack(networks, stack, observation.thickness, tiling, count, predict, into)
         restored = [orientation.from_planes(whole) for whole in wholes]
         # In place: a whole-body CT is a gigabyte, and every copy of it another.
         means = [mean.add_(more) for mean, more in zip(means, restored, strict=True)] if means else restored
@@ -209,7 +144,7 @@ def _restore_stack(
     networks: Networks,
     stack: list[Tensor],
     thickness: float,
-    sampling: SamplerConfig,
+    tiling: Tiling,
     count: Callable[[int], None],
     predict: Callable[[Tensor], Tensor],
     into: Sequence[Tensor],
@@ -218,23 +153,18 @@ def _restore_stack(
     config = networks.config
     flat = config.spatial_dims == 2
     half, depth = config.context // 2 if flat else 0, stack[0].shape[2]
-    at_once = max(1, sampling.pixels // (stack[0].shape[0] * stack[0].shape[1])) if flat else depth
+    at_once = max(1, tiling.pixels // (stack[0].shape[0] * stack[0].shape[1])) if flat else depth
     for start in range(0, depth, at_once):
         stop = min(depth, start + at_once)
         chunk = [_beside(field, start - half, stop + half) for field in stack]
         # The outline of a head changes from plane to plane: a third of its bounding box is air.
-        outlined = flat and sampling.skip_air
+        outlined = flat and tiling.skip_air
         here = _outline((chunk[0] > AIR).any(2)) if outlined else (slice(None), slice(None))
         grid = chunk[0][here].shape
         # Padded before neighbours become channels: there are twenty channels of three fields.
-        y, observed, sigma, *extras = (_padded(field[here]) if flat else field for field in chunk)
-        parts = [measured_channels(y, observed, sigma, thickness, config, inner=True)]
-        if extras:
-            regression, *noise = extras
-            parts.append(neighbours(regression, config.context, inner=True) if flat else regression[None, None])
-            parts += [to_batch(field[..., half : half + stop - start], config.spatial_dims) for field in noise]
-        channels = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-        guess = infer(channels, sampling, predict)
+        y, observed, sigma = (_padded(field[here]) if flat else field for field in chunk)
+        channels = measured_channels(y, observed, sigma, thickness, config, inner=True)
+        guess = infer(channels, tiling, predict)
         for number, field in enumerate(into):
             field[(*here, slice(start, stop))] = to_stack(guess[:, number : number + 1])[: grid[0], : grid[1]]
         count(stop - start)
@@ -261,22 +191,22 @@ def _beside(stack: Tensor, low: int, high: int) -> Tensor:
     return stack[..., torch.arange(low, high).clamp_(0, depth - 1)]
 
 
-def infer(channels: Tensor, sampling: SamplerConfig, predict: Callable[[Tensor], Tensor]) -> Tensor:
+def infer(channels: Tensor, tiling: Tiling, predict: Callable[[Tensor], Tensor]) -> Tensor:
     """One batch through the networks, in tiles where it is larger than one.
 
     Parameters
     ----------
     channels : (B, C, ...)
-    sampling : tile, device
+    tiling : tile, device
     predict : (B, C, ...) channels of a tile to (B, K, ...)
 
     Returns
     -------
-    (B, K, ...) float32 on the device of `sampling`
+    (B, K, ...) float32 on the device of `tiling`
     """
-    batch = padded(channels).to(sampling.device)
+    batch = padded(channels).to(tiling.device)
     with torch.no_grad():
-        tile = max(MULTIPLE, sampling.tile // MULTIPLE * MULTIPLE)
+        tile = max(MULTIPLE, tiling.tile // MULTIPLE * MULTIPLE)
         if all(size <= tile for size in batch.shape[2:]):
             guess = predict(batch)
         else:
@@ -327,25 +257,3 @@ def _extent(filled: Tensor) -> slice:
     # Boxes begin on the latent grid, so that planes beside each other fold the same noise into a latent voxel.
     begin = max(0, int(at[0]) - MARGIN) // MARGIN * MARGIN
     return slice(begin, min(len(filled), int(at[-1]) + 1 + MARGIN))
-
-
-def smooth_along_stack(noise: Tensor) -> Tensor:
-    """White noise that neighbouring planes share in part, so that samples do not flicker through the stack.
-
-    Parameters
-    ----------
-    noise : (H, W, D) standard normal
-
-    Returns
-    -------
-    (H, W, D), standard normal in every voxel, correlated along D
-    """
-    if noise.shape[-1] < 5:
-        return noise
-    weights = torch.tensor([0.25, 0.7, 1.0, 0.7, 0.25])
-    weights = weights / weights.pow(2).sum().sqrt()
-    padded = torch.cat([noise[..., -2:], noise, noise[..., :2]], -1)
-    shared = torch.zeros_like(noise)
-    for offset, weight in enumerate(weights):
-        shared += weight * padded[..., offset : offset + noise.shape[-1]]
-    return shared

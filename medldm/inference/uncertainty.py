@@ -10,24 +10,20 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from medldm.degradations import Observation
 from medldm.settings import Settings
 from medldm.zoo import Card
 
-POOLED = 1.0  # voxels; width of the Gaussian over which variances are averaged
-SMALLEST = (
-    1e-3  # scaled intensity, root mean square; what samples of one orientation differ by less says nothing of errors
-)
 FARTHEST = 12.0  # voxels; beyond it calibration saw nothing, and the error has long stopped to grow
 NEARBY = 8.0  # voxels; width of the Gaussian over which the share of measured voxels is taken
 
 
 class Interval(NamedTuple):
-    """How the interval of one verb is scaled: ``mean +- q * sqrt(std^2 + floor^2)``, std pooled over neighbours.
+    """How the interval of one verb is scaled: ``mean +- q * sqrt(s^2 + floor^2)``.
 
-    The spread is taken over samples: seeds of the flow, each drawn in one of the planes. The floor is what these do not
-    show. Its square is a sum of independent parts, ``still^2 + (noisy * sigma)^2 + far^2 * r + (busy * c)^2``: what is
-    wrong everywhere, what is left of the noise, what was never measured, and what lies a little aside of where it is.
+    The spread s is that of the spread head. The floor is what it does not know, for instance that a scan of another
+    scanner differs from those it learned from. Its square is a sum of independent parts,
+    ``still^2 + (noisy * sigma)^2 + far^2 * r + (busy * c)^2``: what is wrong everywhere, what is left of the noise,
+    what was never measured, and what lies a little aside of where it is.
     The remoteness r is a distance: between two measured slices an image behaves like a random walk (the power spectrum
     of natural images falls with the square of the frequency: Field, J Opt Soc Am A 4, 1987), and the variance of a
     random walk grows with the distance to the nearest place where it is known; the less there is measured around, the
@@ -40,8 +36,6 @@ class Interval(NamedTuple):
     busy : share of the local contrast
     q : conformal scale
     coverage : share of voxels that the interval was calibrated to hold
-    samples, steps : drawn when it was calibrated
-    pools : whether the deviation is averaged over neighbours; that of a spread head is smooth by itself
     """
 
     still: float
@@ -50,9 +44,6 @@ class Interval(NamedTuple):
     busy: float
     q: float
     coverage: float = 0.9
-    samples: int = 4
-    steps: int = 4
-    pools: bool = True
 
     def floor(self, mean: Tensor, sigma: Tensor, observed: Tensor) -> Tensor:
         """(X, Y, Z), scaled intensity.
@@ -71,56 +62,25 @@ class Interval(NamedTuple):
 
         Parameters
         ----------
-        std : (X, Y, Z) standard deviation of the samples, scaled intensity
+        std : (X, Y, Z) spread s, scaled intensity
         mean, sigma, observed : as in `floor`
         """
-        smooth = pooled(std) if self.pools else std
-        return self.q * (smooth**2 + self.floor(mean, sigma, observed) ** 2).sqrt()
+        return self.q * (std**2 + self.floor(mean, sigma, observed) ** 2).sqrt()
 
 
-def pooled(std: Tensor) -> Tensor:
-    """(X, Y, Z) standard deviation with its variance averaged over near voxels.
-
-    A dozen draws know the variance of one voxel to within 40 %; its neighbours, restored from the same measurement,
-    know it too. On validation scans pooling raised the correlation with the error by half.
-
-    Parameters
-    ----------
-    std : (X, Y, Z)
-    """
-    variance = ndimage.gaussian_filter(std.numpy() ** 2, POOLED)
-    return torch.from_numpy(variance).to(std).clamp_min(0).sqrt()
-
-
-def calibrated(verb: str, orientations: int, *, one_pass: bool = False) -> str:
-    """Under which name a card keeps an interval: samples of one orientation hardly differ, so its floor is another one.
-
-    Parameters
-    ----------
-    verb : that runs
-    orientations : planes in which samples were drawn
-    one_pass : whether the standard deviation comes from a spread head, which needs no samples
-    """
-    return verb if orientations > 1 or one_pass else f"{verb}, one look"
-
-
-def interval_for(card: Card, verb: str, orientations: int = 3) -> Interval | None:
+def interval_for(card: Card, verb: str) -> Interval | None:
     """The calibrated interval of a verb, None where the card holds none.
 
     Parameters
     ----------
     card : of the model
     verb : that runs
-    orientations : planes in which samples were drawn
     """
-    kind = calibrated(verb, orientations, one_pass=card.spread)
-    fitted: Mapping[str, Any] = card.calibration.get("verbs", {}).get(kind, {})
+    fitted: Mapping[str, Any] = card.calibration.get("verbs", {}).get(verb, {})
     names = ("still", "noisy", "far", "busy", "q")
-    if any(name not in fitted for name in names):
-        return None  # not calibrated, or by a version whose floor was another one
-    common: dict[str, Any] = {name: card.calibration[name] for name in ("coverage", "samples", "steps")}
-    common |= {name: float(fitted[name]) for name in names}
-    return Interval(**common, pools=not card.spread)
+    if not card.spread or any(name not in fitted for name in names):
+        return None
+    return Interval(**{name: float(fitted[name]) for name in names}, coverage=card.calibration["coverage"])
 
 
 def why_not(interval: Interval | None, settings: Settings, name: str) -> str:
@@ -133,37 +93,8 @@ def why_not(interval: Interval | None, settings: Settings, name: str) -> str:
     name : of the model
     """
     if interval is None:
-        return f"{name} has no calibrated interval for this task; the spread of its samples is smaller than its error"
-    if settings.fidelity < 1:
-        return "intervals were calibrated at --fidelity 1"
-    if settings.samples < interval.samples or settings.flow_steps < interval.steps:
-        return (
-            f"intervals were calibrated with --samples {interval.samples} and --steps {interval.steps}; fewer show less"
-        )
-    return ""
-
-
-def no_spread(std: Tensor, observation: Observation, orientations: int, *, copies: bool) -> str:
-    """Why the standard deviation of samples would say nothing, in words; empty where it says something.
-
-    Samples differ by the planes in which they are drawn. What the flow adds in the same planes is nothing at
-    ``--fidelity 1`` and at most a thousandth of the range below (shipped sets), hundreds of times less than the error.
-
-    Parameters
-    ----------
-    std : (X, Y, Z) scaled intensity
-    observation : of the scan
-    orientations : planes in which samples were drawn
-    copies : whether measured voxels are copied, so that only the others were restored
-    """
-    restored = observation.observed.expand_as(std) < 1 if copies else observation.y > 0
-    if not bool(restored.any()):
-        restored = torch.ones_like(std, dtype=torch.bool)
-    size = float(std[restored].pow(2).mean().sqrt())
-    if size > (SMALLEST if orientations == 1 else 0):
-        return ""
-    why = "all were drawn in the same planes" if orientations == 1 else "the network draws them alike"
-    return f"they do not differ ({why}), which would look like certainty; no map of it is written"
+        return f"{name} has no calibrated interval for this task"
+    return "intervals were calibrated at --fidelity 1" if settings.fidelity < 1 else ""
 
 
 def distance_to_measured(observed: Tensor) -> Tensor:

@@ -16,13 +16,15 @@ from medldm.io.atomic import whole_file
 from medldm.settings import Architecture
 from medldm.zoo import Card
 
+EARLIER = {"vae_entry", "vae", "staged"}  # what cards of 0.1.0 say of networks that are gone
+
 
 def save_model(parts: dict[str, dict[str, Tensor]], card: dict[str, Any], folder: Path) -> Path:
     """Write ``<name>.safetensors`` (half precision, card in its header) and ``<name>.json``.
 
     Parameters
     ----------
-    parts : ``vae`` (with ``scale``), ``flow`` and ``fusion``, or ``unet`` alone: name to weights
+    parts : ``unet``, and what the set has of ``spread``, ``latent`` and ``flow``: name to weights
     card : fields of `zoo.Card` but for weights and sha256, which are filled in here
     folder : where to
 
@@ -51,13 +53,15 @@ def save_model(parts: dict[str, dict[str, Tensor]], card: dict[str, Any], folder
 
 
 def architecture(card: Card) -> Architecture:
-    """Widths of a card's networks.
+    """Widths of a card's regression network.
 
     Raises
     ------
     ModelError
     """
-    widths: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in card.architecture.items()}
+    widths: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in card.architecture.items() if key not in EARLIER
+    }
     try:
         return Architecture(**widths)
     except TypeError as problem:

@@ -51,16 +51,15 @@ with _user_has_a_name(), _matplotlib_may_fail():
     import monai  # noqa: F401
 
 from monai.inferers import SlidingWindowInferer
-from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, UNet
-from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
+from monai.networks.blocks import ResidualUnit
+from monai.networks.nets import DiffusionModelUNet, UNet
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 
 __all__ = [
-    "AutoencoderKL",
     "DiffusionModelUNet",
+    "ResidualUnit",
     "SlidingWindowInferer",
     "UNet",
-    "get_timestep_embedding",
     "pixelshuffle",
     "pixelunshuffle",
 ]

@@ -1,8 +1,4 @@
-"""R, the network that writes voxels: a MONAI U-Net with a full-resolution first and last layer.
-
-Without a latent it is the supervised baseline; with one it is the fusion decoder,
-x = y + R(y, m, sigma, D(z), fidelity).
-"""
+"""R, the regression network: a MONAI U-Net with a full-resolution first and last layer, b = y + R(y, m, sigma)."""
 
 from __future__ import annotations
 
@@ -21,15 +17,14 @@ class Residual(nn.Module):
     Parameters
     ----------
     config : widths and dimensions
-    extra : channels beside the measurement (decoded latent, fidelity); 0 for the baseline
     """
 
-    def __init__(self, config: Architecture, extra: int = 0) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
         dims, self.patch = config.spatial_dims, config.unet_entry
         self.unet = UNet(
             spatial_dims=dims,
-            in_channels=(config.measured_channels + extra) * self.patch**dims,
+            in_channels=config.measured_channels * self.patch**dims,
             out_channels=config.unet[0],
             channels=config.unet,
             strides=config.unet_strides,
@@ -44,7 +39,7 @@ class Residual(nn.Module):
         nn.init.zeros_(head.weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(B, channels, ...) measurement and extras to (B, 1, ...) correction.
+        """(B, channels, ...) measurement to (B, 1, ...) correction.
 
         Every grid axis must be a multiple of the product of `unet_entry` and `unet_strides`.
         """
@@ -53,14 +48,23 @@ class Residual(nn.Module):
         return correction.float()
 
 
-def build_unet(config: Architecture) -> Residual:
-    """The supervised baseline: y + R(y, m, sigma)."""
-    return Residual(config)
+def encoder_features(network: Residual, inputs: Tensor) -> list[Tensor]:
+    """Activations of the down path, finest level first: what our perceptual distance compares.
 
-
-def build_fusion(config: Architecture) -> Residual:
-    """The fusion decoder: the regression mean, the decoded latent and the fidelity weight join the measurement.
-
-    Of the regression mean it sees the neighbouring planes too: in use that is the average over all orientations.
+    Parameters
+    ----------
+    network : trained
+    inputs : (B, channels, ...) measurement
     """
-    return Residual(config, extra=2 + (config.context if config.staged else 0))
+    block: Any = network.unet.model
+    features, activations = as_weights(space_to_depth(inputs, network.patch), network.head), []
+    while hasattr(block, "__getitem__"):
+        features = block[0](features)
+        activations.append(features)
+        block = block[1].submodule
+    return [*activations, block(features)]
+
+
+def build_unet(config: Architecture) -> Residual:
+    """The regression network of an architecture."""
+    return Residual(config)

@@ -165,8 +165,8 @@ class Finding:
         if "interval" in self.facts:
             lines.append(f"  uncertainty: {_interval_text(self.facts['interval'])}")
         if self.facts.get("calibrated_intervals"):
-            verbs = ", ".join(verb for verb in self.facts["calibrated_intervals"] if "," not in verb)
-            lines.append(f"  model {self.facts['model']}; 90 % intervals (--samples 4 --uncertainty) for {verbs}")
+            verbs = ", ".join(self.facts["calibrated_intervals"])
+            lines.append(f"  model {self.facts['model']}; 90 % intervals (--uncertainty) for {verbs}")
         lines.append(f"  {'plan: ' if self.status == 'restorable' else ''}{self.reason}")
         lines += [f"  note: {note}" for note in (*self.facts.get("notes", ()), self.facts.get("not_compared")) if note]
         return lines + [f"  warning: {message}" for message in self.facts.get("outside_of_card", {}).values()]

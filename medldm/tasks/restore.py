@@ -45,7 +45,7 @@ def run(inputs: Inputs, settings: Restore, progress: Progress) -> Volume:
         result = refine_grid(scan, grid, settings.slice_thickness, settings.slice_profile, level, progress)
     elif "fill-slices" in verbs:
         if "denoise" in verbs:  # known before the first of both has worked for nothing
-            pick_card(settings.model, plan.modality, volume, "denoise", pick_device(settings.device))
+            pick_card(settings, plan.modality, volume, "denoise", pick_device(settings.device))
         result = FILL_SLICES.run(inputs, FillSlices(**shared, missing=plan.missing), progress)
         if "denoise" in verbs:
             result = DENOISE.run(Inputs(scan=result), Denoise(**shared), progress)

@@ -87,6 +87,21 @@ class Corpus:
         other.weight = self.weight * torch.where(self.isotropic, factor, 1.0)
         return other
 
+    def with_thin_share(self, least: float) -> Corpus:
+        """The same corpus, with isotropic scans drawn at least so often; as it is where there are none.
+
+        Thin slices alone show what thick ones lack. Of sixteen CT scans one was thin, and a network that was trained on
+        all alike lost a decibel between slices.
+
+        Parameters
+        ----------
+        least : share of all blocks
+        """
+        thin = float(self.weight[self.isotropic].sum() / self.weight.sum())
+        if not 0 < thin < least:
+            return self
+        return self.preferring_thin(least / (1 - least) * (1 - thin) / thin)
+
     def draw(self, count: int, size: tuple[int, int, int], generator: torch.Generator) -> Blocks:
         """Random blocks around voxels with signal, axes permuted and flipped at random.
 

@@ -85,7 +85,7 @@ def publish(
             + (" and a latent diffusion of its residual" if draws else ""),
             "role": "restorer",
             "spread": True,
-            "residual": residual_fields(latent, flow_blocks) if draws else {},
+            "residual": residual_fields(latent, flow_blocks, tile_of(out, start)) if draws else {},
             "training": training_facts(out, tuple(stage for stage in own if stage in parts), device, start),
             "validation": {stage: curve_end(out / stage) for stage in own if stage in parts},
         }
@@ -94,10 +94,20 @@ def publish(
     return written
 
 
-def residual_fields(latent: Architecture, flow_blocks: int) -> dict[str, Any]:
+def tile_of(out: Path, start: Card | None) -> int:
+    """Latents along the edge of what the flow of a run was trained on; of one that was taken over, by its card."""
+    if (out / "flow" / WEIGHTS).is_file():
+        return int(state_of(out / "flow")["tile"])
+    return int(start.residual["tile"]) if start else 0
+
+
+def residual_fields(latent: Architecture, flow_blocks: int, tile: int) -> dict[str, Any]:
     """What a card says of latent and flow, in its field `residual`."""
     widths = {name: getattr(latent, name) for name in OF_LATENT}
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in widths.items()} | {"flow_blocks": flow_blocks}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in widths.items()} | {
+        "flow_blocks": flow_blocks,
+        "tile": tile,
+    }
 
 
 def parts_that_fit(out: Path, init: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

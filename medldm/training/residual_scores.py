@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from medldm.degradations import Degradation
+from medldm.diffusion.samplers import DEFAULT, SAMPLERS
 from medldm.inference.networks import Networks
-from medldm.inference.tiling import SamplerConfig, estimate_with_spread
-from medldm.models.residual import Conditions, PrincipalBlocks, ResidualFlow, sample
+from medldm.inference.residual import Tiles
+from medldm.inference.tiling import Tiling, estimate_with_spread
+from medldm.models.residual import Conditions, PrincipalBlocks, ResidualFlow
 from medldm.training.validation import EDGE, Cube
 
 LIT = 0.05  # scaled intensity of what is scored
@@ -83,7 +85,7 @@ def residual_cases(cases: Iterable[Cube], networks: Networks, device: str) -> li
                 seen._replace(y=seen.y.to(device), observed=seen.observed.to(device)),
                 cube.sigma.to(device),
                 cube.orientations,
-                SamplerConfig.whole(device),
+                Tiling.whole(device),
             )
         shape = cube.clean.shape
         fields = (b, seen.y, seen.observed, cube.sigma, log_s)
@@ -145,7 +147,9 @@ def flow_scores(cases: Iterable[Case], blocks: PrincipalBlocks, flow: ResidualFl
             noise = torch.randn(
                 (1, blocks.channels, *projected.shape[2:]), generator=torch.Generator().manual_seed(seed // 2)
             ).to(projected.device)
-            drawn.append(case.picture(blocks.decode(sample(flow, -noise if seed % 2 else noise, projected, STEPS))))
+            start = -noise if seed % 2 else noise
+            latent = SAMPLERS[DEFAULT](Tiles(flow, projected, STEPS, flow.tile), start, STEPS)
+            drawn.append(case.picture(blocks.decode(latent)))
         regression = case.psnr(case.picture(0.0))
         mean = torch.stack(drawn).mean(0)
         return {"sample": case.psnr(drawn[0]) - regression, "mean": case.psnr(mean) - regression}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medldm.errors import InputError, ModelError, UsageError
-from medldm.models.checkpoint import architecture, read_weights
+from medldm.models.checkpoint import EARLIER, architecture, read_weights
 from medldm.models.residual import ResidualFlow, SpreadHead
 from medldm.models.unet import build_unet
 from medldm.settings import Architecture
@@ -40,9 +41,10 @@ TRAINERS = dict(zip(STAGES, (train_unet, train_spread, train_latent, train_flow)
 # Where `all` spends its minutes: regression and flow have the most to learn.
 SHARES = {"unet": 0.45, "spread": 0.06, "latent": 0.06, "flow": 0.43}
 RATES = {"unet": 1e-3, "spread": 2e-3, "latent": 0.0, "flow": 3e-4}  # flow: 6e-4 ended in a collapse after 2,800 steps
-LATENT = Architecture(spatial_dims=3, context=1, latent_channels=16, flow=(96, 96))
+LATENT = Architecture(spatial_dims=3, context=1, latent_channels=32, flow=(96, 96))
 SHAPES = "shapes.txt"  # of a run: JSON, but not called so, since the JSON files of a run are its cards
 FLOW_BLOCKS = 1  # residual blocks a level
+OF_FLOW = ("flow_blocks", "tile")  # of a card's field `residual`, what is no architecture
 
 
 def train(
@@ -158,17 +160,24 @@ def fill_cache(data: Path, cache: Path, modality: str | None) -> str:
     InputError
         Nothing to learn from; scans of another modality.
     """
-    if data.is_dir():
-        modality = (modality or modality_of_scans(data)).upper()
-        check_split(rows_of(data, modality), data, modality)
-        pack(data, cache, modality)
-    else:
-        unpack(data, cache)
-        packed = modality_of_entries(index_of(cache), data)
-        if modality and modality.upper() != packed:
-            raise InputError(f"{data} holds {packed} scans, and {modality.upper()} was to be learned. Pack others.")
-        modality = packed
-    check_split(index_of(cache), data, modality)  # without those that cannot be read
+    fresh = [folder for folder in (cache, cache.parent) if not folder.exists()]
+    try:
+        if data.is_dir():
+            modality = (modality or modality_of_scans(data)).upper()
+            check_split(rows_of(data, modality), data, modality)
+            pack(data, cache, modality)
+        else:
+            unpack(data, cache)
+            packed = modality_of_entries(index_of(cache), data)
+            if modality and modality.upper() != packed:
+                raise InputError(f"{data} holds {packed} scans, and {modality.upper()} was to be learned. Pack others.")
+            modality = packed
+        check_split(index_of(cache), data, modality)  # without those that cannot be read
+    except InputError:
+        # Nothing is learned from these scans: a folder that was made for them goes again.
+        for folder in fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     return modality
 
 
@@ -291,7 +300,7 @@ def _regression(config: Architecture) -> tuple[Any, ...]:
 
 def latent_of(start: Card) -> Architecture:
     """The architecture of latent and flow that a card states."""
-    return _widths({key: value for key, value in start.residual.items() if key != "flow_blocks"})
+    return _widths({key: value for key, value in start.residual.items() if key not in OF_FLOW})
 
 
 def shapes_of(
@@ -332,7 +341,9 @@ def has_begun(out: Path) -> bool:
 
 
 def _widths(fields: dict[str, Any]) -> Architecture:
-    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    values: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in fields.items() if key not in EARLIER
+    }
     return Architecture(**values)
 
 

@@ -25,16 +25,11 @@ class Use:
 
     Parameters
     ----------
-    refines : whether flow and fusion decoder earn their time at ``--fidelity 1``; samples and lower fidelities always
-        use them
-    faithful : fidelity that the decoder is given at ``--fidelity 1``: where it was closest to the truth
     orientations : planes that are averaged over, at most
-    sampler : name in `medldm.diffusion.SAMPLERS`
+    sampler : of the flow, a name in `medldm.diffusion.SAMPLERS`
     psnr : on validation subjects, dB
     """
 
-    refines: bool = True
-    faithful: float = 1.0
     orientations: int = 3
     sampler: str = "euler"
     psnr: float = -math.inf
@@ -50,7 +45,7 @@ class Card:
     title : one line
     modality : name in `medldm.modality.MODALITIES`
     spatial_dims : 2 works in planes, 3 in volumes
-    role : ``"restorer"`` (VAE, flow, fusion) or ``"baseline"`` (supervised U-Net)
+    role : ``"restorer"``, or ``"baseline"`` (a regression network alone, for benchmarks)
     verbs : what it does
     architecture : widths of its networks
     weights : file beside the card
@@ -65,7 +60,8 @@ class Card:
     calibration : how its intervals are scaled, see `medldm.inference.uncertainty`; empty where not measured
     use : verb to fields of `Use`, chosen on validation subjects
     spread : whether one answer comes with its standard deviation, from a spread head
-    residual : latent and flow of the residual, fields of `Architecture` and ``flow_blocks``; empty where there are none
+    residual : latent and flow of the residual, fields of `Architecture`, ``flow_blocks`` and ``tile`` (latents along
+        the edge of what the flow runs on); empty where there are none
     pace : seconds per million voxels and verb on two CPU cores, 0 where not measured
     """
 
@@ -112,7 +108,9 @@ class Card:
         ----------
         verb : as on the command line
         """
-        return Use(**{FIELDS.get(key, key): value for key, value in self.use.get(verb, {}).items()})
+        known = {one.name for one in fields(Use)}
+        named = {FIELDS.get(key, key): value for key, value in self.use.get(verb, {}).items()}
+        return Use(**{key: value for key, value in named.items() if key in known})
 
     def expected(self, verb: str) -> float:
         """PSNR on validation subjects in dB, the mean over the rows of a verb, or over all verbs when it is empty.
@@ -187,7 +185,13 @@ def card(name: str) -> Card:
 
 
 def best(
-    modality: str, *, flat: bool = False, verb: str = "", megavoxels: float = 0.0, patience_s: float = PATIENCE_S
+    modality: str,
+    *,
+    flat: bool = False,
+    verb: str = "",
+    megavoxels: float = 0.0,
+    patience_s: float = PATIENCE_S,
+    draws: bool = False,
 ) -> Card:
     """The shipped restorer that suits a scan: the best on validation subjects of those that end in time.
 
@@ -198,6 +202,7 @@ def best(
     verb : what is to be done; any when empty
     megavoxels : of the result, in millions
     patience_s : on a CPU a model that takes longer gives way to a faster one; 0 where time does not matter
+    draws : whether samples are asked for, which takes a model with a flow, where there is one
 
     Raises
     ------
@@ -215,6 +220,7 @@ def best(
             f"No shipped model can {verb or 'restore'} {modality.upper()} scans{' of one slice' if flat else ''}; "
             f"{fit[0].name} was found fit to {', '.join(fit[0].verbs)}. Give one of your own with --model PATH."
         )
+    able = [model for model in able if draws and model.residual] or able
     able.sort(key=lambda model: (-model.expected(verb), model.name))
     timed = [model for model in able if model.pace]
     # One whose pace was not measured may be the best, but is not taken for fast.

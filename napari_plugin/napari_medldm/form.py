@@ -44,6 +44,7 @@ class Form(Container):  # type: ignore[misc]
         self.button = PushButton(text=TASKS[self.verb].labels.title)
         self.cancel = PushButton(text="Cancel", enabled=False)
         self.unload = PushButton(text="Unload model")
+        self.uncertainty = CheckBox(text="uncertainty layers", value=False)
         self.difference = CheckBox(text="difference layer", value=False)
         self.bar = ProgressBar(label="", value=0, min=0, max=100)
         self.status = _text()
@@ -80,7 +81,7 @@ class Form(Container):  # type: ignore[misc]
 
     def _build(self) -> None:
         self.extend([self.scan, self.series, *self.rows.own, *self.extras(), self.rows.widgets["model"], self.card])
-        self.extend([self.more, self.advanced, self.plan, self.difference, self.where])
+        self.extend([self.more, self.advanced, self.plan, self.uncertainty, self.difference, self.where])
         self.append(_line(self.preview, self.button, self.cancel))
         self.extend([self.bar, self.status, self.compare])
         self.append(_line(self.copy_command, self.copy_python))
@@ -93,7 +94,7 @@ class Form(Container):  # type: ignore[misc]
             widget.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             widget.native.setMinimumContentsLength(12)
         self.native.setMinimumWidth(WIDTH)
-        about_scan = (self.scan, self.difference, self.where, self.preview, self.compare)
+        about_scan = (self.scan, self.uncertainty, self.difference, self.where, self.preview, self.compare)
         for widget in () if self.needs_scan else (*about_scan, self.copy_command, self.copy_python):
             widget.visible = False
 

@@ -22,6 +22,8 @@ from medldm.tasks import TASKS
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
 from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, shifted, widened
 
+# Layers beside a result, by field of a volume: of one answer the spread of what it leaves open, of several their own.
+UNCERTAINTY = {"std": "standard deviation", "half_width": "half width of the 90 % interval"}
 TILES = (256, 128, 64)  # tried in turn when memory runs out
 AROUND = 16  # voxels of context around a drawn box
 ASKED = ("plan", "noise", "missing")  # questions about a scan, answered without torch
@@ -42,6 +44,7 @@ class Order:
     where : of a preview; None runs the whole volume
     every : all volumes of a series, else the current one
     difference : whether the difference is a layer too
+    uncertainty : whether standard deviation and interval are layers too
     """
 
     verb: str
@@ -51,6 +54,7 @@ class Order:
     where: Corners | None = None
     every: bool = False
     difference: bool = False
+    uncertainty: bool = False
 
     @property
     def question(self) -> bool:
@@ -231,9 +235,10 @@ def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple
     name = order.scan.name if order.scan else TASKS[order.verb].labels.title.lower()
     title = f"{name} {'preview' if order.where else TASKS[order.verb].labels.past}"
     made = [_layer(afters, title)]
-    spreads = [after.as_map(after.std) for after in afters if after.std is not None]
-    if len(spreads) == len(afters):  # a frame without one would move the others to its place
-        made.append(_layer(spreads, f"{title}, uncertainty", colormap="magma"))
+    for kind in ("std", "half_width") if order.uncertainty else ():
+        maps = [after.as_map(voxels) for after in afters if (voxels := getattr(after, kind)) is not None]
+        if len(maps) == len(afters):  # a frame without one would move the others to its place
+            made.append(_layer(maps, f"{title}, {UNCERTAINTY[kind]}", colormap="magma"))
     if order.difference and order.scan:
         gaps = [_difference(before, after) for before, after in pairs]
         top = max(float(np.abs(contrast(gap.voxels)).max()) for gap in gaps)

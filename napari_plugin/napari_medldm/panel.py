@@ -124,7 +124,9 @@ class Panel(Form):
             return Order(self.verb, None, self.options())
         scan = self.snapshot()
         every = self.several and self.series.value == ALL and where is None
-        return Order(self.verb, scan, self.options(), self.mask(), where, every, self.difference.value)
+        return Order(
+            self.verb, scan, self.options(), self.mask(), where, every, self.difference.value, self.uncertainty.value
+        )
 
     def _ask_for_model(self) -> None:
         from qtpy.QtWidgets import QFileDialog

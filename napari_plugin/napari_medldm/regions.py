@@ -108,8 +108,8 @@ def part(result: Volume, crop_shape: Sequence[int], wanted: Box) -> Volume:
     affine = result.affine.copy()
     affine[:3, 3] = (result.affine @ [*(span[0] for span in spans), 1])[:3]
     at = tuple(slice(*span) for span in spans)
-    std = None if result.std is None else result.std[at]
-    return result.with_voxels(result.voxels[at], affine, std=std)
+    std, half_width = (None if voxels is None else voxels[at] for voxels in (result.std, result.half_width))
+    return result.with_voxels(result.voxels[at], affine, std=std, half_width=half_width)
 
 
 @dataclass(frozen=True)

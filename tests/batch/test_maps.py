@@ -69,24 +69,32 @@ def test_a_header_that_no_map_can_be_made_of_does_not_cost_the_series(tmp_path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["nifti", "dicom"])
-def test_a_spread_of_zeros_is_not_written_and_that_run_is_done_all_the_same(form, tmp_path, capsys):
-    """Four slices are looked at in their own planes only: every draw is the same."""
+def test_one_answer_of_the_shipped_set_comes_with_both_maps(form, tmp_path, capsys):
+    """Without samples; the run is known as done, and `rerun` makes the same maps."""
     voxels = phantoms.rician(phantoms.brain((48, 48, 9))[..., 2:6], 60).astype(np.int16)
     if form == "nifti":
         source, suffix = phantoms.save(tmp_path / "scan.nii.gz", voxels, np.diag([1, 1, 8, 1.0])), ".nii.gz"
     else:
         source, suffix = phantoms_dicom.write_series(tmp_path / "scan", voxels), ".dcm"
-    run = ["denoise", str(source), str(tmp_path / "out"), "--samples", "4", "--uncertainty", "--model", "brain-mri-2d"]
+    run = ["denoise", str(source), str(tmp_path / "out"), "--uncertainty", "--model", "brain-mri-2d"]
     assert main(run) == 0
-    assert "they do not differ" in capsys.readouterr().err
-    maps = [path.name for path in (tmp_path / "out").rglob(f"*_*{suffix}")]
-    assert len(maps) == 1
-    assert maps[0].endswith(f"_halfwidth{suffix}")
+    maps = {path.name.rpartition("_")[2] for path in (tmp_path / "out").rglob(f"*_*{suffix}")}
+    assert maps == {f"std{suffix}", f"halfwidth{suffix}"}
     assert main(run) == 0
     assert "already done" in capsys.readouterr().err
     record = next((tmp_path / "out").rglob("*_medldm.json"))
     again = tmp_path / "again" / ("scan.nii.gz" if form == "nifti" else "scan")
     again.parent.mkdir()
     assert main(["rerun", str(record), str(again)]) == 0
-    assert len(list(again.parent.rglob(f"*_halfwidth{suffix}"))) == 1
-    assert not list(again.parent.rglob(f"*_std{suffix}"))
+    for kind in ("std", "halfwidth"):
+        assert len(list(again.parent.rglob(f"*_{kind}{suffix}"))) == 1
+
+
+def test_samples_of_a_shipped_set_are_refused_with_what_to_do(tmp_path, capsys):
+    scan = phantoms.save(tmp_path / "scan.nii.gz", phantoms.brain((24, 24, 12)).astype(np.int16), np.eye(4))
+    for asked in (["--samples", "4"], ["--fidelity", "0.5"]):
+        assert main(["denoise", str(scan), str(tmp_path / "out.nii.gz"), "--noise", "0.05", *asked]) == 2
+        said = capsys.readouterr().err
+        assert "has no flow" in said
+        assert "--uncertainty" in said
+    assert not (tmp_path / "out.nii.gz").exists()

@@ -18,7 +18,7 @@ from medldm.benchmark.rows import chosen_rows
 from medldm.benchmark.scans import few, in_turn, scans, spacing_of
 from medldm.benchmark.scoring import Backbone, consistency, scores_of
 from medldm.benchmark.tables import against, difference, holm, markdown, signed_rank
-from medldm.errors import InputError, MedldmError
+from medldm.errors import InputError, MedldmError, UsageError
 
 CORE = chosen_rows(None, quick=False)
 ROWS = {row.name: row for row in CORE}
@@ -289,7 +289,7 @@ def test_the_path_of_a_card_is_a_method(scan, tmp_path, tiny_model):
     wanted = {"tasks": ("gap-of-3",), "methods_wanted": ("linear", str(tiny_model)), "progress": lambda *news: None}
     run(tmp_path / "data", tmp_path / "out", **wanted)
     scores = {score["method"]: score for score in read_scores(tmp_path / "out" / "scores.csv")}
-    assert set(scores) == {"linear", "tiny-2d", "tiny-2d-sharp"}
+    assert set(scores) == {"linear", "tiny-2d", "tiny-2d-sample", "tiny-2d-mean"}
     assert all(score["untouched"] == 1 for score in scores.values())
     assert scores["tiny-2d"]["weights"].startswith("tiny-2d@")
 
@@ -298,6 +298,20 @@ def test_the_path_of_a_card_is_a_method(scan, tmp_path, tiny_model):
 def test_the_noise_table_comes_with_the_whole_run(scan, tmp_path, stubs):
     table = run(tmp_path / "data", tmp_path / "out", quick=True, progress=lambda *news: None).read_text()
     assert "Noise level estimate" in table
+
+
+def test_few_scans_come_from_as_many_sources_as_there_are(tmp_path):
+    names = ("a1", "a2", "b1")
+    for name in names:
+        phantoms.save(tmp_path / f"{name}.nii.gz", phantoms.brain((20, 20, 20)))
+    lines = (f"test,MR T1w,{name}.nii.gz,{name},site {name[0]}" for name in names)
+    (tmp_path / "manifest.csv").write_text("\n".join(("split,modality,file,subject,source", *lines)))
+    quick = {"tasks": ("noise-3",), "methods_wanted": ("nothing",), "progress": lambda *news: None}
+    run(tmp_path, tmp_path / "out", at_most=2, **quick)
+    assert [score["file"] for score in read_scores(tmp_path / "out" / "scores.csv")] == ["a1.nii.gz", "b1.nii.gz"]
+    with pytest.raises(UsageError, match="needs a scan"):
+        run(tmp_path, tmp_path / "none", at_most=0, **quick)
+    assert not (tmp_path / "none").exists()
 
 
 def test_unknown_rows_and_methods_are_refused(tmp_path):
@@ -354,8 +368,8 @@ def score(method, subject, **values):
 
 
 def test_sharpness_is_judged_by_its_distance_from_one():
-    scores = [score("medldm-sharp", "a", detail_energy=0.9), score("cubic", "a", detail_energy=1.3)]
-    assert any("+0.200" in line for line in against(scores, "medldm-sharp", "detail_energy"))
+    scores = [score("medldm-sample", "a", detail_energy=0.9), score("cubic", "a", detail_energy=1.3)]
+    assert any("+0.200" in line for line in against(scores, "medldm-sample", "detail_energy"))
 
 
 def test_the_better_of_linear_and_cubic_is_the_baseline_and_the_subject_is_the_unit():

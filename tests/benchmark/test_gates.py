@@ -14,6 +14,7 @@ from medldm.benchmark import gates, gates_realism
 from medldm.inference.networks import Networks, load_networks
 from medldm.inference.residual import Regression
 from medldm.models.residual import PrincipalBlocks
+from medldm.models.unet import build_unet
 from medldm.settings import Architecture
 from medldm.training.data import Packed
 from medldm.zoo import card
@@ -30,8 +31,10 @@ def packed(spacing=(1.0, 1.0, 1.0), shape=(72, 80, 70)):
 
 
 def networks(channels=64):
-    """A latent of some of a block's voxels; no network at all."""
-    return Networks(Architecture(), latent_blocks=PrincipalBlocks(torch.eye(64)[:, :channels], torch.ones(channels), 4))
+    """A latent of some of a block's voxels, and a regression network that nobody asks."""
+    shape = Architecture(unet=(8, 8), unet_strides=(1,))
+    latent = PrincipalBlocks(torch.eye(64)[:, :channels], torch.ones(channels), 4)
+    return Networks(shape, build_unet(shape), latent_blocks=latent)
 
 
 def measured(case, samples, spread=SPREAD):
@@ -125,9 +128,9 @@ def test_lesions_are_put_in_before_the_damage():
 
 
 def test_answers_of_a_set_come_from_its_own_networks(tmp_path):
-    tiny = load_networks(card(str(phantoms.residual_model(tmp_path))))
+    tiny = load_networks(card(str(phantoms.tiny_model(tmp_path))))
     case = gates.case("thick4", "here", CLEAN[:32, :32, :32].contiguous())
-    given = gates.answer(tiny, case, samples=4, steps=2)
+    given = gates.answer(tiny, case, samples=4, options=gates.SamplingOptions(steps=2))
     assert given.samples.shape == (4, 32, 32, 32)
     noise = [(one - given.b).flatten() for one in given.samples]
     assert float(torch.corrcoef(torch.stack(noise))[0, 1]) > -0.5  # no pairs of opposite noise
@@ -161,7 +164,7 @@ def test_the_script_writes_a_table(tmp_path, monkeypatch, capsys):
     noisy = phantoms.rician(phantoms.phantom((44, 42, 40)).voxels, 20)
     phantoms.save(data / "siemens_T1w.nii.gz", noisy, np.eye(4), dtype=np.int16)
     (data / "manifest.csv").write_text("split,file,subject,modality,source\nval,siemens_T1w.nii.gz,s1,MR T1w,here\n")
-    model = phantoms.residual_model(tmp_path / "model")
+    model = phantoms.tiny_model(tmp_path / "model")
     out = tmp_path / "out"
     monkeypatch.setattr(gates_realism, "SEEDS", 1)
     monkeypatch.setattr(gates_realism, "PATCHES", 100)
@@ -173,7 +176,7 @@ def test_the_script_writes_a_table(tmp_path, monkeypatch, capsys):
         ["gates.py", str(data), "--model", str(model), "--samples", "2", "--steps", "1", "--quick", "--out", str(out)],
     )
     module.main()
-    table = (out / "gates.md").read_text()
+    table = (out / "table.md").read_text()
     assert table.strip() in capsys.readouterr().out
     for gate in gates.GATES:
         assert f"| {gate.name} | {gate.figure} | {gate.limit} |" in table

@@ -1,6 +1,10 @@
-"""Gates on shipped weights: two small cubes of the shipped sample scan, some seconds a set."""
+"""Gates on the weights of flows: two small cubes of the shipped sample scan, some seconds a set.
+
+No set ships a flow (record 0055); the one that was trained for research lies in `docs/training/flow`.
+"""
 
 import numpy as np
+import phantoms
 import pytest
 import torch
 
@@ -10,10 +14,10 @@ from medldm.io import read_nifti
 from medldm.modality import MODALITIES
 from medldm.models.precision import pick_precision
 from medldm.samples import sample_path
-from medldm.zoo import cards
+from medldm.zoo import card, cards
 
 EDGE = 48  # voxels
-SETS = [card for card in cards() if card.residual]
+SETS = [*(known for known in cards() if known.residual), card(str(phantoms.RESEARCH_FLOW))]
 QUICK = {"obedience", "seeds", "mean"}
 # One cube is not a scanner: what two subjects of one scanner differ by is allowed for.
 SLACK = {"true latent gain": 1.0, "mean gain": 0.05, "crps ratio": 0.03, "energy ratio": 0.03}
@@ -31,10 +35,10 @@ def middle(modality):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ["thick4", "gap4"])
-@pytest.mark.parametrize("card", SETS, ids=lambda card: card.name)
-def test_a_shipped_flow_passes(card, row):
-    networks = load_networks(card, "cpu", pick_precision("auto", "cpu"))
-    case = gates.case(row, "sample", middle(card.modality))
+@pytest.mark.parametrize("known", SETS, ids=lambda known: known.name)
+def test_a_flow_obeys_has_seeds_that_matter_and_a_mean_as_good_as_the_regression(known, row):
+    networks = load_networks(known, "cpu", pick_precision("auto", "cpu"))
+    case = gates.case(row, "sample", middle(known.modality))
     figures = gates.averaged([gates.figures(networks, case, gates.answer(networks, case, samples=8))])
     judged = [(gate, figure) for gate, figure in gates.judged(row, figures) if gate.name in QUICK]
     assert {gate.name for gate, _ in judged} == QUICK

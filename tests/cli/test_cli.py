@@ -87,7 +87,6 @@ def test_what_cannot_be_restored_gets_a_sentence_and_code_3(make, tmp_path, rest
         ["denoise", "IN"],
         ["fill-slices", "IN", "OUT", "--missing", "99"],
         ["denoise", "IN", "OUT", "--shard", "3/2"],
-        ["denoise", "IN", "OUT", "--uncertainty"],
         ["inpaint", "IN", "OUT"],
         ["sing"],
         [],

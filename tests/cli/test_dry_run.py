@@ -113,7 +113,6 @@ REFUSED = [
     (["inpaint", "scan.nii.gz", "o.nii.gz", "--mask", "mask4d.nii.gz"], 3, "4D"),
     (["inpaint", "scan.nii.gz", "o.nii.gz", "--mask", "text.nii.gz"], 3, "text.nii.gz"),
     (["restore", "gap.nii.gz", "o.nii.gz", "--noisy-from-mr", "0", "--model", "few"], 4, "cannot fill-slices"),
-    (["restore", "scan.nii.gz", "o.nii.gz", "--uncertainty"], 2, "--samples 4"),
 ]  # fmt: skip
 
 
@@ -164,17 +163,21 @@ def test_what_a_dry_run_promises_is_done(arguments, status, case, tiny_model, ca
     assert f"{status}: " in capsys.readouterr().err
 
 
-def test_no_samples_are_promised_of_a_model_that_draws_none(case, tiny_model, capsys, monkeypatch):
-    from medldm.inference.networks import load_networks
-    from medldm.models.precision import pick_precision
-    from medldm.zoo import card
-
-    networks = load_networks(card(str(tiny_model)), precision=pick_precision("auto", "cpu"))
-    monkeypatch.setitem(networks._modules, "flow", None)
-    arguments = ["denoise", "scan.nii.gz", "o.nii.gz", "--samples", "4", "--model", str(tiny_model)]
+def test_no_samples_are_promised_of_a_model_that_draws_none(case, tmp_path, capsys):
+    model = phantoms.tiny_model(tmp_path / "model", flow=False)
+    arguments = ["denoise", "scan.nii.gz", "o.nii.gz", "--samples", "4", "--model", str(model)]
     for more in (["--dry-run"], []):
         assert main([*arguments, *more]) == 2
         assert "--samples 1" in capsys.readouterr().err
+
+
+def test_no_uncertainty_is_promised_of_a_model_without_a_spread_head(case, tmp_path, capsys):
+    model = phantoms.tiny_model(tmp_path / "model", spread=False)
+    arguments = ["denoise", "scan.nii.gz", "o.nii.gz", "--uncertainty", "--model", str(model)]
+    for more in (["--dry-run"], []):
+        assert main([*arguments, *more]) == 2
+        assert "no spread head" in capsys.readouterr().err
+    assert not (case / "o.nii.gz").exists()
 
 
 def test_a_dry_run_of_a_tree_tells_each_case_as_the_run_would(case, tiny_model, capsys):

@@ -16,7 +16,7 @@ def scan(tmp_path):
 
 
 def test_one_answer_of_a_model_with_a_spread_head_gets_a_map(scan, tmp_path):
-    model = phantoms.residual_model(tmp_path / "model")
+    model = phantoms.tiny_model(tmp_path / "model")
     out = tmp_path / "thin.nii.gz"
     options = ["--spacing", "1", "--model", str(model), "--uncertainty", "--quiet"]
     assert main(["super-resolve", str(scan), str(out), *options]) == 0
@@ -26,8 +26,9 @@ def test_one_answer_of_a_model_with_a_spread_head_gets_a_map(scan, tmp_path):
     assert np.asarray(spread.dataobj).min() > 0
 
 
-def test_a_model_without_one_says_what_it_needs(scan, tmp_path, tiny_model, capsys):
-    options = ["--spacing", "1", "--model", str(tiny_model), "--uncertainty"]
+def test_a_model_without_one_says_what_it_needs(scan, tmp_path, capsys):
+    model = phantoms.tiny_model(tmp_path / "model", spread=False)
+    options = ["--spacing", "1", "--model", str(model), "--uncertainty"]
     assert main(["super-resolve", str(scan), str(tmp_path / "thin.nii.gz"), *options]) == 2
-    assert "--samples 4" in capsys.readouterr().err
+    assert "medldm models" in capsys.readouterr().err
     assert not (tmp_path / "thin.nii.gz").exists()

@@ -40,7 +40,7 @@ def test_another_number_is_put_right_and_every_table_has_a_place(published):
     assert sorted(asked) == sorted(published.TABLES)
 
 
-@pytest.mark.parametrize("name", ["core", "more", "ct", "baselines", "lesions", "ablation"])
+@pytest.mark.parametrize("name", ["core", "more", "ct", "baselines", "lesions"])
 def test_a_benchmarks_tables_are_those_of_its_scores(published, name):
     made = markdown(published.scores(name), {}, "").splitlines()
     for part in (BENCHMARKS / name / "table.md").read_text().split("\n\n###"):
@@ -54,7 +54,7 @@ def test_a_benchmarks_tables_are_those_of_its_scores(published, name):
 def test_one_command_makes_every_benchmarks_table_again():
     """`docs/benchmarks/all.py`: what the scores say is there already, line by line."""
     every, published = script("all"), script("published")
-    assert set(every.ledgers()) >= {"core", "more", "ct", "baselines", "lesions", "ablation"}
+    assert set(every.ledgers()) >= {"core", "more", "ct", "baselines", "lesions"}
     for name in every.ledgers():
         page = (BENCHMARKS / name / "table.md").read_text()
         assert every.refreshed(page, published.scores(name)) == page, name

@@ -1,25 +1,24 @@
 """A set with spread head and residual flow: one answer with its spread, samples that differ, volumes without seams."""
 
-import math
-
 import numpy as np
 import phantoms
 import pytest
 import torch
 
 import medldm
+from medldm.degradations import Observation
 from medldm.errors import UsageError
 from medldm.inference import residual
+from medldm.inference.conditioning import Orientation
+from medldm.inference.networks import load_networks
 from medldm.inference.uncertainty import mean_and_spread
-from medldm.models.residual import sample
-from medldm.training.run import LATENT
-from medldm.training.stages.stage import Sizes
+from medldm.zoo import card
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Path of the card of a tiny set with a flow."""
-    return str(phantoms.residual_model(tmp_path_factory.mktemp("residual")))
+    return str(phantoms.tiny_model(tmp_path_factory.mktemp("residual")))
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +35,14 @@ def test_one_answer_comes_with_its_spread(model, thick):
 
 
 def test_a_set_without_a_flow_gives_the_same_answer_and_spread(model, thick, tmp_path):
-    alone = str(phantoms.residual_model(tmp_path, flow=False))
+    alone = str(phantoms.tiny_model(tmp_path, flow=False))
     one, other = (medldm.super_resolve(thick, spacing=1.0, model=name) for name in (model, alone))
     np.testing.assert_array_equal(one.voxels, other.voxels)
     np.testing.assert_array_equal(one.std, other.std)
 
 
 def test_a_set_without_a_flow_says_that_it_draws_no_samples(thick, tmp_path):
-    alone = str(phantoms.residual_model(tmp_path, flow=False))
+    alone = str(phantoms.tiny_model(tmp_path, flow=False))
     for options in ({"samples": 4}, {"fidelity": 0.5}):
         with pytest.raises(UsageError, match="has no flow"):
             medldm.super_resolve(thick, spacing=1.0, model=alone, **options)
@@ -74,7 +73,7 @@ def test_fidelity_goes_from_the_mean_to_a_sample(model, thick):
 
 def test_a_sample_measured_again_is_the_scan(model, thick):
     drawn = medldm.super_resolve(thick, spacing=1.0, model=model, fidelity=0.0)
-    assert drawn.history[-1].facts["consistency_residual"] < 0.02
+    assert drawn.history[-1].facts["consistency_residual"] < 0.05
 
 
 def test_the_spread_of_samples_leaves_out_what_was_measured(model, thick):
@@ -92,26 +91,6 @@ def test_samples_come_in_pairs_of_opposite_noise():
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 8])
-def test_what_is_drawn_of_white_latents_stays_white(steps):
-    """A flow of independent standard normal latents has velocity 0 on the circle, and no step shrinks them."""
-    noise = torch.randn((1, 4, 8, 8, 8), generator=torch.Generator().manual_seed(0))
-    drawn = sample(lambda z, time, projected: torch.zeros_like(z), noise, noise, steps)
-    assert torch.equal(drawn, noise)
-
-
-def test_a_known_latent_is_reached():
-    """Where the latent is certain the velocity is (latent - sin(a) z) / cos(a), and many steps end there."""
-    latent = torch.full((1, 1, 4, 4, 4), 1.5)
-    noise = torch.randn((1, 1, 4, 4, 4), generator=torch.Generator().manual_seed(0))
-
-    def velocity(z, time, projected):
-        angle = time.reshape(-1, 1, 1, 1, 1) * math.pi / 2
-        return (latent - angle.sin() * z) / angle.cos()
-
-    assert (sample(velocity, noise, noise, 200) - latent).abs().max() < 0.05
-
-
 def test_tiles_of_a_pointwise_flow_leave_no_seam():
     noise = torch.randn((1, 4, 40, 20, 12), generator=torch.Generator().manual_seed(0))
     seen = []
@@ -119,15 +98,25 @@ def test_tiles_of_a_pointwise_flow_leave_no_seam():
     def flow(z, time, projected):
         return 2 * z - projected
 
-    tiles = residual.Tiles(flow, noise, 1, lambda done, total: seen.append((done, total)))
-    velocity = tiles(noise, torch.zeros(1), noise)
+    tiles = residual.Tiles(flow, noise, 1, 12, lambda done, total: seen.append((done, total)))
+    velocity = tiles(noise, torch.zeros(1))
     torch.testing.assert_close(velocity, noise, atol=1e-5, rtol=1e-5)
     assert seen[-1][0] == seen[-1][1]
 
 
-def test_samples_are_drawn_in_tiles_of_the_size_that_flows_are_trained_on():
+def test_a_flow_runs_in_tiles_of_the_size_it_was_trained_on(model, thick, monkeypatch):
     """Attention sees a whole tile: in larger ones a flow draws less than it learned."""
-    assert residual.TILE * LATENT.latent_factor == Sizes().scene
+    seen = []
+    flow = load_networks(card(model)).residual_flow
+    real = flow.forward
+    monkeypatch.setattr(flow, "forward", lambda z, *rest: seen.append(z.shape[2:]) or real(z, *rest))
+    monkeypatch.setattr(flow, "tile", 6)
+    grid = Observation(torch.rand(40, 48, 36), torch.ones(40, 48, 36))
+    regression = residual.Regression(torch.rand(40, 48, 36), torch.full((40, 48, 36), -3.0))
+    planes = Orientation((2, 0, 1))
+    residual.draw(load_networks(card(model)), grid, torch.zeros(1, 1, 1), regression, planes, seed=0, steps=1)
+    assert set(seen) == {(6, 6, 6)}
+    assert len(seen) == 2 * 2 * 3  # of 10 x 10 x 12 latents, a third of each tile overlapping
 
 
 @pytest.mark.parametrize("count", [2, 5, 8])

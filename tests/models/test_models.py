@@ -1,37 +1,38 @@
 """Networks from one code path for planes and volumes; nothing in them makes a tile feel what lies far away."""
 
 import dataclasses
+import hashlib
+import json
 import shutil
 
 import phantoms
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from medldm.degradations import Observation
 from medldm.errors import ModelError
-from medldm.inference.conditioning import centre_channel, centre_plane, measured_channels, neighbours, pick_orientations
-from medldm.inference.networks import Networks, load_networks, unload
-from medldm.inference.tiling import SamplerConfig, estimate, restore
-from medldm.models.blocks import depth_to_space, grow_inputs, space_to_depth
-from medldm.models.latent_space import LatentSpace, latent_scale
-from medldm.models.unet import build_fusion, build_unet
-from medldm.models.vae import build_vae
+from medldm.inference.conditioning import centre_channel, measured_channels, neighbours, pick_orientations
+from medldm.inference.networks import load_networks, unload
+from medldm.inference.tiling import Tiling, estimate
+from medldm.models.blocks import depth_to_space, space_to_depth
+from medldm.models.unet import build_unet
 from medldm.settings import Architecture
 from medldm.zoo import card
 
-SMALL = {"latent_channels": 4, "unet": (8, 8, 8, 8), "unet_units": 1, "vae": (8, 8), "flow": (8, 8, 8)}
+SMALL = {"unet": (8, 8, 8, 8), "unet_units": 1}
 SHAPES = {2: Architecture(**SMALL), 3: Architecture(spatial_dims=3, context=1, **SMALL)}
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_pipeline_gives_an_image_on_the_grid_it_was_shown(dims, tmp_path):
+def test_networks_give_an_image_and_its_spread_on_the_grid_they_were_shown(dims, tmp_path):
     networks = load_networks(card(str(phantoms.tiny_model(tmp_path, dims))))
     batch = 2 if dims == 2 else 1  # the planes of a stack, or one volume
     inputs = torch.rand(batch, networks.config.measured_channels, *(32,) * dims)
-    noise = torch.randn(batch, 1, *(32,) * dims)
-    for answer in (networks.restore(inputs), networks.restore(inputs, noise, steps=2, fidelity=0.0)):
-        assert answer.shape == (batch, 1, *(32,) * dims)
-        assert torch.isfinite(answer).all()
+    answer = networks.estimate_with_spread(inputs)
+    assert answer.shape == (batch, 2, *(32,) * dims)
+    assert torch.isfinite(answer).all()
+    assert torch.equal(answer[:, :1], networks.estimate(inputs))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -58,33 +59,10 @@ def test_what_lies_far_away_changes_nothing(dims):
     assert float(near[..., -8:].max()) > 1e-2
 
 
-def test_weights_grow_into_a_network_that_reads_more():
-    shape = SHAPES[2]
-    # In double precision: outputs reach 20, where single precision alone differs by more than 1e-5.
-    baseline, fusion = build_unet(shape).double(), build_fusion(shape).double()
-    torch.nn.init.normal_(baseline.head.weight)
-    fusion.load_state_dict(grow_inputs(baseline.state_dict(), fusion))
-    inputs, extra = torch.rand(1, shape.measured_channels, 32, 32), torch.rand(1, 2 + shape.context, 32, 32)
-    inputs, extra = inputs.double(), extra.double()
-    assert torch.allclose(fusion(torch.cat([inputs, extra], 1)), baseline(inputs), rtol=0, atol=1e-9)
-
-
-def test_flow_and_decoder_start_from_the_supervised_estimate(tmp_path):
-    """A decoder that corrects nothing yet gives what the baseline gives."""
-    networks = load_networks(card(str(phantoms.tiny_model(tmp_path))))
-    torch.nn.init.zeros_(networks.fusion.head.weight)
-    torch.nn.init.normal_(networks.unet.head.weight, std=0.1)
-    inputs = torch.rand(2, networks.config.measured_channels, 32, 32)
-    baseline = Networks(networks.config, networks.unet)
-    assert torch.equal(networks.restore(inputs), baseline.restore(inputs))
-    assert float((networks.restore(inputs) - centre_plane(inputs, networks.config)).abs().max()) > 0.01
-
-
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_decoder_that_corrects_nothing_gives_the_average_over_orientations(dims, tmp_path):
-    """And orientations are turned back to where they came from: of a correction by nothing the measurement is left."""
+def test_orientations_are_turned_back_to_where_they_came_from(dims, tmp_path):
+    """Of a correction by nothing the measurement is left."""
     networks = load_networks(card(str(phantoms.tiny_model(tmp_path, dims))))
-    torch.nn.init.zeros_(networks.fusion.head.weight)
     torch.nn.init.normal_(networks.unet.head.weight, std=0.1)
     y = torch.rand(32, 48, 16, generator=torch.Generator().manual_seed(0))
     seen, sigma, orientations = (
@@ -92,27 +70,10 @@ def test_a_decoder_that_corrects_nothing_gives_the_average_over_orientations(dim
         torch.zeros(1, 1, 1),
         pick_orientations((), (), y.shape, (1, 1, 1)),
     )
-    average = estimate(networks, seen, sigma, orientations, SamplerConfig.whole())
-    assert torch.allclose(restore(networks, seen, sigma, orientations, SamplerConfig.whole()), average, atol=1e-6)
+    average = estimate(networks, seen, sigma, orientations, Tiling.whole())
     assert float((average - y).abs().max()) > 0.01
     torch.nn.init.zeros_(networks.unet.head.weight)
-    assert torch.allclose(restore(networks, seen, sigma, orientations, SamplerConfig.whole()), y, atol=1e-6)
-
-
-def test_the_decoder_sees_what_other_orientations_made_of_the_planes_beside(tmp_path):
-    networks = load_networks(card(str(phantoms.tiny_model(tmp_path))))
-    inputs = torch.rand(1, networks.config.measured_channels, 32, 32)
-    regression_planes = torch.rand(1, networks.config.context, 32, 32)
-    beside = regression_planes.clone()
-    beside[:, 0] += 1
-    assert not torch.equal(networks.refine(inputs, regression_planes), networks.refine(inputs, beside))
-
-
-def test_latents_have_unit_variance():
-    vae = build_vae(SHAPES[2])
-    images = torch.rand(8, 1, 32, 32)
-    latent = LatentSpace(vae, latent_scale(vae, images)).encode(images)
-    assert torch.allclose(latent.transpose(0, 1).flatten(1).std(1), torch.ones(4), atol=0.01)
+    assert torch.allclose(estimate(networks, seen, sigma, orientations, Tiling.whole()), y, atol=1e-6)
 
 
 def test_neighbouring_planes_become_channels():
@@ -148,3 +109,21 @@ def test_compiled_networks_say_the_same(tmp_path, monkeypatch):
         assert torch.allclose(compiled.estimate(inputs), plain, atol=1e-5)
         assert compiled.parts[0]._compiled_call_impl is not None
     unload()
+
+
+@pytest.mark.parametrize("change", ["spread", "latent", "flow", "tile", "channels"])
+def test_a_card_whose_parts_do_not_fit_is_a_sentence(change, tmp_path):
+    """A part is missing from the weights, or the card describes another one."""
+    path = phantoms.tiny_model(tmp_path)
+    stored, weights = json.loads(path.read_text()), load_file(tmp_path / "tiny-2d.safetensors")
+    if change in ("spread", "latent", "flow"):
+        weights = {name: value for name, value in weights.items() if not name.startswith(f"{change}.")}
+        save_file(weights, tmp_path / "tiny-2d.safetensors")
+        stored["sha256"] = hashlib.sha256((tmp_path / "tiny-2d.safetensors").read_bytes()).hexdigest()
+    elif change == "tile":
+        del stored["residual"]["tile"]
+    else:
+        stored["residual"]["latent_channels"] = 8
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ModelError, match="do not fit its card"):
+        load_networks(card(str(path)))

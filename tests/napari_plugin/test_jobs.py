@@ -57,10 +57,13 @@ def test_denoising_gives_a_layer_on_the_same_grid(as_layer, tiny_model):
 def test_samples_and_difference_give_layers_on_the_grid_of_the_result(as_layer, tiny_model):
     scan = taken(phantoms.phantom((32, 40, 8), spacing=(1, 1, 4)), as_layer)
     outcome = carry_out(
-        order("super-resolve", scan, tiny_model, options={"samples": 2, "spacing": 2.0}, difference=True), quiet
+        order(
+            "super-resolve", scan, tiny_model, options={"samples": 2, "spacing": 2.0}, difference=True, uncertainty=True
+        ),
+        quiet,
     )
     names = [arguments["name"] for _, arguments, _ in outcome.layers]
-    assert names == [f"phantom super-resolved{more}" for more in ("", ", uncertainty", ", difference")]
+    assert names == [f"phantom super-resolved{more}" for more in ("", ", standard deviation", ", difference")]
     assert {data.shape for data, _, _ in outcome.layers} == {(16, 40, 32)}
     assert (outcome.layers[1][0] >= 0).all()
     # Outermost thin slices lie between slice centre and edge, and still have something to differ from.
@@ -71,7 +74,7 @@ def test_uncertainty_and_difference_of_integer_dicom_are_saved_with_fractions_an
     voxels = phantoms.brain(SHAPE).astype(np.uint16)
     scan = taken(read(phantoms_dicom.write_series(tmp_path / "s", voxels, signed=False)), as_layer)
     options = {"noise": 0.05, "samples": 2, "steps": 4}
-    outcome = carry_out(order("denoise", scan, tiny_model, options=options, difference=True), quiet)
+    outcome = carry_out(order("denoise", scan, tiny_model, options=options, difference=True, uncertainty=True), quiet)
     for number, (data, arguments, _) in enumerate(outcome.layers[1:]):
         (path,) = write_image(str(tmp_path / f"{number}.nii.gz"), data, arguments)
         result = read(path)
@@ -283,10 +286,11 @@ def test_flags_that_the_library_advises_are_reported_as_rows():
 
 
 @pytest.mark.slow
-def test_draws_that_do_not_differ_give_no_layer_but_a_message(as_layer):
-    """Four slices are looked at in their own planes only; a layer of zeros would pass for certainty."""
+def test_one_answer_of_the_shipped_set_comes_with_deviation_and_interval(as_layer):
+    """Of four slices too, which are looked at in their own planes only."""
     voxels = phantoms.rician(phantoms.brain((48, 48, 9))[..., 2:6], 60).astype(np.float32)
     scan = taken(Volume(voxels, np.diag([1, 1, 8, 1.0]), name="stack"), as_layer)
-    outcome = carry_out(order("denoise", scan, "brain-mri-2d", options={"samples": 4, "noise": 0.05}), quiet)
-    assert [arguments["name"] for _, arguments, _ in outcome.layers] == ["stack denoised"]
-    assert "they do not differ" in outcome.text
+    outcome = carry_out(order("denoise", scan, "brain-mri-2d", options={"noise": 0.05}, uncertainty=True), quiet)
+    names = ["stack denoised", "stack denoised, standard deviation", "stack denoised, half width of the 90 % interval"]
+    assert [arguments["name"] for _, arguments, _ in outcome.layers] == names
+    assert all(data.max() > 0 for data, _, _ in outcome.layers)

@@ -140,7 +140,7 @@ def test_during_a_run_cancelled_and_done(dock, state, qtbot, viewer):
     viewer.layers.clear()
     viewer.add_layer(noisy())
     widget.rows.widgets["samples"].value = 4
-    widget.difference.value = True
+    widget.difference.value = widget.uncertainty.value = True
     hands.run(qtbot, widget)
     assert widget.bar.value == 100
     state("result", widget)

@@ -71,11 +71,11 @@ def test_a_narrow_dock_cuts_no_row_off(make_napari_viewer, qtbot):
 def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
     viewer, widget = show(DenoiseWidget, as_layer(phantoms.oblique_phantom(SHAPE)))
     widget.rows.widgets["samples"].value = 2
-    widget.difference.value = True
+    widget.difference.value = widget.uncertainty.value = True
     run(qtbot, widget)
     scan, result, spread, difference = viewer.layers
     assert [layer.name for layer in (result, spread, difference)] == [
-        f"oblique denoised{more}" for more in ("", ", uncertainty", ", difference")
+        f"oblique denoised{more}" for more in ("", ", standard deviation", ", difference")
     ]
     assert np.allclose(volume_of(result).affine, volume_of(scan).affine, atol=1e-4)
     scan.contrast_limits = (10, 500)
@@ -92,7 +92,7 @@ def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
 def test_results_are_added_one_at_a_time_and_the_window_works_in_between(show, qtbot, as_layer):
     viewer, widget = show(DenoiseWidget, as_layer(phantoms.phantom(SHAPE)))
     widget.rows.widgets["samples"].value = 2
-    widget.difference.value = True
+    widget.difference.value = widget.uncertainty.value = True
     beats, added = [], []
     heart = QTimer()
     heart.timeout.connect(lambda: beats.append(1))

@@ -24,13 +24,13 @@ def model(tiny_model):
 @pytest.fixture
 def calls(monkeypatch):
     """The inputs of each call of the networks: observation, and noise level on its grid."""
-    calls, real = [], pipeline.estimate
+    calls, real = [], pipeline.estimate_with_spread
 
     def spy(networks, observation, sigma, *rest):
         calls.append((observation, sigma))
         return real(networks, observation, sigma, *rest)
 
-    monkeypatch.setattr(pipeline, "estimate", spy)
+    monkeypatch.setattr(pipeline, "estimate_with_spread", spy)
     return calls
 
 

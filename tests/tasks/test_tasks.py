@@ -14,12 +14,11 @@ from medldm.data.resample import field_of_view_affine
 from medldm.data.volume import Stored, Volume
 from medldm.degradations import Observation, ThickSlices
 from medldm.errors import Cancelled, GeometryError, InputError, ModelError, NotRestorable, UsageError
-from medldm.inference.conditioning import pick_orientations
+from medldm.inference.conditioning import centre_plane, pick_orientations
 from medldm.inference.device import fitted_pixels
 from medldm.inference.networks import load_networks
 from medldm.inference.pipeline import relative_residual, silent
-from medldm.inference.tiling import SamplerConfig, estimate, infer, refine, restore, smooth_along_stack, stride_of
-from medldm.models.precision import pick_precision
+from medldm.inference.tiling import Tiling, estimate, infer, stride_of
 from medldm.samples import sample_path
 from medldm.settings import Denoise, Settings
 from medldm.tasks import TASKS
@@ -225,38 +224,16 @@ def test_arrays_and_nibabel_images_are_scans_too(phantom, model):
         medldm.denoise(array, 0.03, **model)
 
 
-def refined_in_tiles(networks, channels, *, steps=1):
-    """The same planes restored in tiles of 256, which is whole, and of 96."""
-    measured, seen = networks.config.measured_channels, networks.config.context
-
-    def predict(tile):
-        noise = tile[:, measured + seen :] if channels.shape[1] > measured + seen else None
-        return networks.refine(tile[:, :measured], tile[:, measured : measured + seen], noise, steps)
-
-    return [infer(channels, SamplerConfig(tile=tile), predict) for tile in (256, 96)]
-
-
 def test_tiles_join_without_a_seam(tiny_model):
     """A slab restored in tiles and whole: the same but for what reaches across the overlap of 24 voxels."""
     networks = load_networks(card(str(tiny_model)))
     inputs = torch.rand(2, networks.config.measured_channels, 160, 192, generator=torch.Generator().manual_seed(0))
-    regression_planes = torch.rand(2, networks.config.context, 160, 192, generator=torch.Generator().manual_seed(1))
-    whole, tiled = refined_in_tiles(networks, torch.cat([inputs, regression_planes], 1))
+    whole, tiled = (infer(inputs, Tiling(tile=tile), networks.estimate_with_spread) for tile in (256, 96))
     difference = (whole - tiled).abs()
-    change = (whole - regression_planes[:, 2:3]).abs().mean()
+    change = (whole[:, :1] - centre_plane(inputs, networks.config)).abs().mean()
     assert float(difference.mean() / change) < 0.05
     seam = difference[..., 70:74].mean()
     assert float(seam) < 3 * float(difference.mean()) + 1e-6
-
-
-def test_tiles_agree_on_the_noise_they_draw(tiny_model):
-    networks = load_networks(card(str(tiny_model)))
-    measured, seen = networks.config.measured_channels, networks.config.context
-    channels = torch.rand(1, measured + seen, 128, 128, generator=torch.Generator().manual_seed(0))
-    noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(1))
-    whole, tiled = refined_in_tiles(networks, torch.cat([channels, noise], 1), steps=4)
-    regression = channels[:, measured + 2 : measured + 3]
-    assert float((whole - tiled).abs().mean()) < 0.1 * float((whole - regression).abs().mean())
 
 
 @pytest.mark.parametrize("edge", range(32, 385, 16))
@@ -272,7 +249,7 @@ def test_tiles_lie_on_the_grid_of_the_latents(edge):
         return tile[:, :1]
 
     places = torch.arange(1024.0).view(1, 1, 1024, 1).expand(1, 1, 1024, 16)
-    torch.testing.assert_close(infer(places, SamplerConfig(tile=edge), predict), places)
+    torch.testing.assert_close(infer(places, Tiling(tile=edge), predict), places)
     begins = sorted({int(place) for place in seen})
     assert all(begin % 16 == 0 for begin in begins)
     assert max(np.diff(begins)) == stride
@@ -285,13 +262,12 @@ def test_chunks_of_planes_give_what_the_whole_stack_gives(tiny_model):
     orientations = pick_orientations((), (), y.shape, (1, 1, 1))
     sigma = torch.full((1, 1, 1), 0.05)
 
-    def restored(sampling):
-        regression = estimate(networks, seen, sigma, orientations, sampling, silent)
-        return refine(networks, seen, sigma, orientations, sampling, regression, silent)
+    def restored(tiling):
+        return estimate(networks, seen, sigma, orientations, tiling, silent)
 
-    whole = restored(SamplerConfig())
-    assert torch.allclose(whole, restore(networks, seen, sigma, orientations, SamplerConfig.whole()), atol=1e-5)
-    assert torch.allclose(whole, restored(SamplerConfig(pixels=32 * 32 * 5)), atol=1e-5)
+    whole = restored(Tiling())
+    assert torch.allclose(whole, restored(Tiling.whole()), atol=1e-5)
+    assert torch.allclose(whole, restored(Tiling(pixels=32 * 32 * 5)), atol=1e-5)
 
 
 @pytest.mark.parametrize(("free_gb", "megapixels"), [(1, 0.2), (16, 2), (80, 8)])
@@ -299,28 +275,6 @@ def test_a_graphics_card_takes_as_many_planes_as_a_quarter_of_its_memory_holds(f
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gb * 1e9), int(96e9)))
     assert fitted_pixels("cuda:0") == pytest.approx(megapixels * 1e6)
     assert fitted_pixels("cpu") == 200_000
-
-
-def test_a_sample_is_drawn_in_one_orientation_and_the_next_in_another(tiny_model):
-    networks = load_networks(card(str(tiny_model)))
-    y = torch.rand(32, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen, sigma, orientations = (
-        Observation(y, torch.ones_like(y)),
-        torch.zeros(1, 1, 1),
-        pick_orientations((), (), y.shape, (1, 1, 1)),
-    )
-    regression = estimate(networks, seen, sigma, orientations, SamplerConfig(), silent)
-    for seed, orientation in ((4000, orientations[1]), (4001, orientations[2])):
-        sampling = SamplerConfig(steps=4, seed=seed)
-        drawn = refine(networks, seen, sigma, orientations, sampling, regression, silent)
-        others = refine(networks, seen, sigma, [orientation], sampling, regression, silent)
-        assert torch.equal(drawn, others)
-
-
-def test_noise_shared_along_the_stack_stays_standard_normal():
-    noise = smooth_along_stack(torch.randn(64, 64, 32, generator=torch.Generator().manual_seed(0)))
-    assert float(noise.std()) == pytest.approx(1, abs=0.02)
-    assert float((noise[..., 1:] * noise[..., :-1]).mean()) > 0.5
 
 
 def test_planes_are_chosen_where_the_damage_shows():
@@ -419,13 +373,6 @@ def test_filling_and_denoising_says_no_longer_that_nothing_else_changed(phantom,
     assert {step["verb"] for step in facts["plan"]} == {"fill-slices", "denoise"}
     assert "measured_slices_bit_exact" not in facts
     assert facts["noise_estimated"]
-
-
-def test_a_model_without_a_flow_has_no_samples_to_draw(phantom, model, monkeypatch):
-    networks = load_networks(card(model["model"]), precision=pick_precision("auto", "cpu"))
-    monkeypatch.setitem(networks._modules, "flow", None)
-    with pytest.raises(UsageError, match="--samples 1"):
-        medldm.denoise(phantom, 0.05, samples=3, **model)
 
 
 def test_doubts_about_the_header_are_said_aloud(model, tmp_path, caplog):

@@ -88,6 +88,15 @@ def test_scans_are_drawn_by_weight_and_scaled_and_coarse_ones_are_dithered():
     assert ((only.clean == 0).flatten(1).sum(1) == 64).all()
 
 
+def test_thin_scans_have_their_share_of_the_blocks():
+    """One of nine is thin: it is drawn as often as asked for; enough of them, or none, stay as they are."""
+    thin, thick = (scan(numbered((8, 8, 8)), (1.0, 1.0, mm)) for mm in (1.0, 4.0))
+    mixed = Corpus([thin, *[thick] * 8]).with_thin_share(0.25)
+    assert mixed.weight[0] / mixed.weight.sum() == pytest.approx(0.25)
+    for scans in ([thin, thick], [thick, thick], [thin]):
+        assert torch.equal(Corpus(scans).with_thin_share(0.25).weight, Corpus(scans).weight)
+
+
 def test_blocks_are_drawn_around_signal():
     voxels = np.zeros((40, 8, 8), np.uint16)
     voxels[:10] = 1

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medldm.diffusion import flow_loss
 from medldm.models.blocks import dense_format
 from medldm.models.precision import autocast
-from medldm.models.residual import Conditions, ResidualFlow, flow_loss
+from medldm.models.residual import Conditions, ResidualFlow
 from medldm.training.residual_scores import flow_scores
 from medldm.training.stages.latent import scenes_of
 from medldm.training.stages.stage import Stage
@@ -33,13 +34,14 @@ def train_flow(stage: Stage) -> None:
     def loss_of(network: nn.Module, batch: Any) -> Tensor:
         latent, conditions, keep, generator = batch
         projected = network.condition(conditions) * keep.reshape(-1, 1, 1, 1, 1)  # type: ignore[operator]
-        return flow_loss(network, latent, projected, generator)
+        return flow_loss(lambda z, time: network(z, time, projected), latent, generator)
 
     def validate(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, ResidualFlow)
         return flow_scores(stage.residual_cases, blocks, network, samples=8 if pool.on_gpu else 2)
 
-    network = stage.start(ResidualFlow(stage.latent, stage.flow_blocks))
+    tile = sizes.scene // stage.latent.latent_factor
+    network = stage.start(ResidualFlow(stage.latent, stage.flow_blocks, tile))
     stage = replace(stage, plan=replace(stage.plan, average=0.9995, clip=1.0))
     trainer = stage.trainer(network, validate)
-    stage.keep(trainer.run(draw, loss_of, sizes.flow), trainer.state)
+    stage.keep(trainer.run(draw, loss_of, sizes.flow), {**trainer.state, "tile": tile})

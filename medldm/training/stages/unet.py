@@ -18,6 +18,8 @@ from medldm.training.losses import root_mean_square
 from medldm.training.stages.stage import Stage
 from medldm.training.validation import score
 
+THIN_SHARE = 1 / 3  # of blocks from isotropic scans, at least
+
 
 def train_unet(stage: Stage) -> None:
     """Train the regression network: on the truth, and where there is a teacher as much on its answers.
@@ -29,11 +31,12 @@ def train_unet(stage: Stage) -> None:
     depth = config.context if flat else sizes.patch
     kept = slice(depth // 2, depth // 2 + 1) if flat else slice(None)
     inner = slice(MARGIN, MARGIN + sizes.patch)
+    corpus = stage.corpus.with_thin_share(THIN_SHARE)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         with full_precision(device):
             size = (sizes.patch + 2 * MARGIN, sizes.patch, depth)
-            blocks = augmented(stage.corpus.draw(sizes.batch, size, generator), generator)
+            blocks = augmented(corpus.draw(sizes.batch, size, generator), generator)
             inputs = batch_channels(measure(blocks, generator), config)
             clean = blocks.clean[:, inner, :, kept]
             return dense_format(inputs[:, :, inner]), clean[..., 0][:, None] if flat else clean[:, None]
