@@ -177,4 +177,3 @@ class Presentation(QObject):
                 self.canvas.removeEventFilter(self)
                 for label in self.labels.values():
                     label.deleteLater()
-

@@ -136,7 +136,11 @@ def position(scan: Any, index: Any) -> str:
     index : (3,) voxel (z, y, x)
     """
     z, y, x = (scan.to_world @ [*index, 1.0])[:3]
-    said = [f"{'LR'[x > 0]} {abs(x):.1f}", f"{'PA'[y > 0]} {abs(y):.1f}", f"{'IS'[z > 0]} {abs(z):.1f} mm"]
+    said = [
+        f"{'LR'[int(x > 0)]} {abs(x):.1f}",
+        f"{'PA'[int(y > 0)]} {abs(y):.1f}",
+        f"{'IS'[int(z > 0)]} {abs(z):.1f} mm",
+    ]
     where = f"voxel {int(index[0])}, {int(index[1])}, {int(index[2])} (z, y, x) \u00b7 {', '.join(said)}"
     inside = all(0 <= i < n for i, n in zip(index, scan.shape, strict=True))
     if not inside:
