@@ -114,7 +114,7 @@ class Settings:
         "1 is the regression mean, 0 one sample of a model with a flow; between them a blend",
         low=0,
         high=1,
-        title="Fidelity (1: mean, 0: one sample)",
+        title="Fidelity",
     )
     samples: int = knob(
         1,
@@ -122,7 +122,7 @@ class Settings:
         low=1,
         high=64,
         whole=True,
-        title="Samples to average",
+        title="Samples",
     )
     steps: int = knob(
         4,
@@ -146,7 +146,7 @@ class Settings:
         "auto", "number format of the network", choices=("auto", "fp32", "bf16", "fp16"), title="Number format"
     )
     axis: int = knob(
-        2, "stored array axis that slices are counted along", low=0, high=2, whole=True, title="Slices count along axis"
+        2, "stored array axis that slices are counted along", low=0, high=2, whole=True, title="Slice axis"
     )
 
     def __post_init__(self) -> None:
@@ -173,14 +173,14 @@ class Thresholds(Settings):
         unit="mm",
         low=0.1,
         high=20,
-        title="Thick from a distance of",
+        title="Thick from",
     )
     thick_ratio: float = knob(
         1.5,
         "and than this many times the in-plane spacing",
         low=1,
         high=20,
-        title="Thick from this ratio to the pixel spacing",
+        title="Thick from a ratio of",
     )
     finest: float = knob(
         1.0, "never ask for thinner slices than this", unit="mm", low=0.3, high=10, title="Thinnest new slices"

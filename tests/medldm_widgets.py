@@ -20,3 +20,10 @@ def run(qtbot, widget, button=None):
     click(qtbot, button or widget.button)
     assert widget.run_now is not None
     finish(qtbot, widget)
+
+
+def last_image(viewer):
+    """The newest image layer: a result, and not what marks it."""
+    from napari.layers import Image
+
+    return [layer for layer in viewer.layers if isinstance(layer, Image)][-1]

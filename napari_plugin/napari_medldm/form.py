@@ -52,7 +52,7 @@ class Form(QScrollArea):
         self.viewer = viewer
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         shared = Rows(Settings)
         self.shared = shared.widgets
         self.scan = ComboBox(label="Scan", choices=self._images)
@@ -61,23 +61,27 @@ class Form(QScrollArea):
         self.preview = PushButton(text="Preview", tooltip="a first look with the fastest model, then refined")
         self.button = PushButton(text="Run", tooltip="on the whole scan")
         self.cancel = PushButton(text="Cancel", enabled=False)
-        self.plan, self.status, self.card, self.legend, self.readout = (_text() for _ in range(5))
+        self.plan, self.status, self.card, self.legend, self.readout, self.notes = (_text() for _ in range(6))
         self.bar = ProgressBar(label="", value=0, min=0, max=100)
         self.about = PushButton(text="i", tooltip="what the model is, what it has seen and its limits")
         self.model_file = PushButton(text="Model from a file...")
         self.unload = PushButton(text="Unload model", tooltip="free its memory")
-        self.refine = CheckBox(text="Refine previews with the chosen model", value=True)
-        self.uncertainty = CheckBox(text="Layers of standard deviation and 90 % interval", value=False)
-        self.difference = CheckBox(text="Layer of the difference", value=False)
+        self.refine = CheckBox(
+            text="Refine previews", value=True, tooltip="after the first look, with the chosen model"
+        )
+        self.uncertainty = CheckBox(
+            text="Uncertainty layers", value=False, tooltip="standard deviation and half width of the 90 % interval"
+        )
+        self.difference = CheckBox(text="Difference layer", value=False)
         self.plane = ComboBox(label="Plane", choices=["", *PLANES], value="")
         self.convention = ComboBox(
-            label="Patient's right is",
-            choices=[("on the left (radiological)", RADIOLOGICAL), ("on the right (neurological)", NEUROLOGICAL)],
+            label="Patient's right",
+            choices=[("left (radiological)", RADIOLOGICAL), ("right (neurological)", NEUROLOGICAL)],
             value=RADIOLOGICAL,
         )
         self.window_of = ComboBox(label="Grey window", choices=[OPENED, FILE, *PRESETS], value=OPENED, visible=False)
         self.true_geometry = CheckBox(
-            text="True geometry in the world", value=False, tooltip="as the patient lay; slices may be cut obliquely"
+            text="True geometry", value=False, tooltip="in the world, as the patient lay; slices may be cut obliquely"
         )
         self.copy_command = PushButton(text="Copy as command")
         self.copy_python = PushButton(text="Copy as Python")
@@ -158,7 +162,12 @@ class Form(QScrollArea):
             lines.addWidget(widget)
         self.folds = {
             "Results": _fold(
-                "Results", self.legend.native, self.look_here, self.uncertainty.native, self.difference.native
+                "Results",
+                self.notes.native,
+                self.legend.native,
+                self.look_here,
+                self.uncertainty.native,
+                self.difference.native,
             ),
             "Display": _fold(
                 "Display", _rows(self.plane, self.convention, self.window_of).native, self.true_geometry.native,
@@ -182,6 +191,8 @@ class Form(QScrollArea):
         self.setWidget(self.inside)
         self.card.visible = False
         self.about.native.setFixedWidth(2 * QFontMetrics(QApplication.font()).height())
+        self.look_here.setFixedHeight(LISTED * QFontMetrics(QApplication.font()).lineSpacing() * 3 // 2)
+        self.look_here.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.look_here.setToolTip("the widest 90 % intervals; click to go there")
         self.look_here.setVisible(False)
         for widget in (self.scan, self.shared["model"], self.where, self.convention):

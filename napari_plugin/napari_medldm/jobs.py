@@ -85,6 +85,7 @@ class Outcome:
     value : of a ``"noise"`` order, the level
     refinable : whether this is a first look, which the chosen model would make better
     places : where the intervals of the result are widest
+    notes : what the user should know about the result
     """
 
     layers: tuple[LayerTuple, ...] = ()
@@ -92,6 +93,7 @@ class Outcome:
     value: float | None = None
     refinable: bool = False
     places: tuple[Place, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def carry_out(order: Order, progress: Progress) -> Outcome:
@@ -128,15 +130,20 @@ def carry_out(order: Order, progress: Progress) -> Outcome:
     if all(before is after for before, after in pairs):
         return Outcome(text="Nothing to do: the scan stays as it is.")
     history = pairs[0][1].history
-    said = status(RunRecord.of_step(history[-1]) if history else RunRecord())
+    record = RunRecord.of_step(history[-1]) if history else RunRecord()
     layers = [*_layers(order, pairs), *_marked(order, pairs)]
-    return Outcome(tuple(layers), said, refinable=bool(order.where and order.fast), places=widest(pairs[0][1]))
+    return Outcome(
+        tuple(layers),
+        status(record),
+        refinable=bool(order.where and order.fast),
+        places=widest(pairs[0][1]),
+        notes=tuple(rows_for_flags(note) for note in record.notes),
+    )
 
 
 def status(record: RunRecord) -> str:
-    """Device, seconds and memory, and what the user should know."""
-    spent = f"{_known(record.seconds)} s, {_known(record.peak_memory_mb)} MB"
-    return " · ".join([f"{record.device or '?'}, {spent}", *map(rows_for_flags, record.notes)])
+    """Device, seconds and memory."""
+    return f"{record.device or '?'}, {_known(record.seconds)} s, {_known(record.peak_memory_mb)} MB"
 
 
 def _known(value: float | None) -> str:

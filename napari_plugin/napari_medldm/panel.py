@@ -381,6 +381,7 @@ class Panel(Form):
                     return
             self._list_places(outcome.places, made[0])
             self.legend.value = text.legend(outcome)
+            self.notes.value = "\n".join(f"\u2022 {note}" for note in outcome.notes)
             if order.scan is not None and before not in self.viewer.layers:
                 show_info("The scan was removed during the run; its result was added all the same.")
         finally:

@@ -81,12 +81,14 @@ class Results:
 
     def _add(self, layer: Any) -> None:
         """Add a layer and leave selected what is: napari would also put the controls of the new one on the screen."""
-        selection = self.viewer.layers.selection
-        chosen = set(selection)
+        selection, dims = self.viewer.layers.selection, self.viewer.dims
+        chosen, point = set(selection), dims.point
         with selection.events.changed.blocker():
             self.viewer.add_layer(layer)
             selection.clear()
             selection.update(chosen)
+        if len(point) == dims.ndim:
+            dims.point = point  # on a finer grid napari would keep the number of the slice, and show another one
 
 
 def _overlay(data: Any, arguments: dict[str, Any]) -> Labels:

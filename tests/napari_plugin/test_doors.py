@@ -96,21 +96,21 @@ def test_a_copied_denoising_gives_the_same_voxels(opened, viewer, qtbot, noisy_f
     widget = opened("denoise", noisy_file)
     widget.rows.widgets["seed"].value = 5
     hands.run(qtbot, widget)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_a_copied_refinement_gives_the_same_voxels(opened, viewer, qtbot, thick_file, tmp_path, monkeypatch):
     widget = opened("super-resolve", thick_file)
     widget.rows.widgets["spacing"].value = "1,1,1.3"
     hands.run(qtbot, widget)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_a_copied_restoration_gives_the_same_voxels(opened, viewer, qtbot, thick_file, tmp_path, monkeypatch):
     widget = opened("restore", thick_file)
     qtbot.waitUntil(lambda: "apart" in widget.plan.value or "thick" in widget.plan.value, timeout=hands.LONG)
     hands.run(qtbot, widget)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_a_copied_filling_gives_the_same_voxels(opened, viewer, qtbot, tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_a_copied_filling_gives_the_same_voxels(opened, viewer, qtbot, tmp_path,
     widget = opened("fill-slices", phantoms.save(tmp_path / "gap.nii.gz", gap, np.diag([1, -1, 2, 1.0])))
     widget.rows.widgets["missing"].value = "9,12"
     hands.run(qtbot, widget)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_a_copied_inpainting_takes_the_file_of_the_mask_until_it_is_painted_on(
@@ -132,7 +132,7 @@ def test_a_copied_inpainting_takes_the_file_of_the_mask_until_it_is_painted_on(
     assert widget.page.region_layer.value.name.startswith("lesion")
     hands.run(qtbot, widget)
     assert str(mask_file) in copied(qtbot, widget.copy_command)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
     widget.page.region_layer.value.data[0, 0, 0] = 1
     assert "--mask MASK.nii.gz" in copied(qtbot, widget.copy_command)
     assert "save the region as MASK.nii.gz first" in widget.status.value
@@ -147,7 +147,7 @@ def test_a_drawn_region_is_copied_by_a_labels_layer_that_can_be_saved(
     place = {"scale": scan.scale, "translate": scan.translate}
     widget.page.region_layer.value = viewer.add_shapes([corner], shape_type="rectangle", name="drawn", **place)
     hands.run(qtbot, widget)
-    result = viewer.layers[-1]
+    result = hands.last_image(viewer)
     code = copied(qtbot, widget.copy_command)
     viewer.layers["drawn as labels"].save(str(tmp_path / "MASK.nii.gz"), plugin="medldm")
     assert "--mask MASK.nii.gz" in code
@@ -162,14 +162,14 @@ def test_one_volume_of_a_series_and_all_of_them_are_copied(opened, viewer, qtbot
     viewer.dims.set_point(0, 1)
     hands.run(qtbot, widget)
     assert "--volume 1" in copied(qtbot, widget.copy_command)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
     widget.series.value = form.ALL
     hands.run(qtbot, widget)
     for button, do in ((widget.copy_command, by_command), (widget.copy_python, by_python)):
         do(copied(qtbot, button))
         for number in (0, 1):
             scan = medldm.read(tmp_path / f"RESTORED-{number}.nii.gz").voxels
-            assert np.array_equal(scan.transpose(2, 1, 0), viewer.layers[-1].data[number])
+            assert np.array_equal(scan.transpose(2, 1, 0), hands.last_image(viewer).data[number])
             (tmp_path / f"RESTORED-{number}.nii.gz").unlink()
 
 
@@ -186,7 +186,7 @@ def test_what_lies_in_no_file_is_saved_first_and_keeps_what_dicom_said(opened, v
     assert f"--modality {scan.metadata['medldm'].stored.modality}" in code
     hands.run(qtbot, widget)
     scan.save(str(tmp_path / "SCAN.nii.gz"), plugin="medldm")
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_a_restoration_copied_from_a_moved_dicom_layer_keeps_the_thickness_of_its_slices(
@@ -201,7 +201,7 @@ def test_a_restoration_copied_from_a_moved_dicom_layer_keeps_the_thickness_of_it
     assert "--slice-thickness 2.5" in copied(qtbot, widget.copy_command)
     hands.run(qtbot, widget)
     scan.save(str(tmp_path / "SCAN.nii.gz"), plugin="medldm")
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_voxels_that_were_changed_are_not_taken_from_the_file(opened, viewer, qtbot, noisy_file):
@@ -217,7 +217,7 @@ def test_a_dicom_result_is_saved_as_a_derived_series_from_the_menu(opened, viewe
     widget = opened("super-resolve", tmp_path / "in")
     widget.rows.widgets["spacing"].value = "1"
     hands.run(qtbot, widget)
-    result = viewer.layers[-1]
+    result = hands.last_image(viewer)
     assert result.data.shape[0] > 6
     result.save(str(tmp_path / "out.dcm"), plugin="medldm")
     (again,) = viewer.open(str(tmp_path / "out"), plugin="medldm")

@@ -20,7 +20,6 @@ from napari_medldm.writers import write_image
 from medldm.data.volume import Volume
 from medldm.errors import MedldmError, ResourceError
 from medldm.io import read
-from medldm.provenance import RunRecord
 
 SHAPE = (32, 40, 20)
 
@@ -296,12 +295,7 @@ def test_memory_that_really_runs_out_is_reported_and_the_next_run_works(tiny_mod
 
 
 def test_flags_that_the_library_advises_are_reported_as_rows():
-    status = jobs.status(
-        RunRecord(
-            facts={"device": "cpu", "notes": ["taken for MR; say --modality ct otherwise", "say --slice-thickness 3"]}
-        )
-    )
-    assert status.endswith("say modality ct otherwise · say slice thickness 3")
+    assert jobs.rows_for_flags("taken for MR; say --slice-thickness 3") == "taken for MR; say slice thickness 3"
 
 
 @pytest.mark.slow
