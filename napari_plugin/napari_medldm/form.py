@@ -31,7 +31,7 @@ from napari_medldm.pages import TaskPage, page
 from napari_medldm.present import NEUROLOGICAL, PLANES, RADIOLOGICAL
 from napari_medldm.windows import PRESETS
 
-WIDTH = 360  # pixels; below that rows are cut off, the bar that scrolls down included
+WIDTH = 380  # pixels; below that rows are cut off, the bar that scrolls down included
 LARGER = 1.25  # napari's letters beside those of the system
 LISTED = 4  # rows of a list that are seen at once
 SLICE, ALL, ONE = "slice on the screen", "all volumes", "volume on the screen"
