@@ -25,14 +25,14 @@ from medldm.io.dicom.header.values import UNREADABLE, numbers, word
 from medldm.io.dicom.pixels.image import Files, decode, load, read_slice
 from medldm.io.dicom.series.geometry import LONGEST_GAP, Array, affine_ras, fit_grid
 from medldm.io.dicom.series.grouping import group_by_position
-from medldm.io.dicom.series.repair import MOST_SLICES
 from medldm.io.dicom.series.stack import Series, axes_of, members_of
 from medldm.modality import MODALITIES
 
 UPRIGHT = (np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, 1.0]))  # where nothing says otherwise, LPS
 ASIDE_MM = 0.5  # by which a slice may be shown beside its place without a remark
 # What a series is that is no scan, in the reason of its reader: "it is a field map, by the unit of its values".
-CONTENT = re.compile(r"it is (?:an? )?((?!\d|mosaic)[\w -]+?)(?:[.,:(]|$)")
+CONTENT = re.compile(r"it is (?:an? )?((?!\d|an? |mosaic)[\w -]+?)(?:[.,:(]|$)")
+MOST_PLANES = 16  # times as many as images: a stray slice far away must not fill the memory
 NONE = -1  # no image was measured there
 
 
@@ -161,10 +161,10 @@ def _grid(places: Sequence[Header], series: Series) -> Grid:
     places : an image for each position
     series : that they are of
     """
-    first, axes = places[0], axes_of(list(places))
+    first, axes = places[0], _axes(places)
     columns_mm, rows_mm = reversed(first.pixel_spacing or (1.0, 1.0))
     thick = first.between_mm or series.thickness_mm or 1.0
-    if axes is None or first.pixel_spacing is None or any(header.position is None for header in places):
+    if axes is None:
         affine = affine_ras(UPRIGHT, np.zeros(3), (columns_mm, rows_mm, thick))
         return Grid(affine, tuple(range(len(places))), "its header does not say where it lies, so it lies anywhere")
     origins = np.array([header.position for header in places])
@@ -175,6 +175,15 @@ def _grid(places: Sequence[Header], series: Series) -> Grid:
         remark = f"its slices do not lie on a line; they are shown up to {off_line:.1f} mm beside their places"
     affine = affine_ras((axes[0], axes[1], axes[2] + lean), origins[0], (columns_mm, rows_mm, step))
     return Grid(affine, images, remark)
+
+
+def _axes(members: Sequence[Header]) -> tuple[Array, Array, Array] | None:
+    """Directions along a row, along a column and of the slice normal, LPS; None where some image has no place."""
+    placed = all(
+        header.orientation is not None and header.position is not None and header.pixel_spacing is not None
+        for header in members
+    )
+    return axes_of(list(members)) if placed else None
 
 
 def _line(origins: Array, along: Array, normal: Array) -> tuple[Array, float]:
@@ -208,12 +217,12 @@ def _planes(along: Array, normal: Array, thick: float) -> tuple[tuple[int, ...],
             images[plane] = number
         return tuple(images), grid.step_mm, ""
     gaps = np.diff(along)
-    step = max(float(gaps.min()), float(np.median(gaps)) / 2, float(along[-1]) / (MOST_SLICES * len(along)))
+    step = max(float(gaps.min()), float(np.median(gaps)) / 2, float(along[-1]) / (MOST_PLANES * len(along)))
     at = np.arange(round(float(along[-1]) / step) + 1) * step
     nearest = np.abs(at[:, None] - along).argmin(axis=1)
     gap = np.append(gaps, 0.0)[np.clip(np.searchsorted(along, at, side="right") - 1, 0, len(gaps))]
     far = (np.abs(at - along[nearest]) > step / 2) & (gap > (LONGEST_GAP + 1) * step)
-    remark = f"its slices lie {gaps.min():.2f} to {gaps.max():.2f} mm apart; each is shown as often as it is thick"
+    remark = f"its slices lie {gaps.min():.2f} to {gaps.max():.2f} mm apart; the nearest is shown every {step:.2f} mm"
     return tuple(np.where(far, NONE, nearest).tolist()), step, remark
 
 
@@ -291,10 +300,10 @@ def _across(count: int) -> int:
 
 def _mosaic_affine(header: Header) -> tuple[Affine, str]:
     """Index (column, row, slice) of the volume in a mosaic to RAS mm, and a remark where that is not known."""
-    axes, normal = axes_of([header]), _siemens_normal(header.source.path)
+    axes, normal = _axes([header]), _siemens_normal(header.source.path)
     columns_mm, rows_mm = reversed(header.pixel_spacing or (1.0, 1.0))
     spacing = columns_mm, rows_mm, header.between_mm or header.thickness_mm or 1.0
-    if axes is None or normal is None or header.position is None or header.pixel_spacing is None:
+    if axes is None or normal is None or header.position is None:
         remark = "its header does not say where the slices of the mosaic lie, so they lie anywhere"
         return affine_ras(UPRIGHT, np.zeros(3), spacing), remark
     # Siemens gives the corner of the mosaic as if it were one large slice with the same centre as its slices.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medldm.errors import GeometryError, InputError, MedldmError, NotRestorable
+from medldm.io.archives import is_zip
 from medldm.io.dicom import is_dicom
 from medldm.io.formats import find_image, format_by_name
 
@@ -38,7 +39,7 @@ def _ours(path: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    return format_by_name(path) is not None or is_dicom(path) or find_image(path) is not None
+    return format_by_name(path) is not None or is_dicom(path) or find_image(path) is not None or is_zip(path)
 
 
 def read(path: str | list[str]) -> list[LayerTuple]:

@@ -74,7 +74,7 @@ def write_layers_as_dicom(path: str, layers: Sequence[LayerData]) -> list[str]:
     if others := [layer[1]["name"] for layer, suffix in kinds if suffix and layer[2] not in DRAWN]:
         from napari.utils.notifications import show_info
 
-        show_info(f"Saved as NIfTI, since no series can be derived for it: {', '.join(others)}.")
+        show_info(f"Saved as NIfTI, since no series can be derived for it: {'; '.join(others)}.")
     return written
 
 

@@ -90,6 +90,37 @@ def test_uneven_slices_are_shown_as_often_as_they_are_thick(tmp_path, notices):
     assert refused(after_remedy(layer)) is None
 
 
+def test_nothing_is_shown_between_a_scan_and_a_stray_slice_far_away(tmp_path, notices):
+    phantoms_dicom.write_series(tmp_path, voxels(), along=[0, 2, 4, 6, 8, 10, 12, 14, 74])
+    (layer,) = opened(tmp_path)
+    assert lies_as_measured(layer, tmp_path)
+    empty = np.isnan(layer.data).all(axis=(1, 2))
+    assert empty.sum() == len(layer.data) - 9
+    with pytest.raises(GeometryError, match="hole"):
+        remedied(layer)
+
+
+def test_slices_off_any_line_are_shown_with_a_remark(tmp_path, notices):
+    def nudge(image, k):
+        image.ImagePositionPatient = [image.ImagePositionPatient[0] + 3 * (k % 2), *image.ImagePositionPatient[1:]]
+
+    phantoms_dicom.write_series(tmp_path, voxels(), edit=nudge)
+    (layer,) = opened(tmp_path)
+    assert "do not lie on a line" in notices[0]
+    assert refused(layer).remedy == "Resample to an even spacing"
+
+
+def test_images_without_a_place_follow_each_other_anywhere(tmp_path, notices):
+    def lost(image, _):
+        del image.ImagePositionPatient, image.ImageOrientationPatient
+
+    phantoms_dicom.write_series(tmp_path, voxels(), edit=lost, shuffled=False)
+    (layer,) = opened(tmp_path)
+    assert layer.data.shape == (9, 1, 20, 24)
+    assert "so it lies anywhere" in notices[0]
+    assert title(layer) == ""
+
+
 def repeated(folder, count, *, shear=0.0):
     """A dynamic series: the brain, brighter each time."""
     for number in range(count):
