@@ -37,7 +37,7 @@ NONE = -1  # no image was measured there
 
 
 @dataclass(frozen=True)
-class Shown:
+class Picture:
     """A series as it is shown.
 
     Parameters
@@ -58,7 +58,7 @@ class Grid:
     ----------
     affine : (4, 4) index (column, row, plane) to RAS mm
     images : for each plane, the number of the image that is shown there; `NONE` where none was measured
-    remark : see `Shown`
+    remark : see `Picture`
     """
 
     affine: Affine
@@ -67,7 +67,7 @@ class Grid:
 
 
 @no_values_on_screen()
-def shown(series: Series, name: str) -> Shown:
+def picture_of(series: Series, name: str) -> Picture:
     """All images of a series.
 
     Parameters
@@ -89,7 +89,7 @@ def shown(series: Series, name: str) -> Shown:
         volumes, remark = _unplaced_frames(members[0], name)
     else:
         volumes, remark = _stacks(series, members, name)
-    return Shown(tuple(_as_stored(volume, series) for volume in volumes), remark)
+    return Picture(tuple(_as_stored(volume, series) for volume in volumes), remark)
 
 
 def name_of(series: Series) -> str:

@@ -13,7 +13,7 @@ from medldm.errors import UsageError
 from medldm.io.dicom.header.content import MOSAIC, what_it_shows
 from medldm.io.dicom.series.stack import members_of, volume_of
 from napari_medldm.layers import LayerTuple, layer_data, series_data
-from napari_medldm.looked_at import name_of, shown
+from napari_medldm.looked_at import name_of, picture_of
 
 if TYPE_CHECKING:
     from medldm.io.dicom import Series
@@ -98,7 +98,7 @@ def remedied(layer: Any, point: Sequence[float] | None = None) -> LayerTuple:
     name = f"{name}, volume {number}"
     assert case.series is not None, "only series are refused for holding several volumes"
     if not case.series.volumes:  # a mosaic: what is shown is the volume
-        return layer_data(shown(case.series, name).volumes[number], name=name)
+        return layer_data(picture_of(case.series, name).volumes[number], name=name)
     one = replace(case, series=volume_of(case.series, number), skip="")
     return series_layer(one, name)[0]
 
@@ -117,7 +117,7 @@ def series_layer(case: Case, name: str = "") -> tuple[LayerTuple, str]:
     if series.restorable and not case.skip:
         return layer_data(case.read(), name=name), ""
     with case.own_names():
-        picture = shown(series, name)
+        picture = picture_of(series, name)
     refusal = _refusal(case, series, len(picture.volumes))
     volumes = picture.volumes
     layer = layer_data(volumes[0], name=name) if len(volumes) == 1 else series_data(volumes, name=name)
@@ -162,7 +162,7 @@ def _in_mosaic(series: Series) -> str:
 
 def _sheared(refusal: Refused) -> str:
     reason = refusal.reason.rstrip(".")
-    return f"{reason[:1].lower()}{reason[1:]}; it is shown as it was measured, neither sheared back nor resampled"
+    return f"{reason[:1].lower()}{reason[1:]}; it is shown slice by slice, neither sheared back nor resampled"
 
 
 def _current(layer: Any, point: Sequence[float] | None) -> int:

@@ -24,7 +24,7 @@ LONGEST = 100  # characters of a name; most systems allow 255 bytes
 
 
 def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
-    """Write image and labels layers in one format, shapes and points as tables of their world coordinates.
+    """Write image and labels layers in one format, shapes and points as tables of coordinates in the viewer's world.
 
     ``study.nii.gz`` gives ``study_LAYER.nii.gz`` for each layer; a name without the suffix of a format is a folder, in
     which each layer is a NIfTI file of its name. Files that are there already are kept.
@@ -186,7 +186,7 @@ def _write_one(layer: LayerData, path: Path, folder: Path, *, dicom: bool) -> li
 
 
 def _write_table(layer: LayerData, path: Path) -> list[Path]:
-    """Write shapes or points as napari does, but in world coordinates, since a table holds no transform."""
+    """Write shapes or points as napari does, but in the viewer's world, since a table holds no transform."""
     from napari.layers import Layer
     from napari_builtins.io import napari_write_points, napari_write_shapes
 
