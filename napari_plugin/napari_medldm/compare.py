@@ -70,7 +70,7 @@ class Compare(Container):  # type: ignore[misc]
         self.blinker.timeout.connect(self._turn)
         self.slider.changed.connect(lambda _: self.show())
         self.mode.changed.connect(lambda _: self.show())
-        viewer.dims.events.order.connect(self._turned)
+        viewer.dims.events.order.connect(self._reordered)
 
     def pair(self, before: Any, result: Any) -> None:
         """Compare a scan and its result from now on."""
@@ -135,7 +135,7 @@ class Compare(Container):  # type: ignore[misc]
         lines.low, lines.high = (0, line) if not leftwards else (count - line, count)
         self.swipe.refresh()
 
-    def _turned(self, _: Any = None) -> None:
+    def _reordered(self, _: Any = None) -> None:
         if self.mode.value == SWIPE:
             self.show()
 
@@ -150,7 +150,7 @@ class Compare(Container):  # type: ignore[misc]
         """Show both for good, and follow the viewer no longer."""
         self.blinker.stop()
         self._end_swipe()
-        self.viewer.dims.events.order.disconnect(self._turned)
+        self.viewer.dims.events.order.disconnect(self._reordered)
 
 
 def scene(viewer: Any) -> Any:

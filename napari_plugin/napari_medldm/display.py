@@ -35,8 +35,8 @@ class Shown:
 
 def shown(layer: Any) -> Shown | None:
     """How a layer of ours is shown; None for a layer that medldm did not make."""
-    found = layer.metadata.get(KEY)
-    return found if isinstance(found, Shown) else None
+    known = layer.metadata.get(KEY)
+    return known if isinstance(known, Shown) else None
 
 
 def placed(volume: Volume) -> tuple[dict[str, Any], Shown]:
@@ -113,11 +113,11 @@ def on_screen(viewer: Any, layer: Any) -> dict[int, int]:
     point = point / _per_unit(viewer, layer)
     index = np.asarray(layer.world_to_data(point))
     shape = _shape(layer)
-    found = {}
+    slices = {}
     for axis in hidden:
         own = axis - offset
-        found[own] = int(np.clip(np.round(index[own]), 0, shape[own] - 1))
-    return found
+        slices[own] = int(np.clip(np.round(index[own]), 0, shape[own] - 1))
+    return slices
 
 
 def _shape(layer: Any) -> Sequence[int]:

@@ -76,6 +76,8 @@ def widest(after: Volume, count: int = PLACES) -> tuple[Place, ...]:
     width = np.where(known, after.half_width, 0).astype(np.float32)
     sigma = [min(SMOOTH_MM / mm / 2, n / 4) for mm, n in zip(after.spacing, after.shape, strict=True)]
     smooth = gaussian_filter(width, sigma)
-    apart = max(1, round(APART_MM / min(after.spacing)))
-    peaks = peak_local_max(smooth, min_distance=apart, num_peaks=count, exclude_border=False, labels=known.astype(int))
+    distance = max(1, round(APART_MM / min(after.spacing)))
+    peaks = peak_local_max(
+        smooth, min_distance=distance, num_peaks=count, exclude_border=False, labels=known.astype(int)
+    )
     return tuple(Place((int(z), int(y), int(x)), float(smooth[x, y, z])) for x, y, z in peaks if smooth[x, y, z] > 0)

@@ -115,7 +115,7 @@ def row(knob: Field[Any], hint: Any) -> Any:
     """
     metadata = knob.metadata
     label = title(knob)
-    tip = in_words(metadata["meaning"]) + (f" [{metadata['unit']}]" if metadata.get("unit") else "")
+    tip = without_flags(metadata["meaning"]) + (f" [{metadata['unit']}]" if metadata.get("unit") else "")
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if knob.name == "device":
         return ComboBox(label=label, tooltip=tip, choices=devices(), value=knob.default)
@@ -142,7 +142,7 @@ def title(knob: Field[Any]) -> str:
     return str(knob.metadata.get("title") or knob.name.replace("_", " ").capitalize())
 
 
-def in_words(meaning: str) -> str:
+def without_flags(meaning: str) -> str:
     """What a knob means, without the flags of the command line."""
     return re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), meaning)
 

@@ -53,7 +53,7 @@ class Panel(Form):
         self.results = Results(self.viewer, self.compare)
         self.presentation = Presentation(self.viewer)
         self.places: tuple[Any, ...] = ()
-        self.found_in: Any = _nothing  # the layer that the places are of
+        self.places_of: Any = _nothing  # the layer that the places are of
         self._connect()
         self.changed_scan()
         self.describe()
@@ -118,7 +118,7 @@ class Panel(Form):
         for one in self.pages.values():
             one.relist()
         self.compare.relist()
-        if self.found_in() not in self.viewer.layers:
+        if self.places_of() not in self.viewer.layers:
             self._list_places((), None)
 
     def snapshot(self) -> Snapshot:
@@ -215,7 +215,7 @@ class Panel(Form):
         ----------
         number : of the place, the widest interval first
         """
-        layer = self.found_in()
+        layer = self.places_of()
         if layer in self.viewer.layers and number < len(self.places):
             view.go_to(self.viewer, layer, self.places[number].index)
 
@@ -394,7 +394,7 @@ class Panel(Form):
 
     def _list_places(self, places: Sequence[Any], layer: Any) -> None:
         """Name the places with the widest intervals, each a click away."""
-        self.places, self.found_in = tuple(places), weakref.ref(layer) if layer is not None else _nothing
+        self.places, self.places_of = tuple(places), weakref.ref(layer) if layer is not None else _nothing
         self.look_here.clear()
         self.look_here.addItems([text.place(one, layer) for one in self.places])
         self.look_here.setVisible(bool(self.places))

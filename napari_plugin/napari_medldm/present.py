@@ -124,20 +124,20 @@ class Presentation(QObject):
     def _patient_axis(self, axis: int) -> tuple[int, bool]:
         """The patient's axis (z, y, x) that an axis of the viewer is nearest to, and whether both grow together."""
         turn = display.left_out(self.layer) if self.layer is not None else np.eye(4)
-        found = int(np.argmax(np.abs(turn[:3, axis])))
-        return found, bool(turn[found, axis] > 0)
+        nearest = int(np.argmax(np.abs(turn[:3, axis])))
+        return nearest, bool(turn[nearest, axis] > 0)
 
     def _letter(self, _: Any = None) -> None:
         """Write the letters for what the viewer shows now."""
-        words = dict.fromkeys(EDGES, "")
+        letters = dict.fromkeys(EDGES, "")
         dims = self.viewer.dims
         if self.layer is not None and self.layer in self.viewer.layers and dims.ndisplay == 2:
             vertical, horizontal = (axis - dims.ndim + 3 for axis in dims.displayed)
             up, side = scene(self.viewer).camera.orientation2d
-            words |= self._pair(vertical, up == "down", ("top", "bottom"))
-            words |= self._pair(horizontal, side == "right", ("left", "right"))
+            letters |= self._pair(vertical, up == "down", ("top", "bottom"))
+            letters |= self._pair(horizontal, side == "right", ("left", "right"))
         for edge, label in self.labels.items():
-            label.setText(words[edge])
+            label.setText(letters[edge])
             label.adjustSize()
         self._place()
 

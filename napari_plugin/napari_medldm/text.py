@@ -105,14 +105,14 @@ def unfit(name: str, modality: str, scan: Volume, verb: str = "") -> str:
     return f"Voxels of {outside[0]:.2f} mm lie outside of what {model_card.name} has seen ({low:g} to {high:g} mm)."
 
 
-def place(found: Any, layer: Any) -> str:
+def place(one: Any, layer: Any) -> str:
     """A place with a wide interval: ``"z 12, y 40, x 33: 90 % interval of ±52"``."""
-    z, y, x = found.index
+    z, y, x = one.index
     unit = ""
     frame = layer.metadata.get("medldm")
     if frame is not None and (kind := MODALITIES.get(frame.stored.modality or "")) is not None and kind.unit:
         unit = f" {kind.unit}"
-    return f"slice {z}, row {y}, column {x}: 90 % interval \u00b1{found.half_width:.3g}{unit}"
+    return f"slice {z}, row {y}, column {x}: 90 % interval \u00b1{one.half_width:.3g}{unit}"
 
 
 def legend(outcome: Any) -> str:

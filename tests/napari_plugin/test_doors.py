@@ -18,7 +18,6 @@ from qtpy.QtWidgets import QApplication
 
 import medldm
 from medldm.cli import main
-from medldm.errors import InputError
 
 pytestmark = [pytest.mark.gui, pytest.mark.timeout(900)]
 SHAPE = (32, 40, 20)
@@ -247,10 +246,10 @@ def test_a_sagittal_scan_of_three_slices_is_not_taken_for_colours(opened, viewer
     assert viewer.layers[1].data.shape == scan.data.shape
 
 
-def test_a_scan_that_needs_an_option_says_where_options_are(viewer, tmp_path):
+def test_a_scan_that_is_not_restored_as_it_is_opens_with_its_remedy(viewer, tmp_path):
     phantoms_dicom.write_series(tmp_path / "tilted", np.ones((12, 10, 6), np.int16), shear=0.5)
-    with pytest.raises(InputError, match=r"--fix.*command line"):
-        viewer.open(str(tmp_path / "tilted"), plugin="medldm")
+    (layer,) = viewer.open(str(tmp_path / "tilted"), plugin="medldm")
+    assert layer.metadata["medldm_refused"].remedy == "Shear back and resample"
 
 
 def test_every_widget_is_in_the_filter_menu(viewer):

@@ -91,7 +91,7 @@ def test_a_click_in_the_list_goes_to_the_place(make_napari_viewer, qtbot):
     assert isinstance(viewer.layers[-1], Labels)
     item = widget.look_here.item(0)
     widget.look_here.itemClicked.emit(item)
-    result = widget.found_in()
+    result = widget.places_of()
     shown = snapshot(result, viewer).on_screen
     assert shown == {0: widget.places[0].index[0]}
     assert widget.places[0].index[0] in (9, 10)

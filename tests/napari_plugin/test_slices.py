@@ -19,7 +19,7 @@ SHAPE = (24, 28, 16)  # as stored
 MM = (1.0, 1.0, 3.0)
 
 
-def turned(**degrees):
+def rotated(**degrees):
     """An affine with spacing `MM`, turned about the patient's axes."""
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", [degrees.get(axis, 0) for axis in "xyz"], degrees=True).as_matrix()
@@ -38,10 +38,10 @@ def across(columns, signs=(1, 1, 1)):
 
 
 LIE = {
-    "straight": turned(),
-    "oblique": turned(x=17),
-    "doubly oblique": turned(x=17, y=-12),
-    "rolled": turned(z=25),
+    "straight": rotated(),
+    "oblique": rotated(x=17),
+    "doubly oblique": rotated(x=17, y=-12),
+    "rolled": rotated(z=25),
     "flipped": across((0, 1, 2), (-1, -1, 1)),
     "upside down": across((0, 1, 2), (1, 1, -1)),
     "permuted": across((1, 0, 2)),

@@ -234,7 +234,7 @@ def test_a_preview_is_shown_fast_and_then_refined(show, qtbot, as_layer):
     widget.refine.value = False
     said.clear()
     run(qtbot, widget, widget.preview)
-    assert not any("refining" in words for words in said)
+    assert not any("refining" in message for message in said)
 
 
 def test_compare_fades_wipes_and_takes_turns(show, qtbot, as_layer):
