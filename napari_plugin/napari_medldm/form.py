@@ -61,6 +61,7 @@ class Form(QScrollArea):
         self.preview = PushButton(text="Preview", tooltip="a first look with the fastest model, then refined")
         self.button = PushButton(text="Run", tooltip="on the whole scan")
         self.cancel = PushButton(text="Cancel", enabled=False)
+        self.remedy = PushButton(text="", visible=False, tooltip="adds the scan as it can be restored")
         self.plan, self.status, self.card, self.legend, self.readout, self.notes = (_text() for _ in range(6))
         self.bar = ProgressBar(label="", value=0, min=0, max=100)
         self.about = PushButton(text="i", tooltip="what the model is, what it has seen and its limits")
@@ -117,6 +118,23 @@ class Form(QScrollArea):
         """The chosen model, as ``--model`` takes it."""
         return str(self.shared["model"].value)
 
+    @property
+    def several(self) -> bool:
+        """Whether the chosen layer holds several volumes; Qt calls the row of a hidden window invisible."""
+        layer = self.scan.value
+        return layer is not None and layer.ndim > 3 and not layer.rgb
+
+    def _ask_for_model(self) -> None:
+        from qtpy.QtWidgets import QFileDialog
+
+        path, _ = QFileDialog.getOpenFileName(self, "A trained model", "", "Models (*.json *.safetensors)")
+        if path:
+            self.choose_model(path)
+
+    def choose_model(self, path: str) -> None:
+        """Offer a trained model on disk, and choose it."""
+        self.shared["model"].choose(path)
+
     def choose(self, verb: str) -> None:
         """Show the page of a task.
 
@@ -153,6 +171,7 @@ class Form(QScrollArea):
             self.tabs,
             self.stack,
             self.plan.native,
+            self.remedy.native,
             self.run_rows.native,
             _line(self.preview, self.button, self.cancel).native,
             self.bar.native,

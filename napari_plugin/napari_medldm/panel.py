@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from napari.layers import Layer
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
@@ -17,15 +18,16 @@ from medldm.errors import MedldmError, ModelError
 from medldm.modality import DEFAULT, modality_of
 from medldm.settings import make
 from medldm.tasks import TASKS
-from napari_medldm import display, text, view, windows
+from napari_medldm import display, text, view
 from napari_medldm.engine import ENGINE
-from napari_medldm.form import ALL, FILE, Form
+from napari_medldm.form import ALL, Form
 from napari_medldm.jobs import Order, Outcome
-from napari_medldm.layers import Snapshot, contrast, snapshot
-from napari_medldm.present import Presentation
+from napari_medldm.layers import Snapshot, snapshot
 from napari_medldm.queries import Queries
+from napari_medldm.refused import Refused, refused, remedied, title
 from napari_medldm.regions import Corners
 from napari_medldm.results import Results, in_turns
+from napari_medldm.viewing import Viewing
 from napari_medldm.worker import End, Failure, Run, start
 
 FIRST = "restore"
@@ -44,6 +46,7 @@ class Panel(Form):
 
     def __init__(self, napari_viewer: Any, verb: str = FIRST) -> None:
         self.run_now: Run | None = None
+        self.refusal: Refused | None = None
         self.clock = text.Clock()
         self.closed = False
         self.timer = QTimer()
@@ -51,9 +54,7 @@ class Panel(Form):
         self.queries = Queries()
         super().__init__(napari_viewer, verb)
         self.results = Results(self.viewer, self.compare)
-        self.presentation = Presentation(self.viewer)
-        self.places: tuple[Any, ...] = ()
-        self.places_of: Any = _nothing  # the layer that the places are of
+        self.viewing = Viewing(self)
         self._connect()
         self.changed_scan()
         self.describe()
@@ -68,11 +69,8 @@ class Panel(Form):
         self.copy_python.clicked.connect(lambda: self._copy(text.python))
         self.model_file.clicked.connect(self._ask_for_model)
         self.scan.changed.connect(lambda _: self.changed_scan())
-        self.plane.changed.connect(self._show_plane)
-        self.convention.changed.connect(self.presentation.orient)
-        self.window_of.changed.connect(self._set_window)
-        self.true_geometry.changed.connect(self._lay)
-        self.look_here.itemClicked.connect(lambda item: self.go_to(self.look_here.row(item)))
+        self.remedy.clicked.connect(self.repair)
+        self.look_here.itemClicked.connect(lambda item: self.viewing.go_to(self.look_here.row(item)))
         for row in self.shared.values():
             row.changed.connect(lambda _: self.later())
         for one in self.pages.values():
@@ -83,8 +81,8 @@ class Panel(Form):
         self.followed = [
             (layers.inserted, self._relist),
             (layers.removed, self._relist),
-            (viewer.cursor.events.position, self._read_out),
-            (viewer.dims.events.order, self._looked),
+            (viewer.dims.events.point, self._moved),
+            *self.viewing.followed,
         ]
         for event, call in self.followed:
             event.connect(call)
@@ -101,7 +99,7 @@ class Panel(Form):
         """Catch up with what changed meanwhile."""
         super().showEvent(event)
         if not self.closed:
-            self.presentation.letter_on(self)
+            self.viewing.presentation.letter_on(self)
             self.later()
 
     def turned_page(self) -> None:
@@ -118,8 +116,7 @@ class Panel(Form):
         for one in self.pages.values():
             one.relist()
         self.compare.relist()
-        if self.places_of() not in self.viewer.layers:
-            self._list_places((), None)
+        self.viewing.relist()
 
     def snapshot(self) -> Snapshot:
         """The chosen layer as it is now.
@@ -154,96 +151,18 @@ class Panel(Form):
             self.verb, scan, self.options(), mask, where, every, self.difference.value, self.uncertainty.value, fast
         )
 
-    def _ask_for_model(self) -> None:
-        from qtpy.QtWidgets import QFileDialog
-
-        path, _ = QFileDialog.getOpenFileName(self, "A trained model", "", "Models (*.json *.safetensors)")
-        if path:
-            self.choose_model(path)
-
-    def choose_model(self, path: str) -> None:
-        """Offer a trained model on disk, and choose it."""
-        self.shared["model"].choose(path)
-
-    # How it is shown
-
-    def _show_plane(self, plane: str) -> None:
-        if plane and plane != self.presentation.plane:
-            self.presentation.show_plane(plane)
-
-    def _looked(self, _: Any = None) -> None:
-        """The viewer shows another plane."""
-        if not self.closed:
-            with self.plane.changed.blocked():
-                self.plane.value = self.presentation.plane
-
-    def _set_window(self, chosen: str) -> None:
-        layer = self.scan.value
-        if layer is None:
-            return
-        limits = windows.limits(*windows.PRESETS[chosen]) if chosen in windows.PRESETS else None
-        frame = layer.metadata.get("medldm")
-        if chosen == FILE and frame is not None:
-            limits = windows.of_file(frame)
-            if limits is None:
-                self.status.value = "The file names no window."
-        if limits is None:
-            limits = contrast(np.asarray(snapshot(layer).data))
-        low, high = layer.contrast_limits_range
-        layer.contrast_limits_range = (min(low, limits[0]), max(high, limits[1]))
-        layer.contrast_limits = limits
-
-    def _lay(self, true_geometry: bool) -> None:
-        for layer in self.viewer.layers:
-            display.show_along(layer, not true_geometry)
-        self.viewer.reset_view()
-        self.presentation.present(self.scan.value)
-
-    def _read_out(self, _: Any = None) -> None:
-        """Say which voxel lies under the mouse, and where in the patient."""
-        if self.closed or self.scan.value is None or not self.folds["Display"].isExpanded():
-            return
-        with suppress(MedldmError, ValueError):
-            scan = self.snapshot()
-            index = view.voxel(self.viewer, self.scan.value, self.viewer.cursor.position)
-            self.readout.value = text.position(scan, index)
-
-    def go_to(self, number: int) -> None:
-        """Show a place of the list.
-
-        Parameters
-        ----------
-        number : of the place, the widest interval first
-        """
-        layer = self.places_of()
-        if layer in self.viewer.layers and number < len(self.places):
-            view.go_to(self.viewer, layer, self.places[number].index)
-
     # What will happen
-
-    @property
-    def several(self) -> bool:
-        """Whether the chosen layer holds several volumes; Qt calls the row of a hidden window invisible."""
-        layer = self.scan.value
-        return layer is not None and layer.ndim > 3 and not layer.rgb
 
     def changed_scan(self) -> None:
         """Another layer was chosen."""
-        layer = self.scan.value
         self.series.visible = self.several
-        if layer is not None:
-            self.presentation.present(layer)
-            self._looked()
+        if self.scan.value is not None:
+            self.viewing.present(self.scan.value)
             with suppress(MedldmError, ValueError):
-                scan = self.snapshot()
-                kind = modality_of(self.modality)
+                kind, thickness = modality_of(self.modality), self.snapshot().empty.stored.thickness_mm
                 for one in self.pages.values():
-                    one.rows.suit(kind, scan.empty.stored.thickness_mm)
+                    one.rows.suit(kind, thickness)
                 self.window_of.visible = kind.window is not None
-                now = display.shown(layer)
-                self.true_geometry.visible = now is not None
-                with self.true_geometry.changed.blocked():
-                    self.true_geometry.value = now is not None and not now.along
         self.later()
 
     def later(self) -> None:
@@ -256,8 +175,13 @@ class Panel(Form):
         if self.closed:
             return
         self.queries.forget(self.plan)
+        refusal = refused(self.scan.value) if self.scan.value is not None and self.page.needs_scan else None
+        self._offer(refusal)
         try:
             self._say_card()
+            if refusal is not None:
+                self.plan.value = refusal.reason
+                return
             if not self.page.needs_scan:
                 self.plan.value = str(TASKS[self.verb].settings.__doc__)
                 return
@@ -267,6 +191,31 @@ class Panel(Form):
             self.page.say_plan(self.options())
         except (MedldmError, ValueError) as problem:
             self.plan.value = str(problem)
+
+    def _offer(self, refusal: Refused | None) -> None:
+        """Offer what helps where a scan is shown and not restored; runs where it is restored."""
+        self.remedy.text = title(self.scan.value, self.viewer.dims.point) if refusal is not None else ""
+        self.remedy.visible = bool(self.remedy.text)
+        self.refusal = refusal
+        if self.run_now is None:
+            self.button.enabled = self.preview.enabled = refusal is None
+
+    def _moved(self, _: Any = None) -> None:
+        """Name the volume that the slider is at."""
+        if not self.closed and self.refusal is not None and self.scan.value is not None:
+            self.remedy.text = title(self.scan.value, self.viewer.dims.point)
+
+    def repair(self) -> None:
+        """Add the scan as it can be restored, and choose it."""
+        layer = self.scan.value
+        try:
+            scan = Layer.create(*remedied(layer, self.viewer.dims.point))
+        except (MedldmError, ValueError) as problem:
+            show_error(str(problem))
+            return
+        display.lie_like(layer, scan)
+        self.viewer.add_layer(scan)
+        self.scan.value = scan
 
     def _say_card(self) -> None:
         try:
@@ -319,6 +268,9 @@ class Panel(Form):
         if self.run_now is not None:
             show_info("A restoration is running already. Cancel it, or wait for its end.")
             return
+        if self.refusal is not None:
+            show_error(self.refusal.reason)
+            return
         try:
             wanted = order()
         except (MedldmError, ValueError) as problem:
@@ -350,7 +302,8 @@ class Panel(Form):
         self.status.value = "The model is unloaded."
 
     def _busy(self, on: bool) -> None:
-        self.button.enabled, self.preview.enabled, self.cancel.enabled = not on, not on, on
+        free = not on and self.refusal is None
+        self.button.enabled, self.preview.enabled, self.cancel.enabled = free, free, on
         self.bar.value = 0
 
     def _progressed(self, news: tuple[int, int, str]) -> None:
@@ -379,7 +332,7 @@ class Panel(Form):
                 yield
                 if self.closed:
                     return
-            self._list_places(outcome.places, made[0])
+            self.viewing.list_places(outcome.places, made[0])
             self.legend.value = text.legend(outcome)
             self.notes.value = "\n".join(f"\u2022 {note}" for note in outcome.notes)
             if order.scan is not None and before not in self.viewer.layers:
@@ -391,13 +344,6 @@ class Panel(Form):
                 self.status.value = "first look; refining it with the chosen model"
             else:
                 self._ended(outcome.text, 100)
-
-    def _list_places(self, places: Sequence[Any], layer: Any) -> None:
-        """Name the places with the widest intervals, each a click away."""
-        self.places, self.places_of = tuple(places), weakref.ref(layer) if layer is not None else _nothing
-        self.look_here.clear()
-        self.look_here.addItems([text.place(one, layer) for one in self.places])
-        self.look_here.setVisible(bool(self.places))
 
     def _ended(self, said: str, share: int = 0) -> None:
         self.run_now = None
@@ -441,7 +387,7 @@ def _close(panel: weakref.ref[Panel]) -> None:
         one.close()
     with suppress(RuntimeError):  # when the program ends, Qt may have deleted these first
         me.compare.close()
-        me.presentation.close()
+        me.viewing.close()
     if me.run_now is not None:
         me.run_now.stop()
 

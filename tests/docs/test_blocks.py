@@ -32,7 +32,7 @@ SHORTER = 0.001  # training minutes are multiplied by this
 SETTINGS = {
     "git clone": recipes.from_a_clone,
     "pip install -c constraints.txt .": recipes.from_a_clone,
-    "medldm benchmark ../shared/data": recipes.published_benchmark,
+    "docs/benchmarks/all.py ../shared/data": recipes.published_tables,
     "medldm train all": recipes.small_networks,
     "medldm train pack": recipes.packed_for_elsewhere,
     "medldm train unet scans.zip": recipes.elsewhere,

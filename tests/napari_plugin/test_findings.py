@@ -87,13 +87,13 @@ def test_a_click_in_the_list_goes_to_the_place(make_napari_viewer, qtbot):
     widget.shared["model"].value = "brain-mri-2d-fast"
     widget.shared["device"].value = "cpu"
     run(qtbot, widget)
-    assert widget.look_here.count() == len(widget.places) > 0
+    assert widget.look_here.count() == len(widget.viewing.places) > 0
     assert isinstance(viewer.layers[-1], Labels)
     item = widget.look_here.item(0)
     widget.look_here.itemClicked.emit(item)
-    result = widget.places_of()
+    result = widget.viewing.places_of()
     shown = snapshot(result, viewer).on_screen
-    assert shown == {0: widget.places[0].index[0]}
-    assert widget.places[0].index[0] in (9, 10)
+    assert shown == {0: widget.viewing.places[0].index[0]}
+    assert widget.viewing.places[0].index[0] in (9, 10)
     viewer.layers.remove(result)
     assert widget.look_here.count() == 0

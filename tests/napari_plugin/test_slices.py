@@ -138,7 +138,7 @@ def test_a_click_on_a_slice_from_the_side_marks_it(lie, dock):
     viewer, layer, widget = dock(lie, true_geometry=False)
     scan = snapshot(layer, viewer)
     stack, _ = scan.stack(2)
-    widget.presentation._show_axis(next(axis for axis in range(3) if axis != stack))  # slices are lines now
+    widget.viewing.presentation._show_axis(next(axis for axis in range(3) if axis != stack))  # slices are lines now
     widget.page.click.value = True
     index = np.array(scan.shape) // 2
     index[stack] = 5
