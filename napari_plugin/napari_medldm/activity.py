@@ -21,37 +21,24 @@ class Activity:
     """
 
     def __init__(self, title: str, cancel: Callable[[], None]) -> None:
-        self.latest = 0
-        self.busy = self.closed = False
         # Without a window, the bar would be written to the terminal.
         self.bar: Any = _Bar(desc=title, total=PARTS, file=io.StringIO())
         self.bar.stop = cancel
 
     def show(self, share: float) -> None:
-        """Show how much is done.
+        """Show how much is done; napari lets Qt work meanwhile.
 
         Parameters
         ----------
         share : 0 to 1
         """
-        self.latest = int(PARTS * share)
-        # napari lets Qt work while it draws the bar, so the next step, or the end, may arrive in the middle of this.
-        if self.busy:
-            return
-        self.busy = True
-        try:
-            while self.latest != self.bar.n and not self.closed and not self.bar.disable:
-                self.bar.update(self.latest - self.bar.n)
-        finally:
-            self.busy = False
-            if self.closed:
-                self.bar.close()
+        more = int(PARTS * share) - self.bar.n
+        if more and not self.bar.disable:  # as it is when its window was closed
+            self.bar.update(more)
 
     def close(self) -> None:
         """Take the bar away."""
-        self.closed = True
-        if not self.busy:
-            self.bar.close()
+        self.bar.close()
 
 
 class _Bar(cancelable_progress):  # type: ignore[misc]

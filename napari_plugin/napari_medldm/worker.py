@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal, Slot
 
@@ -33,22 +35,21 @@ class Run(QObject):  # type: ignore[misc]
 
     progress = Signal(int, int, str)
     ended = Signal(object)
-    _news = Signal(int, int, str)
-    _end = Signal(object)
+    _woken = Signal()
 
     def __init__(self) -> None:
         super().__init__()
         self.wish = threading.Event()
-        self.over = False
+        self.over = self._delivering = False
         self.engine: Engine | None = None
         self.job: Job | None = None
         self.activity: Activity | None = None
+        self._inbox: deque[Callable[[], None]] = deque()
         application = QCoreApplication.instance()
         if application is not None:
             self.moveToThread(application.thread())
-        # To slots of an object that lives on the GUI thread, through its queue: that is where they are called.
-        self._news.connect(self._progressed, Qt.ConnectionType.QueuedConnection)
-        self._end.connect(self._ended, Qt.ConnectionType.QueuedConnection)
+        # To a slot of an object that lives on the GUI thread, through its queue: that is where it is called.
+        self._woken.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
 
     def begin(self, order: Order, title: str) -> None:
         """Hand the order to its engine.
@@ -62,7 +63,7 @@ class Run(QObject):  # type: ignore[misc]
         if not order.question:
             self.activity = Activity(title, self.stop)
         self.engine = engine_of(order)
-        self.job = self.engine.run(order, _emitting(self._news, int, int, str), _emitting(self._end, _as_is))
+        self.job = self.engine.run(order, self._post_news, self._post_end)
 
     def stop(self) -> None:
         """End it; `done` gets None within two seconds."""
@@ -70,7 +71,31 @@ class Run(QObject):  # type: ignore[misc]
         if self.engine is not None and self.job is not None:
             self.engine.stop(self.job)
 
-    @Slot(int, int, str)  # type: ignore[untyped-decorator]
+    def _post_news(self, done: int, total: int, what: str) -> None:
+        self._post(partial(self._progressed, int(done), int(total), what))
+
+    def _post_end(self, end: End) -> None:
+        self._post(partial(self._ended, end))
+
+    def _post(self, message: Callable[[], None]) -> None:
+        self._inbox.append(message)
+        with suppress(RuntimeError):  # Qt is gone: napari is closing
+            self._woken.emit()
+
+    @Slot()  # type: ignore[untyped-decorator]
+    def _deliver(self) -> None:
+        # napari lets Qt work while it draws the bar of an activity, so this may be called in the middle of itself.
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._inbox:
+                self._inbox.popleft()()
+        finally:
+            self._delivering = False
+            if self._inbox:  # whoever is told raised an error
+                self._woken.emit()
+
     def _progressed(self, done: int, total: int, what: str) -> None:
         if self.over:
             return
@@ -78,7 +103,6 @@ class Run(QObject):  # type: ignore[misc]
         if self.activity is not None:
             self.activity.show(done / max(1, total))
 
-    @Slot(object)  # type: ignore[untyped-decorator]
     def _ended(self, end: End) -> None:
         self.over = True
         _RUNNING.discard(self)
@@ -88,18 +112,6 @@ class Run(QObject):  # type: ignore[misc]
 
 
 _RUNNING: set[Run] = set()  # until their ends are delivered, whether anybody holds them or not
-
-
-def _emitting(signal: Any, *kinds: Callable[[Any], Any]) -> Callable[..., None]:
-    def emit(*values: Any) -> None:
-        with suppress(RuntimeError):  # Qt is gone: napari is closing
-            signal.emit(*(kind(value) for kind, value in zip(kinds, values, strict=True)))
-
-    return emit
-
-
-def _as_is(value: Any) -> Any:
-    return value
 
 
 def start(
