@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_medldm.jobs import Order
 
 PATIENCE_S = 1.2  # for a run that was asked to stop; then its process is ended
+COPYING, WAITING = PENDING = ("copying the scan", "waiting for another run")  # what is said before the turn comes
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
 
@@ -101,7 +102,7 @@ class LocalEngine:
     def process(self) -> subprocess.Popen[bytes] | None:
         """The computing process; None while there is none."""
         computer = self.computer
-        return computer and computer.process
+        return None if computer is None else computer.process
 
     @property
     def busy(self) -> bool:
@@ -111,7 +112,7 @@ class LocalEngine:
     def run(self, order: Order, progress: Report, ended: Callable[[End], None]) -> Job:
         """Take an order; see `Engine`."""
         job = Job(order, progress, ended, next(self.numbers))
-        progress(0, 1, "copying the scan")
+        progress(0, 1, COPYING)
         # In a thread: a slow disk or dask must hold up neither the window nor Cancel. Before the turn comes: what is
         # edited while another run goes on is not what was asked for.
         threading.Thread(target=self._copy, args=(job,), daemon=True).start()
@@ -156,7 +157,7 @@ class LocalEngine:
             job.loaded = loaded
             self.waiting.append(job)
             if self.current is not None:
-                job.progress(0, 1, "waiting for another run")
+                job.progress(0, 1, WAITING)
         self._next()
 
     def _next(self) -> None:
