@@ -260,32 +260,35 @@ class RunList(QObject):  # type: ignore[misc]
         self.changed.emit(entry)
 
     def _done(self, entry: Entry, end: End) -> None:
-        if isinstance(end, Outcome):
-            entry.finish(DONE, end.text)
-            self._show(entry, end)
-        elif end is None:
-            entry.finish(CANCELLED, "cancelled")
-        else:
-            entry.finish(FAILED, end.text)
-        self.changed.emit(entry)
-        for old in [one for one in self.entries if one.over][:-KEPT]:
-            self.entries.remove(old)
-            self.removed.emit(old)
+        try:
+            if isinstance(end, Outcome):
+                entry.finish(DONE, end.text)
+                self._show(entry, end)
+            elif end is None:
+                entry.finish(CANCELLED, "cancelled")
+            else:
+                entry.finish(FAILED, end.text)
+        finally:
+            self.changed.emit(entry)
+            for old in [one for one in self.entries if one.over][:-KEPT]:
+                self.entries.remove(old)
+                self.removed.emit(old)
 
     def _show(self, entry: Entry, outcome: Outcome) -> None:
-        show, shown = entry.show(), False
-        if show is not None:
-            try:
-                shown = show(outcome, entry) is not False
-            except RuntimeError as problem:
-                if "deleted" not in str(problem):  # as Qt says of a widget that is gone
-                    raise
-        if shown or not outcome.layers or entry.layers:
-            return
-        if entry.viewer is None:
-            entry.text = f"The viewer is closed, so the result could not be shown. {outcome.text}"
-            return
-        add_plainly(outcome, entry)
+        show, problem = entry.show(), None
+        try:
+            if show is not None and show(outcome, entry) is not False:
+                return
+        except Exception as error:
+            problem = error
+        # Whatever became of the dock, the result is not lost.
+        if outcome.layers and not entry.layers:
+            if entry.viewer is None:
+                entry.text = f"The viewer is closed, so the result could not be shown. {outcome.text}"
+            else:
+                add_plainly(outcome, entry)
+        if problem is not None and not _is_of_a_widget_that_is_gone(problem):
+            raise problem
 
     def _watch(self, viewer: Any) -> None:
         """Notice when layers leave a viewer, and when it closes."""
@@ -328,6 +331,10 @@ def _viewer_closed(runs: weakref.ref[RunList], viewer: weakref.ref[Any]) -> None
     for entry in me.going_on if me is not None else ():
         if entry.belongs_to(viewer):
             entry.loses_viewer()
+
+
+def _is_of_a_widget_that_is_gone(problem: Exception) -> bool:
+    return isinstance(problem, RuntimeError) and "deleted" in str(problem)  # as PyQt and PySide say
 
 
 def _weakly(show: Show | None) -> Callable[[], Show | None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QEvent, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QSize, Qt, QTimer, Signal, Slot
 from qtpy.QtWidgets import (
     QApplication,
     QHBoxLayout,
@@ -22,12 +22,12 @@ from qtpy.QtWidgets import (
 from superqt import QElidingLabel, QFlowLayout
 
 from medldm.errors import MedldmError
+from napari_medldm.engine import PENDING
 from napari_medldm.runs import DONE, FAILED, RUNNING, RUNS, Entry, RunList
 from napari_medldm.text import duration
 
 TICK_MS = 1000  # seconds are shown
 BAR_PX = 6
-LINES = 6  # of the details, at least
 NOTHING = "No runs yet. Each run is listed here and stays, also when the widget that started it is closed."
 
 
@@ -74,19 +74,19 @@ class RunsView(QWidget):  # type: ignore[misc]
         return None if item is None else self._row(item).entry
 
     def _lay_out(self) -> None:
-        buttons = QWidget()
-        flow = QFlowLayout(buttons)  # five buttons in large letters need several lines
+        self.buttons = QWidget()
+        flow = QFlowLayout(self.buttons)  # five buttons in large letters need several lines
         flow.setContentsMargins(0, 0, 0, 0)
         for button in (self.cancel, self.again, self.undo, self.copy_command, self.copy_python):
             flow.addWidget(button)
         layout = QVBoxLayout(self)
-        layout.addWidget(self.empty)
+        layout.addWidget(self.empty, 0, Qt.AlignmentFlag.AlignTop)
         layout.addWidget(self.list, 3)
-        layout.addWidget(buttons)
+        layout.addWidget(self.buttons)
         layout.addWidget(self.details, 2)
 
     def _connect(self) -> None:
-        # Methods of this object, and no functions around them: Qt cuts such connections when this is destroyed.
+        # Slots of this object, and no functions around them: Qt cuts such connections when this is destroyed.
         self.runs.added.connect(self._add)
         self.runs.changed.connect(self._change)
         self.runs.removed.connect(self._remove)
@@ -108,6 +108,7 @@ class RunsView(QWidget):  # type: ignore[misc]
         items = (self.list.item(number) for number in range(self.list.count()))
         return next((item for item in items if self._row(item).entry is entry), None)
 
+    @Slot(object)  # type: ignore[untyped-decorator]
     def _add(self, entry: Entry) -> None:
         item, row = QListWidgetItem(), Row(entry)
         self.list.insertItem(0, item)
@@ -118,6 +119,7 @@ class RunsView(QWidget):  # type: ignore[misc]
         self.list.setCurrentItem(item)
         self._start_clock()
 
+    @Slot(object)  # type: ignore[untyped-decorator]
     def _change(self, entry: Entry) -> None:
         item = self._item(entry)
         if item is not None:
@@ -126,6 +128,7 @@ class RunsView(QWidget):  # type: ignore[misc]
             self._describe(entry)
         self._start_clock()
 
+    @Slot(object)  # type: ignore[untyped-decorator]
     def _remove(self, entry: Entry) -> None:
         item = self._item(entry)
         if item is not None:
@@ -161,8 +164,8 @@ class RunsView(QWidget):  # type: ignore[misc]
         entry = self.selected
         there = entry is not None
         self.empty.setVisible(not there)
-        self.list.setVisible(there)
-        self.details.setVisible(there)
+        for widget in (self.list, self.buttons, self.details):
+            widget.setVisible(there)
         self._describe(entry)
 
     def _describe(self, entry: Entry | None) -> None:
@@ -243,6 +246,8 @@ class Row(QWidget):  # type: ignore[misc]
         timed = running or entry.state == DONE
         state = f"{entry.state}, {duration(entry.seconds)}" if timed else entry.state
         second = entry.text if entry.state == FAILED else ", ".join(filter(None, (entry.what, entry.remaining())))
+        if entry.what in PENDING:
+            second = ""  # it says no more than its state
         _say(self.title, entry.title)
         _say(self.state, state)
         _say(self.what, second)

@@ -123,6 +123,19 @@ def test_a_result_whose_dock_is_gone_is_added_all_the_same(case, qtbot, runs, en
     assert entry.shown == [viewer.layers[1]]
 
 
+def test_a_dock_that_fails_loses_no_result_and_its_error_is_not_hidden(qtbot, runs, engine, viewer, scan):
+    def broken(outcome, entry):
+        raise KeyError("name")
+
+    entry = begin(runs, scan, show=broken)
+    with qtbot.capture_exceptions() as problems:
+        engine.jobs[0].ended(RESULT)
+        qtbot.waitUntil(lambda: entry.shown != [], timeout=LONG)
+        qtbot.waitUntil(lambda: problems != [], timeout=LONG)
+    assert problems[0][0] is KeyError
+    assert [layer.name for layer in viewer.layers] == ["phantom", "phantom denoised"]
+
+
 def test_again_starts_the_same_order(qtbot, runs, engine, scan):
     entry = begin(runs, scan, command=lambda: "medldm denoise")
     assert "not ended" in entry.no_again
@@ -180,3 +193,22 @@ def test_a_result_that_comes_after_its_viewer_is_mentioned(qtbot, runs, engine, 
     engine.jobs[0].ended(RESULT)
     qtbot.waitUntil(lambda: entry.over, timeout=LONG)
     assert entry.shown == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_real_runs_wait_are_cancelled_and_end_in_the_viewer(qtbot, viewer, scan, tiny_model):
+    runs, options = RunList(), {"model": str(tiny_model), "device": "cpu"}
+    order = Order("denoise", snapshot(scan), options)
+    first, second, third = (runs.start(order, title=f"Denoise {number}", scan=scan) for number in range(3))
+    qtbot.waitUntil(lambda: first.state == RUNNING and third.what == "waiting for another run", timeout=LONG)
+    second.cancel()
+    until(qtbot, second, CANCELLED)
+    until(qtbot, first, DONE)
+    until(qtbot, third, DONE)
+    assert [layer.name for layer in viewer.layers] == ["phantom", "phantom denoised", "phantom denoised [1]"]
+    first.undo()
+    assert third.shown == [viewer.layers[1]]
+    assert "cpu, " in third.text
+    assert third.seconds > 0
+    worker.engine_of(order).unload()

@@ -9,6 +9,7 @@ from pathlib import Path
 import phantoms
 import pytest
 from medldm_widgets import LONG, ByHand
+from napari.qt import get_stylesheet
 from napari_medldm import runs_view, worker
 from napari_medldm.engine import Failure
 from napari_medldm.jobs import Order, Outcome
@@ -90,7 +91,7 @@ def row(view, entry):
 def test_before_the_first_run_it_says_what_it_is_for(view):
     assert view.empty.isVisible()
     assert not view.list.isVisible()
-    assert not any(button.isEnabled() for button in view.findChildren(QPushButton))
+    assert not any(button.isVisible() or button.isEnabled() for button in view.findChildren(QPushButton))
     picture(view, "empty")
 
 
@@ -177,7 +178,7 @@ def test_a_view_that_is_gone_hears_nothing_and_another_one_shows_all(qtbot, runs
     heard = runs.receivers(runs.changed)
     view.close()
     view.deleteLater()
-    qtbot.waitUntil(lambda: runs.receivers(runs.changed) == heard - 1, timeout=LONG)
+    qtbot.waitUntil(lambda: runs.receivers(runs.changed) == heard - 1)
     engine.jobs[0].ended(Failure("It did not work."))
     qtbot.waitUntil(lambda: entry.over, timeout=LONG)
     again = RunsView(runs)
@@ -188,8 +189,6 @@ def test_a_view_that_is_gone_hears_nothing_and_another_one_shows_all(qtbot, runs
 @pytest.mark.parametrize("percent", [100, 200])
 def test_nothing_is_cut_off_in_a_narrow_dock_nor_with_large_letters(percent, qtbot, view, begin, engine, viewer):
     points = 9 * percent // 100
-    from napari.qt import get_stylesheet
-
     view.setStyleSheet(get_stylesheet("dark") + f"QWidget {{ font-size: {points}pt; }}")
     titles = [
         "Denoise phantom",
@@ -211,6 +210,8 @@ def test_nothing_is_cut_off_in_a_narrow_dock_nor_with_large_letters(percent, qtb
     qtbot.wait(300)
     picture(view, f"{percent}_percent")
     assert view.width() == WIDTH
+    assert row(view, entries[4]).state.text() == "queued"
+    assert not row(view, entries[4]).what.isVisible()
     for button in view.findChildren(QPushButton):
         assert button.width() >= button.fontMetrics().horizontalAdvance(button.text())
         assert view.rect().contains(button.geometry().translated(button.parentWidget().pos()))
