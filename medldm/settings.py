@@ -38,6 +38,7 @@ def knob(
     metavar: str = "",
     pattern: str = "",
     whole: bool = False,
+    title: str = "",
 ) -> Any:
     """A dataclass field that explains itself.
 
@@ -51,8 +52,17 @@ def knob(
     metavar : how help texts call the value
     pattern : regular expression of the texts that can be meant
     whole : whether only whole numbers can be meant
+    title : what a form writes beside it, in whole words; its name where that says it
     """
-    metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "metavar": metavar}
+    metadata = {
+        "title": title,
+        "meaning": meaning,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "metavar": metavar,
+    }
     return field(default=default, metadata={**metadata, "pattern": pattern, "whole": whole})
 
 
@@ -94,11 +104,17 @@ class Settings:
         If a value lies outside its range.
     """
 
-    model: str = knob("auto", "model card name, or path of a trained model", metavar="NAME|PATH")
-    device: str = knob("auto", "where to compute", unit=DEVICES, pattern=r"auto|cpu|mps|cuda(:\d+)?")
-    modality: str = knob("auto", "what kind of scan this is", choices=Choices("auto", MODALITIES))
+    model: str = knob("auto", "model card name, or path of a trained model", metavar="NAME|PATH", title="Model")
+    device: str = knob(
+        "auto", "where to compute", unit=DEVICES, pattern=r"auto|cpu|mps|cuda(:\d+)?", title="Compute on"
+    )
+    modality: str = knob("auto", "what kind of scan this is", choices=Choices("auto", MODALITIES), title="Kind of scan")
     fidelity: float = knob(
-        1.0, "1 is the regression mean, 0 one sample of a model with a flow; between them a blend", low=0, high=1
+        1.0,
+        "1 is the regression mean, 0 one sample of a model with a flow; between them a blend",
+        low=0,
+        high=1,
+        title="Fidelity",
     )
     samples: int = knob(
         1,
@@ -106,14 +122,32 @@ class Settings:
         low=1,
         high=64,
         whole=True,
+        title="Samples",
     )
-    steps: int = knob(4, "flow steps a sample; more draw finer detail and take longer", low=1, high=100, whole=True)
-    seed: int = knob(0, "seed of everything random", low=0, high=2**31 - 1, whole=True)
+    steps: int = knob(
+        4,
+        "flow steps a sample; more draw finer detail and take longer",
+        low=1,
+        high=100,
+        whole=True,
+        title="Steps per sample",
+    )
+    seed: int = knob(0, "seed of everything random", low=0, high=2**31 - 1, whole=True, title="Random seed")
     tile: int | None = knob(
-        None, "edge of a tile; fitted to free memory when not given", unit="voxels", low=32, high=4096, whole=True
+        None,
+        "edge of a tile; fitted to free memory when not given",
+        unit="voxels",
+        low=32,
+        high=4096,
+        whole=True,
+        title="Tile edge",
     )
-    precision: str = knob("auto", "number format of the network", choices=("auto", "fp32", "bf16", "fp16"))
-    axis: int = knob(2, "stored array axis that slices are counted along", low=0, high=2, whole=True)
+    precision: str = knob(
+        "auto", "number format of the network", choices=("auto", "fp32", "bf16", "fp16"), title="Number format"
+    )
+    axis: int = knob(
+        2, "stored array axis that slices are counted along", low=0, high=2, whole=True, title="Slice axis"
+    )
 
     def __post_init__(self) -> None:
         for knob_field in fields(self):
@@ -133,28 +167,47 @@ class Settings:
 class Thresholds(Settings):
     """When `restore` super-resolves and denoises."""
 
-    thick_from: float = knob(1.5, "super-resolve when slices are farther apart than this", unit="mm", low=0.1, high=20)
-    thick_ratio: float = knob(1.5, "and than this many times the in-plane spacing", low=1, high=20)
-    finest: float = knob(1.0, "never ask for thinner slices than this", unit="mm", low=0.3, high=10)
-    noisy_from_mr: float = knob(0.02, "denoise MRI above this noise level", unit="fraction of p99.5", low=0, high=1)
-    noisy_from_ct: float = knob(15.0, "denoise CT above this noise level", unit="HU", low=0, high=500)
+    thick_from: float = knob(
+        1.5,
+        "super-resolve when slices are farther apart than this",
+        unit="mm",
+        low=0.1,
+        high=20,
+        title="Thick from",
+    )
+    thick_ratio: float = knob(
+        1.5,
+        "and than this many times the in-plane spacing",
+        low=1,
+        high=20,
+        title="Thick from a ratio of",
+    )
+    finest: float = knob(
+        1.0, "never ask for thinner slices than this", unit="mm", low=0.3, high=10, title="Thinnest new slices"
+    )
+    noisy_from_mr: float = knob(
+        0.02, "denoise MRI above this noise level", unit="fraction of p99.5", low=0, high=1, title="Denoise from"
+    )
+    noisy_from_ct: float = knob(
+        15.0, "denoise CT above this noise level", unit="HU", low=0, high=500, title="Denoise from"
+    )
 
 
 def noise_knob() -> Any:
     """The noise level of a scan."""
-    return knob(None, "noise level; estimated when not given", unit=NoiseUnits(), low=0)
+    return knob(None, "noise level; estimated when not given", unit=NoiseUnits(), low=0, title="Noise level")
 
 
 def thickness_knob() -> Any:
     """The thickness of the slices of a scan."""
     meaning = "slice thickness; the file's, else the slice spacing, when not given"
-    return knob(None, meaning, unit="mm", low=0.05, high=100)
+    return knob(None, meaning, unit="mm", low=0.05, high=100, title="Slice thickness")
 
 
 def profile_knob() -> Any:
     """The slice profile of a scan."""
     meaning = "shape of a slice; gaussian gives way to rect where the scan contradicts it"
-    return knob("gaussian", meaning, choices=("gaussian", "rect"))
+    return knob("gaussian", meaning, choices=("gaussian", "rect"), title="Slice profile")
 
 
 Any_Settings = TypeVar("Any_Settings", bound=Settings)

@@ -19,7 +19,7 @@ import napari
 import numpy as np
 from napari_medldm import samples
 from napari_medldm.engine import ENGINE
-from napari_medldm.widgets import DenoiseWidget
+from napari_medldm.widgets import MedldmWidget
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
 
@@ -69,10 +69,11 @@ def main(model: str = "") -> None:
     viewer = napari.Viewer(show=True)
     ((data, arguments, _),) = samples.noisy_sample()
     viewer.add_image(data[60:80], **arguments)
-    widget = DenoiseWidget(viewer)
-    viewer.window.add_dock_widget(widget.native, name="Denoise (medldm)")
+    widget = MedldmWidget(viewer, "denoise")
+    viewer.window.add_dock_widget(widget, name="medldm")
+    widget.refine.value = False  # the first look is what people wait for
     if model:
-        widget.rows.choose_model(model)
+        widget.choose_model(model)
     QTest.qWait(2000)
     print(f"napari {napari.__version__}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} before")
     line("state of the window", "beats", "longest, ms", f"over {LIMIT_MS} ms", "99 %, ms", "computing")
@@ -109,7 +110,7 @@ def main(model: str = "") -> None:
     ENGINE.unload()
 
 
-def finish(widget: DenoiseWidget, begin: Callable[[], None]) -> None:
+def finish(widget: MedldmWidget, begin: Callable[[], None]) -> None:
     """Begin a run and let Qt work until its end."""
     begin()
     while widget.run_now is not None:

@@ -1,4 +1,4 @@
-"""Make the screenshots of the plugin's README: a noisy brain, previewed on one slice; and the widget of every verb.
+"""Make the screenshots of the plugin's README: a noisy brain, previewed on one slice; and the tabs of the dock.
 
 Run as ``xvfb-run -a -s "-screen 0 1600x1000x24" python napari_plugin/screenshot.py FOLDER [MODEL]``; it writes
 ``napari.png`` and ``napari_verbs.png``.
@@ -11,8 +11,9 @@ from pathlib import Path
 import napari
 import numpy as np
 from napari_medldm import samples
+from napari_medldm.compare import SWIPE
 from napari_medldm.engine import ENGINE
-from napari_medldm.widgets import DenoiseWidget, FillSlicesWidget, InpaintWidget, RestoreWidget, SuperResolveWidget
+from napari_medldm.widgets import MedldmWidget
 from PIL import Image
 from qtpy.QtGui import QPainter, QPixmap
 from qtpy.QtTest import QTest
@@ -29,16 +30,22 @@ def wait(until, seconds=PATIENCE_S):
         QTest.qWait(100)
 
 
+def docked(viewer, verb: str) -> MedldmWidget:
+    """The dock of a viewer."""
+    widget = MedldmWidget(viewer, verb)
+    viewer.window.add_dock_widget(widget, name="medldm")
+    return widget
+
+
 def preview(out: Path, model: str) -> None:
-    """A noisy brain, one slice of it denoised, side by side."""
+    """A noisy brain, one slice of it denoised, wiped half way."""
     viewer = napari.Viewer(show=True)
     ((data, arguments, _),) = samples.noisy_sample()
     viewer.add_image(data, **arguments)
-    widget = DenoiseWidget(viewer)
-    viewer.window.add_dock_widget(widget.native, name="Denoise (medldm)")
-    viewer.window.resize(1500, 800)
+    viewer.window.resize(1400, 800)
+    widget = docked(viewer, "denoise")
     if model:
-        widget.rows.choose_model(model)
+        widget.choose_model(model)
     widget.rows.widgets["noise"].value = samples.NOISE
     viewer.dims.set_current_step(0, 75)
     widget.run_preview()
@@ -46,23 +53,18 @@ def preview(out: Path, model: str) -> None:
     if len(viewer.layers) < 2:
         raise RuntimeError(widget.status.value)
     print(widget.status.value)
-    begun = time.monotonic()
-    widget.run_preview()
-    wait(lambda: widget.run_now is None)
-    print(f"second preview, model loaded: {time.monotonic() - begun:.1f} s from button to layer")
-    viewer.layers.pop()
-    getattr(viewer, "canvas", viewer).grid.enabled = True  # napari 0.9 moved it
-    viewer.layers.selection.active = viewer.layers[-1]
+    widget.compare.mode.value = SWIPE
+    widget.compare.slider.value = 0.5
+    widget.folds["Results"].expand(animate=False)
     viewer.reset_view()
-    viewer.dims.set_current_step(0, 75)
     QTest.qWait(1500)
     viewer.screenshot(str(out), canvas_only=False, flash=False)
     viewer.close()
 
 
 def verbs(out: Path) -> None:
-    """The widgets of four verbs side by side, each as it stands in its own dock."""
-    pictures = [widget_picture(kind) for kind in (RestoreWidget, SuperResolveWidget, FillSlicesWidget, InpaintWidget)]
+    """The tabs of four tasks side by side."""
+    pictures = [tab(verb) for verb in ("restore", "super-resolve", "fill-slices", "inpaint")]
     row = QPixmap(sum(picture.width() for picture in pictures), max(picture.height() for picture in pictures))
     painter, left = QPainter(row), 0
     for picture in pictures:
@@ -72,23 +74,22 @@ def verbs(out: Path) -> None:
     row.save(str(out))
 
 
-def widget_picture(kind) -> QPixmap:
-    """A widget with the scan that it is made for."""
+def tab(verb: str) -> QPixmap:
+    """The dock with the scan that a task is made for."""
     viewer = napari.Viewer(show=True)
-    sample = samples.gap_sample if kind is FillSlicesWidget else samples.thick_sample
+    sample = samples.gap_sample if verb == "fill-slices" else samples.thick_sample
     ((data, arguments, _),) = sample()
     viewer.add_image(data, **arguments)
-    if kind is InpaintWidget:
+    if verb == "inpaint":
         viewer.add_labels(np.zeros(data.shape, np.uint8), name="region", scale=arguments["scale"])
-    widget = kind(viewer)
-    dock = viewer.window.add_dock_widget(widget.native, name=widget.title)
-    viewer.window.resize(1300, 900)
+    widget = docked(viewer, verb)
+    viewer.window.resize(1150, 620)
     wait(lambda: widget.plan.value and "looking" not in widget.plan.value)
-    if kind is FillSlicesWidget:
-        widget.find_missing()
+    if verb == "fill-slices":
+        widget.page.find_missing()
         wait(lambda: "missing" in widget.options() and "Fill 4" in widget.plan.value)
     QTest.qWait(1500)
-    picture = dock.grab()
+    picture = widget.grab()
     viewer.close()
     return picture
 

@@ -577,11 +577,13 @@ def test_a_task_from_outside_is_named_by_its_dicom_series(toy_tasks, phantom, tm
 
 def test_a_task_from_outside_has_a_panel_in_napari(toy_tasks, phantom):
     widgets = pytest.importorskip("napari_medldm.widgets")
+    from napari_medldm.form import in_order
     from napari_medldm.jobs import Order, carry_out
 
-    offered = widgets.panels()
-    assert offered["toy-brighten"].verb == "toy-brighten"
-    assert widgets.ToyDrawWidget is offered["toy-draw"]
+    assert {"toy-brighten", "toy-draw"} <= set(in_order())
+    assert widgets.open_toy_draw.__name__ == "open_toy_draw"  # what its manifest names
+    with pytest.raises(AttributeError):
+        _ = widgets.open_nothing_of_the_kind
     outcome = carry_out(Order("toy-draw", None, {"size": 4}), lambda *news: None)
     assert outcome.layers[0][1]["name"] == "toy draw drawn"
 

@@ -22,6 +22,7 @@ class FillSlices(Settings):
         None,
         "slices to fill, counted from 0, ranges inclusive; found in the scan when not given",
         metavar="12,13,40-44",
+        title="Slices to fill",
     )
 
     def __post_init__(self) -> None:

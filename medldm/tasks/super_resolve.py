@@ -43,6 +43,7 @@ class SuperResolve(Settings):
         unit="mm",
         low=0.05,
         high=20,
+        title="New voxel spacing",
     )
     slice_thickness: float | None = thickness_knob()
     slice_profile: str = profile_knob()

@@ -1,102 +1,237 @@
-"""How a widget looks: its rows, and how they lie; what they do is for the panel."""
+"""How the dock looks: what stands where, from the scan at the top to the settings, folded away, at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, Label, ProgressBar, PushButton
+from magicgui.widgets import CheckBox, ComboBox, Container, Label, ProgressBar, PushButton
 from napari.layers import Image, Labels, Layer, Shapes
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontMetrics
-from qtpy.QtWidgets import QApplication, QComboBox, QSizePolicy
+from qtpy.QtWidgets import (
+    QApplication,
+    QComboBox,
+    QFrame,
+    QListWidget,
+    QScrollArea,
+    QSizePolicy,
+    QStackedWidget,
+    QTabBar,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
 
-from medldm.tasks import TASKS, Need
+from medldm.settings import Settings
+from medldm.tasks import TASKS
+from napari_medldm.compare import Compare
 from napari_medldm.form_fields import Rows
+from napari_medldm.pages import TaskPage, page
+from napari_medldm.present import NEUROLOGICAL, PLANES, RADIOLOGICAL
+from napari_medldm.windows import PRESETS
 
-WIDTH = 440  # pixels; below that rows are cut off, the bar that scrolls down included
+WIDTH = 380  # pixels; below that rows are cut off, the bar that scrolls down included
 LARGER = 1.25  # napari's letters beside those of the system
-SLICE, ALL, ONE = "current slice", "all volumes", "current volume"
+LISTED = 4  # rows of a list that are seen at once
+SLICE, ALL, ONE = "slice on the screen", "all volumes", "volume on the screen"
+OPENED, FILE = "as opened", "of the file"  # grey windows
 
 
-class Form(Container):  # type: ignore[misc]
-    """Rows of one verb, from the scan at the top to the model's memory at the end.
+class Form(QScrollArea):
+    """One dock for all tasks, a tab each.
 
     Parameters
     ----------
     viewer : whose layers can be chosen
+    verb : name of the task that is shown first
     """
 
-    verb: ClassVar[str] = "restore"
-
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(scrollable=True)
+    def __init__(self, viewer: Any, verb: str) -> None:
+        super().__init__()
         self.viewer = viewer
-        self.rows = Rows(TASKS[self.verb].settings)
-        self.needs_scan = Need.SCAN in TASKS[self.verb].needs
-        self.scan = ComboBox(label="scan", choices=lambda _: self._layers(Image))
-        self.series = ComboBox(label="series", choices=[ONE, ALL], value=ONE, visible=False)
-        self.plan = _text()
-        self.model_file = PushButton(text="Model from file...")
-        self.card = _text()
-        self.where = ComboBox(label="preview of", choices=lambda _: [SLICE, *self._layers(Shapes)])
-        self.preview = PushButton(text="Preview")
-        self.button = PushButton(text=TASKS[self.verb].labels.title)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        shared = Rows(Settings)
+        self.shared = shared.widgets
+        self.scan = ComboBox(label="Scan", choices=self._images)
+        self.series = ComboBox(label="Series", choices=[ONE, ALL], value=ONE, visible=False)
+        self.where = ComboBox(label="Preview of", choices=lambda _: [SLICE, *self._of(Shapes)])
+        self.preview = PushButton(text="Preview", tooltip="a first look with the fastest model, then refined")
+        self.button = PushButton(text="Run", tooltip="on the whole scan")
         self.cancel = PushButton(text="Cancel", enabled=False)
-        self.unload = PushButton(text="Unload model")
-        self.uncertainty = CheckBox(text="uncertainty layers", value=False)
-        self.difference = CheckBox(text="difference layer", value=False)
+        self.plan, self.status, self.card, self.legend, self.readout, self.notes = (_text() for _ in range(6))
         self.bar = ProgressBar(label="", value=0, min=0, max=100)
-        self.status = _text()
-        self.compare = FloatSlider(
-            label="before / after",
-            min=0,
-            max=1,
-            value=1,
-            enabled=False,
-            tooltip="after a run: from the scan to its result",
+        self.about = PushButton(text="i", tooltip="what the model is, what it has seen and its limits")
+        self.model_file = PushButton(text="Model from a file...")
+        self.unload = PushButton(text="Unload model", tooltip="free its memory")
+        self.refine = CheckBox(
+            text="Refine previews", value=True, tooltip="after the first look, with the chosen model"
         )
-        self.copy_command = PushButton(text="Copy as command line")
+        self.uncertainty = CheckBox(
+            text="Uncertainty layers", value=False, tooltip="standard deviation and half width of the 90 % interval"
+        )
+        self.difference = CheckBox(text="Difference layer", value=False)
+        self.plane = ComboBox(label="Plane", choices=["", *PLANES], value="")
+        self.convention = ComboBox(
+            label="Patient's right",
+            choices=[("left (radiological)", RADIOLOGICAL), ("right (neurological)", NEUROLOGICAL)],
+            value=RADIOLOGICAL,
+        )
+        self.window_of = ComboBox(label="Grey window", choices=[OPENED, FILE, *PRESETS], value=OPENED, visible=False)
+        self.true_geometry = CheckBox(
+            text="True geometry", value=False, tooltip="in the world, as the patient lay; slices may be cut obliquely"
+        )
+        self.copy_command = PushButton(text="Copy as command")
         self.copy_python = PushButton(text="Copy as Python")
-        self.more = CheckBox(text="more settings", value=False)
-        self.advanced = Container(widgets=[*self.rows.shared[1:], self.model_file], visible=False)
+        self.compare = Compare(viewer)
+        self.look_here = QListWidget()
+        self.tabs = QTabBar()
+        self.pages: dict[str, TaskPage] = {name: page(name, self, self.shared) for name in in_order()}  # type: ignore[arg-type]
         self._build()
+        self.choose(verb)
 
     @property
-    def native(self) -> Any:
-        """The Qt widget to dock: the scroll area, which magicgui calls root, and not what is inside of it."""
-        return self.root_native_widget
+    def native(self) -> QWidget:
+        """The Qt widget to dock."""
+        return self
 
     @property
-    def title(self) -> str:
-        """Name of the task in menus."""
-        return TASKS[self.verb].labels.title
+    def verb(self) -> str:
+        """Name of the task that is shown."""
+        return list(self.pages)[self.tabs.currentIndex()]
 
-    def extras(self) -> list[Any]:
-        """Rows that only one verb has; for subclasses."""
-        return []
+    @property
+    def page(self) -> TaskPage:
+        """The page that is shown."""
+        return self.pages[self.verb]
 
-    def _layers(self, kind: type[Layer]) -> list[Any]:
+    @property
+    def rows(self) -> Rows:
+        """The settings of the task that is shown."""
+        return self.page.rows
+
+    @property
+    def model(self) -> str:
+        """The chosen model, as ``--model`` takes it."""
+        return str(self.shared["model"].value)
+
+    def choose(self, verb: str) -> None:
+        """Show the page of a task.
+
+        Parameters
+        ----------
+        verb : name of the task
+        """
+        self.tabs.setCurrentIndex(list(self.pages).index(verb))
+
+    def _images(self, _: Any = None) -> list[Any]:
+        return [layer for layer in self._of(Image) if not layer.name.endswith(", swiped")]
+
+    def _of(self, kind: type[Layer]) -> list[Any]:
         return [layer for layer in self.viewer.layers if isinstance(layer, kind) and not isinstance(layer, Labels)]
 
     def _build(self) -> None:
-        self.extend([self.scan, self.series, *self.rows.own, *self.extras(), self.rows.widgets["model"], self.card])
-        self.extend([self.more, self.advanced, self.plan, self.uncertainty, self.difference, self.where])
-        self.append(_line(self.preview, self.button, self.cancel))
-        self.extend([self.bar, self.status, self.compare])
-        self.append(_line(self.copy_command, self.copy_python))
-        self.append(self.unload)
+        self.stack, self.settings_stack = QStackedWidget(), QStackedWidget()
+        for one in self.pages.values():
+            self.tabs.addTab(one.task.labels.title)
+            for stack, rows in ((self.stack, one.container), (self.settings_stack, one.settings)):
+                stack.addWidget(rows.native)
+                rows.native.layout().addStretch(1)
+        self.tabs.setExpanding(False)
+        self.tabs.setUsesScrollButtons(True)
+        self.tabs.currentChanged.connect(self._turn_page)
+        self.inside = QWidget()
+        lines = QVBoxLayout(self.inside)
+        lines.setContentsMargins(6, 6, 6, 6)
+        lines.setSpacing(4)
+        self.top = _rows(self.scan, self.series)
+        self.run_rows = _rows(self.where)
+        for widget in (
+            self.top.native,
+            self.tabs,
+            self.stack,
+            self.plan.native,
+            self.run_rows.native,
+            _line(self.preview, self.button, self.cancel).native,
+            self.bar.native,
+            self.status.native,
+            _rows(self.compare).native,
+        ):
+            lines.addWidget(widget)
+        self.folds = {
+            "Results": _fold(
+                "Results",
+                self.notes.native,
+                self.legend.native,
+                self.look_here,
+                self.uncertainty.native,
+                self.difference.native,
+            ),
+            "Display": _fold(
+                "Display", _rows(self.plane, self.convention, self.window_of).native, self.true_geometry.native,
+                self.readout.native,
+            ),
+            "Settings": _fold(
+                "Settings",
+                self.settings_stack,
+                _line(self.shared["model"], self.about).native,
+                self.card.native,
+                _rows(*(row for name, row in self.shared.items() if name != "model")).native,
+                self.refine.native,
+                _line(self.model_file, self.unload).native,
+            ),
+            "Repeat": _fold("Repeat elsewhere", _line(self.copy_command, self.copy_python).native),
+        }  # fmt: skip
+        for fold in self.folds.values():
+            lines.addWidget(fold)
         # What a high window has to spare goes to the end, and not between the rows.
-        self.native.widget().layout().addStretch(1)
-        _align([*self, *self.advanced])
-        for widget in (self.scan, self.rows.widgets["model"], self.where):
+        lines.addStretch(1)
+        self.setWidget(self.inside)
+        self.card.visible = False
+        self.about.native.setFixedWidth(2 * QFontMetrics(QApplication.font()).height())
+        self.look_here.setFixedHeight(LISTED * QFontMetrics(QApplication.font()).lineSpacing() * 3 // 2)
+        self.look_here.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.look_here.setToolTip("the widest 90 % intervals; click to go there")
+        self.look_here.setVisible(False)
+        for widget in (self.scan, self.shared["model"], self.where, self.convention):
             # A long name or path must not push the picture off the screen.
             widget.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            widget.native.setMinimumContentsLength(12)
-        self.native.setMinimumWidth(WIDTH)
-        about_scan = (self.scan, self.uncertainty, self.difference, self.where, self.preview, self.compare)
-        for widget in () if self.needs_scan else (*about_scan, self.copy_command, self.copy_python):
-            widget.visible = False
+            widget.native.setMinimumContentsLength(8)
+        self.setMinimumWidth(WIDTH)
+
+    def _turn_page(self, number: int) -> None:
+        for stack in (self.stack, self.settings_stack):
+            stack.setCurrentIndex(number)
+            for index in range(stack.count()):
+                # A stack is as high as its highest page, unless the others want no room.
+                policy = QSizePolicy.Policy.Preferred if index == number else QSizePolicy.Policy.Ignored
+                stack.widget(index).setSizePolicy(QSizePolicy.Policy.Preferred, policy)
+            stack.adjustSize()
+            stack.setVisible(stack.widget(number).layout().count() > 1)
+        needs = self.page.needs_scan
+        for widget in (self.top, self.run_rows, self.preview, self.compare, self.uncertainty, self.difference):
+            widget.visible = needs
+        self.button.text = "Run"
+        self.turned_page()
+
+    def turned_page(self) -> None:
+        """Another page is shown; for subclasses."""
+
+
+def in_order() -> list[str]:
+    """Tasks as the tabs show them: first the one that makes a plan of the others."""
+    return sorted(TASKS, key=lambda name: TASKS[name].plan is None)
+
+
+def _fold(title: str, *widgets: QWidget) -> QCollapsible:
+    fold = QCollapsible(title)
+    fold.setDuration(0)  # what moves cannot be clicked
+    for widget in widgets:
+        fold.addWidget(widget)
+    fold.collapse(animate=False)
+    return fold
 
 
 def _text() -> Any:
@@ -108,11 +243,18 @@ def _text() -> Any:
     return label
 
 
+def _rows(*widgets: Any) -> Any:
+    rows = Container(widgets=list(widgets), labels=True)
+    rows.margins = (0, 0, 0, 0)
+    _align(list(rows))
+    return rows
+
+
 def _align(rows: Sequence[Any]) -> None:
     """Make all labels as wide as the widest, in the larger letters that napari will give them."""
     labeled = [row._labeled_widget() for row in rows if row._labeled_widget() is not None]
     letters = QFontMetrics(QApplication.font())
-    widest = max(letters.horizontalAdvance(field._inner_widget.label) for field in labeled)
+    widest = max((letters.horizontalAdvance(field._inner_widget.label) for field in labeled), default=0)
     for field in labeled:
         field.label_width = round(LARGER * widest)
 

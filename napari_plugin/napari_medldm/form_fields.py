@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -12,19 +13,21 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from magicgui.widgets import CheckBox, ComboBox, Container, FloatSpinBox, LineEdit, SpinBox
 
-from medldm.settings import Settings, convert
+from medldm.modality import MODALITIES, Modality
+from medldm.settings import NoiseUnits, Settings, convert
 from medldm.zoo import cards
 
 LARGEST = 10_000.0  # for knobs without an upper limit
+DECIMALS = 3  # of numbers: 5.3 % is not 5 %
 LEFT_OUT = ("mask",)  # a layer says it, not a row
 
 
 class Automatic(Container):  # type: ignore[misc]
-    """A number, or None for "found by medldm"."""
+    """A number, or None for "found by medldm"; beside it what the file says, where it says something."""
 
     def __init__(self, number: Any, label: str, tooltip: str) -> None:
         super().__init__(layout="horizontal", labels=False, label=label, tooltip=tooltip)
-        self.auto = CheckBox(value=True, text="auto", tooltip=tooltip)
+        self.auto = CheckBox(value=True, text="automatic", tooltip=tooltip)
         self.number = number
         number.enabled = False
         self.extend([self.auto, self.number])
@@ -44,6 +47,34 @@ class Automatic(Container):  # type: ignore[misc]
         self.auto.value = number is None
         if number is not None:
             self.number.value = number
+
+    def suggest(self, number: float | None) -> None:
+        """Show what the file says while the number is found automatically; None where it says nothing."""
+        self.auto.text = "automatic" if number is None else "from the file"
+        if number is not None and self.auto.value:
+            with self.number.changed.blocked():
+                self.number.value = number
+
+
+class Percent(FloatSpinBox):  # type: ignore[misc]
+    """A fraction, shown in percent.
+
+    Parameters
+    ----------
+    factor : of what is shown to the value; 100 for percent, 1 where another unit is meant
+    """
+
+    def __init__(self, factor: float = 100.0, **more: Any) -> None:
+        self.factor = factor
+        super().__init__(**more)
+
+    def get_value(self) -> Any:
+        """The fraction."""
+        return super().get_value() / self.factor
+
+    def set_value(self, value: Any) -> None:
+        """Show a fraction."""
+        super().set_value(value * self.factor)
 
 
 class Text(LineEdit):  # type: ignore[misc]
@@ -83,8 +114,8 @@ def row(knob: Field[Any], hint: Any) -> Any:
     hint : its type
     """
     metadata = knob.metadata
-    label = knob.name.replace("_", " ")
-    tip = metadata["meaning"] + (f" [{metadata['unit']}]" if metadata.get("unit") else "")
+    label = title(knob)
+    tip = without_flags(metadata["meaning"]) + (f" [{metadata['unit']}]" if metadata.get("unit") else "")
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if knob.name == "device":
         return ComboBox(label=label, tooltip=tip, choices=devices(), value=knob.default)
@@ -106,14 +137,32 @@ def row(knob: Field[Any], hint: Any) -> Any:
     return number
 
 
+def title(knob: Field[Any]) -> str:
+    """What a form writes beside a knob."""
+    return str(knob.metadata.get("title") or knob.name.replace("_", " ").capitalize())
+
+
+def without_flags(meaning: str) -> str:
+    """What a knob means, without the flags of the command line."""
+    return re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), meaning)
+
+
 def _number(metadata: Any, kinds: tuple[Any, ...], default: Any) -> Any:
     low, high = metadata.get("low"), metadata.get("high")
     low, high = 0 if low is None else low, LARGEST if high is None else high
     value = low if default is None else default
-    if float in kinds:
-        fine = high <= 1 or high == LARGEST
-        return FloatSpinBox(min=low, max=high, value=value, step=0.01 if fine else 0.1)
-    return SpinBox(min=int(low), max=int(high), value=int(value))
+    unit = str(metadata.get("unit") or "")
+    if float not in kinds:
+        made = SpinBox(min=int(low), max=int(high), value=int(value))
+    elif isinstance(metadata.get("unit"), NoiseUnits) or unit.startswith("fraction"):
+        made = Percent(min=low, max=100 * min(high, 1.0), step=0.1, value=value)
+        unit = "%"
+    else:
+        made = FloatSpinBox(min=low, max=high, value=value, step=0.01 if high <= 1 else 0.1)
+    if isinstance(made, FloatSpinBox):
+        made.native.setDecimals(DECIMALS)  # a step says nothing about how fine a number may be
+        made.native.setSuffix(f" {unit}" if unit and " " not in unit else "")
+    return made
 
 
 class Rows:
@@ -122,17 +171,38 @@ class Rows:
     Parameters
     ----------
     kind : its settings
+    shared : rows that all verbs share, by name; None makes them
     """
 
-    def __init__(self, kind: type[Settings]) -> None:
+    def __init__(self, kind: type[Settings], shared: dict[str, Any] | None = None) -> None:
         hints = get_type_hints(kind)
         self.kind = kind
         self.hints = hints
         self.knobs = {knob.name: knob for knob in fields(kind) if knob.name not in LEFT_OUT}
-        self.widgets = {name: row(knob, hints[name]) for name, knob in self.knobs.items()}
-        shared = {knob.name for knob in fields(Settings)}
-        self.own = [widget for name, widget in self.widgets.items() if name not in shared]
-        self.shared = [widget for name, widget in self.widgets.items() if name in shared]
+        given = shared or {}
+        self.widgets = {
+            name: given[name] if name in given else row(knob, hints[name]) for name, knob in self.knobs.items()
+        }
+        common = {knob.name for knob in fields(Settings)}
+        self.own = {name: widget for name, widget in self.widgets.items() if name not in common}
+        self.shared = {name: widget for name, widget in self.widgets.items() if name in common}
+
+    def suit(self, modality: Modality, thickness_mm: float | None) -> None:
+        """Leave out what is about another modality, and show what the file says.
+
+        Parameters
+        ----------
+        modality : of the chosen scan
+        thickness_mm : of its slices, where the file says it
+        """
+        for name, widget in self.own.items():
+            about = next((kind for kind in MODALITIES if name.endswith(f"_{kind}")), modality.name)
+            widget.visible = about == modality.name
+            number = widget.number if isinstance(widget, Automatic) else widget
+            if isinstance(number, Percent) and isinstance(self.knobs[name].metadata["unit"], NoiseUnits):
+                _in_units(number, modality)
+        if "slice_thickness" in self.own:
+            self.own["slice_thickness"].suggest(thickness_mm)
 
     def options(self) -> dict[str, Any]:
         """What differs from the defaults, as `make` takes it.
@@ -156,13 +226,24 @@ class Rows:
         return options
 
     def on_change(self, call: Callable[[], None]) -> None:
-        """Call when any row changes."""
-        for widget in self.widgets.values():
+        """Call when a row of the verb's own changes."""
+        for widget in self.own.values():
             widget.changed.connect(lambda _: call())
 
     def choose_model(self, path: str) -> None:
         """Offer a trained model on disk, and choose it."""
         self.widgets["model"].choose(path)
+
+
+def _in_units(number: Percent, modality: Modality) -> None:
+    """Show a noise level as people read it for a modality: percent of its range, or HU."""
+    noise = modality.noise
+    factor = noise.shown(1.0)
+    if factor != number.factor:
+        value = number.value
+        number.factor, number.max = factor, min(noise.highest, LARGEST) * factor
+        number.value = value
+    number.native.setSuffix(f" {noise.shown_unit}")
 
 
 def devices() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,16 +20,20 @@ from medldm.qc.inspection import make_plan
 from medldm.qc.noise import NoiseEstimate, estimate_noise
 from medldm.settings import Progress, Restore, make
 from medldm.tasks import TASKS
+from medldm.zoo import cards
+from napari_medldm.findings import Place, not_measured, widest
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
-from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, shifted, widened
+from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, pasted, shifted, widened
 
 # Layers beside a result, by field of a volume: of one answer the spread of what it leaves open, of several their own.
 UNCERTAINTY = {"std": "standard deviation", "half_width": "half width of the 90 % interval"}
 TILES = (256, 128, 64)  # tried in turn when memory runs out
 AROUND = 16  # voxels of context around a drawn box
+PREVIEW = "medldm_preview"  # in a layer's metadata, whether it shows a part of a scan only
 ASKED = ("plan", "noise", "missing")  # questions about a scan, answered without torch
 NEAR = 2  # slices of context around one slice: what a plane network sees
 FAR = 8  # slices of context for verbs that work across slices
+FIRST = 3  # of these for a first look, which takes the fewest planes that show the slice
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Order:
     every : all volumes of a series, else the current one
     difference : whether the difference is a layer too
     uncertainty : whether standard deviation and interval are layers too
+    fast : of a preview, whether the fastest model and the least context will do
     """
 
     verb: str
@@ -55,6 +61,7 @@ class Order:
     every: bool = False
     difference: bool = False
     uncertainty: bool = False
+    fast: bool = False
 
     @property
     def question(self) -> bool:
@@ -76,11 +83,17 @@ class Outcome:
     layers : to be added, result first; empty when nothing was to be done
     text : for the status line
     value : of a ``"noise"`` order, the level
+    refinable : whether this is a first look, which the chosen model would make better
+    places : where the intervals of the result are widest
+    notes : what the user should know about the result
     """
 
     layers: tuple[LayerTuple, ...] = ()
     text: str = ""
     value: float | None = None
+    refinable: bool = False
+    places: tuple[Place, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def carry_out(order: Order, progress: Progress) -> Outcome:
@@ -98,7 +111,9 @@ def carry_out(order: Order, progress: Progress) -> Outcome:
     volumes = order.scan.volumes() if order.scan else [None]
     if order.verb == "plan":
         plan = make_plan(volumes[0], make(Restore, order.options))
-        return Outcome(text=rows_for_flags(plan.text()))
+        steps = [f"{TASKS[step.verb].labels.title}: {step.reason}" for step in plan.steps]
+        lines = steps or ["Nothing to do: no slice is missing, slices are thin enough, noise is low."]
+        return Outcome(text="\n".join(f"\u2022 {rows_for_flags(line)}" for line in [*lines, *plan.notes]))
     if order.verb == "missing":
         named = spell_slices(find_missing_slices(volumes[0], order.options.get("axis", 2)))
         return Outcome(text=named)
@@ -115,13 +130,20 @@ def carry_out(order: Order, progress: Progress) -> Outcome:
     if all(before is after for before, after in pairs):
         return Outcome(text="Nothing to do: the scan stays as it is.")
     history = pairs[0][1].history
-    return Outcome(tuple(_layers(order, pairs)), status(RunRecord.of_step(history[-1]) if history else RunRecord()))
+    record = RunRecord.of_step(history[-1]) if history else RunRecord()
+    layers = [*_layers(order, pairs), *_marked(order, pairs)]
+    return Outcome(
+        tuple(layers),
+        status(record),
+        refinable=bool(order.where and order.fast),
+        places=widest(pairs[0][1]),
+        notes=tuple(rows_for_flags(note) for note in record.notes),
+    )
 
 
 def status(record: RunRecord) -> str:
-    """Device, seconds and memory, and what the user should know."""
-    spent = f"{_known(record.seconds)} s, {_known(record.peak_memory_mb)} MB"
-    return " · ".join([f"{record.device or '?'}, {spent}", *map(rows_for_flags, record.notes)])
+    """Device, seconds and memory."""
+    return f"{record.device or '?'}, {_known(record.seconds)} s, {_known(record.peak_memory_mb)} MB"
 
 
 def _known(value: float | None) -> str:
@@ -185,27 +207,43 @@ def _free() -> None:
 
 
 def _preview(order: Order, volume: Volume, progress: Progress) -> tuple[Volume, Volume]:
-    """The verb on a box and what lies around it, then the box alone."""
+    """The verb on a box and what lies around it; of the result the box, on the grid that the whole scan would have."""
     assert order.where is not None
     box = box_of(order.where, volume)
     across = TASKS[order.verb].across_slices
     axis = int(order.options.get("axis", 2))
     margin = [NEAR if b - a == 1 else AROUND for a, b in box]
     if across:
-        margin[volume.stored.axes[axis]] = FAR
+        margin[volume.stored.axes[axis]] = FIRST if order.fast else FAR
     wide = widened(box, volume.shape, margin)
     small = crop(volume, wide)
     options = _fitted(order, volume, small, wide, axis)
+    if order.fast and options.get("model", "auto") == "auto":
+        options["model"] = fastest(guess_modality(volume, options.get("modality", "auto"))[0], order.verb)
     mask = _mask(order, volume)
     if mask is not None:
         mask = crop(mask, wide)
         if not mask.voxels.any():
             raise InputError("The mask is empty where the preview looks. Go to a slice that it covers.")
     result = _run(order.verb, small, options, mask, progress)
+    if result is small:
+        return volume, volume
     inner = tuple((a - w, b - w) for (a, b), (w, _) in zip(box, wide, strict=True))
     wanted = (inner[0], inner[1], inner[2])
-    before = part(small, small.shape, wanted)
-    return before, before if result is small else part(result, small.shape, wanted)
+    return volume, pasted(part(result, small.shape, wanted), result, small.shape, wide, volume.shape)
+
+
+def fastest(modality: str, verb: str) -> str:
+    """Name of the fastest model of a modality for a verb; ``"auto"`` where no card says how fast it is.
+
+    Parameters
+    ----------
+    modality : name in `medldm.modality.MODALITIES`
+    verb : as on the command line
+    """
+    said = TASKS[verb].verb
+    known = [one for one in cards() if one.modality == modality and one.pace and said in one.verbs]
+    return min(known, key=lambda one: one.pace).name if known else "auto"
 
 
 def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -> dict[str, Any]:
@@ -235,6 +273,7 @@ def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple
     name = order.scan.name if order.scan else TASKS[order.verb].labels.title.lower()
     title = f"{name} {'preview' if order.where else TASKS[order.verb].labels.past}"
     made = [_layer(afters, title)]
+    made[0][1]["metadata"] = made[0][1]["metadata"] | {PREVIEW: order.where is not None}
     for kind in ("std", "half_width") if order.uncertainty else ():
         maps = [after.as_map(voxels) for after in afters if (voxels := getattr(after, kind)) is not None]
         if len(maps) == len(afters):  # a frame without one would move the others to its place
@@ -244,6 +283,27 @@ def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple
         top = max(float(np.abs(contrast(gap.voxels)).max()) for gap in gaps)
         made.append(_layer(gaps, f"{title}, difference", colormap="PiYG", contrast_limits=(-top, top)))
     return made
+
+
+def _marked(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple]:
+    """The overlay of voxels that nobody measured, for one volume; none where everything was measured."""
+    if order.scan is None or len(pairs) != 1 or not pairs[0][1].history:
+        return []
+    before, after = pairs[0]
+    mask, axis = _mask(order, before), int(order.options.get("axis", 2))
+    if mask is not None:
+        invented: Sequence[int] = ()
+    elif before.shape == after.shape:
+        invented = RunRecord.of_step(after.history[-1]).invented_slices or ()
+    else:
+        # The record counts on the new grid, where each thin slice is estimated; a gap is where the scan had one.
+        invented = find_missing_slices(before, axis) if TASKS[order.verb].plan else ()
+    marked = not_measured(before, after, invented, mask, axis)
+    if not marked.voxels.any():
+        return []
+    data, arguments, _ = layer_data(marked, kind="labels", name=f"{order.scan.name}, not measured")
+    arguments["metadata"] = arguments["metadata"] | {PREVIEW: order.where is not None}
+    return [(data, arguments, "labels")]
 
 
 def _layer(volumes: list[Volume], name: str, **more: Any) -> LayerTuple:

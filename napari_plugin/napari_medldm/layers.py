@@ -1,14 +1,14 @@
 """Layer to Volume and back, through the layer's whole data-to-world transform.
 
-napari shows arrays as (z, y, x); a Volume is (x, y, z) with an affine to RAS millimetres. The world of our layers is
-therefore (z, y, x) in RAS millimetres.
+napari shows arrays as (z, y, x); a Volume is (x, y, z) with an affine to RAS millimetres. Our layers lie along the axes
+of their scan (see `napari_medldm.display`); a `Snapshot` is in the patient's (z, y, x) again, RAS millimetres.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from medldm.io import guess_modality, modality_by_name
 from medldm.io.arrays import from_array
 from medldm.provenance import RunRecord
 from medldm.tasks import TASKS
+from napari_medldm import display
+from napari_medldm.display import SWAP
+from napari_medldm.windows import opening
 
-SWAP = np.eye(4)[[2, 1, 0, 3]]  # reverses the order of the three axes
 SAMPLED = 500_000  # voxels that tell a grey window
 SPARSE = 8  # every so many voxels along an axis tell CT from MR
 
@@ -41,10 +43,11 @@ def layer_data(volume: Volume, *, kind: str = "image", **more: Any) -> LayerTupl
     array (Z, Y, X), layer arguments, kind
     """
     array = np.ascontiguousarray(volume.voxels.transpose(2, 1, 0))
-    arguments: dict[str, Any] = {"name": volume.name, **placed(volume), "metadata": about(volume)}
+    place, shown = display.placed(volume)
+    arguments: dict[str, Any] = {"name": volume.name, **place, "metadata": about(volume) | {display.KEY: shown}}
     if kind == "image":
         # napari takes three or four voxels along the last axis for colours.
-        arguments |= {"contrast_limits": contrast(volume.voxels), "rgb": False}
+        arguments |= {"contrast_limits": opening(volume) or contrast(volume.voxels), "rgb": False}
     return array, arguments | more, kind
 
 
@@ -52,37 +55,18 @@ def series_data(volumes: Sequence[Volume], **more: Any) -> LayerTuple:
     """Volumes on one grid as one four-dimensional layer, the first axis counting them."""
     first = volumes[0]
     array = np.stack([volume.voxels.transpose(2, 1, 0) for volume in volumes])
-    place = placed(first)
-    turn = np.eye(5)
-    turn[1:, 1:] = place["affine"]
+    place, shown = display.placed(first)
     arguments = {
         "name": first.name,
         "scale": (1, *place["scale"]),
         "translate": (0, *place["translate"]),
-        "affine": turn,
-        "units": ("pixel", "mm", "mm", "mm"),
-        "axis_labels": ("t", "z", "y", "x"),
-        "metadata": about(first),
+        "units": ("pixel", *place["units"]),
+        "axis_labels": ("t", *place["axis_labels"]),
+        "metadata": about(first) | {display.KEY: shown},
         "contrast_limits": contrast(array),
         "rgb": False,
     }
     return array, arguments | more, "image"
-
-
-def placed(volume: Volume) -> dict[str, Any]:
-    """Layer arguments that say where a volume is."""
-    world = SWAP @ volume.affine @ SWAP
-    spacing = np.array(volume.spacing[::-1])
-    # Scale and translate carry what they can, so that other plugins see millimetres; the rotation is the affine.
-    turn = np.eye(4)
-    turn[:3, :3] = world[:3, :3] / spacing
-    return {
-        "scale": spacing,
-        "translate": np.linalg.solve(turn[:3, :3], world[:3, 3]),
-        "affine": turn,
-        "units": ("mm", "mm", "mm"),
-        "axis_labels": ("z", "y", "x"),
-    }
 
 
 def about(volume: Volume) -> dict[str, Any]:
@@ -127,10 +111,12 @@ class Snapshot:
     ----------
     name : of the layer
     data : array-like, last three axes (Z, Y, X); maybe lazy, read by `load`
-    to_world : (4, 4) index (z, y, x) to world (z, y, x)
+    to_world : (4, 4) index (z, y, x) to the patient (z, y, x), RAS mm
     frame : the volume that the layer was made from, without its voxels; None for a foreign layer
     current : index along each axis before the last three
     origin : what the layer was read from; None when medldm did not read it
+    turn : (4, 4) world of the viewer to the patient, both (z, y, x), mm
+    on_screen : slice that napari shows, by axis 0 to 2; without a viewer the middle one of axis 0
     """
 
     name: str
@@ -139,6 +125,19 @@ class Snapshot:
     frame: Volume | None = None
     current: tuple[int, ...] = ()
     origin: Origin | None = None
+    turn: Affine = field(default_factory=lambda: np.eye(4))
+    on_screen: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def to_view(self) -> Affine:
+        """(4, 4) index (z, y, x) to the world of the viewer, mm."""
+        view: Affine = np.linalg.solve(self.turn, self.to_world)
+        return view
+
+    @property
+    def hidden(self) -> int | None:
+        """The axis whose slices napari shows; None in 3D."""
+        return min(self.on_screen, default=None)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -205,6 +204,23 @@ class Snapshot:
         data = np.asarray(self.data)
         return [self._volume(frame) for frame in data.reshape((-1, *data.shape[-3:]))]
 
+    def stack(self, stored_axis: int) -> tuple[int, bool]:
+        """The data axis (z, y, x) along which stored slices are counted, and whether against it.
+
+        Parameters
+        ----------
+        stored_axis : of the file, or of the array where there is none
+        """
+        stored = self.empty.stored
+        if self.frame is None or not self._as_framed():
+            return 2 - stored_axis, False  # the array is what is stored
+        return 2 - stored.axes[stored_axis], stored.flips[stored_axis]
+
+    def _as_framed(self) -> bool:
+        """Whether the axes still run as they did when the file was read."""
+        stored = from_array(np.zeros((1, 1, 1), np.uint8), self.affine).stored
+        return stored.axes == (0, 1, 2) and not any(stored.flips)
+
     def _volume(self, array: Any) -> Volume:
         volume = from_array(array.transpose(2, 1, 0), self.affine, name=self.name)
         if self.frame is None or volume.stored.axes != (0, 1, 2) or any(volume.stored.flips):
@@ -238,13 +254,13 @@ def moved_storage(frame: Volume, now: Volume) -> Stored:
     return replace(stored, missing=(), header=kept if any(path is not None for path in kept) else stored.header)
 
 
-def snapshot(layer: Any, point: Sequence[float] | None = None) -> Snapshot:
+def snapshot(layer: Any, viewer: Any = None) -> Snapshot:
     """Everything about an image or labels layer that a run needs; cheap, voxels are not touched.
 
     Parameters
     ----------
     layer : napari image or labels layer
-    point : world coordinates of the current slice, for layers with more than three axes
+    viewer : whose sliders say which slice and which volume of a series are meant; None means the first volume
 
     Raises
     ------
@@ -258,23 +274,25 @@ def snapshot(layer: Any, point: Sequence[float] | None = None) -> Snapshot:
         raise ValueError(f"{layer.name} holds {data.dtype} values; medldm restores real numbers. Take the magnitude.")
     if 0 in data.shape or data.ndim < 2:
         raise ValueError(f"{layer.name} has the shape {tuple(data.shape)}; there is nothing in it to restore.")
-    to_world = _transform(layer)
-    current: tuple[int, ...] = ()
+    turn = display.left_out(layer)
+    seen = display.on_screen(viewer, layer) if viewer is not None and layer in viewer.layers else {}
+    before = data.ndim - 3  # axes that count volumes; -1 for a flat image
+    current = tuple(seen.get(axis, 0) for axis in range(before))
+    slices = {axis - before: index for axis, index in seen.items() if axis >= before}
     if data.ndim == 2:
         data = data[None]
-    elif data.ndim > 3:
-        where = [0.0] * layer.ndim if point is None else layer.world_to_data(tuple(point)[-layer.ndim :])
-        limits = data.shape[:-3]
-        current = tuple(int(np.clip(round(float(v)), 0, n - 1)) for v, n in zip(where, limits, strict=False))
+        slices = slices or {0: 0}
     frame = layer.metadata.get("medldm")
     origin = layer.metadata.get("medldm_origin")
     return Snapshot(
         str(layer.name),
         data,
-        to_world,
+        turn @ _transform(layer),
         frame if isinstance(frame, Volume) else None,
         current,
         origin if isinstance(origin, Origin) else None,
+        turn,
+        slices,
     )
 
 
@@ -307,7 +325,7 @@ def measure_like(scan: Any, result: Any) -> None:
 
 
 def _transform(layer: Any) -> Affine:
-    """(4, 4) index (z, y, x) to world, mm, of the last three axes; a flat image lies at z = 0, 1 mm thick."""
+    """(4, 4) index (z, y, x) to the viewer's world, mm, of the last three axes; a flat image is 1 mm thick at z = 0."""
     ndim = layer.ndim
     origin = np.array(layer.data_to_world((0.0,) * ndim))
     matrix = np.eye(4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,21 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
 from medldm.errors import MedldmError, ModelError
-from medldm.modality import DEFAULT
+from medldm.modality import DEFAULT, modality_of
 from medldm.settings import make
 from medldm.tasks import TASKS
-from napari_medldm import text, view
+from napari_medldm import display, text, view, windows
 from napari_medldm.engine import ENGINE
-from napari_medldm.form import ALL, Form
+from napari_medldm.form import ALL, FILE, Form
 from napari_medldm.jobs import Order, Outcome
-from napari_medldm.layers import Snapshot, snapshot
+from napari_medldm.layers import Snapshot, contrast, snapshot
+from napari_medldm.present import Presentation
 from napari_medldm.queries import Queries
 from napari_medldm.regions import Corners
 from napari_medldm.results import Results, in_turns
 from napari_medldm.worker import End, Failure, Run, start
 
+FIRST = "restore"
 SETTLED_MS = 400  # a plan is made when nothing was changed for this long
 UNSAVED = {"the scan": "SCAN.nii.gz", "the region": "MASK.nii.gz"}  # names in a copied run of what lies in no file
 
@@ -36,47 +39,74 @@ class Panel(Form):
     Parameters
     ----------
     napari_viewer : given by napari
+    verb : name of the task that is shown first
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(napari_viewer)
+    def __init__(self, napari_viewer: Any, verb: str = FIRST) -> None:
         self.run_now: Run | None = None
         self.clock = text.Clock()
         self.closed = False
-        self.queries = Queries()
-        self.results = Results(self.viewer, self.compare)
         self.timer = QTimer()
         self.timer.setSingleShot(True)
+        self.queries = Queries()
+        super().__init__(napari_viewer, verb)
+        self.results = Results(self.viewer, self.compare)
+        self.presentation = Presentation(self.viewer)
+        self.places: tuple[Any, ...] = ()
+        self.places_of: Any = _nothing  # the layer that the places are of
         self._connect()
         self.changed_scan()
         self.describe()
-
-    def mask(self) -> Any:
-        """What `inpaint` fills; for subclasses."""
-        return None
-
-    def mask_path(self) -> str | None:
-        """The file of the mask in a copied run, None for verbs without one; for subclasses."""
-        return None
 
     def _connect(self) -> None:
         self.button.clicked.connect(self.run)
         self.preview.clicked.connect(self.run_preview)
         self.cancel.clicked.connect(self.stop)
         self.unload.clicked.connect(self.free)
+        self.about.clicked.connect(lambda: setattr(self.card, "visible", not self.card.visible))
         self.copy_command.clicked.connect(lambda: self._copy(text.command_line))
         self.copy_python.clicked.connect(lambda: self._copy(text.python))
-        self.more.changed.connect(lambda on: setattr(self.advanced, "visible", on))
         self.model_file.clicked.connect(self._ask_for_model)
         self.scan.changed.connect(lambda _: self.changed_scan())
-        self.rows.on_change(self.later)
+        self.plane.changed.connect(self._show_plane)
+        self.convention.changed.connect(self.presentation.orient)
+        self.window_of.changed.connect(self._set_window)
+        self.true_geometry.changed.connect(self._lay)
+        self.look_here.itemClicked.connect(lambda item: self.go_to(self.look_here.row(item)))
+        for row in self.shared.values():
+            row.changed.connect(lambda _: self.later())
+        for one in self.pages.values():
+            one.rows.on_change(self.later)
         self.timer.timeout.connect(self.describe)
-        layers = self.viewer.layers.events
-        layers.inserted.connect(self._relist)
-        layers.removed.connect(self._relist)
+        # Events of the viewer, which lives longer than the dock.
+        layers, viewer = self.viewer.layers.events, self.viewer
+        self.followed = [
+            (layers.inserted, self._relist),
+            (layers.removed, self._relist),
+            (viewer.cursor.events.position, self._read_out),
+            (viewer.dims.events.order, self._looked),
+        ]
+        for event, call in self.followed:
+            event.connect(call)
         # The widget dies with its window; what still runs must not talk to it afterwards.
         me = weakref.ref(self)
-        self.native.destroyed.connect(lambda: _close(me))
+        self.destroyed.connect(lambda: _close(me))
+
+    def hideEvent(self, event: Any) -> None:
+        """Do nothing while nobody looks."""
+        self.timer.stop()
+        super().hideEvent(event)
+
+    def showEvent(self, event: Any) -> None:
+        """Catch up with what changed meanwhile."""
+        super().showEvent(event)
+        if not self.closed:
+            self.presentation.letter_on(self)
+            self.later()
+
+    def turned_page(self) -> None:
+        """Another task is shown: its plan, its model."""
+        self.later()
 
     # What is chosen
 
@@ -85,16 +115,11 @@ class Panel(Form):
             return
         for widget in (self.scan, self.where):
             widget.reset_choices()
-        self.results.relist()
-
-    @property
-    def point(self) -> tuple[float, ...]:
-        """World coordinates of what the viewer shows, mm."""
-        return self.in_mm(self.viewer.dims.point)
-
-    def in_mm(self, position: Sequence[float]) -> tuple[float, ...]:
-        """A position of the viewer, in mm."""
-        return view.in_mm(self.viewer, position, self.scan.value)
+        for one in self.pages.values():
+            one.relist()
+        self.compare.relist()
+        if self.places_of() not in self.viewer.layers:
+            self._list_places((), None)
 
     def snapshot(self) -> Snapshot:
         """The chosen layer as it is now.
@@ -106,7 +131,7 @@ class Panel(Form):
         """
         if self.scan.value is None:
             raise ValueError("Open or choose a scan first.")
-        return snapshot(self.scan.value, self.point)
+        return snapshot(self.scan.value, self.viewer)
 
     def options(self) -> dict[str, Any]:
         """Settings that differ from the defaults, checked.
@@ -119,21 +144,80 @@ class Panel(Form):
         make(TASKS[self.verb].settings, options)
         return options
 
-    def _order(self, where: Corners | None = None) -> Order:
-        if not self.needs_scan:
+    def _order(self, where: Corners | None = None, fast: bool = False) -> Order:
+        if not self.page.needs_scan:
             return Order(self.verb, None, self.options())
         scan = self.snapshot()
         every = self.several and self.series.value == ALL and where is None
+        mask = self.page.mask()
         return Order(
-            self.verb, scan, self.options(), self.mask(), where, every, self.difference.value, self.uncertainty.value
+            self.verb, scan, self.options(), mask, where, every, self.difference.value, self.uncertainty.value, fast
         )
 
     def _ask_for_model(self) -> None:
         from qtpy.QtWidgets import QFileDialog
 
-        path, _ = QFileDialog.getOpenFileName(self.native, "A trained model", "", "Models (*.json *.safetensors)")
+        path, _ = QFileDialog.getOpenFileName(self, "A trained model", "", "Models (*.json *.safetensors)")
         if path:
-            self.rows.choose_model(path)
+            self.choose_model(path)
+
+    def choose_model(self, path: str) -> None:
+        """Offer a trained model on disk, and choose it."""
+        self.shared["model"].choose(path)
+
+    # How it is shown
+
+    def _show_plane(self, plane: str) -> None:
+        if plane and plane != self.presentation.plane:
+            self.presentation.show_plane(plane)
+
+    def _looked(self, _: Any = None) -> None:
+        """The viewer shows another plane."""
+        if not self.closed:
+            with self.plane.changed.blocked():
+                self.plane.value = self.presentation.plane
+
+    def _set_window(self, chosen: str) -> None:
+        layer = self.scan.value
+        if layer is None:
+            return
+        limits = windows.limits(*windows.PRESETS[chosen]) if chosen in windows.PRESETS else None
+        frame = layer.metadata.get("medldm")
+        if chosen == FILE and frame is not None:
+            limits = windows.of_file(frame)
+            if limits is None:
+                self.status.value = "The file names no window."
+        if limits is None:
+            limits = contrast(np.asarray(snapshot(layer).data))
+        low, high = layer.contrast_limits_range
+        layer.contrast_limits_range = (min(low, limits[0]), max(high, limits[1]))
+        layer.contrast_limits = limits
+
+    def _lay(self, true_geometry: bool) -> None:
+        for layer in self.viewer.layers:
+            display.show_along(layer, not true_geometry)
+        self.viewer.reset_view()
+        self.presentation.present(self.scan.value)
+
+    def _read_out(self, _: Any = None) -> None:
+        """Say which voxel lies under the mouse, and where in the patient."""
+        if self.closed or self.scan.value is None or not self.folds["Display"].isExpanded():
+            return
+        with suppress(MedldmError, ValueError):
+            scan = self.snapshot()
+            index = view.voxel(self.viewer, self.scan.value, self.viewer.cursor.position)
+            self.readout.value = text.position(scan, index)
+
+    def go_to(self, number: int) -> None:
+        """Show a place of the list.
+
+        Parameters
+        ----------
+        number : of the place, the widest interval first
+        """
+        layer = self.places_of()
+        if layer in self.viewer.layers and number < len(self.places):
+            view.go_to(self.viewer, layer, self.places[number].index)
 
     # What will happen
 
@@ -145,7 +229,21 @@ class Panel(Form):
 
     def changed_scan(self) -> None:
         """Another layer was chosen."""
+        layer = self.scan.value
         self.series.visible = self.several
+        if layer is not None:
+            self.presentation.present(layer)
+            self._looked()
+            with suppress(MedldmError, ValueError):
+                scan = self.snapshot()
+                kind = modality_of(self.modality)
+                for one in self.pages.values():
+                    one.rows.suit(kind, scan.empty.stored.thickness_mm)
+                self.window_of.visible = kind.window is not None
+                now = display.shown(layer)
+                self.true_geometry.visible = now is not None
+                with self.true_geometry.changed.blocked():
+                    self.true_geometry.value = now is not None and not now.along
         self.later()
 
     def later(self) -> None:
@@ -160,35 +258,29 @@ class Panel(Form):
         self.queries.forget(self.plan)
         try:
             self._say_card()
-            if not self.needs_scan:
+            if not self.page.needs_scan:
                 self.plan.value = str(TASKS[self.verb].settings.__doc__)
                 return
             if self.scan.value is None:
                 self.plan.value = "Open or choose a scan first."
                 return
-            self._say_plan(self.options())
+            self.page.say_plan(self.options())
         except (MedldmError, ValueError) as problem:
             self.plan.value = str(problem)
 
     def _say_card(self) -> None:
         try:
-            self.card.value = text.describe(self.rows.widgets["model"].value, self.modality, self.verb)
+            self.card.value = text.describe(self.model, self.modality, self.verb)
         except ModelError as problem:
             self.card.value = str(problem)
 
     @property
     def modality(self) -> str:
         """Of the chosen scan, as chosen or as it seems; MR while there is none."""
-        said = self.rows.widgets["modality"].value
+        said = self.shared["modality"].value
         if said != "auto":
             return str(said)
         return DEFAULT.name if self.scan.value is None else self.snapshot().modality
-
-    def _say_plan(self, options: dict[str, Any]) -> None:
-        scan = self.snapshot().empty
-        self.plan.value = text.intent(self.verb, scan, options)
-        with suppress(ModelError):  # the card says it already
-            self.plan.value += " " + text.unfit(self.rows.widgets["model"].value, self.modality, scan, self.verb)
 
     def ask(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None], into: Any) -> None:
         """Ask the computing process something short: a plan, a noise level.
@@ -202,7 +294,8 @@ class Panel(Form):
         """
         self.queries.ask(Order(verb, self.snapshot(), options), answered, into)
 
-    def _ask_simply(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None]) -> None:
+    def ask_simply(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None]) -> None:
+        """Ask, and say in the status line what went wrong; see `ask`."""
         try:
             self.ask(verb, options, answered, self.status)
         except (MedldmError, ValueError) as problem:
@@ -215,12 +308,12 @@ class Panel(Form):
         self._begin(lambda: self._order())
 
     def run_preview(self) -> None:
-        """Restore the current slice, or the box that was drawn."""
-        self._begin(lambda: self._order(self.region()))
+        """Restore the slice on the screen, or the box that was drawn: first fast, then with the chosen model."""
+        self._begin(lambda: self._order(self.region(), fast=True))
 
     def region(self) -> Corners:
-        """Where the preview looks, in the world."""
-        return view.region(self.viewer, self.where.value, self.snapshot(), self.point)
+        """Where the preview looks, in the patient."""
+        return view.region(self.where.value, self.snapshot())
 
     def _begin(self, order: Callable[[], Order]) -> None:
         if self.run_now is not None:
@@ -234,11 +327,13 @@ class Panel(Form):
             show_error(str(problem))
             return
         self.queries.forget(self.status)
+        self._start(wanted, weakref.ref(self.scan.value) if self.page.needs_scan else _nothing)
+
+    def _start(self, order: Order, before: Any) -> None:
         self.clock = text.Clock()
         self._busy(True)
         self.status.value = "starting"
-        before = weakref.ref(self.scan.value) if self.needs_scan else lambda: None
-        self.run_now = start(wanted, progress=self._progressed, done=lambda end: self._done(end, before))
+        self.run_now = start(order, progress=self._progressed, done=lambda end: self._done(order, end, before))
 
     def stop(self) -> None:
         """Stop the run, within two seconds."""
@@ -265,28 +360,44 @@ class Panel(Form):
         self.bar.value = round(100 * done / max(1, total))
         self.status.value = self.clock.text(*news)
 
-    def _done(self, end: End, before: Any) -> None:
+    def _done(self, order: Order, end: End, before: Any) -> None:
         if isinstance(end, Outcome) and not self.closed:
-            in_turns(self._show(end, before()))
+            in_turns(self._show(order, end, before()))
             return
         self._ended("cancelled" if end is None else end.text)
         if isinstance(end, Failure) and not self.closed:
             show_error(end.text)
 
-    def _show(self, outcome: Outcome, before: Any) -> Iterator[None]:
+    def _show(self, order: Order, outcome: Outcome, before: Any) -> Iterator[None]:
         """Show what came of a run, in steps; the run has ended when all is shown."""
+        made: list[Any] = []
         try:
             if not outcome.layers:
                 show_info(outcome.text)
                 return
-            for _ in self.results.show(outcome, before):
+            for _ in self.results.show(outcome, before, made):
                 yield
                 if self.closed:
                     return
-            if self.needs_scan and before not in self.viewer.layers:
+            self._list_places(outcome.places, made[0])
+            self.legend.value = text.legend(outcome)
+            self.notes.value = "\n".join(f"\u2022 {note}" for note in outcome.notes)
+            if order.scan is not None and before not in self.viewer.layers:
                 show_info("The scan was removed during the run; its result was added all the same.")
         finally:
-            self._ended(outcome.text, 100)
+            if outcome.refinable and made and not self.closed and self.refine.value and before in self.viewer.layers:
+                # A first look is there; whoever waits sees what the run will give.
+                self._start(replace(order, fast=False), weakref.ref(before))
+                self.status.value = "first look; refining it with the chosen model"
+            else:
+                self._ended(outcome.text, 100)
+
+    def _list_places(self, places: Sequence[Any], layer: Any) -> None:
+        """Name the places with the widest intervals, each a click away."""
+        self.places, self.places_of = tuple(places), weakref.ref(layer) if layer is not None else _nothing
+        self.look_here.clear()
+        self.look_here.addItems([text.place(one, layer) for one in self.places])
+        self.look_here.setVisible(bool(self.places))
 
     def _ended(self, said: str, share: int = 0) -> None:
         self.run_now = None
@@ -299,7 +410,7 @@ class Panel(Form):
             scan, options = self.snapshot(), self.options()
             path = scan.file
             options = scan.said(self.verb, path) | options
-            text = spell(self.verb, options, path, mask=self.mask_path(), volumes=self._numbers(scan))
+            text = spell(self.verb, options, path, mask=self.page.mask_path(), volumes=self._numbers(scan))
         except (MedldmError, ValueError) as problem:
             show_error(str(problem))
             return
@@ -318,10 +429,22 @@ class Panel(Form):
 
 
 def _close(panel: weakref.ref[Panel]) -> None:
-    """The window is gone: stop what runs, and say nothing any more."""
+    """The dock is gone: stop what runs, follow the viewer no longer, and say nothing any more."""
     me = panel()
-    if me is not None:
-        me.closed = True
-        me.queries.close()
-        if me.run_now is not None:
-            me.run_now.stop()
+    if me is None or me.closed:
+        return
+    me.closed = True
+    me.queries.close()
+    for event, call in me.followed:
+        event.disconnect(call)
+    for one in me.pages.values():
+        one.close()
+    with suppress(RuntimeError):  # when the program ends, Qt may have deleted these first
+        me.compare.close()
+        me.presentation.close()
+    if me.run_now is not None:
+        me.run_now.stop()
+
+
+def _nothing() -> None:
+    """A weak reference to nothing."""

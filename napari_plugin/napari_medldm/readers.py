@@ -7,11 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medldm.errors import InputError, MedldmError, NotRestorable
+from medldm.errors import GeometryError, InputError, MedldmError, NotRestorable
+from medldm.io.archives import is_zip
 from medldm.io.dicom import is_dicom
 from medldm.io.formats import find_image, format_by_name
 
 if TYPE_CHECKING:
+    from medldm.data.volume import Volume
     from medldm.io.discovery import Case
     from napari_medldm.layers import LayerTuple
 
@@ -37,7 +39,7 @@ def _ours(path: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    return format_by_name(path) is not None or is_dicom(path) or find_image(path) is not None
+    return format_by_name(path) is not None or is_dicom(path) or find_image(path) is not None or is_zip(path)
 
 
 def read(path: str | list[str]) -> list[LayerTuple]:
@@ -52,18 +54,24 @@ def read(path: str | list[str]) -> list[LayerTuple]:
     InputError
         Nothing could be opened; its sentence says why.
     """
-    layers, problems = [], []
+    layers, problems, remarks = [], [], []
     for case, origin in _cases([Path(name) for name in ([path] if isinstance(path, str) else path)]):
         try:
-            layers.append(_layer(case, origin))
+            layer, remark = _layer(case, origin)
         except MedldmError as problem:
             problems.append(str(problem))
+            continue
+        layers.append(layer)
+        remarks += [remark] if remark else []
     if not layers:
         raise InputError(_advice(problems) or f"{path} holds no scan.")
-    if problems:
-        from napari.utils.notifications import show_warning
+    if problems or remarks:
+        from napari.utils.notifications import show_info, show_warning
 
-        show_warning(f"{len(layers)} opened, the others not: {_advice(problems[:5])}")
+        if problems:
+            show_warning(f"{len(layers)} opened, the others not: {_advice(problems[:5])}")
+        for remark in remarks[:5]:
+            show_info(remark)
     return layers
 
 
@@ -104,27 +112,49 @@ def _alone(path: Path, case: Case, cases: list[Case]) -> str:
     return "" if any(place in file.parents or place == file for file in others) else str(place)
 
 
-def _layer(case: Case, origin: str) -> LayerTuple:
-    from medldm.io import looks_like_labels
-    from napari_medldm.layers import Origin, layer_data, mark, series_data
+def _layer(case: Case, origin: str) -> tuple[LayerTuple, str]:
+    """A scan as a layer, and a sentence about how it is shown where that is not as it was measured."""
+    from napari_medldm.layers import Origin, mark
+    from napari_medldm.refused import KEY, series_layer
 
-    if case.skip and (case.series or case.foreign):
-        raise NotRestorable(f"{case.series.name}: {case.skip}" if case.series else case.skip)
+    if case.skip and case.foreign:
+        raise NotRestorable(case.skip)
     if case.broken:
         raise InputError(case.broken)
-    count = 1 if case.series is not None else _length(case)
-    if count > 1:
-        layer = series_data([case.read(index) for index in range(count)])
-    else:
-        volume = case.read()
-        # A mask is no scan, but whoever opens one wants to see it, and inpaint wants it as labels.
-        if looks_like_labels(volume.voxels) and volume.voxels.any():
-            layer = layer_data(volume.with_voxels(volume.voxels.astype("int32")), kind="labels")
-        else:
-            layer = layer_data(volume)
-    if origin:
+    layer, remark = series_layer(case) if case.series else _image_layer(case)
+    if origin and KEY not in layer[1]["metadata"]:
         layer[1]["metadata"]["medldm_origin"] = Origin(origin, mark(layer[0]))
-    return layer
+    return layer, remark
+
+
+def _image_layer(case: Case) -> tuple[LayerTuple, str]:
+    from napari_medldm.layers import series_data
+    from napari_medldm.refused import KEY, Refused, plain
+
+    count = _length(case)
+    if count > 1:
+        return series_data([case.read(index) for index in range(count)]), ""
+    try:
+        return _volume_layer(case.read()), ""
+    except GeometryError as problem:
+        # The header gives two places. One of them is shown; which is right, its owner must say.
+        try:
+            layer = _volume_layer(case.read(fix=True))
+        except MedldmError:
+            raise problem from None
+        refusal = Refused(plain(str(problem)), "Trust this place", {"fix": True}, case, "as placed")
+        layer[1]["metadata"][KEY] = refusal
+        return layer, refusal.reason
+
+
+def _volume_layer(volume: Volume) -> LayerTuple:
+    """A scan as an image; a mask, which is none, as labels: who opens one wants to see it, and to inpaint with it."""
+    from medldm.io import looks_like_labels
+    from napari_medldm.layers import layer_data
+
+    if looks_like_labels(volume.voxels) and volume.voxels.any():
+        return layer_data(volume.with_voxels(volume.voxels.astype("int32")), kind="labels")
+    return layer_data(volume)
 
 
 def _length(case: Case) -> int:

@@ -11,6 +11,7 @@ from skimage.draw import polygon
 
 from medldm.data.resample import resample_to
 from medldm.data.volume import Affine, Volume
+from napari_medldm.display import seen
 from napari_medldm.layers import Snapshot, millimetres
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # first and behind the last voxel along X, Y, Z
@@ -34,27 +35,24 @@ def corners(to_world: Affine, low: Sequence[float], high: Sequence[float]) -> Co
     return Corners((to_world @ np.vstack([ends, np.ones(8)]))[:3].T)
 
 
-def current_slice(scan: Snapshot, point: Sequence[float], axis: int) -> Corners:
-    """The slice that the viewer shows.
+def current_slice(scan: Snapshot) -> Corners:
+    """The slice that the viewer shows; the middle one of the first axis in 3D.
 
     Parameters
     ----------
     scan : the layer
-    point : world coordinates (z, y, x)
-    axis : data axis that is not shown
     """
-    index = np.linalg.solve(scan.to_world, [*tuple(point)[-3:], 1])[axis]
+    axis = scan.hidden or 0
     low, high = [0.0] * 3, [float(n - 1) for n in scan.shape]
-    low[axis] = high[axis] = float(np.clip(np.rint(index), 0, scan.shape[axis] - 1))
+    low[axis] = high[axis] = float(scan.on_screen.get(axis, scan.shape[axis] // 2))
     return corners(scan.to_world, low, high)
 
 
 def around(points: Any, scan: Snapshot) -> Corners:
-    """The box of the scan's grid around some world points (z, y, x)."""
-    index = np.linalg.solve(scan.to_world, np.vstack([np.asarray(points, float).T, np.ones(len(points))]))[:3]
-    limit = np.array(scan.shape)[:, None] - 1
-    index = np.clip(np.rint(index), 0, limit)
-    return corners(scan.to_world, index.min(1), index.max(1))
+    """The box of the scan's grid around some of its voxels (z, y, x)."""
+    limit = np.array(scan.shape) - 1
+    index = np.clip(np.rint(points), 0, limit)
+    return corners(scan.to_world, index.min(0), index.max(0))
 
 
 def box_of(where: Corners, volume: Volume) -> Box:
@@ -112,13 +110,44 @@ def part(result: Volume, crop_shape: Sequence[int], wanted: Box) -> Volume:
     return result.with_voxels(result.voxels[at], affine, std=std, half_width=half_width)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Outlines of a shapes layer, in the world.
+def pasted(wanted: Volume, result: Volume, crop_shape: Sequence[int], box: Box, shape: Sequence[int]) -> Volume:
+    """A part of a restored crop on the grid that the whole scan would have, with NaN where nothing was computed.
 
     Parameters
     ----------
-    outlines : each (N, 3), world (z, y, x)
+    wanted : part of `result`
+    result : restored crop, whose grid may have become finer
+    crop_shape : of the crop before
+    box : of the crop in the scan
+    shape : of the scan
+    """
+    finer = np.array(result.shape) / np.array(crop_shape)
+    count = np.maximum(np.rint(np.array(shape) * finer).astype(int), 1)
+    first = np.rint(np.array([low for low, _ in box]) * finer).astype(int)
+    inner = np.rint(np.linalg.solve(result.affine, wanted.affine[:, 3])[:3]).astype(int)
+    start = np.clip(first + inner, 0, None)
+    count = np.maximum(count, start + np.array(wanted.shape))
+    affine = wanted.affine.copy()
+    affine[:3, 3] = (wanted.affine @ [*(-start), 1])[:3]
+    at = tuple(slice(int(a), int(a) + n) for a, n in zip(start, wanted.shape, strict=True))
+
+    def spread(voxels: Any) -> Any:
+        whole = np.full(tuple(int(n) for n in count), np.nan, np.float32)
+        whole[at] = voxels
+        return whole
+
+    std, half_width = (None if one is None else spread(one) for one in (wanted.std, wanted.half_width))
+    stored = wanted.as_map(wanted.voxels).stored  # NaN takes fractions
+    return wanted.with_voxels(spread(wanted.voxels), affine, std=std, half_width=half_width, stored=stored)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Outlines of a shapes layer, in voxels of the scan that they were drawn on.
+
+    Parameters
+    ----------
+    outlines : each (N, 3), index (z, y, x), fractions kept
     deeper : slices that each outline also covers on either side
     """
 
@@ -126,13 +155,13 @@ class Drawn:
     deeper: int = 0
 
 
-def drawn(layer: Any, point: Sequence[float], deeper: int = 0) -> Drawn:
-    """The outlines of a shapes layer; shapes drawn in two dimensions lie on the current slice.
+def drawn(layer: Any, scan: Snapshot, deeper: int = 0) -> Drawn:
+    """The outlines of a shapes layer; shapes drawn in two dimensions lie on the slice that is shown.
 
     Parameters
     ----------
     layer : napari shapes layer
-    point : world coordinates of the current slice
+    scan : what it was drawn on
     deeper : slices on either side
     """
     outlines = []
@@ -145,9 +174,15 @@ def drawn(layer: Any, point: Sequence[float], deeper: int = 0) -> Drawn:
             corner = centre + np.cos(angle) * a + np.sin(angle) * b
         world = np.array([layer.data_to_world(tuple(point)) for point in corner])[:, -3:]
         world = world * millimetres(layer.units[-3:])
-        if world.shape[1] == 2:
-            world = np.column_stack([np.full(len(world), tuple(point)[-3:][0]), world])
-        outlines.append(world)
+        flat = world.shape[1] == 2
+        if flat:
+            world = np.column_stack([np.zeros(len(world)), world])
+        # Drawn on a slice, all corners lie in its plane of the viewer.
+        axis = 0 if flat else int(np.argmin(np.ptp(world, axis=0)))
+        index = seen(scan.to_view, axis if np.ptp(world[:, axis]) < 1e-6 else None, world)
+        if flat:
+            index[:, 0] = scan.on_screen.get(0, 0)
+        outlines.append(index)
     return Drawn(tuple(outlines), deeper)
 
 
@@ -161,7 +196,7 @@ def filled(shapes: Drawn, scan: Snapshot) -> Snapshot:
     """
     mask = np.zeros(scan.shape, np.uint8)
     for outline in shapes.outlines:
-        index = np.linalg.solve(scan.to_world, np.vstack([outline.T, np.ones(len(outline))]))[:3]
+        index = np.asarray(outline, float).T
         axis = int(np.argmin(np.ptp(index, axis=1)))
         if np.ptp(index[axis]) > 1:
             raise ValueError("A shape lies askew to the slices of the scan; draw it on one slice.")

@@ -1,4 +1,4 @@
-"""What runs brought, as layers: added beside their scan, and faded between before and after."""
+"""What runs brought, as layers: added beside their scan, one preview at a time, and taken away again."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from napari.layers import Image
+from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import QTimer
 
-from napari_medldm.jobs import Outcome
+from napari_medldm import display
+from napari_medldm.jobs import PREVIEW, Outcome
 from napari_medldm.layers import measure_like
 
 FRAME_MS = 20  # between two steps; at 0 Qt would take the next one before it draws or listens
+ORANGE = "#ff8c1a"  # of what nobody measured
+OF = "medldm_of"  # in a layer's metadata, a weak reference to the scan that it was made of
 
 
 class Results:
@@ -21,72 +25,85 @@ class Results:
     Parameters
     ----------
     viewer : that they are added to
-    slider : between before and after
+    compare : gets each scan and its result
     """
 
-    def __init__(self, viewer: Any, slider: Any) -> None:
-        self.viewer, self.slider = viewer, slider
-        self.pair: tuple[Any, Any] = (_nothing, _nothing)
-        slider.changed.connect(self._blend)
+    def __init__(self, viewer: Any, compare: Any) -> None:
+        self.viewer, self.compare = viewer, compare
 
-    def show(self, outcome: Outcome, before: Any) -> Iterator[None]:
+    def show(self, outcome: Outcome, before: Any, made: list[Any] | None = None) -> Iterator[None]:
         """Add results step by step, to be taken `in_turns`.
 
         Parameters
         ----------
         outcome : of a run
         before : layer that was restored, or None
+        made : gets the layers that were added
         """
         added = []
-        for data, arguments, _ in outcome.layers:
+        for data, arguments, kind in outcome.layers:
             # Hidden for now: drawing a new layer takes about as long as adding it.
-            added.append(Image(data, **arguments | {"visible": False}))
+            layer = _overlay(data, arguments) if kind == "labels" else Image(data, **arguments | {"visible": False})
+            added.append(layer)
+            display.lie_like(before, layer)
             if before is not None:
                 # napari shows layers of several units apart, or warns.
-                measure_like(before, added[-1])
+                measure_like(before, layer)
+                layer.metadata = dict(layer.metadata) | {OF: weakref.ref(before)}
             yield
         result = added[0]
+        self._replace_previews(before)
+        yield
         if before in self.viewer.layers:
             result.contrast_limits_range = before.contrast_limits_range
             result.contrast_limits, result.colormap = before.contrast_limits, before.colormap
         for layer in added:
             self._add(layer)
+            if made is not None:
+                made.append(layer)
             yield
         if result in self.viewer.layers:
             self.viewer.layers.selection.active = result
             yield
         result.visible = True
         yield
-        self._pair(before, result)
+        for layer in added:
+            if isinstance(layer, Labels) and layer in self.viewer.layers:
+                layer.visible = True
+                yield
+        self.compare.pair(before, result)
+
+    def _replace_previews(self, before: Any) -> None:
+        """Take away what earlier previews of a scan added: one preview at a time, and none beside the whole."""
+        gone = [one for one in self.viewer.layers if _of(one) is before and _belongs_to_preview(one)]
+        for layer in gone if before is not None else ():
+            self.viewer.layers.remove(layer)
 
     def _add(self, layer: Any) -> None:
         """Add a layer and leave selected what is: napari would also put the controls of the new one on the screen."""
-        selection = self.viewer.layers.selection
-        chosen = set(selection)
+        selection, dims = self.viewer.layers.selection, self.viewer.dims
+        chosen, point = set(selection), dims.point
         with selection.events.changed.blocker():
             self.viewer.add_layer(layer)
             selection.clear()
             selection.update(chosen)
+        if len(point) == dims.ndim:
+            dims.point = point  # on a finer grid napari would keep the number of the slice, and show another one
 
-    def _pair(self, before: Any, result: Any) -> None:
-        if before in self.viewer.layers and result in self.viewer.layers:
-            self.viewer.layers.link_layers([before, result], ("contrast_limits", "gamma"))
-            self.pair = (weakref.ref(before), weakref.ref(result))
-            self.slider.enabled, self.slider.value = True, 1
 
-    def relist(self) -> None:
-        """Layers came or went: where one of a pair is gone, there is nothing to compare."""
-        if not self._both():
-            self.slider.enabled = False
+def _overlay(data: Any, arguments: dict[str, Any]) -> Labels:
+    """Marked voxels, clear enough to see what lies below."""
+    colours = DirectLabelColormap(color_dict={None: "transparent", 1: ORANGE})
+    return Labels(data, **arguments, colormap=colours, opacity=0.3, visible=False)
 
-    def _both(self) -> bool:
-        return all(reference() in self.viewer.layers for reference in self.pair)
 
-    def _blend(self, share: float) -> None:
-        if self._both():
-            before, after = self.pair[0](), self.pair[1]()
-            before.visible = after.visible = True
-            before.opacity, after.opacity = 1.0, share
+def _of(layer: Any) -> Any:
+    reference = layer.metadata.get(OF)
+    return reference() if isinstance(reference, weakref.ref) else None
+
+
+def _belongs_to_preview(layer: Any) -> bool:
+    return bool(layer.metadata.get(PREVIEW))
 
 
 def in_turns(steps: Iterator[None]) -> None:
@@ -98,7 +115,3 @@ def in_turns(steps: Iterator[None]) -> None:
     """
     if next(steps, steps) is not steps:
         QTimer.singleShot(FRAME_MS, lambda: in_turns(steps))
-
-
-def _nothing() -> None:
-    """A weak reference to nothing."""

@@ -9,13 +9,12 @@ from datetime import datetime
 from typing import Any
 
 import napari
-from napari.layers import Layer
 from qtpy.QtCore import QObject, Signal
 
 from napari_medldm.clock import RemainingTime
 from napari_medldm.engine import PENDING, End
 from napari_medldm.jobs import Order, Outcome
-from napari_medldm.layers import measure_like
+from napari_medldm.results import Results
 from napari_medldm.worker import Run, start
 
 KEPT = 50  # ended runs; older ones are forgotten
@@ -316,13 +315,18 @@ def add_plainly(outcome: Outcome, entry: Entry) -> None:
     outcome : with layers
     entry : whose viewer is open
     """
-    scan = entry.scan
-    for data, arguments, kind in outcome.layers:
-        layer = Layer.create(data, dict(arguments), kind)
-        if scan is not None:
-            measure_like(scan, layer)
-        entry.viewer.add_layer(layer)
+    made: list[Any] = []
+    for _ in Results(entry.viewer, _Uncompared()).show(outcome, entry.scan, made):
+        pass
+    for layer in made:
         entry.added(layer)
+
+
+class _Uncompared:
+    """Where there is no dock, nothing compares a scan with its result."""
+
+    def pair(self, before: Any, result: Any) -> None:
+        """Leave them alone."""
 
 
 def _viewer_closed(runs: weakref.ref[RunList], viewer: weakref.ref[Any]) -> None:

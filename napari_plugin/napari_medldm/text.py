@@ -7,8 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from medldm.data.volume import Volume
-from medldm.modality import DEFAULT
+from medldm.modality import DEFAULT, MODALITIES
 from medldm.settings import make
 from medldm.tasks import TASKS
 from medldm.zoo import Card, best, card
@@ -101,6 +103,50 @@ def unfit(name: str, modality: str, scan: Volume, verb: str = "") -> str:
     if not outside:
         return ""
     return f"Voxels of {outside[0]:.2f} mm lie outside of what {model_card.name} has seen ({low:g} to {high:g} mm)."
+
+
+def place(one: Any, layer: Any) -> str:
+    """A place with a wide interval: ``"z 12, y 40, x 33: 90 % interval of ±52"``."""
+    z, y, x = one.index
+    unit = ""
+    frame = layer.metadata.get("medldm")
+    if frame is not None and (kind := MODALITIES.get(frame.stored.modality or "")) is not None and kind.unit:
+        unit = f" {kind.unit}"
+    return f"slice {z}, row {y}, column {x}: 90 % interval \u00b1{one.half_width:.3g}{unit}"
+
+
+def legend(outcome: Any) -> str:
+    """What the orange overlay of a result means; empty where everything was measured."""
+    for data, _, kind in outcome.layers:
+        if kind == "labels":
+            marked = data.any(axis=(1, 2))
+            whole = (data.all(axis=(1, 2))).sum()
+            if whole:
+                return f"Orange: {int(whole)} slices that nobody measured."
+            return f"Orange: {int((data > 0).sum()):,} voxels in {int(marked.sum())} slices that nobody measured."
+    return ""
+
+
+def position(scan: Any, index: Any) -> str:
+    """A voxel, where it lies in the patient, and its value.
+
+    Parameters
+    ----------
+    scan : `layers.Snapshot`
+    index : (3,) voxel (z, y, x)
+    """
+    z, y, x = (scan.to_world @ [*index, 1.0])[:3]
+    said = [
+        f"{'LR'[int(x > 0)]} {abs(x):.1f}",
+        f"{'PA'[int(y > 0)]} {abs(y):.1f}",
+        f"{'IS'[int(z > 0)]} {abs(z):.1f} mm",
+    ]
+    where = f"voxel {int(index[0])}, {int(index[1])}, {int(index[2])} (z, y, x) \u00b7 {', '.join(said)}"
+    inside = all(0 <= i < n for i, n in zip(index, scan.shape, strict=True))
+    if not inside:
+        return f"outside of the scan \u00b7 {', '.join(said)}"
+    value = np.asarray(scan.data[(*scan.current, *(int(i) for i in index))])
+    return f"{where} \u00b7 {float(value):.6g}"
 
 
 def command_line(

@@ -77,10 +77,17 @@ def write_dicom(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     Raises
     ------
     UsageError
-        The layer does not come from DICOM, so there is no patient and study to derive a series from.
+        The layer does not come from DICOM, so there is no patient and study to derive a series from; or it is a series
+        that is shown and not restored.
     """
     from medldm.io import write
+    from napari_medldm.refused import KEY
 
+    if refusal := attributes.get("metadata", {}).get(KEY):
+        remedy = f"*{refusal.remedy}* first, or save it as NIfTI." if refusal.remedy else "Save it as NIfTI."
+        raise UsageError(
+            f"{attributes['name']} is shown as it is, and no series is derived from it: {refusal.reason} {remedy}"
+        )
     volumes = _volumes(data, attributes)
     volume = volumes[0]
     if len(volumes) > 1:

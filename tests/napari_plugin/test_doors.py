@@ -13,11 +13,11 @@ import phantoms_dicom
 import pytest
 from napari_medldm import form
 from napari_medldm import panel as panels
+from napari_medldm.widgets import opened as opened_dock
 from qtpy.QtWidgets import QApplication
 
 import medldm
 from medldm.cli import main
-from medldm.errors import InputError
 
 pytestmark = [pytest.mark.gui, pytest.mark.timeout(900)]
 SHAPE = (32, 40, 20)
@@ -35,13 +35,13 @@ def opened(viewer, tiny_model, monkeypatch):
     monkeypatch.setattr(panels, "show_error", said.append)
     monkeypatch.setattr(panels, "show_info", said.append)
 
-    def make(title, *paths):
+    def make(verb, *paths):
         for path in paths:
             viewer.open(str(path), plugin="medldm")
-        _, widget = viewer.window.add_plugin_dock_widget("medldm", title)
+        widget = opened_dock(viewer, verb)
         widget.said = said
-        widget.rows.choose_model(str(tiny_model))
-        widget.rows.widgets["device"].value = "cpu"
+        widget.choose_model(str(tiny_model))
+        widget.shared["device"].value = "cpu"
         return widget
 
     return make
@@ -92,33 +92,33 @@ def noisy_file(tmp_path):
 
 
 def test_a_copied_denoising_gives_the_same_voxels(opened, viewer, qtbot, noisy_file, tmp_path, monkeypatch):
-    widget = opened("Denoise", noisy_file)
+    widget = opened("denoise", noisy_file)
     widget.rows.widgets["seed"].value = 5
     hands.run(qtbot, widget)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_a_copied_refinement_gives_the_same_voxels(opened, viewer, qtbot, thick_file, tmp_path, monkeypatch):
-    widget = opened("Super-resolve", thick_file)
+    widget = opened("super-resolve", thick_file)
     widget.rows.widgets["spacing"].value = "1,1,1.3"
     hands.run(qtbot, widget)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_a_copied_restoration_gives_the_same_voxels(opened, viewer, qtbot, thick_file, tmp_path, monkeypatch):
-    widget = opened("Restore", thick_file)
+    widget = opened("restore", thick_file)
     qtbot.waitUntil(lambda: "apart" in widget.plan.value or "thick" in widget.plan.value, timeout=hands.LONG)
     hands.run(qtbot, widget)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_a_copied_filling_gives_the_same_voxels(opened, viewer, qtbot, tmp_path, monkeypatch):
     gap = phantoms.brain(SHAPE)
     gap[:, :, 9] = 0
-    widget = opened("Fill slices", phantoms.save(tmp_path / "gap.nii.gz", gap, np.diag([1, -1, 2, 1.0])))
+    widget = opened("fill-slices", phantoms.save(tmp_path / "gap.nii.gz", gap, np.diag([1, -1, 2, 1.0])))
     widget.rows.widgets["missing"].value = "9,12"
     hands.run(qtbot, widget)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_a_copied_inpainting_takes_the_file_of_the_mask_until_it_is_painted_on(
@@ -127,12 +127,12 @@ def test_a_copied_inpainting_takes_the_file_of_the_mask_until_it_is_painted_on(
     mask = np.zeros(SHAPE, np.uint8)
     mask[12:18, 15:22, 9:11] = 1
     mask_file = phantoms.save(tmp_path / "lesion_mask.nii.gz", mask, phantoms.OBLIQUE)
-    widget = opened("Inpaint", noisy_file, mask_file)
-    assert widget.region_layer.value.name.startswith("lesion")
+    widget = opened("inpaint", noisy_file, mask_file)
+    assert widget.page.region_layer.value.name.startswith("lesion")
     hands.run(qtbot, widget)
     assert str(mask_file) in copied(qtbot, widget.copy_command)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
-    widget.region_layer.value.data[0, 0, 0] = 1
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
+    widget.page.region_layer.value.data[0, 0, 0] = 1
     assert "--mask MASK.nii.gz" in copied(qtbot, widget.copy_command)
     assert "save the region as MASK.nii.gz first" in widget.status.value
 
@@ -140,13 +140,13 @@ def test_a_copied_inpainting_takes_the_file_of_the_mask_until_it_is_painted_on(
 def test_a_drawn_region_is_copied_by_a_labels_layer_that_can_be_saved(
     opened, viewer, qtbot, noisy_file, tmp_path, monkeypatch
 ):
-    widget = opened("Inpaint", noisy_file)
+    widget = opened("inpaint", noisy_file)
     scan = viewer.layers[0]
     corner = np.array([[9, 12, 10], [9, 12, 18], [9, 24, 18], [9, 24, 10.0]])
-    place = {"scale": scan.scale, "translate": scan.translate, "affine": scan.affine.affine_matrix}
-    widget.region_layer.value = viewer.add_shapes([corner], shape_type="rectangle", name="drawn", **place)
+    place = {"scale": scan.scale, "translate": scan.translate}
+    widget.page.region_layer.value = viewer.add_shapes([corner], shape_type="rectangle", name="drawn", **place)
     hands.run(qtbot, widget)
-    result = viewer.layers[-1]
+    result = hands.last_image(viewer)
     code = copied(qtbot, widget.copy_command)
     viewer.layers["drawn as labels"].save(str(tmp_path / "MASK.nii.gz"), plugin="medldm")
     assert "--mask MASK.nii.gz" in code
@@ -157,25 +157,25 @@ def test_one_volume_of_a_series_and_all_of_them_are_copied(opened, viewer, qtbot
     data = np.stack([phantoms.brain(SHAPE), phantoms.brain(SHAPE) * 0.8], -1)
     path = tmp_path / "bold.nii.gz"
     nib.save(nib.Nifti1Image(data, np.diag([1, 1, 2, 1.0])), path)
-    widget = opened("Denoise", path)
+    widget = opened("denoise", path)
     viewer.dims.set_point(0, 1)
     hands.run(qtbot, widget)
     assert "--volume 1" in copied(qtbot, widget.copy_command)
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
     widget.series.value = form.ALL
     hands.run(qtbot, widget)
     for button, do in ((widget.copy_command, by_command), (widget.copy_python, by_python)):
         do(copied(qtbot, button))
         for number in (0, 1):
             scan = medldm.read(tmp_path / f"RESTORED-{number}.nii.gz").voxels
-            assert np.array_equal(scan.transpose(2, 1, 0), viewer.layers[-1].data[number])
+            assert np.array_equal(scan.transpose(2, 1, 0), hands.last_image(viewer).data[number])
             (tmp_path / f"RESTORED-{number}.nii.gz").unlink()
 
 
 def test_what_lies_in_no_file_is_saved_first_and_keeps_what_dicom_said(opened, viewer, qtbot, tmp_path, monkeypatch):
     voxels = np.rint(phantoms.brain((32, 40, 8))).astype(np.int16) + 5
     phantoms_dicom.write_series(tmp_path / "in", voxels)
-    widget = opened("Super-resolve", tmp_path / "in")
+    widget = opened("super-resolve", tmp_path / "in")
     assert str(tmp_path / "in") in copied(qtbot, widget.copy_command)
     scan = viewer.layers[0]
     scan.translate = scan.translate + np.array([0, 3.0, 0])
@@ -185,7 +185,7 @@ def test_what_lies_in_no_file_is_saved_first_and_keeps_what_dicom_said(opened, v
     assert f"--modality {scan.metadata['medldm'].stored.modality}" in code
     hands.run(qtbot, widget)
     scan.save(str(tmp_path / "SCAN.nii.gz"), plugin="medldm")
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_a_restoration_copied_from_a_moved_dicom_layer_keeps_the_thickness_of_its_slices(
@@ -193,18 +193,18 @@ def test_a_restoration_copied_from_a_moved_dicom_layer_keeps_the_thickness_of_it
 ):
     voxels = np.rint(phantoms.brain((32, 40, 8))).astype(np.int16) + 5
     phantoms_dicom.write_series(tmp_path / "in", voxels, spacing=(0.9, 0.8, 4.0), SliceThickness=2.5)
-    widget = opened("Restore", tmp_path / "in")
+    widget = opened("restore", tmp_path / "in")
     scan = viewer.layers[0]
     assert scan.metadata["medldm"].stored.thickness_mm == 2.5
     scan.translate = scan.translate + np.array([0, 3.0, 0])
     assert "--slice-thickness 2.5" in copied(qtbot, widget.copy_command)
     hands.run(qtbot, widget)
     scan.save(str(tmp_path / "SCAN.nii.gz"), plugin="medldm")
-    same_as_copied(qtbot, widget, viewer.layers[-1], tmp_path, monkeypatch)
+    same_as_copied(qtbot, widget, hands.last_image(viewer), tmp_path, monkeypatch)
 
 
 def test_voxels_that_were_changed_are_not_taken_from_the_file(opened, viewer, qtbot, noisy_file):
-    widget = opened("Denoise", noisy_file)
+    widget = opened("denoise", noisy_file)
     assert str(noisy_file) in copied(qtbot, widget.copy_command)
     viewer.layers[0].data[3, 4, 5] += 1
     assert "SCAN.nii.gz" in copied(qtbot, widget.copy_python)
@@ -213,10 +213,10 @@ def test_voxels_that_were_changed_are_not_taken_from_the_file(opened, viewer, qt
 def test_a_dicom_result_is_saved_as_a_derived_series_from_the_menu(opened, viewer, qtbot, tmp_path):
     voxels = np.rint(phantoms.brain((24, 20, 6))).astype(np.int16) + 5
     phantoms_dicom.write_series(tmp_path / "in", voxels)
-    widget = opened("Super-resolve", tmp_path / "in")
+    widget = opened("super-resolve", tmp_path / "in")
     widget.rows.widgets["spacing"].value = "1"
     hands.run(qtbot, widget)
-    result = viewer.layers[-1]
+    result = hands.last_image(viewer)
     assert result.data.shape[0] > 6
     result.save(str(tmp_path / "out.dcm"), plugin="medldm")
     (again,) = viewer.open(str(tmp_path / "out"), plugin="medldm")
@@ -238,7 +238,7 @@ def test_every_sample_of_the_menu_opens(viewer):
 def test_a_sagittal_scan_of_three_slices_is_not_taken_for_colours(opened, viewer, qtbot, tmp_path):
     affine = np.array([[0, 0, 3.0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # slices count along the body's x
     path = phantoms.save(tmp_path / "sagittal.nii.gz", phantoms.brain((32, 40, 3)), affine, dtype=np.float32)
-    widget = opened("Denoise", path)
+    widget = opened("denoise", path)
     (scan,) = viewer.layers
     assert scan.data.shape == (40, 32, 3)
     assert not scan.rgb
@@ -246,10 +246,10 @@ def test_a_sagittal_scan_of_three_slices_is_not_taken_for_colours(opened, viewer
     assert viewer.layers[1].data.shape == scan.data.shape
 
 
-def test_a_scan_that_needs_an_option_says_where_options_are(viewer, tmp_path):
+def test_a_scan_that_is_not_restored_as_it_is_opens_with_its_remedy(viewer, tmp_path):
     phantoms_dicom.write_series(tmp_path / "tilted", np.ones((12, 10, 6), np.int16), shear=0.5)
-    with pytest.raises(InputError, match=r"--fix.*command line"):
-        viewer.open(str(tmp_path / "tilted"), plugin="medldm")
+    (layer,) = viewer.open(str(tmp_path / "tilted"), plugin="medldm")
+    assert layer.metadata["medldm_refused"].remedy == "Shear back and resample"
 
 
 def test_every_widget_is_in_the_filter_menu(viewer):
@@ -270,17 +270,21 @@ from napari_medldm.engine import ENGINE
 viewer = napari.Viewer(show=False)
 viewer.open(sys.argv[1], plugin="medldm")
 viewer.open_sample("medldm", "gap")
-titles = ("Restore", "Denoise", "Super-resolve", "Fill slices", "Inpaint")
-widgets = [viewer.window.add_plugin_dock_widget("medldm", title)[1] for title in titles]
-plan, denoise, _, fill, _ = widgets
-denoise.measure()
-fill.find_missing()
-for widget in widgets:
-    widget.rows.widgets["model"].value = "brain-mri-2d-fast"
-    widget.rows.widgets["seed"].value = 3
+widget = viewer.window.add_plugin_dock_widget("medldm", "medldm")[1]
+widget.shared["model"].value = "brain-mri-2d-fast"
+widget.shared["seed"].value = 3
+for verb in ("denoise", "super-resolve", "fill-slices", "inpaint", "restore"):
+    widget.choose(verb)
     widget.copy_command.native.click()
     widget.copy_python.native.click()
-while not plan.plan.value or "looking" in plan.plan.value + denoise.status.value + fill.status.value:
+    if verb == "denoise":
+        widget.page.measure()
+    if verb == "fill-slices":
+        widget.page.find_missing()
+    while "looking" in widget.status.value:
+        QTest.qWait(50)
+widget.describe()
+while not widget.plan.value or "looking" in widget.plan.value:
     QTest.qWait(50)
 maps = open(f"/proc/{ENGINE.process.pid}/maps").read()
 heavy = [name for name in ("torch", "monai") if name in sys.modules]

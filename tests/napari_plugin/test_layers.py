@@ -6,6 +6,7 @@ import dask.array
 import numpy as np
 import phantoms
 import pytest
+from napari.components import ViewerModel
 from napari.layers import Image, Shapes
 from napari_medldm.layers import layer_data, measure_like, series_data, snapshot, volume_of
 from napari_medldm.regions import drawn
@@ -86,8 +87,10 @@ def test_a_pyramid_gives_its_finest_level():
 def test_a_series_gives_the_volume_that_is_shown():
     volumes = [phantoms.oblique_phantom().with_voxels(phantoms.brain((40, 44, 16)) + n) for n in range(3)]
     data, arguments, _ = series_data(volumes)
-    layer = Image(data, **arguments)
-    shown = snapshot(layer, (2.0, 0, 0, 0)).load().volumes()
+    viewer = ViewerModel()
+    layer = viewer.add_layer(Image(data, **arguments))
+    viewer.dims.set_point(0, 2)
+    shown = snapshot(layer, viewer).load().volumes()
     assert len(shown) == 1
     assert np.array_equal(shown[0].voxels, volumes[2].voxels)
     assert np.allclose(shown[0].affine, volumes[2].affine, atol=1e-4)
@@ -119,8 +122,8 @@ def test_lengths_in_other_units_become_millimetres(tmp_path):
     write_image(str(tmp_path / "scan.nii.gz"), data, attributes)
     assert medldm.read(tmp_path / "scan.nii.gz").spacing == pytest.approx((0.5, 0.5, 2))
     box = Shapes([np.array([[2, 1, 1], [2, 1, 3], [2, 4, 3], [2, 4, 1]])], scale=(2000, 500, 500), units=("um",) * 3)
-    (outline,) = drawn(box, (0, 0, 0)).outlines
-    assert outline[:, 0] == pytest.approx(4)
+    (outline,) = drawn(box, snapshot(scan)).outlines
+    assert outline[:, 0] == pytest.approx(2)
 
 
 def test_a_result_is_measured_in_the_units_of_its_scan(as_layer):

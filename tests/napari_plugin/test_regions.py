@@ -1,5 +1,7 @@
 """Boxes and outlines become the voxels that the viewer shows there."""
 
+from dataclasses import replace
+
 import numpy as np
 import phantoms
 import pytest
@@ -11,10 +13,8 @@ from medldm.data.volume import Volume
 
 
 def test_the_current_slice_of_an_oblique_scan_is_one_slice(as_layer):
-    layer = as_layer(phantoms.oblique_phantom())
-    scan = snapshot(layer)
-    point = layer.data_to_world((5, 20, 10))
-    box = box_of(current_slice(scan, point, 0), scan.load().volumes()[0])
+    scan = replace(snapshot(as_layer(phantoms.oblique_phantom())), on_screen={0: 5})
+    box = box_of(current_slice(scan), scan.load().volumes()[0])
     assert box == ((0, 40), (0, 44), (5, 6))
 
 
@@ -22,9 +22,8 @@ def test_a_drawn_box_on_a_flipped_layer_finds_its_voxels():
     data = np.zeros((6, 20, 30), np.float32)
     data[2, 5:10, 8:12] = 1
     scan = snapshot(Image(data, scale=(3, -1, 1)))
-    points = (scan.to_world @ np.array([[2, 5, 8, 1], [2, 9, 11, 1.0]]).T)[:3].T
     volume = scan.load().volumes()[0]
-    part_of = crop(volume, box_of(around(points, scan), volume))
+    part_of = crop(volume, box_of(around([[2, 5, 8], [2, 9, 11]], scan), volume))
     assert part_of.shape == (4, 5, 1)
     assert (part_of.voxels == 1).all()
 
@@ -52,7 +51,7 @@ def test_an_outline_fills_its_slice_and_as_many_beside_it_as_asked(kind):
     scan = snapshot(Image(np.ones((9, 30, 30), np.float32), scale=(3, 1, 1)))
     corner = np.array([[4, 5, 5], [4, 5, 15], [4, 20, 15], [4, 20, 5.0]])
     shapes = Shapes([corner], shape_type=kind, scale=(3, 1, 1))
-    mask = filled(drawn(shapes, (0, 0, 0), deeper=1), scan).data
+    mask = filled(drawn(shapes, scan, deeper=1), scan).data
     assert np.flatnonzero(mask.any((1, 2))).tolist() == [3, 4, 5]
     area = {"rectangle": 176, "polygon": 176, "ellipse": 118}[kind]
     assert mask[4].sum() == pytest.approx(area, abs=8)

@@ -15,14 +15,14 @@ from napari.layers import Image
 from napari_medldm import form, samples
 from napari_medldm import panel as panels
 from napari_medldm.layers import layer_data, series_data
-from napari_medldm.widgets import DenoiseWidget, FillSlicesWidget, InpaintWidget, RestoreWidget, SuperResolveWidget
+from napari_medldm.widgets import MedldmWidget
 from qtpy.QtCore import QPoint, QRect
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QAbstractButton, QLabel, QWidget
 
 pytestmark = [pytest.mark.gui, pytest.mark.timeout(900)]
 SHAPE = (48, 56, 40)
-KINDS = [RestoreWidget, DenoiseWidget, SuperResolveWidget, FillSlicesWidget, InpaintWidget]
+VERBS = ["restore", "denoise", "super-resolve", "fill-slices", "inpaint"]
 
 
 @pytest.fixture
@@ -36,13 +36,13 @@ def viewer(make_napari_viewer):
 def dock(viewer, tiny_model):
     """A widget with the tiny model, in the viewer."""
 
-    def make(kind, *layers):
+    def make(verb, *layers):
         for layer in layers:
             viewer.add_layer(layer)
-        widget = kind(viewer)
-        viewer.window.add_dock_widget(widget.native, name=f"{widget.title} (medldm)")
-        widget.rows.choose_model(str(tiny_model))
-        widget.rows.widgets["device"].value = "cpu"
+        widget = MedldmWidget(viewer, verb)
+        viewer.window.add_dock_widget(widget, name="medldm")
+        widget.choose_model(str(tiny_model))
+        widget.shared["device"].value = "cpu"
         return widget
 
     return make
@@ -59,12 +59,12 @@ def state(viewer, qtbot):
             )
         QTest.qWait(100)
         with suppress(qtbot.TimeoutError):  # Qt lays rows out anew a while after their words changed
-            qtbot.waitUntil(lambda: not flaws(widget.native.widget()), timeout=10_000)
+            qtbot.waitUntil(lambda: not flaws(widget.widget()), timeout=10_000)
         folder = os.environ.get("MEDLDM_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             viewer.screenshot(str(Path(folder) / f"state_{name}.png"), canvas_only=False, flash=False)
-        assert flaws(widget.native.widget()) == []
+        assert flaws(widget.widget()) == []
 
     return check
 
@@ -100,33 +100,34 @@ def noisy(shape=SHAPE):
     return Image(data, **arguments)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_without_a_scan_with_one_and_with_all_settings(kind, dock, state):
-    widget = dock(kind)
-    state(f"{kind.verb}_empty", widget)
+@pytest.mark.parametrize("verb", VERBS)
+def test_without_a_scan_with_one_and_with_all_settings(verb, dock, state):
+    widget = dock(verb)
+    state(f"{verb}_empty", widget)
     widget.viewer.add_layer(noisy())
-    state(f"{kind.verb}_plan", widget)
-    widget.more.value = True
-    state(f"{kind.verb}_settings", widget)
+    state(f"{verb}_plan", widget)
+    for fold in widget.folds.values():
+        fold.expand(animate=False)
+    state(f"{verb}_settings", widget)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_with_a_shipped_model_and_scan(kind, dock, state):
+@pytest.mark.parametrize("verb", VERBS)
+def test_with_a_shipped_model_and_scan(verb, dock, state):
     ((data, arguments, _),) = samples.thick_sample()
-    widget = dock(kind, Image(data, **arguments))
-    widget.rows.widgets["model"].value = "auto"
-    state(f"{kind.verb}_shipped", widget)
+    widget = dock(verb, Image(data, **arguments))
+    widget.shared["model"].value = "auto"
+    state(f"{verb}_shipped", widget)
 
 
 def test_of_a_ct_scan(dock, state):
     ((data, arguments, _),) = samples.ct_sample()
-    widget = dock(DenoiseWidget, Image(data, **arguments))
-    widget.rows.widgets["model"].value = "auto"
+    widget = dock("denoise", Image(data, **arguments))
+    widget.shared["model"].value = "auto"
     state("denoise_ct", widget)
 
 
 def test_during_a_run_cancelled_and_done(dock, state, qtbot, viewer):
-    widget = dock(DenoiseWidget, noisy((96, 96, 96)))
+    widget = dock("denoise", noisy((96, 96, 96)))
     widget.rows.widgets["samples"].value = 8
     hands.click(qtbot, widget.button)
     state("running_start", widget)
@@ -144,7 +145,7 @@ def test_during_a_run_cancelled_and_done(dock, state, qtbot, viewer):
     hands.run(qtbot, widget)
     assert widget.bar.value == 100
     state("result", widget)
-    widget.compare.value = 0.5
+    widget.compare.slider.value = 0.5
     state("compared", widget)
     *_, spread, difference = viewer.layers
     for name, layer in (("uncertainty", spread), ("difference", difference)):
@@ -159,7 +160,7 @@ def test_during_a_run_cancelled_and_done(dock, state, qtbot, viewer):
 
 
 def test_previews(dock, state, qtbot, viewer):
-    widget = dock(DenoiseWidget, noisy())
+    widget = dock("denoise", noisy())
     viewer.dims.set_point(0, 20)
     hands.run(qtbot, widget, widget.preview)
     state("preview_slice", widget)
@@ -172,7 +173,7 @@ def test_previews(dock, state, qtbot, viewer):
     widget.where.value = viewer.add_shapes([box], shape_type="rectangle", **like)
     hands.run(qtbot, widget, widget.preview)
     state("preview_box", widget)
-    hands.click(qtbot, widget.estimate)
+    hands.click(qtbot, widget.page.estimate)
     qtbot.waitUntil(lambda: "noise" in widget.options(), timeout=hands.LONG)
     state("noise_estimated", widget)
 
@@ -180,8 +181,8 @@ def test_previews(dock, state, qtbot, viewer):
 def test_missing_slices(dock, state, qtbot, viewer):
     gap = phantoms.with_missing_slices(phantoms.phantom(SHAPE), [9, 10])
     data, arguments, _ = layer_data(gap)
-    widget = dock(FillSlicesWidget, Image(data, **arguments))
-    hands.click(qtbot, widget.find)
+    widget = dock("fill-slices", Image(data, **arguments))
+    hands.click(qtbot, widget.page.find)
     qtbot.waitUntil(lambda: "missing" in widget.options(), timeout=hands.LONG)
     viewer.dims.set_point(0, 9)
     state("missing_found", widget)
@@ -193,11 +194,11 @@ def test_missing_slices(dock, state, qtbot, viewer):
 
 def test_a_region(dock, state, qtbot, viewer):
     scan = noisy()
-    widget = dock(InpaintWidget, scan)
+    widget = dock("inpaint", scan)
     labels = viewer.add_labels(np.zeros(scan.data.shape, np.uint8), scale=scan.scale, units=scan.units, name="lesion")
     labels.data[18:23, 15:35, 12:30] = 1
     labels.refresh()
-    widget.region_layer.value = labels
+    widget.page.region_layer.value = labels
     viewer.dims.set_point(0, 20)
     state("region_painted", widget)
     hands.run(qtbot, widget)
@@ -207,23 +208,18 @@ def test_a_region(dock, state, qtbot, viewer):
 
 def test_a_series(dock, state):
     data, arguments, _ = series_data([phantoms.phantom(SHAPE)] * 3)
-    widget = dock(DenoiseWidget, Image(data, **arguments))
+    widget = dock("denoise", Image(data, **arguments))
     state("series_asks", widget)
     assert widget.series.visible
     assert tuple(widget.series.choices) == (form.ONE, form.ALL)
 
 
-def test_two_widgets_under_each_other(dock, state):
-    dock(RestoreWidget, noisy())
-    state("two_widgets", dock(DenoiseWidget))
-
-
 def test_an_error(dock, state, qtbot, tmp_path, monkeypatch):
     monkeypatch.setattr(panels, "show_error", lambda arguments: None)  # a test fails when napari is told of an error
-    widget = dock(DenoiseWidget, noisy())
+    widget = dock("denoise", noisy())
     model = phantoms.tiny_model(tmp_path / "model")
     next(model.parent.glob("*.safetensors")).unlink()
-    widget.rows.choose_model(str(model))
+    widget.choose_model(str(model))
     hands.run(qtbot, widget)
     assert "weights of tiny-2d are missing" in widget.status.value
     state("weights_missing", widget)
