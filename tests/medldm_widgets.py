@@ -1,5 +1,6 @@
 """How tests press the buttons of the napari widgets."""
 
+from napari_medldm.engine import Job
 from qtpy.QtCore import Qt
 
 LONG = 200_000  # ms; the machine may be busy, and the first run loads torch
@@ -20,6 +21,24 @@ def run(qtbot, widget, button=None):
     click(qtbot, button or widget.button)
     assert widget.run_now is not None
     finish(qtbot, widget)
+
+
+class ByHand:
+    """An engine whose jobs report what the test says, when it says so."""
+
+    busy = False
+
+    def __init__(self):
+        self.jobs = []
+
+    def run(self, order, progress, ended):
+        """Take an order."""
+        self.jobs.append(Job(order, progress, ended))
+        return self.jobs[-1]
+
+    def stop(self, job):
+        """End a job at once."""
+        job.ended(None)
 
 
 def last_image(viewer):

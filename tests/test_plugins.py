@@ -1,9 +1,9 @@
 """Members of the registries that another installed package offers: known in every process."""
 
 import os
+import queue
 import subprocess
 import sys
-import threading
 
 import nibabel as nib
 import numpy as np
@@ -180,19 +180,14 @@ def test_dask_workers_know_the_tasks_of_another_package(package, phantom, tmp_pa
 @pytest.mark.slow
 def test_the_process_that_computes_for_napari_knows_the_tasks_of_another_package(package, monkeypatch):
     pytest.importorskip("napari")
-    from napari_medldm.engine import Engine
+    from napari_medldm.engine import LocalEngine
     from napari_medldm.jobs import Order
 
     monkeypatch.syspath_prepend(package)
-    engine, outcome = Engine(), None
-
-    def last(news):
-        nonlocal outcome
-        outcome = yield from news
-
+    engine, ends = LocalEngine(), queue.Queue()
     try:
-        for _ in last(engine.run(Order("toy-draw", None), threading.Event())):
-            pass
+        engine.run(Order("toy-draw", None), lambda *_: None, ends.put)
+        outcome = ends.get(timeout=200)
     finally:
         engine.unload()
     assert outcome.layers[0][0].shape == (4, 4, 4)

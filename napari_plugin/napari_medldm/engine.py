@@ -1,174 +1,300 @@
-"""The computing process, seen from napari: started at the first run, asked, stopped, ended."""
+"""Where orders are carried out: in a process beside napari, one at a time, the others wait for their turn."""
 
 from __future__ import annotations
 
 import atexit
-import os
-import queue
+import itertools
+import re
 import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
-from medldm.errors import Cancelled, MedldmError, ResourceError
-from medldm.system import set_thread_defaults
-from napari_medldm.ipc import receive, send
+from medldm.errors import MedldmError, ResourceError
+from napari_medldm.computer import Computer
+from napari_medldm.jobs import Outcome, sentence
 
 if TYPE_CHECKING:
-    from napari_medldm.jobs import Order, Outcome
+    from napari_medldm.jobs import Order
 
-TICK_S = 0.1  # how often the waiting thread looks up
 PATIENCE_S = 1.2  # for a run that was asked to stop; then its process is ended
+COPYING, WAITING = PENDING = ("copying the scan", "waiting for another run")  # what is said before the turn comes
+ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
-News = tuple[int, int, str]
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong, in a sentence."""
+
+    text: str
 
 
-class Engine:
-    """One computing process, at most one order at a time."""
+End = Outcome | Failure | None  # None when it was cancelled
+Report = Callable[[int, int, str], None]
 
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self.mail: queue.Queue[tuple[str, Any]] = queue.Queue()
-        self.turn = threading.Lock()
-        atexit.register(self.unload)
 
-    def run(self, order: Order, stop: threading.Event) -> Generator[News, None, Outcome]:
-        """Yield progress, return the outcome; a generator that is closed early ends the process.
+@dataclass(eq=False)
+class Job:
+    """An order on its way through an engine.
 
-        Parameters
-        ----------
-        order : what to do
-        stop : set it to end the run: before its next network layer, or with its process
+    Parameters
+    ----------
+    order : what to do
+    progress : gets (done, total, what)
+    ended : gets the end, once
+    number : in the order of asking
+    """
 
-        Raises
-        ------
-        Cancelled
-            `stop` was set.
-        MedldmError
-            Whatever went wrong, as a sentence.
-        """
-        yield 0, 1, "copying the scan"
-        # Before the turn comes: what is edited while another run goes on is not what was asked for.
-        loaded = yield from _in_thread(order.loaded, stop)
-        while not self.turn.acquire(timeout=TICK_S):
-            yield 0, 1, "waiting for another run"
-            if stop.is_set():
-                raise Cancelled("cancelled")
-        try:
-            process = self._started()
-            try:
-                send(process.stdin, loaded)  # type: ignore[arg-type]
-                # A question is short, and ending its process would cost the model that is loaded there.
-                return (yield from self._watch(process, threading.Event() if order.question else stop))
-            except OSError as problem:
-                raise self._died(process) from problem
-            except GeneratorExit:
-                self.unload()  # nobody waits for the result any more
-                raise
-        finally:
-            self.turn.release()
+    order: Order
+    progress: Report
+    ended: Callable[[End], None]
+    number: int = 0
+    loaded: Order | None = None
+    computer: Computer | None = None
+    stopped: bool = False
+    over: bool = False
+    deadline: threading.Timer | None = field(default=None, repr=False)
 
-    def _watch(self, process: subprocess.Popen[bytes], stop: threading.Event) -> Generator[News, None, Outcome]:
-        last: News = (0, 1, "starting")
-        asked: float | None = None
-        while True:
-            if stop.is_set() and asked is None:
-                asked = time.monotonic()
-                send(process.stdin, "stop")  # type: ignore[arg-type]
-            if asked is not None and time.monotonic() - asked > PATIENCE_S:
-                self.unload()
-                raise Cancelled("cancelled")
-            try:
-                kind, value = self.mail.get(timeout=TICK_S)
-            except queue.Empty:
-                yield last  # a generator that yields is one that napari can stop
-                continue
-            if kind == "progress":
-                last = value
-                yield last
-            elif kind == "result":
-                if asked is not None:
-                    raise Cancelled("cancelled")
-                outcome: Outcome = value
-                return outcome
-            elif kind == "error":
-                raise value
-            elif kind == "stopped" or asked is not None:
-                raise Cancelled("cancelled")
-            else:
-                raise self._died(process)
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Who comes first: a question is short, so it does not wait for a queue of runs."""
+        return not self.order.question, self.number
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self.process is None or self.process.poll() is not None:
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
-            set_thread_defaults(environment)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "napari_medldm.serve"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=environment,
-            )
-            # A new queue: what an ended process still had to say is nobody's news.
-            self.mail = queue.Queue()
-            threading.Thread(target=_listen, args=(self.process, self.mail), daemon=True).start()
-        return self.process
 
-    def _died(self, process: subprocess.Popen[bytes]) -> MedldmError:
-        code = process.wait()
-        self.process = None
-        if code in (-9, 137):
-            return ResourceError(
-                "The system ended the computation, most likely because memory ran out. Choose smaller tiles, close "
-                "other programs, or restore a box of the scan."
-            )
-        return MedldmError(f"The computing process ended unexpectedly (code {code}); the terminal says more.")
+class Engine(Protocol):
+    """What carries out orders; one that computes elsewhere can stand in the place of the local one."""
 
     @property
     def busy(self) -> bool:
         """Whether an order is being carried out."""
-        return self.turn.locked()
+
+    def run(self, order: Order, progress: Report, ended: Callable[[End], None]) -> Job:
+        """Take an order; returns at once, both functions are called from any thread.
+
+        Parameters
+        ----------
+        order : what to do
+        progress : gets (done, total, what)
+        ended : gets the end, once; errors of all kinds are a `Failure`
+        """
+
+    def stop(self, job: Job) -> None:
+        """End a job; its end is None, within two seconds."""
 
     def unload(self) -> None:
-        """End the process; all its memory is free, the next run starts a new one."""
-        process, self.process = self.process, None
-        if process is not None:
-            process.kill()
-            process.wait()
+        """Free the memory that the model takes; what runs is cancelled."""
 
 
-def _in_thread(work: Callable[[], Order], stop: threading.Event) -> Generator[News, None, Order]:
-    """What a function returns, called in a thread of its own: a slow disk or dask must not hold Cancel up."""
-    box: queue.Queue[tuple[Order | None, BaseException | None]] = queue.Queue()
+class LocalEngine:
+    """One computing process, started at the first order; at most one order at a time."""
 
-    def go() -> None:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.starting = threading.Lock()
+        self.waiting: list[Job] = []
+        self.current: Job | None = None
+        self.computer: Computer | None = None
+        self.numbers = itertools.count()
+        atexit.register(self.unload)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The computing process; None while there is none."""
+        computer = self.computer
+        return None if computer is None else computer.process
+
+    @property
+    def busy(self) -> bool:
+        """Whether an order is being carried out."""
+        return self.current is not None
+
+    def run(self, order: Order, progress: Report, ended: Callable[[End], None]) -> Job:
+        """Take an order; see `Engine`."""
+        job = Job(order, progress, ended, next(self.numbers))
+        progress(0, 1, COPYING)
+        # In a thread: a slow disk or dask must hold up neither the window nor Cancel. Before the turn comes: what is
+        # edited while another run goes on is not what was asked for.
+        threading.Thread(target=self._copy, args=(job,), daemon=True).start()
+        return job
+
+    def stop(self, job: Job) -> None:
+        """End a job: at once while it waits, else before its next network layer, or with its process.
+
+        A question that is being answered goes on: it is short, and ending its process would cost the loaded model.
+        """
+        with self.lock:
+            running = self.current is job
+            if job.over or job.stopped or (running and job.order.question):
+                return
+            job.stopped = True
+            if running:
+                job.deadline = threading.Timer(PATIENCE_S, self._lose_patience, (job,))
+                job.deadline.daemon = True
+                job.deadline.start()
+                if job.computer is not None:
+                    job.computer.send("stop")
+        if not running:
+            self._end(job, None)
+
+    def unload(self) -> None:
+        """End the process; all its memory is free, the next order starts a new one."""
+        with self.lock:
+            computer = self._detached()
+        if computer is not None:
+            computer.kill()
+            computer.process.wait()
+
+    def _copy(self, job: Job) -> None:
         try:
-            box.put((work(), None))
-        except BaseException as problem:  # raised again where it is awaited
-            box.put((None, problem))
+            loaded = job.order.loaded()
+        except BaseException as problem:  # of any layer, of any plugin; what is not reported here is lost
+            self._end(job, Failure(str(sentence(problem))))
+            return
+        with self.lock:
+            if job.over:
+                return
+            job.loaded = loaded
+            self.waiting.append(job)
+            if self.current is not None:
+                job.progress(0, 1, WAITING)
+        self._next()
 
-    threading.Thread(target=go, daemon=True).start()
-    while True:
-        if stop.is_set():
-            raise Cancelled("cancelled")
+    def _next(self) -> None:
+        """Begin the next job, unless one is going on; never on the GUI thread, because processes start slowly."""
+        with self.lock:
+            if self.current is not None or not self.waiting:
+                return
+            self.current = job = min(self.waiting, key=lambda one: one.rank)
+            self.waiting.remove(job)
+        job.progress(0, 1, "starting")
         try:
-            done, problem = box.get(timeout=TICK_S)
-        except queue.Empty:
-            yield 0, 1, "copying the scan"
-            continue
-        if done is None:
-            assert problem is not None
-            raise problem
-        return done
+            # The second time is for a process that ended between two lines.
+            if not self._handed_over(job) and not self._handed_over(job):
+                self._end(job, Failure("The computing process ended as soon as it began; the terminal says more."))
+        except OSError as problem:
+            self._end(job, Failure(f"The computing process could not be started: {problem}."))
+
+    def _handed_over(self, job: Job) -> bool:
+        computer = self._started()
+        with self.lock:
+            if computer.closed:
+                return False
+            if not job.stopped:
+                job.computer = computer
+                computer.send(job.loaded)
+                job.loaded = None
+        if job.stopped:
+            self._end(job, None)
+        return True
+
+    def _started(self) -> Computer:
+        with self.starting:  # not `lock`, for which the GUI thread may wait
+            computer = self.computer
+            if computer is None:
+                computer = Computer(self._came, self._gone, self._refused)
+                with self.lock:
+                    self.computer = None if computer.closed else computer
+            return computer
+
+    def _came(self, computer: Computer, kind: str, value: Any) -> None:
+        job = self.current
+        if job is None or job.computer is not computer:
+            return
+        if kind == "progress":
+            job.progress(*value)
+        elif job.stopped or kind == "stopped":
+            self._end(job, None)
+        else:
+            self._end(job, value if kind == "result" else Failure(str(value)))
+
+    def _refused(self, computer: Computer, problem: Exception) -> None:
+        job = self.current
+        if job is not None and job.computer is computer:
+            self._end(job, Failure(str(sentence(problem))))
+
+    def _gone(self, computer: Computer, unreadable: Exception | None) -> None:
+        with self.lock:
+            computer.closed = True
+            if self.computer is computer:
+                self.computer = None
+            job = self.current
+        if job is None or job.computer is not computer:
+            return
+        if unreadable is not None:
+            self._end(job, Failure(str(sentence(unreadable))))
+        elif job.stopped or computer.killed:
+            self._end(job, None)
+        else:
+            self._end(job, Failure(str(_died(computer.process.returncode))))
+
+    def _lose_patience(self, job: Job) -> None:
+        with self.lock:
+            if job.over:
+                return
+            computer = self._detached() if job.computer is not None else None
+        if computer is not None:
+            computer.kill()
+        self._end(job, None)
+
+    def _detached(self) -> Computer | None:
+        """The process, which gets no more orders; with the lock held."""
+        computer, self.computer = self.computer, None
+        if computer is not None:
+            computer.closed = True
+        return computer
+
+    def _end(self, job: Job, end: End) -> None:
+        with self.lock:
+            if job.over:
+                return
+            job.over = True
+            job.loaded = None
+            running = self.current is job
+            if running:
+                self.current = None
+            if job in self.waiting:
+                self.waiting.remove(job)
+        if job.deadline is not None:
+            job.deadline.cancel()
+        try:
+            job.ended(end)
+        finally:
+            if running:
+                self._next()
 
 
-def _listen(process: subprocess.Popen[bytes], mail: queue.Queue[tuple[str, Any]]) -> None:
-    try:
-        while True:
-            mail.put(receive(process.stdout))  # type: ignore[arg-type]
-    except (EOFError, OSError, ValueError):
-        mail.put(("gone", None))
+class Unavailable:
+    """Computing at an address, which is not possible yet."""
+
+    busy = False
+
+    def run(self, order: Order, progress: Report, ended: Callable[[End], None]) -> Job:
+        """Refuse."""
+        job = Job(order, progress, ended, over=True)
+        ended(Failure("Remote computing is not available yet. Choose another device."))
+        return job
+
+    def stop(self, job: Job) -> None:
+        """Nothing runs."""
+
+    def unload(self) -> None:
+        """Nothing is loaded."""
 
 
-ENGINE = Engine()
+def engine_of(order: Order) -> Engine:
+    """Where an order is carried out, by its device: at an address like ``http://host:8080``, else here."""
+    return REMOTE if ADDRESS.match(str(order.options.get("device", ""))) else ENGINE
+
+
+def _died(code: int) -> MedldmError:
+    if code in (-9, 137):
+        return ResourceError(
+            "The system ended the computation, most likely because memory ran out. Choose smaller tiles, close "
+            "other programs, or restore a box of the scan."
+        )
+    return MedldmError(f"The computing process ended unexpectedly (code {code}); the terminal says more.")
+
+
+ENGINE = LocalEngine()
+REMOTE = Unavailable()

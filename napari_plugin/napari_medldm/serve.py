@@ -33,13 +33,13 @@ def main() -> None:
             if order == "stop":
                 stop.set()
             else:
+                # Here and not where orders are carried out: a stop may come right behind its order.
+                stop.clear()
                 orders.put(order)
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
-        order = orders.get()
-        stop.clear()
-        send(give, answer(order, stop, give))
+        send(give, answer(orders.get(), stop, give))
 
 
 def answer(order: Any, stop: threading.Event, give: Any) -> tuple[str, Any]:

@@ -1,84 +1,144 @@
-"""An order in a napari thread worker: progress, cancel, errors; all answers arrive on the GUI thread."""
+"""An order that is carried out elsewhere, as Qt signals: all answers arrive on the GUI thread."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
-from napari.qt.threading import create_worker
+from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal, Slot
 
-from medldm.errors import Cancelled
-from napari_medldm.engine import ENGINE, News
-from napari_medldm.jobs import Outcome, sentence
+from medldm.tasks import TASKS
+from napari_medldm.activity import Activity
+from napari_medldm.engine import End, Engine, Failure, Job, engine_of
 
 if TYPE_CHECKING:
     from napari_medldm.jobs import Order
 
+__all__ = ["End", "Failure", "News", "Run", "start"]
 
-@dataclass(frozen=True)
-class Failure:
-    """What went wrong, in a sentence.
+News = tuple[int, int, str]  # done, total, what
 
-    It is not the exception itself: napari takes an exception that a worker returns for one that it raised.
+
+class Run(QObject):  # type: ignore[misc]
+    """An order that is being carried out.
+
+    Attributes
+    ----------
+    progress : signal of (done, total, what)
+    ended : signal of the end, once; no progress comes after it
+    wish : set when it was asked to stop
     """
 
-    text: str
-
-
-End = Outcome | Failure | None  # None when it was cancelled
-
-
-class Run:
-    """An order that is being carried out."""
+    progress = Signal(int, int, str)
+    ended = Signal(object)
+    _woken = Signal()
 
     def __init__(self) -> None:
+        super().__init__()
         self.wish = threading.Event()
-        self.worker: Any = None
+        self.over = self._delivering = False
+        self.engine: Engine | None = None
+        self.job: Job | None = None
+        self.activity: Activity | None = None
+        self._inbox: deque[Callable[[], None]] = deque()
+        application = QCoreApplication.instance()
+        if application is not None:
+            self.moveToThread(application.thread())
+        # To a slot of an object that lives on the GUI thread, through its queue: that is where it is called.
+        self._woken.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
+
+    def begin(self, order: Order, title: str) -> None:
+        """Hand the order to its engine.
+
+        Parameters
+        ----------
+        order : what to do
+        title : of a run, in the activity dock; a question is too short for it
+        """
+        _RUNNING.add(self)
+        if not order.question:
+            self.activity = Activity(title, self.stop)
+        self.engine = engine_of(order)
+        self.job = self.engine.run(order, self._post_news, self._post_end)
 
     def stop(self) -> None:
         """End it; `done` gets None within two seconds."""
         self.wish.set()
+        if self.engine is not None and self.job is not None:
+            self.engine.stop(self.job)
+
+    def _post_news(self, done: int, total: int, what: str) -> None:
+        self._post(partial(self._progressed, int(done), int(total), what))
+
+    def _post_end(self, end: End) -> None:
+        self._post(partial(self._ended, end))
+
+    def _post(self, message: Callable[[], None]) -> None:
+        self._inbox.append(message)
+        with suppress(RuntimeError):  # Qt is gone: napari is closing
+            self._woken.emit()
+
+    @Slot()  # type: ignore[untyped-decorator]
+    def _deliver(self) -> None:
+        # napari lets Qt work while it draws the bar of an activity, so this may be called in the middle of itself.
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._inbox:
+                self._inbox.popleft()()
+        finally:
+            self._delivering = False
+            if self._inbox:  # whoever is told raised an error
+                self._woken.emit()
+
+    def _progressed(self, done: int, total: int, what: str) -> None:
+        if self.over:
+            return
+        self.progress.emit(done, total, what)
+        if self.activity is not None:
+            self.activity.show(done / max(1, total))
+
+    def _ended(self, end: End) -> None:
+        self.over = True
+        _RUNNING.discard(self)
+        if self.activity is not None:
+            self.activity.close()
+        self.ended.emit(end)
 
 
-def start(order: Order, *, progress: Callable[[News], None], done: Callable[[End], None]) -> Run:
-    """Start an order; both functions are called on the GUI thread.
+_RUNNING: set[Run] = set()  # until their ends are delivered, whether anybody holds them or not
+
+
+def start(
+    order: Order, *, progress: Callable[[News], None], done: Callable[[End], None], title: str | None = None
+) -> Run:
+    """Start an order; both functions are called on the GUI thread, and never before this returns.
 
     Parameters
     ----------
     order : what to do
     progress : gets (done, total, what)
     done : gets the end
+    title : in napari's activity dock; None makes one of the task and the scan
 
     Returns
     -------
     the run; its ``stop()`` cancels
     """
     run = Run()
-    steps = work(order, run.wish)
-
-    def follow() -> Generator[News, None, End]:
-        return (yield from steps)
-
-    def aborted() -> None:
-        # napari aborts workers when its window closes, and drops the generator as it stands: the engine would be held.
-        steps.close()
-        done(None)
-
-    run.worker = worker = create_worker(follow, _start_thread=False)
-    worker.yielded.connect(progress)
-    worker.returned.connect(done)
-    worker.aborted.connect(aborted)
-    worker.start()
+    run.progress.connect(lambda *news: progress(news))
+    run.ended.connect(done)
+    run.begin(order, title_of(order) if title is None else title)
     return run
 
 
-def work(order: Order, stop: threading.Event) -> Generator[News, None, End]:
-    """Yield progress until the order is done."""
-    try:
-        return (yield from ENGINE.run(order, stop))
-    except Cancelled:
-        return None
-    except Exception as problem:  # whatever it is, the GUI thread shows it in words
-        return Failure(str(sentence(problem)))
+def title_of(order: Order) -> str:
+    """``"Denoise brain-mri"``."""
+    task = TASKS.get(order.verb)
+    name = task.labels.title if task else order.verb
+    return f"{name} {order.scan.name}" if order.scan else name
