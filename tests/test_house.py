@@ -628,7 +628,7 @@ def test_the_manifest_of_napari_offers_every_task():
     from medldm.tasks import TASKS
 
     contributions = yaml.safe_load((ROOT / "napari_plugin/napari_medldm/napari.yaml").read_text())["contributions"]
-    assert [widget["display_name"] for widget in contributions["widgets"]] == ["medldm"]  # one dock for all
+    assert [widget["display_name"] for widget in contributions["widgets"]] == ["medldm", "Runs"]  # one dock for all
     titles = {f"medldm.{name.replace('-', '_')}": f"{task.labels.title} (medldm)" for name, task in TASKS.items()}
     commands = {command["id"]: command["title"] for command in contributions["commands"]}
     assert titles.items() <= commands.items()

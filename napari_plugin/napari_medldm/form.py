@@ -29,6 +29,7 @@ from napari_medldm.compare import Compare
 from napari_medldm.form_fields import Rows
 from napari_medldm.pages import TaskPage, page
 from napari_medldm.present import NEUROLOGICAL, PLANES, RADIOLOGICAL
+from napari_medldm.runs_view import RunsView
 from napari_medldm.windows import PRESETS
 
 WIDTH = 380  # pixels; below that rows are cut off, the bar that scrolls down included
@@ -201,6 +202,7 @@ class Form(QScrollArea):
                 self.refine.native,
                 _line(self.model_file, self.unload).native,
             ),
+            "Runs": _fold("Runs", RunsView()),
             "Repeat": _fold("Repeat elsewhere", _line(self.copy_command, self.copy_python).native),
         }  # fmt: skip
         for fold in self.folds.values():

@@ -199,6 +199,18 @@ class Snapshot:
         chosen = self.data if every else self.data[self.current]
         return replace(self, data=np.array(chosen), current=() if every else (0,) * (chosen.ndim - 3))
 
+    def numbers(self, *, every: bool) -> tuple[int, ...]:
+        """Numbers of the volumes of a series that are meant; none for a scan of one volume.
+
+        Parameters
+        ----------
+        every : all of them, else the current one
+        """
+        if not self.current:
+            return ()
+        sizes = self.data.shape[:-3]
+        return tuple(range(int(np.prod(sizes)))) if every else (int(np.ravel_multi_index(self.current, sizes)),)
+
     def volumes(self) -> list[Volume]:
         """Every volume of the data, in order."""
         data = np.asarray(self.data)

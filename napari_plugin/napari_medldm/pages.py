@@ -68,6 +68,10 @@ class TaskPage:
         """The file of the mask in a copied run, None for tasks without one; for subclasses."""
         return None
 
+    def mask_name(self) -> str | None:
+        """The same, without making the mask a layer; for subclasses."""
+        return None
+
     def say_plan(self, options: dict[str, Any]) -> None:
         """Say what a run would do, from the geometry of the scan alone."""
         panel = self.panel
@@ -254,6 +258,11 @@ class InpaintPage(TaskPage):
         layer = self.region_layer.value
         if isinstance(layer, Shapes):
             self.paint(self.mask(), f"{layer.name} as labels")
+        return self.mask_name()
+
+    def mask_name(self) -> str | None:
+        """The file of the labels, or what it would be called."""
+        layer = self.region_layer.value
         return (isinstance(layer, Labels) and snapshot(layer).file) or "MASK.nii.gz"
 
     def paint(self, shapes: Drawn, name: str) -> None:

@@ -6,10 +6,9 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
-from napari.layers import Layer
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
@@ -18,17 +17,18 @@ from medldm.errors import MedldmError, ModelError
 from medldm.modality import DEFAULT, modality_of
 from medldm.settings import make
 from medldm.tasks import TASKS
-from napari_medldm import display, text, view
+from napari_medldm import text, view
 from napari_medldm.engine import ENGINE
 from napari_medldm.form import ALL, Form
 from napari_medldm.jobs import Order, Outcome
 from napari_medldm.layers import Snapshot, snapshot
 from napari_medldm.queries import Queries
-from napari_medldm.refused import Refused, refused, remedied, title
+from napari_medldm.refused import Refused, refused, title
 from napari_medldm.regions import Corners
 from napari_medldm.results import Results, in_turns
+from napari_medldm.runs import CANCELLED, FAILED, RUNS, Entry
 from napari_medldm.viewing import Viewing
-from napari_medldm.worker import End, Failure, Run, start
+from napari_medldm.worker import title_of
 
 FIRST = "restore"
 SETTLED_MS = 400  # a plan is made when nothing was changed for this long
@@ -45,9 +45,8 @@ class Panel(Form):
     """
 
     def __init__(self, napari_viewer: Any, verb: str = FIRST) -> None:
-        self.run_now: Run | None = None
+        self.mine: list[Entry] = []  # runs that this dock started, until their results are shown
         self.refusal: Refused | None = None
-        self.clock = text.Clock()
         self.closed = False
         self.timer = QTimer()
         self.timer.setSingleShot(True)
@@ -65,11 +64,11 @@ class Panel(Form):
         self.cancel.clicked.connect(self.stop)
         self.unload.clicked.connect(self.free)
         self.about.clicked.connect(lambda: setattr(self.card, "visible", not self.card.visible))
-        self.copy_command.clicked.connect(lambda: self._copy(text.command_line))
-        self.copy_python.clicked.connect(lambda: self._copy(text.python))
+        self.copy_command.clicked.connect(lambda: self._copy(text.command_of))
+        self.copy_python.clicked.connect(lambda: self._copy(text.python_of))
         self.model_file.clicked.connect(self._ask_for_model)
         self.scan.changed.connect(lambda _: self.changed_scan())
-        self.remedy.clicked.connect(self.repair)
+        self.remedy.clicked.connect(self.viewing.repair)
         self.look_here.itemClicked.connect(lambda item: self.viewing.go_to(self.look_here.row(item)))
         for row in self.shared.values():
             row.changed.connect(lambda _: self.later())
@@ -86,6 +85,7 @@ class Panel(Form):
         ]
         for event, call in self.followed:
             event.connect(call)
+        RUNS.changed.connect(self._changed)
         # The widget dies with its window; what still runs must not talk to it afterwards.
         me = weakref.ref(self)
         self.destroyed.connect(lambda: _close(me))
@@ -197,25 +197,12 @@ class Panel(Form):
         self.remedy.text = title(self.scan.value, self.viewer.dims.point) if refusal is not None else ""
         self.remedy.visible = bool(self.remedy.text)
         self.refusal = refusal
-        if self.run_now is None:
-            self.button.enabled = self.preview.enabled = refusal is None
+        self._busy()
 
     def _moved(self, _: Any = None) -> None:
         """Name the volume that the slider is at."""
         if not self.closed and self.refusal is not None and self.scan.value is not None:
             self.remedy.text = title(self.scan.value, self.viewer.dims.point)
-
-    def repair(self) -> None:
-        """Add the scan as it can be restored, and choose it."""
-        layer = self.scan.value
-        try:
-            scan = Layer.create(*remedied(layer, self.viewer.dims.point))
-        except (MedldmError, ValueError) as problem:
-            show_error(str(problem))
-            return
-        display.lie_like(layer, scan)
-        self.viewer.add_layer(scan)
-        self.scan.value = scan
 
     def _say_card(self) -> None:
         try:
@@ -264,10 +251,12 @@ class Panel(Form):
         """Where the preview looks, in the patient."""
         return view.region(self.where.value, self.snapshot())
 
+    @property
+    def run_now(self) -> Entry | None:
+        """What this dock waits for first; others may wait behind it."""
+        return self.mine[0] if self.mine else None
+
     def _begin(self, order: Callable[[], Order]) -> None:
-        if self.run_now is not None:
-            show_info("A restoration is running already. Cancel it, or wait for its end.")
-            return
         if self.refusal is not None:
             show_error(self.refusal.reason)
             return
@@ -279,18 +268,28 @@ class Panel(Form):
             show_error(str(problem))
             return
         self.queries.forget(self.status)
-        self._start(wanted, weakref.ref(self.scan.value) if self.page.needs_scan else _nothing)
+        for entry in self.mine if wanted.where is not None else ():
+            if entry.preview:
+                entry.cancel()  # a preview that is not waited for any more
+        if not self.mine:
+            self.bar.value, self.status.value = 0, "starting"
+        self._start(wanted, self.scan.value if self.page.needs_scan else None)
 
     def _start(self, order: Order, before: Any) -> None:
-        self.clock = text.Clock()
-        self._busy(True)
-        self.status.value = "starting"
-        self.run_now = start(order, progress=self._progressed, done=lambda end: self._done(order, end, before))
+        spell = dict.fromkeys(("command", "python"))
+        if order.scan is not None:
+            said = order.scan, order.verb, order.options, self.page.mask_name(), order.scan.numbers(every=order.every)
+            spell = {"command": partial(text.command_of, *said), "python": partial(text.python_of, *said)}
+        entry = RUNS.start(
+            order, title=title_of(order), scan=before, show=self._done, viewer=self.viewer, **spell
+        )  # fmt: skip
+        self.mine.append(entry)
+        self._busy()
 
     def stop(self) -> None:
         """Stop the run, within two seconds."""
         if self.run_now is not None:
-            self.run_now.stop()
+            self.run_now.cancel()
             self.status.value = "cancelling"
 
     def free(self) -> None:
@@ -301,81 +300,80 @@ class Panel(Form):
         ENGINE.unload()
         self.status.value = "The model is unloaded."
 
-    def _busy(self, on: bool) -> None:
-        free = not on and self.refusal is None
-        self.button.enabled, self.preview.enabled, self.cancel.enabled = free, free, on
-        self.bar.value = 0
+    def _busy(self) -> None:
+        self.button.enabled = self.preview.enabled = self.refusal is None
+        self.cancel.enabled = bool(self.mine)
 
-    def _progressed(self, news: tuple[int, int, str]) -> None:
-        if self.closed or self.run_now is None or self.run_now.wish.is_set():
+    def _changed(self, entry: Entry) -> None:
+        """A run went on or ended."""
+        if self.closed or entry not in self.mine:
             return
-        done, total, _ = news
-        self.bar.value = round(100 * done / max(1, total))
-        self.status.value = self.clock.text(*news)
+        if entry.state in (FAILED, CANCELLED):
+            self._ended(entry, entry.text)
+            if entry.state == FAILED:
+                show_error(entry.text)
+        elif not entry.over and entry is self.run_now:
+            self.bar.value = int(100 * entry.share)
+            self.status.value = ", ".join(filter(None, (entry.what, entry.remaining())))
 
-    def _done(self, order: Order, end: End, before: Any) -> None:
-        if isinstance(end, Outcome) and not self.closed:
-            in_turns(self._show(order, end, before()))
-            return
-        self._ended("cancelled" if end is None else end.text)
-        if isinstance(end, Failure) and not self.closed:
-            show_error(end.text)
+    def _done(self, outcome: Outcome, entry: Entry) -> bool:
+        """Show what came of a run; False where nobody is there to see it."""
+        if self.closed:
+            return False
+        in_turns(self._show(outcome, entry))
+        return True
 
-    def _show(self, order: Order, outcome: Outcome, before: Any) -> Iterator[None]:
+    def _show(self, outcome: Outcome, entry: Entry) -> Iterator[None]:
         """Show what came of a run, in steps; the run has ended when all is shown."""
         made: list[Any] = []
+        before, order = entry.scan, entry.order
         try:
             if not outcome.layers:
                 show_info(outcome.text)
                 return
             for _ in self.results.show(outcome, before, made):
+                for layer in made[len(entry.layers) :]:
+                    entry.added(layer)
                 yield
                 if self.closed:
                     return
             self.viewing.list_places(outcome.places, made[0])
             self.legend.value = text.legend(outcome)
             self.notes.value = "\n".join(f"\u2022 {note}" for note in outcome.notes)
-            if order.scan is not None and before not in self.viewer.layers:
+            if entry.needs_scan and before not in self.viewer.layers:
                 show_info("The scan was removed during the run; its result was added all the same.")
         finally:
-            if outcome.refinable and made and not self.closed and self.refine.value and before in self.viewer.layers:
+            refined = outcome.refinable and made and not self.closed and self.refine.value
+            if refined and order is not None and before in self.viewer.layers:
                 # A first look is there; whoever waits sees what the run will give.
-                self._start(replace(order, fast=False), weakref.ref(before))
+                self.mine.remove(entry)
+                self._start(replace(order, fast=False), before)
                 self.status.value = "first look; refining it with the chosen model"
             else:
-                self._ended(outcome.text, 100)
+                self._ended(entry, outcome.text, 100)
 
-    def _ended(self, said: str, share: int = 0) -> None:
-        self.run_now = None
+    def _ended(self, entry: Entry, said: str, share: int = 0) -> None:
+        if entry in self.mine:
+            self.mine.remove(entry)
         if not self.closed:
-            self._busy(False)
-            self.bar.value, self.status.value = share, said
+            self._busy()
+            if not self.mine:
+                self.bar.value, self.status.value = share, said
 
     def _copy(self, spell: Callable[..., str]) -> None:
         try:
             scan, options = self.snapshot(), self.options()
-            path = scan.file
-            options = scan.said(self.verb, path) | options
-            text = spell(self.verb, options, path, mask=self.page.mask_path(), volumes=self._numbers(scan))
+            said = spell(scan, self.verb, options, self.page.mask_path(), scan.numbers(every=self.series.value == ALL))
         except (MedldmError, ValueError) as problem:
             show_error(str(problem))
             return
-        QApplication.clipboard().setText(text)
-        first = [f"{what} as {name}" for what, name in UNSAVED.items() if name in text]
+        QApplication.clipboard().setText(said)
+        first = [f"{what} as {name}" for what, name in UNSAVED.items() if name in said]
         self.status.value = f"copied; save {' and '.join(first)} first" if first else "copied"
-
-    def _numbers(self, scan: Snapshot) -> tuple[int, ...]:
-        """Which volumes of a 4D file are restored; none for a file of one volume."""
-        if not scan.current:
-            return ()
-        sizes = scan.data.shape[:-3]
-        if self.series.value == ALL:
-            return tuple(range(int(np.prod(sizes))))
-        return (int(np.ravel_multi_index(scan.current, sizes)),)
 
 
 def _close(panel: weakref.ref[Panel]) -> None:
-    """The dock is gone: stop what runs, follow the viewer no longer, and say nothing any more."""
+    """The dock is gone: follow the viewer no longer, and say nothing any more. What runs goes on, see `runs`."""
     me = panel()
     if me is None or me.closed:
         return
@@ -388,9 +386,3 @@ def _close(panel: weakref.ref[Panel]) -> None:
     with suppress(RuntimeError):  # when the program ends, Qt may have deleted these first
         me.compare.close()
         me.viewing.close()
-    if me.run_now is not None:
-        me.run_now.stop()
-
-
-def _nothing() -> None:
-    """A weak reference to nothing."""

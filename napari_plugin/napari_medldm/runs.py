@@ -37,6 +37,7 @@ class Entry:
     what : what is being done
     text : what came of it, or what went wrong
     options : settings that differ from the defaults
+    preview : whether it shows a part only
     asked, started, ended : local times, None before they come
     layers : weak references to the layers that it added
     """
@@ -49,6 +50,7 @@ class Entry:
         self.ended: datetime | None = None
         self.layers: list[weakref.ref[Any]] = []
         self.clock = RemainingTime()
+        self.preview = order.where is not None
         self.needs_scan, self.needs_viewer = order.scan is not None, viewer is not None
         self.run: Run | None = None
         self.show: Callable[[], Show | None] = _nothing
@@ -61,6 +63,11 @@ class Entry:
         self._begun = self._spent = 0.0
         if scan is not None:
             scan.events.data.connect(self._drop_order)
+
+    @property
+    def order(self) -> Order | None:
+        """What was asked for; None where the scan has changed since."""
+        return self._order
 
     @property
     def over(self) -> bool:

@@ -1,9 +1,8 @@
-"""What a widget says: the plan, the rest of the time, a model card, a run as text to copy."""
+"""What a widget says: the plan, a model card, a run as text to copy."""
 
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,43 +13,6 @@ from medldm.modality import DEFAULT, MODALITIES
 from medldm.settings import make
 from medldm.tasks import TASKS
 from medldm.zoo import Card, best, card
-
-AWAKE_S = 1.0  # before this the rest of the time is a guess not worth saying
-
-
-class Clock:
-    """How long a run will still take, by how long it took so far.
-
-    Parameters
-    ----------
-    now : seconds, monotonic
-    """
-
-    def __init__(self, now: float | None = None) -> None:
-        self.begun: float | None = now
-        self.at = 0
-
-    def rest(self, done: int, total: int, now: float | None = None) -> float | None:
-        """Seconds left, None while nothing is known.
-
-        Parameters
-        ----------
-        done, total : steps
-        now : seconds, monotonic
-        """
-        now = time.monotonic() if now is None else now
-        if done <= 0 or self.begun is None:
-            # The network starts now; what went before was loading.
-            self.begun = now
-            return None
-        gone = now - self.begun
-        return gone * (total - done) / done if gone > AWAKE_S else None
-
-    def text(self, done: int, total: int, what: str, now: float | None = None) -> str:
-        """``"12 of 40 planes, 8 s left"``."""
-        rest = self.rest(done, total, now)
-        counted = f"{done} of {total} {what}" if done or total > 1 else what
-        return counted if rest is None else f"{counted}, {duration(rest)} left"
 
 
 def duration(seconds: float) -> str:
@@ -193,3 +155,21 @@ def python(
         f"import medldm\n\nscan = medldm.read({source}{index})\n"
         f'restored = {call}\nmedldm.write(restored, "RESTORED.nii.gz")\n'
     )
+
+
+def command_of(scan: Any, verb: str, options: Mapping[str, Any], mask: str | None, volumes: Sequence[int]) -> str:
+    """A run on a layer as a command; see `command_line`.
+
+    Parameters
+    ----------
+    scan : `layers.Snapshot`
+    verb, options, mask, volumes : as of `command_line`
+    """
+    path = scan.file
+    return command_line(verb, scan.said(verb, path) | dict(options), path, mask=mask, volumes=volumes)
+
+
+def python_of(scan: Any, verb: str, options: Mapping[str, Any], mask: str | None, volumes: Sequence[int]) -> str:
+    """A run on a layer as Python; see `command_of`."""
+    path = scan.file
+    return python(verb, scan.said(verb, path) | dict(options), path, mask=mask, volumes=volumes)

@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.layers import Layer
+from napari.utils.notifications import show_error
 
 from medldm.errors import MedldmError
 from napari_medldm import display, text, view, windows
@@ -15,6 +17,7 @@ from napari_medldm.findings import Place
 from napari_medldm.form import FILE
 from napari_medldm.layers import contrast, snapshot
 from napari_medldm.present import Presentation
+from napari_medldm.refused import remedied
 
 if TYPE_CHECKING:
     from napari_medldm.panel import Panel
@@ -127,6 +130,18 @@ class Viewing:
         layer = self.places_of()
         if layer in self.viewer.layers and number < len(self.places):
             view.go_to(self.viewer, layer, self.places[number].index)
+
+    def repair(self) -> None:
+        """Add the scan as it can be restored, and choose it."""
+        layer = self.panel.scan.value
+        try:
+            scan = Layer.create(*remedied(layer, self.viewer.dims.point))
+        except (MedldmError, ValueError) as problem:
+            show_error(str(problem))
+            return
+        display.lie_like(layer, scan)
+        self.viewer.add_layer(scan)
+        self.panel.scan.value = scan
 
     def close(self) -> None:
         """Write no letters any more."""

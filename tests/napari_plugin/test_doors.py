@@ -252,6 +252,24 @@ def test_a_scan_that_is_not_restored_as_it_is_opens_with_its_remedy(viewer, tmp_
     assert layer.metadata["medldm_refused"].remedy == "Shear back and resample"
 
 
+def test_a_tilted_scan_is_shown_not_restored_and_sheared_back_by_a_button(opened, viewer, qtbot, tmp_path):
+    voxels = np.rint(phantoms.brain((32, 36, 12))).astype(np.int16) + 5
+    phantoms_dicom.write_series(tmp_path / "tilted", voxels, shear=0.5)
+    widget = opened("denoise", tmp_path / "tilted")
+    (scan,) = viewer.layers
+    qtbot.waitUntil(lambda: not widget.button.enabled, timeout=hands.LONG)
+    assert "tilt" in widget.plan.value
+    assert "--" not in widget.plan.value
+    widget.run()
+    assert widget.said[-1] == widget.plan.value
+    assert widget.remedy.text == "Shear back and resample"
+    hands.click(qtbot, widget.remedy)
+    assert widget.scan.value is not scan
+    qtbot.waitUntil(lambda: widget.button.enabled, timeout=hands.LONG)
+    hands.run(qtbot, widget)
+    assert hands.last_image(viewer).name.endswith("sheared back denoised")
+
+
 def test_every_widget_is_in_the_filter_menu(viewer):
     from npe2 import PluginManager
 

@@ -13,6 +13,7 @@ from napari_medldm import form, text
 from napari_medldm import panel as panels
 from napari_medldm.engine import ENGINE
 from napari_medldm.layers import series_data, volume_of
+from napari_medldm.runs import RUNS
 from napari_medldm.widgets import MedldmWidget
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
@@ -224,17 +225,20 @@ def test_previews_of_the_slice_and_of_a_drawn_box(show, qtbot, as_layer):
 
 def test_a_preview_is_shown_fast_and_then_refined(show, qtbot, as_layer):
     viewer, widget = show("super-resolve", as_layer(phantoms.phantom((32, 40, 12), spacing=(1, 1, 4))))
-    said = []
-    widget.status.changed.connect(said.append)
+    asked = []
+    RUNS.added.connect(asked.append)
     point = viewer.dims.point
     run(qtbot, widget, widget.preview)
-    assert "first look; refining it with the chosen model" in said
+    first, refined = asked
+    assert first.order.fast
+    assert not refined.order.fast
+    assert first.options == refined.options
     assert [layer.name for layer in viewer.layers] == ["phantom", "phantom preview"]
     assert viewer.dims.point[0] == pytest.approx(point[0], abs=0.5)  # the slider stays
     widget.refine.value = False
-    said.clear()
     run(qtbot, widget, widget.preview)
-    assert not any("refining" in message for message in said)
+    assert len(asked) == 3
+    RUNS.added.disconnect(asked.append)
 
 
 def test_compare_fades_wipes_and_takes_turns(show, qtbot, as_layer):
@@ -308,15 +312,29 @@ def test_cancel_works_in_the_middle_of_a_run_and_leaves_the_viewer_as_it_was(sho
     assert len(viewer.layers) == 1
 
 
-def test_a_second_run_is_refused_while_one_is_going(show, qtbot, as_layer):
+def test_a_second_run_waits_for_the_first(show, qtbot, as_layer):
     viewer, widget = show("denoise", as_layer(phantoms.phantom(SHAPE)))
     click(qtbot, widget.button)
-    assert not widget.button.enabled
-    widget.run()
-    assert "running already" in widget.said[-1]
+    click(qtbot, widget.button)
+    assert len(widget.mine) == 2
     click(qtbot, widget.unload)
+    assert "at work" in widget.said[-1]
     finish(qtbot, widget)
-    assert len(viewer.layers) == 2
+    assert [layer.name for layer in viewer.layers[1:]] == ["phantom denoised", "phantom denoised [1]"]
+
+
+def test_a_run_is_undone_and_done_again_from_the_list(show, qtbot, as_layer):
+    viewer, widget = show("denoise", as_layer(phantoms.phantom(SHAPE)))
+    run(qtbot, widget)
+    entry = RUNS.entries[-1]
+    assert entry.title == "Denoise phantom"
+    assert entry.state == "done"
+    assert entry.shown == [viewer.layers[1]]
+    assert entry.command().startswith("medldm denoise SCAN.nii.gz RESTORED.nii.gz")
+    entry.undo()
+    assert [layer.name for layer in viewer.layers] == ["phantom"]
+    again = entry.again()
+    qtbot.waitUntil(lambda: again.over and len(viewer.layers) == 2, timeout=LONG)
 
 
 def test_runs_of_two_widgets_wait_for_each_other(show, qtbot, as_layer):
@@ -363,7 +381,7 @@ def test_a_dock_closed_during_a_run_loses_no_result(show, qtbot, as_layer):
 
 def test_everything_that_touches_the_window_happens_on_its_thread(show, qtbot, qtlog, as_layer, monkeypatch):
     threads = set()
-    for name in ("_progressed", "_done", "_show", "_busy", "describe"):
+    for name in ("_changed", "_done", "_show", "_busy", "describe"):
         method = getattr(panels.Panel, name)
 
         def noted(*given, method=method):
