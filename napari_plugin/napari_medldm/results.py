@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from napari.layers import Image, Labels
@@ -76,19 +77,27 @@ class Results:
     def _replace_previews(self, before: Any) -> None:
         """Take away what earlier previews of a scan added: one preview at a time, and none beside the whole."""
         gone = [one for one in self.viewer.layers if _of(one) is before and _belongs_to_preview(one)]
-        for layer in gone if before is not None else ():
-            self.viewer.layers.remove(layer)
+        with _in_place(self.viewer.dims):
+            for layer in gone if before is not None else ():
+                self.viewer.layers.remove(layer)
 
     def _add(self, layer: Any) -> None:
         """Add a layer and leave selected what is: napari would also put the controls of the new one on the screen."""
-        selection, dims = self.viewer.layers.selection, self.viewer.dims
-        chosen, point = set(selection), dims.point
-        with selection.events.changed.blocker():
+        selection = self.viewer.layers.selection
+        chosen = set(selection)
+        with selection.events.changed.blocker(), _in_place(self.viewer.dims):
             self.viewer.add_layer(layer)
             selection.clear()
             selection.update(chosen)
-        if len(point) == dims.ndim:
-            dims.point = point  # on a finer grid napari would keep the number of the slice, and show another one
+
+
+@contextmanager
+def _in_place(dims: Any) -> Iterator[None]:
+    """Keep the viewer where it is: on a finer or coarser grid napari would keep the number of the slice instead."""
+    point = dims.point
+    yield
+    if len(point) == dims.ndim:
+        dims.point = point
 
 
 def _overlay(data: Any, arguments: dict[str, Any]) -> Labels:
