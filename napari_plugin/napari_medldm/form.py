@@ -143,7 +143,11 @@ class Form(QScrollArea):
         ----------
         verb : name of the task
         """
-        self.tabs.setCurrentIndex(list(self.pages).index(verb))
+        number = list(self.pages).index(verb)
+        if number != self.tabs.currentIndex():
+            self.tabs.setCurrentIndex(number)
+        else:
+            self._turn_page(number)
 
     def _images(self, _: Any = None) -> list[Any]:
         return [layer for layer in self._of(Image) if not layer.name.endswith(", swiped")]
@@ -251,7 +255,9 @@ def _fold(title: str, *widgets: QWidget) -> QCollapsible:
     fold.setDuration(0)  # what moves cannot be clicked
     for widget in widgets:
         fold.addWidget(widget)
+    fold.toggled.connect(fold.content().setVisible)  # what is folded away is not there for the keyboard either
     fold.collapse(animate=False)
+    fold.content().setVisible(False)
     return fold
 
 

@@ -17,6 +17,7 @@ from napari_medldm.layers import measure_like
 
 FRAME_MS = 20  # between two steps; at 0 Qt would take the next one before it draws or listens
 ORANGE = "#ff8c1a"  # of what nobody measured
+OPACITY = 0.2  # of the overlay: the result below is what people look at
 OF = "medldm_of"  # in a layer's metadata, a weak reference to the scan that it was made of
 
 
@@ -103,7 +104,7 @@ def _in_place(dims: Any) -> Iterator[None]:
 def _overlay(data: Any, arguments: dict[str, Any]) -> Labels:
     """Marked voxels, clear enough to see what lies below."""
     colours = DirectLabelColormap(color_dict={None: "transparent", 1: ORANGE})
-    return Labels(data, **arguments, colormap=colours, opacity=0.3, visible=False)
+    return Labels(data, **arguments, colormap=colours, opacity=OPACITY, visible=False)
 
 
 def _of(layer: Any) -> Any:
