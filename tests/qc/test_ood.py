@@ -13,7 +13,7 @@ from medldm.io import read, read_nifti, write_nifti
 from medldm.qc import ood
 from medldm.qc.inspection import inspect
 from medldm.samples import sample_path
-from medldm.zoo import Card, cards
+from medldm.zoo import Card, card, cards
 
 
 def brain(seed):
@@ -143,12 +143,13 @@ def test_every_shipped_set_for_brains_knows_a_brain_from_a_bottle():
             assert ood.check(medldm.read(sample_path("mr")), shipped) == {}, shipped.name
 
 
-def test_where_nothing_can_be_compared_record_and_inspection_say_so(tmp_path):
-    """The experimental CT set was trained on three subjects, and does not say what it covers."""
-    path = phantoms.save(tmp_path / "ct.nii.gz", phantoms.ct((64, 64, 12)).voxels, np.eye(4), dtype=np.int16)
+def test_where_nothing_can_be_compared_record_and_inspection_say_so(tmp_path, tiny_model, monkeypatch):
+    """A set whose card does not say what it covers."""
+    path = phantoms.save(tmp_path / "head.nii.gz", brain(3).voxels, np.eye(4), dtype=np.int16)
+    monkeypatch.setattr("medldm.qc.inspection.best", lambda *_, **__: card(str(tiny_model)))
     (finding,) = inspect(path)
-    assert any(line.startswith("  note: ct-2d") and "nobody can tell" in line for line in finding.lines())
-    done = medldm.denoise(medldm.read(path), noise=20.0, modality="ct")
+    assert any(line.startswith("  note: tiny-2d") and "nobody can tell" in line for line in finding.lines())
+    done = medldm.denoise(medldm.read(path), noise=0.02, modality="mr", model=str(tiny_model))
     assert any("nobody can tell" in note for note in done.history[-1].facts["notes"])
 
 

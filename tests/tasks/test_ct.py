@@ -1,15 +1,21 @@
 """What a CT keeps: Hounsfield units of tissue, and whatever lies outside of any window."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 import medldm
+import medldm.zoo
 from medldm.data.volume import Volume
 from medldm.degradations import LowDose
 from medldm.errors import ModelError
 
 PIXEL_MM = 0.8
+ZOO = Path(medldm.zoo.__file__).parent
 INSERTS = {"fat": (-100, 0), "liver": (60, 72), "contrast": (300, 144), "bone": (1500, 216), "lung": (-850, 288)}
 
 
@@ -57,10 +63,14 @@ def test_bone_metal_and_padding_are_unharmed(restored):
         assert np.abs(clean[sure[name]] - truth[sure[name]]).max() < 80, name
 
 
-def test_what_the_card_does_not_cover_is_refused():
+def test_what_the_card_does_not_cover_is_refused(tmp_path):
+    known = json.loads((ZOO / "ct-2d.json").read_text())
+    (tmp_path / "ct.json").write_text(json.dumps(known | {"verbs": ["denoise"]}))
+    shutil.copy(ZOO / known["weights"], tmp_path)
     truth, _ = cylinder(64)
     mask = np.zeros(truth.shape, np.uint8)
     mask[30:34, 30:34, 1] = 1
     grain = np.random.default_rng(0).normal(0, 5, truth.shape)
-    with pytest.raises(ModelError, match="can inpaint CT"):
-        medldm.inpaint(Volume((truth + grain).astype(np.float32), np.eye(4)), mask, modality="ct")
+    volume = Volume((truth + grain).astype(np.float32), np.eye(4))
+    with pytest.raises(ModelError, match="inpaint"):
+        medldm.inpaint(volume, mask, modality="ct", model=str(tmp_path / "ct.json"))
