@@ -331,7 +331,7 @@ def without_nothing(value):
 
 
 def napari_window(text, folder, patched, run_here):
-    """pip finds all that the extra asks for; the real napari opens, shows a widget for every verb, and is closed."""
+    """pip finds all that the extra asks for; the real napari opens, shows a tab for every task, and is closed."""
     install, command = text.splitlines()
     said = bash(install, folder, surroundings())
     assert "Requirement already satisfied: napari" in said

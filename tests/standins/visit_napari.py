@@ -9,24 +9,22 @@ from napari.__main__ import main
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
-VERBS = ("Restore", "Denoise", "Super-resolve", "Fill slices", "Inpaint")
 real_run = napari.run
 
 
 def visit():
-    """What a person would see: a widget for every verb. Written down, then the window is closed."""
+    """What a person would see: a dock with a tab for every task. Written down, then the window is closed."""
     viewer = napari.current_viewer()
     if viewer is None:
         QTimer.singleShot(200, visit)
         return
-    messages = []
-    for verb in VERBS:
-        dock, _ = viewer.window.add_plugin_dock_widget("medldm", verb)
-        dock.raise_()  # they share a tab bar
+    try:
+        dock, widget = viewer.window.add_plugin_dock_widget("medldm", "medldm")
         QApplication.processEvents()
-        messages += [verb] * dock.isVisible()
-    Path(os.environ["STANDIN_NAPARI"]).write_text("\n".join(messages))
-    viewer.close()
+        tabs = [widget.tabs.tabText(number) for number in range(widget.tabs.count())]
+        Path(os.environ["STANDIN_NAPARI"]).write_text("\n".join(tabs if dock.isVisible() else []))
+    finally:
+        viewer.close()  # else the program would wait for a person
 
 
 def run(*arguments, **options):
