@@ -126,19 +126,11 @@ def models() -> str:
             "|---|---|",
             *(f"| {name} | {count} |" for name, count in model.training.get("licences", {}).items()),
         ]
-        rows = {name: scores for name, scores in model.validation.items() if isinstance(scores, dict)}
-        if rows:
-            names = list(next(iter(rows.values())))
-            lines += [
-                "",
-                "**Validation**, PSNR in dB",
-                "",
-                f"| | {' | '.join(names)} |",
-                f"|---|{'---|' * len(names)}",
-            ]
-            lines += [
-                f"| {name} | {' | '.join(f'{scores[row]:.2f}' for row in names)} |" for name, scores in rows.items()
-            ]
+        for name, scores in model.validation.items():
+            if isinstance(scores, dict):
+                unit = "truth inside of the 90 % interval, %" if name == "spread" else "PSNR in dB"
+                lines += ["", f"**Validation**, {name}: {unit}", "", "| scans | |", "|---|---|"]
+                lines += [f"| {row.removeprefix('coverage ')} | {value:.2f} |" for row, value in scores.items()]
         if model.use:
             lines += [
                 "",
