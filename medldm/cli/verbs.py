@@ -180,8 +180,9 @@ def describe(card: Any) -> str:
         lines += [f"{label}:", *(f"  {count:4d}  {name}" for name, count in values.items())]
     lines.append(f"minutes: {training.get('minutes')}, steps: {training.get('steps')}, on {training.get('hardware')}")
     for stage, rows in card.validation.items():
-        scores = ", ".join(f"{row} {value}" for row, value in rows.items()) if isinstance(rows, dict) else rows
-        lines.append(f"validation {stage} (PSNR, dB): {scores}")
+        scores = "; ".join(f"{row} {value}" for row, value in rows.items()) if isinstance(rows, dict) else rows
+        unit = "truth in the 90 % interval, %" if stage == "spread" else "PSNR, dB"
+        lines.append(f"validation {stage} ({unit}): {scores}")
     lines += [f"limit: {limit}" for limit in card.limits]
     return "\n".join(lines)
 
