@@ -149,9 +149,19 @@ class RunsView(QWidget):  # type: ignore[misc]
         self._start_clock()
 
     def showEvent(self, event: Any) -> None:
-        """Qt shows it."""
+        """Qt shows it, maybe in larger letters than those it was made with."""
         super().showEvent(event)
         self._start_clock()
+        QTimer.singleShot(0, self._fit)
+
+    @Slot()  # type: ignore[untyped-decorator]
+    def _fit(self) -> None:
+        """Make rows as high as their letters."""
+        for number in range(self.list.count()):
+            item = self.list.item(number)
+            row = self._row(item)
+            row.layout().invalidate()
+            item.setSizeHint(row.needed)
 
     def hideEvent(self, event: Any) -> None:
         """Qt hides it."""
