@@ -5,22 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from napari_medldm.panel import FIRST, Panel
+from napari_medldm.panel import Panel
 
 DOCK = "medldm"  # name of the dock
 
 
 class MedldmWidget(Panel):
-    """Restore, denoise, super-resolve, fill and inpaint scans.
-
-    Parameters
-    ----------
-    napari_viewer : given by napari
-    verb : name of the task that is shown first
-    """
-
-    def __init__(self, napari_viewer: Any, verb: str = FIRST) -> None:
-        super().__init__(napari_viewer, verb)
+    """The panel under the name that manifests use; napari gives it the viewer, see `Panel`."""
 
 
 def opened(viewer: Any, verb: str) -> MedldmWidget:

@@ -29,3 +29,28 @@ def as_layer():
         return Image(data, **arguments) if kind == "image" else Labels(data, **arguments)
 
     return make
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    """An empty viewer."""
+    return make_napari_viewer()
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """An engine whose runs the test moves on by hand."""
+    from medldm_widgets import ByHand
+    from napari_medldm import worker
+
+    by_hand = ByHand()
+    monkeypatch.setattr(worker, "engine_of", lambda order: by_hand)
+    return by_hand
+
+
+@pytest.fixture
+def runs(engine):
+    """A list of runs of its own."""
+    from napari_medldm.runs import RunList
+
+    return RunList()

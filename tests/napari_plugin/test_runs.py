@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import phantoms
 import pytest
-from medldm_widgets import LONG, ByHand
+from medldm_widgets import LONG
 from napari.layers import Image
 from napari_medldm import runs as module
 from napari_medldm import worker
@@ -17,23 +17,6 @@ from napari_medldm.runs import ALMOST, CANCELLED, DONE, FAILED, QUEUED, RUNNING,
 
 pytestmark = pytest.mark.gui
 RESULT = Outcome((layer_data(phantoms.phantom((8, 8, 4)), name="phantom denoised"),), "cpu, 2 s")
-
-
-@pytest.fixture
-def engine(monkeypatch):
-    engine = ByHand()
-    monkeypatch.setattr(worker, "engine_of", lambda order: engine)
-    return engine
-
-
-@pytest.fixture
-def runs(engine):
-    return RunList()
-
-
-@pytest.fixture
-def viewer(make_napari_viewer):
-    return make_napari_viewer()
 
 
 @pytest.fixture

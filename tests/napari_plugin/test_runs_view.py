@@ -8,13 +8,12 @@ from pathlib import Path
 
 import phantoms
 import pytest
-from medldm_widgets import LONG, ByHand
+from medldm_widgets import LONG
 from napari.qt import get_stylesheet
-from napari_medldm import runs_view, worker
+from napari_medldm import runs_view
 from napari_medldm.engine import Failure
 from napari_medldm.jobs import Order, Outcome
 from napari_medldm.layers import layer_data, snapshot
-from napari_medldm.runs import RunList
 from napari_medldm.runs_view import RunsView
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QPushButton
@@ -25,23 +24,6 @@ pytestmark = pytest.mark.gui
 WIDTH = 440
 RESULT = Outcome((layer_data(phantoms.phantom((8, 8, 4)), name="phantom denoised"),), "cpu, 2 s, 400 MB")
 LONG_NAME = "sub-0123_ses-baseline_acq-highres_run-02_T1w"
-
-
-@pytest.fixture
-def engine(monkeypatch):
-    engine = ByHand()
-    monkeypatch.setattr(worker, "engine_of", lambda order: engine)
-    return engine
-
-
-@pytest.fixture
-def runs(engine):
-    return RunList()
-
-
-@pytest.fixture
-def viewer(make_napari_viewer):
-    return make_napari_viewer()
 
 
 @pytest.fixture
