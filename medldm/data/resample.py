@@ -94,7 +94,7 @@ def resample_to(volume: Volume, affine: Affine, shape: Sequence[int], order: str
         return np.full(tuple(shape), np.nan, dtype=np.float32)
     weight = _interpolate(measured.astype(np.float32), index, shape, "nearest" if order == "nearest" else "linear")
     if order == "bspline":
-        resampled = _interpolate(_nearest_filled(voxels, measured), index, shape, order)
+        resampled = _interpolate(nearest_filled(voxels, measured), index, shape, order)
     else:
         resampled = _interpolate(np.where(measured, voxels, np.float32(0)), index, shape, order)
         resampled /= np.maximum(weight, 1e-6)
@@ -122,7 +122,7 @@ def _interpolate(voxels: Array, index: Affine, shape: Sequence[int], order: str)
     return array
 
 
-def _nearest_filled(voxels: Array, measured: npt.NDArray[np.bool_]) -> Array:
+def nearest_filled(voxels: Array, measured: npt.NDArray[np.bool_]) -> Array:
     """Each missing voxel takes the value of the nearest measured one."""
     nearest = ndimage.distance_transform_edt(~measured, return_distances=False, return_indices=True)
     filled: Array = voxels[tuple(nearest)]

@@ -52,10 +52,11 @@ with _user_has_a_name(), _matplotlib_may_fail():
 
 from monai.inferers import SlidingWindowInferer
 from monai.networks.blocks import ResidualUnit
-from monai.networks.nets import DiffusionModelUNet, UNet
+from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, UNet
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 
 __all__ = [
+    "AutoencoderKL",
     "DiffusionModelUNet",
     "ResidualUnit",
     "SlidingWindowInferer",

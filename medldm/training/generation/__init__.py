@@ -1,0 +1,1 @@
+"""Training of generators: scans on one grid, an autoencoder of volumes, a flow of their latents."""
