@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medldm.data.volume import Volume
     from medldm.io import read, write
     from medldm.qc.inspection import inspect
-    from medldm.tasks import denoise, fill_slices, inpaint, restore, super_resolve
+    from medldm.tasks import denoise, fill_slices, generate, inpaint, restore, super_resolve
 
 _HOMES = {
     "read": "medldm.io",
@@ -57,6 +57,7 @@ __all__ = [
     "benchmark",
     "denoise",
     "fill_slices",
+    "generate",
     "inpaint",
     "inspect",
     "models",

@@ -17,7 +17,7 @@ from medldm.errors import UsageError
 from medldm.modality import MODALITIES
 
 if TYPE_CHECKING:
-    from medldm.tasks import Denoise, FillSlices, Inpaint, Restore, SuperResolve
+    from medldm.tasks import Denoise, FillSlices, Generate, Inpaint, Restore, SuperResolve
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 Progress = Callable[[int, int, str], None]  # called with (done, total, what); may raise to stop
@@ -64,6 +64,16 @@ def knob(
         "metavar": metavar,
     }
     return field(default=default, metadata={**metadata, "pattern": pattern, "whole": whole})
+
+
+def unused(default: Any) -> Any:
+    """A field that all settings share and a task has no use for: no flag, no row of a form, nothing but its default.
+
+    Parameters
+    ----------
+    default : that stays
+    """
+    return field(default=default, metadata={"unused": True})
 
 
 class NoiseUnits:
@@ -246,8 +256,10 @@ def convert(name: str, value: Any, hint: Any) -> Any:
             return tuple(float(part) for part in value.split(","))
         if str in kinds:
             return value
+        if bool in kinds:
+            return {"true": True, "false": False}[value.lower()]
         return int(value) if int in kinds and float not in kinds else float(value)
-    except ValueError as problem:
+    except (ValueError, KeyError) as problem:
         raise UsageError(f"--{name.replace('_', '-')} is a number, not {value!r}.") from problem
 
 
@@ -259,6 +271,8 @@ def check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     UsageError
     """
     flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool) and not isinstance(metadata.get("low"), float | int):
+        return
     if metadata.get("pattern") and not re.fullmatch(metadata["pattern"], str(value)):
         raise UsageError(f"{flag} is {metadata['unit']}, not {value!r}.")
     if name == "spacing" and isinstance(value, tuple) and len(value) != 3:
@@ -331,6 +345,7 @@ __all__ = [
     "Architecture",
     "Denoise",
     "FillSlices",
+    "Generate",
     "Inpaint",
     "Restore",
     "Settings",

@@ -27,8 +27,20 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Settings], title: s
     for field in fields(kind):
         if flag(field.name) in parser._option_string_actions:
             continue  # a parser for several kinds has those that they share already
+        if any(action.dest == field.name for action in parser._actions):
+            continue  # a word of its own place
+        if field.metadata.get("unused"):
+            continue
         group = shared if field.name in common else own
         metadata = field.metadata
+        if isinstance(field.default, bool):
+            group.add_argument(
+                flag(field.name),
+                action=argparse.BooleanOptionalAction,
+                default=argparse.SUPPRESS,
+                help=explain(field).replace("%", "%%"),
+            )
+            continue
         metavar = metadata.get("metavar") or (None if metadata.get("choices") else field.name.upper())
         group.add_argument(
             flag(field.name),
@@ -47,6 +59,8 @@ def explain(knob: Any) -> str:
     """Meaning, unit, range and default of a knob, in one line."""
     metadata = knob.metadata
     parts = [metadata["meaning"]]
+    if isinstance(knob.default, bool):
+        return f"{parts[0]} (default {'yes' if knob.default else 'no'})"
     if metadata.get("unit"):
         parts.append(f"[{metadata['unit']}]")
     low, high = metadata.get("low"), metadata.get("high")

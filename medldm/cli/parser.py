@@ -8,11 +8,13 @@ from typing import Any, NoReturn
 from medldm.cli.bids import add_bids
 from medldm.cli.flags import add_settings, explain
 from medldm.cli.refusals import reworded
+from medldm.data.description import REGIONS
 from medldm.errors import UsageError
 from medldm.modality import MODALITIES
 from medldm.settings import Thresholds
 from medldm.tasks import TASKS
 from medldm.tasks.base import AnyTask, Need
+from medldm.tasks.generate import GENERATE
 
 INPUT = "NIfTI file, DICOM file, folder or zip, a tree of them, or a .txt/.csv list of paths"
 CODES = (
@@ -59,7 +61,10 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="store_true", help="print the version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     for task in TASKS.values():
-        _add_task(verbs, task)
+        if task is GENERATE:
+            _add_generate(verbs, task)
+        else:
+            _add_task(verbs, task)
     bids = _verb(verbs, "bids", "restore a BIDS dataset into BIDS derivatives, as a BIDS App", allow_abbrev=False)
     add_bids(bids)
     _add_files(bids)
@@ -93,6 +98,28 @@ def _add_task(verbs: Any, task: AnyTask) -> None:
         _add_files(verb)
     else:
         verb.add_argument("--overwrite", action="store_true", help="replace the result of an earlier run")
+    _add_talk(verb)
+
+
+def _add_generate(verbs: Any, task: AnyTask) -> None:
+    verb = verbs.add_parser(
+        task.name,
+        help=task.help,
+        description=task.settings.__doc__,
+        epilog="\n  ".join(["examples:", *task.labels.examples]),
+        formatter_class=Examples,
+        allow_abbrev=False,
+    )
+    verb.add_argument("prompt", metavar="PROMPT", help='words, as in "T1w brain, female, 34 years"')
+    verb.add_argument("out", metavar="OUT", help="image file; a folder for --count, or for one DICOM series")
+    add_settings(verb, task.settings)
+    group = verb.add_argument_group("files")
+    group.add_argument("--count", type=int, metavar="N", help="N scans into the folder OUT, with seeds from --seed on")
+    group.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the scans")
+    group.add_argument(
+        "--format", metavar="NAME", help="nifti, dicom, nrrd, ... (default: by the name of OUT, else nifti)"
+    )
+    group.add_argument("--overwrite", action="store_true", help="draw again what is there")
     _add_talk(verb)
 
 
@@ -203,8 +230,9 @@ def _add_others(verbs: Any) -> None:
     train = _verb(verbs, "train", "train your own models on a folder of scans, or pack the folder into one file")
     train.add_argument(
         "kind",
-        choices=("unet", "spread", "latent", "flow", "all", "pack"),
-        help="network to train; all trains them in this order; pack writes DATA to the file OUT, to train elsewhere",
+        choices=("unet", "spread", "latent", "flow", "all", "generator", "pack"),
+        help="network to train; all trains unet to flow in this order; generator the networks of `medldm generate`; pack "
+        "writes DATA to the file OUT, to train elsewhere",
     )
     train.add_argument(
         "data", metavar="DATA", help="folder of image files, with split.csv or manifest.csv; or its pack"
@@ -222,6 +250,10 @@ def _add_others(verbs: Any) -> None:
     train.add_argument("--modality", choices=tuple(MODALITIES), help="which scans (default: those of --init, else all)")
     train.add_argument(
         "--megabytes", type=float, default=60.0, metavar="MB", help="size of the file of pack (default 60)"
+    )
+    train.add_argument("--region", choices=REGIONS, default="brain", help="what the scans of a generator show")
+    train.add_argument(
+        "--stage", choices=("all", "autoencoder", "flow"), default="all", help="network of a generator (default all)"
     )
     train.add_argument("--devices", type=int, default=1, metavar="N", help="devices to train on")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")

@@ -6,13 +6,14 @@ import argparse
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medldm.cli.flags import settings_from
 from medldm.cli.settings_file import settings_in
-from medldm.errors import InputError, OutputError, UsageError, shown
-from medldm.tasks import TASKS
+from medldm.errors import InputError, UsageError, shown
+from medldm.tasks import TASKS, Generate
 from medldm.tasks.base import Need
 from medldm.zoo import card, cards
 
@@ -23,6 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """The verb of a parsed command line; its exit code."""
     others: dict[str, Callable[[argparse.Namespace], int]] = {
         "inspect": inspect,
+        "generate": generate,
         "models": models,
         "export-model": export_model,
         "train": train,
@@ -45,28 +47,40 @@ def create(arguments: argparse.Namespace) -> int:
         Something lies there.
     """
     settings = settings_from(arguments, TASKS[arguments.verb].settings)
-    from medldm import tasks
-    from medldm.batch.ledger import hash_image
+    from medldm.batch.generation import run_creation
     from medldm.cli.progress import watching
-    from medldm.io import write
-    from medldm.io.atomic import whole_file
-    from medldm.io.formats import check_result_name
-    from medldm.io.sidecars import record_path
-    from medldm.provenance.record import RunRecord, package_versions
 
-    out = Path(arguments.out)
-    check_result_name(out)
-    if out.exists() and not arguments.overwrite:
-        raise OutputError(f"{out} exists already. Say --overwrite, or choose another OUT.")
     with watching(arguments) as watch:
-        result = tasks.run(arguments.verb, None, settings, progress=watch.progress)
-    write(result, out)
-    record = RunRecord.of_step(
-        result.history[-1], status="done", result=out.name, result_sha256=hash_image(out), versions=package_versions()
-    )
-    with whole_file(record_path(out)) as temporary:
-        temporary.write_text(record.text())
-    return 0
+        return run_creation(arguments.verb, settings, Path(arguments.out), watch, overwrite=arguments.overwrite)
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Synthetic scans."""
+    settings = settings_from(arguments, Generate)
+    from medldm.batch.generation import run_generation
+    from medldm.cli.progress import watching
+
+    if settings.like:
+        settings = replace(settings, like=str(Path(settings.like).absolute()))
+    with watching(arguments) as watch:
+        if settings.prompt.strip():
+            watch.say(understood(settings.prompt))
+        return run_generation(
+            settings,
+            Path(arguments.out),
+            watch,
+            count=arguments.count,
+            shard=shard(arguments.shard),
+            form=arguments.format,
+            overwrite=arguments.overwrite,
+        )
+
+
+def understood(prompt: str) -> str:
+    """What a prompt was understood to say, shown back."""
+    from medldm.data.description import parse
+
+    return f"understood: {parse(prompt)}"
 
 
 def restore(arguments: argparse.Namespace) -> int:
@@ -209,6 +223,8 @@ def train(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.minutes is None:
         raise UsageError("--minutes is missing. It says how long to train, resumed runs counted in.")
+    if arguments.kind == "generator":
+        return train_a_generator(arguments)
     from medldm.training import train as begin
 
     written = begin(
@@ -224,6 +240,36 @@ def train(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         devices=arguments.devices,
         seed=arguments.seed,
+    )
+    print(written)
+    return 0
+
+
+def train_a_generator(arguments: argparse.Namespace) -> int:
+    """The networks of `medldm generate`.
+
+    Raises
+    ------
+    UsageError
+        Options of other networks.
+    """
+    for option in ("distil", "spatial_dims", "modality"):
+        if getattr(arguments, option):
+            raise UsageError(f"--{option.replace('_', '-')} does not go with generator.")
+    if arguments.devices > 1:
+        raise UsageError("A generator is trained on one device. Leave --devices out.")
+    from medldm.training.generation.run import train_generator
+
+    written = train_generator(
+        arguments.data,
+        arguments.out,
+        minutes=arguments.minutes,
+        region=arguments.region,
+        stage=arguments.stage,
+        resume=arguments.resume,
+        init=arguments.init,
+        seed=arguments.seed,
+        device=arguments.device,
     )
     print(written)
     return 0

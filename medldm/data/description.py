@@ -17,7 +17,7 @@ SEXES = ("female", "male")
 OLDEST = 120.0  # years
 
 # Spellings of each word; those of a contrast are compared without case, hyphen and underscore.
-SPELLINGS = {
+SPELLINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "contrast": {
         "T1w": ("t1w", "t1", "t1 weighted", "mprage"),
         "T2w": ("t2w", "t2", "t2 weighted"),
@@ -36,10 +36,43 @@ SPELLINGS = {
 }
 # Words that say nothing a generator could act on.
 FILLERS = frozenset(
-    "a an the of with and in at age aged year years old yo scan scans image images mr mri magnetic resonance "
-    "volume volumes 3d human person patient weighted contrast sex".split()
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "with",
+        "and",
+        "in",
+        "at",
+        "age",
+        "aged",
+        "year",
+        "years",
+        "old",
+        "yo",
+        "scan",
+        "scans",
+        "image",
+        "images",
+        "mr",
+        "mri",
+        "magnetic",
+        "resonance",
+        "volume",
+        "volumes",
+        "3d",
+        "human",
+        "person",
+        "patient",
+        "weighted",
+        "contrast",
+        "sex",
+    ]
 )
-AGE = re.compile(r"(?:\bage[d]?\s*(?:of\s*)?[:=]?\s*)?(-?\d+(?:\.\d+)?)\s*(?:-?\s*(?:years?|yrs?|y)(?:[\s-]*old|o)?\b)?")
+AGE = re.compile(
+    r"(?:\bage[d]?\s*(?:of\s*)?[:=]?\s*)?(-?\d+(?:\.\d+)?)\s*(?:-?\s*(?:years?|yrs?|y)(?:[\s-]*old|o)?\b)?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +107,9 @@ class Description:
     def __str__(self) -> str:
         """As it is shown back: ``contrast T1w, sex female, age 34``."""
         said = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        parts = [f"{name} {value:g}" if name == "age" else f"{name} {value}" for name, value in said if value or value == 0]
+        parts = [
+            f"{name} {value:g}" if name == "age" else f"{name} {value}" for name, value in said if value or value == 0
+        ]
         return ", ".join(parts) or "anything"
 
     @property
@@ -142,7 +177,9 @@ def parse(prompt: str) -> Parsed:
     text = re.sub(rf"(?<![\w.]){AGE.pattern}(?![\w.])", taken, text)
     if len(set(ages)) > 1:
         raise UsageError(f"The prompt names the ages {' and '.join(f'{age:g}' for age in ages)}. Name one.")
-    rest = [word for word in re.findall(r"[^\s,;:()/]+", text) if word.strip(".-!?") not in FILLERS and word.strip(".-!?")]
+    rest = [
+        word for word in re.findall(r"[^\s,;:()/]+", text) if word.strip(".-!?") not in FILLERS and word.strip(".-!?")
+    ]
     return Parsed(Description(**said, age=ages[0] if ages else None), tuple(word.strip(".-!?") for word in rest))
 
 

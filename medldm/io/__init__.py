@@ -80,7 +80,7 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     ----------
     volume : to be written as it was stored
     path : its suffix names the format (``.nii.gz``, ``.nrrd``, ``.mha``, ``.mgz``, ...); any other name is a folder for
-        DICOM, if the volume came from DICOM
+        DICOM, if the volume came from DICOM or was generated
     form : ``"dicom"`` or the name of a file format; by the name and the origin when not given
 
     Returns
@@ -96,6 +96,10 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     check_format(form)
     named = result_format(path)
     dicom = volume.stored.container == "dicom"
+    if not dicom and _is_synthetic(volume) and not named and form in (None, "dicom"):
+        from medldm.io.dicom.writing.synthetic import write_synthetic
+
+        return write_synthetic(volume, path, RunRecord.of_step(volume.history[-1]))
     if form not in (None, "dicom") or named or not dicom:
         if form == "dicom":
             raise UsageError(f"{path}: a DICOM series needs a folder, and a volume that was read from DICOM.")
@@ -115,6 +119,11 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
         invented=sorted(_invented(volume)),
         before=lambda written: _check_series(written, path, volume),
     )
+
+
+def _is_synthetic(volume: Volume) -> bool:
+    """Whether a volume was generated, from no scan."""
+    return bool(volume.history) and RunRecord.of_step(volume.history[0]).synthetic
 
 
 def _check_series(written: Path, path: Path, volume: Volume) -> None:

@@ -61,7 +61,7 @@ class GeneratorConfig:
         return x, y, z
 
 
-class Autoencoder(AutoencoderKL):
+class Autoencoder(AutoencoderKL):  # type: ignore[misc]
     """Volumes to latents of unit variance and back: principal components of blocks, and what a network adds to them.
 
     It begins as the principal components that `start_from_blocks` gives it, and learns what these lack.
@@ -97,7 +97,7 @@ class Autoencoder(AutoencoderKL):
         last = [layer for layer in self.decoder.modules() if isinstance(layer, nn.Conv3d)][-1]
         for layer in (self.quant_conv_mu.conv, last):
             nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.quant_conv_log_sigma.conv.weight)
         nn.init.constant_(self.quant_conv_log_sigma.conv.bias, 2 * math.log(0.05))
         # Statistics of the latents of the training scans: the flow sees each channel with mean 0 and variance 1.

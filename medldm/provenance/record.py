@@ -180,6 +180,8 @@ class RunRecord:
     outside_of_card = Fact("outside_of_card", _texts)  # checks that the scan did not pass
     notes = Fact("notes", _texts)
     outliers = Fact("outliers", lambda value: _whole(value) or 0)  # voxels of absurd value
+    synthetic = Fact("synthetic", bool)  # drawn from no scan
+    description = Fact("description", _text)  # what a synthetic scan was asked to show
     without_spread = Fact("no_spread", bool)
     interval = Fact("interval", _interval)
     seed = Fact("seed", lambda value: _whole(value) or 0)

@@ -17,6 +17,7 @@ from medldm.system import Registry
 from medldm.tasks.base import AnyTask, Inputs, Keeps, Labels, Need, Task
 from medldm.tasks.denoise import DENOISE, Denoise
 from medldm.tasks.fill_slices import FILL_SLICES, FillSlices
+from medldm.tasks.generate import GENERATE, Generate
 from medldm.tasks.inpaint import INPAINT, Inpaint
 from medldm.tasks.restore import RESTORE, Restore
 from medldm.tasks.super_resolve import SUPER_RESOLVE, SuperResolve
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 TASKS: Registry[AnyTask] = Registry(
     "medldm.tasks",
     lambda member: isinstance(member, Task),
-    {task.name: task for task in (DENOISE, SUPER_RESOLVE, FILL_SLICES, INPAINT, RESTORE)},
+    {task.name: task for task in (DENOISE, SUPER_RESOLVE, FILL_SLICES, INPAINT, RESTORE, GENERATE)},
 )
 
 
@@ -111,7 +112,7 @@ def with_step(result: Volume, scan: Volume | None, settings: Settings, task: Any
     return replace(result, history=(*before, replace(last, derivation=tuple(codes))))
 
 
-def function(name: str) -> Callable[..., Volume]:
+def function(name: str) -> Callable[..., Any]:
     """The Python function of a task: one of this module, else one made from the registry.
 
     Parameters
@@ -275,10 +276,40 @@ def restore(volume: Any, *, affine: Affine | None = None, progress: Progress = s
     return _call("restore", volume, affine=affine, progress=progress, **options)
 
 
+def generate(
+    prompt: str = "", *, count: int | None = None, progress: Progress = silent, **options: Any
+) -> Volume | list[Volume]:
+    """Draw scans of people who do not exist; each says so in its record, its header and its voxels.
+
+    Parameters
+    ----------
+    prompt : words, as in ``"T1w brain, female, 34 years"``, see `medldm.data.description`
+    count : how many; the k-th has the seed ``seed + k``. One Volume when not given, else a list
+    progress : called with (done, total, what)
+    **options : fields of `medldm.settings.Generate` (``contrast``, ``age``, ``sex``, ``spacing``, ``like``, ...)
+
+    Returns
+    -------
+    Volume, or list of them
+
+    Raises
+    ------
+    MedldmError
+        Words that are not understood; a description that no model was trained on.
+    """
+    settings = make(Generate, {"prompt": prompt, **options})
+    if count is None:
+        return run("generate", None, settings, progress=progress)
+    if count < 1:
+        raise UsageError(f"count={count} makes no sense: at least 1.")
+    return [run("generate", None, replace(settings, seed=settings.seed + k), progress=progress) for k in range(count)]
+
+
 __all__ = [
     "TASKS",
     "Denoise",
     "FillSlices",
+    "Generate",
     "Inpaint",
     "Inputs",
     "Keeps",
@@ -289,6 +320,7 @@ __all__ = [
     "Task",
     "denoise",
     "fill_slices",
+    "generate",
     "inpaint",
     "restore",
     "run",

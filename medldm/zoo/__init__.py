@@ -45,7 +45,7 @@ class Card:
     title : one line
     modality : name in `medldm.modality.MODALITIES`
     spatial_dims : 2 works in planes, 3 in volumes
-    role : ``"restorer"``, or ``"baseline"`` (a regression network alone, for benchmarks)
+    role : ``"restorer"``, ``"generator"``, or ``"baseline"`` (a regression network alone, for benchmarks)
     verbs : what it does
     architecture : widths of its networks
     weights : file beside the card
@@ -62,6 +62,8 @@ class Card:
     spread : whether one answer comes with its standard deviation, from a spread head
     residual : latent and flow of the residual, fields of `Architecture`, ``flow_blocks`` and ``tile`` (latents along
         the edge of what the flow runs on); empty where there are none
+    generator : shape of the networks that draw scans, fields of `medldm.models.generator.GeneratorConfig`, and the
+        ``ages`` and ``sexes`` they were trained on; empty for models that restore
     pace : seconds per million voxels and verb on two CPU cores, 0 where not measured
     """
 
@@ -86,6 +88,7 @@ class Card:
     parts: tuple[str, ...] = ()
     spread: bool = False
     residual: dict[str, Any] = field(default_factory=dict)
+    generator: dict[str, Any] = field(default_factory=dict)
     folder: str = ""
 
     @property

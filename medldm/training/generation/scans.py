@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medldm.data import template
-from medldm.data.description import CONTRASTS, Description
+from medldm.data.description import Description
 from medldm.data.volume import Volume
 from medldm.errors import InputError, MedldmError
 from medldm.training.splits import read_split
@@ -221,6 +221,3 @@ def augmented(volumes: Tensor, generator: torch.Generator, *, strength: float = 
     matrix = matrix * torch.stack([zero + 1, zero + 1, mirror], 1)[:, :, None]
     grid = F.affine_grid(torch.cat([matrix, shift[:, :, None]], 2), list(volumes.shape), align_corners=False)
     return F.grid_sample(volumes, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-__all__ = ["CONTRASTS", "Corpus", "augmented", "load", "read_cache"]

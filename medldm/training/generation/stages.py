@@ -21,14 +21,14 @@ from medldm.models.precision import autocast
 from medldm.training.distributed import Distributed
 from medldm.training.generation.scans import Corpus, augmented
 from medldm.training.stages.stage import WEIGHTS, dense
-from medldm.training.state import CHECKPOINT, save_atomically
+from medldm.training.state import read_metadata, save_atomically
 from medldm.training.trainer import Plan, Trainer
 
 log = logging.getLogger(__name__)
 
 STAGES = ("autoencoder", "flow")
 SHARES = {"autoencoder": 0.35, "flow": 0.65}
-RATES = {"autoencoder": 1e-3, "flow": 5e-4}
+RATES = {"autoencoder": 3e-4, "flow": 5e-4}
 KL = 1e-5  # weight of the Kullback-Leibler term
 GRADIENT = 1.0  # weight of the error of differences between neighbours, so that edges stay
 DROPPED = 0.15  # share of examples of which nothing is told, and of single words that are not told
@@ -99,6 +99,12 @@ class Stage:
         if self.distributed.is_main:
             save_atomically(weights, self.folder / WEIGHTS, {"state": json.dumps(state)})
         self.distributed.barrier()
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Clock, steps and curve of a finished stage; empty where there is none."""
+    path = folder / WEIGHTS
+    return dict(json.loads(read_metadata(path)["state"])) if path.is_file() else {}
 
 
 def train_autoencoder(stage: Stage) -> None:
@@ -248,6 +254,3 @@ def velocity_error(network: nn.Module, latents: Tensor, indices: Tensor) -> floa
             of = slice(part, part + 8)
             errors.append(((network(z[of], times[of], indices[of]) - velocity[of]) ** 2).mean((1, 2, 3, 4)))
     return float(torch.cat(errors).mean())
-
-
-__all__ = ["CHECKPOINT", "SHARES", "STAGES", "Stage", "train_autoencoder", "train_flow"]
