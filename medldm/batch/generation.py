@@ -38,7 +38,7 @@ def run_generation(
     Parameters
     ----------
     settings : of all; scan k has the seed ``settings.seed + k``
-    out : image file, or folder; a folder where `count` is given
+    out : image file, or folder; a folder where `count` is given, the series itself where one is written as DICOM
     watch : who is notified
     count : how many scans; None for one
     shard : (I, N), only the I-th of N parts
@@ -60,7 +60,7 @@ def run_generation(
     if count is not None and settings.seed + count - 1 > HIGHEST_SEED:
         raise UsageError(f"--seed {settings.seed} and --count {count} go beyond the highest seed, {HIGHEST_SEED}.")
     settings.description()  # what is asked for is settled before the first scan
-    if count is None and not (out.is_dir() and form != "dicom"):
+    if count is None and (is_image_name(out) or form == "dicom"):
         if shard != (1, 1):
             raise UsageError("--shard divides the scans of --count N; there is one.")
         row = draw_one(settings, out, form, watch, overwrite=overwrite, alone=True)

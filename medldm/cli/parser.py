@@ -231,8 +231,8 @@ def _add_others(verbs: Any) -> None:
     train.add_argument(
         "kind",
         choices=("unet", "spread", "latent", "flow", "all", "generator", "pack"),
-        help="network to train; all trains unet to flow in this order; generator the networks of `medldm generate`; pack "
-        "writes DATA to the file OUT, to train elsewhere",
+        help="network to train; all trains unet to flow in this order; generator the networks of `medldm generate`; "
+        "pack writes DATA to the file OUT, to train elsewhere",
     )
     train.add_argument(
         "data", metavar="DATA", help="folder of image files, with split.csv or manifest.csv; or its pack"

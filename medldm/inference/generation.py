@@ -247,7 +247,8 @@ def draw_latent(
         done += 1
         progress(min(done, steps), steps)
         if guidance == 1:
-            return generator.flow(z, time, told)
+            plain: Tensor = generator.flow(z, time, told)
+            return plain
         both = generator.flow(torch.cat([z, z]), torch.cat([time, time]), torch.cat([told, untold]))
         guided: Tensor = both[1:] + guidance * (both[:1] - both[1:])
         return guided
@@ -260,7 +261,8 @@ def draw_latent(
 def draw_voxels(generator: Generator, latent: Tensor) -> Tensor:
     """(X, Y, Z) scaled intensity, at least 0, of a (1, C, ...) normalised latent."""
     with torch.no_grad():
-        return generator.autoencoder.image(latent)[0, 0].float().clamp_min(0).cpu()
+        image: Tensor = generator.autoencoder.image(latent)[0, 0]
+    return image.float().clamp_min(0).cpu()
 
 
 def encoded(generator: Generator, voxels: Tensor) -> Tensor:

@@ -18,9 +18,11 @@ from scipy import ndimage
 from medldm.data.intensity import FOREGROUND_PERCENTILE, Mask, Scaling
 from medldm.data.volume import Volume, Voxels
 from medldm.modality import MODALITIES
+from medldm.qc import watermark
 from medldm.qc.ood_features import GROUPS, distances, extended, fit
 from medldm.zoo import Card
 
+PLANES = 48  # that are looked at for a watermark
 COARSE_MM = 3.0  # grid on which a scan is looked at; noise and thin structures do not reach it
 BINS = 6  # of an outline: cross-sections from one end of the foreground to the other
 SMALLEST = 12  # coarse voxels along every axis that an outline needs
@@ -67,7 +69,11 @@ def check(volume: Volume, card: Card, verb: str = "", foreground: Mask | None = 
     name of the check to a sentence; empty when the card covers the scan
     """
     warnings: dict[str, str] = {}
-    if done := volume.stored.restored_by or (verb if verb in {step.task for step in volume.history} else ""):
+    if why := synthetic_by(volume):
+        warnings["synthetic"] = (
+            f"{volume.name} is synthetic: {why}. It shows nobody, and what is done to it is evidence of nothing."
+        )
+    elif done := volume.stored.restored_by or (verb if verb in {step.task for step in volume.history} else ""):
         warnings["restored"] = (
             f"{volume.name} was restored already ({done}): its noise and edges are a network's, and what is done to "
             "it now is an estimate of an estimate. Restore the original."
@@ -91,6 +97,27 @@ def check(volume: Volume, card: Card, verb: str = "", foreground: Mask | None = 
             f"{volume.name} covers too little for its anatomy to be compared with what {card.name} was trained on."
         )
     return warnings
+
+
+def synthetic_by(volume: Volume) -> str:
+    """How we know that a scan was drawn by `medldm generate`; empty where nothing says so.
+
+    Parameters
+    ----------
+    volume : scan, as read
+    """
+    if "generate" in volume.stored.restored_by or any(step.task == "generate" for step in volume.history):
+        return "its header or its record says that medldm generated it"
+    if min(volume.shape[:2]) >= watermark.SMALLEST and watermark.find(_middle(volume)) > watermark.THRESHOLD:
+        return "its voxels bear the watermark of medldm"
+    return ""
+
+
+def _middle(volume: Volume) -> Voxels:
+    """The middle planes, which show a mark as well as all do, and take less time."""
+    depth = volume.shape[2]
+    first = max(0, depth // 2 - PLANES // 2)
+    return np.nan_to_num(volume.voxels[:, :, first : first + PLANES].astype(np.float32), posinf=0, neginf=0)
 
 
 def missing_reference(volume: Volume, card: Card) -> str:

@@ -1,8 +1,8 @@
 """A mark in the pixels of images that were generated wholly, when asked for; nothing that was measured bears it.
 
-No verb of medldm makes such images, and none calls this: every verb begins with a scan, whose voxels somebody may
-measure (docs/decisions/0018). Who samples or decodes latents (notebook 07) can mark what comes out, so that it is not
-taken for a scan once its file name is lost. The mark is a faint pattern, repeated over the plane, so that a part of an
+`medldm generate` calls this; the restoring verbs begin with a scan, whose voxels somebody may measure, and do not
+(docs/decisions/0018). Who samples or decodes latents by hand can mark what comes out too, so that it is not taken for a
+scan once its file name is lost. The mark is a faint pattern, repeated over the plane, so that a part of an
 image shows it too. It outlives noise, blur, another grey scale, JPEG and cropping; turning, resizing, or somebody who
 wants it gone, it does not.
 """
@@ -21,17 +21,19 @@ from medldm.errors import UsageError
 EDGE = 64  # of the pattern, pixels
 BAND = (0.06, 0.22)  # cycles a pixel: above what shading has, below what JPEG and blur take away
 STRENGTH = 0.02  # standard deviation of the pattern where there is tissue, of the image's 99.5th percentile
+SMALLEST, SMALL_STRENGTH = 24, 0.035  # pixels; planes below EDGE bear part of the pattern, so it has to be clearer
 THRESHOLD = 6.0  # standard deviations; no image of pure noise comes near, a plane with little tissue may stay below
 
 
-def mark(image: Any, key: str = "medldm", strength: float = STRENGTH) -> Voxels:
+def mark(image: Any, key: str = "medldm", strength: float | None = None) -> Voxels:
     """An image that was generated wholly, with a mark in its pixels.
 
     Parameters
     ----------
     image : (X, Y) or (X, Y, Z) array; planes along the last axis bear the same pattern
     key : whoever knows it can find the mark
-    strength : standard deviation of the pattern where there is tissue, of the image's 99.5th percentile
+    strength : standard deviation of the pattern where there is tissue, of the image's 99.5th percentile; `STRENGTH`,
+        or `SMALL_STRENGTH` in planes smaller than the pattern, when not given
 
     Returns
     -------
@@ -49,8 +51,12 @@ def mark(image: Any, key: str = "medldm", strength: float = STRENGTH) -> Voxels:
             "say what medldm did to it."
         )
     plain = np.asarray(image, dtype=np.float32)
-    if plain.ndim not in (2, 3) or min(plain.shape[:2]) < EDGE:
-        raise UsageError(f"An image of shape {plain.shape} cannot bear the mark: it needs planes of {EDGE} x {EDGE}.")
+    if plain.ndim not in (2, 3) or min(plain.shape[:2]) < SMALLEST:
+        raise UsageError(
+            f"An image of shape {plain.shape} cannot bear the mark: it needs planes of {SMALLEST} x {SMALLEST}."
+        )
+    if strength is None:
+        strength = SMALL_STRENGTH if min(plain.shape[:2]) < EDGE else STRENGTH
     brightest = float(np.percentile(plain[plain > 0], 99.5)) if (plain > 0).any() else 1.0
     # Air stays air: the pattern would be seen there, and thresholds of other programs would see it too.
     tissue = np.clip(ndimage.uniform_filter(plain, (5, 5) + (1,) * (plain.ndim - 2)) / (0.2 * brightest), 0, 1)

@@ -32,7 +32,7 @@ RATES = {"autoencoder": 3e-4, "flow": 5e-4}
 KL = 1e-5  # weight of the Kullback-Leibler term
 GRADIENT = 1.0  # weight of the error of differences between neighbours, so that edges stay
 DROPPED = 0.15  # share of examples of which nothing is told, and of single words that are not told
-VARIANTS = 24  # of each training scan in the pool that the flow learns from
+VARIANTS = 12  # of each training scan in the pool that the flow learns from
 PLAIN = 3  # every so manieth variant is the scan itself or its mirror image, without interpolation
 TIMES = (0.15, 0.35, 0.55, 0.75, 0.9)  # of the flow's validation
 

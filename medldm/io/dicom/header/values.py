@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 # Whatever pydicom and its value conversions raise on a damaged file.
+SYNTHETIC = "SYNTHETIC"  # patient IDs of scans that medldm generated begin so
 UNREADABLE = (
     InvalidDicomError, OSError, ValueError, AttributeError, EOFError, KeyError, TypeError, NotImplementedError,
     IndexError, OverflowError, RecursionError, BytesLengthException, struct.error, zlib.error,

@@ -12,7 +12,8 @@ from nibabel import orientations
 
 from medldm.data.volume import Affine, Stored, Volume, Voxels
 from medldm.errors import GeometryError, InputError, NotRestorable
-from medldm.io.dicom.header.files import no_values_on_screen
+from medldm.io.dicom.header.files import no_values_on_screen, read_dataset
+from medldm.io.dicom.header.values import SYNTHETIC
 from medldm.io.dicom.pixels.image import Files, mapped, read_slice
 from medldm.io.dicom.series.repair import REPAIRABLE, make_regular, positions_of, without_duplicates
 from medldm.io.dicom.series.stack import Series, volume_of
@@ -89,7 +90,7 @@ def _volume(
         missing=missing,
         modality=series.modality,
         note=notes,
-        restored_by="by its header" if series.is_derived_by_medldm else "",
+        restored_by=_done_by_medldm(series),
         label=series.label,
         part=series.part,
     )
@@ -134,3 +135,12 @@ def _notes(series: Series) -> tuple[str, ...]:
         *notes,
         f"{series.name} is MONOCHROME1: low values are meant to look bright. Its values are kept as they are.",
     )
+
+
+def _done_by_medldm(series: Series) -> str:
+    """What medldm did to a series; empty for an original."""
+    if not series.is_derived_by_medldm:
+        return ""
+    first = next(image for image in series.images if image is not None)
+    drawn = read_dataset(first.path, stop_before_pixels=True, specific_tags=["PatientID"])
+    return "generate" if str(drawn.get("PatientID", "")).startswith(SYNTHETIC) else "by its header"

@@ -16,14 +16,16 @@ from medldm.data.volume import Volume, Voxels
 from medldm.errors import InputError, OutputError
 from medldm.io.atomic import whole_folder
 from medldm.io.dicom.header.parse import read_headers
+from medldm.io.dicom.header.values import SYNTHETIC
 from medldm.io.dicom.writing.derivation import code, created, derived_uid, description
 from medldm.provenance.record import RunRecord
 
-PATIENT, FAMILY = "SYNTHETIC", "Synthetic^medldm"
+FAMILY = "Synthetic^medldm"
 # Type 2 attributes of patient, study, series, equipment, image and MR modules that a drawn image has no value for.
 EMPTY = (
-    "PatientBirthDate", "StudyTime", "ReferringPhysicianName", "AccessionNumber", "Laterality",
-    "PositionReferenceIndicator", "RepetitionTime", "EchoTime", "EchoTrainLength", "ScanOptions", "AcquisitionDate", "AcquisitionTime",
+    "PatientBirthDate", "ReferringPhysicianName", "AccessionNumber",
+    "PositionReferenceIndicator", "RepetitionTime", "EchoTime", "EchoTrainLength", "ScanOptions",
+    "AcquisitionDate", "AcquisitionTime",
 )  # fmt: skip
 SEXES = {"female": "F", "male": "M"}
 
@@ -80,7 +82,7 @@ def _slice(volume: Volume, record: RunRecord, pixels: Voxels, place: int, seed: 
     for name in EMPTY:
         setattr(dataset, name, "" if name not in ("RepetitionTime", "EchoTime", "EchoTrainLength") else None)
     date, hour = created(Dataset())
-    dataset.PatientName, dataset.PatientID = FAMILY, f"{PATIENT}-{seed[:12].upper()}"
+    dataset.PatientName, dataset.PatientID = FAMILY, f"{SYNTHETIC}-{seed[:12].upper()}"
     dataset.PatientSex = SEXES.get(said.get("sex", ""), "")
     if age := said.get("age"):
         dataset.PatientAge = f"{round(float(age)):03d}Y"
@@ -90,7 +92,8 @@ def _slice(volume: Volume, record: RunRecord, pixels: Voxels, place: int, seed: 
     dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, derived_uid(seed, f"slice {place}")
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.StudyDate, dataset.StudyID = date, "1"
+    dataset.StudyDate, dataset.StudyTime, dataset.StudyID = date, hour, "1"
+    dataset.PatientPosition = "HFS"
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = date, hour
     dataset.StudyDescription = "SYNTHETIC, medldm, research use only"
     what = " ".join(part for part in (said.get("contrast", ""), said.get("region", "")) if part)
