@@ -253,7 +253,10 @@ def _add_others(verbs: Any) -> None:
     )
     train.add_argument("--region", choices=REGIONS, default="brain", help="what the scans of a generator show")
     train.add_argument(
-        "--stage", choices=("all", "autoencoder", "flow"), default="all", help="network of a generator (default all)"
+        "--stage",
+        choices=("all", "autoencoder", "flow", "captions"),
+        default="all",
+        help="network of a generator (default all)",
     )
     train.add_argument("--devices", type=int, default=1, metavar="N", help="devices to train on")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")

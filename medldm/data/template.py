@@ -14,7 +14,7 @@ from medldm.data.volume import Affine, Volume, Voxels
 
 SMALL_MM = 80.0  # scans of a smaller field of view show one organ, cut out: they are centred, not registered
 BRIGHTEST = 1.5  # scaled intensity; brighter voxels are cut, since vessels and fat would take the whole scale
-BINS, SHARE, SEED = 32, 0.05, 1  # of mutual information, over a share of the voxels drawn with a seed
+BINS, VOXELS, SEED = 32, 50_000, 1  # of mutual information, over so many voxels drawn with a seed
 
 
 def centred_affine(shape: Sequence[int], spacing: float) -> Affine:
@@ -106,7 +106,7 @@ def registered(scan: Volume, template: Volume, start: Affine | None = None) -> A
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(SHARE, SEED)
+    method.SetMetricSamplingPercentage(min(1.0, VOXELS / template.voxels.size), SEED)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 100, relaxationFactor=0.6)
     method.SetOptimizerScalesFromPhysicalShift()

@@ -20,6 +20,7 @@ from medldm.models.checkpoint import read_weights, save_model
 from medldm.models.generator import GeneratorConfig
 from medldm.system import cores
 from medldm.training.generation import scans
+from medldm.training.generation.captions import train_captions
 from medldm.training.generation.stages import (
     RATES,
     SHARES,
@@ -35,8 +36,8 @@ from medldm.zoo import Card, card
 
 log = logging.getLogger(__name__)
 
-TRAINERS = dict(zip(STAGES, (train_autoencoder, train_flow), strict=True))
-BATCH = {"autoencoder": 4, "flow": 8}  # of small grids on a CPU
+TRAINERS = dict(zip(STAGES, (train_autoencoder, train_flow, train_captions), strict=True))
+BATCH = {"autoencoder": 4, "flow": 8, "captions": 32}  # of small grids on a CPU
 LARGE = 300_000  # voxels of a grid of which one at a time is encoded
 FINEST = 1.0  # mm, to which heads are refined by default
 LIMITS = (
@@ -71,7 +72,7 @@ def train_generator(
     out : checkpoints, curves, cache and the finished model
     minutes : of wall clock, resumed runs counted in, divided over the stages by `SHARES`; of one stage, its own
     region : what the scans show, a name in `medldm.data.description.REGIONS`
-    stage : ``autoencoder``, ``flow`` or ``all``
+    stage : ``autoencoder``, ``flow``, ``captions`` or ``all``
     resume : go on from the checkpoints in `out`
     init : generator to start from, a shipped name or a path
     name : of the finished model; the folder's name when not given
@@ -122,7 +123,7 @@ def train_generator(
                     plan=Plan(minutes=share, learning_rate=RATES[kind], seed=seed, validate_s=validate_s, warm_up=100),
                     out=out,
                     resume=resume,
-                    batch=max(1, BATCH[kind] // 4) if large else BATCH[kind],
+                    batch=max(1, BATCH[kind] // 4) if large and kind != "captions" else BATCH[kind],
                     device=device,
                     begun=time.monotonic(),
                     init=first,
@@ -153,7 +154,8 @@ def widths(start: Card) -> GeneratorConfig:
 def weights_of(start: Card) -> dict[str, dict[str, Tensor]]:
     """Weights of a generator by stage."""
     tensors = {key: value.float() for key, value in read_weights(start).items()}
-    return {stage: part(tensors, f"{stage}.") for stage in STAGES}
+    weights = {stage: part(tensors, f"{stage}.") for stage in STAGES}
+    return {stage: own for stage, own in weights.items() if own}
 
 
 def publish(
@@ -163,11 +165,14 @@ def publish(
     stage = Stage(
         name="flow", corpus=corpus, config=config, plan=Plan(), out=out, init=weights_of(start) if start else {}
     )
-    try:
-        parts = {kind: stage.finished(kind) for kind in STAGES}
-    except ModelError:
-        log.info("no model yet: train the other stage")
-        return out
+    parts = {}
+    for kind in STAGES:
+        try:
+            parts[kind] = stage.finished(kind)
+        except ModelError:
+            if kind != "captions":  # a generator draws without it
+                log.info("no model yet: %s is missing", kind)
+                return out
     told = corpus.told(train=True)
     ages = sorted(d.age for d in told if d.age is not None)
     mean = corpus.volumes(train=True).mean(0)[0]
@@ -192,7 +197,7 @@ def publish(
             "finest": config.spacing if corpus.small else FINEST,
         },
         "training": facts(out, corpus, device),
-        "validation": {kind: curve_end(out, kind) for kind in STAGES},
+        "validation": {kind: curve_end(out, kind) for kind in STAGES if kind in parts},
     }
     written = save_model(parts, fields, out)
     log.info("wrote %s", written)

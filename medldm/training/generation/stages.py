@@ -26,9 +26,9 @@ from medldm.training.trainer import Plan, Trainer
 
 log = logging.getLogger(__name__)
 
-STAGES = ("autoencoder", "flow")
-SHARES = {"autoencoder": 0.35, "flow": 0.65}
-RATES = {"autoencoder": 3e-4, "flow": 5e-4}
+STAGES = ("autoencoder", "flow", "captions")
+SHARES = {"autoencoder": 0.3, "flow": 0.64, "captions": 0.06}
+RATES = {"autoencoder": 3e-4, "flow": 5e-4, "captions": 1e-3}
 KL = 1e-5  # weight of the Kullback-Leibler term
 GRADIENT = 1.0  # weight of the error of differences between neighbours, so that edges stay
 DROPPED = 0.15  # share of examples of which nothing is told, and of single words that are not told

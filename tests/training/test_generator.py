@@ -1,0 +1,131 @@
+"""Scans on one grid, an autoencoder that begins as principal components, a flow that listens."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import toy_generator
+from phantoms import phantom
+
+from medldm.data import template
+from medldm.data.description import Description
+from medldm.data.volume import Volume
+from medldm.errors import InputError, UsageError
+from medldm.models.generator import Autoencoder, Conditions, GeneratorFlow
+from medldm.training.generation import scans
+from medldm.training.generation.captions import paraphrase
+from medldm.training.generation.run import train_generator
+from medldm.training.generation.stages import forgotten, latent_statistics
+
+
+def test_cut_outs_lie_in_the_middle_of_one_grid(tmp_path):
+    corpus = scans.load(toy_generator.write_organs(tmp_path / "data"), tmp_path / "cache", "hippocampus")
+    assert corpus.shape == toy_generator.SHAPE
+    assert corpus.small
+    assert int(corpus.train.sum()) == 6
+    assert corpus.told(train=True)[0] == Description(contrast="T1w", region="hippocampus", sex="female", age=20)
+    again = scans.load(tmp_path / "data", tmp_path / "cache", "hippocampus")
+    assert torch.equal(again.voxels, corpus.voxels)
+
+
+def test_a_short_scan_is_continued_at_its_ends_and_a_long_one_cut():
+    scan = Volume(np.broadcast_to(np.arange(10, dtype=np.float32)[:, None, None], (10, 40, 32)).copy(), np.eye(4))
+    placed = template.centred(scan, (16, 32, 32), 1.0)
+    assert placed.shape == (16, 32, 32)
+    assert placed[:, 5, 5].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 9]
+
+
+def test_registration_finds_a_head_that_was_moved():
+    head = template.scaled_intensity(phantom())
+    still = Volume(head.voxels, template.centred_affine(head.shape, 1.0))
+    angle = np.deg2rad(8)
+    moved = np.array(
+        [[np.cos(angle), -np.sin(angle), 0, 6], [np.sin(angle), np.cos(angle), 0, -4], [0, 0, 1, 3], [0] * 3 + [1.0]]
+    )
+    scan = Volume(head.voxels, moved @ still.affine)
+    mapping = template.registered(scan, still)
+    corners = np.array([[x, y, z, 1.0] for x in (-15, 15) for y in (-15, 15) for z in (-12, 12)])
+    away = np.linalg.norm((corners @ mapping.T - corners @ moved.T)[:, :3], axis=1)
+    assert away.max() < 1.5  # mm
+    placed = template.on_template(scan, mapping, still.shape, 1.0)
+    assert np.corrcoef(placed.ravel(), still.voxels.ravel())[0, 1] > 0.97
+
+
+def test_the_autoencoder_begins_as_principal_components_and_its_latents_at_unit_scale():
+    volumes = torch.stack([torch.from_numpy(toy_generator.organ(seed)).float()[None] / 255 for seed in range(6)])
+    network = Autoencoder(toy_generator.toy_config()).eval()
+    network.start_from_blocks(volumes)
+    with torch.no_grad():
+        decoded = network.decode(network.encode(volumes)[0])
+        own = {k: v for k, v in network.state_dict().items() if k not in ("mean", "scale")}
+        network.load_state_dict({**own, **latent_statistics(network, volumes)})
+        latent = network.normalised(volumes)
+        again = network.image(latent)
+    assert float(((decoded - volumes) ** 2).mean()) < 0.2 * float(volumes.var())
+    assert torch.allclose(latent.std((0, 2, 3, 4)), torch.ones(4), atol=0.05)
+    assert torch.allclose(again, decoded, atol=1e-4)
+
+
+def test_augmentation_keeps_the_organ_and_mirrors_left_to_right():
+    volume = torch.from_numpy(toy_generator.organ(0)).float()[None, None] / 255
+    still = scans.augmented(volume.repeat(32, 1, 1, 1, 1), torch.Generator().manual_seed(0), strength=0.0)
+    same = [bool(torch.allclose(one, volume[0], atol=1e-4)) for one in still]
+    mirrored = [bool(torch.allclose(one, volume[0].flip(1), atol=1e-4)) for one in still]
+    assert all(a or b for a, b in zip(same, mirrored, strict=True))
+    assert any(same)
+    assert any(mirrored)
+
+
+def test_what_is_not_told_has_a_token_of_its_own():
+    conditions = Conditions(toy_generator.toy_config())
+    rows = conditions.indices([Description(), Description(contrast="T1w", sex="male", age=0)])
+    assert rows.tolist() == [[0, 0, 0, -1], [1, 0, 2, 0]]
+    forgot = forgotten(rows[1:].repeat(500, 1), torch.Generator().manual_seed(0))
+    untold = (forgot == torch.tensor([0.0, 0.0, 0.0, -1.0])).float().mean(0)
+    assert 0.2 < float(untold[0]) < 0.36  # 15 % of the examples, and 15 % of the words of the others
+
+
+def test_the_flow_takes_grids_that_are_no_multiple_of_its_strides():
+    flow = GeneratorFlow(toy_generator.toy_config())
+    z = torch.randn(2, 4, 7, 8, 5)
+    velocity = flow(z, torch.rand(2), flow.conditions.indices([Description()] * 2))
+    assert velocity.shape == z.shape
+
+
+def test_texts_say_a_description_in_many_ways():
+    import random
+
+    said = Description(contrast="T1w", region="brain", sex="female", age=34)
+    texts = {paraphrase(said, random.Random(seed)) for seed in range(40)}
+    assert len(texts) > 20
+    from medldm.data.description import parse
+
+    assert all(parse(text).description == said for text in texts)
+
+
+@pytest.mark.slow
+def test_training_leaves_a_model_with_a_card_and_goes_on(tmp_path):
+    path = toy_generator.train_toy(tmp_path)
+    said = json.loads(path.read_text())
+    assert said["role"] == "generator"
+    assert said["generator"]["shape"] == list(toy_generator.SHAPE)
+    assert said["generator"]["ages"] == [20, 45]
+    assert said["training"]["sexes"] == {"female": 3, "male": 3}
+    assert said["training"]["licences"] == {"CC0": 6}
+    with pytest.raises(UsageError, match="--resume"):
+        toy_generator.train_toy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"minutes": 0}, "leaves no time"), ({"minutes": 1, "region": "liver"}, "--region is one of")],
+)
+def test_options_that_make_no_sense_are_a_sentence(tmp_path, options, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        train_generator(tmp_path, tmp_path / "out", **options)
+
+
+def test_two_scans_are_too_few(tmp_path):
+    with pytest.raises(InputError, match="too few"):
+        scans.load(toy_generator.write_organs(tmp_path / "data", count=2), tmp_path / "cache", "hippocampus")
