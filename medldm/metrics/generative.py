@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
 
 Features = npt.NDArray[Any]
 
@@ -30,11 +29,12 @@ def frechet_distance(ours: Features, real: Features) -> float:
     """
     ours, real = _checked(ours, real)
     gap = ours.mean(0) - real.mean(0)
-    first, second = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (ours, real))
-    # C1 C2 has the eigenvalues of C2^(1/2) C1 C2^(1/2), which is symmetric: fewer features than images do no harm.
-    root = linalg.sqrtm(_regular(second)).real
-    cross = linalg.sqrtm(_regular(root @ first @ root)).real
-    return float(gap @ gap + np.trace(first) + np.trace(second) - 2 * np.trace(cross))
+    centred = [(features - features.mean(0)) / np.sqrt(len(features) - 1) for features in (ours, real)]
+    # With C1 = A'A and C2 = B'B the trace of the root is the sum of the singular values of A B'. With A = QR they are
+    # those of R1 R2', which stays small with fewer images than features and with fewer features than images.
+    first, second = (np.asarray(np.linalg.qr(features, mode="r")) for features in centred)
+    cross = float(np.linalg.svd(first @ second.T, compute_uv=False).sum())
+    return float(gap @ gap + sum(float(np.square(features).sum()) for features in centred) - 2 * cross)
 
 
 def kernel_distance(ours: Features, real: Features) -> float:
@@ -49,8 +49,14 @@ def kernel_distance(ours: Features, real: Features) -> float:
     0 on average for sets of one kind; may be negative
     """
     ours, real = _checked(ours, real)
-    return float(_mean_off_diagonal(_cubic(ours, ours)) + _mean_off_diagonal(_cubic(real, real))
-                 - 2 * _cubic(ours, real).mean())  # fmt: skip
+    return float(_mean_off_diagonal(cubic_kernel(ours, ours)) + _mean_off_diagonal(cubic_kernel(real, real))
+                 - 2 * cubic_kernel(ours, real).mean())  # fmt: skip
+
+
+def cubic_kernel(one: Features, other: Features) -> Features:
+    """(N, M) kernel (x y / D + 1)^3 of two sets of features, (N, D) and (M, D)."""
+    kernel: Features = (one @ other.T / one.shape[1] + 1) ** 3
+    return kernel
 
 
 def inception_score(chances: Features) -> float:
@@ -77,17 +83,6 @@ def _checked(ours: Features, real: Features) -> tuple[Features, Features]:
     if ours.ndim != 2 or real.ndim != 2 or ours.shape[1] != real.shape[1] or min(len(ours), len(real)) < 2:
         raise ValueError(f"two sets of features are (N, D) and (M, D) with N, M > 1, not {ours.shape} and {real.shape}")
     return ours, real
-
-
-def _regular(matrix: Features) -> Features:
-    """With a ridge far below its size, so that a square root of a singular matrix exists."""
-    size = max(float(np.trace(matrix)) / len(matrix), 1e-300)
-    return matrix + 1e-12 * size * np.eye(len(matrix))
-
-
-def _cubic(one: Features, other: Features) -> Features:
-    kernel: Features = (one @ other.T / one.shape[1] + 1) ** 3
-    return kernel
 
 
 def _mean_off_diagonal(kernel: Features) -> float:
