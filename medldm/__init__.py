@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medldm.data.volume import Volume
     from medldm.io import read, write
     from medldm.qc.inspection import inspect
-    from medldm.tasks import denoise, fill_slices, generate, inpaint, restore, super_resolve
+    from medldm.tasks import denoise, edit, fill_slices, generate, inpaint, restore, super_resolve
 
 _HOMES = {
     "read": "medldm.io",
@@ -56,6 +56,7 @@ __all__ = [
     "Volume",
     "benchmark",
     "denoise",
+    "edit",
     "fill_slices",
     "generate",
     "inpaint",

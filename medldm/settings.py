@@ -17,7 +17,7 @@ from medldm.errors import UsageError
 from medldm.modality import MODALITIES
 
 if TYPE_CHECKING:
-    from medldm.tasks import Denoise, FillSlices, Generate, Inpaint, Restore, SuperResolve
+    from medldm.tasks import Denoise, Edit, FillSlices, Generate, Inpaint, Restore, SuperResolve
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 Progress = Callable[[int, int, str], None]  # called with (done, total, what); may raise to stop
@@ -344,6 +344,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "Architecture",
     "Denoise",
+    "Edit",
     "FillSlices",
     "Generate",
     "Inpaint",

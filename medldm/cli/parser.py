@@ -261,21 +261,13 @@ def _add_others(verbs: Any) -> None:
     train.add_argument("--devices", type=int, default=1, metavar="N", help="devices to train on")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
-    benchmark = _verb(verbs, "benchmark", "degrade scans, restore them with medldm and other methods, and score")
-    benchmark.add_argument("data", metavar="DATA", help="folder of image files")
-    benchmark.add_argument("--quick", action="store_true", help="few scans and rows, about five minutes")
-    benchmark.add_argument(
-        "--out", metavar="DIR", default="benchmark_result", help="where to (default benchmark_result)"
+    _add_benchmark(
+        benchmark := _verb(
+            verbs,
+            "benchmark",
+            "degrade scans, restore them with medldm and other methods, and score; or score a generator (--generation)",
+        )
     )
-    benchmark.add_argument("--tasks", metavar="ROW,...", help="only these rows")
-    benchmark.add_argument("--methods", metavar="NAME,...", help="only these methods")
-    benchmark.add_argument(
-        "--backbones", metavar="FILE,...", help="TorchScript networks of your own (LPIPS, RadImageNet, Inception)"
-    )
-    benchmark.add_argument(
-        "--scans", type=int, metavar="N", help="of each modality at most N scans, of as many sources as there are"
-    )
-    benchmark.add_argument("--split", default="test", help="split of the manifest (default test)")
     demo = _verb(verbs, "demo", "degrade the sample scan that ships with medldm, restore it, and show both")
     demo.add_argument("out", nargs="?", default="demo_result", metavar="OUT", help="folder (default demo_result)")
     demo.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
@@ -292,3 +284,25 @@ def _add_others(verbs: Any) -> None:
         for knob in Thresholds.__dataclass_fields__.values()
         if knob.name.startswith(("thick", "noisy", "finest"))
     ).replace("%", "%%")
+
+
+def _add_benchmark(verb: Any) -> None:
+    verb.add_argument("data", metavar="DATA", help="folder of image files; for --generation with a split table")
+    verb.add_argument("--quick", action="store_true", help="few scans and rows, about five minutes")
+    verb.add_argument("--out", metavar="DIR", default="benchmark_result", help="where to (default benchmark_result)")
+    verb.add_argument("--tasks", metavar="ROW,...", help="only these rows")
+    verb.add_argument("--methods", metavar="NAME,...", help="only these methods")
+    verb.add_argument(
+        "--backbones", metavar="FILE,...", help="TorchScript networks of your own (LPIPS, RadImageNet, Inception)"
+    )
+    verb.add_argument(
+        "--scans", type=int, metavar="N", help="of each modality at most N scans, of as many sources as there are"
+    )
+    verb.add_argument("--split", default="test", help="split of the manifest (default test)")
+    verb.add_argument(
+        "--generation",
+        action="store_true",
+        help="score samples of a generator against real scans: how real and varied they are, and whether it copies",
+    )
+    verb.add_argument("--model", metavar="NAME|PATH", help="generator of --generation (default: a shipped one)")
+    verb.add_argument("--count", type=int, metavar="N", help="samples of --generation (default 64)")

@@ -276,7 +276,18 @@ def train_a_generator(arguments: argparse.Namespace) -> int:
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
-    """Score medldm and the baselines."""
+    """Score medldm and the baselines, or a generator.
+
+    Raises
+    ------
+    UsageError
+        Options of the one for the other.
+    """
+    if arguments.generation:
+        return benchmark_generation(arguments)
+    for name in ("model", "count"):
+        if getattr(arguments, name) is not None:
+            raise UsageError(f"--{name} is for --generation, which scores a generator. Add it, or leave --{name} out.")
     from medldm.benchmark import run as score
 
     written = score(
@@ -289,6 +300,37 @@ def benchmark(arguments: argparse.Namespace) -> int:
         at_most=arguments.scans,
         backbones=_listed(arguments.backbones) or (),
     )
+    print(written)
+    return 0
+
+
+def benchmark_generation(arguments: argparse.Namespace) -> int:
+    """Score a generator.
+
+    Raises
+    ------
+    UsageError
+        Options of the benchmark of restorations.
+    """
+    others = ("quick", "tasks", "methods", "backbones", "scans")
+    given = [f"--{name}" for name in others if getattr(arguments, name) not in (None, False)]
+    given += ["--split"] if arguments.split != "test" else []
+    if given:
+        raise UsageError(
+            f"{' and '.join(given)} belong to the benchmark of restorations; --generation draws samples and compares "
+            "them with the scans of DATA, of the splits train and val. Leave them out."
+        )
+    from medldm.benchmark.generation import COUNT, run_generation
+    from medldm.cli.progress import watching
+
+    with watching(arguments) as watch:
+        written = run_generation(
+            arguments.data,
+            arguments.out,
+            model=arguments.model or "auto",
+            count=COUNT if arguments.count is None else arguments.count,
+            progress=watch.progress,
+        )
     print(written)
     return 0
 

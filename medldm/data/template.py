@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import SimpleITK as sitk
 
-from medldm.data.intensity import mri_scaling
+from medldm.data.intensity import Scaling, mri_scaling
 from medldm.data.resample import nearest_filled, resample_to
 from medldm.data.volume import Affine, Volume, Voxels
 
@@ -24,6 +24,11 @@ def centred_affine(shape: Sequence[int], spacing: float) -> Affine:
     return affine
 
 
+def scaling_of(scan: Volume) -> Scaling:
+    """Zero to the 99.5th percentile of the foreground of an MR scan, as 0 to 1."""
+    return mri_scaling(np.nan_to_num(scan.voxels.astype(np.float32), posinf=0, neginf=0))
+
+
 def scaled_intensity(scan: Volume) -> Volume:
     """An MR scan as float32 with 0 to 1 being zero to the 99.5th percentile of the foreground.
 
@@ -32,7 +37,7 @@ def scaled_intensity(scan: Volume) -> Volume:
     scan : as read
     """
     clean = np.nan_to_num(scan.voxels.astype(np.float32), posinf=0, neginf=0)
-    scaled = np.clip(mri_scaling(clean).apply(clean), 0, BRIGHTEST).astype(np.float32)
+    scaled = np.clip(scaling_of(scan).apply(clean), 0, BRIGHTEST).astype(np.float32)
     return replace(scan, voxels=scaled, std=None, half_width=None)
 
 

@@ -49,6 +49,8 @@ class Stored:
     restored_by : what medldm did to the scan before it was stored, as its header says; empty for an original
     label : distinguishes it from other scans of one DICOM series, ``"TE 80"``; empty where it is the only one
     part : counts the scans of one DICOM series, from 0
+    scale : values of scaled intensity 0 and 1 of the scan that this is a part of; None measures them in the voxels
+    slice_profile : known profile of the slices, not to be checked; empty where it is not known
     """
 
     axes: tuple[int, int, int] = (0, 1, 2)
@@ -63,6 +65,8 @@ class Stored:
     restored_by: str = ""
     label: str = ""
     part: int = 0
+    scale: tuple[float, float] | None = None
+    slice_profile: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from medldm.data import template
 from medldm.data.description import Description
-from medldm.data.volume import Volume
+from medldm.data.resample import nearest_filled, resample_to
+from medldm.data.volume import Affine, Volume, Voxels
 from medldm.diffusion import interpolate
+from medldm.diffusion.objective import QUARTER
 from medldm.diffusion.samplers import DEFAULT, SAMPLERS
 from medldm.errors import ModelError, UsageError
 from medldm.models.blocks import dense_format
@@ -206,7 +208,7 @@ def draw_latent(
     guidance: float = 1.0,
     like: Tensor | None = None,
     strength: float = 1.0,
-    sampler: str = DEFAULT,
+    sampler: str | Callable[..., Tensor] = DEFAULT,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """A latent drawn from noise, or from a given one that noise was added to.
@@ -223,7 +225,7 @@ def draw_latent(
     guidance : g
     like : (1, C, ...) normalised latent to vary; None draws a new one
     strength : how much of `like` is forgotten: 0 nothing, 1 all
-    sampler : name in `medldm.diffusion.SAMPLERS`
+    sampler : name in `medldm.diffusion.SAMPLERS`, or a function of that signature
     progress : called with (steps done, steps in all)
 
     Returns
@@ -254,7 +256,8 @@ def draw_latent(
         return guided
 
     with torch.no_grad():
-        drawn: Tensor = SAMPLERS[sampler](velocity, begin, steps, start)
+        run = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
+        drawn: Tensor = run(velocity, begin, steps, start)
     return drawn
 
 
@@ -271,6 +274,61 @@ def encoded(generator: Generator, voxels: Tensor) -> Tensor:
         return generator.autoencoder.normalised(voxels[None, None].to(generator.device))
 
 
+def redraw(
+    generator: Generator,
+    description: Description,
+    latent: Tensor,
+    here: Tensor,
+    *,
+    seed: int,
+    steps: int,
+    guidance: float,
+    strength: float,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """A latent of which a part is drawn anew; the rest follows the path of the given one at every step.
+
+    (Lugmayr et al., "RePaint", CVPR 2022, without its returns to earlier times.)
+
+    Parameters
+    ----------
+    generator : networks
+    description : what to draw
+    latent : (1, C, ...) normalised latent of the scan
+    here : (X, Y, Z) bool on the voxel grid, what is drawn anew
+    seed, steps, guidance, progress : see `draw_latent`
+    strength : how much of the latent is forgotten there, in (0, 1]
+
+    Returns
+    -------
+    (1, C, ...) normalised latent
+    """
+    factor = generator.config.factor
+    inside = torch.nn.functional.max_pool3d(here.float()[None, None], factor).to(generator.device) > 0
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed)).to(generator.device)
+
+    def sampler(flow: Any, z: Tensor, number: int, start: float) -> Tensor:
+        """Euler steps in the angle, the outside put back after each."""
+        for step in range(number):
+            time, after = (start + (1 - start) * (step + more) / number for more in (0, 1))
+            z = z + flow(z, torch.full((1,), time, device=z.device)) * ((after - time) * QUARTER)
+            known, _ = interpolate(latent, noise, torch.full((1,), after, device=z.device))
+            z = torch.where(inside, z, known)
+        return z
+
+    return draw_latent(
+        generator,
+        description,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        like=latent,
+        strength=strength,
+        sampler=sampler,
+        progress=progress,
+    )
+
+
 def on_grid(generator: Generator, card: Card, scan: Volume) -> Tensor:
     """A scan on the grid of a generator, (X, Y, Z) scaled intensity: registered to the mean, or centred.
 
@@ -279,10 +337,80 @@ def on_grid(generator: Generator, card: Card, scan: Volume) -> Tensor:
     generator, card : whose grid it is
     scan : as read, MR
     """
+    return placed(generator, card, scan, mapping_to(generator, card, scan))
+
+
+def mapping_to(generator: Generator, card: Card, scan: Volume) -> Affine:
+    """(4, 4) RAS mm from the world of a generator's grid to that of a scan."""
+    if card.generator.get("centred"):
+        # The scan's own axes, its middle in the middle of the grid.
+        mapping: Affine = scan.affine @ np.linalg.inv(template.centred_scan_affine(scan))
+        return mapping
+    return template.registered(template.scaled_intensity(scan), mean_scan(generator))
+
+
+def mean_scan(generator: Generator) -> Volume:
+    """The mean of the training scans, which is kept at half the grid."""
+    config = generator.config
+    affine = template.centred_affine(config.shape, config.spacing) @ np.diag([2.0, 2.0, 2.0, 1.0])
+    return Volume(generator.mean.numpy(), affine, name="mean of the training scans")
+
+
+def placed(generator: Generator, card: Card, scan: Volume, mapping: Affine) -> Tensor:
+    """A scan on the grid of a generator, (X, Y, Z) scaled intensity.
+
+    Parameters
+    ----------
+    generator, card : whose grid it is
+    scan : as read
+    mapping : of `mapping_to`
+    """
     config, scaled = generator.config, template.scaled_intensity(scan)
     if card.generator.get("centred"):
         return torch.from_numpy(template.centred(scaled, config.shape, config.spacing))
-    affine = template.centred_affine(config.shape, config.spacing) @ np.diag([2.0, 2.0, 2.0, 1.0])
-    mean = Volume(generator.mean.numpy(), affine, name="mean of the training scans")
-    mapping = template.registered(scaled, mean)
     return torch.from_numpy(template.on_template(scaled, mapping, config.shape, config.spacing))
+
+
+def on_card_grid(image: Volume, card: Card, config: GeneratorConfig, mapping: Affine) -> Voxels:
+    """A mask or map, float32 and on the grid of its scan, on the grid of a generator; 0 outside of it."""
+    own = replace(image, affine=np.linalg.inv(mapping) @ image.affine)
+    grid = resample_to(own, template.centred_affine(config.shape, config.spacing), config.shape)
+    return np.nan_to_num(grid)
+
+
+def back_on_scan(voxels: Voxels, card: Card, scan: Volume, mapping: Affine) -> Voxels:
+    """An image on the grid of a generator on that of a scan, its ends repeated where the scan is larger.
+
+    Parameters
+    ----------
+    voxels : (X, Y, Z) on the grid of the generator
+    card : of the generator
+    scan : whose grid is wanted
+    mapping : of `mapping_to`
+    """
+    config = config_of(card)
+    image = Volume(voxels, mapping @ template.centred_affine(config.shape, config.spacing))
+    on_scan = resample_to(image, scan.affine, scan.shape, "bspline")
+    inside = np.isfinite(on_scan)
+    return on_scan if inside.all() else nearest_filled(on_scan, inside)
+
+
+def likeness(generator: Generator, card: Card, scan: Volume) -> tuple[float, Affine]:
+    """How well a scan fits the mean of a generator's training scans, and how the grid of the generator lies in it.
+
+    Parameters
+    ----------
+    generator, card : that might draw such scans
+    scan : as read
+
+    Returns
+    -------
+    correlation of both on the generator's grid, and the mapping of `mapping_to`; -1 for a scan of another extent
+    """
+    extent = np.multiply(scan.shape, scan.spacing)
+    if card.generator.get("centred") != (max(extent) < template.SMALL_MM):
+        return -1.0, np.eye(4)
+    mapping = mapping_to(generator, card, scan)
+    half = placed(generator, card, scan, mapping)[::2, ::2, ::2]
+    ours, theirs = half.flatten().double(), generator.mean.flatten().double()
+    return float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1]), mapping

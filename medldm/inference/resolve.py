@@ -137,7 +137,8 @@ def resolve(volume: Volume, settings: Settings, task: NetworkTask) -> ResolvedSc
     if nothing_to_compare := missing_reference(volume, card):
         notes.append(nothing_to_compare)
         log.warning(nothing_to_compare)
-    scaling = modality.scaling(volume.voxels, foreground)
+    known = volume.stored.scale
+    scaling = Scaling(*known) if known is not None else modality.scaling(volume.voxels, foreground)
     return ResolvedScan(
         volume, settings, task, modality, device, card, scaling, foreground, outliers, outside, notes, started
     )

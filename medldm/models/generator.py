@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medldm.data.description import SEXES, Description
+from medldm.diffusion.objective import QUARTER
 from medldm.models.blocks import depth_to_space, space_to_depth
 from medldm.models.monai_parts import AutoencoderKL, DiffusionModelUNet
 from medldm.models.residual import TIME_GAIN
@@ -190,8 +191,77 @@ class Conditions(nn.Module):
         return torch.stack(tokens, 1)
 
 
+class GaussianVelocity(nn.Module):
+    """The velocity that would be right if latents were Gaussian: what a network need not learn from few scans.
+
+    The Gaussian has a mean at each place, and around it the same covariance everywhere, so that the discrete cosine
+    transform makes it a small matrix of channels for each frequency. Such a model is fitted by tens of scans; principal
+    components of whole scans were not (learned 0.51, held out 0.88). On the path z = cos(a) noise + sin(a) latent the
+    mean of the velocity given z is ``cos(a) m + sin(a) cos(a) (l - 1) / (sin(a)^2 l + cos(a)^2) (z - sin(a) m)`` for
+    each eigenvalue l. That scores of diffusion models begin as those of a Gaussian: Wang and Vastola, "The hidden
+    linear structure in score-based models", 2023.
+
+    Parameters
+    ----------
+    config : of the generator
+    """
+
+    mean: Tensor
+    variance: Tensor
+    vectors: Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        channels, grid = config.latent_channels, config.latent_shape
+        self.register_buffer("mean", torch.zeros((channels, *grid)))
+        self.register_buffer("variance", torch.ones((*grid, channels)))
+        self.register_buffer("vectors", torch.eye(channels).repeat(*grid, 1, 1))
+
+    def fit(self, latents: Tensor) -> None:
+        """Take mean and covariance from latents.
+
+        Parameters
+        ----------
+        latents : (N, C, X, Y, Z) normalised, of training scans and variants of them
+        """
+        mean = latents.float().mean(0)
+        moments = torch.zeros_like(self.vectors, dtype=torch.float64)
+        for part in latents.split(64):
+            waves = _cosines(part.float() - mean).double()
+            moments += torch.einsum("nixyz,njxyz->xyzij", waves, waves) / len(latents)
+        values, vectors = torch.linalg.eigh(moments)
+        self.mean.copy_(mean)
+        self.variance.copy_(values.clamp_min(1e-3))
+        self.vectors.copy_(vectors)
+
+    def forward(self, z: Tensor, time: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) velocity; parameters as of `GeneratorFlow`."""
+        angle = (time * QUARTER).reshape(-1, 1, 1, 1, 1).to(z)
+        cos, sin = angle.cos(), angle.sin()
+        own = torch.einsum("xyzij,nixyz->njxyz", self.vectors, _cosines(z - sin * self.mean))
+        variance = self.variance.movedim(3, 0)[None]
+        own = own * (sin * cos * (variance - 1) / (sin**2 * variance + cos**2))
+        change = _cosines(torch.einsum("xyzij,njxyz->nixyz", self.vectors, own), inverse=True)
+        velocity: Tensor = cos * self.mean + change
+        return velocity
+
+
+def _cosines(image: Tensor, *, inverse: bool = False) -> Tensor:
+    """Orthonormal discrete cosine transform (DCT-II) of (B, C, X, Y, Z) along its grid, or the way back."""
+    for axis in (2, 3, 4):
+        size = image.shape[axis]
+        at = torch.arange(size, dtype=torch.float64)
+        waves = (math.pi / size * (at + 0.5)[None] * at[:, None]).cos() * (2 / size) ** 0.5
+        waves[0] /= 2**0.5
+        matrix = (waves.T if inverse else waves).to(image)
+        image = torch.tensordot(image, matrix, dims=([axis], [1])).movedim(-1, axis)
+    return image
+
+
 class GeneratorFlow(nn.Module):
     """Velocity of a normalised latent on the path of `medldm.diffusion.objective`, given what is asked for.
+
+    It is that of a Gaussian, plus what a network adds.
 
     Parameters
     ----------
@@ -203,6 +273,7 @@ class GeneratorFlow(nn.Module):
         levels = len(config.flow)
         self.levels = levels
         self.conditions = Conditions(config)
+        self.gaussian = GaussianVelocity(config)
         self.network = DiffusionModelUNet(
             spatial_dims=3,
             # Where a latent lies is told: anatomy has its place, convolutions do not know it.
@@ -233,7 +304,7 @@ class GeneratorFlow(nn.Module):
         padded = F.pad(torch.cat([z, where], 1), pads, mode="replicate") if any(pads) else torch.cat([z, where], 1)
         velocity: Any = self.network(padded, time * TIME_GAIN, context=self.conditions(indices))
         x, y, depth = z.shape[2:]
-        inside: Tensor = velocity[..., :x, :y, :depth].float()
+        inside: Tensor = self.gaussian(z.float(), time) + velocity[..., :x, :y, :depth].float()
         return inside
 
 

@@ -16,6 +16,7 @@ from medldm.settings import Progress, Settings, make, silent
 from medldm.system import Registry
 from medldm.tasks.base import AnyTask, Inputs, Keeps, Labels, Need, Task
 from medldm.tasks.denoise import DENOISE, Denoise
+from medldm.tasks.edit import EDIT, Edit
 from medldm.tasks.fill_slices import FILL_SLICES, FillSlices
 from medldm.tasks.generate import GENERATE, Generate
 from medldm.tasks.inpaint import INPAINT, Inpaint
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 TASKS: Registry[AnyTask] = Registry(
     "medldm.tasks",
     lambda member: isinstance(member, Task),
-    {task.name: task for task in (DENOISE, SUPER_RESOLVE, FILL_SLICES, INPAINT, RESTORE, GENERATE)},
+    {task.name: task for task in (DENOISE, SUPER_RESOLVE, FILL_SLICES, INPAINT, RESTORE, GENERATE, EDIT)},
 )
 
 
@@ -256,6 +257,36 @@ def inpaint(
     return _call("inpaint", volume, mask, affine=affine, progress=progress, **options)
 
 
+def edit(
+    volume: Any,
+    mask: Any,
+    prompt: str = "",
+    *,
+    affine: Affine | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Volume:
+    """Draw a region anew, as words or another scan say; what lies outside comes out bit for bit.
+
+    Parameters
+    ----------
+    volume : Volume, nibabel image, or (X, Y, Z) array with `affine`
+    mask : Volume or nibabel image on the grid of the scan, or an array laid out like the scan that was given
+    prompt : words, where a generator knows what the scan shows
+    affine, progress : see `denoise`
+    **options : fields of `medldm.settings.Edit` (``strength``, ``like``, ...)
+
+    Returns
+    -------
+    Volume on the same grid; its record says by what the region was drawn and how visible its seam is
+
+    Raises
+    ------
+    MedldmError
+    """
+    return _call("edit", volume, mask, affine=affine, progress=progress, prompt=prompt, **options)
+
+
 def restore(volume: Any, *, affine: Affine | None = None, progress: Progress = silent, **options: Any) -> Volume:
     """Look at the scan, make a plan, and do what it needs: fill, super-resolve, denoise.
 
@@ -308,6 +339,7 @@ def generate(
 __all__ = [
     "TASKS",
     "Denoise",
+    "Edit",
     "FillSlices",
     "Generate",
     "Inpaint",
@@ -319,6 +351,7 @@ __all__ = [
     "SuperResolve",
     "Task",
     "denoise",
+    "edit",
     "fill_slices",
     "generate",
     "inpaint",

@@ -60,18 +60,31 @@ class Generate(Settings):
         UsageError
             Nothing is asked for, or words that are not understood.
         """
-        from medldm.data.description import Description, parse, vocabulary
+        from medldm.data.description import Description
 
         named = Description(contrast=self.contrast, region=self.region, sex=self.sex, age=self.age)
         if not self.prompt.strip() and (named != Description() or self.like):
             return named
-        understood = parse(self.prompt)
-        if understood.unknown and not self.ignore_unknown:
-            raise UsageError(
-                f"Not understood: {', '.join(map(repr, understood.unknown))} (understood: {understood.description}). "
-                f"Say it with these words, or go on without with --ignore-unknown: {vocabulary()}."
-            )
-        return named.filled(understood.description)
+        return named.filled(understood(self.prompt, self.ignore_unknown))
+
+
+def understood(prompt: str, ignore_unknown: bool = False) -> Description:
+    """The description that words give.
+
+    Raises
+    ------
+    UsageError
+        Words that are not understood, unless they may be ignored.
+    """
+    from medldm.data.description import parse, vocabulary
+
+    parsed = parse(prompt)
+    if parsed.unknown and not ignore_unknown:
+        raise UsageError(
+            f"Not understood: {', '.join(map(repr, parsed.unknown))} (understood: {parsed.description}). "
+            f"Say it with these words, or go on without with --ignore-unknown: {vocabulary()}."
+        )
+    return parsed.description
 
 
 def run(inputs: Inputs, settings: Generate, progress: Progress) -> Volume:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medldm.errors import UsageError
 from medldm.settings import Progress, Settings, knob
-from medldm.tasks.base import RESAMPLING, Inputs, Keeps, Labels, Need, Task
+from medldm.tasks.base import RESAMPLING, AnyTask, Inputs, Keeps, Labels, Need, Task
 
 if TYPE_CHECKING:
-    from medldm.data.volume import Volume
+    from medldm.data.intensity import Mask
+    from medldm.data.volume import Volume, Voxels
+    from medldm.inference.pipeline import Samples
+    from medldm.inference.resolve import ResolvedScan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,43 +25,72 @@ class Inpaint(Settings):
 
 def run(inputs: Inputs, settings: Inpaint, progress: Progress) -> Volume:
     """Estimate the region from its surroundings; see `medldm.inpaint`."""
-    import numpy as np
-    import torch
-
-    from medldm.data.volume import merge_filled, without_voxels
-    from medldm.degradations import Regions
-    from medldm.inference.conditioning import pick_orientations
-    from medldm.inference.pipeline import Conditions, in_stored_units, record, sample
-    from medldm.inference.resolve import quiet_noise_level, resolve, scaled
-    from medldm.tasks.inputs import mask_on
+    from medldm.data.volume import merge_filled
+    from medldm.inference.pipeline import in_stored_units, record
 
     assert inputs.scan is not None
     assert inputs.mask is not None
     volume = inputs.scan
-    region = mask_on(volume, inputs.mask)
+    region = region_of(volume, inputs.mask)
     if not region.any():
         return volume
+    scan, samples = filled(volume, region, settings, INPAINT, progress)
+    voxels = merge_filled(volume, in_stored_units(scan, samples.mean), region)
+    return record(scan, samples, voxels, region_facts(volume, region), restored=region)
+
+
+def region_of(volume: Volume, mask: Volume | Voxels) -> Mask:
+    """(X, Y, Z) bool, the region that a mask draws.
+
+    Raises
+    ------
+    GeometryError
+        The mask lies on another grid.
+    UsageError
+        It covers everything.
+    """
+    from medldm.tasks.inputs import mask_on
+
+    region: Mask = mask_on(volume, mask)
     if region.all():
         raise UsageError(
             f"The mask covers all of {volume.name}; nothing is left to fill it from. Draw a smaller "
             "region, or invert the mask."
         )
-    scan = resolve(without_voxels(volume, region), settings, INPAINT)
+    return region
+
+
+def filled(
+    volume: Volume, region: Mask, settings: Settings, task: AnyTask, progress: Progress
+) -> tuple[ResolvedScan, Samples]:
+    """The scan as resolved, and the networks' answer for a region, whose voxels they do not see."""
+    import torch
+
+    from medldm.data.volume import without_voxels
+    from medldm.degradations import Regions
+    from medldm.inference.conditioning import pick_orientations
+    from medldm.inference.pipeline import Conditions, sample
+    from medldm.inference.resolve import quiet_noise_level, resolve, scaled
+
+    scan = resolve(without_voxels(volume, region), settings, task)
     measured, known = scaled(scan)
     regions = Regions(torch.from_numpy(region) | ~known)
     observation = regions.observe(measured)
     orientations = pick_orientations((), (), volume.shape, volume.spacing)
-    samples = sample(scan, Conditions(observation, quiet_noise_level(scan), orientations), progress)
-    voxels = merge_filled(volume, in_stored_units(scan, samples.mean), region)
-    axis = volume.slice_axis
+    return scan, sample(scan, Conditions(observation, quiet_noise_level(scan), orientations), progress)
+
+
+def region_facts(volume: Volume, region: Mask) -> dict[str, Any]:
+    """What a record says of a region that was written anew."""
+    import numpy as np
+
     touched = np.flatnonzero(volume.to_stored(region).any(axis=(0, 1))).tolist()
-    facts = {
+    return {
         "invented_voxels": int(region.sum()),
         "invented_slices": touched,
-        "slice_axis": axis,
+        "slice_axis": volume.slice_axis,
         "consistency_residual": 0.0,
     }
-    return record(scan, samples, voxels, facts, restored=region)
 
 
 INPAINT = Task(

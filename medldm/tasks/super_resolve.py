@@ -118,6 +118,7 @@ def refine_grid(
     unseen = never_seen(known, axis, places, grid.shape)
     kept = [k for k in range(volume.shape[axis]) if k not in set(places)]
     noise = level.typical
+    profile = volume.stored.slice_profile or profile
     degradation = damage(volume, grid, thickness_mm, profile, noise, tuple(places), scan.modality)
     if grid.thick:
         measured, known = measured.index_select(axis, torch.tensor(kept)), known.index_select(axis, torch.tensor(kept))
@@ -134,7 +135,7 @@ def refine_grid(
     conditions = Conditions(observation, level, orientations, "" if grid.thick else IN_PLANE, project)
     samples = sample(scan, conditions, progress)
     restored = samples.mean
-    if grid.thick:
+    if grid.thick and not volume.stored.slice_profile:
         other = {"gaussian": "rect", "rect": "gaussian"}[profile]
         alternative = damage(volume, grid, thickness_mm, other, noise, tuple(places), scan.modality)
         assumed_residual, other_residual = (

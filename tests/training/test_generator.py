@@ -129,3 +129,32 @@ def test_options_that_make_no_sense_are_a_sentence(tmp_path, options, sentence):
 def test_two_scans_are_too_few(tmp_path):
     with pytest.raises(InputError, match="too few"):
         scans.load(toy_generator.write_organs(tmp_path / "data", count=2), tmp_path / "cache", "hippocampus")
+
+
+def test_the_velocity_of_a_gaussian_leads_noise_to_that_gaussian():
+    from medldm.diffusion.samplers import euler
+    from medldm.models.generator import GaussianVelocity, _cosines
+
+    config = toy_generator.toy_config()
+    gaussian = GaussianVelocity(config)
+    random = torch.Generator().manual_seed(0)
+    fall = torch.exp(-0.4 * torch.stack(torch.meshgrid(*[torch.arange(8.0)] * 3, indexing="ij")).sum(0))
+    waves = torch.randn((800, 4, 8, 8, 8), generator=random) * 4 * fall
+    waves[:, 1] = 0.8 * waves[:, 0] + 0.2 * waves[:, 1]
+    mean = torch.linspace(-1, 1, 8).expand(4, 8, 8, 8)
+    gaussian.fit(mean + _cosines(waves, inverse=True))
+    drawn = euler(gaussian, torch.randn((800, 4, 8, 8, 8), generator=random), 64)
+    assert torch.allclose(drawn.mean(0), mean, atol=0.3)
+    ours = _cosines(drawn - mean)
+    for at in ((0, 0, 0), (1, 0, 0), (0, 2, 1)):
+        place = (slice(None), slice(None), *at)
+        want = torch.cov(waves[place].T)
+        assert torch.allclose(torch.cov(ours[place].T), want, atol=0.2 * float(want.diag().max()))
+
+
+def test_a_network_that_adds_nothing_leaves_the_gaussian():
+    flow = GeneratorFlow(toy_generator.toy_config())
+    z, time = torch.randn(2, 4, 8, 8, 8), torch.tensor([0.2, 0.7])
+    assert torch.allclose(
+        flow(z, time, flow.conditions.indices([Description()] * 2)), flow.gaussian(z, time), atol=1e-5
+    )

@@ -179,6 +179,7 @@ def train_flow(stage: Stage) -> None:
     network = dense(network).to(stage.device).eval().requires_grad_(False)
     pool, scan = latent_pool(network, stage.corpus, stage.plan.seed)
     flow = GeneratorFlow(stage.config)
+    flow.gaussian.fit(pool.cpu())
     if stage.name in stage.init:
         flow.load_state_dict(stage.init[stage.name])
     told = flow.conditions.indices(stage.corpus.told(train=True)).to(stage.device)
