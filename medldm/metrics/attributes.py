@@ -17,6 +17,7 @@ RIDGES = np.logspace(-4, 3, 15)  # over the mean of the squared singular values
 DECAYS = np.logspace(-4, 1, 6)  # of the logistic regression
 FOLDS = 5
 BINS, ROUNDS = 256, 200  # of the mixture of Gaussians
+SETTLED = 1e-5  # change of a share, after which it is taken as it is
 
 
 def ridge_regression(features: Array, values: Array) -> Predictor:
@@ -116,7 +117,9 @@ def tissue_shares(intensities: Array, classes: int = 3) -> tuple[Array, Array]:
         logs = -0.5 * ((middles[:, None] - means) / spreads) ** 2 - np.log(spreads) + np.log(shares + 1e-12)
         chances = np.exp(logs - logs.max(1, keepdims=True))
         chances *= counts[:, None] / chances.sum(1, keepdims=True)
-        shares = chances.sum(0)
+        before, shares = shares, chances.sum(0)
+        if np.abs(shares - before).max() < SETTLED:
+            break
         safe = np.maximum(shares, 1e-12)
         means = (chances * middles[:, None]).sum(0) / safe
         spreads = np.maximum(np.sqrt((chances * (middles[:, None] - means) ** 2).sum(0) / safe), narrowest)
