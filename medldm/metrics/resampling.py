@@ -108,7 +108,13 @@ def kernel_distances_of_halves(real: Array, size: int, generator: np.random.Gene
 
 
 def frechet_distances(
-    ours: Array | None, real: Array, size: int, generator: np.random.Generator, splits: int = FEWER_HALVES
+    ours: Array | None,
+    real: Array,
+    size: int,
+    generator: np.random.Generator,
+    *,
+    paired: bool = False,
+    splits: int = FEWER_HALVES,
 ) -> Array:
     """Frechet distances between random sets of `size` scans: of two kinds, or two halves of the real ones.
 
@@ -116,10 +122,11 @@ def frechet_distances(
 
     Parameters
     ----------
-    ours : (N, D) row i belongs to real row i where there are as many; None for halves of the real scans
+    ours : (N, D), N at least the size; None for halves of the real scans
     real : (M, D), M at least twice the size
     size : scans of a set, at least two
     generator : source of randomness
+    paired : whether row i of ours was made of real scan i, so that they are never in opposite sets
     splits : how many
 
     Returns
@@ -131,7 +138,7 @@ def frechet_distances(
         one, other = _halves(len(real), size, generator)
         if ours is None:
             first = real[other]
-        elif len(ours) == len(real):
+        elif paired:
             first = ours[other]
         else:
             first = ours[generator.permutation(len(ours))[:size]]

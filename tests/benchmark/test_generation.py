@@ -11,9 +11,8 @@ import toy_generator
 from PIL import Image
 from scipy import ndimage
 
-from medldm.benchmark import generated_sets, generation, generation_scores
-from medldm.benchmark.generated_sets import ScanSet, Sets
-from medldm.benchmark.generation import run_generation
+from medldm.benchmark.generation import attributes, copies, realism, run, run_generation, sets
+from medldm.benchmark.generation.sets import ScanSet, Sets
 from medldm.benchmark.scoring import Backbone
 from medldm.cli import main
 from medldm.data.description import Description
@@ -58,7 +57,7 @@ def people(count, seed, contrasts=("T1w",)):
         )
         for n in range(count)
     ]
-    voxels = [generated_sets.in_bytes(person(d.age, d.sex, d.contrast, random)) for d in who]
+    voxels = [sets.in_bytes(person(d.age, d.sex, d.contrast, random)) for d in who]
     names = [f"person {seed}-{n}" for n in range(count)]
     return ScanSet(
         voxels=torch.stack(voxels), descriptions=who, subjects=names, files=names, features=np.zeros((count, 0))
@@ -73,7 +72,7 @@ def sets_of(samples, contrasts=("T1w",)):
     latents = {name: some.voxels[:, None].float() for name, some in named.items()}
     latents["mirrored"] = latents["training"].flip(2)
     return Sets(
-        **generation.with_features(named, PLAIN),
+        **run.with_features(named, PLAIN),
         latents=latents,
         psnr=np.full(20, 40.0),
         mae=np.full(20, 0.01),
@@ -85,7 +84,7 @@ def sets_of(samples, contrasts=("T1w",)):
 
 def everything(samples):
     """Scores by name."""
-    return {s.name: s for s in generation_scores.all_scores(sets_of(samples), lambda some: None, "planes")}
+    return {s.name: s for s in run.all_scores(sets_of(samples), lambda some: None, "planes")}
 
 
 def one(score, samples, *more, contrasts=("T1w",)):
@@ -106,7 +105,7 @@ def copied():
     noise = torch.randn(training.voxels.shape, generator=torch.Generator().manual_seed(0))
     voxels = (training.voxels + 4 * noise).round().clamp(0, 255).to(torch.uint8)
     samples = replace(training, voxels=voxels, subjects=[f"seed {n}" for n in range(16)])
-    return one(generation_scores.memorised, samples)
+    return one(copies.memorised, samples)
 
 
 def test_samples_that_are_new_people_are_as_near_as_chance_and_no_copies(new_people):
@@ -131,11 +130,11 @@ def test_training_scans_with_noise_are_copies(copied):
 
 def test_samples_of_one_person_are_far_from_people_and_alike():
     somebody = people(2, 4).subset([0] * 16)
-    sets = sets_of(replace(somebody, subjects=[f"seed {n}" for n in range(16)]))
+    them = sets_of(replace(somebody, subjects=[f"seed {n}" for n in range(16)]))
     random = np.random.default_rng(0)
-    distances = generation_scores.distances(sets, sets.training, sets.training_decoded, random, "planes")
+    distances = realism.distances(them, them.training, them.training_decoded, random, "planes")
     assert distances[0].passed is False
-    similarity = generation_scores.diversity(sets, sets.training, sets.training_decoded, random)
+    similarity = realism.diversity(them, them.training, them.training_decoded, random)
     assert similarity.numbers["samples"]["value"] == pytest.approx(1)
     assert "more alike" in similarity.meaning
 
@@ -151,7 +150,7 @@ def test_the_size_that_is_the_age_and_the_grey_that_is_the_sex_are_read_from_sam
 def test_samples_that_do_not_listen_are_wrong_about_age_and_sex():
     samples = people(16, 5)
     others = [*samples.descriptions[9:], *samples.descriptions[:9]]
-    age = one(generation_scores.ages, replace(samples, descriptions=others)).numbers
+    age = one(attributes.ages, replace(samples, descriptions=others)).numbers
     assert age["samples"]["value"] > 2 * age["held_out"]["value"]
     assert age["samples"]["correlation"] < 0.5
 
@@ -166,31 +165,31 @@ def test_what_the_data_do_not_say_has_no_score(new_people):
     assert "one contrast (T1w)" in new_people["inception"].meaning
     assert "no text encoder" in new_people["caption_score"].meaning
     nobody = replace(people(16, 6), descriptions=[Description(contrast="T1w", region="hippocampus")] * 16)
-    assert "not known" in one(generation_scores.ages, nobody).meaning
-    assert "not known" in one(generation_scores.sexes, nobody).meaning
+    assert "not known" in one(attributes.ages, nobody).meaning
+    assert "not known" in one(attributes.sexes, nobody).meaning
 
 
 def test_two_contrasts_have_an_inception_score_and_descriptions_a_cosine():
     both = ("T1w", "T2w")
     samples = people(16, 7, both)
-    inception = one(generation_scores.inception, samples, contrasts=both).numbers
+    inception = one(attributes.inception, samples, contrasts=both).numbers
     assert inception["samples"]["value"] == pytest.approx(2, abs=0.2)
     assert inception["samples"]["accuracy"] == 1
-    captions = one(generation_scores.caption_score, samples, lambda some: np.full(len(some), 0.4), contrasts=both)
+    captions = one(attributes.caption_score, samples, lambda some: np.full(len(some), 0.4), contrasts=both)
     assert captions.numbers["samples"]["value"] == pytest.approx(0.4)
     assert "somebody else" in captions.meaning
 
 
 def test_real_scans_are_chosen_with_contrasts_as_common_as_among_samples():
     real, samples = people(20, 8, ("T1w", "T2w")), people(8, 9, ("T1w", "T1w", "T1w", "T2w"))
-    chosen = real.subset(generated_sets.matched(real, samples, np.random.default_rng(0)))
+    chosen = real.subset(sets.matched(real, samples, np.random.default_rng(0)))
     contrasts = [d.contrast for d in chosen.descriptions]
     assert (contrasts.count("T1w"), contrasts.count("T2w")) == (10, 3)
 
 
 def test_every_group_of_features_counts_the_same():
     raw = np.random.default_rng(0).normal(size=(50, 4)) * [1000, 0, 0.01, 0.01]
-    scaled = generated_sets.scaled(raw, np.array([0, 0, 1, 1]), raw)
+    scaled = sets.scaled(raw, np.array([0, 0, 1, 1]), raw)
     assert scaled[:, :2].var(0).mean() == pytest.approx(1)
     assert scaled[:, 2:].var(0).mean() == pytest.approx(1)
     assert np.abs(scaled[:, 1]).max() == 0  # what never varies is not blown up
@@ -216,7 +215,7 @@ def test_a_generator_is_scored_in_one_command_and_again_without_drawing(toy, tmp
     for name in ("samples.png", "neighbours.png"):
         with Image.open(tmp_path / name) as picture:
             assert np.asarray(picture).std() > 5
-    monkeypatch.setattr(generated_sets, "draw_latent", None)  # nothing is drawn twice
+    monkeypatch.setattr(sets, "draw_latent", None)  # nothing is drawn twice
     assert main(command) == 0
 
 
@@ -242,7 +241,7 @@ def test_scans_on_another_grid_are_refused(tmp_path):
     data = toy_generator.write_organs(tmp_path / "organs")
     card = replace(CARD, generator={"shape": [16, 16, 16], "regions": ["hippocampus"]})
     with pytest.raises(UsageError, match="32 x 32 x 32 voxels, drawn draws 16 x 16 x 16"):
-        generated_sets.real_scans(data, tmp_path / "cache", card)
+        sets.real_scans(data, tmp_path / "cache", card)
 
 
 def test_a_folder_that_is_none_and_a_model_that_is_none(tmp_path):

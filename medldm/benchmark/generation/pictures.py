@@ -1,4 +1,4 @@
-"""What the scores of a generator look like: a table for a newcomer, samples in a grid, samples beside neighbours."""
+"""What a generator draws: samples in a grid, and samples beside the training scans that are nearest to them."""
 
 from __future__ import annotations
 
@@ -9,51 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from medldm.benchmark.generated_sets import Array, ScanSet, Sets
-from medldm.benchmark.generation_scores import Score
+from medldm.benchmark.generation.sets import Array, ScanSet, Sets
 from medldm.io.atomic import whole_file
 
 SHOWN, COLUMNS = 16, 4  # samples in the grid
 NEIGHBOURS = 8  # samples beside their nearest training scans
 HEIGHT, GAP, LINE = 96, 4, 18  # of a plane, between pictures, of a line of text, pixels
 INK, PAPER = (235, 235, 235), (18, 20, 24)
-
-
-def markdown(scores: Sequence[Score], facts: dict[str, Any]) -> str:
-    """The table.
-
-    Parameters
-    ----------
-    scores : lines
-    facts : of the run, as they stand in the JSON file
-    """
-    reached = {True: "reached", False: "**missed**", None: ""}
-    counts = facts["scans"]
-    lines = [
-        f"# Scores of {facts['model']}",
-        "",
-        f"{counts['samples']} samples (seeds 0 to {counts['samples'] - 1}, {facts['steps']} steps, guidance "
-        f"{facts['guidance']:g}), with the descriptions of held-out people in turn. Real scans: {counts['training']} "
-        f"that it learned from ({facts['people']['training']} people) and {counts['held_out']} of "
-        f"{facts['people']['held_out']} held-out people, whom it never saw.",
-        "",
-        "Indicative: with so few people most numbers are uncertain. Brackets are 90 % intervals: bootstrap over scans, "
-        f"of the Frechet distance over random halves. Features: `{facts['features']}`.",
-        "",
-        "| score | samples | real against real | what it means | goal |",
-        "| --- | --- | --- | --- | --- |",
-        *(
-            "| " + " | ".join((s.title, s.samples or "-", s.real or "-", s.meaning, reached[s.passed])).rstrip() + " |"
-            for s in scores
-        ),
-        "",
-        "Each score is explained in `docs/concepts/scores-of-generation.md`. `samples.png` shows samples, "
-        "`neighbours.png` those that are nearest to a training scan, beside it.",
-        "",
-        f"Made by `{facts['command']}` with medldm {facts['medldm']}, weights `{facts['sha256'][:16]}`.",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def write_samples(samples: ScanSet, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from medldm.benchmark import generated_sets
-from medldm.benchmark.generated_sets import Array, ScanSet, Sets
-from medldm.benchmark.generation_pages import markdown, write_neighbours, write_samples
-from medldm.benchmark.generation_scores import all_scores
+from medldm.benchmark.generation import attributes, copies, realism
+from medldm.benchmark.generation.pictures import write_neighbours, write_samples
+from medldm.benchmark.generation.sets import (
+    Array,
+    ScanSet,
+    Sets,
+    decoded,
+    drawn_samples,
+    features_of,
+    matched,
+    real_scans,
+    scaled,
+    split_of,
+)
+from medldm.benchmark.generation.table import Score, markdown
 from medldm.benchmark.scoring import Backbone, encoder_backbone
 from medldm.data.description import Description
 from medldm.errors import UsageError
@@ -109,6 +121,32 @@ def run_generation(
     return out / "generation.md"
 
 
+def all_scores(sets: Sets, captions: Callable[[ScanSet], Array | None], backbone: str) -> list[Score]:
+    """Every score that the data allow; those that they do not allow say why.
+
+    Parameters
+    ----------
+    sets : scans
+    captions : cosines of scans and descriptions; None of a model that has no text encoder
+    backbone : name of the encoder behind the features
+    """
+    random = np.random.default_rng(0)
+    numbers = matched(sets.training.joined(sets.held_out), sets.samples, random)
+    real = sets.training.joined(sets.held_out).subset(numbers)
+    real_decoded = sets.training_decoded.joined(sets.held_out_decoded).subset(numbers)
+    return [
+        *realism.distances(sets, real, real_decoded, random, backbone),
+        realism.diversity(sets, real, real_decoded, random),
+        *copies.memorised(sets, random),
+        realism.reconstruction(sets, random),
+        attributes.inception(sets, random),
+        attributes.caption_score(sets, captions, random),
+        attributes.ages(sets, random),
+        attributes.sexes(sets, random),
+        *attributes.tissues(sets, real, real_decoded, random),
+    ]
+
+
 def gather(
     data: Path,
     out: Path,
@@ -122,15 +160,15 @@ def gather(
     guidance: float,
 ) -> Sets:
     """Real scans, decoded scans and samples, with their features; parameters as of `run_generation`."""
-    corpus = generated_sets.real_scans(data, out / "cache", card)
+    corpus = real_scans(data, out / "cache", card)
     generator = load_generator(card, device)
-    training, held_out = (generated_sets.split_of(corpus, train=train) for train in (True, False))
+    training, held_out = (split_of(corpus, train=train) for train in (True, False))
     folder = out / "drawn" / f"{card.sha256[:12]}-steps{steps}-guidance{guidance:g}"
-    samples, latents = generated_sets.drawn_samples(
+    samples, latents = drawn_samples(
         generator, held_out.descriptions, folder, count=count, steps=steps, guidance=guidance, progress=progress
     )
-    training_decoded, of_training, _, _ = generated_sets.decoded(generator, training, progress, mirrored=True)
-    held_out_decoded, of_held_out, psnr, mae = generated_sets.decoded(generator, held_out, progress)
+    training_decoded, of_training, _, _ = decoded(generator, training, progress, mirrored=True)
+    held_out_decoded, of_held_out, psnr, mae = decoded(generator, held_out, progress)
     named = {
         "training": training,
         "held_out": held_out,
@@ -156,12 +194,9 @@ def gather(
 
 def with_features(named: dict[str, ScanSet], backbone: Backbone) -> dict[str, Any]:
     """The same sets with features, scaled by those of the set ``training``."""
-    raw = {name: generated_sets.features_of(some, backbone) for name, some in named.items()}
+    raw = {name: features_of(some, backbone) for name, some in named.items()}
     reference, groups = raw["training"]
-    return {
-        name: replace(some, features=generated_sets.scaled(raw[name][0], groups, reference))
-        for name, some in named.items()
-    }
+    return {name: replace(some, features=scaled(raw[name][0], groups, reference)) for name, some in named.items()}
 
 
 def cosines(card: Card, some: ScanSet, device: str) -> Array | None:
