@@ -10,30 +10,26 @@ from typing import Any
 import numpy as np
 
 from medldm.data.resample import resample_to
-from medldm.data.slice_numbers import parse_slices, spell_slices
+from medldm.data.slice_numbers import spell_slices
 from medldm.data.volume import Volume
-from medldm.errors import InputError, MedldmError, ResourceError, lacks_memory, place_of
+from medldm.errors import MedldmError, ResourceError, lacks_memory, place_of
 from medldm.io import find_missing_slices, guess_modality
-from medldm.modality import modality_of
 from medldm.provenance import RunRecord
 from medldm.qc.inspection import make_plan
 from medldm.qc.noise import NoiseEstimate, estimate_noise
 from medldm.settings import Progress, Restore, make
 from medldm.tasks import TASKS
-from medldm.zoo import cards
 from napari_medldm.findings import Place, not_measured, widest
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
-from napari_medldm.regions import Corners, Drawn, box_of, crop, filled, mask_on, part, pasted, shifted, widened
+from napari_medldm.previews import Part, preview
+from napari_medldm.regions import Corners, Drawn, filled, mask_on
 
 # Layers beside a result, by field of a volume: of one answer the spread of what it leaves open, of several their own.
 UNCERTAINTY = {"std": "standard deviation", "half_width": "half width of the 90 % interval"}
 TILES = (256, 128, 64)  # tried in turn when memory runs out
-AROUND = 16  # voxels of context around a drawn box
 PREVIEW = "medldm_preview"  # in a layer's metadata, whether it shows a part of a scan only
+PLANES = "planes"  # what the networks report
 ASKED = ("plan", "noise", "missing")  # questions about a scan, answered without torch
-NEAR = 2  # slices of context around one slice: what a plane network sees
-FAR = 8  # slices of context for verbs that work across slices
-FIRST = 3  # of these for a first look, which takes the fewest planes that show the slice
 
 
 @dataclass(frozen=True)
@@ -120,13 +116,19 @@ def carry_out(order: Order, progress: Progress) -> Outcome:
     if order.verb == "noise":
         estimate = _noise(volumes[0], order.options.get("modality", "auto"))
         return Outcome(text=f"noise {estimate}", value=estimate.level)
-    pairs = []
+    pairs: list[tuple[Any, Any]] = []
+    count, notes = Passes(), None  # notes of the whole scan, where a part of it was restored
     for number, volume in enumerate(volumes):
 
         def share(done: int, total: int, what: str, number: int = number) -> None:
             progress(number * total + done, len(volumes) * total, what)
 
-        pairs.append(_preview(order, volume, share) if order.where else _whole(order, volume, share))
+        mask = _mask(order, volume)
+        if order.where:
+            after, notes = preview(order, volume, mask, count.of(_run), share)
+        else:
+            after = count.of(_run)(order.verb, volume, order.options, mask, share)
+        pairs.append((volume, after))
     if all(before is after for before, after in pairs):
         return Outcome(text="Nothing to do: the scan stays as it is.")
     history = pairs[0][1].history
@@ -134,11 +136,48 @@ def carry_out(order: Order, progress: Progress) -> Outcome:
     layers = [*_layers(order, pairs), *_marked(order, pairs)]
     return Outcome(
         tuple(layers),
-        status(record),
+        ", ".join(filter(None, (status(record), count.text()))),
         refinable=bool(order.where and order.fast),
         places=widest(pairs[0][1]),
-        notes=tuple(rows_for_flags(note) for note in record.notes),
+        notes=tuple(rows_for_flags(note) for note in (record.notes if notes is None else notes)),
     )
+
+
+class Passes:
+    """Planes, and passes through the networks, by what a run reports.
+
+    Attributes
+    ----------
+    planes, passes : so far
+    """
+
+    def __init__(self) -> None:
+        self.planes = self.passes = 0
+
+    def of(self, run: Part) -> Part:
+        """The same function, its passes counted: each step of its progress is one."""
+
+        def counted(
+            verb: str, volume: Volume | None, options: dict[str, Any], mask: Volume | None, progress: Progress
+        ) -> Volume:
+            last = 0
+
+            def step(done: int, total: int, what: str) -> None:
+                nonlocal last
+                if what == PLANES:
+                    self.planes += max(0, done - last)
+                    self.passes += done > last
+                    last = done
+                progress(done, total, what)
+
+            return run(verb, volume, options, mask, step)
+
+        return counted
+
+    def text(self) -> str:
+        """``"202 planes in 3 passes"``; nothing where no network of planes was at work."""
+        passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
+        return f"{self.planes} planes in {passes}" if self.planes else ""
 
 
 def status(record: RunRecord) -> str:
@@ -160,18 +199,14 @@ def _noise(volume: Volume, modality: str) -> NoiseEstimate:
     return estimate_noise(volume.voxels, volume.spacing, kind)
 
 
-def _whole(order: Order, volume: Volume | None, progress: Progress) -> tuple[Volume | None, Volume]:
-    return volume, _run(order.verb, volume, order.options, _mask(order, volume), progress)
-
-
-def _mask(order: Order, volume: Volume) -> Volume | None:
-    if order.mask is None:
+def _mask(order: Order, volume: Volume | None) -> Volume | None:
+    if order.mask is None or volume is None:
         return None
     mask = filled(order.mask, order.scan) if isinstance(order.mask, Drawn) else order.mask
     return mask_on(volume, mask.volumes()[0])
 
 
-def _run(verb: str, volume: Volume, options: dict[str, Any], mask: Volume | None, progress: Progress) -> Volume:
+def _run(verb: str, volume: Volume | None, options: dict[str, Any], mask: Volume | None, progress: Progress) -> Volume:
     """The verb; with smaller and smaller tiles while memory runs out."""
     from medldm import tasks
 
@@ -204,68 +239,6 @@ def _free() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _preview(order: Order, volume: Volume, progress: Progress) -> tuple[Volume, Volume]:
-    """The verb on a box and what lies around it; of the result the box, on the grid that the whole scan would have."""
-    assert order.where is not None
-    box = box_of(order.where, volume)
-    across = TASKS[order.verb].across_slices
-    axis = int(order.options.get("axis", 2))
-    margin = [NEAR if b - a == 1 else AROUND for a, b in box]
-    if across:
-        margin[volume.stored.axes[axis]] = FIRST if order.fast else FAR
-    wide = widened(box, volume.shape, margin)
-    small = crop(volume, wide)
-    options = _fitted(order, volume, small, wide, axis)
-    if order.fast and options.get("model", "auto") == "auto":
-        options["model"] = fastest(guess_modality(volume, options.get("modality", "auto"))[0], order.verb)
-    mask = _mask(order, volume)
-    if mask is not None:
-        mask = crop(mask, wide)
-        if not mask.voxels.any():
-            raise InputError("The mask is empty where the preview looks. Go to a slice that it covers.")
-    result = _run(order.verb, small, options, mask, progress)
-    if result is small:
-        return volume, volume
-    inner = tuple((a - w, b - w) for (a, b), (w, _) in zip(box, wide, strict=True))
-    wanted = (inner[0], inner[1], inner[2])
-    return volume, pasted(part(result, small.shape, wanted), result, small.shape, wide, volume.shape)
-
-
-def fastest(modality: str, verb: str) -> str:
-    """Name of the fastest model of a modality for a verb; ``"auto"`` where no card says how fast it is.
-
-    Parameters
-    ----------
-    modality : name in `medldm.modality.MODALITIES`
-    verb : as on the command line
-    """
-    said = TASKS[verb].verb
-    known = [one for one in cards() if one.modality == modality and one.pace and said in one.verbs]
-    return min(known, key=lambda one: one.pace).name if known else "auto"
-
-
-def _fitted(order: Order, volume: Volume, small: Volume, wide: Any, axis: int) -> dict[str, Any]:
-    """Options of the whole scan as they must be said about a part of it."""
-    options = dict(order.options)
-    if TASKS[order.verb].removes_noise:
-        # A noise level is relative to the brightest tissue, which a part may not hold; a slice is too little to
-        # estimate from.
-        said = options.get("modality", "auto")
-        kind = guess_modality(volume, said)[0]
-        level = options.get("noise")
-        level = _noise(volume, said).level if level is None else level
-        scaled = modality_of(kind).scaling
-        per_part = scaled(volume.voxels).unit / scaled(small.voxels).unit
-        options["noise"] = float(level) * per_part
-    if options.get("missing") is not None:
-        count = volume.shape[volume.stored.axes[axis]]
-        there = shifted(parse_slices(options["missing"], count), volume, wide, axis)
-        if not there:
-            raise InputError("No missing slice lies near the preview. Go to one, or run the whole volume.")
-        options["missing"] = there
-    return options
 
 
 def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple]:

@@ -314,7 +314,7 @@ class Panel(Form):
                 show_error(entry.text)
         elif not entry.over and entry is self.run_now:
             self.bar.value = int(100 * entry.share)
-            self.status.value = ", ".join(filter(None, (entry.what, entry.remaining())))
+            self.status.value = f"{_stage(entry)}{', '.join(filter(None, (entry.what, entry.remaining())))}"
 
     def _done(self, outcome: Outcome, entry: Entry) -> bool:
         """Show what came of a run; False where nobody is there to see it."""
@@ -348,7 +348,7 @@ class Panel(Form):
                 # A first look is there; whoever waits sees what the run will give.
                 self.mine.remove(entry)
                 self._start(replace(order, fast=False), before)
-                self.status.value = "first look; refining it with the chosen model"
+                self.status.value = f"first look: {outcome.text}; now refining it"
             else:
                 self._ended(entry, outcome.text, 100)
 
@@ -370,6 +370,13 @@ class Panel(Form):
         QApplication.clipboard().setText(said)
         first = [f"{what} as {name}" for what, name in UNSAVED.items() if name in said]
         self.status.value = f"copied; save {' and '.join(first)} first" if first else "copied"
+
+
+def _stage(entry: Entry) -> str:
+    """Which of the two runs of a preview goes on."""
+    if not entry.preview or entry.order is None:
+        return ""
+    return "first look: " if entry.order.fast else "refining: "
 
 
 def _close(panel: weakref.ref[Panel]) -> None:
