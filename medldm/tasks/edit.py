@@ -273,7 +273,8 @@ def seamless(drawn: Voxels, own: Voxels, region: Mask) -> Voxels:
 
     from medldm.degradations.regions import fill_smoothly
 
-    box = tuple(slice(max(0, part.start - RIM), part.stop + RIM) for part in ndimage.find_objects(region)[0])
+    parts = ndimage.find_objects(region.astype(np.uint8))[0]
+    box = tuple(slice(max(0, part.start - RIM), part.stop + RIM) for part in parts)
     inside = region[box]
     if inside.all():
         return drawn

@@ -140,7 +140,7 @@ def default_config(corpus: scans.Corpus) -> GeneratorConfig:
         spacing=corpus.spacing,
         contrasts=tuple(sorted({d.contrast for d in told if d.contrast})) or ("T1w",),
         regions=tuple(sorted({d.region for d in told})),
-        flow=(48, 96, 128),
+        flow=(32, 64, 96),
     )
 
 
