@@ -113,7 +113,7 @@ class Description:
         return ", ".join(parts) or "anything"
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """As a sentence that `parse` understands: ``T1w brain, female, 34 years``."""
         parts = [" ".join(part for part in (self.contrast, self.region) if part), self.sex]
         parts.append("" if self.age is None else f"{self.age:g} years")
@@ -159,8 +159,8 @@ def parse(prompt: str) -> Parsed:
         raise UsageError(f'Say what to generate, as in "T1w brain, female, 34 years". Words: {vocabulary()}.')
     text = re.sub(r"[_]|(?<=[a-z])-(?=[a-z])", " ", f" {prompt.lower()} ")
     said: dict[str, str] = {}
-    for name, words in SPELLINGS.items():
-        spellings = sorted(((s, word) for word, all_ in words.items() for s in all_), key=lambda pair: -len(pair[0]))
+    for name, known in SPELLINGS.items():
+        spellings = sorted(((s, word) for word, all_ in known.items() for s in all_), key=lambda pair: -len(pair[0]))
         for spelling, word in spellings:
             pattern = rf"(?<![\w.-]){re.escape(spelling).replace(chr(92) + ' ', '[ -]?')}(?![\w])"
             if re.search(pattern, text):
@@ -186,5 +186,5 @@ def parse(prompt: str) -> Parsed:
 def vocabulary() -> str:
     """All words, for help texts and errors."""
     return "; ".join(
-        [*(f"{name} {', '.join(words)}" for name, words in SPELLINGS.items()), f"age 0 to {OLDEST:g} years"]
+        [*(f"{name} {', '.join(known)}" for name, known in SPELLINGS.items()), f"age 0 to {OLDEST:g} years"]
     )

@@ -55,6 +55,6 @@ def caption_scores(
     generator = load_generator(card, device)
     latents = torch.cat([encoded(generator, volume[0]) for volume in voxels])
     with torch.no_grad():
-        texts = network.text([description.words for description in descriptions])
+        texts = network.text([description.text for description in descriptions])
         scores: Tensor = (network.image(latents) * texts).sum(1).cpu()
     return scores

@@ -241,7 +241,7 @@ def draw_latent(
     if like is not None and strength < 1:
         start = 1.0 - strength
         begin, _ = interpolate(like, noise, torch.full((1,), start, device=generator.device))
-    told, untold = generator.indices([description]), generator.indices([Description()])
+    wanted, free = generator.indices([description]), generator.indices([Description()])
     done = 0
 
     def velocity(z: Tensor, time: Tensor) -> Tensor:
@@ -249,9 +249,9 @@ def draw_latent(
         done += 1
         progress(min(done, steps), steps)
         if guidance == 1:
-            plain: Tensor = generator.flow(z, time, told)
+            plain: Tensor = generator.flow(z, time, wanted)
             return plain
-        both = generator.flow(torch.cat([z, z]), torch.cat([time, time]), torch.cat([told, untold]))
+        both = generator.flow(torch.cat([z, z]), torch.cat([time, time]), torch.cat([wanted, free]))
         guided: Tensor = both[1:] + guidance * (both[:1] - both[1:])
         return guided
 

@@ -186,8 +186,8 @@ class Conditions(nn.Module):
         known = (indices[:, 3] >= 0).float()
         age = indices[:, 3].clamp_min(0) / YEARS
         ages = torch.stack([known, known * age, known * age**2], 1)
-        words = indices[:, :3].long()
-        tokens = [self.contrast(words[:, 0]), self.region(words[:, 1]), self.sex(words[:, 2]), self.age(ages)]
+        places = indices[:, :3].long()
+        tokens = [self.contrast(places[:, 0]), self.region(places[:, 1]), self.sex(places[:, 2]), self.age(ages)]
         return torch.stack(tokens, 1)
 
 
@@ -226,7 +226,7 @@ class GaussianVelocity(nn.Module):
         """
         mean = latents.float().mean(0)
         moments = torch.zeros_like(self.vectors, dtype=torch.float64)
-        for part in latents.split(64):
+        for part in torch.split(latents, 64):
             waves = _cosines(part.float() - mean).double()
             moments += torch.einsum("nixyz,njxyz->xyzij", waves, waves) / len(latents)
         values, vectors = torch.linalg.eigh(moments)
@@ -308,9 +308,9 @@ class GeneratorFlow(nn.Module):
         return inside
 
 
-def _place(word: str, words: tuple[str, ...]) -> float:
+def _place(word: str, known: tuple[str, ...]) -> float:
     """1 and up for a word of a list, 0 for one that is not in it."""
-    return float(words.index(word) + 1) if word in words else 0.0
+    return float(known.index(word) + 1) if word in known else 0.0
 
 
 def _over(values: Tensor) -> Tensor:

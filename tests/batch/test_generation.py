@@ -160,8 +160,8 @@ def test_restoring_a_synthetic_scan_says_so(toy, tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_sentence(toy, tmp_path, capsys, arguments, code, sentence):
-    words, *options = arguments
-    assert generate(words, tmp_path / "out.nii.gz", "--model", toy, *options) == code
+    prompt, *options = arguments
+    assert generate(prompt, tmp_path / "out.nii.gz", "--model", toy, *options) == code
     said = capsys.readouterr().err
     assert sentence in said
     assert "Traceback" not in said

@@ -32,7 +32,7 @@ def test_what_is_understood_is_shown_back_and_so_is_the_rest():
 
 def test_a_description_in_words_is_understood_as_itself():
     said = Description(contrast="T2w", region="head", sex="male", age=40)
-    assert parse(said.words).description == said
+    assert parse(said.text).description == said
 
 
 @pytest.mark.parametrize(

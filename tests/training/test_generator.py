@@ -24,7 +24,9 @@ def test_cut_outs_lie_in_the_middle_of_one_grid(tmp_path):
     assert corpus.shape == toy_generator.SHAPE
     assert corpus.small
     assert int(corpus.train.sum()) == 6
-    assert corpus.told(train=True)[0] == Description(contrast="T1w", region="hippocampus", sex="female", age=20)
+    assert corpus.descriptions_of(train=True)[0] == Description(
+        contrast="T1w", region="hippocampus", sex="female", age=20
+    )
     again = scans.load(tmp_path / "data", tmp_path / "cache", "hippocampus")
     assert torch.equal(again.voxels, corpus.voxels)
 
@@ -82,8 +84,8 @@ def test_what_is_not_told_has_a_token_of_its_own():
     rows = conditions.indices([Description(), Description(contrast="T1w", sex="male", age=0)])
     assert rows.tolist() == [[0, 0, 0, -1], [1, 0, 2, 0]]
     forgot = forgotten(rows[1:].repeat(500, 1), torch.Generator().manual_seed(0))
-    untold = (forgot == torch.tensor([0.0, 0.0, 0.0, -1.0])).float().mean(0)
-    assert 0.2 < float(untold[0]) < 0.36  # 15 % of the examples, and 15 % of the words of the others
+    empty = (forgot == torch.tensor([0.0, 0.0, 0.0, -1.0])).float().mean(0)
+    assert 0.2 < float(empty[0]) < 0.36  # 15 % of the examples, and 15 % of the words of the others
 
 
 def test_the_flow_takes_grids_that_are_no_multiple_of_its_strides():

@@ -25,7 +25,7 @@ def train_captions(stage: Stage) -> None:
     network.load_state_dict(stage.finished("autoencoder"))
     network = dense(network).to(stage.device).eval().requires_grad_(False)
     pool, scan = latent_pool(network, stage.corpus, stage.plan.seed)
-    told, judged = stage.corpus.told(train=True), stage.corpus.told(train=False)
+    learned, judged = stage.corpus.descriptions_of(train=True), stage.corpus.descriptions_of(train=False)
     with torch.no_grad():
         held_out = torch.cat([network.normalised(v[None].to(stage.device)) for v in stage.corpus.volumes(train=False)])
 
@@ -33,12 +33,12 @@ def train_captions(stage: Stage) -> None:
         chosen = torch.randint(len(pool), (stage.batch,), generator=generator, device=generator.device)
         latent = pool[chosen].float()
         latent = latent + NOISE * torch.randn(latent.shape, generator=generator, device=latent.device)
-        words = random.Random(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
-        return latent, [told[int(number)] for number in scan[chosen]], words
+        chance = random.Random(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
+        return latent, [learned[int(number)] for number in scan[chosen]], chance
 
     def loss_of(network: nn.Module, batch: Any) -> Tensor:
-        latent, descriptions, words = batch
-        return contrastive_loss(network, latent, descriptions, words)
+        latent, descriptions, chance = batch
+        return contrastive_loss(network, latent, descriptions, chance)
 
     def validate(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, Captions)
@@ -50,7 +50,7 @@ def train_captions(stage: Stage) -> None:
 
 
 def contrastive_loss(
-    network: nn.Module, latent: Tensor, descriptions: list[Description], words: random.Random
+    network: nn.Module, latent: Tensor, descriptions: list[Description], chance: random.Random
 ) -> Tensor:
     """Cross entropy of finding each scan's text among those of the batch, and each text's scan.
 
@@ -58,26 +58,26 @@ def contrastive_loss(
     """
     same = torch.tensor([[one == other for other in descriptions] for one in descriptions], device=latent.device)
     target = same.float() / same.float().sum(1, keepdim=True)
-    likeness = network(latent, [paraphrase(description, words) for description in descriptions])
+    likeness = network(latent, [paraphrase(description, chance) for description in descriptions])
     return (F.cross_entropy(likeness, target) + F.cross_entropy(likeness.T, target)) / 2
 
 
-def paraphrase(description: Description, words: random.Random) -> str:
+def paraphrase(description: Description, chance: random.Random) -> str:
     """A text that says a description, in one of many ways.
 
     Parameters
     ----------
     description : to say
-    words : source of randomness
+    chance : source of randomness
     """
     parts = []
     for name in ("contrast", "region", "sex"):
         if value := getattr(description, name):
-            parts.append(words.choice(SPELLINGS[name][value]))
+            parts.append(chance.choice(SPELLINGS[name][value]))
     if description.age is not None:
-        parts.append(words.choice(YEARS).format(round(description.age)))
-    words.shuffle(parts)
-    return words.choice((", ", " ")).join(parts)
+        parts.append(chance.choice(YEARS).format(round(description.age)))
+    chance.shuffle(parts)
+    return chance.choice((", ", " ")).join(parts)
 
 
 def retrieval_accuracy(network: Captions, latents: Tensor, descriptions: list[Description]) -> tuple[float, float]:
@@ -91,6 +91,6 @@ def retrieval_accuracy(network: Captions, latents: Tensor, descriptions: list[De
     """
     different = list(dict.fromkeys(descriptions))
     with torch.no_grad():
-        chosen = network(latents, [one.words for one in different]).argmax(1).tolist()
+        chosen = network(latents, [one.text for one in different]).argmax(1).tolist()
     right = sum(different[place] == own for place, own in zip(chosen, descriptions, strict=True))
     return right / len(descriptions), 1 / len(different)

@@ -134,12 +134,12 @@ def train_generator(
 
 def default_config(corpus: scans.Corpus) -> GeneratorConfig:
     """The shape that suits a grid: small ones get a small network."""
-    told = [d for d, train in zip(corpus.descriptions, corpus.train.tolist(), strict=True) if train]
+    described = [d for d, train in zip(corpus.descriptions, corpus.train.tolist(), strict=True) if train]
     return GeneratorConfig(
         shape=corpus.shape,
         spacing=corpus.spacing,
-        contrasts=tuple(sorted({d.contrast for d in told if d.contrast})) or ("T1w",),
-        regions=tuple(sorted({d.region for d in told})),
+        contrasts=tuple(sorted({d.contrast for d in described if d.contrast})) or ("T1w",),
+        regions=tuple(sorted({d.region for d in described})),
         flow=(32, 64, 96),
     )
 
@@ -173,8 +173,8 @@ def publish(
             if kind != "captions":  # a generator draws without it
                 log.info("no model yet: %s is missing", kind)
                 return out
-    told = corpus.told(train=True)
-    ages = sorted(d.age for d in told if d.age is not None)
+    described = corpus.descriptions_of(train=True)
+    ages = sorted(d.age for d in described if d.age is not None)
     mean = corpus.volumes(train=True).mean(0)[0]
     parts["template"] = {"mean": mean[::2, ::2, ::2].contiguous()}
     regions = ", ".join(config.regions)
@@ -193,7 +193,7 @@ def publish(
         | {
             "centred": corpus.small,
             "ages": [ages[0], ages[-1]] if ages else [],
-            "sexes": sorted({d.sex for d in told if d.sex}),
+            "sexes": sorted({d.sex for d in described if d.sex}),
             "finest": config.spacing if corpus.small else FINEST,
         },
         "training": facts(out, corpus, device),
@@ -208,18 +208,18 @@ def facts(out: Path, corpus: scans.Corpus, device: str) -> dict[str, Any]:
     """Who was in the training, and how long it took."""
     index = json.loads((out / "cache" / "generation.json").read_text())["scans"]
     train = [scan for scan in index if scan["train"]]
-    told = corpus.told(train=True)
-    decades = Counter(f"{int(d.age // 10) * 10} to {int(d.age // 10) * 10 + 9}" for d in told if d.age is not None)
+    described = corpus.descriptions_of(train=True)
+    decades = Counter(f"{int(d.age // 10) * 10} to {int(d.age // 10) * 10 + 9}" for d in described if d.age is not None)
     subjects: dict[str, set[str]] = {}
-    for scan, d in zip(train, told, strict=True):
+    for scan, d in zip(train, described, strict=True):
         source = str(scan["source"]).split("@")[0] or "own data"
         subjects.setdefault(f"MR {d.contrast or 'of unknown contrast'} | {source}", set()).add(scan["subject"])
     states = {kind: read_state(out / kind) for kind in STAGES if read_state(out / kind)}
     return {
         "scans": len(train),
         "subjects": {key: len(names) for key, names in sorted(subjects.items())},
-        "ages": dict(sorted(decades.items())) | {"unknown": sum(d.age is None for d in told)},
-        "sexes": dict(sorted(Counter(d.sex or "unknown" for d in told).items())),
+        "ages": dict(sorted(decades.items())) | {"unknown": sum(d.age is None for d in described)},
+        "sexes": dict(sorted(Counter(d.sex or "unknown" for d in described).items())),
         "licences": dict(sorted(Counter(scan["licence"] for scan in train if scan["licence"]).items())),
         "minutes": {kind: round(state["seconds"] / 60, 1) for kind, state in states.items()},
         "steps": {kind: state["step"] for kind, state in states.items()},

@@ -63,7 +63,7 @@ class Corpus:
         """(n, 1, X, Y, Z) float32 scaled intensity of one split."""
         return self.voxels[self.train == train, None].float() / LEVELS
 
-    def told(self, *, train: bool) -> list[Description]:
+    def descriptions_of(self, *, train: bool) -> list[Description]:
         """Descriptions of one split."""
         return [d for d, is_train in zip(self.descriptions, self.train.tolist(), strict=True) if is_train == train]
 
@@ -76,8 +76,8 @@ def description_of(row: dict[str, str], region: str) -> Description:
     row : with ``modality`` ("MR T1w"), ``age``, ``sex`` and ``kind`` where they are known
     region : of all scans of the table
     """
-    words = row.get("modality", "").replace("MR", "").split()
-    contrast = next((KNOWN[word.lower()] for word in words if word.lower() in KNOWN), "")
+    parts = row.get("modality", "").replace("MR", "").split()
+    contrast = next((KNOWN[word.lower()] for word in parts if word.lower() in KNOWN), "")
     sex = {"f": "female", "m": "male"}.get(row.get("sex", "").lower()[:1], "")
     try:
         age = float(row["age"]) if row.get("age") else None

@@ -182,16 +182,16 @@ def train_flow(stage: Stage) -> None:
     flow.gaussian.fit(pool.cpu())
     if stage.name in stage.init:
         flow.load_state_dict(stage.init[stage.name])
-    told = flow.conditions.indices(stage.corpus.told(train=True)).to(stage.device)
+    indices_train = flow.conditions.indices(stage.corpus.descriptions_of(train=True)).to(stage.device)
     volumes, others = (stage.corpus.volumes(train=split).to(stage.device) for split in (True, False))
-    told_val = flow.conditions.indices(stage.corpus.told(train=False)).to(stage.device)
+    indices_val = flow.conditions.indices(stage.corpus.descriptions_of(train=False)).to(stage.device)
     with torch.no_grad():
         held_out = torch.cat([network.normalised(v[None]) for v in others])
         seen = torch.cat([network.normalised(v[None]) for v in volumes[: len(others)]])
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, torch.Generator]:
         chosen = torch.randint(len(pool), (stage.batch,), generator=generator, device=generator.device)
-        return pool[chosen].float(), forgotten(told[scan[chosen]], generator), generator
+        return pool[chosen].float(), forgotten(indices_train[scan[chosen]], generator), generator
 
     def loss_of(network: nn.Module, batch: Any) -> Tensor:
         latent, indices, generator = batch
@@ -200,8 +200,8 @@ def train_flow(stage: Stage) -> None:
     def validate(network: nn.Module) -> dict[str, float]:
         # Loss on people it never saw against that on those it learned from: where both part, it learns by heart.
         return {
-            "held out x 100": 100 * velocity_error(network, held_out, told_val),
-            "learned x 100": 100 * velocity_error(network, seen, told[: len(seen)]),
+            "held out x 100": 100 * velocity_error(network, held_out, indices_val),
+            "learned x 100": 100 * velocity_error(network, seen, indices_train[: len(seen)]),
         }
 
     stage = replace(stage, plan=replace(stage.plan, average=0.9995, clip=1.0))
@@ -237,10 +237,10 @@ def forgotten(indices: Tensor, generator: torch.Generator) -> Tensor:
     indices : (B, 4) of `medldm.models.generator.Conditions.indices`
     """
     count, device = len(indices), indices.device
-    untold = torch.tensor([0.0, 0.0, 0.0, -1.0], device=device).expand_as(indices)
+    empty = torch.tensor([0.0, 0.0, 0.0, -1.0], device=device).expand_as(indices)
     whole = torch.rand((count, 1), generator=generator, device=device) < DROPPED
     single = torch.rand(indices.shape, generator=generator, device=device) < DROPPED
-    return torch.where(whole | single, untold, indices)
+    return torch.where(whole | single, empty, indices)
 
 
 def velocity_error(network: nn.Module, latents: Tensor, indices: Tensor) -> float:
