@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from medldm.errors import MedldmError, ResourceError
 from napari_medldm.computer import Computer
 from napari_medldm.jobs import Outcome, sentence
+from napari_medldm.text import for_dock
 
 if TYPE_CHECKING:
     from napari_medldm.jobs import Order
@@ -149,7 +150,7 @@ class LocalEngine:
         try:
             loaded = job.order.loaded()
         except BaseException as problem:  # of any layer, of any plugin; what is not reported here is lost
-            self._end(job, Failure(str(sentence(problem))))
+            self._end(job, Failure(for_dock(str(sentence(problem)))))
             return
         with self.lock:
             if job.over:
@@ -206,12 +207,12 @@ class LocalEngine:
         elif job.stopped or kind == "stopped":
             self._end(job, None)
         else:
-            self._end(job, value if kind == "result" else Failure(str(value)))
+            self._end(job, value if kind == "result" else Failure(for_dock(str(value))))
 
     def _refused(self, computer: Computer, problem: Exception) -> None:
         job = self.current
         if job is not None and job.computer is computer:
-            self._end(job, Failure(str(sentence(problem))))
+            self._end(job, Failure(for_dock(str(sentence(problem)))))
 
     def _gone(self, computer: Computer, unreadable: Exception | None) -> None:
         with self.lock:
@@ -222,7 +223,7 @@ class LocalEngine:
         if job is None or job.computer is not computer:
             return
         if unreadable is not None:
-            self._end(job, Failure(str(sentence(unreadable))))
+            self._end(job, Failure(for_dock(str(sentence(unreadable)))))
         elif job.stopped or computer.killed:
             self._end(job, None)
         else:

@@ -63,6 +63,9 @@ class Form(QScrollArea):
         self.button = PushButton(text="Run", tooltip="on the whole scan")
         self.cancel = PushButton(text="Cancel", enabled=False)
         self.remedy = PushButton(text="", visible=False, tooltip="adds the scan as it can be restored")
+        self.use_all = PushButton(
+            text="Use all volumes", visible=False, tooltip="as one layer, of which one or all can be restored"
+        )
         self.plan, self.status, self.card, self.legend, self.readout, self.notes = (_text() for _ in range(6))
         self.bar = ProgressBar(label="", value=0, min=0, max=100)
         self.about = PushButton(text="i", tooltip="what the model is, what it has seen and its limits")
@@ -176,7 +179,7 @@ class Form(QScrollArea):
             self.tabs,
             self.stack,
             self.plan.native,
-            self.remedy.native,
+            _line(self.remedy, self.use_all).native,
             self.run_rows.native,
             _line(self.preview, self.button, self.cancel).native,
             self.bar.native,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import sys
 import types
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from magicgui.widgets import CheckBox, ComboBox, Container, FloatSpinBox, LineEd
 from medldm.modality import MODALITIES, Modality
 from medldm.settings import NoiseUnits, Settings, convert
 from medldm.zoo import cards
+from napari_medldm.text import for_dock
 
 LARGEST = 10_000.0  # for knobs without an upper limit
 DECIMALS = 3  # of numbers: 5.3 % is not 5 %
@@ -115,7 +115,7 @@ def row(knob: Field[Any], hint: Any) -> Any:
     """
     metadata = knob.metadata
     label = title(knob)
-    tip = without_flags(metadata["meaning"]) + (f" [{metadata['unit']}]" if metadata.get("unit") else "")
+    tip = for_dock(metadata["meaning"] + (f" [{metadata['unit']}]" if metadata.get("unit") else ""))
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if knob.name == "device":
         return ComboBox(label=label, tooltip=tip, choices=devices(), value=knob.default)
@@ -140,11 +140,6 @@ def row(knob: Field[Any], hint: Any) -> Any:
 def title(knob: Field[Any]) -> str:
     """What a form writes beside a knob."""
     return str(knob.metadata.get("title") or knob.name.replace("_", " ").capitalize())
-
-
-def without_flags(meaning: str) -> str:
-    """What a knob means, without the flags of the command line."""
-    return re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), meaning)
 
 
 def _number(metadata: Any, kinds: tuple[Any, ...], default: Any) -> Any:

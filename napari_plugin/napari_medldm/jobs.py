@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,11 +22,14 @@ from napari_medldm.findings import Place, not_measured, widest
 from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
 from napari_medldm.previews import Part, preview
 from napari_medldm.regions import Corners, Drawn, filled, mask_on
+from napari_medldm.text import for_dock, unit_of
 
 # Layers beside a result, by field of a volume: of one answer the spread of what it leaves open, of several their own.
 UNCERTAINTY = {"std": "standard deviation", "half_width": "half width of the 90 % interval"}
 TILES = (256, 128, 64)  # tried in turn when memory runs out
 PREVIEW = "medldm_preview"  # in a layer's metadata, whether it shows a part of a scan only
+MAP = "medldm_map"  # in a layer's metadata: its colours are numbers, to be read on a colour bar
+GREY = "grey values"  # the unit of MRI, which has none
 PLANES = "planes"  # what the networks report
 ASKED = ("plan", "noise", "missing")  # questions about a scan, answered without torch
 
@@ -109,13 +111,13 @@ def carry_out(order: Order, progress: Progress) -> Outcome:
         plan = make_plan(volumes[0], make(Restore, order.options))
         steps = [f"{TASKS[step.verb].labels.title}: {step.reason}" for step in plan.steps]
         lines = steps or ["Nothing to do: no slice is missing, slices are thin enough, noise is low."]
-        return Outcome(text="\n".join(f"\u2022 {rows_for_flags(line)}" for line in [*lines, *plan.notes]))
+        return Outcome(text="\n".join(f"\u2022 {for_dock(line)}" for line in [*lines, *plan.notes]))
     if order.verb == "missing":
         named = spell_slices(find_missing_slices(volumes[0], order.options.get("axis", 2)))
         return Outcome(text=named)
     if order.verb == "noise":
         estimate = _noise(volumes[0], order.options.get("modality", "auto"))
-        return Outcome(text=f"noise {estimate}", value=estimate.level)
+        return Outcome(text=for_dock(f"noise {estimate}"), value=estimate.level)
     pairs: list[tuple[Any, Any]] = []
     count, notes = Passes(), None  # notes of the whole scan, where a part of it was restored
     for number, volume in enumerate(volumes):
@@ -139,7 +141,7 @@ def carry_out(order: Order, progress: Progress) -> Outcome:
         ", ".join(filter(None, (status(record), count.text()))),
         refinable=bool(order.where and order.fast),
         places=widest(pairs[0][1]),
-        notes=tuple(rows_for_flags(note) for note in (record.notes if notes is None else notes)),
+        notes=tuple(for_dock(note) for note in (record.notes if notes is None else notes)),
     )
 
 
@@ -187,11 +189,6 @@ def status(record: RunRecord) -> str:
 
 def _known(value: float | None) -> str:
     return "?" if value is None else f"{value:.10g}"
-
-
-def rows_for_flags(text: str) -> str:
-    """Advice to say ``--slice-thickness 3``, as it is meant here: *slice thickness* is a row of the widget."""
-    return re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", " "), text)
 
 
 def _noise(volume: Volume, modality: str) -> NoiseEstimate:
@@ -247,14 +244,15 @@ def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple
     title = f"{name} {'preview' if order.where else TASKS[order.verb].labels.past}"
     made = [_layer(afters, title)]
     made[0][1]["metadata"] = made[0][1]["metadata"] | {PREVIEW: order.where is not None}
+    unit = unit_of(afters[0].history[-1].facts.get("modality", "") if afters[0].history else "") or GREY
     for kind in ("std", "half_width") if order.uncertainty else ():
         maps = [after.as_map(voxels) for after in afters if (voxels := getattr(after, kind)) is not None]
         if len(maps) == len(afters):  # a frame without one would move the others to its place
-            made.append(_layer(maps, f"{title}, {UNCERTAINTY[kind]}", colormap="magma"))
+            made.append(_map(maps, f"{title}, {UNCERTAINTY[kind]} ({unit})", colormap="magma"))
     if order.difference and order.scan:
         gaps = [_difference(before, after) for before, after in pairs]
         top = max(float(np.abs(contrast(gap.voxels)).max()) for gap in gaps)
-        made.append(_layer(gaps, f"{title}, difference", colormap="PiYG", contrast_limits=(-top, top)))
+        made.append(_map(gaps, f"{title}, difference ({unit})", colormap="PiYG", contrast_limits=(-top, top)))
     return made
 
 
@@ -281,6 +279,13 @@ def _marked(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple
 
 def _layer(volumes: list[Volume], name: str, **more: Any) -> LayerTuple:
     return layer_data(volumes[0], name=name, **more) if len(volumes) == 1 else series_data(volumes, name=name, **more)
+
+
+def _map(volumes: list[Volume], name: str, **more: Any) -> LayerTuple:
+    """A layer whose colours are numbers: it is shown with a colour bar."""
+    made = _layer(volumes, name, **more)
+    made[1]["metadata"] = made[1]["metadata"] | {MAP: True}
+    return made
 
 
 def _difference(before: Volume, after: Volume) -> Volume:

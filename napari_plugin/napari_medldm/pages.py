@@ -11,6 +11,7 @@ from napari.layers import Labels, Shapes
 
 from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.errors import MedldmError, ModelError
+from medldm.modality import modality_of
 from medldm.tasks import TASKS, Need
 from napari_medldm import display, text, view
 from napari_medldm.form_fields import Rows
@@ -107,6 +108,14 @@ class DenoisePage(TaskPage):
         self.estimate.clicked.connect(self.measure)
         return [self.estimate]
 
+    def say_plan(self, options: dict[str, Any]) -> None:
+        """Say the level in the unit of the row."""
+        super().say_plan(options)
+        if options.get("noise") is not None:
+            level = modality_of(self.panel.modality).noise
+            said = f"{level.shown(options['noise']):.4g} {level.shown_unit}"
+            self.panel.plan.value = self.panel.plan.value.replace(f"{options['noise']:g}", said, 1)
+
     def measure(self) -> None:
         """Measure the noise, and fill in the row."""
 
@@ -168,7 +177,7 @@ class FillSlicesPage(TaskPage):
                 )
             self.toggle(index)
         except (MedldmError, ValueError) as problem:
-            self.panel.status.value = str(problem)
+            self.panel.status.value = text.for_dock(str(problem))
 
     def toggle(self, index: int) -> None:
         """Name a slice, or take its name away.
@@ -184,7 +193,7 @@ class FillSlicesPage(TaskPage):
             entered = self.rows.widgets["missing"].value
             named = set(parse_slices(entered, count)) if entered else set()
         except (MedldmError, ValueError) as problem:
-            self.panel.status.value = str(problem)
+            self.panel.status.value = text.for_dock(str(problem))
             return
         if 0 <= index < count:
             named ^= {count - 1 - index if flipped else index}

@@ -23,7 +23,7 @@ from napari_medldm.form import ALL, Form
 from napari_medldm.jobs import Order, Outcome
 from napari_medldm.layers import Snapshot, snapshot
 from napari_medldm.queries import Queries
-from napari_medldm.refused import Refused, refused, title
+from napari_medldm.refused import Refused, has_volumes, refused, title
 from napari_medldm.regions import Corners
 from napari_medldm.results import Results, in_turns
 from napari_medldm.runs import CANCELLED, FAILED, RUNS, Entry
@@ -69,6 +69,7 @@ class Panel(Form):
         self.model_file.clicked.connect(self._ask_for_model)
         self.scan.changed.connect(lambda _: self.changed_scan())
         self.remedy.clicked.connect(self.viewing.repair)
+        self.use_all.clicked.connect(self.viewing.use_all)
         self.look_here.itemClicked.connect(lambda item: self.viewing.go_to(self.look_here.row(item)))
         for row in self.shared.values():
             row.changed.connect(lambda _: self.later())
@@ -190,12 +191,13 @@ class Panel(Form):
                 return
             self.page.say_plan(self.options())
         except (MedldmError, ValueError) as problem:
-            self.plan.value = str(problem)
+            self.plan.value = text.for_dock(str(problem))
 
     def _offer(self, refusal: Refused | None) -> None:
         """Offer what helps where a scan is shown and not restored; runs where it is restored."""
         self.remedy.text = title(self.scan.value, self.viewer.dims.point) if refusal is not None else ""
         self.remedy.visible = bool(self.remedy.text)
+        self.use_all.visible = refusal is not None and has_volumes(self.scan.value)
         self.refusal = refusal
         self._busy()
 
@@ -208,7 +210,7 @@ class Panel(Form):
         try:
             self.card.value = text.describe(self.model, self.modality, self.verb)
         except ModelError as problem:
-            self.card.value = str(problem)
+            self.card.value = text.for_dock(str(problem))
 
     @property
     def modality(self) -> str:
@@ -235,7 +237,7 @@ class Panel(Form):
         try:
             self.ask(verb, options, answered, self.status)
         except (MedldmError, ValueError) as problem:
-            self.status.value = str(problem)
+            self.status.value = text.for_dock(str(problem))
 
     # The run
 
@@ -264,8 +266,8 @@ class Panel(Form):
             wanted = order()
         except (MedldmError, ValueError) as problem:
             # The words of the run before would seem to be about this one.
-            self.bar.value, self.status.value = 0, str(problem)
-            show_error(str(problem))
+            self.bar.value, self.status.value = 0, text.for_dock(str(problem))
+            show_error(text.for_dock(str(problem)))
             return
         self.queries.forget(self.status)
         for entry in self.mine if wanted.where is not None else ():
@@ -365,7 +367,7 @@ class Panel(Form):
             scan, options = self.snapshot(), self.options()
             said = spell(scan, self.verb, options, self.page.mask_path(), scan.numbers(every=self.series.value == ALL))
         except (MedldmError, ValueError) as problem:
-            show_error(str(problem))
+            show_error(text.for_dock(str(problem)))
             return
         QApplication.clipboard().setText(said)
         first = [f"{what} as {name}" for what, name in UNSAVED.items() if name in said]

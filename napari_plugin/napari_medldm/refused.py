@@ -103,6 +103,44 @@ def remedied(layer: Any, point: Sequence[float] | None = None) -> LayerTuple:
     return series_layer(one, name)[0]
 
 
+def has_volumes(layer: Any) -> bool:
+    """Whether a layer is refused because it holds several volumes, so that all of them can be used at once."""
+    refusal = refused(layer)
+    return refusal is not None and "volume" in refusal.options and layer.ndim > 3
+
+
+def all_volumes(layer: Any) -> LayerTuple:
+    """All volumes of a layer that `has_volumes` as one layer with a slider, of which any or all can be restored.
+
+    Parameters
+    ----------
+    layer : napari layer
+
+    Raises
+    ------
+    MedldmError
+        One of them cannot be restored as it is, or they lie on several grids; or the files have changed.
+    """
+    refusal = refused(layer)
+    if refusal is None or refusal.case is None:
+        raise UsageError(f"{layer.name} holds no volumes that are refused.")
+    case, name = refusal.case, str(layer.name)
+    series = case.series
+    assert series is not None, "only series are refused for holding several volumes"
+    if not series.volumes:
+        return series_data(picture_of(series, name).volumes, name=f"{name}, all volumes")
+    volumes = []
+    for number in range(len(series.volumes)):
+        one = volume_of(series, number)
+        if not one.restorable:
+            raise UsageError(f"Volume {number}: {plain(one.reason)} Use single volumes; each offers what helps.")
+        volumes.append(replace(case, series=one, skip="").read())
+    first = volumes[0]
+    if any(v.shape != first.shape or not np.allclose(v.affine, first.affine, atol=1e-3) for v in volumes):
+        raise UsageError("The volumes lie in different places or have different sizes. Use single volumes.")
+    return series_data(volumes, name=f"{name}, all volumes")
+
+
 def series_layer(case: Case, name: str = "") -> tuple[LayerTuple, str]:
     """A DICOM series as a layer, refused or not, and a sentence about how it is shown; empty where it is as measured.
 

@@ -12,7 +12,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import QTimer
 
 from napari_medldm import display
-from napari_medldm.jobs import PREVIEW, Outcome
+from napari_medldm.jobs import MAP, PREVIEW, Outcome
 from napari_medldm.layers import measure_like
 
 FRAME_MS = 20  # between two steps; at 0 Qt would take the next one before it draws or listens
@@ -61,6 +61,7 @@ class Results:
             result.contrast_limits, result.colormap = before.contrast_limits, before.colormap
         for layer in added:
             self._add(layer)
+            _explain_colours(layer)
             if made is not None:
                 made.append(layer)
             yield
@@ -105,6 +106,15 @@ def _overlay(data: Any, arguments: dict[str, Any]) -> Labels:
     """Marked voxels, clear enough to see what lies below."""
     colours = DirectLabelColormap(color_dict={None: "transparent", 1: ORANGE})
     return Labels(data, **arguments, colormap=colours, opacity=OPACITY, visible=False)
+
+
+def _explain_colours(layer: Any) -> None:
+    """Show a colour bar with the name of a layer whose colours are numbers, while the layer is shown; its name ends
+    in the unit. napari before 0.7 has no colour bar.
+    """
+    if layer.metadata.get(MAP) and hasattr(layer, "colorbar"):
+        layer.name_overlay.position = layer.colorbar.position
+        layer.name_overlay.visible = layer.colorbar.visible = True
 
 
 def _of(layer: Any) -> Any:

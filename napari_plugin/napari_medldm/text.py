@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,38 @@ from medldm.modality import DEFAULT, MODALITIES
 from medldm.settings import make
 from medldm.tasks import TASKS
 from medldm.zoo import Card, best, card
+
+ROWS = {"uncertainty": "Uncertainty layers", "mask": "Region", "volume": "Series"}  # what is no setting of a task
+
+
+def for_dock(message: str) -> str:
+    """A message of the library in the words of the dock: names of rows and tabs for options and commands.
+
+    Parameters
+    ----------
+    message : ``"taken for MR; say --slice-thickness 3"``
+
+    Returns
+    -------
+    ``'taken for MR; choose "Slice thickness" 3'``
+    """
+    message = re.sub(r"`medldm ([a-z-]+)[^`]*`", lambda command: f'"{_title_of_task(command[1])}"', message)
+    message = re.sub(r"\b([Ss])ay (?=`?--)", lambda say: "Choose " if say[1] == "S" else "choose ", message)
+    message = re.sub(r"`?--([a-z-]+)(?: PATH)?`?", lambda flag: f'"{_title_of_row(flag[1])}"', message)
+    return message.replace("of p99.5", "of the brightest tissue")
+
+
+def _title_of_task(verb: str) -> str:
+    return TASKS[verb].labels.title if verb in TASKS else verb.replace("-", " ").capitalize()
+
+
+def _title_of_row(flag: str) -> str:
+    name = flag.replace("-", "_")
+    for task in TASKS.values():
+        for knob in fields(task.settings):
+            if knob.name == name and knob.metadata.get("title"):
+                return str(knob.metadata["title"])
+    return ROWS.get(flag, flag.replace("-", " ").capitalize())
 
 
 def duration(seconds: float) -> str:
@@ -53,7 +87,7 @@ def describe(name: str, modality: str = DEFAULT.name, verb: str = "") -> str:
     limits = f"Limits: {'; '.join(model_card.limits[:2])}" if model_card.limits else ""
     return (
         f"{model_card.title} ({model_card.name}). {model_card.modality.upper()}, {model_card.spatial_dims}D, "
-        f"voxels {low:g} to {high:g} mm. Licence of the weights: {model_card.licence}. {limits}"
+        f"voxels {low:g} to {high:g} mm. Licence of the weights: {model_card.licence}. {for_dock(limits)}"
     ).strip()
 
 
@@ -67,14 +101,24 @@ def unfit(name: str, modality: str, scan: Volume, verb: str = "") -> str:
     return f"Voxels of {outside[0]:.2f} mm lie outside of what {model_card.name} has seen ({low:g} to {high:g} mm)."
 
 
+def unit_of(modality: str) -> str:
+    """Unit of the values of a modality; empty where they have none.
+
+    Parameters
+    ----------
+    modality : name in `medldm.modality.MODALITIES`
+    """
+    kind = MODALITIES.get(modality)
+    return kind.unit if kind is not None else ""
+
+
 def place(one: Any, layer: Any) -> str:
-    """A place with a wide interval: ``"z 12, y 40, x 33: 90 % interval of ±52"``."""
+    """A place with a wide interval: ``"slice 12, row 40, column 33: 90 % interval \u00b152 HU"``."""
     z, y, x = one.index
-    unit = ""
-    frame = layer.metadata.get("medldm")
-    if frame is not None and (kind := MODALITIES.get(frame.stored.modality or "")) is not None and kind.unit:
-        unit = f" {kind.unit}"
-    return f"slice {z}, row {y}, column {x}: 90 % interval \u00b1{one.half_width:.3g}{unit}"
+    records = layer.metadata.get("provenance") or []
+    unit = unit_of((records[-1].modality if records else "") or "")
+    where = f"slice {z}, row {y}, column {x}"
+    return f"{where}: 90 % interval \u00b1{one.half_width:.3g}{f' {unit}' if unit else ''}"
 
 
 def legend(outcome: Any) -> str:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Layer
+from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error
 
 from medldm.errors import MedldmError
 from napari_medldm import display, text, view, windows
 from napari_medldm.findings import Place
 from napari_medldm.form import FILE
-from napari_medldm.layers import contrast, snapshot
+from napari_medldm.layers import LayerTuple, contrast, snapshot
 from napari_medldm.present import Presentation
-from napari_medldm.refused import remedied
+from napari_medldm.refused import all_volumes, remedied
 
 if TYPE_CHECKING:
     from napari_medldm.panel import Panel
@@ -134,18 +135,50 @@ class Viewing:
     def repair(self) -> None:
         """Add the scan as it can be restored, and choose it."""
         layer = self.panel.scan.value
-        try:
-            scan = Layer.create(*remedied(layer, self.viewer.dims.point))
-        except (MedldmError, ValueError) as problem:
-            show_error(str(problem))
+        self._add_later(layer, remedied, layer, self.viewer.dims.point)
+
+    def use_all(self) -> None:
+        """Add all volumes of the scan as one layer that can be restored, and choose it."""
+        self._add_later(self.panel.scan.value, all_volumes, self.panel.scan.value)
+
+    def _add_later(self, before: Any, make: Callable[..., LayerTuple], *arguments: Any) -> None:
+        """Add what another thread makes of a scan: files are read again, and resampling takes seconds."""
+        panel = self.panel
+        self._waits(True)
+        panel.status.value = "reading the scan again..."
+        worker = create_worker(_outcome_of, make, *arguments)
+        worker.returned.connect(lambda made: self._add(before, made))
+        worker.start()
+
+    def _add(self, before: Any, made: LayerTuple | Exception) -> None:
+        panel = self.panel
+        if panel.closed:
             return
-        display.lie_like(layer, scan)
+        self._waits(False)
+        panel.status.value = ""
+        if isinstance(made, Exception):
+            panel.status.value = text.for_dock(str(made))
+            show_error(panel.status.value)
+            return
+        scan = Layer.create(*made)
+        display.lie_like(before, scan)
         self.viewer.add_layer(scan)
-        self.panel.scan.value = scan
+        panel.scan.value = scan
+
+    def _waits(self, waits: bool) -> None:
+        self.panel.remedy.enabled = self.panel.use_all.enabled = not waits
 
     def close(self) -> None:
         """Write no letters any more."""
         self.presentation.close()
+
+
+def _outcome_of(make: Callable[..., LayerTuple], *arguments: Any) -> LayerTuple | Exception:
+    """What a function makes, or the error that is meant for the user."""
+    try:
+        return make(*arguments)
+    except (MedldmError, ValueError) as problem:
+        return problem
 
 
 def _nothing() -> None:

@@ -264,10 +264,28 @@ def test_a_tilted_scan_is_shown_not_restored_and_sheared_back_by_a_button(opened
     assert widget.said[-1] == widget.plan.value
     assert widget.remedy.text == "Shear back and resample"
     hands.click(qtbot, widget.remedy)
-    assert widget.scan.value is not scan
+    assert not widget.remedy.enabled  # until another thread has read the files again
+    qtbot.waitUntil(lambda: widget.scan.value is not scan, timeout=hands.LONG)
     qtbot.waitUntil(lambda: widget.button.enabled, timeout=hands.LONG)
     hands.run(qtbot, widget)
     assert hands.last_image(viewer).name.endswith("sheared back denoised")
+
+
+def test_all_volumes_of_a_dynamic_series_become_one_scan_by_a_button(opened, viewer, qtbot, tmp_path):
+    voxels = np.rint(phantoms.brain((24, 20, 9))).astype(np.int16) + 5
+    for number in range(2):
+        phantoms_dicom.write_series(
+            tmp_path / "bold" / str(number), voxels + 100 * number, stamp=str(number), uid="1.2.3",
+            TemporalPositionIdentifier=number + 1,
+        )  # fmt: skip
+    widget = opened("denoise", tmp_path / "bold")
+    (scan,) = viewer.layers
+    qtbot.waitUntil(lambda: not widget.button.enabled, timeout=hands.LONG)
+    hands.click(qtbot, widget.use_all)
+    qtbot.waitUntil(lambda: widget.scan.value is not scan and widget.button.enabled, timeout=hands.LONG)
+    widget.series.value = form.ALL
+    hands.run(qtbot, widget)
+    assert hands.last_image(viewer).data.shape == (2, 9, 20, 24)
 
 
 def test_every_widget_is_in_the_filter_menu(viewer):

@@ -10,7 +10,7 @@ from napari.layers import Image
 from napari_medldm.layers import snapshot
 from napari_medldm.looked_at import _tiles
 from napari_medldm.readers import get_reader
-from napari_medldm.refused import Refused, plain, refused, remedied, title
+from napari_medldm.refused import Refused, all_volumes, has_volumes, plain, refused, remedied, title
 from napari_medldm.writers import write_dicom
 
 import medldm
@@ -146,6 +146,23 @@ def test_a_dynamic_series_is_one_layer_with_a_slider_and_its_remedy_is_the_volum
     # It knows its own images, so that a derived series would cite them.
     sources = {image.path.parent.name for image in chosen.metadata["medldm"].stored.header}
     assert sources == {"2"}
+
+
+def test_all_volumes_of_a_dynamic_series_can_be_used_at_once(tmp_path, notices):
+    (layer,) = opened(repeated(tmp_path, 3))
+    assert has_volumes(layer)
+    data, arguments, _ = all_volumes(layer)
+    together = Image(data, **arguments)
+    assert together.name == "3 bold, all volumes"
+    assert refused(together) is None
+    assert np.array_equal(together.data, layer.data)
+    assert np.allclose(snapshot(together).affine, snapshot(layer).affine)
+
+
+def test_all_volumes_of_a_tilted_dynamic_series_are_refused_with_a_sentence(tmp_path, notices):
+    (layer,) = opened(repeated(tmp_path, 2, shear=0.5))
+    with pytest.raises(UsageError, match=r"Volume 0: .*tilt.* Use single volumes"):
+        all_volumes(layer)
 
 
 def test_a_volume_of_a_tilted_dynamic_series_is_refused_in_turn(tmp_path, notices):

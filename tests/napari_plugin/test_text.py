@@ -1,6 +1,7 @@
 """What widgets say, without a widget."""
 
 import phantoms
+import pytest
 from napari_medldm import text
 
 
@@ -64,3 +65,17 @@ def test_each_volume_of_a_series_is_a_command_of_its_own():
     assert commands == [f"medldm denoise bold.nii RESTORED-{n}.nii.gz --volume {n} --seed 3" for n in (0, 2)]
     assert "--volume 2" in text.command_line("denoise", {}, "bold.nii", volumes=(2,))
     compile(text.python("denoise", {"seed": 3}, "bold.nii", volumes=(0, 2)), "copied", "exec")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("taken for MR; say --slice-thickness 3", 'taken for MR; choose "Slice thickness" 3'),
+        ("It has no flow. Say --samples 1 and --fidelity 1.", 'It has no flow. Choose "Samples" 1 and "Fidelity" 1.'),
+        ("Fill it with `medldm fill-slices`, or leave it.", 'Fill it with "Fill slices", or leave it.'),
+        ("noise is 7.2 % of p99.5, above 2.0 %.", "noise is 7.2 % of the brightest tissue, above 2.0 %."),
+        ("Give one of your own with --model PATH.", 'Give one of your own with "Model".'),
+    ],
+)
+def test_messages_of_the_library_are_in_the_words_of_the_dock(message, shown):
+    assert text.for_dock(message) == shown

@@ -79,8 +79,10 @@ def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
     run(qtbot, widget)
     scan, result, spread, difference = viewer.layers
     assert [layer.name for layer in (result, spread, difference)] == [
-        f"oblique denoised{more}" for more in ("", ", standard deviation", ", difference")
+        f"oblique denoised{more}" for more in ("", ", standard deviation (grey values)", ", difference (grey values)")
     ]
+    assert [layer.colorbar.visible for layer in (scan, result, spread, difference)] == [False, False, True, True]
+    assert spread.name_overlay.visible  # its name ends in the unit
     assert np.allclose(volume_of(result).affine, volume_of(scan).affine, atol=1e-4)
     scan.contrast_limits = (10, 500)
     assert tuple(result.contrast_limits) == (10, 500)
