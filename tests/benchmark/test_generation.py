@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from medldm.benchmark.generation import attributes, copies, realism, run, run_generation, sets
 from medldm.benchmark.generation.sets import ScanSet, Sets
-from medldm.benchmark.scoring import Backbone
+from medldm.benchmark.scoring import Backbone, encoder_backbone
 from medldm.cli import main
 from medldm.data.description import Description
 from medldm.errors import ModelError, UsageError
@@ -193,6 +193,14 @@ def test_every_group_of_features_counts_the_same():
     assert scaled[:, :2].var(0).mean() == pytest.approx(1)
     assert scaled[:, 2:].var(0).mean() == pytest.approx(1)
     assert np.abs(scaled[:, 1]).max() == 0  # what never varies is not blown up
+
+
+def test_features_of_planes_are_those_of_whole_volumes():
+    some, backbone = people(1, 10), encoder_backbone()
+    cut, places = sets.slabs(np.moveaxis(some.volume(0), 2, 1))
+    whole = backbone.features(np.moveaxis(some.volume(0), 2, 1), np.array([7, 10, 12]))
+    for layer, expected in zip(backbone.features(cut, places), whole, strict=True):
+        assert np.allclose(layer, expected, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
-from medldm.benchmark.generation.sets import Array, Sets
+from medldm.benchmark.generation.sets import Array, Sets, is_large
 from medldm.benchmark.generation.table import Score, numbers_of, percent
 from medldm.metrics import memorisation
 
@@ -17,7 +18,9 @@ MORE_COPIES = 0.05  # goal: share of copies above that of held-out people
 def memorised(sets: Sets, random: np.random.Generator) -> list[Score]:
     """Nearest training scans of samples against those of held-out people."""
     training, training_decoded = sets.training.coarse(), sets.training_decoded.coarse()
-    mask = _foreground(training)
+    mask = torch.from_numpy(sets.training.foreground())
+    if is_large(mask):
+        mask = F.avg_pool3d(mask[None].float(), 2)[0] >= 0.5
     samples = sets.samples.coarse()
     decoded = [memorisation.nearest(v, training_decoded, mask) for v in (samples, sets.held_out_decoded.coarse())]
     plain = [memorisation.nearest(v, training, mask) for v in (samples, sets.held_out.coarse())]
@@ -94,9 +97,3 @@ def _copies(
         },
         passed=result.excess.value <= MORE_COPIES if goal else None,
     )
-
-
-def _foreground(volumes: torch.Tensor) -> torch.Tensor:
-    """(X, Y, Z) bool, where the mean of the scans is brighter than a tenth of its brightest part."""
-    mean = volumes.mean(0)
-    return mean > 0.1 * float(np.quantile(mean.numpy(), 0.995))

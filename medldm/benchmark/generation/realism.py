@@ -92,8 +92,8 @@ def frechet(sets: Sets, real: ScanSet, real_decoded: ScanSet, random: np.random.
 
 def diversity(sets: Sets, real: ScanSet, real_decoded: ScanSet, random: np.random.Generator) -> Score:
     """Multi-scale structural similarity of pairs; see `distances`."""
-    everywhere = np.ones(sets.samples.voxels.shape[1:], dtype=bool)
-    most = min(PAIRS, max(10, PAIR_VOXELS // everywhere.size))
+    inside = sets.training.foreground()
+    most = min(PAIRS, max(10, PAIR_VOXELS // inside.size))
 
     def similarity(some: ScanSet) -> Estimate:
         pairs = [
@@ -103,7 +103,7 @@ def diversity(sets: Sets, real: ScanSet, real_decoded: ScanSet, random: np.rando
             if some.subjects[i] != some.subjects[j] and some.descriptions[i].contrast == some.descriptions[j].contrast
         ]
         chosen = [pairs[number] for number in random.permutation(len(pairs))[:most]]
-        values = [metrics.ms_ssim(some.volume(i), some.volume(j), everywhere) for i, j in chosen]
+        values = [metrics.ms_ssim(some.volume(i), some.volume(j), inside) for i, j in chosen]
         return resampling.mean_estimate(np.array(values or [np.nan]), random)
 
     ours, theirs, back = (similarity(some) for some in (sets.samples, real, real_decoded))

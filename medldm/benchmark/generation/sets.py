@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 COARSE = 200_000  # voxels; finer grids are halved before volumes are compared with many others
 PLACES = (0.375, 0.5, 0.625)  # of the planes along each axis whose features are taken
+NEIGHBOURS = 4  # planes on either side of these that the encoder sees too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +60,17 @@ class ScanSet:
 
     def coarse(self) -> Tensor:
         """(N, X, Y, Z) float32 scaled intensity; on half the grid where it is large."""
-        large = self.voxels[0].numel() > COARSE
+        large = is_large(self.voxels[0])
         shrunk = [
             F.avg_pool3d(voxels[None].float(), 2)[0] if large else voxels.float() for voxels in self.voxels
         ]  # one by one: all at once would need the memory of the whole set at full resolution
         return torch.stack(shrunk) / scans.LEVELS
+
+    def foreground(self) -> Array:
+        """(X, Y, Z) bool, where the mean of the scans is brighter than a tenth of its brightest part."""
+        mean = self.voxels.sum(0, dtype=torch.int32).numpy() / len(self)
+        inside: Array = mean > 0.1 * np.quantile(mean, 0.995)
+        return inside
 
     def subset(self, numbers: Sequence[int]) -> ScanSet:
         """Some of the scans, in the order of their numbers."""
@@ -240,6 +247,11 @@ def decoded(
     return replace(real, voxels=torch.stack(volumes)), kept, np.array(psnr), np.array(mae)
 
 
+def is_large(voxels: Tensor) -> bool:
+    """Whether volumes of this grid are halved before they are compared with many others."""
+    return voxels.numel() > COARSE
+
+
 def in_bytes(volume: Tensor) -> Tensor:
     """(X, Y, Z) scaled intensity as uint8, as real scans are kept."""
     return (volume * scans.LEVELS).round().clamp(0, 255).to(torch.uint8)
@@ -270,12 +282,28 @@ def features_of(some: ScanSet, backbone: Backbone) -> tuple[Array, Array]:
     for number in range(len(some)):
         volume, parts = some.volume(number), []
         for axis in range(3):
-            places = np.unique([round(place * (volume.shape[axis] - 1)) for place in PLACES])
-            for layer in backbone.features(np.moveaxis(volume, axis, 1), places):
+            for layer in backbone.features(*slabs(np.moveaxis(volume, axis, 1))):
                 parts += [layer.mean((1, 2, 3)), layer.std((1, 2, 3))]
         rows.append(np.concatenate(parts))
         groups = [len(part) for part in parts]
     return np.stack(rows).astype(np.float64), np.repeat(np.arange(len(groups)), groups)
+
+
+def slabs(volume: Array) -> tuple[Array, Array]:
+    """The planes across Y whose features are taken, with their neighbours: an encoder need not see all the others.
+
+    Parameters
+    ----------
+    volume : (X, Y, Z)
+
+    Returns
+    -------
+    (X, n, Z) volume, positions of the planes in it
+    """
+    size, around = volume.shape[1], np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
+    places = np.unique([round(place * (size - 1)) for place in PLACES])
+    chosen = np.clip(places[:, None] + around, 0, size - 1).ravel()
+    return volume[:, chosen], NEIGHBOURS + len(around) * np.arange(len(places))
 
 
 def scaled(raw: Array, groups: Array, reference: Array) -> Array:
