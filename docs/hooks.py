@@ -88,6 +88,13 @@ def tasks() -> str:
     )
 
 
+UNITS = {  # of validation scores, by stage
+    "spread": "truth inside of the 90 % interval, %",
+    "flow": "squared error of the velocity, times 100",
+    "captions": "descriptions found, %",
+}
+
+
 def models() -> str:
     """Every shipped card."""
     from medldm.zoo import cards
@@ -126,9 +133,12 @@ def models() -> str:
             "|---|---|",
             *(f"| {name} | {count} |" for name, count in model.training.get("licences", {}).items()),
         ]
+        for what in ("ages", "sexes"):
+            if known := model.training.get(what):
+                lines += ["", f"| {what} | scans |", "|---|---|", *(f"| {key} | {n} |" for key, n in known.items())]
         for name, scores in model.validation.items():
             if isinstance(scores, dict):
-                unit = "truth inside of the 90 % interval, %" if name == "spread" else "PSNR in dB"
+                unit = UNITS.get(name, "PSNR in dB")
                 lines += ["", f"**Validation**, {name}: {unit}", "", "| scans | |", "|---|---|"]
                 lines += [f"| {row.removeprefix('coverage ')} | {value:.2f} |" for row, value in scores.items()]
         if model.use:

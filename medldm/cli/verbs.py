@@ -17,6 +17,11 @@ from medldm.tasks import TASKS, Generate
 from medldm.tasks.base import Need
 from medldm.zoo import card, cards
 
+UNITS = {  # of validation scores, by stage
+    "spread": "truth in the 90 % interval, %",
+    "flow": "error of the velocity, times 100",
+    "captions": "descriptions found, %",
+}
 SOME_REFUSED = 8  # exit code, as of a batch in which some cases were refused
 
 
@@ -175,7 +180,9 @@ def models(arguments: argparse.Namespace) -> int:
     else:
         for model in chosen:
             print(f"{model.name:20s} {model.modality.upper()}  {model.spatial_dims}D  {model.title}")
-        print("\n`medldm models NAME` shows a card. Code: Apache-2.0. Weights: CC BY 4.0. Research use only.")
+        print(
+            "\n`medldm models NAME` shows a card. Code: Apache-2.0. Weights: CC BY 4.0, where a card says no other licence. Research use only."
+        )
     return 0
 
 
@@ -190,12 +197,16 @@ def describe(card: Any) -> str:
     for label, values in (
         ("trained on (subjects)", training.get("subjects", {})),
         ("licences of the data (scans)", training.get("licences", {})),
+        ("ages of the people, years (scans)", training.get("ages", {})),
+        ("sexes of the people (scans)", training.get("sexes", {})),
     ):
-        lines += [f"{label}:", *(f"  {count:4d}  {name}" for name, count in values.items())]
+        if values:
+            lines += [f"{label}:"]
+        lines += [*(f"  {count:4d}  {name}" for name, count in values.items())]
     lines.append(f"minutes: {training.get('minutes')}, steps: {training.get('steps')}, on {training.get('hardware')}")
     for stage, rows in card.validation.items():
         scores = "; ".join(f"{row} {value}" for row, value in rows.items()) if isinstance(rows, dict) else rows
-        unit = "truth in the 90 % interval, %" if stage == "spread" else "PSNR, dB"
+        unit = UNITS.get(stage, "PSNR, dB")
         lines.append(f"validation {stage} ({unit}): {scores}")
     lines += [f"limit: {limit}" for limit in card.limits]
     return "\n".join(lines)

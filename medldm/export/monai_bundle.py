@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from medldm.errors import OutputError
+from medldm.errors import ModelError, OutputError
 from medldm.export.torchscript import scripted
 from medldm.inference.conditioning import MULTIPLE
 from medldm.modality import modality_of
@@ -42,6 +42,8 @@ def export(card: Card, folder: Path) -> Path:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is not empty. Name a new folder for the bundle.")
+    if card.generator:
+        raise ModelError(f"{card.name} draws scans; bundles are made of models that restore. Choose another one.")
     module = scripted(card)
     for name in ("configs", "models", "docs"):
         (folder / name).mkdir(parents=True, exist_ok=True)

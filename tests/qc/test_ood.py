@@ -138,7 +138,7 @@ def test_every_shipped_set_for_brains_knows_a_brain_from_a_bottle():
     voxels = phantoms.rician(1000.0 * (np.hypot(at[..., 0], at[..., 1]) < 0.9), 20).astype(np.float32)
     bottle = Volume(voxels, np.diag([3.0, 3.0, 3.0, 1.0]), name="bottle", stored=Stored(modality="mr"))
     for shipped in cards():
-        if shipped.modality == "mr":
+        if shipped.modality == "mr" and shipped.role != "generator":
             assert {"intensity", "anatomy"} & set(ood.check(bottle, shipped)), shipped.name
             assert ood.check(medldm.read(sample_path("mr")), shipped) == {}, shipped.name
 
