@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from magicgui.widgets import CheckBox, ComboBox, Container, Label, ProgressBar, PushButton
 from napari.layers import Image, Labels, Layer, Shapes
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import (
     QApplication,
@@ -26,14 +26,13 @@ from superqt import QCollapsible
 from medldm.settings import Settings
 from medldm.tasks import TASKS
 from napari_medldm.compare import Compare
-from napari_medldm.form_fields import Rows
+from napari_medldm.form_fields import Rows, align
 from napari_medldm.pages import TaskPage, page
 from napari_medldm.present import NEUROLOGICAL, PLANES, RADIOLOGICAL
 from napari_medldm.runs_view import RunsView
 from napari_medldm.windows import PRESETS
 
 WIDTH = 380  # pixels; below that rows are cut off, the bar that scrolls down included
-LARGER = 1.25  # napari's letters beside those of the system
 LISTED = 4  # rows of a list that are seen at once
 SLICE, ALL, ONE = "slice on the screen", "all volumes", "volume on the screen"
 OPENED, FILE = "as opened", "of the file"  # grey windows
@@ -49,6 +48,7 @@ class Form(QScrollArea):
     """
 
     def __init__(self, viewer: Any, verb: str) -> None:
+        self.aligned: list[Any] = []  # containers whose labels are as wide as the widest of each
         super().__init__()
         self.viewer = viewer
         self.setWidgetResizable(True)
@@ -66,7 +66,11 @@ class Form(QScrollArea):
         self.use_all = PushButton(
             text="Use all volumes", visible=False, tooltip="as one layer, of which one or all can be restored"
         )
+        self.remedies = _line(self.remedy, self.use_all)
         self.plan, self.status, self.card, self.legend, self.readout, self.notes = (_text() for _ in range(6))
+        self.legend.value = "No result yet."
+        self.readout.value = "Point at a voxel to read its place and value."
+        self.notes.visible = self.remedies.visible = False
         self.bar = ProgressBar(label="", value=0, min=0, max=100)
         self.about = PushButton(text="i", tooltip="what the model is, what it has seen and its limits")
         self.model_file = PushButton(text="Model from a file...")
@@ -152,6 +156,17 @@ class Form(QScrollArea):
         else:
             self._turn_page(number)
 
+    def changeEvent(self, event: Any) -> None:
+        """Make labels as wide as their letters, when these have changed."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            QTimer.singleShot(0, self._realign)  # its labels get their letters after it
+
+    def _realign(self) -> None:
+        with suppress(RuntimeError):  # the dock may be gone by now
+            for rows in self.aligned:
+                align(list(rows), shown=True)
+
     def _images(self, _: Any = None) -> list[Any]:
         return [layer for layer in self._of(Image) if not layer.name.endswith(", swiped")]
 
@@ -172,19 +187,19 @@ class Form(QScrollArea):
         lines = QVBoxLayout(self.inside)
         lines.setContentsMargins(6, 6, 6, 6)
         lines.setSpacing(4)
-        self.top = _rows(self.scan, self.series)
-        self.run_rows = _rows(self.where)
+        self.top = self._rows(self.scan, self.series)
+        self.run_rows = self._rows(self.where)
         for widget in (
             self.top.native,
             self.tabs,
             self.stack,
             self.plan.native,
-            _line(self.remedy, self.use_all).native,
+            self.remedies.native,
             self.run_rows.native,
             _line(self.preview, self.button, self.cancel).native,
             self.bar.native,
             self.status.native,
-            _rows(self.compare).native,
+            self._rows(self.compare).native,
         ):
             lines.addWidget(widget)
         self.folds = {
@@ -197,15 +212,15 @@ class Form(QScrollArea):
                 self.difference.native,
             ),
             "Display": _fold(
-                "Display", _rows(self.plane, self.convention, self.window_of).native, self.true_geometry.native,
+                "Display", self._rows(self.plane, self.convention, self.window_of).native, self.true_geometry.native,
                 self.readout.native,
             ),
             "Settings": _fold(
                 "Settings",
                 self.settings_stack,
-                _line(self.shared["model"], self.about).native,
+                self._rows(_labelled("Model", self.shared["model"], self.about)).native,
                 self.card.native,
-                _rows(*(row for name, row in self.shared.items() if name != "model")).native,
+                self._rows(*(row for name, row in self.shared.items() if name != "model")).native,
                 self.refine.native,
                 _line(self.model_file, self.unload).native,
             ),
@@ -228,6 +243,14 @@ class Form(QScrollArea):
             widget.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             widget.native.setMinimumContentsLength(8)
         self.setMinimumWidth(WIDTH)
+        self.aligned += [rows for one in self.pages.values() for rows in (one.container, one.settings)]
+
+    def _rows(self, *widgets: Any) -> Any:
+        rows = Container(widgets=list(widgets), labels=True)
+        rows.margins = (0, 0, 0, 0)
+        align(list(rows))
+        self.aligned.append(rows)
+        return rows
 
     def _turn_page(self, number: int) -> None:
         for stack in (self.stack, self.settings_stack):
@@ -239,8 +262,12 @@ class Form(QScrollArea):
             stack.adjustSize()
             stack.setVisible(stack.widget(number).layout().count() > 1)
         needs = self.page.needs_scan
-        for widget in (self.top, self.run_rows, self.preview, self.compare, self.uncertainty, self.difference):
+        for widget in (
+            self.top, self.run_rows, self.preview, self.compare, self.uncertainty, self.difference, self.refine
+        ):  # fmt: skip
             widget.visible = needs
+        for name, row in self.shared.items():
+            row.visible = name in self.page.rows.shared
         self.button.text = "Run"
         self.turned_page()
 
@@ -254,7 +281,7 @@ def in_order() -> list[str]:
 
 
 def _fold(title: str, *widgets: QWidget) -> QCollapsible:
-    fold = QCollapsible(title)
+    fold = QCollapsible(title, expandedIcon="\u25bc", collapsedIcon="\u25b6")
     fold.setDuration(0)  # what moves cannot be clicked
     for widget in widgets:
         fold.addWidget(widget)
@@ -273,23 +300,14 @@ def _text() -> Any:
     return label
 
 
-def _rows(*widgets: Any) -> Any:
-    rows = Container(widgets=list(widgets), labels=True)
-    rows.margins = (0, 0, 0, 0)
-    _align(list(rows))
-    return rows
-
-
-def _align(rows: Sequence[Any]) -> None:
-    """Make all labels as wide as the widest, in the larger letters that napari will give them."""
-    labeled = [row._labeled_widget() for row in rows if row._labeled_widget() is not None]
-    letters = QFontMetrics(QApplication.font())
-    widest = max((letters.horizontalAdvance(field._inner_widget.label) for field in labeled), default=0)
-    for field in labeled:
-        field.label_width = round(LARGER * widest)
-
-
 def _line(*widgets: Any) -> Any:
     line = Container(widgets=list(widgets), layout="horizontal", labels=False)
     line.margins = (0, 0, 0, 0)
+    return line
+
+
+def _labelled(label: str, *widgets: Any) -> Any:
+    """Several widgets in a row with one label."""
+    line = _line(*widgets)
+    line.label = label
     return line

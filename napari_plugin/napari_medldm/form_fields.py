@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from magicgui.widgets import CheckBox, ComboBox, Container, FloatSpinBox, LineEdit, SpinBox
+from magicgui.widgets import CheckBox, ComboBox, Container, FloatSpinBox, LineEdit, PushButton, SpinBox
+from qtpy.QtGui import QFontMetrics
+from qtpy.QtWidgets import QApplication, QFileDialog
 
 from medldm.modality import MODALITIES, Modality
 from medldm.settings import NoiseUnits, Settings, convert
 from medldm.zoo import cards
 from napari_medldm.text import for_dock
 
+LARGER = 1.25  # napari's letters beside those of the system
 LARGEST = 10_000.0  # for knobs without an upper limit
 DECIMALS = 3  # of numbers: 5.3 % is not 5 %
 LEFT_OUT = ("mask",)  # a layer says it, not a row
+EXAMPLE = re.compile(r".*\d")  # of a value, and no word for one
+FREE = "any"  # what a choice is called that says nothing
+SCAN = "SCAN"  # what a setting calls its value that is the path of a scan
 
 
 class Automatic(Container):  # type: ignore[misc]
@@ -89,6 +96,33 @@ class Text(LineEdit):  # type: ignore[misc]
         return text or None
 
 
+class ScanPath(Container):  # type: ignore[misc]
+    """The path of a scan, or None; a button chooses a file."""
+
+    def __init__(self, label: str, tooltip: str) -> None:
+        super().__init__(layout="horizontal", labels=False, label=label, tooltip=tooltip)
+        self.path = Text(value="", tooltip=tooltip)
+        self.choose = PushButton(text="...", tooltip="choose a file")
+        self.choose.native.setFixedWidth(2 * self.choose.native.fontMetrics().height())
+        self.extend([self.path, self.choose])
+        self.margins = (0, 0, 0, 0)
+        self.choose.clicked.connect(self._ask)
+
+    def _ask(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self.native, self.label)
+        if path:
+            self.path.value = path
+
+    @property
+    def value(self) -> Any:
+        """The path, or None."""
+        return self.path.value
+
+    @value.setter
+    def value(self, path: str | None) -> None:
+        self.path.value = path or ""
+
+
 class Models(ComboBox):  # type: ignore[misc]
     """Every card, and the models on disk that were chosen."""
 
@@ -122,12 +156,17 @@ def row(knob: Field[Any], hint: Any) -> Any:
     if knob.name == "model":
         return Models(label=label, tooltip=tip)
     if metadata.get("choices"):
-        return ComboBox(label=label, tooltip=tip, choices=list(metadata["choices"]), value=knob.default)
+        choices = [(choice or FREE, choice) for choice in metadata["choices"]]
+        return ComboBox(label=label, tooltip=tip, choices=choices, value=knob.default)
+    if bool in kinds:
+        return CheckBox(label="", text=label, tooltip=tip, value=knob.default)
+    if metadata.get("metavar") == SCAN:
+        return ScanPath(label, tip)
     if str in kinds or any(get_origin(kind) is tuple for kind in kinds):
         default = "" if knob.default is None else f"{knob.default}"
         return Text(
             label=label,
-            tooltip=tip + (f", like {metadata['metavar']}" if metadata.get("metavar") else ""),
+            tooltip=tip + (f", like {metadata['metavar']}" if EXAMPLE.match(metadata.get("metavar") or "") else ""),
             value=default,
         )
     number = _number(metadata, kinds, knob.default)
@@ -161,24 +200,29 @@ def _number(metadata: Any, kinds: tuple[Any, ...], default: Any) -> Any:
 
 
 class Rows:
-    """All rows of one verb.
+    """All rows of one verb; what it has no use for has none.
 
     Parameters
     ----------
     kind : its settings
-    shared : rows that all verbs share, by name; None makes them
+    shared : rows that all verbs share, by name; None makes them. A verb that means something else by a name has a row
+        of its own
     """
 
     def __init__(self, kind: type[Settings], shared: dict[str, Any] | None = None) -> None:
         hints = get_type_hints(kind)
         self.kind = kind
         self.hints = hints
-        self.knobs = {knob.name: knob for knob in fields(kind) if knob.name not in LEFT_OUT}
+        self.knobs = {
+            knob.name: knob for knob in fields(kind) if knob.name not in LEFT_OUT and not knob.metadata.get("unused")
+        }
+        # A field that a class inherits is the same object; one that it declares anew may mean something else.
+        common = {knob.name for knob in fields(Settings) if self.knobs.get(knob.name) is knob}
         given = shared or {}
         self.widgets = {
-            name: given[name] if name in given else row(knob, hints[name]) for name, knob in self.knobs.items()
+            name: given[name] if name in common and name in given else row(knob, hints[name])
+            for name, knob in self.knobs.items()
         }
-        common = {knob.name for knob in fields(Settings)}
         self.own = {name: widget for name, widget in self.widgets.items() if name not in common}
         self.shared = {name: widget for name, widget in self.widgets.items() if name in common}
 
@@ -253,3 +297,20 @@ def devices() -> list[str]:
     if sys.platform == "darwin" and platform.machine() == "arm64":
         devices.append("mps")
     return devices
+
+
+def align(rows: Sequence[Any], *, shown: bool = False) -> None:
+    """Make all labels as wide as the widest.
+
+    Parameters
+    ----------
+    rows : widgets with labels, in one container
+    shown : whether they have the letters of their window already; else they are measured in larger ones than now
+    """
+    labeled = [row._labeled_widget() for row in rows if row._labeled_widget() is not None]
+    widest = 0
+    for field in labeled:
+        letters = field._label_widget.native.fontMetrics() if shown else QFontMetrics(QApplication.font())
+        widest = max(widest, letters.horizontalAdvance(field._inner_widget.label))
+    for field in labeled:
+        field.label_width = widest + 2 if shown else round(LARGER * widest)

@@ -17,9 +17,9 @@ from medldm.provenance import RunRecord
 from medldm.qc.inspection import make_plan
 from medldm.qc.noise import NoiseEstimate, estimate_noise
 from medldm.settings import Progress, Restore, make
-from medldm.tasks import TASKS
+from medldm.tasks import TASKS, Generate
 from napari_medldm.findings import Place, not_measured, widest
-from napari_medldm.layers import LayerTuple, Snapshot, contrast, layer_data, series_data
+from napari_medldm.layers import SYNTHETIC, LayerTuple, Snapshot, contrast, layer_data, series_data
 from napari_medldm.previews import Part, preview
 from napari_medldm.regions import Corners, Drawn, filled, mask_on
 from napari_medldm.text import for_dock, unit_of
@@ -28,10 +28,11 @@ from napari_medldm.text import for_dock, unit_of
 UNCERTAINTY = {"std": "standard deviation", "half_width": "half width of the 90 % interval"}
 TILES = (256, 128, 64)  # tried in turn when memory runs out
 PREVIEW = "medldm_preview"  # in a layer's metadata, whether it shows a part of a scan only
-MAP = "medldm_map"  # in a layer's metadata: its colours are numbers, to be read on a colour bar
+MAP = "medldm_map"  # in a layer's metadata: what its colours are, with the unit; it is shown with a colour bar
 GREY = "grey values"  # the unit of MRI, which has none
 PLANES = "planes"  # what the networks report
-ASKED = ("plan", "noise", "missing")  # questions about a scan, answered without torch
+# Questions, which change nothing; all but the last are answered without torch.
+ASKED = ("plan", "noise", "missing", "draw")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def carry_out(order: Order, progress: Progress) -> Outcome:
         steps = [f"{TASKS[step.verb].labels.title}: {step.reason}" for step in plan.steps]
         lines = steps or ["Nothing to do: no slice is missing, slices are thin enough, noise is low."]
         return Outcome(text="\n".join(f"\u2022 {for_dock(line)}" for line in [*lines, *plan.notes]))
+    if order.verb == "draw":
+        return Outcome(text=_drawing(order.options))
     if order.verb == "missing":
         named = spell_slices(find_missing_slices(volumes[0], order.options.get("axis", 2)))
         return Outcome(text=named)
@@ -138,7 +141,7 @@ def carry_out(order: Order, progress: Progress) -> Outcome:
     layers = [*_layers(order, pairs), *_marked(order, pairs)]
     return Outcome(
         tuple(layers),
-        ", ".join(filter(None, (status(record), count.text()))),
+        ", ".join(filter(None, ("synthetic, of nobody" * bool(record.synthetic), status(record), count.text()))),
         refinable=bool(order.where and order.fast),
         places=widest(pairs[0][1]),
         notes=tuple(for_dock(note) for note in (record.notes if notes is None else notes)),
@@ -196,6 +199,19 @@ def _noise(volume: Volume, modality: str) -> NoiseEstimate:
     return estimate_noise(volume.voxels, volume.spacing, kind)
 
 
+def _drawing(options: dict[str, Any]) -> str:
+    """What `generate` would draw, and which model would; a description that none can draw is an error."""
+    from medldm.inference.generation import generator_for, outside_training
+
+    settings = make(Generate, options)
+    wanted = settings.description()
+    card = generator_for(wanted, settings.model)
+    likeness = f", a variation of {settings.like}" if settings.like else ""
+    return " ".join(
+        filter(None, (f"Draw a scan of nobody with {card.name}: {wanted}{likeness}.", outside_training(card, wanted)))
+    )
+
+
 def _mask(order: Order, volume: Volume | None) -> Volume | None:
     if order.mask is None or volume is None:
         return None
@@ -240,19 +256,22 @@ def _free() -> None:
 
 def _layers(order: Order, pairs: list[tuple[Volume, Volume]]) -> list[LayerTuple]:
     afters = [after for _, after in pairs]
+    synthetic = order.scan is None and any(RunRecord.of_step(step).synthetic for step in afters[0].history)
     name = order.scan.name if order.scan else TASKS[order.verb].labels.title.lower()
     title = f"{name} {'preview' if order.where else TASKS[order.verb].labels.past}"
+    if synthetic and hasattr(settings := make(TASKS[order.verb].settings, order.options), "description"):
+        title = f"Synthetic {settings.description().text or 'scan'}"
     made = [_layer(afters, title)]
-    made[0][1]["metadata"] = made[0][1]["metadata"] | {PREVIEW: order.where is not None}
+    made[0][1]["metadata"] = made[0][1]["metadata"] | {PREVIEW: order.where is not None, SYNTHETIC: synthetic}
     unit = unit_of(afters[0].history[-1].facts.get("modality", "") if afters[0].history else "") or GREY
     for kind in ("std", "half_width") if order.uncertainty else ():
         maps = [after.as_map(voxels) for after in afters if (voxels := getattr(after, kind)) is not None]
         if len(maps) == len(afters):  # a frame without one would move the others to its place
-            made.append(_map(maps, f"{title}, {UNCERTAINTY[kind]} ({unit})", colormap="magma"))
+            made.append(_map(maps, UNCERTAINTY[kind], unit, title, colormap="magma"))
     if order.difference and order.scan:
         gaps = [_difference(before, after) for before, after in pairs]
         top = max(float(np.abs(contrast(gap.voxels)).max()) for gap in gaps)
-        made.append(_map(gaps, f"{title}, difference ({unit})", colormap="PiYG", contrast_limits=(-top, top)))
+        made.append(_map(gaps, "difference", unit, title, colormap="PiYG", contrast_limits=(-top, top)))
     return made
 
 
@@ -281,10 +300,13 @@ def _layer(volumes: list[Volume], name: str, **more: Any) -> LayerTuple:
     return layer_data(volumes[0], name=name, **more) if len(volumes) == 1 else series_data(volumes, name=name, **more)
 
 
-def _map(volumes: list[Volume], name: str, **more: Any) -> LayerTuple:
-    """A layer whose colours are numbers: it is shown with a colour bar."""
-    made = _layer(volumes, name, **more)
-    made[1]["metadata"] = made[1]["metadata"] | {MAP: True}
+def _map(volumes: list[Volume], kind: str, unit: str, title: str, **more: Any) -> LayerTuple:
+    """A layer whose colours are numbers: it is shown with a colour bar.
+
+    Its kind comes first in its name, since napari's list leaves out the middle of long names.
+    """
+    made = _layer(volumes, f"{kind} ({unit}), {title}", **more)
+    made[1]["metadata"] = made[1]["metadata"] | {MAP: f"{kind}\n({unit})"}
     return made
 
 

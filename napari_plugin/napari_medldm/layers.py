@@ -24,6 +24,7 @@ from napari_medldm.display import SWAP
 from napari_medldm.windows import opening
 
 SAMPLED = 500_000  # voxels that tell a grey window
+SYNTHETIC = "medldm_synthetic"  # in a layer's metadata, whether it shows nobody
 SPARSE = 8  # every so many voxels along an axis tell CT from MR
 
 LayerTuple = tuple[Any, dict[str, Any], str]

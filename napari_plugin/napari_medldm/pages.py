@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from magicgui.widgets import CheckBox, ComboBox, Container, PushButton, SpinBox
 from napari.layers import Labels, Shapes
 
+from medldm.data.description import vocabulary
 from medldm.data.slice_numbers import parse_slices, spell_slices
 from medldm.errors import MedldmError, ModelError
 from medldm.modality import modality_of
+from medldm.settings import make
 from medldm.tasks import TASKS, Need
 from napari_medldm import display, text, view
-from napari_medldm.form_fields import Rows
+from napari_medldm.form_fields import Rows, align
 from napari_medldm.jobs import Outcome
 from napari_medldm.layers import layer_data, snapshot
 from napari_medldm.regions import Drawn, drawn, filled
@@ -46,6 +48,8 @@ class TaskPage:
         more = [widget for widget in self.rows.own.values() if widget not in list(self.container)]
         self.settings = Container(widgets=more, labels=True)
         self.settings.margins = (0, 0, 0, 0)
+        for rows in (self.container, self.settings):
+            align(list(rows))
 
     def main_rows(self) -> list[Any]:
         """Settings beside the buttons; for subclasses."""
@@ -76,6 +80,9 @@ class TaskPage:
     def say_plan(self, options: dict[str, Any]) -> None:
         """Say what a run would do, from the geometry of the scan alone."""
         panel = self.panel
+        if not self.needs_scan:
+            panel.plan.value = str(self.task.settings.__doc__)
+            return
         scan = panel.snapshot().empty
         panel.plan.value = text.intent(self.verb, scan, options)
         with suppress(ModelError):  # the card says it already
@@ -225,6 +232,25 @@ class FillSlicesPage(TaskPage):
             self.toggle(int(index[self._stack(scan)[0]]))
 
 
+class GeneratePage(TaskPage):
+    """Draw a scan of nobody."""
+
+    serves = "generate"
+
+    def main_rows(self) -> list[Any]:
+        """What is asked for: words, or named values."""
+        return [self.rows.widgets[name] for name in ("prompt", "contrast", "region", "sex", "age")]
+
+    def say_plan(self, options: dict[str, Any]) -> None:
+        """Show back what was understood, and ask the computing process which model can draw it."""
+        panel = self.panel
+        if not any(name in options for name in ("prompt", "contrast", "region", "sex", "age", "like")):
+            panel.plan.value = f"{self.task.settings.__doc__} Words that count: {vocabulary()}."
+            return
+        make(self.task.settings, options).description()  # its errors need no model
+        panel.ask("draw", options, lambda end: setattr(panel.plan, "value", end.text), panel.plan)
+
+
 class InpaintPage(TaskPage):
     """Fill a region."""
 
@@ -310,7 +336,19 @@ class InpaintPage(TaskPage):
         return mask
 
 
+class EditPage(InpaintPage):
+    """Draw a region anew."""
+
+    serves = "edit"
+
+    def main_rows(self) -> list[Any]:
+        """What the region is to show."""
+        return [self.rows.widgets[name] for name in ("prompt", "like", "strength")]
+
+
 def page(verb: str, panel: Panel, shared: dict[str, Any]) -> TaskPage:
     """The page of a task: one of this module, else one that the registry says enough for."""
-    own = {kind.serves: kind for kind in TaskPage.__subclasses__() if kind.serves}
-    return own.get(verb, TaskPage)(verb, panel, shared)
+    kinds = [*TaskPage.__subclasses__(), *InpaintPage.__subclasses__()]
+    own = {kind.serves: kind for kind in kinds}
+    other = InpaintPage if Need.MASK in TASKS[verb].needs else TaskPage
+    return own.get(verb, other)(verb, panel, shared)

@@ -183,10 +183,7 @@ class Panel(Form):
             if refusal is not None:
                 self.plan.value = refusal.reason
                 return
-            if not self.page.needs_scan:
-                self.plan.value = str(TASKS[self.verb].settings.__doc__)
-                return
-            if self.scan.value is None:
+            if self.page.needs_scan and self.scan.value is None:
                 self.plan.value = "Open or choose a scan first."
                 return
             self.page.say_plan(self.options())
@@ -198,6 +195,7 @@ class Panel(Form):
         self.remedy.text = title(self.scan.value, self.viewer.dims.point) if refusal is not None else ""
         self.remedy.visible = bool(self.remedy.text)
         self.use_all.visible = refusal is not None and has_volumes(self.scan.value)
+        self.remedies.visible = bool(self.remedy.text)
         self.refusal = refusal
         self._busy()
 
@@ -230,7 +228,8 @@ class Panel(Form):
         answered : gets the outcome
         into : label that tells the wait, or what went wrong
         """
-        self.queries.ask(Order(verb, self.snapshot(), options), answered, into)
+        scan = self.snapshot() if self.page.needs_scan else None
+        self.queries.ask(Order(verb, scan, options), answered, into)
 
     def ask_simply(self, verb: str, options: dict[str, Any], answered: Callable[[Outcome], None]) -> None:
         """Ask, and say in the status line what went wrong; see `ask`."""
@@ -278,10 +277,9 @@ class Panel(Form):
         self._start(wanted, self.scan.value if self.page.needs_scan else None)
 
     def _start(self, order: Order, before: Any) -> None:
-        spell = dict.fromkeys(("command", "python"))
-        if order.scan is not None:
-            said = order.scan, order.verb, order.options, self.page.mask_name(), order.scan.numbers(every=order.every)
-            spell = {"command": partial(text.command_of, *said), "python": partial(text.python_of, *said)}
+        numbers = order.scan.numbers(every=order.every) if order.scan is not None else ()
+        said = order.scan, order.verb, order.options, self.page.mask_name(), numbers
+        spell = {"command": partial(text.command_of, *said), "python": partial(text.python_of, *said)}
         entry = RUNS.start(
             order, title=title_of(order), scan=before, show=self._done, viewer=self.viewer, **spell
         )  # fmt: skip
@@ -340,9 +338,12 @@ class Panel(Form):
                 if self.closed:
                     return
             self.viewing.list_places(outcome.places, made[0])
-            self.legend.value = text.legend(outcome)
+            self.legend.value = text.legend(outcome) or "No slice or region was filled."
             self.notes.value = "\n".join(f"\u2022 {note}" for note in outcome.notes)
-            if entry.needs_scan and before not in self.viewer.layers:
+            self.notes.visible = bool(outcome.notes)
+            if not entry.needs_scan:
+                self.viewing.choose(made[0])
+            elif before not in self.viewer.layers:
                 show_info("The scan was removed during the run; its result was added all the same.")
         finally:
             refined = outcome.refinable and made and not self.closed and self.refine.value
@@ -364,8 +365,9 @@ class Panel(Form):
 
     def _copy(self, spell: Callable[..., str]) -> None:
         try:
-            scan, options = self.snapshot(), self.options()
-            said = spell(scan, self.verb, options, self.page.mask_path(), scan.numbers(every=self.series.value == ALL))
+            scan, options = self.snapshot() if self.page.needs_scan else None, self.options()
+            numbers = scan.numbers(every=self.series.value == ALL) if scan is not None else ()
+            said = spell(scan, self.verb, options, self.page.mask_path(), numbers)
         except (MedldmError, ValueError) as problem:
             show_error(text.for_dock(str(problem)))
             return

@@ -13,12 +13,16 @@ from qtpy.QtWidgets import QLabel, QMainWindow, QWidget
 from medldm.data.volume import Volume
 from napari_medldm import display
 from napari_medldm.compare import scene
+from napari_medldm.jobs import MAP
 
 RADIOLOGICAL, NEUROLOGICAL = "radiological", "neurological"
 PLANES = {"sagittal": 2, "coronal": 1, "axial": 0}  # the patient's axis (z, y, x) across each
 LETTERS = (("S", "I"), ("A", "P"), ("R", "L"))  # towards which the patient's z, y, x grow, and the other way
 EDGES = ("top", "bottom", "left", "right")
 MARGIN = 8  # pixels between a letter and the edge
+# On a dark ground, since the canvas of a light theme is white.
+LETTERING = "color: #ffd966; background: rgba(0, 0, 0, 120); font-weight: bold; font-size: 14pt; padding: 1px 3px"
+BELOW_BAR = 178  # pixels from the top of the canvas to what stands below napari's colour bar
 
 
 class Presentation(QObject):
@@ -40,6 +44,24 @@ class Presentation(QObject):
         self.events = (dims.order, dims.ndisplay, dims.ndim, camera.orientation)
         for event in self.events:
             event.connect(self._letter)
+        self.unit: QLabel | None = None
+        self.layers = viewer.layers.events
+        self.layers.inserted.connect(self._follow)
+        self.layers.removed.connect(self._name_bar)
+
+    def _follow(self, event: Any) -> None:
+        if event.value.metadata.get(MAP):
+            event.value.events.visible.connect(self._name_bar)
+            self._name_bar()
+
+    def _name_bar(self, _: Any = None) -> None:
+        """Write below napari's colour bar what it is of; its unit is at the end."""
+        if self.unit is None:
+            return
+        maps = [layer for layer in self.viewer.layers if layer.metadata.get(MAP) and layer.visible]
+        self.unit.setText("\n".join(dict.fromkeys(str(layer.metadata[MAP]) for layer in maps)))
+        self.unit.adjustSize()
+        self._place()
 
     def letter_on(self, widget: QWidget) -> None:
         """Write the letters on the picture of the window that a widget belongs to; once.
@@ -57,11 +79,16 @@ class Presentation(QObject):
         self.canvas = canvas
         for edge in EDGES:
             label = self.labels[edge] = QLabel(canvas)
-            label.setStyleSheet("color: #ffd966; background: transparent; font-weight: bold; font-size: 14pt")
+            label.setStyleSheet(LETTERING)
             label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
             label.setObjectName(f"medldm-{edge}")
+        self.unit = QLabel(canvas)
+        self.unit.setStyleSheet("color: white; background: rgba(0, 0, 0, 120); padding: 2px")
+        self.unit.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self.unit.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         canvas.installEventFilter(self)
         self._letter()
+        self._name_bar()
 
     def present(self, layer: Any) -> None:
         """Show a scan of ours as people expect it: the plane in which it was acquired, the right way up.
@@ -161,6 +188,10 @@ class Presentation(QObject):
             label.move(x, y)
             label.setVisible(bool(label.text()))
             label.raise_()
+        if self.unit is not None:
+            self.unit.move(wide - self.unit.width() - MARGIN, BELOW_BAR)
+            self.unit.setVisible(bool(self.unit.text()))
+            self.unit.raise_()
 
     def eventFilter(self, _: QObject | None, event: QEvent | None) -> bool:
         """Keep the letters at the edges when the canvas changes its size."""
@@ -172,8 +203,15 @@ class Presentation(QObject):
         """Write no letters any more."""
         for event in self.events:
             event.disconnect(self._letter)
+        self.layers.inserted.disconnect(self._follow)
+        self.layers.removed.disconnect(self._name_bar)
+        for layer in self.viewer.layers:
+            if layer.metadata.get(MAP):
+                layer.events.visible.disconnect(self._name_bar)
         if self.canvas is not None:
             with suppress(RuntimeError):  # the canvas may have gone with its window
                 self.canvas.removeEventFilter(self)
                 for label in self.labels.values():
                     label.deleteLater()
+                if self.unit is not None:
+                    self.unit.deleteLater()

@@ -31,6 +31,7 @@ THICK_ENOUGH = 7  # the same, where the run also looks at the planes across: the
 MULTIPLE = 16  # rows of a plane are padded to this
 FIRST = 1, 3  # slices of context on either side, and rows, at least: for a first look at what works across slices
 REFINED = 2, 8  # the same, refined: three slices more change a voxel by 0.1 % of the brightest tissue
+WHOLE = ("prompt", "like")  # settings that say what a scan shows, which a part of it does not tell
 PROBE = 8  # planes through the whole scan that tell its slice profile
 
 Part = Callable[[str, Volume | None, dict[str, Any], Volume | None, Progress], Volume]
@@ -72,6 +73,8 @@ def preview(
     """
     assert order.where is not None
     axis = int(order.options.get("axis", 2))
+    if any(order.options.get(name) for name in WHOLE) or (order.verb == "edit" and _may_be_drawn(volume)):
+        raise InputError("Words, another scan and models that draw are followed on the whole scan only. Press Run.")
     box, steps = box_of(order.where, volume), list(_steps(order, volume))
     wide = needed(box, volume, axis, steps, fast=order.fast)
     small = crop(volume, wide)
@@ -226,6 +229,12 @@ def _profile(step: Step, volume: Volume, box: Box, axis: int, *, fast: bool, run
     result = run(step.verb, strip, options, None, lambda *_: progress(0, 1, "looking at the slice profile"))
     facts = result.history[-1].facts if result is not strip else {}
     return str(facts.get("slice_profile", settings.slice_profile))
+
+
+def _may_be_drawn(volume: Volume) -> bool:
+    """Whether a generator may know what a scan shows."""
+    kind = guess_modality(volume)[0]
+    return any(one.modality == kind and one.generator for one in cards())
 
 
 def _shipped(model: str) -> bool:

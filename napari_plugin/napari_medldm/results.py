@@ -13,7 +13,7 @@ from qtpy.QtCore import QTimer
 
 from napari_medldm import display
 from napari_medldm.jobs import MAP, PREVIEW, Outcome
-from napari_medldm.layers import measure_like
+from napari_medldm.layers import SYNTHETIC, measure_like
 
 FRAME_MS = 20  # between two steps; at 0 Qt would take the next one before it draws or listens
 ORANGE = "#ff8c1a"  # of what nobody measured
@@ -109,12 +109,11 @@ def _overlay(data: Any, arguments: dict[str, Any]) -> Labels:
 
 
 def _explain_colours(layer: Any) -> None:
-    """Show a colour bar with the name of a layer whose colours are numbers, while the layer is shown; its name ends
-    in the unit. napari before 0.7 has no colour bar.
-    """
+    """Show napari's colour bar beside a layer whose colours are numbers, while it is shown; napari 0.6 has none."""
     if layer.metadata.get(MAP) and hasattr(layer, "colorbar"):
-        layer.name_overlay.position = layer.colorbar.position
-        layer.name_overlay.visible = layer.colorbar.visible = True
+        layer.colorbar.visible = True
+    if layer.metadata.get(SYNTHETIC) and hasattr(layer, "name_overlay"):
+        layer.name_overlay.visible = True  # whoever sees the picture also sees that it shows nobody
 
 
 def _of(layer: Any) -> Any:

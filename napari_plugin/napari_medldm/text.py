@@ -13,10 +13,14 @@ import numpy as np
 from medldm.data.volume import Volume
 from medldm.modality import DEFAULT, MODALITIES
 from medldm.settings import make
-from medldm.tasks import TASKS
-from medldm.zoo import Card, best, card
+from medldm.tasks import TASKS, Need
+from medldm.zoo import Card, best, card, cards
+from napari_medldm.layers import SYNTHETIC
 
 ROWS = {"uncertainty": "Uncertainty layers", "mask": "Region", "volume": "Series"}  # what is no setting of a task
+
+
+PROMPT = "prompt"  # a setting that the command line takes without a flag, where a task needs no scan
 
 
 def for_dock(message: str) -> str:
@@ -30,10 +34,18 @@ def for_dock(message: str) -> str:
     -------
     ``'taken for MR; choose "Slice thickness" 3'``
     """
+    message = re.sub(r" \(`medldm models`\)", "", message)
+    message = re.sub(r"`(medldm train[^`]*)`", r"\1 (a command for a terminal)", message)
+    message = re.sub(r"(?:[Nn]ame it|[Gg]ive one of your own) with --model [A-Z]+", _from_file, message)
     message = re.sub(r"`medldm ([a-z-]+)[^`]*`", lambda command: f'"{_title_of_task(command[1])}"', message)
     message = re.sub(r"\b([Ss])ay (?=`?--)", lambda say: "Choose " if say[1] == "S" else "choose ", message)
     message = re.sub(r"`?--([a-z-]+)(?: PATH)?`?", lambda flag: f'"{_title_of_row(flag[1])}"', message)
     return message.replace("of p99.5", "of the brightest tissue")
+
+
+def _from_file(advice: re.Match[str]) -> str:
+    choose = "Choose" if advice[0][0].isupper() else "choose"
+    return f'{choose} {"it" if "it" in advice[0] else "one of your own"} with "Model from a file..."'
 
 
 def _title_of_task(verb: str) -> str:
@@ -82,6 +94,9 @@ def describe(name: str, modality: str = DEFAULT.name, verb: str = "") -> str:
     ModelError
         No such model.
     """
+    if name == "auto" and verb in TASKS and Need.SCAN not in TASKS[verb].needs:
+        drawing = ", ".join(one.name for one in cards() if one.role == "generator")
+        return f"Chosen by what is asked for, among the models that draw: {drawing or 'none is shipped'}."
     model_card: Card = best(modality, verb=verb) if name == "auto" else card(name)
     low, high = model_card.spacing_mm
     limits = f"Limits: {'; '.join(model_card.limits[:2])}" if model_card.limits else ""
@@ -122,8 +137,10 @@ def place(one: Any, layer: Any) -> str:
 
 
 def legend(outcome: Any) -> str:
-    """What the orange overlay of a result means; empty where everything was measured."""
-    for data, _, kind in outcome.layers:
+    """What the orange overlay of a result means, or that all of it was drawn; empty where everything was measured."""
+    for data, arguments, kind in outcome.layers:
+        if arguments["metadata"].get(SYNTHETIC):
+            return "Synthetic, of nobody: every voxel was drawn, none was measured."
         if kind == "labels":
             marked = data.any(axis=(1, 2))
             whole = (data.all(axis=(1, 2))).sum()
@@ -170,8 +187,14 @@ def command_line(
     """
     said = []
     for name, value in options.items():
-        spelled = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
-        said += [f"--{name.replace('_', '-')}", spelled]
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            said += [flag if value else f"--no-{flag[2:]}"]
+        elif Need.SCAN in TASKS[verb].needs or name != PROMPT:
+            said += [flag, ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)]
+    if Need.SCAN not in TASKS[verb].needs:
+        words = [options.get(PROMPT, "")] if PROMPT in {knob.name for knob in fields(TASKS[verb].settings)} else []
+        return shlex.join(["medldm", verb, *words, "SYNTHETIC.nii.gz", *said])
     lines = []
     for number in volumes or (None,):
         out = "RESTORED.nii.gz" if len(volumes) < 2 else f"RESTORED-{number}.nii.gz"
@@ -186,7 +209,10 @@ def python(
     """A run as Python; see `command_line`."""
     more = [f"medldm.read({mask!r})"] if mask else []
     more += [f"{name}={value!r}" for name, value in options.items()]
-    call = f"medldm.{verb.replace('-', '_')}({', '.join(['scan', *more])})"
+    function = f"medldm.{verb.replace('-', '_')}"
+    if Need.SCAN not in TASKS[verb].needs:
+        return f'import medldm\n\nscan = {function}({", ".join(more)})\nmedldm.write(scan, "SYNTHETIC.nii.gz")\n'
+    call = f"{function}({', '.join(['scan', *more])})"
     source = repr(path or "SCAN.nii.gz")
     if len(volumes) > 1:
         return (
@@ -206,14 +232,18 @@ def command_of(scan: Any, verb: str, options: Mapping[str, Any], mask: str | Non
 
     Parameters
     ----------
-    scan : `layers.Snapshot`
+    scan : `layers.Snapshot`; None for tasks that need none
     verb, options, mask, volumes : as of `command_line`
     """
+    if scan is None:
+        return command_line(verb, options, "")
     path = scan.file
     return command_line(verb, scan.said(verb, path) | dict(options), path, mask=mask, volumes=volumes)
 
 
 def python_of(scan: Any, verb: str, options: Mapping[str, Any], mask: str | None, volumes: Sequence[int]) -> str:
     """A run on a layer as Python; see `command_of`."""
+    if scan is None:
+        return python(verb, options, "")
     path = scan.file
     return python(verb, scan.said(verb, path) | dict(options), path, mask=mask, volumes=volumes)

@@ -60,6 +60,16 @@ class Viewing:
         with panel.true_geometry.changed.blocked():
             panel.true_geometry.value = now is not None and not now.along
 
+    def choose(self, layer: Any) -> None:
+        """Choose a layer that was made of no scan, and look at its middle.
+
+        Parameters
+        ----------
+        layer : napari image
+        """
+        self.panel.scan.value = layer
+        view.go_to(self.viewer, layer, [n // 2 for n in layer.data.shape[-3:]])
+
     def _show_plane(self, plane: str) -> None:
         if plane and plane != self.presentation.plane:
             self.presentation.show_plane(plane)

@@ -69,10 +69,8 @@ def test_samples_and_difference_give_layers_on_the_grid_of_the_result(as_layer, 
         quiet,
     )
     names = [arguments["name"] for _, arguments, _ in outcome.layers]
-    assert names == [
-        f"phantom super-resolved{more}"
-        for more in ("", ", standard deviation (grey values)", ", difference (grey values)")
-    ]
+    kinds = ("", "standard deviation (grey values), ", "difference (grey values), ")
+    assert names == [f"{kind}phantom super-resolved" for kind in kinds]
     assert {data.shape for data, _, _ in outcome.layers} == {(16, 40, 32)}
     assert (outcome.layers[1][0] >= 0).all()
     # Outermost thin slices lie between slice centre and edge, and still have something to differ from.
@@ -353,6 +351,6 @@ def test_one_answer_of_the_shipped_set_comes_with_deviation_and_interval(as_laye
     outcome = carry_out(order("denoise", scan, "brain-mri-2d", options={"noise": 0.05}, uncertainty=True), quiet)
     names = ["stack denoised"]
     for kind in ("standard deviation", "half width of the 90 % interval"):
-        names.append(f"stack denoised, {kind} (grey values)")
+        names.append(f"{kind} (grey values), stack denoised")
     assert [arguments["name"] for _, arguments, _ in outcome.layers] == names
     assert all(data.max() > 0 for data, _, _ in outcome.layers)

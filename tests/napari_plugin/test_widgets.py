@@ -22,7 +22,7 @@ from medldm.errors import ModelError
 
 # A timeout that strikes inside of a Qt slot aborts the interpreter; on a busy machine loading torch takes minutes.
 pytestmark = [pytest.mark.gui, pytest.mark.timeout(900)]
-ALL = ["restore", "denoise", "super-resolve", "fill-slices", "inpaint"]
+ALL = ["restore", "denoise", "super-resolve", "fill-slices", "inpaint", "generate", "edit"]
 SHAPE = (32, 40, 20)
 
 
@@ -54,7 +54,8 @@ def test_a_page_has_a_row_for_every_knob_with_its_default(verb, make_napari_view
     from medldm.tasks import TASKS
 
     widget = MedldmWidget(make_napari_viewer(), verb)
-    names = {field.name for field in fields(TASKS[verb].settings)} - {"mask"}
+    used = [field for field in fields(TASKS[verb].settings) if not field.metadata.get("unused")]
+    names = {field.name for field in used} - {"mask"}
     assert set(widget.rows.widgets) == names
     assert widget.options() == {}
 
@@ -78,11 +79,14 @@ def test_denoising_adds_a_linked_result_with_provenance(show, qtbot, as_layer):
     widget.difference.value = widget.uncertainty.value = True
     run(qtbot, widget)
     scan, result, spread, difference = viewer.layers
-    assert [layer.name for layer in (result, spread, difference)] == [
-        f"oblique denoised{more}" for more in ("", ", standard deviation (grey values)", ", difference (grey values)")
-    ]
+    kinds = ("", "standard deviation (grey values), ", "difference (grey values), ")
+    assert [layer.name for layer in (result, spread, difference)] == [f"{kind}oblique denoised" for kind in kinds]
     assert [layer.colorbar.visible for layer in (scan, result, spread, difference)] == [False, False, True, True]
-    assert spread.name_overlay.visible  # its name ends in the unit
+    legend = widget.viewing.presentation.unit
+    spread.visible = True
+    assert legend.text() == "standard deviation\n(grey values)"
+    spread.visible = False
+    assert legend.text() == ""
     assert np.allclose(volume_of(result).affine, volume_of(scan).affine, atol=1e-4)
     scan.contrast_limits = (10, 500)
     assert tuple(result.contrast_limits) == (10, 500)
