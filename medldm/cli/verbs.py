@@ -181,7 +181,8 @@ def models(arguments: argparse.Namespace) -> int:
         for model in chosen:
             print(f"{model.name:20s} {model.modality.upper()}  {model.spatial_dims}D  {model.title}")
         print(
-            "\n`medldm models NAME` shows a card. Code: Apache-2.0. Weights: CC BY 4.0, where a card says no other licence. Research use only."
+            "\n`medldm models NAME` shows a card. Code: Apache-2.0. Weights: CC BY 4.0, where a card says no other "
+            "licence. Research use only."
         )
     return 0
 
