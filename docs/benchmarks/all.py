@@ -24,7 +24,8 @@ from medldm.benchmark.tables import figure, markdown
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 LEDGERS = ("core", "more", "ct", "baselines", "lesions")  # folders of `medldm benchmark`
-AT_MOST = {"core": 11, "more": 6, "baselines": 4}  # scans: two dozen rows, or methods that take an hour, on all would take nights
+# Scans: two dozen rows, or methods that take an hour, on all would take nights.
+AT_MOST = {"core": 11, "more": 6, "baselines": 4}
 PAGES = {"gates": "gates/table.md", "coverage": "coverage/table.md", "ood": "ood/table.md",
          "gallery": "gallery/cases.md", "finetune": "finetune.md", "noise": "noise.md",
          "speed": "speed.md"}  # fmt: skip
