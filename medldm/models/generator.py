@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medldm.data.description import SEXES, Description
-from medldm.diffusion.objective import QUARTER
 from medldm.models.blocks import depth_to_space, space_to_depth
 from medldm.models.monai_parts import AutoencoderKL, DiffusionModelUNet
 from medldm.models.residual import TIME_GAIN
 
 GROUPS = 16  # of the normalisation
 YEARS = 100.0  # that count as 1
+QUARTER = math.pi / 2  # angle of the path of `medldm.diffusion.objective` from noise to latent
 
 
 @dataclass(frozen=True, kw_only=True)

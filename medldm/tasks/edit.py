@@ -39,7 +39,7 @@ class Edit(Settings):
     strength: float = knob(
         0.6, "how much of what stands there is forgotten: 0 nothing, 1 all", low=0, high=1, title="Strength"
     )
-    guidance: float = knob(1.5, "how closely words are followed; 1 as learned", low=0, high=10, title="Guidance")
+    guidance: float = knob(1.0, "how closely words are followed; 1 as learned", low=0, high=10, title="Guidance")
     steps: int = knob(32, "flow steps of a generator", low=1, high=200, whole=True, title="Steps")
     ignore_unknown: bool = knob(False, "go on where words are not understood", title="Ignore unknown words")
     fidelity: float = unused(1.0)

@@ -28,7 +28,7 @@ class Generate(Settings):
         None, "age; counts more than the words", unit="years", low=0, high=120, metavar="YEARS", title="Age"
     )
     guidance: float = knob(
-        1.5, "how closely the description is followed; 1 as it was learned", low=0, high=10, title="Guidance"
+        1.0, "how closely the description is followed; 1 as it was learned", low=0, high=10, title="Guidance"
     )
     steps: int = knob(
         32, "flow steps a scan; more draw finer and take longer", low=1, high=200, whole=True, title="Steps"
