@@ -170,9 +170,10 @@ def settled(verb: str, settings: Settings) -> Settings:
     mask = getattr(settings, "mask", None)
     if Need.MASK in TASKS[verb].needs and not mask:
         raise UsageError(f"{verb} needs --mask MASK, an image that is non-zero where the scan is to be filled.")
-    if mask:
-        if not Path(mask).exists():
-            raise UsageError(f"--mask {mask} does not exist. Check the path.")
-        absolute: dict[str, Any] = {"mask": str(Path(mask).absolute())}
-        settings = replace(settings, **absolute)
+    for option in ("mask", "like"):
+        if path := getattr(settings, option, None):
+            if not Path(path).exists():
+                raise UsageError(f"--{option} {path} does not exist. Check the path.")
+            absolute: dict[str, Any] = {option: str(Path(path).absolute())}
+            settings = replace(settings, **absolute)
     return settings

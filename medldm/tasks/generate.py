@@ -47,6 +47,7 @@ class Generate(Settings):
     )
     ignore_unknown: bool = knob(False, "go on where words are not understood", title="Ignore unknown words")
     watermark: bool = knob(True, "mark the voxels, so that `inspect` recognises them", title="Watermark")
+    modality: str = unused("auto")
     fidelity: float = unused(1.0)
     samples: int = unused(1)
     tile: int | None = unused(None)
