@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QScrollArea,
     QSizePolicy,
     QStackedWidget,
-    QTabBar,
     QVBoxLayout,
     QWidget,
 )
@@ -30,6 +29,7 @@ from napari_medldm.form_fields import Rows, align
 from napari_medldm.pages import TaskPage, page
 from napari_medldm.present import NEUROLOGICAL, PLANES, RADIOLOGICAL
 from napari_medldm.runs_view import RunsView
+from napari_medldm.tabs import Tabs
 from napari_medldm.windows import PRESETS
 
 WIDTH = 380  # pixels; below that rows are cut off, the bar that scrolls down included
@@ -49,6 +49,7 @@ class Form(QScrollArea):
 
     def __init__(self, viewer: Any, verb: str) -> None:
         self.aligned: list[Any] = []  # containers whose labels are as wide as the widest of each
+        self.head: tuple[QWidget, ...] = ()  # what stands above the folds
         super().__init__()
         self.viewer = viewer
         self.setWidgetResizable(True)
@@ -96,7 +97,7 @@ class Form(QScrollArea):
         self.copy_python = PushButton(text="Copy as Python")
         self.compare = Compare(viewer)
         self.look_here = QListWidget()
-        self.tabs = QTabBar()
+        self.tabs = Tabs()
         self.pages: dict[str, TaskPage] = {name: page(name, self, self.shared) for name in in_order()}  # type: ignore[arg-type]
         self._build()
         self.choose(verb)
@@ -109,7 +110,7 @@ class Form(QScrollArea):
     @property
     def verb(self) -> str:
         """Name of the task that is shown."""
-        return list(self.pages)[self.tabs.currentIndex()]
+        return list(self.pages)[self.tabs.current]
 
     @property
     def page(self) -> TaskPage:
@@ -151,8 +152,8 @@ class Form(QScrollArea):
         verb : name of the task
         """
         number = list(self.pages).index(verb)
-        if number != self.tabs.currentIndex():
-            self.tabs.setCurrentIndex(number)
+        if number != self.tabs.current:
+            self.tabs.current = number
         else:
             self._turn_page(number)
 
@@ -161,6 +162,12 @@ class Form(QScrollArea):
         super().changeEvent(event)
         if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
             QTimer.singleShot(0, self._realign)  # its labels get their letters after it
+
+    def resizeEvent(self, event: Any) -> None:
+        """Keep the buttons in sight where unfolded settings in large letters are wider than the dock."""
+        super().resizeEvent(event)
+        for widget in self.head:
+            widget.setMaximumWidth(max(self.viewport().width() - 12, widget.minimumSizeHint().width()))
 
     def _realign(self) -> None:
         with suppress(RuntimeError):  # the dock may be gone by now
@@ -176,12 +183,10 @@ class Form(QScrollArea):
     def _build(self) -> None:
         self.stack, self.settings_stack = QStackedWidget(), QStackedWidget()
         for one in self.pages.values():
-            self.tabs.addTab(one.task.labels.title)
+            self.tabs.add(one.task.labels.title)
             for stack, rows in ((self.stack, one.container), (self.settings_stack, one.settings)):
                 stack.addWidget(rows.native)
                 rows.native.layout().addStretch(1)
-        self.tabs.setExpanding(False)
-        self.tabs.setUsesScrollButtons(True)
         self.tabs.currentChanged.connect(self._turn_page)
         self.inside = QWidget()
         lines = QVBoxLayout(self.inside)
@@ -189,7 +194,7 @@ class Form(QScrollArea):
         lines.setSpacing(4)
         self.top = self._rows(self.scan, self.series)
         self.run_rows = self._rows(self.where)
-        for widget in (
+        self.head = (
             self.top.native,
             self.tabs,
             self.stack,
@@ -200,7 +205,8 @@ class Form(QScrollArea):
             self.bar.native,
             self.status.native,
             self._rows(self.compare).native,
-        ):
+        )
+        for widget in self.head:
             lines.addWidget(widget)
         self.folds = {
             "Results": _fold(

@@ -15,6 +15,7 @@ from magicgui.widgets import CheckBox, ComboBox, Container, FloatSpinBox, LineEd
 from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QApplication, QFileDialog
 
+from medldm.data.description import CONTRASTS, REGIONS
 from medldm.modality import MODALITIES, Modality
 from medldm.settings import NoiseUnits, Settings, convert
 from medldm.zoo import cards
@@ -26,6 +27,7 @@ DECIMALS = 3  # of numbers: 5.3 % is not 5 %
 LEFT_OUT = ("mask",)  # a layer says it, not a row
 EXAMPLE = re.compile(r".*\d")  # of a value, and no word for one
 FREE = "any"  # what a choice is called that says nothing
+VOCABULARY = {"contrast": CONTRASTS, "region": REGIONS}  # settings that can only mean these
 SCAN = "SCAN"  # what a setting calls its value that is the path of a scan
 
 
@@ -157,6 +159,9 @@ def row(knob: Field[Any], hint: Any) -> Any:
         return Models(label=label, tooltip=tip)
     if metadata.get("choices"):
         choices = [(choice or FREE, choice) for choice in metadata["choices"]]
+        return ComboBox(label=label, tooltip=tip, choices=choices, value=knob.default)
+    if knob.name in VOCABULARY:
+        choices = [(name or FREE, name) for name in ("", *VOCABULARY[knob.name])]
         return ComboBox(label=label, tooltip=tip, choices=choices, value=knob.default)
     if bool in kinds:
         return CheckBox(label="", text=label, tooltip=tip, value=knob.default)

@@ -173,6 +173,7 @@ class Passes:
                     self.planes += max(0, done - last)
                     self.passes += done > last
                     last = done
+                    what = f"{PLANES}, pass {self.passes + (done < total)}"
                 progress(done, total, what)
 
             return run(verb, volume, options, mask, step)
@@ -186,12 +187,10 @@ class Passes:
 
 
 def status(record: RunRecord) -> str:
-    """Device, seconds and memory."""
-    return f"{record.device or '?'}, {_known(record.seconds)} s, {_known(record.peak_memory_mb)} MB"
-
-
-def _known(value: float | None) -> str:
-    return "?" if value is None else f"{value:.10g}"
+    """Device, seconds and memory, those that are known."""
+    numbers = (record.seconds, "s"), (record.peak_memory_mb, "MB")
+    said = [f"{value:.10g} {unit}" for value, unit in numbers if value is not None]
+    return ", ".join(filter(None, (record.device, *said)))
 
 
 def _noise(volume: Volume, modality: str) -> NoiseEstimate:

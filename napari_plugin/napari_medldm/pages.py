@@ -16,7 +16,7 @@ from medldm.modality import modality_of
 from medldm.settings import make
 from medldm.tasks import TASKS, Need
 from napari_medldm import display, text, view
-from napari_medldm.form_fields import Rows, align
+from napari_medldm.form_fields import FREE, Rows, align
 from napari_medldm.jobs import Outcome
 from napari_medldm.layers import layer_data, snapshot
 from napari_medldm.regions import Drawn, drawn, filled
@@ -239,6 +239,7 @@ class GeneratePage(TaskPage):
 
     def main_rows(self) -> list[Any]:
         """What is asked for: words, or named values."""
+        self.rows.widgets["age"].auto.text = FREE
         return [self.rows.widgets[name] for name in ("prompt", "contrast", "region", "sex", "age")]
 
     def say_plan(self, options: dict[str, Any]) -> None:

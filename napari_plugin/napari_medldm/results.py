@@ -17,6 +17,7 @@ from napari_medldm.layers import SYNTHETIC, measure_like
 
 FRAME_MS = 20  # between two steps; at 0 Qt would take the next one before it draws or listens
 ORANGE = "#ff8c1a"  # of what nobody measured
+SMALL = 8  # points, of a name beside the letter at the edge
 OPACITY = 0.2  # of the overlay: the result below is what people look at
 OF = "medldm_of"  # in a layer's metadata, a weak reference to the scan that it was made of
 
@@ -113,6 +114,7 @@ def _explain_colours(layer: Any) -> None:
     if layer.metadata.get(MAP) and hasattr(layer, "colorbar"):
         layer.colorbar.visible = True
     if layer.metadata.get(SYNTHETIC) and hasattr(layer, "name_overlay"):
+        layer.name_overlay.position, layer.name_overlay.font_size = "bottom_left", SMALL
         layer.name_overlay.visible = True  # whoever sees the picture also sees that it shows nobody
 
 

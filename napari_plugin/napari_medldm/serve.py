@@ -47,19 +47,14 @@ def answer(order: Any, stop: threading.Event, give: Any) -> tuple[str, Any]:
     from medldm.errors import Cancelled
     from napari_medldm.jobs import ASKED, carry_out, sentence
 
-    passes = 0
-
     def report(done: int, total: int, what: str) -> None:
         if stop.is_set():
             raise Cancelled("cancelled")
-        send(give, ("progress", (done, total, f"{what}, network pass {passes}" if passes else what)))
+        send(give, ("progress", (done, total, what)))
 
     def between_layers(module: Any, _: Any) -> None:
-        nonlocal passes
         if stop.is_set():
             raise Cancelled("cancelled")
-        if type(module).__module__.startswith("medldm."):
-            passes += 1
 
     hook = None
     try:

@@ -74,7 +74,7 @@ def test_each_volume_of_a_series_is_a_command_of_its_own():
         ("It has no flow. Say --samples 1 and --fidelity 1.", 'It has no flow. Choose "Samples" 1 and "Fidelity" 1.'),
         ("Fill it with `medldm fill-slices`, or leave it.", 'Fill it with "Fill slices", or leave it.'),
         ("noise is 7.2 % of p99.5, above 2.0 %.", "noise is 7.2 % of the brightest tissue, above 2.0 %."),
-        ("Give one of your own with --model PATH.", 'Give one of your own with "Model".'),
+        ("Give one of your own with --model PATH.", 'Choose one of your own with "Model from a file...".'),
     ],
 )
 def test_messages_of_the_library_are_in_the_words_of_the_dock(message, shown):
