@@ -45,7 +45,8 @@ def for_dock(message: str) -> str:
 
 def _from_file(advice: re.Match[str]) -> str:
     choose = "Choose" if advice[0][0].isupper() else "choose"
-    return f'{choose} {"it" if advice[0].lower().startswith("name it") else "one of your own"} with "Model from a file..."'
+    what = "it" if advice[0].lower().startswith("name it") else "one of your own"
+    return f'{choose} {what} with "Model from a file..."'
 
 
 def _title_of_task(verb: str) -> str:

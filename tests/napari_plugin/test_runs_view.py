@@ -80,7 +80,7 @@ def test_before_the_first_run_it_says_what_it_is_for(view):
 def test_a_run_is_followed_cancelled_and_started_again(qtbot, view, begin, engine, runs):
     entry = begin()
     assert view.selected is entry
-    engine.jobs[0].progress(12, 40, "planes, network pass 3")
+    engine.jobs[0].progress(12, 40, "planes, pass 3")
     qtbot.waitUntil(lambda: row(view, entry).bar.isVisible(), timeout=LONG)
     assert row(view, entry).bar.value() == 30
     assert row(view, entry).state.text().startswith("running, ")
@@ -184,7 +184,7 @@ def test_nothing_is_cut_off_in_a_narrow_dock_nor_with_large_letters(percent, qtb
     engine.jobs[0].ended(RESULT)
     engine.jobs[1].ended(Failure("The scan has a gap of 12.0 mm after slice 31. Fill it, or leave this series out."))
     engine.jobs[2].ended(None)
-    engine.jobs[3].progress(12, 40, "planes, network pass 3")
+    engine.jobs[3].progress(12, 40, "planes, pass 3")
     engine.jobs[4].progress(0, 1, "waiting for another run")
     qtbot.waitUntil(lambda: row(view, entries[3]).bar.isVisible(), timeout=LONG)
     choose(qtbot, view, entries[1])

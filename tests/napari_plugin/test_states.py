@@ -12,6 +12,7 @@ import numpy as np
 import phantoms
 import pytest
 from napari.layers import Image
+from napari.settings import get_settings
 from napari_medldm import form, samples
 from napari_medldm import panel as panels
 from napari_medldm.layers import layer_data, series_data
@@ -31,6 +32,21 @@ def viewer(make_napari_viewer):
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1500, 950)
     return viewer
+
+
+@pytest.fixture
+def looks(viewer):
+    """Another size of the window, theme and letters; as before when the test ends."""
+    appearance = get_settings().appearance
+    usual = appearance.font_size
+
+    def change(size, theme, percent):
+        viewer.window.resize(*size)
+        appearance.font_size = round(usual * percent / 100)
+        viewer.theme = theme
+
+    yield change
+    appearance.font_size = usual
 
 
 @pytest.fixture
@@ -112,6 +128,34 @@ def test_without_a_scan_with_one_and_with_all_settings(verb, dock, state):
     for fold in widget.folds.values():
         fold.expand(animate=False)
     state(f"{verb}_settings", widget)
+
+
+LOOKS = [
+    ((1024, 700), "light", 100),
+    ((1024, 700), "dark", 200),
+    ((1500, 950), "light", 200),
+    ((1900, 1150), "light", 100),
+]
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=["small", "small, large letters", "large letters", "large"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_in_small_windows_and_in_large_letters(verb, look, dock, looks, state, viewer):
+    looks(*look)
+    widget = dock(verb, noisy())
+    size, theme, percent = look
+    name = f"{verb}_{size[0]}_{theme}_{percent}"
+    state(name, widget)
+    if percent == 100:
+        for button in (widget.preview, widget.button, widget.cancel):
+            assert widget.viewport().rect().contains(button.native.mapTo(widget.viewport(), QPoint(0, 0)))
+    for fold in widget.folds.values():
+        fold.expand(animate=False)
+    state(f"{name}_settings", widget)
+    if percent == 100:  # in large letters, napari's own controls push the window apart
+        window = viewer.window._qt_window
+        assert window.width() <= size[0]
+        assert window.height() <= size[1] + 60
 
 
 @pytest.mark.parametrize("verb", VERBS)

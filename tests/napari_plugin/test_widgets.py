@@ -311,7 +311,7 @@ def test_cancel_works_in_the_middle_of_a_run_and_leaves_the_viewer_as_it_was(sho
     viewer, widget = show("denoise", as_layer(phantoms.phantom((96, 96, 96))))
     widget.rows.widgets["samples"].value = 8
     click(qtbot, widget.button)
-    qtbot.waitUntil(lambda: "planes, network pass" in widget.status.value, timeout=LONG)
+    qtbot.waitUntil(lambda: "planes, pass" in widget.status.value, timeout=LONG)
     click(qtbot, widget.cancel)
     finish(qtbot, widget)
     assert widget.status.value == "cancelled"
