@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal, Slot
 
@@ -36,15 +36,16 @@ class Run(QObject):  # type: ignore[misc]
     progress = Signal(int, int, str)
     ended = Signal(object)
     _woken = Signal()
+    _inbox: ClassVar[deque[Callable[[], None]]] = deque()  # of all runs, so that their ends come in their order
+    _delivering: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
         self.wish = threading.Event()
-        self.over = self._delivering = False
+        self.over = False
         self.engine: Engine | None = None
         self.job: Job | None = None
         self.activity: Activity | None = None
-        self._inbox: deque[Callable[[], None]] = deque()
         application = QCoreApplication.instance()
         if application is not None:
             self.moveToThread(application.thread())
@@ -61,7 +62,8 @@ class Run(QObject):  # type: ignore[misc]
         """
         _RUNNING.add(self)
         if not order.question:
-            self.activity = Activity(title, self.stop)
+            # Later: napari takes its time for the first bar, and the button that was clicked comes first.
+            self._post(lambda: setattr(self, "activity", Activity(title, self.stop)))
         self.engine = engine_of(order)
         self.job = self.engine.run(order, self._post_news, self._post_end)
 
@@ -84,15 +86,16 @@ class Run(QObject):  # type: ignore[misc]
 
     @Slot()  # type: ignore[untyped-decorator]
     def _deliver(self) -> None:
-        # napari lets Qt work while it draws the bar of an activity, so this may be called in the middle of itself.
-        if self._delivering:
+        # napari lets Qt work while it draws the bar of an activity, so this may be called in the middle of itself, for
+        # this run or another one.
+        if Run._delivering:
             return
-        self._delivering = True
+        Run._delivering = True
         try:
             while self._inbox:
                 self._inbox.popleft()()
         finally:
-            self._delivering = False
+            Run._delivering = False
             if self._inbox:  # whoever is told raised an error
                 self._woken.emit()
 
