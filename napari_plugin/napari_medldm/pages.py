@@ -266,7 +266,7 @@ class InpaintPage(TaskPage):
         )
         self.outline = PushButton(text="Draw an outline", tooltip="on the slice on the screen")
         self.deeper = SpinBox(
-            label="Slices before and after", min=0, max=1000, value=0, tooltip="that an outline also covers"
+            label="Slices around", min=0, max=1000, value=0, tooltip="before and after, that an outline also covers"
         )
         self.outline.clicked.connect(self.draw)
         return [self.region_layer, self.outline, self.deeper]

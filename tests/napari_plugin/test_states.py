@@ -24,7 +24,7 @@ from superqt import QElidingLabel
 
 pytestmark = [pytest.mark.gui, pytest.mark.timeout(900)]
 SHAPE = (48, 56, 40)
-VERBS = ["restore", "denoise", "super-resolve", "fill-slices", "inpaint"]
+VERBS = ["restore", "denoise", "super-resolve", "fill-slices", "inpaint", "generate", "edit"]
 
 
 @pytest.fixture
