@@ -25,6 +25,7 @@ NEAR_GAP = slice(54, 70)  # slices of the sample with a gap: fewer take less tim
 GAP_SLICE = 7  # in the middle of the gap
 COLOURS = 64
 SIZE = 17  # of the letters
+LENGTH_S = 20  # of the whole; how long runs take differs
 
 
 class Film:
@@ -79,17 +80,18 @@ class Film:
         palette = strip.quantize(COLOURS, dither=Image.Dither.NONE)
         flat = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
         held = io.BytesIO()
+        scale = 1000 * LENGTH_S / sum(ms for _, ms in self.frames)
+        shown = [round(scale * ms) for _, ms in self.frames]
         flat[0].save(
-            held, "GIF", save_all=True, append_images=flat[1:], duration=[ms for _, ms in self.frames], loop=0,
+            held, "GIF", save_all=True, append_images=flat[1:], duration=shown, loop=0,
             optimize=False,
         )  # fmt: skip
         path.write_bytes(held.getvalue())
-        total = sum(ms for _, ms in self.frames) / 1000
-        print(f"{path}: {len(flat)} frames, {total:.1f} s, {len(held.getvalue()) / 1e6:.2f} MB")
+        print(f"{path}: {len(flat)} frames, {sum(shown) / 1000:.1f} s, {len(held.getvalue()) / 1e6:.2f} MB")
 
 
-def main(out: Path) -> None:
-    """A scan with a gap: plan, preview, run, compare, doubt, repeat."""
+def opened() -> tuple[Any, Any]:
+    """A viewer with the scan, and its dock when it knows the plan."""
     viewer = napari.Viewer(show=True)
     viewer.window.resize(*WINDOW)
     ((data, arguments, _),) = samples.gap_sample()
@@ -97,10 +99,16 @@ def main(out: Path) -> None:
     widget = docked(viewer, "restore")
     widget.shared["model"].value = "brain-mri-2d-fast"
     widget.refine.value = False
-    film = Film(viewer)
     wait(lambda: "\u2022" in widget.plan.value)
     viewer.dims.set_current_step(0, 3)
     viewer.reset_view()
+    return viewer, widget
+
+
+def main(out: Path) -> None:
+    """A scan with a gap: plan, preview, run, compare, doubt, repeat."""
+    viewer, widget = opened()
+    film = Film(viewer)
     film.take("Open a scan. The dock says what it needs: four slices are missing.", 2.5)
     viewer.dims.set_current_step(0, GAP_SLICE)
     film.take("One of them is on the screen: empty.", 1.5)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import QTimer
@@ -55,7 +56,7 @@ class Results:
                 layer.metadata = dict(layer.metadata) | {OF: weakref.ref(before)}
             yield
         result = added[0]
-        self._replace_previews(before)
+        added = self._replace_previews(before, added)
         yield
         if before in self.viewer.layers:
             result.contrast_limits_range = before.contrast_limits_range
@@ -77,16 +78,43 @@ class Results:
                 yield
         self.compare.pair(before, result)
 
-    def _replace_previews(self, before: Any) -> None:
-        """Take away what earlier previews of a scan added: one preview at a time, and none beside the whole."""
+    def _replace_previews(self, before: Any, added: list[Any]) -> list[Any]:
+        """Take away what earlier previews of a scan added: one preview at a time, and none beside the whole.
+
+        Their overlay stays and shows the new voxels: where Mesa draws in software, napari crashes when a labels layer
+        takes the place of another one.
+
+        Parameters
+        ----------
+        before : scan
+        added : new layers
+
+        Returns
+        -------
+        new layers, in place of an overlay the one that stays
+        """
+        if before is None:
+            return added
         gone = [one for one in self.viewer.layers if _of(one) is before and _belongs_to_preview(one)]
+        kept = next((one for one in gone if isinstance(one, Labels)), None)
+        new = next((one for one in added if isinstance(one, Labels)), None)
         with _in_place(self.viewer.dims):
-            for layer in gone if before is not None else ():
+            if kept is not None and new is not None and _alike(kept, new):
+                kept.visible = False  # until the result lies below it
+                kept.data, kept.metadata, kept.name = new.data, new.metadata, new.name
+                added = [kept if one is new else one for one in added]
+                gone.remove(kept)
+            for layer in gone:
                 self.viewer.layers.remove(layer)
+        return added
 
     def _add(self, layer: Any) -> None:
         """Add a layer and leave selected what is: napari would also put the controls of the new one on the screen."""
-        selection = self.viewer.layers.selection
+        layers = self.viewer.layers
+        if layer in layers:  # an overlay that stays, on top of the result
+            layers.move(layers.index(layer), len(layers))
+            return
+        selection = layers.selection
         chosen = set(selection)
         with selection.events.changed.blocker(), _in_place(self.viewer.dims):
             self.viewer.add_layer(layer)
@@ -101,6 +129,18 @@ def _in_place(dims: Any) -> Iterator[None]:
     yield
     if len(point) == dims.ndim:
         dims.point = point
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two layers have their voxels in the same places."""
+    return one.data.shape == other.data.shape and all(
+        np.allclose(a, b)
+        for a, b in (
+            (one.scale, other.scale),
+            (one.translate, other.translate),
+            (one.affine.affine_matrix, other.affine.affine_matrix),
+        )
+    )
 
 
 def _overlay(data: Any, arguments: dict[str, Any]) -> Labels:

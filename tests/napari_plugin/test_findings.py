@@ -1,5 +1,7 @@
 """What nobody measured is marked, and the most uncertain places are named and found."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import phantoms
 import pytest
@@ -7,8 +9,9 @@ from medldm_widgets import run
 from napari.layers import Image, Labels
 from napari_medldm import text
 from napari_medldm.findings import not_measured, widest
-from napari_medldm.jobs import Order, carry_out
+from napari_medldm.jobs import PREVIEW, Order, Outcome, carry_out
 from napari_medldm.layers import layer_data, snapshot
+from napari_medldm.results import Results
 from napari_medldm.widgets import MedldmWidget
 
 from medldm.data.volume import Volume
@@ -97,3 +100,25 @@ def test_a_click_in_the_list_goes_to_the_place(make_napari_viewer, qtbot):
     assert widget.viewing.places[0].index[0] in (9, 10)
     viewer.layers.remove(result)
     assert widget.look_here.count() == 0
+
+
+@pytest.mark.gui
+def test_the_overlay_of_a_preview_stays_and_shows_what_the_run_invented(viewer, as_layer):
+    """napari crashes in Mesa when a labels layer takes the place of another one."""
+    volume = phantoms.phantom((8, 8, 4))
+    scan = viewer.add_layer(as_layer(volume))
+    results = Results(viewer, SimpleNamespace(pair=lambda *_: None))
+    overlays = []
+    for part, slices in ((True, [1]), (False, [1, 2])):
+        mask = np.zeros(volume.shape, np.uint8)
+        mask[:, :, slices] = 1
+        made = [layer_data(volume, name="result"), layer_data(volume.with_voxels(mask), kind="labels", name="marked")]
+        for _, arguments, _ in made:
+            arguments["metadata"] = arguments["metadata"] | {PREVIEW: part}
+        for _ in results.show(Outcome(tuple(made)), scan):
+            pass
+        overlays.append(next(layer for layer in viewer.layers if isinstance(layer, Labels)))
+        assert len(viewer.layers) == 3
+        assert viewer.layers[-1] is overlays[-1]
+        assert np.flatnonzero(overlays[-1].data.any(axis=(1, 2))).tolist() == slices
+    assert overlays[0] is overlays[1]

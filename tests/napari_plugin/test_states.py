@@ -1,4 +1,4 @@
-"""Every state of the widgets, as it looks: nothing is cut off and nothing overlaps.
+"""Every state of the widgets, as it appear: nothing is cut off and nothing overlaps.
 
 Set MEDLDM_SCREENSHOTS to a folder, as CI does, and a picture of each state is left there, to be looked at.
 """
@@ -35,7 +35,7 @@ def viewer(make_napari_viewer):
 
 
 @pytest.fixture
-def looks(viewer):
+def appear(viewer):
     """Another size of the window, theme and letters; as before when the test ends."""
     appearance = get_settings().appearance
     usual = appearance.font_size
@@ -130,7 +130,7 @@ def test_without_a_scan_with_one_and_with_all_settings(verb, dock, state):
     state(f"{verb}_settings", widget)
 
 
-LOOKS = [
+APPEARANCES = [
     ((1024, 700), "light", 100),
     ((1024, 700), "dark", 200),
     ((1500, 950), "light", 200),
@@ -138,12 +138,12 @@ LOOKS = [
 ]
 
 
-@pytest.mark.parametrize("look", LOOKS, ids=["small", "small, large letters", "large letters", "large"])
+@pytest.mark.parametrize("appearance", APPEARANCES, ids=["small", "small, large letters", "large letters", "large"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_in_small_windows_and_in_large_letters(verb, look, dock, looks, state, viewer):
-    looks(*look)
+def test_in_small_windows_and_in_large_letters(verb, appearance, dock, appear, state, viewer):
+    appear(*appearance)
     widget = dock(verb, noisy())
-    size, theme, percent = look
+    size, theme, percent = appearance
     name = f"{verb}_{size[0]}_{theme}_{percent}"
     state(name, widget)
     if percent == 100:
