@@ -1,4 +1,4 @@
-"""Every state of the widgets, as it appear: nothing is cut off and nothing overlaps.
+"""Every state of the widgets, as it is shown: nothing is cut off and nothing overlaps.
 
 Set MEDLDM_SCREENSHOTS to a folder, as CI does, and a picture of each state is left there, to be looked at.
 """
