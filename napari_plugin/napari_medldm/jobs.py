@@ -114,7 +114,7 @@ def carry_out(order: Order, progress: Progress) -> Outcome:
         lines = steps or ["Nothing to do: no slice is missing, slices are thin enough, noise is low."]
         return Outcome(text="\n".join(f"\u2022 {for_dock(line)}" for line in [*lines, *plan.notes]))
     if order.verb == "draw":
-        return Outcome(text=_drawing(order.options))
+        return Outcome(text=_generator_text(order.options))
     if order.verb == "missing":
         named = spell_slices(find_missing_slices(volumes[0], order.options.get("axis", 2)))
         return Outcome(text=named)
@@ -198,7 +198,7 @@ def _noise(volume: Volume, modality: str) -> NoiseEstimate:
     return estimate_noise(volume.voxels, volume.spacing, kind)
 
 
-def _drawing(options: dict[str, Any]) -> str:
+def _generator_text(options: dict[str, Any]) -> str:
     """What `generate` would draw, and which model would; a description that none can draw is an error."""
     from medldm.inference.generation import generator_for, outside_training
 

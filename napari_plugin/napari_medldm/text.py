@@ -96,8 +96,8 @@ def describe(name: str, modality: str = DEFAULT.name, verb: str = "") -> str:
         No such model.
     """
     if name == "auto" and verb in TASKS and Need.SCAN not in TASKS[verb].needs:
-        drawing = ", ".join(one.name for one in cards() if one.role == "generator")
-        return f"Chosen by what is asked for, among the models that draw: {drawing or 'none is shipped'}."
+        generators = ", ".join(one.name for one in cards() if one.role == "generator")
+        return f"Chosen by what is asked for, among the models that draw: {generators or 'none is shipped'}."
     model_card: Card = best(modality, verb=verb) if name == "auto" else card(name)
     low, high = model_card.spacing_mm
     limits = f"Limits: {'; '.join(model_card.limits[:2])}" if model_card.limits else ""
@@ -194,8 +194,8 @@ def command_line(
         elif Need.SCAN in TASKS[verb].needs or name != PROMPT:
             said += [flag, ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)]
     if Need.SCAN not in TASKS[verb].needs:
-        words = [options.get(PROMPT, "")] if PROMPT in {knob.name for knob in fields(TASKS[verb].settings)} else []
-        return shlex.join(["medldm", verb, *words, "SYNTHETIC.nii.gz", *said])
+        prompt = [options.get(PROMPT, "")] if PROMPT in {knob.name for knob in fields(TASKS[verb].settings)} else []
+        return shlex.join(["medldm", verb, *prompt, "SYNTHETIC.nii.gz", *said])
     lines = []
     for number in volumes or (None,):
         out = "RESTORED.nii.gz" if len(volumes) < 2 else f"RESTORED-{number}.nii.gz"
