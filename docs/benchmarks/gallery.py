@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ OUT = HERE / "gallery"
 ROWS = {"noise-7": "nothing", "thick-4mm": "cubic", "every-4th-kept": "linear", "region-20mm": "nothing"}
 LESIONS = ("lesions-thick-4mm", "lesions-gap-of-5")
 GAPS = "lesions-gap-of-5"
-SAMPLES = 4  # what the intervals are calibrated for
 AROUND_MM = 28  # shown on either side of a lesion
 CASES = OUT / "cases.csv"
 
@@ -172,7 +172,7 @@ def hidden(data: Path) -> Iterator[dict[str, Any]]:
     for scan in few(scans(data, "test"), 8):
         for trial in trials(row, scan):
             missing, axis = tuple(trial.facts["missing"]), trial.facts["axis"]
-            done = fill_slices(trial.stored(), missing, axis=axis, samples=SAMPLES, model="brain-mri-2d")
+            done = fill_slices(trial.stored(), missing, axis=axis, model="brain-mri-2d")
             assert done.half_width is not None
             assert trial.healthy is not None
             guess, half = np.asarray(done.voxels, np.float32), np.asarray(done.half_width)
@@ -277,7 +277,7 @@ def main(data: Path) -> None:
     with CASES.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        for case in (*worst_cases(data), *lesions(data), *hidden(data)):
+        for case in chain(worst_cases(data), lesions(data), hidden(data)):
             writer.writerow(case)
             print(caption(case), flush=True)
     (OUT / "cases.md").write_text(page(read()))

@@ -21,7 +21,7 @@ from medldm.errors import UsageError
 EDGE = 64  # of the pattern, pixels
 BAND = (0.06, 0.22)  # cycles a pixel: above what shading has, below what JPEG and blur take away
 STRENGTH = 0.02  # standard deviation of the pattern where there is tissue, of the image's 99.5th percentile
-SMALLEST, SMALL_STRENGTH = 24, 0.035  # pixels; planes below EDGE bear part of the pattern, so it has to be clearer
+SMALLEST, SMALL_STRENGTH = 24, 0.028  # pixels; planes below EDGE bear part of the pattern, so it has to be clearer
 THRESHOLD = 6.0  # standard deviations; no image of pure noise comes near, a plane with little tissue may stay below
 
 
