@@ -91,7 +91,8 @@ def find(image: Any, key: str = "medldm") -> float:
     spectrum, wanted = np.fft.fft2(folded), np.fft.fft2(pattern(key))
     # Only phases are compared: anatomy is strong in few frequencies, the pattern in all of its band.
     likeness = np.fft.ifft2(spectrum / (np.abs(spectrum) + 1e-12) * np.conj(wanted)).real
-    return float((likeness.max() - likeness.mean()) / likeness.std())
+    spread = float(likeness.std())
+    return float(likeness.max() - likeness.mean()) / spread if spread > 0 else 0.0  # one grey value bears no mark
 
 
 def pattern(key: str) -> Voxels:

@@ -80,7 +80,7 @@ def run(inputs: Inputs, settings: Edit, progress: Progress) -> Volume:
     scan, samples = filled(volume, region, _for_filling(settings), EDIT, progress)
     own = np.nan_to_num(volume.voxels.astype(np.float32))
     drawn = _drawn(volume, region, settings, scan, samples, progress)
-    candidate = seamless(drawn.voxels, own, region) if drawn.source["drawn_by"] != "fill" else drawn.voxels
+    candidate = seamless(drawn.voxels, own, region)
     if not drawn.blended:
         candidate = (1 - settings.strength) * own + settings.strength * candidate
     if scan.positive:

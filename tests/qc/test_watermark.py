@@ -78,3 +78,7 @@ def test_no_task_makes_an_image_from_nothing(generated):
     nothing = medldm.Volume(np.zeros(scan.shape, np.float32), np.eye(4), name="nothing")
     with pytest.raises(medldm.errors.MedldmError):
         medldm.restore(nothing)
+
+
+def test_an_image_of_one_grey_value_bears_no_mark():
+    assert find(np.full((64, 64, 4), 7.0)) == 0.0

@@ -33,7 +33,7 @@ def test_a_lesion_is_removed_and_nothing_outside_changes(head):
     facts = edited.history[-1].facts
     assert facts["drawn_by"] == "fill"
     assert facts["invented_voxels"] == int(mask.sum())
-    assert facts["seam"] < 1.6
+    assert facts["seam"] < 1.05 * seam(plain.voxels.astype(np.float32), mask)  # tissue borders lie there anyway
 
 
 def test_strength_says_how_much_is_forgotten(head):
