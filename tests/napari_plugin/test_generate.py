@@ -52,7 +52,8 @@ def test_the_plan_names_what_is_drawn_and_the_model(toy):
     assert "what it draws for 99 years is a guess" in outcome.text
 
 
-def test_without_a_model_that_draws_the_dock_says_so_in_its_own_words():
+def test_without_a_model_that_draws_the_dock_says_so_in_its_own_words(monkeypatch):
+    monkeypatch.setattr("medldm.inference.generation.cards", list)
     with pytest.raises(ModelError) as problem:
         carry_out(Order("draw", None, {"prompt": "T1w brain"}), quiet)
     said = text.for_dock(str(problem.value))
