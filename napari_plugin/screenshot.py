@@ -63,8 +63,8 @@ def preview(out: Path, model: str) -> None:
 
 
 def verbs(out: Path) -> None:
-    """The tabs of four tasks side by side."""
-    pictures = [tab(verb) for verb in ("restore", "super-resolve", "fill-slices", "inpaint")]
+    """The tabs of five tasks side by side."""
+    pictures = [tab(verb) for verb in ("restore", "super-resolve", "fill-slices", "inpaint", "generate")]
     row = QPixmap(sum(picture.width() for picture in pictures), max(picture.height() for picture in pictures))
     painter, left = QPainter(row), 0
     for picture in pictures:
@@ -84,6 +84,9 @@ def tab(verb: str) -> QPixmap:
         viewer.add_labels(np.zeros(data.shape, np.uint8), name="region", scale=arguments["scale"])
     widget = docked(viewer, verb)
     viewer.window.resize(1150, 620)
+    if verb == "generate":
+        widget.rows.widgets["prompt"].value = "T1w hippocampus"
+        wait(lambda: "Draw a scan of nobody" in widget.plan.value)
     wait(lambda: widget.plan.value and "looking" not in widget.plan.value)
     if verb == "fill-slices":
         widget.page.find_missing()
