@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,16 @@ from medldm import tasks
 from medldm.batch.ledger import hash_image
 from medldm.batch.options import Watch
 from medldm.batch.summary import Row, exit_code, tally, write_summary
-from medldm.errors import Cancelled, MedldmError, OutputError, UsageError, ending
-from medldm.io import write
-from medldm.io.atomic import whole_file
+from medldm.errors import Cancelled, MedldmError, OutputError, UsageError, ending, place_of, traced
+from medldm.io import read, write
+from medldm.io.atomic import FULL, whole_file
 from medldm.io.formats import FORMATS, check_format, check_result_name, is_image_name
 from medldm.io.sidecars import read_record, record_path
 from medldm.provenance.record import RunRecord, package_versions
 from medldm.settings import Settings
 from medldm.tasks.generate import Generate
+
+log = logging.getLogger(__name__)
 
 STEM = "synthetic"
 HIGHEST_SEED = 2**31 - 1
@@ -76,11 +79,16 @@ def run_generation(
             own = replace(settings, seed=settings.seed + number)
             target = out / f"{STEM}-{own.seed:05d}{ending_}"
             watch.case(place, len(numbers), target.name)
-            rows.append(_row(own, target, form, watch, overwrite=overwrite))
-            watch.say(f"{rows[-1].status}: {rows[-1].case}" + (f": {rows[-1].message}" if rows[-1].message else ""))
+            row, full = _row(own, target, form, watch, overwrite=overwrite)
+            rows.append(row)
+            watch.say(f"{row.status}: {row.case}" + (f": {row.message}" if row.message else ""))
+            if full:
+                break
     finally:
         if rows or not numbers:
             write_summary(rows, out, shard)
+    if len(rows) < len(numbers):
+        watch.say(f"{len(numbers) - len(rows)} scans were not drawn.")
     watch.say(f"{len(rows)} scans: {tally(rows)}" if numbers else "No scan falls to this shard.")
     return exit_code(rows)
 
@@ -107,12 +115,29 @@ def run_creation(verb: str, settings: Settings, out: Path, watch: Watch, *, over
     check_result_name(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists already. Say --overwrite, or choose another OUT.")
-    _create(verb, settings, out, None, watch)
+    create(verb, settings, out, None, watch)
     return 0
 
 
-def _create(verb: str, settings: Settings, target: Path, form: str | None, watch: Watch) -> float:
-    """Run a task that needs no scan, write its result and record; seconds that it took."""
+def create(verb: str, settings: Settings, target: Path, form: str | None, watch: Watch) -> float:
+    """Run a task that needs no scan, write its result and its record.
+
+    Parameters
+    ----------
+    verb : task
+    settings : of the task
+    target : image file, or folder of a DICOM series
+    form : name of a file format, or ``"dicom"``; by the name of the target when not given
+    watch : who is notified
+
+    Returns
+    -------
+    seconds that it took
+
+    Raises
+    ------
+    MedldmError
+    """
     begun = time.monotonic()
     result = tasks.run(verb, None, settings, progress=watch.progress)
     write(result, target, form=form)
@@ -129,15 +154,22 @@ def _create(verb: str, settings: Settings, target: Path, form: str | None, watch
     return round(time.monotonic() - begun, 2)
 
 
-def _row(settings: Generate, target: Path, form: str | None, watch: Watch, *, overwrite: bool) -> Row:
-    """One scan of several: what goes wrong with it becomes a row."""
-    begun = time.monotonic()
+def _row(settings: Generate, target: Path, form: str | None, watch: Watch, *, overwrite: bool) -> tuple[Row, bool]:
+    """One scan of several, whatever goes wrong with it; and whether the disk is full, so that no other is begun."""
+    begun, full = time.monotonic(), False
     try:
-        return draw_one(settings, target, form, watch, overwrite=overwrite)
+        return draw_one(settings, target, form, watch, overwrite=overwrite), False
     except Cancelled:
         raise
     except MedldmError as problem:
-        return Row(target.name, ending(problem), round(time.monotonic() - begun, 2), str(problem))
+        status, message = ending(problem), str(problem)
+        full = isinstance(problem.__cause__, OSError) and problem.__cause__.errno in FULL
+    except MemoryError:
+        status, message = "failed", "it needs more memory than is free; use a larger machine"
+    except Exception as problem:
+        status, message = "failed", f"a bug in medldm ({place_of(problem)}); please report it, run with -v for details"
+        log.debug("%s", traced(problem))
+    return Row(target.name, status, round(time.monotonic() - begun, 2), message), full
 
 
 def draw_one(
@@ -148,8 +180,7 @@ def draw_one(
     Parameters
     ----------
     settings : with its seed
-    target : image file, or folder of a DICOM series
-    form : see `run_generation`
+    target, form : see `create`
     watch : who is notified
     overwrite : draw again what is there
     alone : whether an earlier result of other settings is an error; in a folder it is drawn again
@@ -162,10 +193,20 @@ def draw_one(
     if target.exists() and not overwrite:
         if _is_same(target, settings):
             return Row(target.name, "done", 0.0, "already there", str(target))
-        if alone or read_record(target) is None:
+        if alone or not _is_ours(target):
             raise OutputError(f"{target} exists already. Say --overwrite, or choose another OUT.")
-    seconds = _create("generate", settings, target, form, watch)
+    seconds = create("generate", settings, target, form, watch)
     return Row(target.name, "done", seconds, "", str(target))
+
+
+def _is_ours(target: Path) -> bool:
+    """Whether we drew what lies there, by its record or, of a run that was killed before it wrote one, its header."""
+    if read_record(target) is not None:
+        return True
+    try:
+        return read(target).stored.restored_by == "generate"
+    except MedldmError:
+        return False
 
 
 def _is_same(target: Path, settings: Generate) -> bool:

@@ -110,7 +110,7 @@ def _add_generate(verbs: Any, task: AnyTask) -> None:
         formatter_class=Examples,
         allow_abbrev=False,
     )
-    verb.add_argument("prompt", metavar="PROMPT", help='words, as in "T1w brain, female, 34 years"')
+    verb.add_argument("prompt", metavar="PROMPT", help='words, as in "T1w hippocampus"')
     verb.add_argument("out", metavar="OUT", help="image file; a folder for --count, or for one DICOM series")
     add_settings(verb, task.settings)
     group = verb.add_argument_group("files")

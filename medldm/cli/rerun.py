@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medldm.batch import Options, Run, hash_files, one_case
+from medldm.batch.generation import create
 from medldm.batch.ledger import HALF_WIDTH, STD, hash_image, result_of
 from medldm.cli.progress import watching
 from medldm.errors import InputError, ModelError, UsageError, reason_of, shown
@@ -21,6 +22,7 @@ from medldm.provenance import RunRecord, Source, package_version
 from medldm.provenance.record import VERSION
 from medldm.settings import Settings, make
 from medldm.tasks import TASKS
+from medldm.tasks.base import Need
 from medldm.zoo import card
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ def rerun(arguments: argparse.Namespace) -> int:
     """The verb."""
     path = Path(arguments.sidecar)
     record = read_record(path)
+    if Need.SCAN not in TASKS[record.task].needs:
+        return rerun_creation(record, path, arguments)
     source = record.source
     image = Path(os.path.normpath(path.parent / record.result))  # a series lies beside the folder of its record
     case = find_input(source)
@@ -60,11 +64,39 @@ def rerun(arguments: argparse.Namespace) -> int:
     with watching(arguments) as watch:
         run = Run(verb=record.task, settings=settings, options=options, watch=watch, sources=(Path(source.root),))
         row = one_case(run, case, out)
-        same = hash_image(out) == record.result_sha256
-        but = "" if is_image_name(out) else ", but for the moment of its creation"
-        watch.say(f"the same image, byte for byte{but}" if same else "the image differs from the one of the record")
+        watch.say(comparison(out, record))
     print(shown(row.result))
     return 0
+
+
+def rerun_creation(record: RunRecord, path: Path, arguments: argparse.Namespace) -> int:
+    """Repeat a run that began with no scan.
+
+    Raises
+    ------
+    MedldmError
+    """
+    image = path.parent / record.result
+    out = Path(arguments.out) if arguments.out else image
+    if is_image_name(image) and not is_image_name(out):
+        check_result_name(out)
+        out = out / image.name
+    if out.exists() and not arguments.overwrite:
+        raise UsageError(f"{out} would be replaced: say --overwrite, or name another OUT.")
+    for name in changed(record):
+        log.warning(name)
+    with watching(arguments) as watch:
+        create(record.task, settings_of(record, path), out, None if is_image_name(out) else "dicom", watch)
+        watch.say(comparison(out, record))
+    print(shown(str(out)))
+    return 0
+
+
+def comparison(out: Path, record: RunRecord) -> str:
+    """Whether a result is that of a record, in words."""
+    if hash_image(out) != record.result_sha256:
+        return "the image differs from the one of the record"
+    return "the same image, byte for byte" + ("" if is_image_name(out) else ", but for the moment of its creation")
 
 
 def read_record(path: Path) -> RunRecord:

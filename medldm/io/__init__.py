@@ -97,9 +97,10 @@ def write(volume: Volume, path: str | Path, *, form: str | None = None) -> int:
     named = result_format(path)
     dicom = volume.stored.container == "dicom"
     if not dicom and _is_synthetic(volume) and not named and form in (None, "dicom"):
-        from medldm.io.dicom.writing.synthetic import write_synthetic
+        from medldm.io.dicom.writing.synthetic import as_axial, write_synthetic
 
-        return write_synthetic(volume, path, RunRecord.of_step(volume.history[-1]))
+        axial, record = as_axial(volume), RunRecord.of_step(volume.history[-1])
+        return write_synthetic(axial, path, record, before=lambda written: _check_series(written, path, axial))
     if form not in (None, "dicom") or named or not dicom:
         if form == "dicom":
             raise UsageError(f"{path}: a DICOM series needs a folder, and a volume that was read from DICOM.")

@@ -269,7 +269,8 @@ class RunRecord:
     @property
     def repeatable(self) -> bool:
         """Whether it says enough to run the same again."""
-        return bool(self.task and self.settings and self.source.root and self.source.sha256 and self.result)
+        source = self.synthetic or (self.source.root and self.source.sha256)
+        return bool(self.task and self.settings and source and self.result)
 
     @property
     def tasks(self) -> tuple[str, ...]:

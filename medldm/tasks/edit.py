@@ -8,7 +8,7 @@ Blake, "Poisson image editing", SIGGRAPH 2003).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medldm.errors import UsageError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medldm.inference.resolve import ResolvedScan
     from medldm.zoo import Card
 
+NO_SPREAD = "what was drawn is no estimate of what was there, so it has no standard deviation"
 RIM = 3  # voxels around a region in which its new voxels are compared with the scan
 FITS = 0.6  # correlation with a generator's mean scan, from which on it knows what the scan shows
 
@@ -86,15 +87,15 @@ def run(inputs: Inputs, settings: Edit, progress: Progress) -> Volume:
     if scan.positive:
         candidate = np.maximum(candidate, 0)
     voxels = merge_filled(volume, candidate, region)
+    if drawn.source["drawn_by"] != "fill" or settings.strength < 1:
+        samples = replace(samples, std=None, half_width=None, why_no_std=NO_SPREAD)
     facts = region_facts(volume, region) | drawn.source | {"strength": settings.strength}
-    facts["seam"] = round(seam(voxels.astype(np.float32), region), 3)
+    facts["seam"] = round(seam(np.where(region, candidate, own), region), 3)  # own: NaN is no step
     return record(scan, samples, voxels, facts, restored=region)
 
 
 def _for_filling(settings: Edit) -> Settings:
     """The same settings for the networks that fill regions; a generator's name means nothing to them."""
-    from dataclasses import replace
-
     from medldm.zoo import card
 
     return replace(settings, model="auto") if settings.model != "auto" and card(settings.model).generator else settings
@@ -137,17 +138,9 @@ def _from_scan(volume: Volume, settings: Edit, scan: ResolvedScan) -> Drawn:
 
     from medldm.data import template
     from medldm.data.resample import nearest_filled, resample_to
-    from medldm.io import read
-    from medldm.modality import MODALITIES, guess_modality
-    from medldm.tasks.inputs import grid_difference
+    from medldm.tasks.inputs import grid_difference, scan_like
 
-    other = read(str(settings.like))
-    kind, _ = guess_modality(other)
-    if kind != scan.modality.name:
-        raise UsageError(
-            f"--like {settings.like} is {kind.upper()}, {volume.name} is {scan.modality.name.upper()}. Name a scan of "
-            "the same kind."
-        )
+    other = scan_like(str(settings.like), scan.modality.name, volume.name)
     same_grid = not grid_difference(other, volume)
     mapping = np.eye(4)
     if not same_grid:
@@ -158,7 +151,7 @@ def _from_scan(volume: Volume, settings: Edit, scan: ResolvedScan) -> Drawn:
     if not inside.any():
         raise UsageError(f"--like {settings.like} shows nothing of what {volume.name} shows.")
     placed = placed if inside.all() else nearest_filled(placed, inside)
-    theirs = MODALITIES[kind].scaling(other.voxels)
+    theirs = scan.modality.scaling(other.voxels)
     voxels = scan.scaling.invert(theirs.apply(placed))
     return Drawn(voxels, False, {"drawn_by": "scan", "like": str(settings.like), "registered": not same_grid})
 
@@ -171,7 +164,7 @@ def _generator_for(volume: Volume, settings: Edit, scan: ResolvedScan) -> tuple[
     UsageError, ModelError
         One was named and does not fit.
     """
-    from medldm.inference import generation
+    from medldm.inference import generation, generator_grid
     from medldm.zoo import card, cards
 
     named = settings.model != "auto" and bool(card(settings.model).generator)
@@ -180,9 +173,9 @@ def _generator_for(volume: Volume, settings: Edit, scan: ResolvedScan) -> tuple[
         return None
     best: tuple[float, Card, Affine] | None = None
     for one in known:
-        if one.modality != scan.modality.name:
+        if not generator_grid.may_show(one, volume, scan.modality.name):
             continue
-        likeness, mapping = generation.likeness(generation.load_generator(one, scan.device), one, volume)
+        likeness, mapping = generator_grid.likeness(one, volume, scan.device)
         if likeness >= FITS and (best is None or likeness > best[0]):
             best = likeness, one, mapping
     if best is None and named:
@@ -207,14 +200,14 @@ def _from_generator(
     import torch
 
     from medldm.data import template
-    from medldm.inference import generation
+    from medldm.inference import generation, generator_grid
 
     generator = generation.load_generator(card, scan.device)
     config = generator.config
     wanted = _description(settings, card)
-    grid = generation.placed(generator, card, volume, mapping)
+    grid = generator_grid.placed(generator, card, volume, mapping)
     drawn_on = volume.with_voxels(region.astype(np.float32))
-    here = torch.from_numpy(generation.on_card_grid(drawn_on, card, config, mapping) > 0)
+    here = torch.from_numpy(generator_grid.on_card_grid(drawn_on, card, config, mapping) > 0)
     if not here.any():
         raise UsageError("The mask lies outside of what the generator draws. Leave --model out.")
     before = generation.encoded(generator, grid)
@@ -232,7 +225,7 @@ def _from_generator(
     scaling = template.scaling_of(volume)
     old, new = (
         scaling.invert(
-            generation.back_on_scan(generation.draw_voxels(generator, latent).numpy(), card, volume, mapping)
+            generator_grid.back_on_scan(generation.draw_voxels(generator, latent).numpy(), card, volume, mapping)
         )
         for latent in (before, after)
     )

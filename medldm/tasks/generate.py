@@ -20,7 +20,7 @@ LEVELS = 1000.0  # stored levels from black to white
 class Generate(Settings):
     """Draw scans of people who do not exist, from words or named values; each is marked as synthetic."""
 
-    prompt: str = knob("", 'words, as in "T1w brain, female, 34 years"', metavar="PROMPT", title="Words")
+    prompt: str = knob("", 'words, as in "T1w hippocampus"', metavar="PROMPT", title="Words")
     contrast: str = knob("", "contrast; counts more than the words", metavar="NAME", title="Contrast")
     region: str = knob("", "what the scan shows; counts more than the words", metavar="NAME", title="Body region")
     sex: str = knob("", "female or male; counts more than the words", choices=("", "female", "male"), title="Sex")
@@ -109,6 +109,10 @@ def run(inputs: Inputs, settings: Generate, progress: Progress) -> Volume:
     generator = generation.load_generator(card, device)
     config = generator.config
     spacing = settings.spacing or float(card.generator.get("finest", config.spacing))
+    if spacing > config.spacing * 1.01:
+        raise UsageError(
+            f"--spacing {spacing:g} is coarser than the {config.spacing:g} mm that {card.name} draws. Leave it out."
+        )
     if note := generation.outside_training(card, wanted):
         log.warning("%s", note)
     like, source = varied(settings, generator, card) if settings.like else (None, {})
@@ -156,7 +160,7 @@ def run(inputs: Inputs, settings: Generate, progress: Progress) -> Volume:
     facts["invented_slices"] = list(range(final.shape[2]))
     step = Step("generate", settings.asdict(), facts)
     stored = Stored(
-        dtype=np.dtype(np.int16), modality=card.modality, thickness_mm=spacing, note=("generated, of nobody",)
+        dtype=np.dtype(np.int16), modality=card.modality, thickness_mm=whole.spacing[2], note=("generated, of nobody",)
     )
     return Volume(final, whole.affine, name="synthetic", history=(step,), stored=stored)
 
@@ -180,17 +184,11 @@ def varied(settings: Generate, generator: Any, card: Any) -> tuple[Any, dict[str
     UsageError
         It is of another modality.
     """
-    from medldm.inference.generation import encoded, on_grid
-    from medldm.io import read
-    from medldm.modality import guess_modality
+    from medldm.inference.generation import encoded
+    from medldm.inference.generator_grid import on_grid
+    from medldm.tasks.inputs import scan_like
 
-    scan = read(str(settings.like))
-    kind, _ = guess_modality(scan)
-    if kind != card.modality:
-        raise UsageError(
-            f"--like {settings.like} is {kind.upper()}, and {card.name} draws {card.modality.upper()}. Name a scan of "
-            "that kind."
-        )
+    scan = scan_like(str(settings.like), card.modality, f"what {card.name} draws")
     facts = {"like": str(settings.like), "strength": settings.strength}
     return encoded(generator, on_grid(generator, card, scan)), facts
 
@@ -205,8 +203,9 @@ GENERATE = Task(
         past="generated",
         desc="synthetic",
         examples=(
-            'medldm generate "T1w brain, female, 34 years" synthetic.nii.gz',
-            'medldm generate "T1w brain" synthetic/ --count 100 --shard 1/4',
+            'medldm generate "T1w hippocampus" synthetic.nii.gz',
+            'medldm generate "T1w hippocampus" synthetic/ --count 100 --shard 1/4',
+            'medldm generate "T1w brain, female, 34 years" synthetic.nii.gz --model runs/mine',
         ),
     ),
     needs=frozenset(),

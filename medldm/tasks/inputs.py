@@ -10,7 +10,7 @@ from nibabel.orientations import OrientationError
 
 from medldm.data.volume import Affine, Volume, Voxels
 from medldm.errors import GeometryError, UsageError
-from medldm.io import from_array, from_nibabel
+from medldm.io import from_array, from_nibabel, guess_modality, read
 
 SAME_GRID = 0.05  # voxels that the corners of two grids may lie apart; headers round
 
@@ -45,6 +45,29 @@ def as_volume(scan: Any, affine: Affine | None = None) -> Volume:
         raise GeometryError(
             "The affine of this scan cannot be used. Give a finite, invertible 4 x 4 matrix, voxel index to RAS mm."
         ) from problem
+
+
+def scan_like(path: str, modality: str, what: str) -> Volume:
+    """The scan that ``--like`` names.
+
+    Parameters
+    ----------
+    path : file or folder
+    modality : that it has to be of, a name in `medldm.modality.MODALITIES`
+    what : it is to be like, for the sentence
+
+    Raises
+    ------
+    UsageError
+        It is of another modality.
+    InputError
+        It cannot be read.
+    """
+    scan = read(path)
+    kind, _ = guess_modality(scan)
+    if kind != modality:
+        raise UsageError(f"--like {path} is {kind.upper()}, {what} is {modality.upper()}. Name a scan of that kind.")
+    return scan
 
 
 def on_axes_of(given: Any, scan: Any, volume: Volume) -> Any:

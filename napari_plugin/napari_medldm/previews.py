@@ -233,8 +233,10 @@ def _profile(step: Step, volume: Volume, box: Box, axis: int, *, fast: bool, run
 
 def _may_be_drawn(volume: Volume) -> bool:
     """Whether a generator may know what a scan shows."""
+    from medldm.inference.generator_grid import may_show
+
     kind = guess_modality(volume)[0]
-    return any(one.modality == kind and one.generator for one in cards())
+    return any(one.generator and may_show(one, volume, kind) for one in cards())
 
 
 def _shipped(model: str) -> bool:

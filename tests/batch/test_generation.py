@@ -179,7 +179,7 @@ def test_like_of_ct_is_refused(toy, tmp_path, capsys):
     scan = phantoms.ct()
     path = phantoms.save(tmp_path / "ct.nii.gz", scan.voxels, scan.affine, dtype=np.int16)
     assert generate("hippocampus", tmp_path / "a.nii.gz", "--model", toy, "--like", path) == 2
-    assert "is CT, and toy-generator draws MR" in capsys.readouterr().err
+    assert "is CT, what toy-generator draws is MR" in capsys.readouterr().err
 
 
 def test_a_model_that_restores_cannot_draw():
@@ -192,3 +192,53 @@ def test_a_model_that_restores_cannot_draw():
 def test_people_older_than_those_learned_from_are_a_guess(toy, tmp_path, capsys):
     assert generate("hippocampus, 99 years", tmp_path / "a.nii.gz", "--model", toy) == 0
     assert "learned from people of 20 to 45 years" in capsys.readouterr().err
+
+
+def test_a_run_is_repeated_from_its_record(toy, tmp_path, capsys):
+    out = tmp_path / "one.nii.gz"
+    assert generate("hippocampus", out, "--model", toy, "--seed", 4) == 0
+    record = tmp_path / "one_medldm.json"
+    assert main(["rerun", str(record), str(tmp_path / "again.nii.gz"), "--no-progress"]) == 0
+    assert "the same image, byte for byte" in capsys.readouterr().err
+    assert (tmp_path / "again.nii.gz").read_bytes() == out.read_bytes()
+    assert main(["rerun", str(record)]) == 2
+    assert "would be replaced: say --overwrite" in capsys.readouterr().err
+    assert generate("hippocampus", tmp_path / "series", "--model", toy, "--format", "dicom") == 0
+    assert main(["rerun", str(tmp_path / "series_medldm.json"), str(tmp_path / "other"), "--no-progress"]) == 0
+    assert "the same image" in capsys.readouterr().err
+
+
+def test_a_scan_that_lost_its_record_when_a_run_was_killed_is_drawn_again_and_nothing_else(toy, tmp_path, capsys):
+    out = tmp_path / "many"
+    assert generate("hippocampus", out, "--model", toy, "--count", 2) == 0
+    (out / "synthetic-00000_medldm.json").unlink()
+    (out / "synthetic-00001_medldm.json").unlink()
+    (out / "synthetic-00001.nii.gz").write_bytes(b"somebody's")
+    assert generate("hippocampus", out, "--model", toy, "--count", 2) == 8
+    assert "synthetic-00001.nii.gz exists already" in capsys.readouterr().err
+    assert read_record(out / "synthetic-00000.nii.gz").synthetic
+    assert (out / "synthetic-00001.nii.gz").read_bytes() == b"somebody's"
+
+
+def test_a_scan_that_fails_does_not_stop_the_others(toy, tmp_path, monkeypatch, capsys):
+    from medldm.inference import generation
+
+    draw, drawn = generation.draw_voxels, []
+
+    def sometimes(*arguments):
+        drawn.append(1)
+        if len(drawn) == 1:
+            raise ValueError("patient Doe")
+        return draw(*arguments)
+
+    monkeypatch.setattr(generation, "draw_voxels", sometimes)
+    assert generate("hippocampus", tmp_path / "many", "--model", toy, "--count", 2) == 8
+    rows = json.loads((tmp_path / "many" / "summary.json").read_text())
+    assert [row["status"] for row in rows] == ["failed", "done"]
+    assert "a bug in medldm" in rows[0]["message"]
+    assert "Doe" not in capsys.readouterr().err
+
+
+def test_a_spacing_coarser_than_the_model_draws_is_a_sentence(toy, tmp_path, capsys):
+    assert generate("hippocampus", tmp_path / "a.nii.gz", "--model", toy, "--spacing", "3") == 2
+    assert "--spacing 3 is coarser than the 1 mm" in capsys.readouterr().err

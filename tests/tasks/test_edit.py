@@ -124,3 +124,24 @@ def test_a_step_at_the_rim_is_carried_into_the_region_and_a_seam_is_seen():
     mended = np.where(region, seamless(shifted, smooth, region), smooth)
     assert seam(mended, region) < 1.5
     assert np.abs(mended - smooth).max() < 4
+
+
+def test_only_what_was_filled_wholly_has_a_standard_deviation(head, tmp_path):
+    plain, ill, _, mask = head
+    other = phantoms.save(tmp_path / "other.nii.gz", ill.voxels, ill.affine)
+    assert medldm.edit(ill, mask, strength=1.0).std is not None
+    for options in ({"strength": 0.5}, {"strength": 1.0, "like": str(other)}):
+        edited = medldm.edit(plain, mask, **options)
+        assert edited.std is None
+        assert edited.half_width is None
+        assert "no estimate of what was there" in edited.history[-1].facts["no_spread"]
+
+
+def test_voxels_that_were_never_measured_stay_so_outside_the_mask(head):
+    _, ill, _, mask = head
+    voxels = np.array(ill.voxels)
+    voxels[0] = np.nan
+    edited = medldm.edit(ill.with_voxels(voxels), mask, strength=1.0)
+    assert np.isnan(edited.voxels[0]).all()
+    assert np.isfinite(edited.voxels[mask]).all()
+    assert np.isfinite(edited.history[-1].facts["seam"])

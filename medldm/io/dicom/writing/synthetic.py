@@ -30,6 +30,11 @@ EMPTY = (
 SEXES = {"female": "F", "male": "M"}
 
 
+def as_axial(volume: Volume) -> Volume:
+    """The same volume, stored in axial planes: rows run to the left, columns to the back, as viewers expect."""
+    return replace(volume, stored=replace(volume.stored, axes=(0, 1, 2), flips=(True, True, False)))
+
+
 def write_synthetic(
     volume: Volume, folder: Path, record: RunRecord, *, before: Callable[[Path], None] = lambda written: None
 ) -> int:
@@ -37,7 +42,7 @@ def write_synthetic(
 
     Parameters
     ----------
-    volume : of MR, whole values from 0 to 32767
+    volume : of MR, whole values from 0 to 32767, stored as `as_axial` says
     folder : new folder, or an older result of medldm, which is replaced
     record : of the run that drew it
     before : called with the finished folder before it takes its name
@@ -53,8 +58,6 @@ def write_synthetic(
     OutputError, ResourceError
     """
     _check_place(folder)
-    # Rows run to the left, columns to the back, as every viewer expects of axial planes.
-    volume = replace(volume, stored=replace(volume.stored, axes=(0, 1, 2), flips=(True, True, False)))
     stored = volume.to_stored(volume.voxels)
     if not np.isfinite(stored).all() or stored.min() < 0 or stored.max() > 32767:
         raise InputError(f"{volume.name} holds values that a DICOM image of 16 bits cannot keep. Write NIfTI instead.")
