@@ -108,16 +108,24 @@ def synthetic_by(volume: Volume) -> str:
     """
     if "generate" in volume.stored.restored_by or any(step.task == "generate" for step in volume.history):
         return "its header or its record says that medldm generated it"
-    if min(volume.shape[:2]) >= watermark.SMALLEST and watermark.find(_middle(volume)) > watermark.THRESHOLD:
+    if min(volume.shape[:2]) >= watermark.SMALLEST and watermark_height(volume) > watermark.THRESHOLD:
         return "its voxels bear the watermark of medldm"
     return ""
 
 
-def _middle(volume: Volume) -> Voxels:
-    """The middle planes, which show a mark as well as all do, and take less time."""
+def watermark_height(volume: Volume) -> float:
+    """How clearly a scan bears the watermark, see `medldm.qc.watermark.find`.
+
+    The middle planes show a mark as well as all do, and take less time.
+
+    Parameters
+    ----------
+    volume : scan, planes of at least `medldm.qc.watermark.SMALLEST` voxels
+    """
     depth = volume.shape[2]
     first = max(0, depth // 2 - PLANES // 2)
-    return np.nan_to_num(volume.voxels[:, :, first : first + PLANES].astype(np.float32), posinf=0, neginf=0)
+    planes = volume.voxels[:, :, first : first + PLANES].astype(np.float32)
+    return watermark.find(np.nan_to_num(planes, posinf=0, neginf=0))
 
 
 def missing_reference(volume: Volume, card: Card) -> str:
