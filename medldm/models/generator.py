@@ -198,8 +198,8 @@ class GaussianVelocity(nn.Module):
     transform makes it a small matrix of channels for each frequency. Such a model is fitted by tens of scans; principal
     components of whole scans learned people by heart (docs/decisions/0058). On the path z = cos(a) noise + sin(a)
     latent the mean of the velocity given z is, for each eigenvalue l,
-    ``cos(a) m + sin(a) cos(a) (l - 1) / (sin(a)^2 l + cos(a)^2) (z - sin(a) m)``. That scores of diffusion models begin as those of a Gaussian: Wang and Vastola, "The hidden
-    linear structure in score-based models", 2023.
+    ``cos(a) m + sin(a) cos(a) (l - 1) / (sin(a)^2 l + cos(a)^2) (z - sin(a) m)``. That scores of diffusion models begin
+    as those of a Gaussian: Wang and Vastola, "The hidden linear structure in score-based models", 2023.
 
     Parameters
     ----------
