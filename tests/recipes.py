@@ -340,7 +340,8 @@ def napari_window(text, folder, patched, run_here):
         pytest.skip("napari needs a display")
     seen = folder / "seen.txt"
     bash(command, folder, surroundings(STANDINS, STANDIN_NAPARI=seen))
-    assert seen.read_text().split("\n") == ["Restore", "Denoise", "Super-resolve", "Fill slices", "Inpaint"]
+    every = ["Restore", "Denoise", "Super-resolve", "Fill slices", "Inpaint", "Generate", "Edit"]
+    assert seen.read_text().split("\n") == every
 
 
 # --- small things -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Blocks of a page run in order, in one folder, on small scans under the names that the page uses. Most run as they stand,
 in this process. What needs more than one machine, a network or a night has a way of its own in `WAYS`, which says what
-stands in for that: see `recipes.py` and `tests/standins`. Training minutes are shortened.
+stands in for that: see `recipes.py` and `tests/standins`. Training minutes are shortened, and
+four scans stand for a hundred.
 """
 
 import itertools
@@ -70,6 +71,7 @@ def scans(tmp_path, monkeypatch):
     mask = np.zeros(head.shape, np.uint8)
     mask[18:22, 20:24, 6:9] = 1
     phantoms.save(tmp_path / "lesion.nii.gz", mask, thick)
+    phantoms.save(tmp_path / "mask.nii.gz", mask, thick)
     for folder in ("scans", "training_scans", "bids_dataset/sub-01/anat"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("a", "b"):
@@ -80,6 +82,13 @@ def scans(tmp_path, monkeypatch):
     (tmp_path / "bids_dataset" / "dataset_description.json").write_text('{"Name": "small", "BIDSVersion": "1.9.0"}')
     (tmp_path / "test_scans").mkdir()
     phantoms.save(tmp_path / "test_scans" / "c.nii.gz", phantoms.brain((48, 56, 64)), np.eye(4), dtype=np.int16)
+    (tmp_path / "hippocampi").mkdir()
+    lines = ["split,file,subject,modality"]
+    for number, split in enumerate(("train", "train", "train", "val")):
+        cutout = phantoms.rician(phantoms.brain((36, 48, 34)), 4, number)
+        phantoms.save(tmp_path / "hippocampi" / f"h{number}.nii.gz", cutout, np.eye(4), dtype=np.int16)
+        lines.append(f"{split},h{number}.nii.gz,h{number},T1w")
+    (tmp_path / "hippocampi" / "split.csv").write_text("\n".join(lines))
     lines = ["split,file,subject"]
     for number, split in enumerate(("train", "val")):
         grown = phantoms.rician(phantoms.brain((72, 76, 70)), 8, number)
@@ -102,6 +111,8 @@ def run_here(block, known, monkeypatch):
         if "--minutes" in command:
             at = command.index("--minutes") + 1
             command[at] = str(SHORTER * float(command[at]))
+        if "--count" in command:
+            command[command.index("--count") + 1] = "4"
         assert main([*command[1:], *(["--no-progress"] if command[1] in ("restore", "denoise") else [])]) == 0, command
         paths = list(itertools.takewhile(lambda word: not word.startswith("-"), command[2:]))
         last = paths[1 if command[1] == "bids" else -1]  # OUT stands behind one input or several

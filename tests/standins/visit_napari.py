@@ -21,7 +21,7 @@ def visit():
     try:
         dock, widget = viewer.window.add_plugin_dock_widget("medldm", "medldm")
         QApplication.processEvents()
-        tabs = [widget.tabs.tabText(number) for number in range(widget.tabs.count())]
+        tabs = [button.text() for button in widget.tabs.group.buttons()]
         Path(os.environ["STANDIN_NAPARI"]).write_text("\n".join(tabs if dock.isVisible() else []))
     finally:
         viewer.close()  # else the program would wait for a person

@@ -137,7 +137,8 @@ def read_cache(cache: Path) -> Corpus:
 def fits(row: dict[str, str], region: str) -> bool:
     """Whether a line of a table is an MR scan of a region, as far as the table says."""
     modality, kind = row.get("modality", "MR T1w"), row.get("kind", "").lower()
-    if not modality.startswith("MR") or "extremity" in modality:
+    words = modality.split()
+    if not any(word == "MR" or word.lower() in KNOWN for word in words) or "extremity" in words:
         return False
     if region == "brain" and kind:
         return "skull-stripped" in kind
@@ -157,7 +158,7 @@ def _on_one_grid(rows: list[dict[str, str]]) -> tuple[np.ndarray[Any, Any], list
             log.warning("%s is left out: %s", row["path"], problem)
     if sum(row["split"] == "train" for row in kept) < 2 or all(row["split"] == "train" for row in kept):
         raise InputError(
-            f"{len(kept)} scans are too few: a generator takes at least two to learn from and one to judge it, of "
+            f"{len(kept)} MR scans are too few: a generator takes at least two to learn from and one to judge it, of "
             "different subjects."
         )
     extent = np.median([np.multiply(scan.shape, scan.spacing) for scan in scans], axis=0)
