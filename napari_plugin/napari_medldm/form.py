@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QApplication,
     QComboBox,
     QFrame,
+    QLayout,
     QListWidget,
     QScrollArea,
     QSizePolicy,
@@ -50,7 +51,10 @@ class Form(QScrollArea):
     def __init__(self, viewer: Any, verb: str) -> None:
         self.aligned: list[Any] = []  # containers whose labels are as wide as the widest of each
         self.head: tuple[QWidget, ...] = ()  # what stands above the folds
+        self.realigning = QTimer()
+        self.realigning.setSingleShot(True)
         super().__init__()
+        self.realigning.timeout.connect(self._realign)
         self.viewer = viewer
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -161,11 +165,19 @@ class Form(QScrollArea):
         """Make labels as wide as their letters, when these have changed."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
-            QTimer.singleShot(0, self._realign)  # its labels get their letters after it
+            self.realigning.start()  # its labels get their letters after it
 
     def resizeEvent(self, event: Any) -> None:
         """Keep the buttons in sight where unfolded settings in large letters are wider than the dock."""
         super().resizeEvent(event)
+        self._keep_head_in_sight()
+
+    def showEvent(self, event: Any) -> None:
+        """Lay the rows out by the letters of the window, which a hidden dock does not have."""
+        super().showEvent(event)
+        self.realigning.start()
+
+    def _keep_head_in_sight(self) -> None:
         for widget in self.head:
             widget.setMaximumWidth(max(self.viewport().width() - 12, widget.minimumSizeHint().width()))
 
@@ -173,6 +185,12 @@ class Form(QScrollArea):
         with suppress(RuntimeError):  # the dock may be gone by now
             for rows in self.aligned:
                 align(list(rows), shown=True)
+            # What was hidden when the letters grew keeps the height that it had with small ones.
+            for widget in self.inside.findChildren(QWidget):
+                widget.updateGeometry()
+            for layout in self.inside.findChildren(QLayout):
+                layout.invalidate()
+            self._keep_head_in_sight()
 
     def _images(self, _: Any = None) -> list[Any]:
         return [layer for layer in self._of(Image) if not layer.name.endswith(", swiped")]
@@ -235,6 +253,7 @@ class Form(QScrollArea):
         }  # fmt: skip
         for fold in self.folds.values():
             lines.addWidget(fold)
+            fold.toggled.connect(lambda _: self.realigning.start())
         # What a high window has to spare goes to the end, and not between the rows.
         lines.addStretch(1)
         self.setWidget(self.inside)
@@ -275,6 +294,7 @@ class Form(QScrollArea):
         for name, row in self.shared.items():
             row.visible = name in self.page.rows.shared
         self.button.text = "Run"
+        self.realigning.start()
         self.turned_page()
 
     def turned_page(self) -> None:

@@ -315,6 +315,7 @@ def align(rows: Sequence[Any], *, shown: bool = False) -> None:
     labeled = [row._labeled_widget() for row in rows if row._labeled_widget() is not None]
     widest = 0
     for field in labeled:
+        field._label_widget.native.ensurePolished()  # a hidden one gets the letters of its window only when it is shown
         letters = field._label_widget.native.fontMetrics() if shown else QFontMetrics(QApplication.font())
         widest = max(widest, letters.horizontalAdvance(field._inner_widget.label))
     for field in labeled:
