@@ -33,7 +33,7 @@ from napari_medldm.runs_view import RunsView
 from napari_medldm.tabs import Tabs
 from napari_medldm.windows import PRESETS
 
-WIDTH = 380  # pixels; below that rows are cut off, the bar that scrolls down included
+WIDTH = 384  # pixels; below that rows are cut off, the bar that scrolls down included
 LISTED = 4  # rows of a list that are seen at once
 SLICE, ALL, ONE = "slice on the screen", "all volumes", "volume on the screen"
 OPENED, FILE = "as opened", "of the file"  # grey windows
