@@ -46,7 +46,7 @@ class GeneratorConfig:
     autoencoder: tuple[int, ...] = (32, 64)
     autoencoder_blocks: int = 1
     latent_channels: int = 8
-    flow: tuple[int, ...] = (64, 128, 192)
+    flow: tuple[int, ...] = (32, 64, 96)
     flow_blocks: int = 1
     token: int = 64
 

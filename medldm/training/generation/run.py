@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 TRAINERS = dict(zip(STAGES, (train_autoencoder, train_flow, train_captions), strict=True))
 BATCH = {"autoencoder": 4, "flow": 8, "captions": 32}  # of small grids on a CPU
-LARGE = 300_000  # voxels of a grid of which one at a time is encoded
 FINEST = 1.0  # mm, to which heads are refined by default
 LIMITS = (
     "research use only: what it draws is nobody's anatomy, and no evidence of anything",
@@ -106,7 +105,6 @@ def train_generator(
         raise UsageError(f"The scans lie on a grid of {corpus.shape}, the model to start from draws {config.shape}.")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     first = weights_of(start) if start else {}
-    large = corpus.voxels[0].numel() > LARGE
     log.info(
         "%d scans to learn from, %d to judge by, on %s", int(corpus.train.sum()), int((~corpus.train).sum()), device
     )
@@ -123,7 +121,7 @@ def train_generator(
                     plan=Plan(minutes=share, learning_rate=RATES[kind], seed=seed, validate_s=validate_s, warm_up=100),
                     out=out,
                     resume=resume,
-                    batch=max(1, BATCH[kind] // 4) if large and kind != "captions" else BATCH[kind],
+                    batch=BATCH[kind] // 2 if corpus.large and kind == "flow" else BATCH[kind],
                     device=device,
                     begun=time.monotonic(),
                     init=first,
@@ -133,14 +131,14 @@ def train_generator(
 
 
 def default_config(corpus: scans.Corpus) -> GeneratorConfig:
-    """The shape that suits a grid: small ones get a small network."""
+    """The shape that suits a grid: of large ones more voxels become a latent."""
     described = [d for d, train in zip(corpus.descriptions, corpus.train.tolist(), strict=True) if train]
     return GeneratorConfig(
         shape=corpus.shape,
         spacing=corpus.spacing,
         contrasts=tuple(sorted({d.contrast for d in described if d.contrast})) or ("T1w",),
         regions=tuple(sorted({d.region for d in described})),
-        flow=(32, 64, 96),
+        **({"patch": 4, "autoencoder": (48, 64), "latent_channels": 24, "flow": (64, 96)} if corpus.large else {}),
     )
 
 

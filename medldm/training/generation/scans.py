@@ -26,6 +26,7 @@ LAYOUT = 1  # of the cache
 LEVELS = 255 / template.BRIGHTEST
 MULTIPLE = 16  # of the axes of a small grid
 HEAD = ((96, 112, 96), 2.0)  # grid of heads: voxels, mm
+LARGE = 300_000  # voxels of a grid of which an autoencoder learns from parts
 ROUNDS = 2  # of registration: to one head, then to the mean of all
 # Words of split tables for contrasts.
 KNOWN = {"t1w": "T1w", "t1": "T1w", "t2w": "T2w", "t2": "T2w", "flair": "FLAIR", "t1gd": "T1Gd", "t1post": "T1Gd"}
@@ -58,6 +59,11 @@ class Corpus:
         """(X, Y, Z) voxels."""
         x, y, z = self.voxels.shape[1:]
         return x, y, z
+
+    @property
+    def large(self) -> bool:
+        """Whether a grid is so large that an autoencoder learns from parts of it."""
+        return self.voxels[0].numel() > LARGE
 
     def volumes(self, *, train: bool) -> Tensor:
         """(n, 1, X, Y, Z) float32 scaled intensity of one split."""
@@ -222,3 +228,18 @@ def augmented(volumes: Tensor, generator: torch.Generator, *, strength: float = 
     matrix = matrix * torch.stack([zero + 1, zero + 1, mirror], 1)[:, :, None]
     grid = F.affine_grid(torch.cat([matrix, shift[:, :, None]], 2), list(volumes.shape), align_corners=False)
     return F.grid_sample(volumes, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def cropped(volumes: Tensor, generator: torch.Generator) -> Tensor:
+    """A box of half the size along each axis, somewhere in the grid and the same for all.
+
+    Parameters
+    ----------
+    volumes : (B, 1, X, Y, Z)
+    generator : source of randomness
+    """
+    at = []
+    for size in volumes.shape[2:]:
+        start = int(torch.randint(size - size // 2 + 1, (), generator=generator, device=generator.device))
+        at.append(slice(start, start + size // 2))
+    return volumes[(slice(None), slice(None), *at)]

@@ -19,7 +19,7 @@ from medldm.errors import ModelError
 from medldm.models.generator import Autoencoder, GeneratorConfig, GeneratorFlow
 from medldm.models.precision import autocast
 from medldm.training.distributed import Distributed
-from medldm.training.generation.scans import Corpus, augmented
+from medldm.training.generation.scans import Corpus, augmented, cropped
 from medldm.training.stages.stage import WEIGHTS, dense
 from medldm.training.state import read_metadata, save_atomically
 from medldm.training.trainer import Plan, Trainer
@@ -108,7 +108,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def train_autoencoder(stage: Stage) -> None:
-    """Train the autoencoder on whole volumes; it begins as principal components of their blocks."""
+    """Train the autoencoder on volumes, large ones in parts; it begins as principal components of their blocks."""
     train, val = (stage.corpus.volumes(train=split).to(stage.device) for split in (True, False))
     network = Autoencoder(stage.config)
     if stage.name in stage.init:
@@ -119,6 +119,7 @@ def train_autoencoder(stage: Stage) -> None:
     def draw(generator: torch.Generator) -> tuple[Tensor, torch.Generator]:
         chosen = torch.randint(len(train), (stage.batch,), generator=generator, device=generator.device)
         images = augmented(train[chosen], generator) if torch.rand((), generator=generator) < 0.5 else train[chosen]
+        images = cropped(images, generator) if stage.corpus.large else images
         gain = 0.85 + 0.3 * torch.rand((len(images), 1, 1, 1, 1), generator=generator, device=images.device)
         return images * gain, generator
 
