@@ -254,7 +254,7 @@ def _add_others(verbs: Any) -> None:
     train.add_argument("--region", choices=REGIONS, default="brain", help="what the scans of a generator show")
     train.add_argument(
         "--stage",
-        choices=("all", "autoencoder", "flow", "captions"),
+        choices=("all", "autoencoder", "flow", "decoder", "captions"),
         default="all",
         help="network of a generator (default all)",
     )

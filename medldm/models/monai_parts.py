@@ -51,13 +51,16 @@ with _user_has_a_name(), _matplotlib_may_fail():
     import monai  # noqa: F401
 
 from monai.inferers import SlidingWindowInferer
+from monai.losses import PatchAdversarialLoss
 from monai.networks.blocks import ResidualUnit
-from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, UNet
+from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, PatchDiscriminator, UNet
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 
 __all__ = [
     "AutoencoderKL",
     "DiffusionModelUNet",
+    "PatchAdversarialLoss",
+    "PatchDiscriminator",
     "ResidualUnit",
     "SlidingWindowInferer",
     "UNet",

@@ -7,7 +7,7 @@ import logging
 import platform
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from medldm.models.generator import GeneratorConfig
 from medldm.system import cores
 from medldm.training.generation import scans
 from medldm.training.generation.captions import train_captions
+from medldm.training.generation.decoder import train_decoder
 from medldm.training.generation.stages import (
     RATES,
     SHARES,
@@ -36,8 +37,8 @@ from medldm.zoo import Card, card
 
 log = logging.getLogger(__name__)
 
-TRAINERS = dict(zip(STAGES, (train_autoencoder, train_flow, train_captions), strict=True))
-BATCH = {"autoencoder": 4, "flow": 8, "captions": 32}  # of small grids on a CPU
+TRAINERS = dict(zip(STAGES, (train_autoencoder, train_flow, train_decoder, train_captions), strict=True))
+BATCH = {"autoencoder": 4, "flow": 8, "decoder": 4, "captions": 32}  # of small grids on a CPU
 FINEST = 1.0  # mm, to which heads are refined by default
 LIMITS = (
     "research use only: what it draws is nobody's anatomy, and no evidence of anything",
@@ -71,7 +72,7 @@ def train_generator(
     out : checkpoints, curves, cache and the finished model
     minutes : of wall clock, resumed runs counted in, divided over the stages by `SHARES`; of one stage, its own
     region : what the scans show, a name in `medldm.data.description.REGIONS`
-    stage : ``autoencoder``, ``flow``, ``captions`` or ``all``
+    stage : ``autoencoder``, ``flow``, ``decoder``, ``captions`` or ``all``
     resume : go on from the checkpoints in `out`
     init : generator to start from, a shipped name or a path
     name : of the finished model; the folder's name when not given
@@ -133,13 +134,13 @@ def train_generator(
 def default_config(corpus: scans.Corpus) -> GeneratorConfig:
     """The shape that suits a grid: of large ones more voxels become a latent."""
     described = [d for d, train in zip(corpus.descriptions, corpus.train.tolist(), strict=True) if train]
-    return GeneratorConfig(
+    small = GeneratorConfig(
         shape=corpus.shape,
         spacing=corpus.spacing,
         contrasts=tuple(sorted({d.contrast for d in described if d.contrast})) or ("T1w",),
         regions=tuple(sorted({d.region for d in described})),
-        **({"patch": 4, "autoencoder": (48, 64), "latent_channels": 24, "flow": (64, 96)} if corpus.large else {}),
     )
+    return replace(small, patch=4, autoencoder=(48, 64), latent_channels=24, flow=(64, 96)) if corpus.large else small
 
 
 def widths(start: Card) -> GeneratorConfig:
@@ -168,9 +169,11 @@ def publish(
         try:
             parts[kind] = stage.finished(kind)
         except ModelError:
-            if kind != "captions":  # a generator draws without it
+            if kind in ("autoencoder", "flow"):  # a generator draws without the others
                 log.info("no model yet: %s is missing", kind)
                 return out
+    trained = tuple(parts)
+    parts["autoencoder"] = parts.pop("decoder", parts["autoencoder"])
     described = corpus.descriptions_of(train=True)
     ages = sorted(d.age for d in described if d.age is not None)
     mean = corpus.volumes(train=True).mean(0)[0]
@@ -195,7 +198,7 @@ def publish(
             "finest": config.spacing if corpus.small else FINEST,
         },
         "training": facts(out, corpus, device),
-        "validation": {kind: curve_end(out, kind) for kind in STAGES if kind in parts},
+        "validation": {kind: curve_end(out, kind) for kind in trained},
     }
     written = save_model(parts, fields, out)
     log.info("wrote %s", written)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def load(data: Path, cache: Path, region: str) -> Corpus:
     """
     rows = [row for row in read_split(data) if row["split"] in ("train", "val") and fits(row, region)]
     stamp = hashlib.sha256(
-        json.dumps([LAYOUT, region, [[row["path"], Path(row["path"]).stat().st_size] for row in rows]]).encode()
+        json.dumps([LAYOUT, region, [[row["file"], Path(row["path"]).stat().st_size] for row in rows]]).encode()
     ).hexdigest()
     index, store = cache / "generation.json", cache / "generation.npz"
     if not (index.is_file() and json.loads(index.read_text())["stamp"] == stamp):
@@ -230,16 +231,18 @@ def augmented(volumes: Tensor, generator: torch.Generator, *, strength: float = 
     return F.grid_sample(volumes, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def cropped(volumes: Tensor, generator: torch.Generator) -> Tensor:
-    """A box of half the size along each axis, somewhere in the grid and the same for all.
+def box(shape: Sequence[int], generator: torch.Generator, share: float) -> tuple[slice, ...]:
+    """Somewhere in a grid, a box of this share of each axis.
 
     Parameters
     ----------
-    volumes : (B, 1, X, Y, Z)
+    shape : of the grid
     generator : source of randomness
+    share : in (0, 1]
     """
-    at = []
-    for size in volumes.shape[2:]:
-        start = int(torch.randint(size - size // 2 + 1, (), generator=generator, device=generator.device))
-        at.append(slice(start, start + size // 2))
-    return volumes[(slice(None), slice(None), *at)]
+    places = []
+    for size in shape:
+        length = max(1, int(share * size))
+        start = int(torch.randint(size - length + 1, (), generator=generator, device=generator.device))
+        places.append(slice(start, start + length))
+    return tuple(places)

@@ -1,4 +1,4 @@
-"""The two networks of a generator, one after the other: autoencoder and flow."""
+"""The two networks that every generator has, one after the other: autoencoder and flow."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from medldm.errors import ModelError
 from medldm.models.generator import Autoencoder, GeneratorConfig, GeneratorFlow
 from medldm.models.precision import autocast
 from medldm.training.distributed import Distributed
-from medldm.training.generation.scans import Corpus, augmented, cropped
+from medldm.training.generation.scans import Corpus, augmented, box
 from medldm.training.stages.stage import WEIGHTS, dense
 from medldm.training.state import read_metadata, save_atomically
 from medldm.training.trainer import Plan, Trainer
 
 log = logging.getLogger(__name__)
 
-STAGES = ("autoencoder", "flow", "captions")
-SHARES = {"autoencoder": 0.3, "flow": 0.64, "captions": 0.06}
-RATES = {"autoencoder": 3e-4, "flow": 5e-4, "captions": 1e-3}
+STAGES = ("autoencoder", "flow", "decoder", "captions")
+SHARES = {"autoencoder": 0.25, "flow": 0.45, "decoder": 0.25, "captions": 0.05}
+RATES = {"autoencoder": 3e-4, "flow": 5e-4, "decoder": 2e-4, "captions": 1e-3}
 KL = 1e-5  # weight of the Kullback-Leibler term
 GRADIENT = 1.0  # weight of the error of differences between neighbours, so that edges stay
 DROPPED = 0.15  # share of examples of which nothing is told, and of single words that are not told
@@ -119,7 +119,8 @@ def train_autoencoder(stage: Stage) -> None:
     def draw(generator: torch.Generator) -> tuple[Tensor, torch.Generator]:
         chosen = torch.randint(len(train), (stage.batch,), generator=generator, device=generator.device)
         images = augmented(train[chosen], generator) if torch.rand((), generator=generator) < 0.5 else train[chosen]
-        images = cropped(images, generator) if stage.corpus.large else images
+        if stage.corpus.large:
+            images = images[(slice(None), slice(None), *box(images.shape[2:], generator, 0.5))]
         gain = 0.85 + 0.3 * torch.rand((len(images), 1, 1, 1, 1), generator=generator, device=images.device)
         return images * gain, generator
 
