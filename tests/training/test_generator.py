@@ -8,6 +8,7 @@ import pytest
 import torch
 import toy_generator
 from phantoms import phantom
+from safetensors.torch import load_file
 
 from medldm.data import template
 from medldm.data.description import Description
@@ -16,8 +17,10 @@ from medldm.errors import InputError, UsageError
 from medldm.models.generator import Autoencoder, Conditions, GeneratorFlow
 from medldm.training.generation import scans
 from medldm.training.generation.captions import paraphrase
+from medldm.training.generation.decoder import LEARNED, Judged
 from medldm.training.generation.run import train_generator
 from medldm.training.generation.stages import forgotten, latent_statistics
+from medldm.training.stages.stage import WEIGHTS
 
 
 def test_cut_outs_lie_in_the_middle_of_one_grid(tmp_path):
@@ -118,6 +121,52 @@ def test_training_leaves_a_model_with_a_card_and_goes_on(tmp_path):
     assert said["training"]["licences"] == {"CC0": 6}
     with pytest.raises(UsageError, match="--resume"):
         toy_generator.train_toy(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_decoder_learns_from_a_critic_and_the_encoder_stays(tmp_path):
+    toy_generator.train_toy(tmp_path)
+    first, tuned = (load_file(tmp_path / "toy-generator" / stage / WEIGHTS) for stage in ("autoencoder", "decoder"))
+    assert first.keys() == tuned.keys()  # the critic is left behind
+    changed = {key for key in first if not torch.equal(first[key], tuned[key])}
+    assert changed  # the decoder learned
+    assert all(key.startswith(LEARNED) for key in changed - {"mean", "scale"})  # so the flow still fits
+    assert torch.allclose(first["scale"], tuned["scale"], rtol=1e-3)
+    shipped = load_file(tmp_path / "toy-generator" / "toy-generator.safetensors")
+    assert torch.allclose(shipped["autoencoder.synthesis.bias"].float(), tuned["synthesis.bias"], atol=1e-3)
+
+
+def test_the_opinion_of_a_critic_teaches_the_decoder_alone():
+    config = toy_generator.toy_config()
+    network = Judged(Autoencoder(config))
+    image = network.autoencoder.image(torch.randn(1, config.latent_channels, *config.latent_shape))
+    network.opinion(image)[-1].mean().backward()
+    taught = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    assert taught
+    assert all(name.removeprefix("autoencoder.").startswith(LEARNED) for name in taught)
+
+
+def test_a_box_lies_in_the_grid_and_reaches_its_ends():
+    generator = torch.Generator().manual_seed(0)
+    starts = [[at.start for at in scans.box((6, 8, 10), generator, 0.5)] for _ in range(200)]
+    assert np.min(starts, 0).tolist() == [0, 0, 0]
+    assert np.max(starts, 0).tolist() == [3, 4, 5]
+    assert scans.box((6, 8, 10), generator, 1.0) == (slice(0, 6), slice(0, 8), slice(0, 10))
+
+
+def test_a_cache_serves_a_folder_that_was_moved(tmp_path):
+    organs = toy_generator.write_organs(tmp_path / "organs")
+    scans.load(organs, tmp_path / "cache", "hippocampus")
+    before = (tmp_path / "cache" / "generation.npz").stat().st_mtime_ns
+    moved = organs.rename(tmp_path / "elsewhere")
+    scans.load(moved, tmp_path / "cache", "hippocampus")
+    assert (tmp_path / "cache" / "generation.npz").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_a_large_grid_is_learned_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(scans, "LARGE", 1000)
+    assert json.loads(toy_generator.train_toy(tmp_path).read_text())["training"]["steps"]["decoder"] > 0
 
 
 @pytest.mark.parametrize(

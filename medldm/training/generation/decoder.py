@@ -110,9 +110,7 @@ def train_decoder(stage: Stage) -> None:
     stage = replace(stage, plan=replace(stage.plan, average=0.995, clip=1.0))
     trainer = stage.trainer(Judged(network), validate)
     weights = trainer.run(draw, loss_of, 2 * half)
-    tuned = {
-        key.removeprefix("autoencoder."): value for key, value in weights.items() if key.startswith("autoencoder.")
-    }
+    tuned = part(weights, "autoencoder.")
     finished = Autoencoder(stage.config)
     finished.load_state_dict(tuned)
     tuned |= latent_statistics(finished.to(stage.device), volumes.to(stage.device))
