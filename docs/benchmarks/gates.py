@@ -19,23 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medldm.benchmark.gates import (
-    FOREGROUND,
-    GATES,
-    LOSSY,
-    ROWS,
-    THIN,
-    Case,
-    SamplingOptions,
-    answer,
-    averaged,
-    case,
-    cases,
-    drawn,
-    figures,
-    judged,
-    regress,
-)
+from medldm.benchmark.gate_cases import FOREGROUND, LOSSY, ROWS, THIN, Case, case, cases
+from medldm.benchmark.gates import GATES, SamplingOptions, answer, averaged, drawn, figures, judged, regress
 from medldm.benchmark.gates_realism import Restored, classified, compared, details, noise_alone, spectra
 from medldm.benchmark.lesions import lesion_scores
 from medldm.benchmark.scans import is_thin, scans

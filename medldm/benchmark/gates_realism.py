@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from medldm.benchmark.gates import Answer, Case
+from medldm.benchmark.gate_cases import Case
+from medldm.benchmark.gates import Answer
 from medldm.inference.networks import Networks
 from medldm.inference.residual import latent_noise
 from medldm.metrics import fine_detail, kernel_distance

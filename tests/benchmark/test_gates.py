@@ -10,7 +10,7 @@ import phantoms
 import pytest
 import torch
 
-from medldm.benchmark import gates, gates_realism
+from medldm.benchmark import gate_cases, gates, gates_realism
 from medldm.inference.networks import Networks, load_networks
 from medldm.inference.residual import Regression
 from medldm.models.residual import PrincipalBlocks
@@ -51,7 +51,7 @@ def independent(spread, count=8):
 
 
 def test_independent_gaussian_samples_score_as_the_gaussian():
-    figures = measured(gates.case("gap4", "here", CLEAN), independent(SPREAD))
+    figures = measured(gate_cases.case("gap4", "here", CLEAN), independent(SPREAD))
     assert figures["crps ratio"] == pytest.approx(1, abs=0.02)
     assert figures["energy ratio"] == pytest.approx(1, abs=0.02)
     assert figures["spread / error"] == pytest.approx(1, abs=0.02)
@@ -63,7 +63,7 @@ def test_independent_gaussian_samples_score_as_the_gaussian():
 
 
 def test_samples_that_hardly_differ_fail():
-    figures = measured(gates.case("gap4", "here", CLEAN), independent(SPREAD / 10))
+    figures = measured(gate_cases.case("gap4", "here", CLEAN), independent(SPREAD / 10))
     judged = {gate.key: gate.passed(figure) for gate, figure in gates.judged("gap4", figures)}
     assert not judged["spread / error"]
     assert not judged["crps ratio"]
@@ -72,7 +72,7 @@ def test_samples_that_hardly_differ_fail():
 
 @pytest.mark.parametrize("row", gates.LOSSY)
 def test_a_latent_of_all_voxels_obeys_and_an_empty_one_does_not(row):
-    case = gates.case(row, "here", CLEAN)
+    case = gate_cases.case(row, "here", CLEAN)
     b = case.project(CLEAN + SPREAD * torch.randn(CLEAN.shape, generator=torch.Generator().manual_seed(0)))
     regression = Regression(b, torch.full(b.shape, math.log(SPREAD)))
     true, principal = gates.true_latents(networks(), case, regression)
@@ -101,18 +101,18 @@ def test_ratios_are_those_of_means():
 
 
 def test_a_scan_serves_the_rows_that_its_slices_allow():
-    isotropic = list(gates.cases(packed(), "here", list(gates.ROWS), cubes=2))
-    assert [case.row for case in isotropic] == 2 * list(gates.ROWS)
+    isotropic = list(gate_cases.cases(packed(), "here", list(gate_cases.ROWS), cubes=2))
+    assert [case.row for case in isotropic] == 2 * list(gate_cases.ROWS)
     assert not torch.equal(isotropic[0].clean, isotropic[5].clean)
     thick = packed((1.0, 4.0, 1.0), (72, 20, 70))
-    cases = list(gates.cases(thick, "here", list(gates.ROWS)))
+    cases = list(gate_cases.cases(thick, "here", list(gate_cases.ROWS)))
     assert [case.row for case in cases] == ["region", "noise7"]
     assert cases[0].clean.shape == (64, 64, 16)
     assert cases[0].spacing == (1.0, 1.0, 4.0)
 
 
 def test_gaps_are_three_slices_wide_and_scored_alone():
-    case = gates.case("gap3", "here", CLEAN)
+    case = gate_cases.case("gap3", "here", CLEAN)
     assert case.lost is not None
     lost = case.lost.any((1, 2))
     runs = np.diff(np.flatnonzero(np.diff(lost.astype(int), prepend=0, append=0)))[::2]
@@ -121,7 +121,7 @@ def test_gaps_are_three_slices_wide_and_scored_alone():
 
 
 def test_lesions_are_put_in_before_the_damage():
-    case = gates.case("thick4", "here", CLEAN, lesions=True)
+    case = gate_cases.case("thick4", "here", CLEAN, lesions=True)
     assert case.lesions
     assert case.healthy is CLEAN
     torch.testing.assert_close(case.sampling.degrade(case.clean), case.measured)
@@ -129,7 +129,7 @@ def test_lesions_are_put_in_before_the_damage():
 
 def test_answers_of_a_set_come_from_its_own_networks(tmp_path):
     tiny = load_networks(card(str(phantoms.tiny_model(tmp_path))))
-    case = gates.case("thick4", "here", CLEAN[:32, :32, :32].contiguous())
+    case = gate_cases.case("thick4", "here", CLEAN[:32, :32, :32].contiguous())
     given = gates.answer(tiny, case, samples=4, options=gates.SamplingOptions(steps=2))
     assert given.samples.shape == (4, 32, 32, 32)
     noise = [(one - given.b).flatten() for one in given.samples]
@@ -141,7 +141,7 @@ def test_answers_of_a_set_come_from_its_own_networks(tmp_path):
 
 
 def test_noise_without_a_flow_is_as_good_as_the_gaussian_where_errors_are_independent():
-    case = gates.case("gap4", "here", CLEAN)
+    case = gate_cases.case("gap4", "here", CLEAN)
     regression = Regression(
         CLEAN + SPREAD * torch.randn(CLEAN.shape, generator=torch.Generator().manual_seed(0)),
         torch.full(CLEAN.shape, math.log(SPREAD)),

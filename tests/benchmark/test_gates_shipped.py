@@ -8,7 +8,7 @@ import phantoms
 import pytest
 import torch
 
-from medldm.benchmark import gates
+from medldm.benchmark import gate_cases, gates
 from medldm.inference.networks import load_networks
 from medldm.io import read_nifti
 from medldm.modality import MODALITIES
@@ -38,7 +38,7 @@ def middle(modality):
 @pytest.mark.parametrize("known", SETS, ids=lambda known: known.name)
 def test_a_flow_obeys_has_seeds_that_matter_and_a_mean_as_good_as_the_regression(known, row):
     networks = load_networks(known, "cpu", pick_precision("auto", "cpu"))
-    case = gates.case(row, "sample", middle(known.modality))
+    case = gate_cases.case(row, "sample", middle(known.modality))
     figures = gates.averaged([gates.figures(networks, case, gates.answer(networks, case, samples=8))])
     judged = [(gate, figure) for gate, figure in gates.judged(row, figures) if gate.name in QUICK]
     assert {gate.name for gate, _ in judged} == QUICK

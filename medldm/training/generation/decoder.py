@@ -26,7 +26,7 @@ from medldm.training.state import part
 WEIGHT = 0.05  # of the critic's opinion beside the reconstruction loss
 NOISE = 0.2  # largest standard deviation of noise on latents, since what a flow draws is never quite right
 SAMPLES, STEPS = 96, 32  # that the flow draws, and its steps
-DRAWING = 0.2  # of the time, at most, for drawing them
+DRAWN_SHARE = 0.2  # of the time, at most, for drawing them
 CRITIC = 24  # channels of its first layer
 LEARNED = ("decoder.", "post_quant_conv.", "synthesis.")  # parts of the autoencoder; the encoder stays, and so the flow
 
@@ -97,10 +97,10 @@ def train_decoder(stage: Stage) -> None:
         decoded = network.autoencoder.image(codes).float()
         missed = reconstruction_loss(decoded[: len(images)], images)
         fooled = judge(network.opinion(decoded)[-1], target_is_real=True, for_discriminator=False)
-        told = judge(network.critic(real)[-1], target_is_real=True, for_discriminator=True) + judge(
+        critics = judge(network.critic(real)[-1], target_is_real=True, for_discriminator=True) + judge(
             network.critic(decoded.detach())[-1], target_is_real=False, for_discriminator=True
         )
-        loss: Tensor = missed + WEIGHT * fooled + told
+        loss: Tensor = missed + WEIGHT * fooled + critics
         return loss
 
     def validate(network: nn.Module) -> dict[str, float]:
@@ -124,7 +124,7 @@ def drawn(stage: Stage, network: Autoencoder) -> Tensor:
     flow = flow.to(stage.device).eval().requires_grad_(False)
     generator = Generator(stage.config, network, flow, torch.empty(0))
     descriptions = stage.corpus.descriptions_of(train=True)
-    until = time.monotonic() + DRAWING * 60 * stage.plan.minutes
+    until = time.monotonic() + DRAWN_SHARE * 60 * stage.plan.minutes
     latents: list[Tensor] = []
     while len(latents) < SAMPLES and (len(latents) < stage.batch or time.monotonic() < until):
         number = len(latents)

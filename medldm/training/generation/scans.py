@@ -144,8 +144,8 @@ def read_cache(cache: Path) -> Corpus:
 def fits(row: dict[str, str], region: str) -> bool:
     """Whether a line of a table is an MR scan of a region, as far as the table says."""
     modality, kind = row.get("modality", "MR T1w"), row.get("kind", "").lower()
-    words = modality.split()
-    if not any(word == "MR" or word.lower() in KNOWN for word in words) or "extremity" in words:
+    parts = modality.split()
+    if not any(part == "MR" or part.lower() in KNOWN for part in parts) or "extremity" in parts:
         return False
     if region == "brain" and kind:
         return "skull-stripped" in kind
