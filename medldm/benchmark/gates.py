@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medldm.benchmark.gate_cases import DAMAGED, LOSSY, ROWS, Case, foreground
+from medldm.benchmark.gate_cases import DAMAGED, LOSSY, ROWS, Case
 from medldm.diffusion.samplers import DEFAULT
 from medldm.inference.networks import Networks
 from medldm.inference.residual import Regression, draw

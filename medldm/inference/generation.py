@@ -254,7 +254,8 @@ def draw_latent(
     with torch.no_grad():
         run = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
         drawn: Tensor = run(velocity, begin, steps, start)
-    return drawn
+        # A sampler of one's own may hold parts of the latent fast.
+        return generator.flow.gaussian.matched(drawn, 1.0 - start) if isinstance(sampler, str) else drawn
 
 
 def draw_voxels(generator: Generator, latent: Tensor) -> Tensor:

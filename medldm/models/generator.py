@@ -16,6 +16,7 @@ from medldm.models.monai_parts import AutoencoderKL, DiffusionModelUNet
 from medldm.models.residual import TIME_GAIN
 
 GROUPS = 16  # of the normalisation
+GAINS = (0.5, 2.0)  # limits of the correction of a sample's power
 YEARS = 100.0  # that count as 1
 QUARTER = math.pi / 2  # angle of the path of `medldm.diffusion.objective` from noise to latent
 
@@ -209,10 +210,12 @@ class GaussianVelocity(nn.Module):
     mean: Tensor
     variance: Tensor
     vectors: Tensor
+    gain: Tensor
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         channels, grid = config.latent_channels, config.latent_shape
+        self.register_buffer("gain", torch.ones((channels, *grid)))
         self.register_buffer("mean", torch.zeros((channels, *grid)))
         self.register_buffer("variance", torch.ones((*grid, channels)))
         self.register_buffer("vectors", torch.eye(channels).repeat(*grid, 1, 1))
@@ -233,6 +236,35 @@ class GaussianVelocity(nn.Module):
         self.mean.copy_(mean)
         self.variance.copy_(values.clamp_min(1e-3))
         self.vectors.copy_(vectors)
+
+    def match(self, samples: Tensor) -> None:
+        """Find what samples lack in power at each frequency; `matched` gives it to them.
+
+        A network that learned from few scans is unsure, and an unsure velocity leads to samples that vary too little.
+
+        Parameters
+        ----------
+        samples : (N, C, X, Y, Z) that the flow drew
+        """
+        own, wanted = (self._waves(samples) ** 2).mean(0), self.variance.movedim(3, 0)
+        # Neighbouring frequencies together: of one alone the power of tens of samples is uncertain.
+        near, of = (F.avg_pool3d(F.pad(power[None], (1,) * 6, mode="replicate"), 3, 1)[0] for power in (wanted, own))
+        self.gain.copy_((near / of.clamp_min(1e-6)).sqrt().clamp(*GAINS))
+
+    def matched(self, samples: Tensor, share: float = 1.0) -> Tensor:
+        """(N, C, X, Y, Z) samples with the power that latents of scans have at each frequency.
+
+        Parameters
+        ----------
+        samples : (N, C, X, Y, Z) that the flow drew
+        share : of the way there, as an exponent of the gain
+        """
+        own = self._waves(samples) * self.gain**share
+        return self.mean + _cosines(torch.einsum("xyzij,njxyz->nixyz", self.vectors, own), inverse=True)
+
+    def _waves(self, latents: Tensor) -> Tensor:
+        """(N, C, X, Y, Z) what differs from the mean, along the principal axes at each frequency."""
+        return torch.einsum("xyzij,nixyz->njxyz", self.vectors, _cosines(latents - self.mean))
 
     def forward(self, z: Tensor, time: Tensor) -> Tensor:
         """(B, C, X, Y, Z) velocity; parameters as of `GeneratorFlow`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from medldm.inference.generation import Generator, draw_latent
 from medldm.models.generator import Autoencoder, GeneratorFlow
 from medldm.models.monai_parts import PatchAdversarialLoss, PatchDiscriminator
 from medldm.training.generation.scans import LEVELS, box
 from medldm.training.generation.stages import (
     Stage,
+    drawn,
     latent_statistics,
     reconstruction_loss,
     reconstruction_psnr,
@@ -25,8 +24,6 @@ from medldm.training.state import part
 
 WEIGHT = 0.05  # of the critic's opinion beside the reconstruction loss
 NOISE = 0.2  # largest standard deviation of noise on latents, since what a flow draws is never quite right
-SAMPLES, STEPS = 96, 32  # that the flow draws, and its steps
-DRAWN_SHARE = 0.2  # of the time, at most, for drawing them
 CRITIC = 24  # channels of its first layer
 LEARNED = ("decoder.", "post_quant_conv.", "synthesis.")  # parts of the autoencoder; the encoder stays, and so the flow
 
@@ -67,7 +64,9 @@ def train_decoder(stage: Stage) -> None:
     volumes, val = (stage.corpus.volumes(train=train) for train in (True, False))
     with torch.no_grad():
         latents = torch.cat([network.normalised(v[None].to(stage.device)) for v in (*volumes, *volumes.flip(2))])
-    samples = drawn(stage, network)
+    flow = GeneratorFlow(stage.config)
+    flow.load_state_dict(stage.finished("flow"))
+    samples = drawn(stage, network, flow.to(stage.device).eval())
     voxels, factor = stage.corpus.voxels[stage.corpus.train, None], stage.config.factor
     half = max(1, stage.batch // 2)
     judge = PatchAdversarialLoss(criterion="least_squares")
@@ -115,19 +114,3 @@ def train_decoder(stage: Stage) -> None:
     finished.load_state_dict(tuned)
     tuned |= latent_statistics(finished.to(stage.device), volumes.to(stage.device))
     stage.keep(tuned, trainer.state)
-
-
-def drawn(stage: Stage, network: Autoencoder) -> Tensor:
-    """(N, C, ...) normalised latents that the flow draws, of people described as those that it learned from."""
-    flow = GeneratorFlow(stage.config)
-    flow.load_state_dict(stage.finished("flow"))
-    flow = flow.to(stage.device).eval().requires_grad_(False)
-    generator = Generator(stage.config, network, flow, torch.empty(0))
-    descriptions = stage.corpus.descriptions_of(train=True)
-    until = time.monotonic() + DRAWN_SHARE * 60 * stage.plan.minutes
-    latents: list[Tensor] = []
-    while len(latents) < SAMPLES and (len(latents) < stage.batch or time.monotonic() < until):
-        number = len(latents)
-        description = descriptions[number % len(descriptions)]
-        latents.append(draw_latent(generator, description, seed=stage.plan.seed + number, steps=STEPS))
-    return torch.cat(latents)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medldm.diffusion import flow_loss, interpolate
 from medldm.errors import ModelError
+from medldm.inference.generation import Generator, draw_latent
 from medldm.models.generator import Autoencoder, GeneratorConfig, GeneratorFlow
 from medldm.models.precision import autocast
 from medldm.training.distributed import Distributed
@@ -34,6 +35,8 @@ GRADIENT = 1.0  # weight of the error of differences between neighbours, so that
 DROPPED = 0.15  # share of examples of which nothing is told, and of single words that are not told
 VARIANTS = 12  # of each training scan in the pool that the flow learns from
 PLAIN = 3  # every so manieth variant is the scan itself or its mirror image, without interpolation
+SAMPLES, STEPS = 96, 32  # that a finished flow draws, and its steps
+DRAWN_SHARE = 0.15  # of a stage's time, at most, for drawing them
 TIMES = (0.15, 0.35, 0.55, 0.75, 0.9)  # of the flow's validation
 
 
@@ -208,7 +211,25 @@ def train_flow(stage: Stage) -> None:
 
     stage = replace(stage, plan=replace(stage.plan, average=0.9995, clip=1.0))
     trainer = stage.trainer(flow, validate)
-    stage.keep(trainer.run(draw, loss_of, stage.batch), trainer.state)
+    weights = trainer.run(draw, loss_of, stage.batch)
+    finished = GeneratorFlow(stage.config).to(stage.device).eval()
+    finished.load_state_dict(weights)
+    finished.gaussian.gain.fill_(1.0)
+    finished.gaussian.match(drawn(stage, network, finished))
+    stage.keep(weights | {"gaussian.gain": finished.gaussian.gain.cpu()}, trainer.state)
+
+
+def drawn(stage: Stage, network: Autoencoder, flow: GeneratorFlow) -> Tensor:
+    """(N, C, ...) normalised latents that a flow draws, of people described as those that it learned from."""
+    generator = Generator(stage.config, network, flow.requires_grad_(False), torch.empty(0))
+    descriptions = stage.corpus.descriptions_of(train=True)
+    until = time.monotonic() + DRAWN_SHARE * 60 * stage.plan.minutes
+    latents: list[Tensor] = []
+    while len(latents) < SAMPLES and (len(latents) < stage.batch or time.monotonic() < until):
+        number = len(latents)
+        description = descriptions[number % len(descriptions)]
+        latents.append(draw_latent(generator, description, seed=stage.plan.seed + number, steps=STEPS))
+    return torch.cat(latents)
 
 
 def latent_pool(network: Autoencoder, corpus: Corpus, seed: int) -> tuple[Tensor, Tensor]:
