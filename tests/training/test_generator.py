@@ -210,3 +210,23 @@ def test_a_network_that_adds_nothing_leaves_the_gaussian():
     assert torch.allclose(
         flow(z, time, flow.conditions.indices([Description()] * 2)), flow.gaussian(z, time), atol=1e-5
     )
+
+
+def test_samples_that_vary_too_little_get_the_power_of_latents_at_each_frequency():
+    from medldm.models.generator import GaussianVelocity, _cosines
+
+    gaussian = GaussianVelocity(toy_generator.toy_config())
+    random = torch.Generator().manual_seed(0)
+    low = torch.stack(torch.meshgrid(*[torch.arange(8.0)] * 3, indexing="ij")).sum(0) < 9
+    latents = 3 + _cosines(torch.randn((400, 4, 8, 8, 8), generator=random), inverse=True)
+    gaussian.fit(latents)
+    narrow = _cosines(torch.where(low, 0.7, 1.25) * torch.randn((400, 4, 8, 8, 8), generator=random), inverse=True) + 3
+    assert torch.allclose(gaussian.matched(narrow), narrow, atol=1e-4)  # nothing is known of samples yet
+    gaussian.match(narrow)
+    power = (_cosines(gaussian.matched(narrow) - gaussian.mean) ** 2).mean((0, 1))
+    inner = torch.nn.functional.max_pool3d((~low).float()[None], 3, 1, 1)[0] == 0  # away from where the power jumps
+    assert float(power[inner].mean()) == pytest.approx(1, abs=0.05)
+    assert float(power.mean()) == pytest.approx(1, abs=0.1)
+    half = (_cosines(gaussian.matched(narrow, 0.5) - gaussian.mean) ** 2).mean((0, 1))
+    assert float(half[inner].mean()) == pytest.approx(0.7, abs=0.05)
+    assert torch.allclose(gaussian.matched(narrow, 0.0), narrow, atol=1e-4)
