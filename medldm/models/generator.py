@@ -34,6 +34,8 @@ class GeneratorConfig:
     autoencoder : channels of each level of the MONAI AutoencoderKL; between levels the grid is halved
     autoencoder_blocks : residual blocks a level
     latent_channels : channels of the latent
+    by_place : latents are brought to unit variance at each place, not only in each channel: on heads of one grid, what
+        lies outside of the head does not vary
     flow : channels of each level of the MONAI DiffusionModelUNet
     flow_blocks : residual blocks a level
     token : width of a condition
@@ -47,6 +49,7 @@ class GeneratorConfig:
     autoencoder: tuple[int, ...] = (32, 64)
     autoencoder_blocks: int = 1
     latent_channels: int = 8
+    by_place: bool = False
     flow: tuple[int, ...] = (32, 64, 96)
     flow_blocks: int = 1
     token: int = 64
@@ -102,9 +105,10 @@ class Autoencoder(AutoencoderKL):  # type: ignore[misc]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.quant_conv_log_sigma.conv.weight)
         nn.init.constant_(self.quant_conv_log_sigma.conv.bias, 2 * math.log(0.05))
-        # Statistics of the latents of the training scans: the flow sees each channel with mean 0 and variance 1.
-        self.register_buffer("mean", torch.zeros(config.latent_channels))
-        self.register_buffer("scale", torch.ones(config.latent_channels))
+        # Statistics of the latents of the training scans: the flow sees them with mean 0 and variance 1.
+        size = (config.latent_channels, *(config.latent_shape if config.by_place else ()))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
 
     def start_from_blocks(self, volumes: Tensor) -> None:
         """Begin as principal components of blocks.
@@ -145,12 +149,16 @@ class Autoencoder(AutoencoderKL):  # type: ignore[misc]
         return image
 
     def normalised(self, x: Tensor) -> Tensor:
-        """(B, C, ...) latent as the flow sees it: the mean, never a sample, each channel at unit scale."""
+        """(B, C, ...) latent as the flow sees it: the mean, never a sample, at unit scale."""
         return (self.encode(x)[0] - _over(self.mean)) / _over(self.scale)
 
     def image(self, normalised: Tensor) -> Tensor:
         """(B, 1, X, Y, Z) scaled intensity of a latent as the flow sees it."""
-        return self.decode(normalised * _over(self.scale) + _over(self.mean))
+        return self.decode(self.latent(normalised))
+
+    def latent(self, normalised: Tensor) -> Tensor:
+        """(B, C, ...) latent as the decoder sees it, of one as the flow sees it."""
+        return normalised * _over(self.scale) + _over(self.mean)
 
 
 class Conditions(nn.Module):
@@ -346,5 +354,5 @@ def _place(word: str, known: tuple[str, ...]) -> float:
 
 
 def _over(values: Tensor) -> Tensor:
-    """(C,) values over (B, C, X, Y, Z)."""
-    return values.reshape(1, -1, 1, 1, 1)
+    """(C,) or (C, X, Y, Z) values over (B, C, X, Y, Z)."""
+    return values.reshape(1, -1, 1, 1, 1) if values.ndim == 1 else values[None]

@@ -86,14 +86,14 @@ def train_decoder(stage: Stage) -> None:
         spread = NOISE * torch.rand((half, 1, 1, 1, 1), generator=generator, device=known.device)
         known = known + spread * torch.randn(known.shape, generator=generator, device=known.device)
         of = (slice(None), slice(None), *where)
-        codes = torch.cat([known, samples[some(half, len(samples))]])[of]
+        codes = network.latent(torch.cat([known, samples[some(half, len(samples))]]))[of]
         # All from one place: the critic need not learn where a part was cut out.
         return codes, scans(chosen, where), scans(some(2 * half, len(latents)), where)
 
     def loss_of(network: nn.Module, batch: Any) -> Tensor:
         assert isinstance(network, Judged)
         codes, images, real = batch
-        decoded = network.autoencoder.image(codes).float()
+        decoded = network.autoencoder.decode(codes).float()
         missed = reconstruction_loss(decoded[: len(images)], images)
         fooled = judge(network.opinion(decoded)[-1], target_is_real=True, for_discriminator=False)
         critics = judge(network.critic(real)[-1], target_is_real=True, for_discriminator=True) + judge(

@@ -140,7 +140,9 @@ def default_config(corpus: scans.Corpus) -> GeneratorConfig:
         contrasts=tuple(sorted({d.contrast for d in described if d.contrast})) or ("T1w",),
         regions=tuple(sorted({d.region for d in described})),
     )
-    return replace(small, patch=4, autoencoder=(48, 64), latent_channels=24, flow=(64, 96)) if corpus.large else small
+    if not corpus.large:
+        return small
+    return replace(small, patch=4, autoencoder=(48, 64), latent_channels=24, by_place=True, flow=(64, 96))
 
 
 def widths(start: Card) -> GeneratorConfig:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medldm.diffusion import flow_loss, interpolate
 from medldm.errors import ModelError
@@ -33,6 +34,7 @@ RATES = {"autoencoder": 3e-4, "flow": 5e-4, "decoder": 2e-4, "captions": 1e-3}
 KL = 1e-5  # weight of the Kullback-Leibler term
 GRADIENT = 1.0  # weight of the error of differences between neighbours, so that edges stay
 DROPPED = 0.15  # share of examples of which nothing is told, and of single words that are not told
+LOWEST = 0.05  # standard deviation of a latent at one place, over that of its channel
 VARIANTS = 12  # of each training scan in the pool that the flow learns from
 PLAIN = 3  # every so manieth variant is the scan itself or its mirror image, without interpolation
 SAMPLES, STEPS = 96, 32  # that a finished flow draws, and its steps
@@ -171,10 +173,22 @@ def reconstruction_psnr(network: Autoencoder, volumes: Tensor) -> float:
 
 
 def latent_statistics(network: Autoencoder, volumes: Tensor) -> dict[str, Tensor]:
-    """Mean and standard deviation of each channel over training volumes, as weights of the autoencoder."""
+    """Mean and standard deviation of latents over training volumes, as weights of the autoencoder.
+
+    Of each channel, or of each channel at each place: what `mean` of the network has room for.
+    """
+    by_place = network.mean.ndim > 1
     with torch.no_grad(), autocast(volumes.device):
-        latents = torch.cat([network.encode(v[None])[0].float() for v in volumes])
-    return {"mean": latents.mean((0, 2, 3, 4)).cpu(), "scale": latents.std((0, 2, 3, 4)).clamp_min(1e-6).cpu()}
+        both = (*volumes, *volumes.flip(2)) if by_place else volumes  # as often mirrored as not
+        latents = torch.cat([network.encode(v[None])[0].float() for v in both])
+    mean, scale = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4)).clamp_min(1e-6)
+    if by_place:
+        lowest = LOWEST * scale.reshape(-1, 1, 1, 1)
+        mean, variance = latents.mean(0), latents.var(0)
+        # Neighbours together: tens of scans say little of the variance at one place.
+        padded = F.pad(variance[None], (1,) * 6, mode="replicate")
+        scale = torch.maximum(F.avg_pool3d(padded, 3, 1)[0].sqrt(), lowest)
+    return {"mean": mean.cpu(), "scale": scale.cpu()}
 
 
 def train_flow(stage: Stage) -> None:
