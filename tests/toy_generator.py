@@ -51,11 +51,16 @@ def toy_config():
     )
 
 
-def train_toy(folder, minutes=0.02):
+def train_toy(folder, minutes=0.02, config=None):
     """Path of the card of a generator trained for a moment."""
     from medldm.training.generation.run import train_generator
 
     data = write_organs(folder / "organs")
     return train_generator(
-        data, folder / "toy-generator", minutes=minutes, region="hippocampus", config=toy_config(), validate_s=600
+        data,
+        folder / "toy-generator",
+        minutes=minutes,
+        region="hippocampus",
+        config=config or toy_config(),
+        validate_s=600,
     )

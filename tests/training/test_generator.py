@@ -10,6 +10,7 @@ import toy_generator
 from phantoms import phantom
 from safetensors.torch import load_file
 
+import medldm
 from medldm.data import template
 from medldm.data.description import Description
 from medldm.data.volume import Volume
@@ -166,7 +167,25 @@ def test_a_cache_serves_a_folder_that_was_moved(tmp_path):
 @pytest.mark.slow
 def test_a_large_grid_is_learned_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(scans, "LARGE", 1000)
-    assert json.loads(toy_generator.train_toy(tmp_path).read_text())["training"]["steps"]["decoder"] > 0
+    path = toy_generator.train_toy(tmp_path, config=replace(toy_generator.toy_config(), by_place=True))
+    assert json.loads(path.read_text())["training"]["steps"]["decoder"] > 0
+    scan = medldm.generate("T1w hippocampus", model=str(path), steps=2)
+    assert scan.shape == toy_generator.SHAPE
+
+
+def test_latents_have_unit_variance_at_each_place_where_they_vary():
+    random = torch.Generator().manual_seed(0)
+    volumes = 0.5 + 0.1 * torch.randn((40, 1, *toy_generator.SHAPE), generator=random)
+    volumes[:, :, :, :16] = 0.0  # as outside of a head
+    network = Autoencoder(replace(toy_generator.toy_config(), by_place=True))
+    network.start_from_blocks(volumes)
+    network.load_state_dict(network.state_dict() | latent_statistics(network, volumes))
+    with torch.no_grad():
+        latents = network.normalised(volumes)
+        assert torch.allclose(network.latent(latents), network.encode(volumes)[0], atol=1e-4)
+    spread = latents.std(0)
+    assert float(spread[:, :, 5:].mean()) == pytest.approx(1, abs=0.1)
+    assert float(spread[:, :, :3].max()) < 0.01
 
 
 @pytest.mark.parametrize(
