@@ -34,6 +34,8 @@ from napari_medldm.tabs import Tabs
 from napari_medldm.windows import PRESETS
 
 WIDTH = 384  # pixels; below that rows are cut off, the bar that scrolls down included
+SETTLING_MS = 50  # after which rows that were shown or got other letters know how large they are
+UNLIMITED = (1 << 24) - 1  # QWIDGETSIZE_MAX
 LISTED = 4  # rows of a list that are seen at once
 SLICE, ALL, ONE = "slice on the screen", "all volumes", "volume on the screen"
 OPENED, FILE = "as opened", "of the file"  # grey windows
@@ -53,6 +55,7 @@ class Form(QScrollArea):
         self.head: tuple[QWidget, ...] = ()  # what stands above the folds
         self.realigning = QTimer()
         self.realigning.setSingleShot(True)
+        self.realigning.setInterval(SETTLING_MS)
         super().__init__()
         self.realigning.timeout.connect(self._realign)
         self.viewer = viewer
@@ -190,6 +193,11 @@ class Form(QScrollArea):
                 widget.updateGeometry()
             for layout in self.inside.findChildren(QLayout):
                 layout.invalidate()
+            for fold in self.folds.values():
+                if fold.isExpanded():  # it keeps the height that its rows had when it was opened
+                    fold.content().setMaximumHeight(UNLIMITED)
+            # Qt asks for the height at this width, and so counts rows of a fold as high as they were.
+            self.inside.setMinimumHeight(self.inside.layout().sizeHint().height())
             self._keep_head_in_sight()
 
     def _images(self, _: Any = None) -> list[Any]:
@@ -311,6 +319,7 @@ def _fold(title: str, *widgets: QWidget) -> QCollapsible:
     fold.setDuration(0)  # what moves cannot be clicked
     for widget in widgets:
         fold.addWidget(widget)
+        widget.removeEventFilter(fold)  # it would bind the height to what it was before the letters grew
     fold.toggled.connect(fold.content().setVisible)  # what is folded away is not there for the keyboard either
     fold.collapse(animate=False)
     fold.content().setVisible(False)
