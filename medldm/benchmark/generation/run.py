@@ -16,6 +16,7 @@ import torch
 from medldm.benchmark.generation import attributes, copies, realism
 from medldm.benchmark.generation.pictures import write_neighbours, write_samples
 from medldm.benchmark.generation.sets import (
+    FIRST_SEED,
     Array,
     ScanSet,
     Sets,
@@ -65,7 +66,7 @@ def run_generation(
     out : generation.json, generation.md, samples.png and neighbours.png; scans on the generator's grid and what was
         drawn are kept there, so that a second run is fast
     model : name or path of a generator; ``"auto"`` takes a shipped one
-    count : samples, with seeds from 0 on
+    count : samples, with seeds from `FIRST_SEED` on
     steps, guidance : as for `medldm generate`, whose defaults they have
     device : ``auto``, ``cpu``, ``cuda``
     progress : called with (done, total, what); a log line for each tenth when not given
@@ -100,6 +101,7 @@ def run_generation(
         "sha256": card.sha256,
         "features": f"{backbone.name}: mean and standard deviation of each channel of the encoder, planes of three "
         "orientations, levels at equal variance on the training scans",
+        "first_seed": FIRST_SEED,
         "steps": steps,
         "guidance": guidance,
         "scans": {

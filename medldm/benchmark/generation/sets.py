@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 COARSE = 200_000  # voxels; finer grids are halved before volumes are compared with many others
+FIRST_SEED = 1_000_000  # that no decoder was tuned on, see `medldm.training.generation.stages.drawn`
 PLACES = (0.375, 0.5, 0.625)  # of the planes along each axis whose features are taken
 NEIGHBOURS = 4  # planes on either side of these that the encoder sees too
 
@@ -176,7 +177,7 @@ def drawn_samples(
     guidance: float,
     progress: Progress,
 ) -> tuple[ScanSet, Tensor]:
-    """Samples with seeds from 0 on, with the descriptions of people in turn; what was drawn before is not drawn again.
+    """Samples with seeds from `FIRST_SEED` on and the descriptions of people in turn; what was drawn is not drawn again.
 
     Parameters
     ----------
@@ -192,7 +193,7 @@ def drawn_samples(
     """
     asked = [people[number % len(people)] for number in range(count)]
     volumes, latents = [], []
-    for seed, description in enumerate(asked):
+    for seed, description in enumerate(asked, FIRST_SEED):
         path = folder / f"{seed:05d}.npy"
         shape = (1, generator.config.latent_channels, *generator.config.latent_shape)
         kept = np.load(path) if path.is_file() else None
@@ -204,8 +205,8 @@ def drawn_samples(
             latent = torch.from_numpy(kept)
         latents.append(latent)
         volumes.append(in_bytes(draw_voxels(generator, latent.to(generator.device))))
-        progress(seed + 1, count, "samples drawn")
-    names = [f"seed {seed}" for seed in range(count)]
+        progress(len(volumes), count, "samples drawn")
+    names = [f"seed {FIRST_SEED + number}" for number in range(count)]
     samples = ScanSet(
         voxels=torch.stack(volumes), descriptions=asked, subjects=names, files=names, features=np.zeros((count, 0))
     )
