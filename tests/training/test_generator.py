@@ -18,7 +18,7 @@ from medldm.errors import InputError, UsageError
 from medldm.models.generator import Autoencoder, Conditions, GeneratorFlow
 from medldm.training.generation import scans
 from medldm.training.generation.captions import paraphrase
-from medldm.training.generation.decoder import LEARNED, Judged
+from medldm.training.generation.decoder import LEARNED, Judged, same_encoder
 from medldm.training.generation.run import train_generator
 from medldm.training.generation.stages import forgotten, latent_statistics
 from medldm.training.stages.stage import WEIGHTS
@@ -135,6 +135,9 @@ def test_the_decoder_learns_from_a_critic_and_the_encoder_stays(tmp_path):
     assert torch.allclose(first["scale"], tuned["scale"], rtol=1e-3)
     shipped = load_file(tmp_path / "toy-generator" / "toy-generator.safetensors")
     assert torch.allclose(shipped["autoencoder.synthesis.bias"].float(), tuned["synthesis.bias"], atol=1e-3)
+    assert same_encoder(first, tuned)
+    other = first | {"analysis.bias": first["analysis.bias"] + 1}  # as after the autoencoder was trained on
+    assert not same_encoder(other, tuned)
 
 
 def test_the_opinion_of_a_critic_teaches_the_decoder_alone():

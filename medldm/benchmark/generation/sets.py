@@ -177,7 +177,7 @@ def drawn_samples(
     guidance: float,
     progress: Progress,
 ) -> tuple[ScanSet, Tensor]:
-    """Samples with seeds from `FIRST_SEED` on and the descriptions of people in turn; what was drawn is not drawn again.
+    """Samples with seeds from `FIRST_SEED` on, described as people in turn; what was drawn before is not drawn again.
 
     Parameters
     ----------

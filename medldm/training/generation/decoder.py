@@ -114,3 +114,14 @@ def train_decoder(stage: Stage) -> None:
     finished.load_state_dict(tuned)
     tuned |= latent_statistics(finished.to(stage.device), volumes.to(stage.device))
     stage.keep(tuned, trainer.state)
+
+
+def same_encoder(autoencoder: dict[str, Tensor], tuned: dict[str, Tensor]) -> bool:
+    """Whether the decoder in `tuned` belongs to the latents of `autoencoder`, by the weights that tuning leaves alone.
+
+    Parameters
+    ----------
+    autoencoder, tuned : weights of the two stages
+    """
+    kept = [key for key in autoencoder if not key.startswith(LEARNED) and key not in ("mean", "scale")]
+    return all(torch.equal(autoencoder[key], tuned[key]) for key in kept)

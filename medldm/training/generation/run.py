@@ -21,7 +21,7 @@ from medldm.models.generator import GeneratorConfig
 from medldm.system import cores
 from medldm.training.generation import scans
 from medldm.training.generation.captions import train_captions
-from medldm.training.generation.decoder import train_decoder
+from medldm.training.generation.decoder import same_encoder, train_decoder
 from medldm.training.generation.stages import (
     RATES,
     SHARES,
@@ -174,6 +174,9 @@ def publish(
             if kind in ("autoencoder", "flow"):  # a generator draws without the others
                 log.info("no model yet: %s is missing", kind)
                 return out
+    if "decoder" in parts and not same_encoder(parts["autoencoder"], parts["decoder"]):
+        log.warning("the decoder was tuned for another autoencoder and is left out: train the stage decoder again")
+        del parts["decoder"]
     trained = tuple(parts)
     parts["autoencoder"] = parts.pop("decoder", parts["autoencoder"])
     described = corpus.descriptions_of(train=True)
