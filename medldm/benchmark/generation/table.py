@@ -47,8 +47,8 @@ def markdown(scores: Sequence[Score], facts: dict[str, Any]) -> str:
         f"# Scores of {facts['model']}",
         "",
         f"{counts['samples']} samples (seeds {first} to {first + counts['samples'] - 1}, {facts['steps']} steps, "
-        f"guidance {facts['guidance']:g}), with the descriptions of held-out people in turn. Real scans: {counts['training']} "
-        f"that it learned from ({facts['people']['training']} people) and {counts['held_out']} of "
+        f"guidance {facts['guidance']:g}), with the descriptions of held-out people in turn. Real scans: "
+        f"{counts['training']} that it learned from ({facts['people']['training']} people) and {counts['held_out']} of "
         f"{facts['people']['held_out']} held-out people, whom it never saw.",
         "",
         "Indicative: with so few people most numbers are uncertain. Brackets are 90 % intervals: bootstrap over scans, "
