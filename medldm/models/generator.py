@@ -252,7 +252,8 @@ class GaussianVelocity(nn.Module):
 
         Parameters
         ----------
-        samples : (N, C, X, Y, Z) that the flow drew
+        samples : (N, C, X, Y, Z) that the flow drew; samples of other steps or guidance get the same correction later,
+            though they may lack less or more
         """
         own, wanted = (self._waves(samples) ** 2).mean(0), self.variance.movedim(3, 0)
         # Neighbouring frequencies together: of one alone the power of tens of samples is uncertain.
